@@ -1,0 +1,9 @@
+"""SigLIP embeddings and what can be computed from them.
+
+Importing this package costs numpy and nothing else: the model lives in :mod:`.model` and
+:mod:`.embeddings`, which are imported where a model is really needed.
+"""
+
+from siglip_pipeline.siglip.similarity import cosine_similarity, find_similar_frames
+
+__all__ = ["cosine_similarity", "find_similar_frames"]

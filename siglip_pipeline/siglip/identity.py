@@ -1,0 +1,131 @@
+"""Which model is configured: its :class:`ModelSpec`, from files alone, without torch.
+
+Two vectors may be compared when the keys of their models are equal. The key is a hash over the
+name, the resolved commit, the bytes of the weights, the architecture, the tokenizer's files and
+every preprocessing choice. It leaves out what does not change what a vector means: device, dtype
+and batch size.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from siglip_pipeline.records import ModelSpec
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.siglip.checkpoint import Checkpoint, open_checkpoint
+from siglip_pipeline.siglip.recipe import Recipe, read_recipe
+
+_SHA256_NAME = re.compile(r"[0-9a-f]{64}")
+# Written by save_pretrained; they say who wrote the file, not what the model computes.
+_NOT_ARCHITECTURE = {
+    "_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version",
+}  # fmt: skip
+
+
+def model_spec(settings: Settings) -> ModelSpec:
+    """The identity of the configured model; the same that the loaded model carries.
+
+    Raises:
+        ModelError: as :func:`.checkpoint.open_checkpoint` and :func:`.recipe.read_recipe`.
+    """
+    checkpoint = open_checkpoint(settings)
+    recipe = read_recipe(checkpoint, max_num_patches=settings.max_num_patches)
+    return spec_of(checkpoint, recipe, cache=fingerprint_cache(settings))
+
+
+def fingerprint_cache(settings: Settings) -> Path:
+    """The file that remembers the hashes of weight files."""
+    return settings.home / "cache" / "fingerprints.json"
+
+
+def spec_of(checkpoint: Checkpoint, recipe: Recipe, *, cache: Path | None = None) -> ModelSpec:
+    """The identity of an opened checkpoint.
+
+    Args:
+        checkpoint: an opened checkpoint.
+        recipe: how its inputs are prepared.
+        cache: JSON file that remembers the hashes of weight files, which take about a second per
+            gigabyte; a file counts as unchanged while size, inode and modification time stay.
+    """
+    weights = [_fingerprint(file, cache) for file in checkpoint.weights]
+    tokenizer = {file.name: _sha256(file) for file in checkpoint.tokenizer_files}
+    preprocess = {**recipe.to_json(), "tokenizer": _digest(tokenizer)[:16]}
+    # A folder is known by its own name: moving it does not make its vectors another model's.
+    known_as = checkpoint.name if checkpoint.revision else checkpoint.folder.name
+    parts = {
+        "name": known_as,
+        "revision": checkpoint.revision,
+        "weights": weights,
+        "architecture": _architecture(checkpoint.config),
+        "preprocess": preprocess,
+    }
+    slug = re.sub(r"[^a-z0-9]+", "-", known_as.rsplit("/", 1)[-1].lower()).strip("-")
+    return ModelSpec(
+        name=checkpoint.name,
+        revision=checkpoint.revision,
+        key=f"{slug[:40] or 'model'}-{_digest(parts)[:12]}",
+        dim=int(checkpoint.vision_config.get("hidden_size", 768)),
+        logit_scale=checkpoint.logit_scale,
+        logit_bias=checkpoint.logit_bias,
+        preprocess=preprocess,
+    )
+
+
+def _architecture(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _architecture(value) if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if key not in _NOT_ARCHITECTURE
+    }
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _fingerprint(file: Path, cache: Path | None) -> str:
+    """SHA-256 of a weights file."""
+    real = file.resolve()
+    if _SHA256_NAME.fullmatch(real.name):
+        return real.name  # the hub's cache names a large file by its SHA-256
+    if cache is None:
+        return _sha256(real)
+    stat = real.stat()
+    state = f"{stat.st_size}-{stat.st_ino}-{stat.st_mtime_ns}"
+    known = _read_cache(cache)
+    entry = known.get(str(real))
+    if isinstance(entry, list) and len(entry) == 2 and entry[0] == state:
+        return str(entry[1])
+    digest = _sha256(real)
+    _write_cache(cache, {**known, str(real): [state, digest]})
+    return digest
+
+
+def _read_cache(cache: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(cache.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # nothing is lost: the hash is computed again
+    return content if isinstance(content, dict) else {}
+
+
+def _write_cache(cache: Path, content: dict[str, Any]) -> None:
+    # A read-only home costs a second per gigabyte, never the run.
+    with contextlib.suppress(OSError):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=cache.parent, prefix=cache.name)
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            json.dump(content, stream)
+        Path(temporary).replace(cache)
