@@ -1,0 +1,146 @@
+"""Every exception that this package raises on purpose.
+
+::
+
+    SiglipPipelineError
+    ├── SettingsError               a setting has a value that cannot be used
+    ├── UploadError                 one upload cannot be read
+    │   └── UploadNotFoundError
+    ├── UploadsUnavailableError *   the uploads folder or bucket cannot be reached
+    ├── VideoError                  one video failed; the rest of its batch goes on
+    ├── FrameStoreError             a stored frame file is missing, damaged or too new
+    ├── ModelError                  a model cannot be used
+    │   ├── ModelNotFoundError
+    │   ├── UnsupportedModelError
+    │   ├── CorruptWeightsError
+    │   └── DeviceUnavailableError
+    ├── EmbeddingError              a vector came out unusable (not finite, wrong size)
+    ├── StoreError                  the vector database refused
+    │   ├── DatabaseUnavailableError *
+    │   ├── DatabaseVersionError    Postgres or pgvector is too old, or the schema too new
+    │   ├── EmbeddedDatabaseError
+    │   ├── VectorError             vectors that must not be stored
+    │   └── SimilarityIndexError    an index could not be built or published
+    ├── SearchError
+    │   ├── QueryError              the query itself is wrong
+    │   └── NothingIndexedError     there is nothing to search yet
+    └── LaunchError                 a service could not be started (port taken, already running)
+
+``*`` heals by itself more often than not: ``retryable`` is true, and Dagster tries again.
+A message names the value, what is allowed, and the remedy.
+"""
+
+from typing import ClassVar
+
+
+class SiglipPipelineError(Exception):
+    """Base of every exception raised on purpose by this package."""
+
+    retryable: ClassVar[bool] = False
+    """Whether the same call may well succeed later without anyone changing anything."""
+
+
+class SettingsError(SiglipPipelineError, ValueError):
+    """A setting has a value that cannot be used."""
+
+
+class UploadError(SiglipPipelineError):
+    """One upload cannot be read."""
+
+
+class UploadNotFoundError(UploadError):
+    """The upload is not, or no longer, below UPLOADS."""
+
+
+class UploadsUnavailableError(SiglipPipelineError):
+    """The uploads folder or bucket cannot be reached."""
+
+    retryable = True
+
+
+class VideoError(SiglipPipelineError):
+    """One video failed.
+
+    Attributes:
+        video: path below UPLOADS, POSIX separators.
+        reason: one sentence for a person, without the video's name.
+    """
+
+    def __init__(self, video: str, reason: str) -> None:
+        super().__init__(f"{video}: {reason}")
+        self.video = video
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["VideoError"], tuple[str, str]]:
+        """Pickle by both arguments: this error crosses process boundaries."""
+        return type(self), (self.video, self.reason)
+
+
+class FrameStoreError(SiglipPipelineError):
+    """A stored frame file is missing, damaged, or written by a newer version."""
+
+
+class ModelError(SiglipPipelineError):
+    """A model cannot be used."""
+
+
+class ModelNotFoundError(ModelError):
+    """Neither a folder of that name nor a reachable or cached hub repository exists."""
+
+
+class UnsupportedModelError(ModelError):
+    """The checkpoint is not a SigLIP or SigLIP 2 model."""
+
+
+class CorruptWeightsError(ModelError):
+    """The weights are truncated, damaged, or not safetensors."""
+
+
+class DeviceUnavailableError(ModelError):
+    """The device that was asked for by name is not there."""
+
+
+class EmbeddingError(SiglipPipelineError):
+    """A vector came out unusable: not finite, zero, or of the wrong size."""
+
+
+class StoreError(SiglipPipelineError):
+    """The vector database refused."""
+
+
+class DatabaseUnavailableError(StoreError):
+    """No connection to the database could be made, or it was lost."""
+
+    retryable = True
+
+
+class DatabaseVersionError(StoreError):
+    """Postgres or pgvector is too old, or the schema is newer than this program."""
+
+
+class EmbeddedDatabaseError(StoreError):
+    """The embedded Postgres server could not be started, reached or stopped."""
+
+
+class VectorError(StoreError):
+    """Vectors that must not be stored: NaN, infinite, or not of unit length."""
+
+
+class SimilarityIndexError(StoreError):
+    """An index could not be built, or did not reach the recall that publishing needs."""
+
+
+class SearchError(SiglipPipelineError):
+    """A search could not be answered."""
+
+
+class QueryError(SearchError):
+    """The query itself is wrong: empty, unreadable picture, unknown video or moment."""
+
+
+class NothingIndexedError(SearchError):
+    """There is nothing to search yet."""
+
+
+class LaunchError(SiglipPipelineError):
+    """A service could not be started: a port is taken, or one is already running."""

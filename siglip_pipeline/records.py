@@ -1,0 +1,157 @@
+"""One frozen record per hop of a video through the pipeline.
+
+Shape legend, used in array names everywhere in this package:
+    N  items (frames, queries)     D  embedding dimensions
+    H  image height in pixels      W  image width in pixels      C  colour channels (RGB)
+Times are seconds from the start of the stream; ranges are half-open ``[start, end)``.
+``video`` is always the path below UPLOADS with POSIX separators.
+"""
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+SecondsArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """A file below UPLOADS as a listing shows it: nothing has been read from it."""
+
+    path: str
+    """Path below UPLOADS, POSIX separators; the identity of the video."""
+    size_bytes: int
+    modified_at: float | None = None
+    """Seconds since the epoch (UTC), when the storage knows."""
+    etag: str | None = None
+    """The object store's entity tag, when there is one."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the listing says that the file may have changed."""
+        modified_us = "" if self.modified_at is None else str(round(self.modified_at * 1e6))
+        return f"{self.size_bytes}-{self.etag or modified_us}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoInfo:
+    """What the container says about a video, found without decoding a frame."""
+
+    video: str
+    container: str
+    """FFmpeg's demuxer name, e.g. ``mov,mp4,m4a,3gp,3g2,mj2``."""
+    codec: str
+    width: int
+    """Pixels as displayed: after rotation and sample aspect ratio."""
+    height: int
+    rotation_degrees: int
+    """Clockwise rotation that a player applies: 0, 90, 180 or 270."""
+    time_base: Fraction
+    start_pts: int
+    duration_seconds: float
+    """From the first frame's PTS to the end of the last one."""
+    frame_count: int
+    """Video packets in the container, counted, not read from a header."""
+    frame_rate: float | None
+    """Average frames a second; None where it cannot be told (one frame)."""
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameBatch:
+    """Some stored frames of one video, in time order. Images are still JPEG bytes."""
+
+    video: str
+    frame_index_N: IntArray
+    """Position of the frame in the video's presentation order, from 0."""
+    pts_N: IntArray
+    time_seconds_N: SecondsArray
+    jpegs: tuple[bytes, ...]
+
+    def __post_init__(self) -> None:
+        n = len(self.jpegs)
+        for name in ("frame_index_N", "pts_N", "time_seconds_N"):
+            array = getattr(self, name)
+            if array.shape != (n,):
+                raise ValueError(f"{name} has shape {array.shape}, expected ({n},)")
+
+    def __len__(self) -> int:
+        return len(self.jpegs)
+
+    def __repr__(self) -> str:
+        return f"FrameBatch(video={self.video!r}, frames={len(self)})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingBatch:
+    """Unit vectors of all sampled frames of one video, in time order."""
+
+    video: str
+    frame_index_N: IntArray
+    time_seconds_N: SecondsArray
+    embeddings_ND: FloatArray
+
+    def __post_init__(self) -> None:
+        if self.embeddings_ND.ndim != 2:
+            raise ValueError(f"embeddings_ND has shape {self.embeddings_ND.shape}, expected [N, D]")
+        n = self.embeddings_ND.shape[0]
+        for name in ("frame_index_N", "time_seconds_N"):
+            array = getattr(self, name)
+            if array.shape != (n,):
+                raise ValueError(f"{name} has shape {array.shape}, expected ({n},)")
+
+    def __len__(self) -> int:
+        return int(self.embeddings_ND.shape[0])
+
+    def __repr__(self) -> str:
+        return f"EmbeddingBatch(video={self.video!r}, embeddings_ND={self.embeddings_ND.shape})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """Everything about a model that decides whether two vectors are comparable."""
+
+    name: str
+    """Hub id or local folder, as the user wrote it."""
+    revision: str | None
+    """Resolved commit of a hub model; None for a local folder."""
+    key: str
+    """Short stable id: equal keys mean comparable vectors."""
+    dim: int
+    logit_scale: float
+    """Natural logarithm of the scale, as stored in the checkpoint."""
+    logit_bias: float
+    preprocess: dict[str, Any] = field(default_factory=dict)
+    """Size, resampling filter, mean, std and text settings, as used; JSON-serialisable."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """One moment that answers a query: its best frame, and the moment around it."""
+
+    video: str
+    time_seconds: float
+    frame_index: int
+    score: float
+    """Cosine similarity of the best frame with the query, in [-1, 1]."""
+    probability: float
+    """SigLIP's sigmoid(exp(logit_scale) * cosine + logit_bias), in (0, 1)."""
+    start_seconds: float
+    end_seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The hit as ``search --json`` prints it."""
+        return {
+            "video": self.video,
+            "time_seconds": round(self.time_seconds, 3),
+            "frame_index": self.frame_index,
+            "score": round(self.score, 6),
+            "probability": round(self.probability, 6),
+            "start_seconds": round(self.start_seconds, 3),
+            "end_seconds": round(self.end_seconds, 3),
+        }

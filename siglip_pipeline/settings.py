@@ -1,0 +1,204 @@
+"""Settings: the sole reader of the environment.
+
+Every field is read from ``SIGLIP_<NAME>``; ``.env`` files are not read. ``docs/settings.md`` is
+generated from the descriptions here and a test holds the two together.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from siglip_pipeline.errors import SettingsError
+
+Device = str
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+IndexKind = Literal["moments", "hnsw", "hnsw_binary", "ivfflat", "exact"]
+
+
+class Settings(BaseSettings):
+    """What a user can choose. Read once by :meth:`load`, then passed on; never changed."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SIGLIP_", frozen=True, extra="ignore", env_ignore_empty=True
+    )
+
+    # Where things are
+    uploads: str = Field(
+        "./uploads", description="Folder or fsspec URL (`s3://…`, `gs://…`) that videos arrive in."
+    )
+    home: Path = Field(
+        Path("./.siglip"),
+        description="Folder for the embedded database, stored frames, caches and Dagster's logs.",
+    )
+    frame_store: str | None = Field(
+        None,
+        description="Folder or fsspec URL for stored frames. Default: `frames` below `SIGLIP_HOME`.",
+    )
+    database_url: str | None = Field(
+        None,
+        description="Postgres with pgvector >= 0.8.2, as `postgresql://…`. Unset: the embedded "
+        "server below `SIGLIP_HOME`.",
+        repr=False,
+    )
+    dagster_postgres_url: str | None = Field(
+        None,
+        validation_alias="DAGSTER_POSTGRES_URL",
+        description="Dagster's own storage, `postgresql+psycopg2://…`. Unset: database `dagster` "
+        "on the embedded server.",
+        repr=False,
+    )
+
+    # Model
+    model_name: str = Field(
+        "google/siglip2-base-patch16-256",
+        description="Hub id or local folder of a SigLIP or SigLIP 2 checkpoint. Recommended for "
+        "production: `google/siglip2-so400m-patch14-384`.",
+    )
+    model_revision: str | None = Field(
+        None, description="Pinned hub revision (branch, tag, commit)."
+    )
+    device: Device = Field(
+        "auto",
+        description="`auto` (cuda, mps, cpu in that order), `cuda`, `cuda:N`, `mps` or `cpu`. A "
+        "device named here that is absent is an error, never a silent run on the CPU.",
+    )
+    dtype: DType = Field(
+        "auto",
+        description="`auto`: bfloat16 on cuda and on CPUs with AVX512-BF16 or AMX, else float32. "
+        "Or `float32`, `bfloat16`, `float16`.",
+    )
+    batch_size: int | Literal["auto"] = Field(
+        "auto", description="Frames per forward pass, or `auto`: probed on the device."
+    )
+    max_num_patches: int | None = Field(
+        None,
+        ge=16,
+        description="NaFlex checkpoints only: patches per image. Default: what the checkpoint says.",
+    )
+
+    # Sampling and decoding
+    sampling: str = Field(
+        "fps:1",
+        description="`fps:N` (frames a second, fractions allowed), `every:N` (every Nth frame), "
+        "`keyframes`, or `scenes` (shot boundaries).",
+    )
+    frame_longest_side: int = Field(
+        768, ge=64, le=8192, description="Stored frames are shrunk to this longest side, in pixels."
+    )
+    jpeg_quality: int = Field(90, ge=30, le=100, description="JPEG quality of stored frames.")
+    decode_workers: int = Field(
+        0, ge=0, description="Videos decoded at once, one process each. 0: one per CPU core."
+    )
+    decode_stall_seconds: float = Field(
+        60.0, gt=0, description="A decoder that makes no progress for so long is ended."
+    )
+    decode_memory_mib: int = Field(
+        4096, ge=256, description="Memory that one decoding process may take, in MiB."
+    )
+    min_decodable_share: float = Field(
+        0.5, ge=0, le=1, description="A video with a smaller share of decodable frames fails."
+    )
+    deduplicate_frames: bool = Field(
+        False, description="Store near-identical consecutive frames once and refer to them."
+    )
+    uploads_settle_seconds: float = Field(
+        10.0,
+        ge=0,
+        description="A local upload is taken up once its file has not changed for so long.",
+    )
+
+    # Index
+    index_kind: IndexKind = Field(
+        "moments",
+        description="`moments`, `hnsw`, `hnsw_binary`, `ivfflat` or `exact`; see docs/indexes.md.",
+    )
+    moment_threshold: float = Field(
+        0.93,
+        gt=0,
+        lt=1,
+        description="A frame starts a new moment when its cosine to the moment's running mean "
+        "falls below this.",
+    )
+    index_min_recall: float = Field(
+        0.95, ge=0, le=1, description="A new index is published only with at least this recall@10."
+    )
+    index_rebuild_share: float = Field(
+        0.1, ge=0, le=1, description="Share of changed frames from which the index is built anew."
+    )
+
+    # Services
+    host: str = Field("127.0.0.1", description="Address that `up` binds its services to.")
+    dagster_port: int = Field(3000, ge=1, le=65535, description="Port of the Dagster UI.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Verbosity of the command line's log on stderr."
+    )
+
+    @field_validator("home")
+    @classmethod
+    def _absolute_home(cls, home: Path) -> Path:
+        return home.expanduser().resolve()
+
+    @field_validator("uploads", "frame_store")
+    @classmethod
+    def _absolute_folder(cls, url: str | None) -> str | None:
+        # Dagster starts its processes in folders of its own choosing.
+        if url is None or "://" in url:
+            return url
+        return str(Path(url).expanduser().resolve())
+
+    @field_validator("model_name")
+    @classmethod
+    def _absolute_local_model(cls, name: str) -> str:
+        path = Path(name).expanduser()
+        return str(path.resolve()) if path.is_dir() else name
+
+    @field_validator("database_url")
+    @classmethod
+    def _plain_database_url(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("postgresql://", "postgres://")):
+            raise ValueError("must start with postgresql:// (no driver suffix)")
+        return url
+
+    @property
+    def frame_store_url(self) -> str:
+        """Folder or fsspec URL of the frame store, default applied."""
+        return self.frame_store or str(self.home / "frames")
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Read the environment; keyword arguments win over it.
+
+        Raises:
+            SettingsError: naming every variable whose value cannot be used.
+        """
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            lines = [
+                f"{variable_of(str(e['loc'][0]))}={e.get('input')!r}: {e['msg']}"
+                for e in error.errors()
+            ]
+            raise SettingsError("; ".join(lines) + " (docs/settings.md lists them all)") from error
+
+    def environment(self) -> dict[str, str]:
+        """These settings as environment variables, for a child process."""
+        values: dict[str, str] = {}
+        for name, value in self.model_dump().items():
+            if value is not None:
+                values[variable_of(name)] = str(value)
+        return values
+
+
+def variable_of(field: str) -> str:
+    """The environment variable that a field is read from."""
+    info = Settings.model_fields.get(field)
+    alias = info.validation_alias if info else None
+    return alias if isinstance(alias, str) else f"SIGLIP_{field.upper()}"
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """This process's environment with ``settings`` written over it."""
+    return {**os.environ, **settings.environment()}

@@ -1,0 +1,1 @@
+"""Reading video: probing, sampling, decoding, and the store of sampled frames. Only here is av imported."""
