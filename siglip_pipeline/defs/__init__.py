@@ -1,0 +1,1 @@
+"""The Dagster layer: assets, sensors, checks and resources. They orchestrate; the domain works."""

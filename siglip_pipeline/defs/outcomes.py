@@ -1,0 +1,92 @@
+"""What became of each partition of a run, told to Dagster so that good and bad keep apart."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import dagster as dg
+
+from siglip_pipeline.errors import SiglipPipelineError
+
+DATA_VERSION_TAG = "dagster/data_version"
+_MAX_RETRIES = 5
+_FIRST_RETRY_SECONDS = 5.0
+_NAMED_IN_SUMMARY = 20
+
+
+class PartitionOutcomes:
+    """Collects successes and failures of one step over many partitions.
+
+    Dagster would mark all partitions of a step alike. Instead each good partition gets its own
+    materialization event as soon as it is done (so a cancelled or killed run keeps what it
+    finished), the step yields no output of its own, and it fails at the end when any partition
+    failed: good ones are green, bad ones red. The asset needs ``output_required=False``.
+    """
+
+    def __init__(self, context: dg.AssetExecutionContext) -> None:
+        self._context = context
+        self._failures: dict[str, str] = {}
+        self._succeeded: list[str] = []
+        self._pending: dg.MaterializeResult[Any] | None = None
+
+    @property
+    def succeeded_count(self) -> int:
+        """Partitions that are done and good."""
+        return len(self._succeeded)
+
+    def succeed(self, key: str, *, data_version: str, metadata: Mapping[str, Any]) -> None:
+        """Record a partition as materialized, now."""
+        self._succeeded.append(key)
+        if len(self._context.partition_keys) == 1:
+            # A run over one partition can carry its data version in the ordinary way, which also
+            # lets a downstream step in the same run go on.
+            self._pending = dg.MaterializeResult(
+                metadata=metadata, data_version=dg.DataVersion(data_version)
+            )
+            return
+        self._context.log_event(
+            dg.AssetMaterialization(
+                self._context.asset_key,
+                partition=key,
+                metadata=metadata,
+                tags={DATA_VERSION_TAG: data_version},
+            )
+        )
+
+    def fail(self, key: str, reason: str) -> None:
+        """Record a partition as failed; the others go on."""
+        self._failures[key] = reason
+        self._context.log.error(f"{key}: {reason}")
+
+    def finish(self) -> Iterator[dg.MaterializeResult[Any]]:
+        """Yield what the step has to yield.
+
+        Raises:
+            dg.Failure: naming each failed partition with its reason; never retried.
+        """
+        if self._failures:
+            total = len(self._failures) + len(self._succeeded)
+            named = [f"{key}: {reason}" for key, reason in self._failures.items()]
+            more = len(named) - _NAMED_IN_SUMMARY
+            listing = "\n".join(named[:_NAMED_IN_SUMMARY])
+            raise dg.Failure(
+                description=f"{len(self._failures)} of {total} videos failed:\n{listing}"
+                + (f"\n… and {more} more" if more > 0 else ""),
+                metadata={"failed": len(self._failures), "succeeded": len(self._succeeded)},
+                allow_retries=False,
+            )
+        if self._pending is not None:
+            yield self._pending
+
+
+@contextmanager
+def retrying_what_heals(context: dg.AssetExecutionContext) -> Iterator[None]:
+    """Ask Dagster for another try, with back-off, when the cause may pass by itself."""
+    try:
+        yield
+    except SiglipPipelineError as error:
+        if not error.retryable:
+            raise
+        wait_seconds = _FIRST_RETRY_SECONDS * 2**context.retry_number
+        context.log.warning(f"{error}; trying again in {wait_seconds:.0f} s")
+        raise dg.RetryRequested(max_retries=_MAX_RETRIES, seconds_to_wait=wait_seconds) from error

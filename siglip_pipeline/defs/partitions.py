@@ -1,0 +1,52 @@
+"""One dynamic partition per upload, and the mapping between a path and its partition key."""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from urllib.parse import unquote_to_bytes
+
+import dagster as dg
+
+VIDEOS_PARTITIONS_NAME = "videos"
+
+videos_partitions = dg.DynamicPartitionsDefinition(name=VIDEOS_PARTITIONS_NAME)
+
+# Dagster refuses "..." and these control characters in dynamic partition keys
+# (INVALID_PARTITION_SUBSTRINGS in dagster._core.definitions.partitions.utils).
+_REFUSED_CHARACTERS = frozenset("\a\b\f\n\r\t\v\0%")
+
+
+def partition_key(path: str) -> str:
+    """The partition key of an upload: its path, with what Dagster refuses percent-encoded.
+
+    Names that are not UTF-8 (surrogate escapes, as Python lists them) are encoded byte by byte, so
+    every file name that a disk can hold has a key, and no two share one.
+    """
+    key = "".join(
+        "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
+        if character in _REFUSED_CHARACTERS or "\ud800" <= character <= "\udfff"
+        else character
+        for character in path
+    )
+    return key.replace("...", "%2E%2E%2E")
+
+
+def path_of_partition(key: str) -> str:
+    """The upload's path below UPLOADS; the inverse of :func:`partition_key`."""
+    return unquote_to_bytes(key).decode("utf-8", "surrogateescape")
+
+
+def contiguous_ranges(all_keys: Sequence[str], wanted: Iterable[str]) -> list[tuple[str, str]]:
+    """Group wanted keys into runs that are contiguous in ``all_keys``.
+
+    A Dagster run covers a range that is contiguous in the insertion order of the partitions.
+
+    Returns:
+        ``(first, last)`` pairs, both inclusive, in the order of ``all_keys``.
+    """
+    position = {key: index for index, key in enumerate(all_keys)}
+    indices = sorted(position[key] for key in set(wanted))
+    if not indices:
+        return []
+    starts = [indices[0]] + [b for a, b in pairwise(indices) if b != a + 1]
+    ends = [a for a, b in pairwise(indices) if b != a + 1] + [indices[-1]]
+    return [(all_keys[start], all_keys[end]) for start, end in zip(starts, ends, strict=True)]

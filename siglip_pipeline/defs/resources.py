@@ -1,0 +1,99 @@
+"""Dagster resources: thin, configurable handles on the domain. Nothing opens until it is used.
+
+A field left empty is taken from the environment (:class:`~siglip_pipeline.settings.Settings`) when
+a run starts, so the same definitions serve a laptop and a server, and a run's config can override
+one value for that run alone.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from siglip_pipeline.records import ModelSpec
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.store.database import Database, open_database
+from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.video.frame_store import FrameStore
+
+if TYPE_CHECKING:
+    from siglip_pipeline.siglip.engine import EmbeddingEngine
+
+
+class UploadsResource(dg.ConfigurableResource[UploadStore]):
+    """The folder or bucket that videos arrive in."""
+
+    url: str | None = None
+    """Folder or fsspec URL; default ``SIGLIP_UPLOADS``."""
+
+    def store(self) -> UploadStore:
+        """A handle on the uploads; lists and opens nothing yet."""
+        settings = Settings.load()
+        return UploadStore(
+            self.url or settings.uploads, settle_seconds=settings.uploads_settle_seconds
+        )
+
+
+class FrameStoreResource(dg.ConfigurableResource[FrameStore]):
+    """Where the sampled frames are kept: one Parquet file per video."""
+
+    url: str | None = None
+    """Folder or fsspec URL; default ``SIGLIP_FRAME_STORE``."""
+
+    def store(self) -> FrameStore:
+        """A handle on the stored frames."""
+        return FrameStore(self.url or Settings.load().frame_store_url)
+
+
+class DatabaseResource(dg.ConfigurableResource[Database]):
+    """Postgres with pgvector: ``SIGLIP_DATABASE_URL``, or the embedded server."""
+
+    @contextmanager
+    def open(self) -> Iterator[Database]:
+        """A connection pool for the length of the block; the schema is brought up to date.
+
+        Raises:
+            DatabaseUnavailableError: nothing answers at the URL.
+        """
+        with open_database(Settings.load()) as database:
+            yield database
+
+
+class SiglipResource(dg.ConfigurableResource["EmbeddingEngine"]):
+    """SigLIP 2 on this process's device. The model loads on first use and stays for the process."""
+
+    model_name: str | None = None
+    """Hub id or local folder; default ``SIGLIP_MODEL_NAME``."""
+    model_revision: str | None = None
+    """Pinned hub revision; default ``SIGLIP_MODEL_REVISION``."""
+    device: str | None = None
+    """``auto``, ``cuda``, ``cuda:1``, ``mps`` or ``cpu``; default ``SIGLIP_DEVICE``."""
+    dtype: str | None = None
+    """``auto``, ``float32``, ``bfloat16`` or ``float16``; default ``SIGLIP_DTYPE``."""
+    batch_size: int | None = None
+    """Frames per forward pass; default ``SIGLIP_BATCH_SIZE``."""
+
+    def settings(self) -> Settings:
+        """The environment's settings with this resource's own fields over them."""
+        chosen = {
+            name: value
+            for name in ("model_name", "model_revision", "device", "dtype", "batch_size")
+            if (value := getattr(self, name)) is not None
+        }
+        return Settings.load(**chosen)
+
+    def spec(self) -> ModelSpec:
+        """What identifies the model's vectors; read from its files, without loading it."""
+        from siglip_pipeline.siglip.identity import model_spec
+
+        return model_spec(self.settings())
+
+    def engine(self) -> "EmbeddingEngine":
+        """The embedding engine over the process's model. Loads the model on the first call."""
+        # torch and transformers take seconds to import: only a run that embeds pays for them.
+        from siglip_pipeline.siglip.engine import EmbeddingEngine
+        from siglip_pipeline.siglip.model import get_model
+
+        settings = self.settings()
+        return EmbeddingEngine(get_model(settings), batch_size=settings.batch_size)
