@@ -1,0 +1,318 @@
+"""Uploads: what lies below UPLOADS, and how to read it.
+
+A listing asks the storage for names, sizes and times and never opens a file. Any fsspec URL
+works (``s3://``, ``gs://``, ``http://``, ``memory://``); local folders are walked directly, since
+only there are symlinks and half-written files a concern.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, Final, cast
+
+import fsspec
+
+from siglip_pipeline.errors import UploadError, UploadNotFoundError, UploadsUnavailableError
+from siglip_pipeline.records import Upload
+
+logger = logging.getLogger(__name__)
+
+TEMPORARY_SUFFIXES: Final = frozenset(
+    {".part", ".partial", ".tmp", ".temp", ".crdownload", ".download", ".swp", ".filepart"}
+)
+"""Suffixes that browsers, copying tools and editors give to files they have not finished."""
+
+SIDECAR_SUFFIXES: Final = frozenset(
+    {".txt", ".md", ".srt", ".vtt", ".ass", ".json", ".xml", ".nfo", ".csv", ".md5", ".sha256"}
+)
+"""Text that travels with videos and holds no picture."""
+
+WHOLE_FILE_PROTOCOLS: Final = frozenset(
+    {"s3", "s3a", "gs", "gcs", "abfs", "az", "http", "https", "memory"}
+)
+"""Storages in which an object appears whole: nothing is ever seen half written."""
+
+READ_BLOCK_BYTES: Final = 4 * 2**20
+"""How much is fetched at once from remote storage: large enough to hide a round trip."""
+
+
+class UploadStore:
+    """A folder or bucket that uploads arrive in.
+
+    Picklable, so that a decoding process can open the same uploads.
+
+    Args:
+        url: folder, or any URL that fsspec understands.
+        settle_seconds: a file that changed more recently is left for a later listing. It has no
+            effect on object stores, where a file appears whole.
+        storage_options: passed to the fsspec file system.
+
+    Raises:
+        UploadsUnavailableError: no file system is installed for this kind of URL.
+    """
+
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        *,
+        settle_seconds: float = 10.0,
+        storage_options: dict[str, Any] | None = None,
+    ) -> None:
+        self._url = os.fspath(url)
+        self._settle_seconds = settle_seconds
+        self._storage_options = storage_options or {}
+        try:
+            self._fs, self._root = fsspec.core.url_to_fs(self._url, **self._storage_options)
+        except (ImportError, ValueError) as error:
+            raise UploadsUnavailableError(
+                f"SIGLIP_UPLOADS={self._url}: {error}; use a folder or an fsspec URL such as "
+                "s3://bucket/videos (pip install 'siglip-pipeline[s3]')"
+            ) from error
+        protocol = self._fs.protocol
+        self._protocols = {protocol} if isinstance(protocol, str) else set(protocol)
+        self._folder = Path(self._root) if "file" in self._protocols else None
+
+    def __repr__(self) -> str:
+        return f"UploadStore({self._url!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self._url, self._settle_seconds, self._storage_options)
+
+    @property
+    def url(self) -> str:
+        """The folder or URL as it was given."""
+        return self._url
+
+    @property
+    def opens_in_other_processes(self) -> bool:
+        """Whether another process sees the same files (``memory://`` lives in one process)."""
+        return "memory" not in self._protocols
+
+    def list(self) -> Iterator[Upload]:
+        """Every upload that is ready, sorted by path. Nothing is opened or downloaded.
+
+        Hidden, temporary and sidecar files, symlinks that lead out of the folder, and files that
+        have not settled are left out, each with a debug line.
+
+        Raises:
+            UploadsUnavailableError: the folder or bucket is missing or does not answer.
+        """
+        uploads = self._list_folder(self._folder) if self._folder else self._list_remote()
+        return iter(sorted(uploads, key=lambda upload: upload.path))
+
+    def get(self, path: str) -> Upload:
+        """One upload as a listing would show it, settled or not.
+
+        Raises:
+            UploadNotFoundError: there is no such file below UPLOADS.
+            UploadsUnavailableError: the storage does not answer.
+        """
+        _check_path(path, self._url)
+        if self._folder is not None:
+            file = self._folder / path
+            try:
+                if not file.is_file() or not self._is_inside(file):
+                    raise UploadNotFoundError(self._missing(path))
+                return _local_upload(path, file.stat())
+            except (OSError, ValueError) as error:
+                raise UploadNotFoundError(self._missing(path)) from error
+        try:
+            self._fs.invalidate_cache()
+            entry = self._fs.info(self._full(path))
+        except FileNotFoundError as error:
+            raise UploadNotFoundError(self._missing(path)) from error
+        except Exception as error:  # each storage has exceptions of its own
+            raise self._unavailable(error) from error
+        if entry.get("type") != "file":
+            raise UploadNotFoundError(self._missing(path))
+        return _remote_upload(path, entry)
+
+    def open(self, path: str) -> BinaryIO:
+        """The upload as a seekable binary file; remote ones are read block by block.
+
+        Raises:
+            UploadNotFoundError: there is no such file.
+            UploadError: it cannot be opened.
+        """
+        try:
+            if (local := self.local_path(path)) is not None:
+                return local.open("rb")
+            file = self._fs.open(
+                self._full(path), "rb", block_size=READ_BLOCK_BYTES, cache_type="readahead"
+            )
+        except FileNotFoundError as error:
+            raise UploadNotFoundError(self._missing(path)) from error
+        except UploadError:
+            raise
+        except Exception as error:
+            raise UploadError(f"{path}: cannot be opened: {error}; try again later") from error
+        return cast(BinaryIO, file)
+
+    def local_path(self, path: str) -> Path | None:
+        """Where the upload lies on this machine; None when it is remote.
+
+        Raises:
+            UploadNotFoundError: the path, or the symlink behind it, leads out of UPLOADS.
+        """
+        _check_path(path, self._url)
+        if self._folder is None:
+            return None
+        file = self._folder / path
+        if not self._is_inside(file):
+            raise UploadNotFoundError(self._missing(path))
+        return file
+
+    def _full(self, path: str) -> str:
+        return f"{self._root.rstrip('/')}/{path}"
+
+    def _missing(self, path: str) -> str:
+        return f"{path}: no such file below {self._url}; `siglip-pipeline status` lists what is"
+
+    def _unavailable(self, error: Exception) -> UploadsUnavailableError:
+        return UploadsUnavailableError(
+            f"SIGLIP_UPLOADS={self._url} cannot be read: {type(error).__name__}: {error}; "
+            "check that it exists and that the credentials allow listing"
+        )
+
+    def _is_inside(self, file: Path) -> bool:
+        assert self._folder is not None
+        return file.resolve().is_relative_to(self._folder.resolve())
+
+    def _list_folder(self, folder: Path) -> Iterator[Upload]:
+        if not folder.is_dir():
+            raise self._unavailable(FileNotFoundError(f"no such folder: {folder}"))
+        # Folders by their real path: a symlink to a parent must not be walked for ever.
+        seen: set[str] = {os.path.realpath(folder)}
+        pending = [folder]
+        while pending:
+            current = pending.pop()
+            try:
+                entries = [*os.scandir(current)]
+            except OSError as error:
+                if current == folder:
+                    raise self._unavailable(error) from error
+                logger.debug("uploads: %s ignored: %s", current, error)
+                continue
+            for entry in entries:
+                file = current / entry.name
+                path = file.relative_to(folder).as_posix()
+                is_folder = entry.is_dir()
+                if (reason := self._ignored_entry(entry, file, path, is_folder)) is not None:
+                    logger.debug("uploads: %r ignored: %s", path, reason)
+                elif is_folder:
+                    if (real := os.path.realpath(file)) not in seen:
+                        seen.add(real)
+                        pending.append(file)
+                elif (upload := self._settled(file, path)) is not None:
+                    yield upload
+
+    def _ignored_entry(
+        self, entry: "os.DirEntry[str]", file: Path, path: str, is_folder: bool
+    ) -> str | None:
+        if (reason := _ignored_name(entry.name, is_folder=is_folder)) is not None:
+            return reason
+        if entry.is_symlink() and not self._is_inside(file):
+            return f"a symlink that leaves {self._folder}"
+        if not is_folder and not entry.is_file():
+            return "not a regular file"
+        try:
+            path.encode("utf-8")
+        except UnicodeEncodeError:
+            return "its name is not valid UTF-8; rename it"
+        return None
+
+    def _settled(self, file: Path, path: str) -> Upload | None:
+        try:
+            status = file.stat()
+        except OSError:  # deleted since the folder was read
+            return None
+        # ctime too: a copy that keeps the source's mtime still grows.
+        age_seconds = time.time() - max(status.st_mtime, status.st_ctime)
+        if 0 <= age_seconds < self._settle_seconds:
+            logger.debug("uploads: %r left for later: changed %.1f s ago", path, age_seconds)
+            return None
+        return _local_upload(path, status)
+
+    def _list_remote(self) -> Iterator[Upload]:
+        try:
+            self._fs.invalidate_cache()
+            found: dict[str, dict[str, Any]] = self._fs.find(self._root, detail=True)
+            if not found and not self._fs.exists(self._root):
+                raise FileNotFoundError(f"no such bucket or folder: {self._root}")
+        except Exception as error:  # each storage has exceptions of its own
+            raise self._unavailable(error) from error
+        prefix = self._root.rstrip("/") + "/"
+        for name, entry in found.items():
+            path = name.removeprefix(prefix)
+            if entry.get("type", "file") != "file" or path == name or not path.strip("/"):
+                continue
+            *folders, last = path.split("/")
+            reason = _ignored_name(last, is_folder=False) or _first_reason(folders)
+            upload = _remote_upload(path, entry)
+            age_seconds = time.time() - (upload.modified_at or 0)
+            if reason is not None:
+                logger.debug("uploads: %r ignored: %s", path, reason)
+            elif (
+                not self._protocols & WHOLE_FILE_PROTOCOLS
+                and 0 <= age_seconds < self._settle_seconds
+            ):
+                logger.debug("uploads: %r left for later: changed %.1f s ago", path, age_seconds)
+            else:
+                yield upload
+
+
+def _reopen(url: str, settle_seconds: float, storage_options: dict[str, Any]) -> UploadStore:
+    return UploadStore(url, settle_seconds=settle_seconds, storage_options=storage_options)
+
+
+def _check_path(path: str, url: str) -> None:
+    parts = PurePosixPath(path).parts
+    if not parts or ".." in parts or path.startswith("/") or "\0" in path:
+        raise UploadNotFoundError(f"{path!r} is not a path below UPLOADS; give it relative to {url}")
+
+
+def _ignored_name(name: str, *, is_folder: bool) -> str | None:
+    """Why a name is no upload; None when it may be one."""
+    if name.startswith("."):
+        return "hidden"
+    if is_folder:
+        return None
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix in TEMPORARY_SUFFIXES or name.endswith("~") or name.startswith("~$"):
+        return "temporary"
+    if suffix in SIDECAR_SUFFIXES:
+        return f"{suffix} is text that travels with videos"
+    return None
+
+
+def _first_reason(folders: Iterable[str]) -> str | None:
+    reasons = (_ignored_name(folder, is_folder=True) for folder in folders)
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def _local_upload(path: str, status: os.stat_result) -> Upload:
+    return Upload(path=path, size_bytes=status.st_size, modified_at=status.st_mtime)
+
+
+def _remote_upload(path: str, entry: dict[str, Any]) -> Upload:
+    """An fsspec directory entry; each storage names size, time and tag in its own way."""
+    names = ("LastModified", "mtime", "updated", "last_modified", "created")
+    modified = next((entry[name] for name in names if entry.get(name) is not None), None)
+    if isinstance(modified, str):
+        try:
+            modified = datetime.fromisoformat(modified)
+        except ValueError:
+            modified = None
+    if isinstance(modified, datetime):
+        aware = modified if modified.tzinfo else modified.replace(tzinfo=UTC)
+        modified = aware.timestamp()
+    etag = entry.get("ETag") or entry.get("etag")
+    return Upload(
+        path=path,
+        size_bytes=int(entry.get("size") or 0),
+        modified_at=modified,
+        etag=None if etag is None else str(etag).strip('"'),
+    )

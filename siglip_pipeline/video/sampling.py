@@ -1,0 +1,137 @@
+"""Which frames of a video are looked at.
+
+A policy is a pure function of the presentation timestamps (and, for ``scenes``, of where shots
+begin), so a plan can be made before anything is decoded. Every policy gives strictly increasing
+positions, holds the first frame, and is never empty for a video that has a frame.
+"""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from siglip_pipeline.errors import SettingsError
+from siglip_pipeline.records import IntArray
+
+SamplingKind = Literal["fps", "every", "keyframes", "scenes"]
+
+MAX_FPS: Final = Fraction(1000)
+"""No camera that people upload from is faster; a larger number is a typing error."""
+
+SCENE_MAX_GAP_SECONDS: Final = 10
+"""``scenes``: no two samples of a shot lie further apart, as long as there are frames between."""
+
+ALLOWED: Final = (
+    "allowed: fps:N (frames a second, such as fps:1, fps:0.5, fps:1/60), every:N (every Nth "
+    "frame), keyframes, scenes"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """A sampling policy; ``str()`` gives its canonical text."""
+
+    kind: SamplingKind
+    rate: Fraction | None = None
+    """Frames a second, for ``fps``."""
+    stride: int | None = None
+    """Frames from one sample to the next, for ``every``."""
+
+    @classmethod
+    def parse(cls, text: str) -> "Sampling":
+        """Read ``fps:N``, ``every:N``, ``keyframes`` or ``scenes``.
+
+        Raises:
+            SettingsError: the text is none of them, or its number is out of range.
+        """
+        name, colon, number = text.strip().lower().partition(":")
+        if name in ("keyframes", "scenes") and not colon:
+            return cls("keyframes" if name == "keyframes" else "scenes")
+        if name == "fps" and re.fullmatch(r"\d+(\.\d+)?|\.\d+|\d+/0*[1-9]\d*", number):
+            rate = Fraction(number)
+            if 0 < rate <= MAX_FPS:
+                return cls("fps", rate=rate)
+            raise SettingsError(
+                f"SIGLIP_SAMPLING={text!r}: the rate must be above 0 and at most {MAX_FPS}"
+            )
+        if name == "every" and re.fullmatch(r"\d{1,9}", number) and int(number) > 0:
+            return cls("every", stride=int(number))
+        raise SettingsError(f"SIGLIP_SAMPLING={text!r} is not a sampling; {ALLOWED}")
+
+    def __str__(self) -> str:
+        if self.kind == "fps":
+            return f"fps:{self.rate}"
+        return f"every:{self.stride}" if self.kind == "every" else self.kind
+
+    def select(
+        self,
+        pts_N: IntArray,
+        *,
+        time_base: Fraction,
+        end_pts: int,
+        key_N: NDArray[np.bool_] | None = None,
+        cuts: IntArray | None = None,
+    ) -> IntArray:
+        """Positions in presentation order of the frames to sample.
+
+        Args:
+            pts_N: strictly increasing presentation timestamps, in units of ``time_base``.
+            time_base: seconds per unit.
+            end_pts: where the last frame ends; frames are looked for in [pts_N[0], end_pts).
+            key_N: which frames are key frames; needed by ``keyframes``.
+            cuts: positions at which a new shot begins; needed by ``scenes``.
+        """
+        if pts_N.size == 0:
+            return np.empty(0, np.int64)
+        if self.kind == "fps":
+            assert self.rate is not None
+            return select_fps(pts_N, self.rate, time_base=time_base, end_pts=end_pts)
+        if self.kind == "every":
+            return np.arange(0, pts_N.size, self.stride, dtype=np.int64)
+        if self.kind == "keyframes":
+            if key_N is None:
+                raise ValueError("keyframes sampling needs key_N")
+            return np.union1d(np.flatnonzero(key_N), [0]).astype(np.int64)
+        if cuts is None:
+            raise ValueError("scenes sampling needs cuts")
+        return select_scenes(pts_N, cuts, max_gap_pts=int(SCENE_MAX_GAP_SECONDS / time_base))
+
+
+def select_fps(pts_N: IntArray, rate: Fraction, *, time_base: Fraction, end_pts: int) -> IntArray:
+    """Positions of the frames on screen at 0, 1/rate, 2/rate … seconds from the first frame.
+
+    Frame i is on screen over [t_i, t_{i+1}); it is chosen when a multiple of 1/rate lies in
+    there, that is when ceil(t_i · rate) < ceil(t_{i+1} · rate). In integers throughout, so that
+    29.97 frames a second do not drift, and per frame, so that a timestamp of a thousand years
+    costs nothing.
+    """
+    ratio = time_base * rate
+    start = int(pts_N[0])
+    end = max(end_pts, int(pts_N[-1]) + 1)
+    if (end - start) * ratio.numerator < 2**62 and end < 2**62:
+        edges = np.append(pts_N, end) - start
+    else:  # Python's integers do not overflow
+        edges = np.array([int(pts) - start for pts in pts_N] + [end - start], dtype=object)
+    ticks = -((-edges * ratio.numerator) // ratio.denominator)
+    return np.flatnonzero(ticks[:-1] < ticks[1:]).astype(np.int64)
+
+
+def select_scenes(pts_N: IntArray, cuts: IntArray, *, max_gap_pts: int) -> IntArray:
+    """First, middle and last frame of each shot, and more where these are far apart.
+
+    The middle is the frame on screen half way between the first and the last one; a shot longer
+    than two gaps is divided evenly into more parts.
+    """
+    firsts = np.union1d(cuts[(cuts > 0) & (cuts < pts_N.size)], [0]).astype(np.int64)
+    lasts = np.append(firsts[1:], pts_N.size) - 1
+    chosen: list[IntArray] = [firsts, lasts]
+    for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
+        start = int(pts_N[first])
+        span = int(pts_N[last]) - start
+        parts = min(max(2, -(-span // max(1, max_gap_pts))), last - first)
+        steps = [start + span * k // parts for k in range(1, parts)]
+        chosen.append(np.searchsorted(pts_N, steps, side="right").astype(np.int64) - 1)
+    return np.unique(np.concatenate(chosen))
