@@ -1,0 +1,1 @@
+"""Postgres with pgvector: videos, their vectors, and the indexes that search them."""

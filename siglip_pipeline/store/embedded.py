@@ -1,0 +1,489 @@
+"""The embedded Postgres: a small launcher over the binaries that a wheel brings.
+
+Who may use the server, and when it ends, is kept in advisory locks that the kernel releases even
+for a process that was killed:
+
+    postgres.users   every user holds it shared; who leaves and gets it alone stops the server
+    postgres.lock    held alone while the server is started or stopped
+    postgres.keep    a marker, made by ``db start``: the last user leaves the server running
+"""
+
+import fcntl
+import logging
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import psutil
+import psycopg
+from psycopg import sql
+
+from siglip_pipeline.errors import EmbeddedDatabaseError
+from siglip_pipeline.store import binaries, tuning
+
+logger = logging.getLogger(__name__)
+
+SUPERUSER = "postgres"
+DATABASE = "siglip"
+STOP_SECONDS = 60.0
+ORPHAN_SECONDS = 20.0
+LOG_BYTES_KEPT = 16 * tuning.MIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Postmaster:
+    """A server process that lives, as ``postmaster.pid`` describes it."""
+
+    pid: int
+    port: int | None = None
+    """None until the server has got so far as to write it down."""
+    socket_folder: Path | None = None
+
+
+class EmbeddedPostgres:
+    """The server of one home folder. Any number of processes may use it at once.
+
+    Args:
+        home: ``SIGLIP_HOME``; the cluster lives in ``home/postgres``, or below
+            ``/var/lib/siglip-pipeline`` where root's helper user cannot reach the home.
+        port: also listen on ``127.0.0.1:port``, with the password in ``home/postgres.password``;
+            None: the Unix socket only.
+    """
+
+    def __init__(self, home: Path, *, port: int | None = None) -> None:
+        self.home = home.expanduser().resolve()
+        self.port = port
+        self._account: binaries.Account | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+
+    # -- who uses it ---------------------------------------------------------------------------
+
+    @contextmanager
+    def lease(self) -> Iterator[str]:
+        """Use the server: started if need be, stopped by the last user who leaves.
+
+        Yields:
+            The URL of database ``siglip``, made if missing.
+
+        Raises:
+            EmbeddedDatabaseError: the server cannot be started.
+        """
+        self.home.mkdir(parents=True, exist_ok=True)
+        with self._lock_file("postgres.users") as users:
+            fcntl.flock(users, fcntl.LOCK_SH)
+            try:
+                yield self.start()
+            finally:
+                self._leave(users)
+
+    def _leave(self, users: int) -> None:
+        try:
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return  # someone else goes on using it, and will see to its end
+        if not self._keep_marker.exists():
+            with self._alone():
+                self._stop()
+
+    def keep(self) -> str:
+        """Start the server and leave it running until :meth:`stop` (``db start``)."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        self._keep_marker.touch()
+        return self.start()
+
+    @property
+    def _keep_marker(self) -> Path:
+        return self.home / "postgres.keep"
+
+    def in_use(self) -> bool:
+        """Whether some process holds a lease."""
+        if not self.home.exists():
+            return False
+        with self._lock_file("postgres.users") as users:
+            try:
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with self._lock_file("postgres.lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
+    def _lock_file(self, name: str) -> Iterator[int]:
+        # Never unlinked: a lock on a file that others cannot see any more protects nothing.
+        descriptor = os.open(self.home / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    # -- start and stop ------------------------------------------------------------------------
+
+    def start(self) -> str:
+        """Make sure that the server answers; the URL of database ``siglip``.
+
+        Starting is serialised over all processes. A server that is recovering from a crash is
+        waited for as long as it lives, however much write-ahead log it has to replay.
+
+        Raises:
+            EmbeddedDatabaseError: with the end of the server's log.
+        """
+        self.home.mkdir(parents=True, exist_ok=True)
+        with self._alone():
+            if self._postmaster() is None:
+                binaries.check_processor()
+                self._remove_remains()
+                self._initialise()
+                self._launch()
+            self._await_ready()
+            self._ensure_database(DATABASE)
+        return self.url()
+
+    def stop(self, *, force: bool = False) -> bool:
+        """Stop the server and forget ``keep`` (``db stop``); False when it was not running.
+
+        Raises:
+            EmbeddedDatabaseError: other processes use it and ``force`` is not set.
+        """
+        if not self.home.exists():
+            return False
+        if not force and self.in_use():
+            raise EmbeddedDatabaseError(
+                f"the server in {self.data} is in use by another process; stop that first (Ctrl-C "
+                "in its terminal), or stop the server with --force"
+            )
+        self._keep_marker.unlink(missing_ok=True)
+        with self._alone():
+            return self._stop()
+
+    def _stop(self) -> bool:
+        running = self._postmaster()
+        if running is None:
+            return False
+        # Fast shutdown (SIGINT) rolls open transactions back; immediate (SIGQUIT) needs recovery.
+        for number in (signal.SIGINT, signal.SIGQUIT):
+            with suppress(ProcessLookupError):
+                os.kill(running.pid, number)
+            if self._await_end(running.pid, STOP_SECONDS):
+                break
+            logger.warning("Postgres %d still runs %.0f s after signal %d", running.pid, STOP_SECONDS, number)
+        else:
+            raise EmbeddedDatabaseError(
+                f"Postgres (pid {running.pid}, {self.data}) does not end; see {self.log}"
+            )
+        if running.socket_folder is not None:
+            binaries.remove_sockets(running.socket_folder)
+        return True
+
+    def _await_end(self, pid: int, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self._child is not None and self._child.pid == pid:
+                self._child.poll()  # reaps it: a zombie would look alive to others
+            if not self._is_our_postgres(pid):
+                return True
+            time.sleep(0.02)
+        return False
+
+    # -- what it is ----------------------------------------------------------------------------
+
+    @property
+    def account(self) -> binaries.Account:
+        """The system user that the server runs as."""
+        if self._account is None:
+            self._account = binaries.server_account()
+        return self._account
+
+    @property
+    def data(self) -> Path:
+        """The cluster's folder."""
+        return binaries.data_folder(self.home, self.account)
+
+    @property
+    def log(self) -> Path:
+        """The server's log."""
+        return self.data.parent / "postgres.log"
+
+    def is_running(self) -> bool:
+        """Whether the server is alive and answers for this data folder."""
+        if not self.home.exists() or (running := self._postmaster()) is None:
+            return False
+        try:
+            self._check_identity(running)
+        except (psycopg.Error, EmbeddedDatabaseError):
+            return False
+        return True
+
+    def url(self, database: str = DATABASE) -> str:
+        """``postgresql://`` URL over the Unix socket, for psycopg.
+
+        Raises:
+            EmbeddedDatabaseError: the server does not run.
+        """
+        running = self._postmaster()
+        if running is None or running.socket_folder is None:
+            raise EmbeddedDatabaseError(f"no Postgres is running in {self.data}")
+        host = quote(str(running.socket_folder), safe="/")
+        return f"postgresql://{SUPERUSER}@/{database}?host={host}&port={running.port}"
+
+    def tcp_url(self, database: str = DATABASE) -> str:
+        """URL over 127.0.0.1 with the password, for workers outside the socket's reach.
+
+        Raises:
+            EmbeddedDatabaseError: the server was started without a port.
+        """
+        if self.port is None:
+            raise EmbeddedDatabaseError(
+                "the embedded server listens on its Unix socket only; set SIGLIP_EMBEDDED_PORT"
+            )
+        password = self._password_file.read_text().strip()
+        return f"postgresql://{SUPERUSER}:{password}@127.0.0.1:{self.port}/{database}"
+
+    def dagster_url(self, database: str = "dagster") -> str:
+        """URL of a database for Dagster's storage, made if missing.
+
+        The driver is named: with a bare ``postgresql://`` SQLAlchemy 2.1 picks psycopg 3, over
+        which dagster-postgres cannot listen for notifications.
+        """
+        self._ensure_database(database)
+        return self.url(database).replace("postgresql://", "postgresql+psycopg2://", 1)
+
+    def configuration(self) -> dict[str, str]:
+        """The settings that this launcher gives the server on this machine (``db status``)."""
+        return tuning.server_settings(tuning.this_machine())
+
+    @property
+    def _password_file(self) -> Path:
+        return self.home / "postgres.password"
+
+    # -- is it alive? --------------------------------------------------------------------------
+
+    def _postmaster(self) -> Postmaster | None:
+        """The live server of this data folder, ready or not."""
+        try:
+            lines = (self.data / "postmaster.pid").read_text().splitlines()
+            pid = int(lines[0])
+        except (OSError, ValueError, IndexError):
+            return None
+        if not self._is_our_postgres(pid):
+            return None
+        # The file grows while the server starts: a line that is missing or empty is still to come.
+        port, folder = (*lines[3:5], "", "")[:2]
+        if not port.isdigit() or not folder.startswith("/"):
+            return Postmaster(pid=pid)
+        return Postmaster(pid=pid, port=int(port), socket_folder=Path(folder))
+
+    def _is_our_postgres(self, pid: int) -> bool:
+        """A pid alone proves nothing: it may be a zombie's, or have been given to another."""
+        try:
+            process = psutil.Process(pid)
+            return (
+                process.status() != psutil.STATUS_ZOMBIE
+                and process.name() == "postgres"
+                and str(self.data) in process.cmdline()
+            )
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            return False
+
+    def _check_identity(self, running: Postmaster) -> None:
+        """Connect, and make sure that the answer comes from this data folder."""
+        with psycopg.connect(
+            host=str(running.socket_folder),
+            port=running.port,
+            user=SUPERUSER,
+            dbname="postgres",
+            connect_timeout=5,
+            autocommit=True,
+        ) as connection:
+            row = connection.execute("SHOW data_directory").fetchone()
+        if row is None or Path(row[0]) != self.data:
+            raise EmbeddedDatabaseError(
+                f"the Postgres at {running.socket_folder} serves {row and row[0]}, not {self.data}"
+            )
+
+    def _await_ready(self) -> None:
+        began = said = time.monotonic()
+        while True:
+            reason = "it has not opened its socket yet"
+            running = self._postmaster()
+            if running is not None and running.socket_folder is not None:
+                try:
+                    return self._check_identity(running)
+                except psycopg.OperationalError as error:
+                    reason = str(error).strip()
+            elif running is None and (self._child is None or self._child.poll() is not None):
+                raise EmbeddedDatabaseError(f"Postgres did not start:\n{self._log_tail()}")
+            if time.monotonic() - said > 5:
+                said = time.monotonic()
+                last = self._log_tail(1) or reason
+                logger.info("waiting for Postgres, %.0f s so far: %s", said - began, last)
+            time.sleep(0.05)
+
+    def _log_tail(self, lines: int = 15) -> str:
+        try:
+            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        except OSError:
+            return ""
+
+    # -- the steps of a start ------------------------------------------------------------------
+
+    def _remove_remains(self) -> None:
+        """Clear away what a server that was killed has left, once nothing of it lives."""
+        self._end_orphans()
+        pid_file = self.data / "postmaster.pid"
+        try:
+            lines = pid_file.read_text().splitlines()
+        except OSError:
+            return
+        logger.info("removing %s: its server is dead", pid_file)
+        if len(lines) > 4:
+            binaries.remove_sockets(Path(lines[4]))
+        pid_file.unlink(missing_ok=True)
+
+    def _end_orphans(self) -> None:
+        """Wait for the backends of a killed postmaster, and end those that do not notice.
+
+        Two servers on one data folder would destroy it.
+        """
+        deadline = time.monotonic() + ORPHAN_SECONDS
+        while orphans := self._orphans():
+            if time.monotonic() > deadline:
+                logger.warning("ending backends of a dead server: %s", [p.pid for p in orphans])
+                for process in orphans:
+                    with suppress(psutil.NoSuchProcess):
+                        process.kill()
+                psutil.wait_procs(orphans, timeout=5)
+            time.sleep(0.05)
+
+    def _orphans(self) -> list[psutil.Process]:
+        """Backends are known by their working directory, which is the data folder."""
+        found = []
+        for process in psutil.process_iter(["name"]):
+            if process.info["name"] != "postgres":
+                continue
+            with suppress(psutil.Error, OSError):
+                if process.status() != psutil.STATUS_ZOMBIE and process.cwd() == str(self.data):
+                    found.append(process)
+        return found
+
+    def _initialise(self) -> None:
+        """Run initdb beside the data folder and move the result there: never half a cluster."""
+        if (self.data / "PG_VERSION").exists():
+            return
+        parent = self.data.parent
+        parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix="postgres.new.", dir=parent))
+        self.account.own(partial)
+        logger.info("making a new database cluster in %s", self.data)
+        command = [
+            *(str(self._bin / "initdb"), "-D", str(partial), "-U", SUPERUSER),
+            *("--auth-local=trust", "--auth-host=scram-sha-256", "--encoding=UTF8"),
+            *("--locale-provider=builtin", "--locale=C.UTF-8", "--no-instructions"),
+        ]
+        done = self._run(command)
+        if done.returncode != 0:
+            shutil.rmtree(partial, ignore_errors=True)  # made by mkdtemp above
+            raise EmbeddedDatabaseError(f"initdb failed:\n{done.stdout.strip()}")
+        with (partial / "postgresql.conf").open("a") as configuration:
+            configuration.write("\n# Written anew at each start by siglip-pipeline:\n")
+            configuration.write("include = 'siglip.conf'\n")
+        partial.rename(self.data)
+
+    @property
+    def _bin(self) -> Path:
+        return binaries.find_binaries(self.account)
+
+    def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            cwd="/",
+            env=_server_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            **self.account.popen_options(),
+        )
+
+    def _launch(self) -> None:
+        self._write_configuration()
+        command = [str(self._bin / "postgres"), "-D", str(self.data)]
+        with _append_log(self.log) as log:
+            self._child = subprocess.Popen(
+                command,
+                cwd="/",
+                env=_server_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Its own session: Ctrl-C in the terminal that started it is not meant for it.
+                start_new_session=True,
+                **self.account.popen_options(),
+            )
+
+    def _write_configuration(self) -> None:
+        folder = binaries.socket_folder(self.data, self.account)
+        settings = self.configuration() | {
+            "unix_socket_directories": str(folder),
+            "unix_socket_permissions": "0700",
+            "listen_addresses": "" if self.port is None else "127.0.0.1",
+            "port": str(self.port or 5432),
+            "log_timezone": "UTC",
+            "timezone": "UTC",
+            "cluster_name": "siglip-pipeline",
+        }
+        lines = [f"{name} = '{_quoted(value)}'\n" for name, value in settings.items()]
+        path = self.data / "siglip.conf"
+        path.write_text("".join(lines))
+        self.account.own(path)
+
+    def _ensure_database(self, name: str) -> None:
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name])
+            if found.fetchone() is None:
+                with suppress(psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
+                    connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+            if self.port is not None and name == DATABASE:
+                self._set_password(connection)
+
+    def _set_password(self, connection: psycopg.Connection[Any]) -> None:
+        if not self._password_file.exists():
+            descriptor = os.open(self._password_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_urlsafe(24))
+        connection.execute(
+            sql.SQL("ALTER ROLE {} PASSWORD {}").format(
+                sql.Identifier(SUPERUSER), sql.Literal(self._password_file.read_text().strip())
+            )
+        )
+
+
+@contextmanager
+def _append_log(path: Path) -> Iterator[Any]:
+    if path.exists() and path.stat().st_size > LOG_BYTES_KEPT:
+        path.replace(path.with_suffix(".log.1"))
+    with path.open("ab") as log:
+        yield log
+
+
+def _server_environment() -> dict[str, str]:
+    # None of the caller's PG* variables or locale may steer the server.
+    return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
+
+
+def _quoted(value: str) -> str:
+    return value.replace("'", "''")

@@ -1,0 +1,79 @@
+"""Postgres settings computed from this machine's memory and cores.
+
+The embedded server shares the machine with a model and with decoders, so it takes a modest part
+of the memory for itself; index builds raise ``maintenance_work_mem`` for their own session.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+MIB = 1024**2
+GIB = 1024**3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What there is to share out."""
+
+    memory_bytes: int
+    cores: int
+    shared_memory_bytes: int | None = None
+    """Size of ``/dev/shm``; None where there is none. Parallel index builds live there."""
+
+
+def this_machine(cgroup: Path = Path("/sys/fs/cgroup")) -> Machine:
+    """Memory and cores of this machine, or of the container that this process runs in."""
+    memory = psutil.virtual_memory().total
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            memory = min(memory, int((cgroup / name).read_text()))
+        except (OSError, ValueError):  # no such controller, or the word "max"
+            continue
+    try:
+        shared = os.statvfs("/dev/shm")
+        shared_bytes: int | None = shared.f_frsize * shared.f_blocks
+    except OSError:
+        shared_bytes = None
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        cores = os.cpu_count() or 1
+    return Machine(memory_bytes=memory, cores=cores, shared_memory_bytes=shared_bytes)
+
+
+def server_settings(machine: Machine) -> dict[str, str]:
+    """Settings for ``postgresql.conf``.
+
+    A crash loses nothing that was committed: ``fsync`` and ``synchronous_commit`` stay on. The
+    write-ahead log is ``minimal`` since the embedded server has no replicas: filling a new table
+    and building an index on it in one transaction then writes each page once, not twice.
+    """
+    memory = machine.memory_bytes
+    return {
+        "shared_buffers": _mib(memory * 0.15, 128 * MIB, 8 * GIB),
+        "effective_cache_size": _mib(memory * 0.5, 256 * MIB, 64 * GIB),
+        "maintenance_work_mem": _mib(memory * 0.04, 64 * MIB, 2 * GIB),
+        "work_mem": _mib(memory * 0.002, 8 * MIB, 64 * MIB),
+        "wal_level": "minimal",
+        "max_wal_senders": "0",
+        "wal_buffers": "16MB",
+        "min_wal_size": "256MB",
+        "max_wal_size": _mib(memory * 0.15, 1 * GIB, 8 * GIB),
+        "checkpoint_timeout": "15min",
+        "checkpoint_completion_target": "0.9",
+        "random_page_cost": "1.1",
+        "max_connections": "200",
+        "max_worker_processes": str(max(8, machine.cores + 4)),
+        "max_parallel_workers": str(machine.cores),
+        "max_parallel_workers_per_gather": str(max(0, machine.cores - 1)),
+        "max_parallel_maintenance_workers": str(max(0, machine.cores - 1)),
+        # Vector queries are short: compiling them costs more than it saves.
+        "jit": "off",
+    }
+
+
+def _mib(wanted: float, low: int, high: int) -> str:
+    return f"{int(min(max(wanted, low), high)) // MIB}MB"
