@@ -1,0 +1,30 @@
+"""Everything Dagster loads, wired together. Loading it connects to nothing and reads no model."""
+
+import dagster as dg
+
+from siglip_pipeline.defs.assets import (
+    frame_embeddings,
+    similarity_index,
+    uploads_asset,
+    video_frames,
+)
+from siglip_pipeline.defs.resources import (
+    DatabaseResource,
+    FrameStoreResource,
+    SiglipResource,
+    UploadsResource,
+)
+from siglip_pipeline.defs.sensors import automation, new_uploads
+
+defs = dg.Definitions(
+    assets=[uploads_asset, video_frames, frame_embeddings, similarity_index],
+    sensors=[new_uploads, automation],
+    resources={
+        "uploads": UploadsResource(),
+        "frame_store": FrameStoreResource(),
+        "database": DatabaseResource(),
+        "siglip": SiglipResource(),
+    },
+    # One process per run: the model is loaded once for all partitions of the run.
+    executor=dg.in_process_executor,
+)

@@ -1,0 +1,164 @@
+"""The assets: an upload becomes frames, frames become vectors, vectors become an index.
+
+Bodies only orchestrate: the work is in `stages.py` and `store/`, and runs without Dagster.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from siglip_pipeline import stages
+from siglip_pipeline.defs.metadata import embedding_metadata, frames_metadata, index_metadata
+from siglip_pipeline.defs.outcomes import PartitionOutcomes, retrying_what_heals
+from siglip_pipeline.defs.partitions import partition_key, path_of_partition, videos_partitions
+from siglip_pipeline.defs.resources import (
+    DatabaseResource,
+    FrameStoreResource,
+    SiglipResource,
+    UploadsResource,
+)
+from siglip_pipeline.errors import VideoError
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.store.index import build_index
+from siglip_pipeline.store.models import ModelStore
+
+GROUP = "video_search"
+GPU_POOL = "gpu"
+
+# Different batch sizes keep the two assets in runs of their own: within one run, a failed video
+# would take the embeddings of all the others with it.
+FRAMES_PER_RUN = 32
+EMBEDDINGS_PER_RUN = 64
+
+INDEX_CONDITION = (
+    dg.AutomationCondition.any_deps_updated().since(
+        dg.AutomationCondition.newly_requested() | dg.AutomationCondition.newly_updated()
+    )
+    & ~dg.AutomationCondition.any_deps_in_progress()
+    & ~dg.AutomationCondition.in_progress()
+).with_label("vectors_changed")
+
+uploads_asset = dg.AssetSpec(
+    "uploads",
+    partitions_def=videos_partitions,
+    group_name=GROUP,
+    kinds={"video"},
+    description=(
+        "The files below `SIGLIP_UPLOADS`, one partition each. The sensor `new_uploads` reports a "
+        "file here when it first sees it and whenever it has changed; nothing is read until "
+        "`video_frames` runs."
+    ),
+)
+
+
+class VideoBatchConfig(dg.Config):
+    """Choices for one run, in the launchpad."""
+
+    force: bool = False
+    """Do the work even for videos whose result is current."""
+
+
+@dg.asset(
+    partitions_def=videos_partitions,
+    deps=[uploads_asset],
+    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=FRAMES_PER_RUN),
+    automation_condition=dg.AutomationCondition.eager(),
+    group_name=GROUP,
+    kinds={"ffmpeg", "parquet"},
+    output_required=False,
+)
+def video_frames(
+    context: dg.AssetExecutionContext,
+    config: VideoBatchConfig,
+    uploads: UploadsResource,
+    frame_store: FrameStoreResource,
+    database: DatabaseResource,
+) -> Iterator[dg.MaterializeResult[Any]]:
+    """Sampled frames of each video, as JPEG in one Parquet file per video.
+
+    The video is decoded once, in a watched process of its own; `SIGLIP_SAMPLING` says which frames
+    are kept. A video that cannot be decoded fails alone, with its reason.
+    """
+    outcomes = PartitionOutcomes(context)
+    frames = frame_store.store()
+    with retrying_what_heals(context), database.open() as db:
+        for result in stages.sample_videos(
+            [path_of_partition(key) for key in context.partition_keys],
+            uploads=uploads.store(),
+            frame_store=frames,
+            database=db,
+            settings=Settings.load(),
+            force=config.force,
+        ):
+            key = partition_key(result.video)
+            if isinstance(result, VideoError):
+                outcomes.fail(key, result.reason)
+            else:
+                metadata = frames_metadata(result, frames)
+                outcomes.succeed(key, data_version=result.data_version, metadata=metadata)
+    yield from outcomes.finish()
+
+
+@dg.asset(
+    partitions_def=videos_partitions,
+    deps=[video_frames],
+    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=EMBEDDINGS_PER_RUN),
+    automation_condition=dg.AutomationCondition.eager(),
+    group_name=GROUP,
+    kinds={"pytorch", "postgres"},
+    pool=GPU_POOL,
+    output_required=False,
+)
+def frame_embeddings(
+    context: dg.AssetExecutionContext,
+    config: VideoBatchConfig,
+    frame_store: FrameStoreResource,
+    database: DatabaseResource,
+    siglip: SiglipResource,
+) -> Iterator[dg.MaterializeResult[Any]]:
+    """SigLIP 2 vectors of every sampled frame, in Postgres with pgvector.
+
+    One transaction per video replaces that video's vectors. The model loads once per run, and only
+    when there is something to embed; a run takes a slot of the pool `gpu`.
+    """
+    outcomes = PartitionOutcomes(context)
+    with retrying_what_heals(context), database.open() as db:
+        spec = siglip.spec()
+        for result in stages.embed_videos(
+            [path_of_partition(key) for key in context.partition_keys],
+            frame_store=frame_store.store(),
+            database=db,
+            model_id=ModelStore(db).register(spec),
+            model_key=spec.key,
+            engine=siglip.engine,
+            force=config.force,
+        ):
+            key = partition_key(result.video)
+            if isinstance(result, VideoError):
+                outcomes.fail(key, result.reason)
+            else:
+                metadata = embedding_metadata(result, spec)
+                outcomes.succeed(key, data_version=result.data_version, metadata=metadata)
+    yield from outcomes.finish()
+
+
+@dg.asset(
+    deps=[frame_embeddings],
+    automation_condition=INDEX_CONDITION,
+    group_name=GROUP,
+    kinds={"postgres"},
+)
+def similarity_index(
+    context: dg.AssetExecutionContext, database: DatabaseResource, siglip: SiglipResource
+) -> dg.MaterializeResult[Any]:
+    """The similarity index over the vectors of the model in `SIGLIP_MODEL_NAME`.
+
+    A new generation is built beside the live one and published only when its measured recall is at
+    least `SIGLIP_INDEX_MIN_RECALL`. Small changes are searchable without a new generation.
+    """
+    settings = siglip.settings()
+    with retrying_what_heals(context), database.open() as db:
+        model_id = ModelStore(db).register(siglip.spec())
+        report = build_index(db, model_id, settings=settings, progress=context.log.info)
+    return dg.MaterializeResult(metadata=index_metadata(report))
