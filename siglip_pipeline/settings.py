@@ -43,6 +43,13 @@ class Settings(BaseSettings):
         "server below `SIGLIP_HOME`.",
         repr=False,
     )
+    embedded_port: int | None = Field(
+        None,
+        ge=1024,
+        le=65535,
+        description="Let the embedded server listen on this port of 127.0.0.1 too, with the "
+        "password in `postgres.password` below `SIGLIP_HOME`. Unset: its Unix socket only.",
+    )
     dagster_postgres_url: str | None = Field(
         None,
         validation_alias="DAGSTER_POSTGRES_URL",
@@ -127,6 +134,12 @@ class Settings(BaseSettings):
     )
     index_rebuild_share: float = Field(
         0.1, ge=0, le=1, description="Share of changed frames from which the index is built anew."
+    )
+
+    promote_automatically: bool = Field(
+        False,
+        description="Switch search to the model in `SIGLIP_MODEL_NAME` as soon as it covers every "
+        "video and its index is published.",
     )
 
     # Services
