@@ -1,0 +1,338 @@
+"""What a container says about its video.
+
+One pass over the packets, without decoding, gives every timestamp and key flag in milliseconds.
+Headers are not believed: durations, frame counts and rates in them are often missing or wrong.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Final
+
+import av
+import av.error
+import av.logging
+import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from siglip_pipeline.errors import VideoError
+from siglip_pipeline.records import IntArray, VideoInfo
+from siglip_pipeline.video.geometry import (
+    DISPLAY_MATRIX,
+    DisplayGeometry,
+    orientation_of,
+    usable_sample_aspect_ratio,
+)
+from siglip_pipeline.video.source import MediaSource
+
+BoolArray = NDArray[np.bool_]
+
+MAX_SIDE: Final = 32_768
+MAX_PIXELS: Final = 16_384 * 8_704
+"""Largest frame that is decoded, in pixels: level 7.2 of H.265, some 16K, goes no further."""
+
+MAX_PACKETS: Final = 20_000_000
+"""Some 90 hours at 60 frames a second; more is a damaged file that never ends."""
+
+av.logging.set_level(None)  # FFmpeg's own lines would go to stderr; errors arrive as exceptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PacketIndex:
+    """The video packets of a container in decoding order (P), and its frames in time order (N)."""
+
+    pts_P: IntArray
+    key_P: BoolArray
+    size_P: IntArray
+    packet_N: IntArray
+    """The packet of each frame."""
+    pts_N: IntArray
+    """Strictly increasing."""
+    end_pts: int
+    """Where the last frame ends."""
+    timestamps_known: bool
+    """False when packets carry none: frames are then told apart by their order alone."""
+
+    @property
+    def key_N(self) -> BoolArray:
+        """Which frames are key frames."""
+        keys: BoolArray = self.key_P[self.packet_N]
+        return keys
+
+    def __len__(self) -> int:
+        return int(self.pts_P.size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """A container that was read through once, nothing decoded."""
+
+    video: str
+    container: str
+    codec: str
+    coded_width: int
+    coded_height: int
+    sample_aspect_ratio: Fraction
+    time_base: Fraction
+    stream_index: int
+    size_bytes: int
+    packets: PacketIndex
+
+    def geometry(self, frame: VideoFrame) -> DisplayGeometry:
+        """How to show this frame. The display matrix travels with frames, not with the stream."""
+        matrix = frame.side_data.get(DISPLAY_MATRIX)
+        rotation_degrees, mirrored = orientation_of(None if matrix is None else bytes(matrix))
+        return DisplayGeometry(
+            coded_width=frame.width,
+            coded_height=frame.height,
+            sample_aspect_ratio=self.sample_aspect_ratio,
+            rotation_degrees=rotation_degrees,
+            mirrored=mirrored,
+        )
+
+    def info(self, geometry: DisplayGeometry) -> VideoInfo:
+        """The record that the rest of the pipeline sees."""
+        packets = self.packets
+        start_pts = int(packets.pts_N[0])
+        span_seconds = float((int(packets.pts_N[-1]) - start_pts) * self.time_base)
+        width, height = geometry.display_size
+        return VideoInfo(
+            video=self.video,
+            container=self.container,
+            codec=self.codec,
+            width=width,
+            height=height,
+            rotation_degrees=geometry.rotation_degrees,
+            time_base=self.time_base,
+            start_pts=start_pts,
+            duration_seconds=float((packets.end_pts - start_pts) * self.time_base),
+            frame_count=len(packets),
+            frame_rate=(packets.pts_N.size - 1) / span_seconds if span_seconds > 0 else None,
+            size_bytes=self.size_bytes,
+        )
+
+
+@contextlib.contextmanager
+def open_container(source: MediaSource, *, options: dict[str, str]) -> Iterator[InputContainer]:
+    """Open a source with FFmpeg.
+
+    Raises:
+        VideoError: the file is not something that FFmpeg can open, with the reason.
+    """
+    try:
+        container = av.open(
+            source.open_for_ffmpeg(), mode="r", metadata_errors="replace", options=options
+        )
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise VideoError(source.video, open_failure_reason(source, error)) from error
+    with container:
+        yield container
+
+
+def open_failure_reason(source: MediaSource, error: Exception) -> str:
+    """A sentence for a person about a file that FFmpeg does not open."""
+    try:
+        with source.open() as file:
+            head = file.read(4096)
+            size_bytes = file.seek(0, 2)
+    except OSError as io_error:
+        return f"cannot be read: {io_error.strerror or io_error}"
+    if size_bytes == 0:
+        return "the file is empty (0 bytes); upload it again"
+    if not head.strip(b"\0"):
+        return "the file begins with zeros only: the upload was not finished; upload it again"
+    if head[4:8] in (b"ftyp", b"mdat", b"moov", b"free", b"wide", b"skip"):
+        return (
+            "the MP4 index (moov) is missing or damaged, so that no frame can be found: the upload "
+            "or the recording was cut off; upload it again"
+        )
+    if _is_text(head):
+        return "this is text, not a video, whatever its name says"
+    return f"no container that FFmpeg knows ({type(error).__name__}); convert it to MP4"
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 4:  # else only the last character was cut
+            return False
+        text = head[: error.start].decode("utf-8")
+    return all(character.isprintable() or character.isspace() for character in text)
+
+
+def video_stream(container: InputContainer, video: str) -> VideoStream:
+    """The video stream to decode: the largest one that is not an album cover.
+
+    Raises:
+        VideoError: there is none, or FFmpeg cannot decode it.
+    """
+    streams = [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & Disposition.attached_pic
+    ]
+    if not streams:
+        held = "only sound" if container.streams.audio else "no video stream"
+        raise VideoError(video, f"the file holds {held}: there is no frame to index")
+    decodable = [stream for stream in streams if stream.codec_context is not None]
+    if not decodable:
+        raise VideoError(video, "FFmpeg has no decoder for its codec; convert it to MP4 (H.264)")
+    return max(decodable, key=lambda s: (s.codec_context.width * s.codec_context.height, -s.index))
+
+
+def check_dimensions(video: str, width: int, height: int) -> None:
+    """Refuse frames that no camera makes and that would fill the memory.
+
+    Raises:
+        VideoError: naming the size and the limit.
+    """
+    if width > MAX_SIDE or height > MAX_SIDE or width * height > MAX_PIXELS:
+        raise VideoError(
+            video,
+            f"a frame has {width}x{height} pixels; at most {MAX_SIDE} on a side and "
+            f"{MAX_PIXELS} in all are decoded",
+        )
+
+
+def scan(source: MediaSource) -> Scan:
+    """Read all packets of a container once, without decoding.
+
+    Raises:
+        VideoError: it cannot be opened, has no video, no packets, or absurd dimensions.
+    """
+    with open_container(source, options={}) as container:
+        stream = video_stream(container, source.video)
+        context = stream.codec_context
+        check_dimensions(source.video, context.width, context.height)
+        packets = _read_packets(container, stream, source.video)
+        return Scan(
+            video=source.video,
+            container=container.format.name,
+            codec=stream.codec.canonical_name,
+            coded_width=context.width,
+            coded_height=context.height,
+            sample_aspect_ratio=usable_sample_aspect_ratio(stream.sample_aspect_ratio),
+            time_base=stream.time_base or Fraction(1, 1000),
+            stream_index=stream.index,
+            size_bytes=max(0, container.size),
+            packets=packets,
+        )
+
+
+def demux(container: InputContainer, stream: VideoStream) -> Iterator["av.Packet[VideoStream]"]:
+    """Packets with data, up to the end or to the first place that cannot be read past.
+
+    The same file gives the same packets every time: a packet is known by its ordinal.
+    """
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except (StopIteration, av.error.FFmpegError):
+            return
+        if packet.size:
+            yield packet
+
+
+def _read_packets(container: InputContainer, stream: VideoStream, video: str) -> PacketIndex:
+    pts: list[int | None] = []
+    keys, discards = bytearray(), bytearray()
+    sizes: list[int] = []
+    last_pts, last_duration = None, 0
+    for packet in demux(container, stream):
+        pts.append(packet.pts)
+        keys.append(packet.is_keyframe)
+        discards.append(packet.is_discard)
+        sizes.append(packet.size)
+        if packet.pts is not None and (last_pts is None or packet.pts >= last_pts):
+            last_pts, last_duration = packet.pts, packet.duration or 0
+        if len(pts) > MAX_PACKETS:
+            raise VideoError(video, f"it has more than {MAX_PACKETS} packets: it is damaged")
+    if not pts:
+        raise VideoError(
+            video, "its video stream has no packets: the file was cut off, or nothing was recorded"
+        )
+    return build_index(
+        pts,
+        key_P=np.frombuffer(keys, np.bool_),
+        discard_P=np.frombuffer(discards, np.bool_),
+        size_P=np.array(sizes, np.int64),
+        last_duration=last_duration,
+        frame_duration=_frame_duration(stream),
+    )
+
+
+def _frame_duration(stream: VideoStream) -> int:
+    """Units of the time base that one frame takes by the header's rate; at least 1."""
+    rate = stream.guessed_rate or stream.average_rate
+    if not rate or not stream.time_base or rate <= 0:
+        return 1
+    return max(1, round(1 / (rate * stream.time_base)))
+
+
+def build_index(
+    pts: list[int | None],
+    *,
+    key_P: BoolArray,
+    discard_P: BoolArray,
+    size_P: IntArray,
+    last_duration: int,
+    frame_duration: int,
+) -> PacketIndex:
+    """Bring packets into time order.
+
+    Packets that an edit list cuts away are no frames, unless that leaves none. Of packets with the
+    same PTS the first one counts. Where any packet lacks its PTS, frames are numbered in the order
+    in which the decoder gives them, one ``frame_duration`` each.
+    """
+    timestamps_known = None not in pts
+    if timestamps_known:
+        pts_P = np.array(pts, np.int64)
+        shown = np.flatnonzero(~discard_P) if not discard_P.all() else np.arange(pts_P.size)
+        pts_N, first = np.unique(pts_P[shown], return_index=True)
+        packet_N = shown[first]
+    else:
+        packet_N = np.arange(len(pts))
+        pts_P = pts_N = packet_N * frame_duration
+        last_duration = frame_duration
+    if last_duration <= 0:
+        last_duration = int(np.median(np.diff(pts_N))) if pts_N.size > 1 else frame_duration
+    return PacketIndex(
+        pts_P=pts_P,
+        key_P=key_P,
+        size_P=size_P,
+        packet_N=packet_N.astype(np.int64),
+        pts_N=pts_N.astype(np.int64),
+        end_pts=int(pts_N[-1]) + max(1, last_duration),
+        timestamps_known=timestamps_known,
+    )
+
+
+def probe(source: MediaSource | str | Path, video: str | None = None) -> VideoInfo:
+    """What the container says about a video; its first frame is decoded to see its orientation.
+
+    Args:
+        source: what to read; a path is taken for a local file.
+        video: path below UPLOADS, for messages; by default the file's name.
+
+    Raises:
+        VideoError: with the reason why it cannot be decoded.
+    """
+    from siglip_pipeline.video.decode import decode_frames
+    from siglip_pipeline.video.plan import plan_decode
+
+    if not isinstance(source, MediaSource):
+        source = MediaSource(video or Path(source).name, path=Path(source))
+    scanned = scan(source)
+    for position in range(min(8, int(scanned.packets.pts_N.size))):
+        plan = plan_decode(scanned.packets, np.array([position], np.int64))
+        for decoded in decode_frames(source, scanned, plan):
+            return scanned.info(scanned.geometry(decoded.frame))
+    raise VideoError(source.video, "its first frames cannot be decoded; the file is damaged")
