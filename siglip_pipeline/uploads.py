@@ -271,7 +271,9 @@ def _reopen(url: str, settle_seconds: float, storage_options: dict[str, Any]) ->
 def _check_path(path: str, url: str) -> None:
     parts = PurePosixPath(path).parts
     if not parts or ".." in parts or path.startswith("/") or "\0" in path:
-        raise UploadNotFoundError(f"{path!r} is not a path below UPLOADS; give it relative to {url}")
+        raise UploadNotFoundError(
+            f"{path!r} is not a path below UPLOADS; give it relative to {url}, without .."
+        )
 
 
 def _ignored_name(name: str, *, is_folder: bool) -> str | None:

@@ -8,10 +8,9 @@ long the video is. It is written under a temporary name and moved: readers see a
 import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import os
-import shutil
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ import pyarrow.parquet as pq
 
 from siglip_pipeline.errors import FrameStoreError
 from siglip_pipeline.records import FrameBatch, VideoInfo
+from siglip_pipeline.video.contact_sheet import contact_sheet, evenly_spaced
 
 SCHEMA_VERSION: Final = 1
 
@@ -213,8 +213,6 @@ class FrameStore:
         if self._local:
             folder = Path(self._root) / ".drafts"
         else:
-            import tempfile
-
             folder = Path(tempfile.gettempdir()) / f"siglip-frames-{os.getuid()}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{uuid.uuid4().hex}.parquet"
@@ -299,6 +297,19 @@ class FrameStore:
         """
         with self._open(video) as file:
             return file.jpeg(frame_index)
+
+    def contact_sheet(
+        self, video: str, *, max_thumbnails: int = 12, max_bytes: int = 60_000
+    ) -> bytes:
+        """Up to ``max_thumbnails`` frames, evenly spaced, as one JPEG of at most ``max_bytes``.
+
+        Raises:
+            FrameStoreError: no frames are stored, the file is damaged or too new.
+        """
+        with self._open(video) as file:
+            indices_N = file.parquet.read(columns=["frame_index"])["frame_index"].to_numpy()
+            chosen = evenly_spaced(indices_N, max_thumbnails)
+            return contact_sheet([file.jpeg(index) for index in chosen], max_bytes=max_bytes)
 
     def delete(self, video: str) -> None:
         """Remove the frames of a video; nothing happens when there are none."""

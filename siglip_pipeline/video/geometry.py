@@ -44,7 +44,8 @@ class DisplayGeometry:
 
     def fitted_size(self, longest_side: int | None) -> tuple[int, int]:
         """Width and height, before rotation, to scale to: at most ``longest_side``, never larger
-        than the video itself."""
+        than the video itself.
+        """
         width, height = self.upright_size
         if longest_side is None or max(width, height) <= longest_side:
             return width, height

@@ -9,7 +9,6 @@ group, are never given to the decoder.
 from dataclasses import dataclass
 from enum import IntEnum
 
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -83,5 +82,3 @@ def _spans(
 def plan_everything(packets: PacketIndex, target_N: IntArray) -> DecodePlan:
     """Decode every packet: the fallback where frames cannot be foretold."""
     return DecodePlan(steps_P=np.full(len(packets), Step.TARGET, np.uint8), target_N=target_N)
-
-

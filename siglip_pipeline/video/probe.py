@@ -5,11 +5,11 @@ Headers are not believed: durations, frame counts and rates in them are often mi
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import av
 import av.error
@@ -58,6 +58,8 @@ class PacketIndex:
     """Where the last frame ends."""
     timestamps_known: bool
     """False when packets carry none: frames are then told apart by their order alone."""
+    expected: int
+    """Packets that the container's own index lists; more than there are when it was cut off."""
 
     @property
     def key_N(self) -> BoolArray:
@@ -86,7 +88,7 @@ class Scan:
 
     def geometry(self, frame: VideoFrame) -> DisplayGeometry:
         """How to show this frame. The display matrix travels with frames, not with the stream."""
-        matrix = frame.side_data.get(DISPLAY_MATRIX)
+        matrix: Any = frame.side_data.get(DISPLAY_MATRIX)
         rotation_degrees, mirrored = orientation_of(None if matrix is None else bytes(matrix))
         return DisplayGeometry(
             coded_width=frame.width,
@@ -201,8 +203,12 @@ def check_dimensions(video: str, width: int, height: int) -> None:
         )
 
 
-def scan(source: MediaSource) -> Scan:
+def scan(source: MediaSource, *, on_progress: Callable[[int], None] = lambda packets: None) -> Scan:
     """Read all packets of a container once, without decoding.
+
+    Args:
+        source: what to read.
+        on_progress: called with the number of packets seen so far.
 
     Raises:
         VideoError: it cannot be opened, has no video, no packets, or absurd dimensions.
@@ -211,7 +217,7 @@ def scan(source: MediaSource) -> Scan:
         stream = video_stream(container, source.video)
         context = stream.codec_context
         check_dimensions(source.video, context.width, context.height)
-        packets = _read_packets(container, stream, source.video)
+        packets = _read_packets(container, stream, source.video, on_progress)
         return Scan(
             video=source.video,
             container=container.format.name,
@@ -241,7 +247,12 @@ def demux(container: InputContainer, stream: VideoStream) -> Iterator["av.Packet
             yield packet
 
 
-def _read_packets(container: InputContainer, stream: VideoStream, video: str) -> PacketIndex:
+def _read_packets(
+    container: InputContainer,
+    stream: VideoStream,
+    video: str,
+    on_progress: Callable[[int], None],
+) -> PacketIndex:
     pts: list[int | None] = []
     keys, discards = bytearray(), bytearray()
     sizes: list[int] = []
@@ -253,6 +264,7 @@ def _read_packets(container: InputContainer, stream: VideoStream, video: str) ->
         sizes.append(packet.size)
         if packet.pts is not None and (last_pts is None or packet.pts >= last_pts):
             last_pts, last_duration = packet.pts, packet.duration or 0
+        on_progress(len(pts))
         if len(pts) > MAX_PACKETS:
             raise VideoError(video, f"it has more than {MAX_PACKETS} packets: it is damaged")
     if not pts:
@@ -266,6 +278,8 @@ def _read_packets(container: InputContainer, stream: VideoStream, video: str) ->
         size_P=np.array(sizes, np.int64),
         last_duration=last_duration,
         frame_duration=_frame_duration(stream),
+        # MP4 and AVI list every packet up front; in other containers this holds key frames only.
+        expected=max(len(pts), len(stream.index_entries)),
     )
 
 
@@ -285,6 +299,7 @@ def build_index(
     size_P: IntArray,
     last_duration: int,
     frame_duration: int,
+    expected: int,
 ) -> PacketIndex:
     """Bring packets into time order.
 
@@ -312,6 +327,7 @@ def build_index(
         pts_N=pts_N.astype(np.int64),
         end_pts=int(pts_N[-1]) + max(1, last_duration),
         timestamps_known=timestamps_known,
+        expected=expected,
     )
 
 

@@ -45,12 +45,13 @@ class MediaSource:
         assert self._opener is not None
         return self._opener()
 
-    def sha256(self) -> str:
+    def sha256(self, on_progress: Callable[[int], None] = lambda position: None) -> str:
         """Hex digest of the whole content; what streamed past in order is not read again."""
         with self.open() as file:
             file.seek(self._hash.position)
             while block := file.read(HASH_BLOCK_BYTES):
                 self._hash.feed(self._hash.position, block)
+                on_progress(self._hash.position)
         return self._hash.hexdigest()
 
 

@@ -1,0 +1,64 @@
+"""A few small pictures of a video in one, to show inline in a user interface."""
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from PIL import Image
+
+from siglip_pipeline.records import IntArray
+
+COLUMNS: Final = 4
+CELL_SIDE: Final = 160
+GAP: Final = 4
+BACKGROUND: Final = (24, 24, 24)
+QUALITIES: Final = (80, 65, 50, 35, 20)
+
+
+def evenly_spaced(positions_N: IntArray, count: int) -> list[int]:
+    """At most ``count`` of the positions: the middles of equal parts, in order."""
+    n = positions_N.size
+    if n <= count:
+        return [int(position) for position in positions_N]
+    return [int(positions_N[(2 * k + 1) * n // (2 * count)]) for k in range(count)]
+
+
+def contact_sheet(jpegs: Sequence[bytes], *, max_bytes: int) -> bytes:
+    """A JPEG with the pictures side by side in rows of four, at most ``max_bytes`` long.
+
+    Raises:
+        ValueError: there are no pictures, or not even tiny ones fit.
+    """
+    if not jpegs:
+        raise ValueError("a contact sheet needs at least one picture")
+    side = CELL_SIDE
+    while side >= 16:
+        sheet = _draw(jpegs, side)
+        for quality in QUALITIES:
+            buffer = io.BytesIO()
+            sheet.save(buffer, "JPEG", quality=quality, optimize=True)
+            if buffer.tell() <= max_bytes:
+                return buffer.getvalue()
+        side = side * 2 // 3
+    raise ValueError(f"max_bytes={max_bytes} is too little for {len(jpegs)} pictures; give 4,000")
+
+
+def _draw(jpegs: Sequence[bytes], side: int) -> Image.Image:
+    cells = []
+    for jpeg in jpegs:
+        with Image.open(io.BytesIO(jpeg)) as picture:
+            picture.draft("RGB", (2 * side, 2 * side))  # libjpeg shrinks while decoding
+            cell = picture.convert("RGB")
+        cell.thumbnail((side, side))
+        cells.append(cell)
+    columns = min(COLUMNS, len(cells))
+    width, height = max(c.width for c in cells), max(c.height for c in cells)
+    rows = math.ceil(len(cells) / columns)
+    size = (columns * (width + GAP) + GAP, rows * (height + GAP) + GAP)
+    sheet = Image.new("RGB", size, BACKGROUND)
+    for k, cell in enumerate(cells):
+        x = GAP + (k % columns) * (width + GAP) + (width - cell.width) // 2
+        y = GAP + (k // columns) * (height + GAP) + (height - cell.height) // 2
+        sheet.paste(cell, (x, y))
+    return sheet

@@ -1,0 +1,171 @@
+"""Sampled frames of uploads into the frame store, each video decoded in a watched child process.
+
+A decoder can hang, crash or fill the memory on a damaged file. Here that costs the one video and
+the child that decoded it; the batch goes on with a fresh child.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Generator, Iterable
+from pathlib import Path
+
+from siglip_pipeline.errors import UploadError, VideoError
+from siglip_pipeline.records import Upload
+from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.video.children import Child, wait_for_any
+from siglip_pipeline.video.frame_store import FrameStore
+from siglip_pipeline.video.jobs import DecodeOptions, ExtractJob, FrameReport
+from siglip_pipeline.video.sampling import Sampling
+
+__all__ = ["DecodeOptions", "FrameReport", "extract_frames", "extract_many"]
+
+
+def extract_frames(
+    upload: Upload,
+    uploads: UploadStore,
+    frame_store: FrameStore,
+    *,
+    sampling: Sampling | str,
+    options: DecodeOptions | None = None,
+) -> FrameReport:
+    """Decode one upload and store its sampled frames, replacing those stored before.
+
+    Raises:
+        VideoError: the upload cannot be decoded, with the reason.
+        FrameStoreError: the frames cannot be stored.
+    """
+    results = extract_many(
+        [upload], uploads, frame_store, sampling=sampling, options=options, workers=1
+    )
+    with contextlib.closing(results):
+        for _, result in results:
+            if isinstance(result, VideoError):
+                raise result
+            return result
+    raise AssertionError("extract_many gave nothing for its one upload")
+
+
+def extract_many(
+    uploads_list: Iterable[Upload],
+    uploads: UploadStore,
+    frame_store: FrameStore,
+    *,
+    sampling: Sampling | str,
+    options: DecodeOptions | None = None,
+    workers: int = 0,
+) -> Generator[tuple[Upload, FrameReport | VideoError], None, None]:
+    """Decode many uploads in parallel; each upload's outcome is given as it is known.
+
+    Args:
+        uploads_list: taken one by one as children become free.
+        uploads: where they lie.
+        frame_store: where frames go.
+        sampling: which frames to take.
+        options: how to decode.
+        workers: videos decoded at once, one process each; 0 for one per CPU core.
+
+    Raises:
+        FrameStoreError: frames cannot be stored; that concerns all videos, so the batch ends.
+    """
+    policy = Sampling.parse(sampling) if isinstance(sampling, str) else sampling
+    options = options or DecodeOptions()
+    waiting = iter(uploads_list)
+    free: list[Child] = []
+    busy: dict[Child, _Task] = {}
+    limit = workers or available_cpus()
+    try:
+        exhausted = False
+        while True:
+            while not exhausted and len(busy) < limit:
+                upload = next(waiting, None)
+                if upload is None:
+                    exhausted = True
+                    break
+                try:
+                    task = _Task(upload, uploads, frame_store, policy, options)
+                except VideoError as error:
+                    yield upload, error
+                    continue
+                child = free.pop() if free else Child()
+                busy[child] = task
+                child.start(task.job, options)
+            if not busy:
+                return
+            for child in wait_for_any(busy):
+                task = busy.pop(child)
+                outcome = task.finish(child.result())
+                if child.is_alive:
+                    free.append(child)
+                yield task.upload, outcome
+    finally:
+        for child in [*free, *busy]:
+            child.end()
+        for task in busy.values():
+            task.clean_up()
+
+
+def available_cpus() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Task:
+    """One upload on its way through a child."""
+
+    def __init__(
+        self,
+        upload: Upload,
+        uploads: UploadStore,
+        frame_store: FrameStore,
+        sampling: Sampling,
+        options: DecodeOptions,
+    ) -> None:
+        self.upload = upload
+        self._frame_store = frame_store
+        self._started = time.monotonic()
+        self._draft = frame_store.new_draft()
+        self._spool: Path | None = None
+        try:
+            path = uploads.local_path(upload.path)
+            if path is None and not uploads.opens_in_other_processes:
+                path = self._spool = _spool(upload, uploads)
+        except UploadError as error:
+            raise VideoError(upload.path, str(error)) from error
+        self.job = ExtractJob(
+            video=upload.path,
+            path=path,
+            uploads=None if path is not None else uploads,
+            draft=self._draft,
+            sampling=sampling,
+            options=options,
+            source_fingerprint=upload.fingerprint,
+        )
+
+    def finish(self, result: FrameReport | VideoError) -> FrameReport | VideoError:
+        """Put the frames in place, or drop what was written."""
+        try:
+            if isinstance(result, VideoError):
+                return result
+            self._frame_store.publish(self.upload.path, self._draft)
+            return result
+        finally:
+            self.clean_up()
+
+    def clean_up(self) -> None:
+        """Remove the temporary files of this upload."""
+        self._draft.unlink(missing_ok=True)
+        if self._spool is not None:
+            self._spool.unlink(missing_ok=True)
+
+
+def _spool(upload: Upload, uploads: UploadStore) -> Path:
+    """A local copy, for storage that only this process can read."""
+    with (
+        uploads.open(upload.path) as source,
+        tempfile.NamedTemporaryFile(prefix="siglip-upload-", delete=False) as copy,
+    ):
+        shutil.copyfileobj(source, copy)
+    return Path(copy.name)

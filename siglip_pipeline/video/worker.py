@@ -1,0 +1,219 @@
+"""The decoding child: takes jobs, decodes, writes frame files, and says how it goes."""
+
+import os
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Final
+
+import av
+
+from siglip_pipeline.errors import SiglipPipelineError, VideoError
+from siglip_pipeline.records import VideoInfo
+from siglip_pipeline.video.decode import DecodeCounts, decode_frames
+from siglip_pipeline.video.frame_store import FrameFileWriter, StoredFrame
+from siglip_pipeline.video.jobs import ExtractJob, FrameReport
+from siglip_pipeline.video.picture import (
+    PictureMaker,
+    RgbArray,
+    encode_jpeg,
+    hash_distance,
+    perceptual_hash,
+)
+from siglip_pipeline.video.plan import plan_decode
+from siglip_pipeline.video.probe import scan
+from siglip_pipeline.video.source import MediaSource
+
+DECODER_VERSION: Final = f"1 pyav {av.__version__} libavcodec " + ".".join(
+    str(number) for number in av.library_versions["libavcodec"]
+)
+"""Changes when the same file may give other pixels."""
+
+PROGRESS_SECONDS: Final = 0.25
+
+NEAR_IDENTICAL_BITS: Final = 2
+"""Deduplication: at most so many of 64 bits of the perceptual hash differ."""
+
+
+def main(descriptor: int) -> None:
+    """Serve jobs until the parent goes away."""
+    threading.Thread(target=_leave_with_parent, args=[os.getppid()], daemon=True).start()
+    connection = Connection(descriptor)
+    while True:
+        try:
+            job: ExtractJob = connection.recv()
+        except (EOFError, OSError):
+            return
+        progress = _Progress(connection)
+        try:
+            message: tuple[str, object] = ("done", extract(job, progress))
+        except VideoError as error:
+            message = ("failed", error.reason)
+        except SiglipPipelineError as error:
+            message = ("failed", str(error))
+        except MemoryError:
+            message = ("failed", "decoding it ran out of memory")
+        except Exception as error:  # a defect must cost one video, and must be seen
+            traceback.print_exc()
+            message = ("failed", f"unexpected {type(error).__name__}: {error}")
+        connection.send(message)
+
+
+def _leave_with_parent(parent: int) -> None:
+    """End with the parent, even when a decoder hangs: nobody is left to end this process."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+class _Progress:
+    """Tells the parent, a few times a second, that decoding goes on."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._last = time.monotonic()
+
+    def __call__(self, step: int = 0) -> None:
+        now = time.monotonic()
+        if now - self._last >= PROGRESS_SECONDS:
+            self._last = now
+            self._connection.send(("progress", step))
+
+
+def extract(job: ExtractJob, progress: _Progress) -> FrameReport:
+    """Decode one video and write its frame file to the job's draft.
+
+    Raises:
+        VideoError: it cannot be decoded, or too little of it can.
+    """
+    started, started_cpu = time.perf_counter(), time.process_time()
+    if job.path is not None:
+        source = MediaSource(job.video, path=job.path)
+    else:
+        uploads = job.uploads
+        assert uploads is not None
+        source = MediaSource(job.video, opener=lambda: uploads.open(job.video))
+    writer = FrameFileWriter(job.draft)
+    try:
+        sink = _Sink(job, writer)
+        outcome = _extract_video(job, source, sink, progress)
+        sha256 = source.sha256(progress)
+        writer.close(
+            outcome.info,
+            source_sha256=sha256,
+            sampling=str(job.sampling),
+            decoder_version=DECODER_VERSION,
+        )
+    except BaseException:
+        writer.abort()
+        raise
+    return FrameReport(
+        info=outcome.info,
+        sampling=str(job.sampling),
+        frames=writer.frames,
+        packets=outcome.packets,
+        damaged_packets=outcome.damaged_packets,
+        damaged_share=outcome.damaged_share,
+        source_sha256=sha256,
+        source_fingerprint=job.source_fingerprint,
+        decode_cpu_seconds=time.process_time() - started_cpu,
+        wall_seconds=time.perf_counter() - started,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Outcome:
+    info: VideoInfo
+    packets: int
+    damaged_packets: int
+    damaged_share: float
+
+
+def _extract_video(
+    job: ExtractJob, source: MediaSource, sink: "_Sink", progress: _Progress
+) -> _Outcome:
+    scanned = scan(source, on_progress=progress)
+    packets = scanned.packets
+    targets = job.sampling.select(
+        packets.pts_N, time_base=scanned.time_base, end_pts=packets.end_pts, key_N=packets.key_N
+    )
+    counts = DecodeCounts()
+    pictures = PictureMaker(longest_side=job.options.longest_side)
+    geometry = None
+    for decoded in decode_frames(
+        source,
+        scanned,
+        plan_decode(packets, targets),
+        counts=counts,
+        threads=job.options.threads,
+        on_progress=progress,
+    ):
+        frame_geometry = scanned.geometry(decoded.frame)
+        geometry = geometry or frame_geometry
+        sink.add(
+            pictures.rgb(decoded.frame, frame_geometry),
+            frame_index=decoded.frame_index,
+            pts=decoded.pts,
+            time_seconds=decoded.time_seconds,
+        )
+    if geometry is None:
+        raise VideoError(
+            job.video,
+            f"none of its frames could be decoded ({counts.damaged_packets} of "
+            f"{counts.packets_given} packets refused); the file is damaged",
+        )
+    lost = packets.expected - len(packets)
+    # Only part of the packets is decoded: what fails among those stands for the rest.
+    refused_share = counts.damaged_packets / max(1, counts.packets_given)
+    missing_share = len(counts.missing) / targets.size
+    share = (lost + max(refused_share, missing_share) * len(packets)) / packets.expected
+    if 1 - share < job.options.min_decodable_share:
+        raise VideoError(
+            job.video,
+            f"only {1 - share:.0%} of it can be decoded, and at least "
+            f"{job.options.min_decodable_share:.0%} is asked for "
+            "(SIGLIP_MIN_DECODABLE_SHARE); upload it again",
+        )
+    return _Outcome(
+        info=scanned.info(geometry),
+        packets=packets.expected,
+        damaged_packets=lost + counts.damaged_packets,
+        damaged_share=share,
+    )
+
+
+class _Sink:
+    """Compresses pictures and hands them to the writer, without repeats where that is wanted."""
+
+    def __init__(self, job: ExtractJob, writer: FrameFileWriter) -> None:
+        self._options = job.options
+        self._writer = writer
+        self._kept: tuple[int, int] | None = None
+
+    def add(self, pixels_HWC: RgbArray, *, frame_index: int, pts: int, time_seconds: float) -> None:
+        """Store one sampled frame."""
+        picture_hash = perceptual_hash(pixels_HWC)
+        same_as = None
+        if self._options.deduplicate and self._kept is not None:
+            kept_index, kept_hash = self._kept
+            if hash_distance(kept_hash, picture_hash) <= NEAR_IDENTICAL_BITS:
+                same_as = kept_index
+        jpeg = None
+        if same_as is None:
+            jpeg = encode_jpeg(pixels_HWC, quality=self._options.jpeg_quality)
+            self._kept = (frame_index, picture_hash)
+        height, width = pixels_HWC.shape[:2]
+        self._writer.add(
+            StoredFrame(
+                frame_index=frame_index,
+                pts=pts,
+                time_seconds=time_seconds,
+                width=width,
+                height=height,
+                jpeg=jpeg,
+                perceptual_hash=picture_hash,
+                same_as=same_as,
+            )
+        )
