@@ -113,5 +113,5 @@ automation = dg.AutomationConditionSensorDefinition(
     target=dg.AssetSelection.assets(video_frames, frame_embeddings, similarity_index),
     minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Runs what is out of date: frames of new uploads, vectors of new frames, the index.",
+    description="Runs what is out of date: frames of new uploads, their vectors, the index.",
 )

@@ -1,0 +1,360 @@
+"""The command line: `siglip-pipeline …`.
+
+Exit codes: 0 done; 1 done, but some videos failed; 2 could not run, with the reason on stderr.
+Every command takes `--json` and then prints exactly one JSON document on stdout.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from siglip_pipeline import __version__, console
+from siglip_pipeline.errors import SiglipPipelineError
+from siglip_pipeline.settings import Settings
+
+app = typer.Typer(
+    name="siglip-pipeline",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Search videos by content. Drop files into the uploads folder; each is sampled, embedded "
+        "with SigLIP 2, stored in Postgres with pgvector, and found again by text, by picture or "
+        "by another moment.\n\n"
+        "Settings come from the environment (SIGLIP_UPLOADS, SIGLIP_HOME, SIGLIP_MODEL_NAME, …); "
+        "docs/settings.md lists them."
+    ),
+)
+models_app = typer.Typer(no_args_is_help=True, help="Models side by side: list, promote, drop.")
+db_app = typer.Typer(no_args_is_help=True, help="The database: where it is, start, stop, migrate.")
+app.add_typer(models_app, name="models")
+app.add_typer(db_app, name="db")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+K = Annotated[int, typer.Option("--k", "-k", help="How many moments at the most.")]
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        console.out.print(f"siglip-pipeline {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.command()
+def up(
+    port: Annotated[
+        int | None, typer.Option(help="Port of the Dagster UI. Default: SIGLIP_DAGSTER_PORT.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to bind. Default: SIGLIP_HOST.")] = None,
+) -> None:
+    """Run everything: database, Dagster UI and daemon, sensors on. Ctrl-C stops it all.
+
+    New files in SIGLIP_UPLOADS are found and indexed by themselves.
+    """
+    from siglip_pipeline.launcher import launch
+
+    settings = _settings(dagster_port=port, host=host)
+    _make_uploads_folder(settings)
+    console.err.print("Starting the database and Dagster …")
+    with _terminating(), launch(settings) as launcher:
+        console.err.print(f"  Dagster UI     {launcher.endpoints.dagster_url}", highlight=False)
+        console.err.print(f"  uploads        {settings.uploads}", highlight=False)
+        console.err.print(f"  home           {settings.home}", highlight=False)
+        console.err.print(f"  logs           {settings.home / 'logs'}", highlight=False)
+        console.err.print(f"  model          {settings.model_name}", highlight=False)
+        console.err.print("Running. Put videos into the uploads folder; Ctrl-C stops everything.")
+        try:
+            while True:
+                time.sleep(1)
+                launcher.watch()
+        except KeyboardInterrupt:
+            console.err.print("Stopping …")
+    console.err.print("Stopped. `siglip-pipeline up` goes on where it was.")
+
+
+@app.command()
+def demo(
+    keep_running: Annotated[
+        bool, typer.Option("--keep-running", help="Leave everything running until Ctrl-C.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Render sample videos, index them under Dagster, and search them: the main job in minutes.
+
+    Uses a tiny model that ships with the package, and a home of its own (.siglip/demo).
+    """
+    from siglip_pipeline.demo.run import run_demo
+
+    with _terminating():
+        document = run_demo(_settings(), keep_running=keep_running, quiet=json_)
+    if json_:
+        console.print_json(document)
+    raise typer.Exit(0 if document["correct"] == document["queries"] else 1)
+
+
+@app.command()
+def ingest(
+    paths: Annotated[list[Path], typer.Argument(help="Video files, or folders of them.")],
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Return when each is searchable or has failed.")
+    ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Overwrite a different upload of the same name.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Copy videos into the uploads, and with --wait index them.
+
+    With `siglip-pipeline up` running, its sensor takes them up; otherwise --wait does the work in
+    this process.
+    """
+    from siglip_pipeline.commands import ingest_videos
+
+    document = ingest_videos(_settings(), paths, wait=wait, replace=replace, quiet=json_)
+    if json_:
+        console.print_json(document)
+    raise typer.Exit(1 if document["failed"] or document["skipped"] else 0)
+
+
+@app.command()
+def materialize(
+    videos: Annotated[
+        list[str] | None, typer.Argument(help="Uploads to index: paths below SIGLIP_UPLOADS.")
+    ] = None,
+    all_missing: Annotated[
+        bool, typer.Option("--all-missing", help="Every upload that is not searchable yet.")
+    ] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Every upload that failed.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Do the work even where the result is current.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Index uploads now, in this process, and wait: for CI and scripts.
+
+    Exits 1 when a video failed, 2 when nothing could be run.
+    """
+    from siglip_pipeline.commands import materialize_uploads
+
+    document = materialize_uploads(
+        _settings(),
+        videos or [],
+        all_missing=all_missing,
+        failed=failed,
+        force=force,
+        quiet=json_,
+    )
+    if json_:
+        console.print_json(document)
+    raise typer.Exit(1 if document["failed"] else 0)
+
+
+@app.command()
+def search(
+    text: Annotated[str | None, typer.Argument(help="What to look for, as in a caption.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Look for what a picture shows.")] = None,
+    like: Annotated[
+        str | None, typer.Option(help="VIDEO@SECONDS: look for what that moment shows.")
+    ] = None,
+    k: K = 10,
+    json_: Json = False,
+) -> None:
+    """Find moments by text, by picture, or by another moment."""
+    from siglip_pipeline.commands import search_moments
+
+    given = [value is not None for value in (text, image, like)]
+    if sum(given) != 1:
+        raise typer.BadParameter("give one of TEXT, --image FILE and --like VIDEO@SECONDS")
+    result = search_moments(_settings(), text=text, image=image, like=like, k=k)
+    if json_:
+        console.print_json(result.to_json())
+    else:
+        title = text or (f"like {image or like}")
+        console.out.print(console.hits_table(title, result.hits))
+
+
+@app.command()
+def status(json_: Json = False) -> None:
+    """Say what is searchable, what failed and why, and what is still to come."""
+    from siglip_pipeline.commands import pipeline_status
+
+    report = pipeline_status(_settings())
+    if json_:
+        console.print_json(report.to_json())
+    else:
+        console.out.print(console.status_table(report))
+
+
+@models_app.command("list")
+def models_list(json_: Json = False) -> None:
+    """Show every model with vectors here, and how much of the collection each covers."""
+    from siglip_pipeline.commands import list_models
+
+    document = list_models(_settings())
+    if json_:
+        console.print_json(document)
+    else:
+        console.out.print(console.models_table(document["models"]))
+
+
+@models_app.command("promote")
+def models_promote(
+    key: Annotated[str, typer.Argument(help="The model's key, as `models list` shows it.")],
+    json_: Json = False,
+) -> None:
+    """Make searches use this model, when it covers everything and its index passed."""
+    from siglip_pipeline.commands import promote_model
+
+    document = promote_model(_settings(), key)
+    if json_:
+        console.print_json(document)
+    else:
+        console.out.print(f"Searches use {document['name']} ({document['key']}) from now on.")
+
+
+@models_app.command("drop")
+def models_drop(
+    key: Annotated[str, typer.Argument(help="The model's key, as `models list` shows it.")],
+    json_: Json = False,
+) -> None:
+    """Delete a model's vectors and index; refused for the one that searches use."""
+    from siglip_pipeline.commands import drop_model
+
+    document = drop_model(_settings(), key)
+    if json_:
+        console.print_json(document)
+    else:
+        console.out.print(f"Dropped {document['key']}.")
+
+
+@db_app.command("url")
+def db_url(json_: Json = False) -> None:
+    """Print the database's URL, for psql and other tools. The embedded one has to run: `db start`."""
+    from siglip_pipeline.commands import database_urls
+
+    urls = database_urls(_settings(), start=False)
+    if json_:
+        console.print_json(urls)
+    else:
+        sys.stdout.write(urls["database_url"] + "\n")
+
+
+@db_app.command("start")
+def db_start(json_: Json = False) -> None:
+    """Start the embedded database and leave it running until `db stop`."""
+    from siglip_pipeline.commands import database_urls
+
+    urls = database_urls(_settings(), start=True)
+    if json_:
+        console.print_json(urls)
+    else:
+        console.err.print("The embedded database runs; `siglip-pipeline db stop` stops it.")
+
+
+@db_app.command("stop")
+def db_stop(json_: Json = False) -> None:
+    """Stop the embedded database that `db start` left running."""
+    from siglip_pipeline.commands import stop_database
+
+    document = stop_database(_settings())
+    if json_:
+        console.print_json(document)
+    else:
+        console.err.print("Stopped." if document["stopped"] else "It was not running.")
+
+
+@db_app.command("env")
+def db_env(json_: Json = False) -> None:
+    """Start the embedded database and print `export` lines for `dagster dev`.
+
+    Use it as: eval "$(siglip-pipeline db env)" && dagster dev -w workspace.yaml
+    """
+    import shlex
+
+    from siglip_pipeline.commands import dagster_environment
+
+    environment = dagster_environment(_settings())
+    if json_:
+        console.print_json(dict(environment))
+    else:
+        for name, value in environment.items():
+            sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
+
+
+@db_app.command("migrate")
+def db_migrate(json_: Json = False) -> None:
+    """Bring the schema up to date."""
+    from siglip_pipeline.commands import migrate_database
+
+    document = migrate_database(_settings())
+    if json_:
+        console.print_json(document)
+    else:
+        applied = ", ".join(document["applied"]) or "nothing to do"
+        console.err.print(f"Migrations: {applied}.")
+
+
+def main() -> None:
+    """Entry point: errors of this package become one message and exit code 2."""
+    try:
+        app()
+    except SiglipPipelineError as error:
+        if "--json" in sys.argv[1:]:
+            console.print_json({"error": {"type": type(error).__name__, "message": str(error)}})
+        console.err.print(f"[red]error:[/red] {_escape(str(error))}", highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _settings(**overrides: Any) -> Settings:
+    settings = Settings.load(**{k: v for k, v in overrides.items() if v is not None})
+    logging.basicConfig(
+        level=settings.log_level,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    for noisy in ("httpx", "alembic", "urllib3", "dagster"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    return settings
+
+
+def _make_uploads_folder(settings: Settings) -> None:
+    if "://" not in settings.uploads:
+        Path(settings.uploads).mkdir(parents=True, exist_ok=True)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+@contextmanager
+def _terminating() -> Iterator[None]:
+    """Let SIGTERM unwind as Ctrl-C does, so that services are stopped in order."""
+    import signal
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""What the commands print for people: tables, progress, timecodes. JSON goes around it."""
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from siglip_pipeline.records import Hit
+from siglip_pipeline.status import PipelineStatus
+
+err = Console(stderr=True)
+"""Progress and messages: stderr, so that stdout holds the answer alone."""
+out = Console()
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """Exactly one JSON document on stdout."""
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def timecode(seconds: float) -> str:
+    """``m:ss.s``, or ``h:mm:ss.s`` from an hour on."""
+    tenths = round(seconds * 10)
+    minutes, rest = divmod(tenths, 600)
+    hours, minutes = divmod(minutes, 60)
+    clock = f"{rest // 10:02d}.{rest % 10}"
+    return f"{hours}:{minutes:02d}:{clock}" if hours else f"{minutes}:{clock}"
+
+
+def hits_table(title: str, hits: Iterable[Hit], *, mark: dict[int, str] | None = None) -> Table:
+    """Hits as rows; ``mark`` adds a last column by row number."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("video")
+    table.add_column("at", justify="right")
+    table.add_column("moment")
+    table.add_column("score", justify="right")
+    table.add_column("probability", justify="right")
+    if mark is not None:
+        table.add_column("")
+    for row, hit in enumerate(hits):
+        cells = [
+            hit.video,
+            timecode(hit.time_seconds),
+            f"{timecode(hit.start_seconds)} – {timecode(hit.end_seconds)}",
+            f"{hit.score:.3f}",
+            f"{hit.probability:.1%}",
+        ]
+        if mark is not None:
+            cells.append(mark.get(row, ""))
+        table.add_row(*cells)
+    return table
+
+
+def status_table(status: PipelineStatus) -> Table:
+    """The status document as a table."""
+    table = Table(show_header=False, box=None)
+    table.add_row(
+        "videos",
+        f"{status.total} in all, {status.indexed} indexed, {status.failed} failed, "
+        f"{status.pending} to come",
+    )
+    table.add_row("frames", str(status.frames))
+    table.add_row("vectors", str(status.vectors))
+    if status.model:
+        table.add_row(
+            "model",
+            f"{status.model['name']} ({status.model['dim']} dimensions, {status.model['key']})",
+        )
+    if status.index:
+        recall = status.index["recall_at_10"]
+        measured = "not measured" if recall is None else f"{recall:.3f}"
+        table.add_row(
+            "index",
+            f"{status.index['kind']}, {status.index['state']}, recall@10 {measured}, "
+            f"{status.index['rows']} rows",
+        )
+    for failure in status.failures:
+        table.add_row("failed", f"{failure.video} at {failure.stage}: {failure.reason}")
+    return table
+
+
+class PipelineProgress:
+    """A live display of videos going through the stages."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description:<17}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=err,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> "PipelineProgress":
+        self._progress.start()
+        for stage in ("uploads", "video_frames", "frame_embeddings", "similarity_index"):
+            self._tasks[stage] = self._progress.add_task(stage, total=None, note="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, status: PipelineStatus, expected: int) -> None:
+        """Bring the display up to date.
+
+        Args:
+            expected: videos that are meant to come through.
+        """
+        self._update("uploads", status.total, expected, "")
+        frames = status.with_frames + status.failed
+        self._update("video_frames", frames, expected, f"{status.frames} frames")
+        vectors = status.indexed + status.failed
+        note = f"{status.vectors} vectors" + (f", {status.failed} failed" if status.failed else "")
+        self._update("frame_embeddings", vectors, expected, note)
+        index = status.index or {}
+        ready = index.get("state") == "ready" and index.get("rows") == status.vectors
+        self._update("similarity_index", int(ready), 1, str(index.get("kind", "")))
+
+    def _update(self, stage: str, completed: int, total: int, note: str) -> None:
+        self._progress.update(
+            self._tasks[stage], completed=min(completed, total), total=total, note=note
+        )

@@ -1,0 +1,175 @@
+"""`siglip-pipeline demo`: the main job, from rendered uploads to found moments."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from siglip_pipeline import console
+from siglip_pipeline.commands import watch_until
+from siglip_pipeline.demo.scenes import DemoVideo, Scene, render_demo_videos, render_picture
+from siglip_pipeline.errors import LaunchError
+from siglip_pipeline.launcher import Launcher, free_port, launch
+from siglip_pipeline.search import SearchResult, SearchService
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.status import PipelineStatus, collect_status
+from siglip_pipeline.store.database import Database, open_database
+
+MODEL_FOLDER = Path(__file__).parent / "model"
+TEXT_QUERIES = 4
+HITS_SHOWN = 3
+_GIVE_UP_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    """A query whose right answer is known."""
+
+    video: str
+    start_seconds: float
+    end_seconds: float
+    scene: Scene
+
+    def answered_by(self, result: SearchResult) -> bool:
+        if not result.hits:
+            return False
+        first = result.hits[0]
+        return first.video == self.video and (
+            self.start_seconds <= first.time_seconds < self.end_seconds
+        )
+
+
+def run_demo(settings: Settings, *, keep_running: bool, quiet: bool) -> dict[str, Any]:
+    """Render, index under Dagster, search, print.
+
+    Returns:
+        ``{"videos", "frames", "seconds", "queries", "correct", "dagster_url", "results"}``
+    """
+    began = time.monotonic()
+    settings = demo_settings(settings)
+    if not quiet:
+        console.err.print("Rendering sample videos …")
+    videos = render_demo_videos(Path(settings.uploads))
+    if not quiet:
+        console.err.print(f"  {len(videos)} videos in {settings.uploads}", highlight=False)
+        console.err.print("Starting the database and Dagster …")
+    with launch(settings) as launcher:
+        if not quiet:
+            console.err.print(
+                f"  Dagster UI at {launcher.endpoints.dagster_url}/assets", highlight=False
+            )
+        with open_database(launcher.settings) as database:
+            status = _wait(launcher, database, len(videos), quiet=quiet)
+            results = _search(database, launcher.settings, videos, quiet=quiet)
+        document = {
+            "videos": status.indexed,
+            "frames": status.frames,
+            "seconds": round(time.monotonic() - began, 1),
+            "queries": len(results),
+            "correct": sum(bool(entry["correct"]) for entry in results),
+            "dagster_url": launcher.endpoints.dagster_url,
+            "results": results,
+        }
+        if not quiet:
+            _print_summary(document, settings, launcher, keep_running=keep_running)
+        if keep_running:
+            _run_until_interrupted(launcher)
+    return document
+
+
+def demo_settings(settings: Settings) -> Settings:
+    """The user's settings with a home, uploads and model of the demo's own."""
+    home = settings.home / "demo"
+    return settings.model_copy(
+        update={
+            "home": home,
+            "uploads": str(home / "uploads"),
+            "frame_store": None,
+            "model_name": str(MODEL_FOLDER),
+            "model_revision": None,
+            "uploads_settle_seconds": 1.0,
+            "dagster_port": free_port(settings.dagster_port, settings.host),
+        }
+    )
+
+
+def _wait(launcher: Launcher, database: Database, expected: int, *, quiet: bool) -> PipelineStatus:
+    deadline = time.monotonic() + _GIVE_UP_SECONDS
+
+    def done() -> bool:
+        status = collect_status(database, launcher.settings)
+        if time.monotonic() > deadline:
+            raise LaunchError(
+                f"only {status.indexed} of {expected} videos were indexed within "
+                f"{_GIVE_UP_SECONDS:.0f} s; see the runs at {launcher.endpoints.dagster_url}/runs "
+                f"and the logs in {launcher.settings.home / 'logs'}"
+            )
+        index = status.index or {}
+        ready = index.get("state") == "ready" and index.get("rows") == status.vectors
+        return status.indexed + status.failed >= expected and ready
+
+    return watch_until(
+        database, launcher.settings, expected, done, quiet=quiet, tick=launcher.watch
+    )
+
+
+def _search(
+    database: Database, settings: Settings, videos: list[DemoVideo], *, quiet: bool
+) -> list[dict[str, Any]]:
+    service = SearchService(database, settings)
+    queries = _queries(videos)
+    results = []
+    for query in queries[:-1]:
+        result = service.by_text(query.scene.caption, k=HITS_SHOWN)
+        results.append(_report(f'text "{query.scene.caption}"', query, result, quiet=quiet))
+    pictured = queries[-1]
+    picture = settings.home / "query.png"
+    render_picture(pictured.scene).save(picture)
+    result = service.by_image(picture, k=HITS_SHOWN)
+    results.append(_report(f"picture {picture}", pictured, result, quiet=quiet))
+    return results
+
+
+def _queries(videos: list[DemoVideo]) -> list[_Query]:
+    """Scenes spread over the videos: some to ask for in words, the last one as a picture."""
+    scenes = [
+        _Query(video.path.name, start, end, scene)
+        for video in videos
+        for start, end, scene in video.timeline
+    ]
+    step = max(1, len(scenes) // (TEXT_QUERIES + 1))
+    return scenes[step // 2 :: step][: TEXT_QUERIES + 1]
+
+
+def _report(title: str, query: _Query, result: SearchResult, *, quiet: bool) -> dict[str, Any]:
+    correct = query.answered_by(result)
+    if not quiet:
+        mark = {0: "[green]the scene it was taken from[/green]" if correct else "[red]wrong[/red]"}
+        console.out.print(console.hits_table(title, result.hits, mark=mark))
+    return {"title": title, "correct": correct, **result.to_json()}
+
+
+def _print_summary(
+    document: dict[str, Any], settings: Settings, launcher: Launcher, *, keep_running: bool
+) -> None:
+    console.out.print(
+        f"{document['videos']} videos, {document['frames']} frames, "
+        f"{document['correct']} of {document['queries']} queries answered by the right moment, "
+        f"{document['seconds']:.0f} s in all.",
+        highlight=False,
+    )
+    url = launcher.endpoints.dagster_url
+    console.out.print(f"Dagster UI: {url}/assets  runs: {url}/runs", highlight=False)
+    if keep_running:
+        console.out.print("Running until Ctrl-C.")
+    else:
+        console.out.print("Stopped. `siglip-pipeline demo --keep-running` leaves it up to look at.")
+
+
+def _run_until_interrupted(launcher: Launcher) -> None:
+    try:
+        while True:
+            time.sleep(1)
+            launcher.watch()
+    except KeyboardInterrupt:
+        console.err.print("Stopping …")

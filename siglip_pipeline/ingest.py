@@ -1,0 +1,111 @@
+"""Bring files into UPLOADS, whole or not at all."""
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import fsspec
+
+from siglip_pipeline.errors import UploadNotFoundError
+from siglip_pipeline.uploads import UploadStore
+
+Outcome = Literal["copied", "present", "conflict", "missing"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ingested:
+    """What became of one file that was to be brought in."""
+
+    source: str
+    video: str
+    """Path below UPLOADS."""
+    outcome: Outcome
+    """``conflict``: another file of that name is there, and stays; ``missing``: no such source."""
+
+    @property
+    def is_upload(self) -> bool:
+        """Whether the video lies in UPLOADS now."""
+        return self.outcome in ("copied", "present")
+
+
+def bring_in(
+    paths: Iterable[Path], uploads: UploadStore, *, replace: bool = False
+) -> Iterator[Ingested]:
+    """Copy files, and all files below folders, into UPLOADS; what is there already stays.
+
+    A file keeps its name; a file in a folder keeps its path below that folder. A copy appears
+    under its name only when it is complete.
+
+    Args:
+        paths: files and folders of this machine.
+        uploads: where they go.
+        replace: overwrite a different file of the same name instead of reporting a conflict.
+
+    Yields:
+        One outcome per file.
+    """
+    for path in paths:
+        for source, video in _files(path):
+            yield _bring_in_file(source, video, uploads, replace=replace)
+
+
+def _files(path: Path) -> Iterator[tuple[Path, str]]:
+    if path.is_dir():
+        folder = UploadStore(path, settle_seconds=0)
+        for upload in folder.list():
+            yield path / upload.path, upload.path
+    else:
+        yield path, path.name
+
+
+def _bring_in_file(source: Path, video: str, uploads: UploadStore, *, replace: bool) -> Ingested:
+    def ingested(outcome: Outcome, video: str = video) -> Ingested:
+        return Ingested(source=str(source), video=video, outcome=outcome)
+
+    if not source.is_file():
+        return ingested("missing")
+    folder = Path(uploads.url)
+    if "://" not in uploads.url and source.resolve().is_relative_to(folder):
+        return ingested("present", source.resolve().relative_to(folder).as_posix())
+    try:
+        there = uploads.get(video)
+    except UploadNotFoundError:
+        pass
+    else:
+        if there.size_bytes == source.stat().st_size and _sha256(source) == _stored_sha256(
+            uploads, video
+        ):
+            return ingested("present")
+        if not replace:
+            return ingested("conflict")
+    _copy(source, uploads, video)
+    return ingested("copied")
+
+
+def _copy(source: Path, uploads: UploadStore, video: str) -> None:
+    fs, root = fsspec.core.url_to_fs(uploads.url)
+    if "://" in uploads.url:
+        fs.put_file(str(source), f"{root.rstrip('/')}/{video}")
+        return
+    target = Path(uploads.url) / video
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Hidden names are no uploads, so the sensor does not see the copy before it is complete.
+    draft = target.with_name(f".{target.name}.part")
+    shutil.copyfile(source, draft)
+    draft.replace(target)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _stored_sha256(uploads: UploadStore, video: str) -> str:
+    digest = hashlib.sha256()
+    with uploads.open(video) as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

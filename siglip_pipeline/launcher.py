@@ -1,0 +1,395 @@
+"""`siglip-pipeline up`: the database, Dagster's code server, webserver and daemon, as one.
+
+The children stay in this process's group. Leaving the context stops them all; a run that was
+interrupted is marked so that Dagster starts it again the next time.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Final
+
+import psutil
+
+from siglip_pipeline.errors import LaunchError
+from siglip_pipeline.settings import Settings, child_environment
+from siglip_pipeline.store.database import open_database
+from siglip_pipeline.store.embedded import EmbeddedPostgres
+
+logger = logging.getLogger(__name__)
+
+_STOP_SECONDS: Final = 5.0
+_READY_SECONDS: Final = 120.0
+_RESTARTS: Final = 5
+_LOG_TAIL_LINES: Final = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where what runs can be reached."""
+
+    dagster_url: str
+    database_url: str
+    dagster_home: Path
+
+
+@dataclass(slots=True)
+class _Service:
+    name: str
+    command: list[str]
+    log_path: Path
+    process: "subprocess.Popen[bytes] | None" = None
+    restarts: int = field(default=0)
+
+    def start(self, environment: dict[str, str], folder: Path) -> None:
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                env=environment,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+
+class Launcher:
+    """Runs the services of one SIGLIP_HOME; use it through :func:`launch`."""
+
+    def __init__(self, settings: Settings, endpoints: Endpoints, services: list[_Service]) -> None:
+        self.settings = settings
+        self.endpoints = endpoints
+        self._services = services
+        self._environment = {
+            **child_environment(settings),
+            "DAGSTER_HOME": str(endpoints.dagster_home),
+        }
+
+    def start(self) -> None:
+        """Start every service and wait until the UI answers.
+
+        Raises:
+            LaunchError: a service ended, or did not answer in time; with the end of its log.
+        """
+        for service in self._services:
+            service.start(self._environment, self.endpoints.dagster_home)
+        _write_state(self.settings.home, self.endpoints, self._services)
+        deadline = time.monotonic() + _READY_SECONDS
+        while not _answers(f"{self.endpoints.dagster_url}/server_info"):
+            for service in self._services:
+                if service.process is not None and service.process.poll() is not None:
+                    raise LaunchError(_ended(service))
+            if time.monotonic() > deadline:
+                raise LaunchError(
+                    f"the Dagster UI did not answer within {_READY_SECONDS:.0f} s; "
+                    f"see {self._services[0].log_path.parent}"
+                )
+            time.sleep(0.2)
+
+    def watch(self) -> None:
+        """Restart whatever ended; call it every second or so.
+
+        Raises:
+            LaunchError: a service keeps ending.
+        """
+        for service in self._services:
+            if service.process is None or service.process.poll() is None:
+                continue
+            if service.restarts >= _RESTARTS:
+                raise LaunchError(f"{service.name} ended {_RESTARTS + 1} times: {_ended(service)}")
+            service.restarts += 1
+            logger.warning("%s; starting it again", _ended(service))
+            service.start(self._environment, self.endpoints.dagster_home)
+            _write_state(self.settings.home, self.endpoints, self._services)
+
+    def stop(self) -> None:
+        """End every service and every run, at the latest after a few seconds."""
+        processes: list[psutil.Process] = []
+        for service in self._services:
+            if service.process is not None:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process = psutil.Process(service.process.pid)
+                    processes += [process, *process.children(recursive=True)]
+        _end(processes)
+        for service in self._services:
+            if service.process is not None:
+                service.process.wait()
+        _state_path(self.settings.home).unlink(missing_ok=True)
+
+
+@contextmanager
+def launch(settings: Settings) -> Iterator[Launcher]:
+    """Start the database and Dagster for ``settings``; stop them on leaving.
+
+    Raises:
+        LaunchError: the port is taken, or these services run already.
+        StoreError: the database cannot be used.
+    """
+    home = settings.home
+    (home / "logs").mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        stack.enter_context(_only_one(home))
+        _end_leftovers(home)
+        _check_port(settings.host, settings.dagster_port)
+        settings = stack.enter_context(with_databases(settings))
+        with open_database(settings):
+            pass  # migrations: every child finds the schema in place
+        dagster_home = prepare_dagster_home(home)
+        endpoints = Endpoints(
+            dagster_url=f"http://{settings.host}:{settings.dagster_port}",
+            database_url=settings.database_url or "",
+            dagster_home=dagster_home,
+        )
+        launcher = Launcher(settings, endpoints, _services(settings, dagster_home))
+        fail_interrupted_runs(settings, dagster_home)
+        stack.callback(launcher.stop)
+        launcher.start()
+        yield launcher
+
+
+@contextmanager
+def with_databases(settings: Settings) -> Iterator[Settings]:
+    """Settings with both database URLs filled in; the embedded server runs where one was unset."""
+    if settings.database_url and settings.dagster_postgres_url:
+        yield settings
+        return
+    server = EmbeddedPostgres(settings.home)
+    with server.lease() as url:
+        yield settings.model_copy(
+            update={
+                "database_url": settings.database_url or url,
+                "dagster_postgres_url": settings.dagster_postgres_url or server.dagster_url(),
+            }
+        )
+
+
+def prepare_dagster_home(home: Path) -> Path:
+    """``SIGLIP_HOME/dagster`` with the project's dagster.yaml in it."""
+    folder = home / "dagster"
+    folder.mkdir(parents=True, exist_ok=True)
+    package = Path(__file__).parent
+    # In a wheel it lies in the package, in a checkout beside it.
+    source = next(
+        p for p in (package / "dagster.yaml", package.parent / "dagster.yaml") if p.exists()
+    )
+    shutil.copyfile(source, folder / "dagster.yaml")
+    return folder
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What another process's `up` has written down."""
+
+    pid: int
+    dagster_url: str
+
+
+def running(home: Path) -> Running | None:
+    """The `up` that runs in this home now, if one does."""
+    try:
+        state = json.loads(_state_path(home).read_text())
+        process = psutil.Process(int(state["pid"]))
+        if abs(process.create_time() - float(state["created"])) > 1:
+            return None
+        return Running(pid=process.pid, dagster_url=str(state["dagster_url"]))
+    except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
+        return None
+
+
+def free_port(preferred: int, host: str = "127.0.0.1") -> int:
+    """``preferred`` when nothing listens there, else a port that the system picks."""
+    with contextlib.suppress(LaunchError):
+        _check_port(host, preferred)
+        return preferred
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def fail_interrupted_runs(settings: Settings, dagster_home: Path) -> int:
+    """Mark runs whose worker died with an earlier `up` as failed, so that Dagster retries them.
+
+    Only runs that this machine's code server started are looked at, and only while no `up` runs
+    here: their workers cannot be alive.
+
+    Returns:
+        How many runs were marked.
+    """
+    # Dagster takes a second to import; most commands of the CLI do without it.
+    from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+    from dagster._core.events import JobFailureData, RunFailureReason
+
+    os.environ.update(
+        DAGSTER_HOME=str(dagster_home), DAGSTER_POSTGRES_URL=settings.dagster_postgres_url or ""
+    )
+    marked = 0
+    with DagsterInstance.get() as instance:
+        statuses = [
+            DagsterRunStatus.STARTING,
+            DagsterRunStatus.STARTED,
+            DagsterRunStatus.CANCELING,
+        ]
+        for run in instance.get_runs(RunsFilter(statuses=statuses)):
+            if not _worker_is_gone(run.tags):
+                continue
+            marked += 1
+            if run.status == DagsterRunStatus.CANCELING:
+                instance.report_run_canceled(run, "its worker ended when the services stopped")
+                continue
+            instance.report_run_failed(
+                run,
+                "its worker ended when the services stopped; it is started again",
+                JobFailureData(error=None, failure_reason=RunFailureReason.UNEXPECTED_TERMINATION),
+            )
+    return marked
+
+
+def _worker_is_gone(tags: dict[str, str]) -> bool:
+    """Whether the code server that started a run was on this machine and is not there any more."""
+    from dagster._core.storage.tags import GRPC_INFO_TAG
+
+    try:
+        server: dict[str, Any] = json.loads(tags[GRPC_INFO_TAG])
+    except (KeyError, ValueError):
+        return False
+    host, port = server.get("host"), server.get("port")
+    if host not in ("127.0.0.1", "localhost") or port is None:
+        return False
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((host, int(port))) != 0
+
+
+def _services(settings: Settings, dagster_home: Path) -> list[_Service]:
+    code_port = free_port(0)
+    workspace = dagster_home / "workspace.yaml"
+    workspace.write_text(
+        "load_from:\n  - grpc_server:\n      host: 127.0.0.1\n"
+        f"      port: {code_port}\n      location_name: siglip_pipeline\n"
+    )
+    logs = settings.home / "logs"
+
+    def service(name: str, *arguments: str) -> _Service:
+        return _Service(name, [sys.executable, "-m", *arguments], logs / f"{name}.log")
+
+    return [
+        service(
+            "code-server",
+            *("dagster", "api", "grpc", "--python-module", "siglip_pipeline.definitions"),
+            *("--host", "127.0.0.1", "--port", str(code_port)),
+            *("--location-name", "siglip_pipeline"),
+        ),
+        service(
+            "webserver",
+            *("dagster_webserver", "--workspace", str(workspace)),
+            *("--host", settings.host, "--port", str(settings.dagster_port)),
+        ),
+        service("daemon", "dagster._daemon", "run", "--workspace", str(workspace)),
+    ]
+
+
+def _state_path(home: Path) -> Path:
+    return home / "up.json"
+
+
+def _write_state(home: Path, endpoints: Endpoints, services: list[_Service]) -> None:
+    children = []
+    for service in services:
+        if service.process is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                created = psutil.Process(service.process.pid).create_time()
+                children.append({"pid": service.process.pid, "created": created})
+    state = {
+        "pid": os.getpid(),
+        "created": psutil.Process().create_time(),
+        "dagster_url": endpoints.dagster_url,
+        "children": children,
+    }
+    temporary = _state_path(home).with_suffix(".tmp")
+    temporary.write_text(json.dumps(state))
+    temporary.replace(_state_path(home))
+
+
+@contextmanager
+def _only_one(home: Path) -> Iterator[None]:
+    """Hold the home's lock; the kernel lets go of it when this process ends, however it ends."""
+    lock: IO[str]
+    with (home / "up.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            other = running(home)
+            where = f" as process {other.pid}, at {other.dagster_url}" if other else ""
+            raise LaunchError(
+                f"the services of SIGLIP_HOME={home} are running already{where}; stop them there, "
+                "or set another SIGLIP_HOME"
+            ) from error
+        yield
+
+
+def _end_leftovers(home: Path) -> None:
+    """End children of an `up` that was killed. They are known by process id and start time."""
+    try:
+        children = json.loads(_state_path(home).read_text())["children"]
+    except (OSError, ValueError, KeyError):
+        return
+    processes: list[psutil.Process] = []
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(int(child["pid"]))
+            if abs(process.create_time() - float(child["created"])) < 1:
+                processes += [process, *process.children(recursive=True)]
+    if processes:
+        logger.warning("ending %d processes that a killed `up` left behind", len(processes))
+        _end(processes)
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGTERM)
+    _, alive = psutil.wait_procs(processes, timeout=_STOP_SECONDS)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=2)
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise LaunchError(
+                f"port {port} on {host} cannot be used ({error.strerror}); choose another with "
+                "--port or SIGLIP_DAGSTER_PORT"
+            ) from error
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return int(response.status) == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _ended(service: _Service) -> str:
+    code = service.process.returncode if service.process else None
+    lines = service.log_path.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
+    return f"{service.name} ended with status {code} ({service.log_path}):\n" + "\n".join(lines)

@@ -1,0 +1,124 @@
+"""Materialize videos from this process, without a webserver or daemon.
+
+The runs are real ones: they are recorded in the same Dagster instance, appear in its UI, and
+behave as they would under the daemon.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import dagster as dg
+
+from siglip_pipeline.definitions import defs
+from siglip_pipeline.defs.assets import frame_embeddings, similarity_index, video_frames
+from siglip_pipeline.defs.partitions import (
+    VIDEOS_PARTITIONS_NAME,
+    contiguous_ranges,
+    partition_key,
+)
+from siglip_pipeline.defs.sensors import upload_event
+from siglip_pipeline.errors import UploadNotFoundError
+from siglip_pipeline.launcher import prepare_dagster_home, with_databases
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.store.database import open_database
+from siglip_pipeline.store.videos import VideoStore
+from siglip_pipeline.uploads import UploadStore
+
+RANGE_START_TAG = "dagster/asset_partition_range_start"
+RANGE_END_TAG = "dagster/asset_partition_range_end"
+
+
+@contextmanager
+def pipeline_environment(settings: Settings) -> Iterator[Settings]:
+    """Databases running, Dagster's home in place, and both named in this process's environment.
+
+    Dagster builds resources from the environment; so do the decoding processes.
+    """
+    with with_databases(settings) as complete:
+        before = dict(os.environ)
+        os.environ.update(complete.environment())
+        os.environ["DAGSTER_HOME"] = str(prepare_dagster_home(complete.home))
+        try:
+            yield complete
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+def materialize_videos(settings: Settings, videos: Sequence[str], *, force: bool = False) -> bool:
+    """Run `video_frames`, `frame_embeddings` and `similarity_index` for some uploads, here.
+
+    Args:
+        settings: with both database URLs set, as :func:`pipeline_environment` yields them.
+        videos: paths below UPLOADS.
+        force: do the work even where the result is current.
+
+    Returns:
+        Whether every run succeeded; failures of single videos are in the database.
+
+    Raises:
+        UploadNotFoundError: a path is not below UPLOADS.
+    """
+    with dg.DagsterInstance.get() as instance:
+        _register(instance, settings, videos)
+        ok = True
+        for asset in (video_frames, frame_embeddings):
+            keys = [partition_key(video) for video in videos]
+            done = _materialized(instance, video_frames.key, keys)
+            wanted = keys if asset is video_frames else [key for key in keys if key in done]
+            ok &= _run_ranges(instance, asset.key, wanted, force=force)
+        return _run(instance, similarity_index.key, {}, {}) and ok
+
+
+def _register(instance: dg.DagsterInstance, settings: Settings, videos: Sequence[str]) -> None:
+    """Do what the sensor does: a partition and an event for every upload."""
+    store = UploadStore(settings.uploads, settle_seconds=0)
+    uploads = [store.get(video) for video in videos]
+    if not uploads:
+        raise UploadNotFoundError(f"no uploads were named; put videos below {settings.uploads}")
+    instance.add_dynamic_partitions(
+        VIDEOS_PARTITIONS_NAME, [partition_key(upload.path) for upload in uploads]
+    )
+    for upload in uploads:
+        instance.report_runless_asset_event(upload_event(upload))
+    with open_database(settings) as database:
+        VideoStore(database).record_listed(uploads)
+
+
+def _materialized(
+    instance: dg.DagsterInstance, asset_key: dg.AssetKey, keys: Sequence[str]
+) -> set[str]:
+    return instance.get_materialized_partitions(asset_key) & set(keys)
+
+
+def _run_ranges(
+    instance: dg.DagsterInstance, asset_key: dg.AssetKey, keys: Sequence[str], *, force: bool
+) -> bool:
+    ok = True
+    existing = instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)
+    for first, last in contiguous_ranges(existing, keys):
+        tags = {RANGE_START_TAG: first, RANGE_END_TAG: last}
+        config = {asset_key.to_python_identifier(): {"config": {"force": force}}}
+        ok &= _run(instance, asset_key, tags, config)
+    return ok
+
+
+def _run(
+    instance: dg.DagsterInstance,
+    asset_key: dg.AssetKey,
+    tags: dict[str, str],
+    op_config: dict[str, object],
+) -> bool:
+    job = defs.resolve_implicit_global_asset_job_def()
+    result = job.execute_in_process(
+        instance=instance,
+        asset_selection=[asset_key],
+        tags=tags,
+        run_config={
+            "ops": op_config,
+            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+        },
+        raise_on_error=False,
+    )
+    return bool(result.success)
