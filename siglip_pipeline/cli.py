@@ -240,7 +240,7 @@ def models_drop(
 
 @db_app.command("url")
 def db_url(json_: Json = False) -> None:
-    """Print the database's URL, for psql and other tools. The embedded one has to run: `db start`."""
+    """Print the database's URL, for psql and other tools. `db start` starts the embedded one."""
     from siglip_pipeline.commands import database_urls
 
     urls = database_urls(_settings(), start=False)

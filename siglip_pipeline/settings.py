@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     )
     frame_store: str | None = Field(
         None,
-        description="Folder or fsspec URL for stored frames. Default: `frames` below `SIGLIP_HOME`.",
+        description="Folder or fsspec URL for stored frames. Unset: `frames` below `SIGLIP_HOME`.",
     )
     database_url: str | None = Field(
         None,
@@ -83,7 +83,7 @@ class Settings(BaseSettings):
     max_num_patches: int | None = Field(
         None,
         ge=16,
-        description="NaFlex checkpoints only: patches per image. Default: what the checkpoint says.",
+        description="NaFlex checkpoints only: patches per image. Unset: what the checkpoint says.",
     )
 
     # Sampling and decoding
@@ -213,5 +213,5 @@ def variable_of(field: str) -> str:
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
-    """This process's environment with ``settings`` written over it."""
+    """The environment of this process with ``settings`` written over it."""
     return {**os.environ, **settings.environment()}
