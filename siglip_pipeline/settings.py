@@ -190,10 +190,7 @@ class Settings(BaseSettings):
         try:
             return cls(**overrides)
         except ValidationError as error:
-            lines = [
-                f"{variable_of(str(e['loc'][0]))}={e.get('input')!r}: {e['msg']}"
-                for e in error.errors()
-            ]
+            lines = [_problem(str(e["loc"][0]), e.get("input"), e["msg"]) for e in error.errors()]
             raise SettingsError("; ".join(lines) + " (docs/settings.md lists them all)") from error
 
     def environment(self) -> dict[str, str]:
@@ -210,6 +207,14 @@ def variable_of(field: str) -> str:
     info = Settings.model_fields.get(field)
     alias = info.validation_alias if info else None
     return alias if isinstance(alias, str) else f"SIGLIP_{field.upper()}"
+
+
+def _problem(field: str, value: object, message: str) -> str:
+    """One line about one variable; URLs may hold passwords and are not repeated."""
+    name = next((n for n in Settings.model_fields if field in (n, variable_of(n))), field)
+    info = Settings.model_fields.get(name)
+    shown = "…" if info is not None and not info.repr else repr(value)
+    return f"{variable_of(name)}={shown}: {message}"
 
 
 def child_environment(settings: Settings) -> dict[str, str]:

@@ -1,0 +1,93 @@
+"""What may import what: each rule is checked in a fresh process by looking at sys.modules."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "siglip_pipeline"
+
+LIGHT = [
+    "siglip_pipeline",
+    "siglip_pipeline.settings",
+    "siglip_pipeline.records",
+    "siglip_pipeline.siglip",
+    "siglip_pipeline.siglip.similarity",
+    "siglip_pipeline.store",
+    "siglip_pipeline.store.index",
+    "siglip_pipeline.search",
+    "siglip_pipeline.cli",
+    "siglip_pipeline.definitions",
+]
+DOMAIN = [
+    "siglip_pipeline.uploads",
+    "siglip_pipeline.search",
+    "siglip_pipeline.stages",
+    "siglip_pipeline.store.index",
+    "siglip_pipeline.siglip.engine",
+    "siglip_pipeline.siglip.model",
+    "siglip_pipeline.siglip.embeddings",
+    "siglip_pipeline.video.extract",
+    "siglip_pipeline.video.worker",
+]
+
+
+def _loaded_by(module: str) -> set[str]:
+    code = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_light_modules_load_no_torch_transformers_or_av(module: str) -> None:
+    assert not _loaded_by(module) & {"torch", "transformers", "av"}
+
+
+@pytest.mark.parametrize("module", DOMAIN)
+def test_the_domain_does_not_know_dagster(module: str) -> None:
+    assert "dagster" not in _loaded_by(module)
+
+
+def _sources() -> list[Path]:
+    return [path for path in PACKAGE.rglob("*.py") if "demo" not in path.parts]
+
+
+def _imports(path: Path) -> set[str]:
+    import ast
+
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+def test_only_video_imports_av() -> None:
+    offenders = [p for p in _sources() if "av" in _imports(p) and p.parent.name != "video"]
+    assert offenders == []
+
+
+def test_only_siglip_imports_torch_and_transformers() -> None:
+    heavy = {"torch", "transformers"}
+    offenders = [p for p in _sources() if heavy & _imports(p) and p.parent.name != "siglip"]
+    assert offenders == []
+
+
+def test_only_settings_reads_the_environment() -> None:
+    reads = ("os.environ.get", "os.getenv", "os.environ[")
+    offenders = [
+        path
+        for path in PACKAGE.rglob("*.py")
+        if path.name != "settings.py" and any(read in path.read_text() for read in reads)
+    ]
+    assert offenders == []
+
+
+def test_defs_do_not_postpone_annotations() -> None:
+    # Dagster reads the annotations of resources and configs at definition time.
+    for path in [*(PACKAGE / "defs").glob("*.py"), PACKAGE / "definitions.py"]:
+        assert "from __future__ import annotations" not in path.read_text()

@@ -1,0 +1,71 @@
+"""Settings: read from the environment, refused with a remedy, documented without exception."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from siglip_pipeline.errors import SettingsError
+from siglip_pipeline.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_environment_is_read_with_its_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIGLIP_MODEL_NAME", "google/siglip2-so400m-patch14-384")
+    monkeypatch.setenv("SIGLIP_BATCH_SIZE", "12")
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", "postgresql+psycopg2://somewhere/dagster")
+    settings = Settings.load()
+    assert settings.model_name == "google/siglip2-so400m-patch14-384"
+    assert settings.batch_size == 12
+    assert settings.dagster_postgres_url == "postgresql+psycopg2://somewhere/dagster"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SIGLIP_DTYPE", "float8"),
+        ("SIGLIP_INDEX_KIND", "faiss"),
+        ("SIGLIP_DAGSTER_PORT", "70000"),
+        ("SIGLIP_BATCH_SIZE", "many"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_variable(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError, match=variable) as caught:
+        Settings.load()
+    assert value in str(caught.value)
+
+
+def test_settings_survive_the_way_to_a_child_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = Settings.load(home=tmp_path / "h", sampling="every:5", deduplicate_frames=True)
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    assert Settings.load() == settings
+
+
+def test_relative_folders_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = Settings.load(uploads="in", home=Path("home"))
+    assert settings.uploads == str(tmp_path / "in")
+    assert settings.home == tmp_path / "home"
+    assert Settings.load(uploads="s3://bucket/in").uploads == "s3://bucket/in"
+
+
+def test_secrets_show_neither_in_repr_nor_in_errors() -> None:
+    settings = Settings.load(database_url="postgresql://me:hunter2@db/x")
+    assert "hunter2" not in repr(settings)
+    with pytest.raises(SettingsError, match="SIGLIP_DATABASE_URL") as caught:
+        Settings.load(database_url="mysql://me:hunter2@db/x")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_every_setting_is_documented() -> None:
+    script = ROOT / "scripts" / "write_settings_docs.py"
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
