@@ -97,7 +97,10 @@ def read_recipe(checkpoint: Checkpoint, *, max_num_patches: int | None = None) -
     scale = float(asked["rescale_factor"]) if asked["do_rescale"] else 1.0
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if asked["do_normalize"]:
-        mean, std = _triple(checkpoint, asked, "image_mean"), _triple(checkpoint, asked, "image_std")
+        mean, std = (
+            _triple(checkpoint, asked, "image_mean"),
+            _triple(checkpoint, asked, "image_std"),
+        )
     size = patches = None
     if family == "siglip":
         size = _square_size(checkpoint, asked["size"])

@@ -160,7 +160,9 @@ def _norms(name: str, rows_ND: NDArray[Any], *, first_row: int | None) -> NDArra
         row = rows_ND[i].astype(np.float64)
         # Scaled by the largest entry, so that not even float64 extremes overflow.
         largest = np.abs(row).max()
-        where = name if first_row is None and len(rows_ND) == 1 else f"{name}[{(first_row or 0) + i}]"
+        where = (
+            name if first_row is None and len(rows_ND) == 1 else f"{name}[{(first_row or 0) + i}]"
+        )
         if not np.isfinite(largest):
             raise ValueError(f"{where} has NaN or infinity in it")
         if largest == 0:

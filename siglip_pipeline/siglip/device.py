@@ -1,0 +1,102 @@
+"""Which device and number format a model runs in: asked of the machine, never assumed."""
+
+import platform
+from pathlib import Path
+
+import torch
+
+from siglip_pipeline.errors import DeviceUnavailableError
+from siglip_pipeline.settings import DType
+
+# Of all CPU features these two have bfloat16 products in hardware; without them it is emulated
+# and slower than float32. Measured on AVX512-BF16: 2.6 times float32.
+_BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
+
+
+def choose_device(wanted: str) -> str:
+    """``auto`` becomes the best device there is; a device asked for by name must be there.
+
+    Returns:
+        ``cuda:N``, ``mps`` or ``cpu``.
+
+    Raises:
+        DeviceUnavailableError: the device named is absent, or no device is called so.
+    """
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            return "cuda:0"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    if wanted == "cpu":
+        return "cpu"
+    if wanted == "mps":
+        if not torch.backends.mps.is_available():
+            raise _absent(wanted)
+        return "mps"
+    kind, _, number = wanted.partition(":")
+    if kind != "cuda" or not (number.isdecimal() or wanted == "cuda"):
+        raise DeviceUnavailableError(
+            f"SIGLIP_DEVICE={wanted!r} is not a device; allowed are auto, cuda, cuda:N, mps and cpu"
+        )
+    index = int(number or 0)
+    if not torch.cuda.is_available() or index >= torch.cuda.device_count():
+        raise _absent(wanted)
+    return f"cuda:{index}"
+
+
+def _absent(wanted: str) -> DeviceUnavailableError:
+    there = ["cpu"]
+    if torch.backends.mps.is_available():
+        there.insert(0, "mps")
+    there = [f"cuda:{i}" for i in range(torch.cuda.device_count())] + there
+    hint = ""
+    if wanted.startswith("cuda") and torch.version.cuda is None:
+        hint = f"; torch {torch.__version__} was built without CUDA, install a build that has it"
+    return DeviceUnavailableError(
+        f"SIGLIP_DEVICE={wanted!r} is not on this machine, which has {', '.join(there)}{hint}. Set "
+        "SIGLIP_DEVICE to one of them, or to auto"
+    )
+
+
+def choose_dtype(wanted: DType, device: str) -> torch.dtype:
+    """``auto`` becomes bfloat16 where the hardware multiplies it, else float32."""
+    if wanted != "auto":
+        return {
+            "float32": torch.float32,
+            "bfloat16": torch.bfloat16,
+            "float16": torch.float16,
+        }[wanted]
+    if device.startswith("cuda"):
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float32
+    if device == "cpu" and cpu_has_bfloat16():
+        return torch.bfloat16
+    return torch.float32
+
+
+def cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this CPU has AVX512-BF16 or AMX; False where the machine cannot be asked."""
+    try:
+        with cpuinfo.open(encoding="utf-8", errors="replace") as lines:
+            flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    except OSError:
+        return False
+    return any(flag in flags for flag in _BFLOAT16_FLAGS)
+
+
+def device_name(device: str) -> str:
+    """The device in words, for reports: the card's or the processor's name."""
+    if device.startswith("cuda"):
+        return f"{torch.cuda.get_device_name(device)} ({device})"
+    processor = platform.processor() or platform.machine()
+    return f"{processor} ({device}, {torch.get_num_threads()} threads)"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that the device's (or the host's) memory did not suffice."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    # The CPU allocator and MPS have no exception class of their own.
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in text or "out of memory" in text
+    )

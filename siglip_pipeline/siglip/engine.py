@@ -1,0 +1,101 @@
+"""Frames of many videos to vectors, as fast as the device goes: the engine that everybody uses."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+from siglip_pipeline.errors import VideoError
+from siglip_pipeline.records import EmbeddingBatch
+from siglip_pipeline.siglip.model import SiglipModel
+from siglip_pipeline.siglip.pipeline import PipelineRun, Videos, available_cores
+from siglip_pipeline.siglip.report import EngineReport, Progress
+from siglip_pipeline.siglip.runner import BatchSize
+
+__all__ = ["EmbeddingEngine", "EngineReport", "Progress", "Videos"]
+
+
+class EmbeddingEngine:
+    """Embeds the stored frames of videos.
+
+    Args:
+        model: a loaded model, or one per device; all of the same ``spec.key``.
+        batch_size: frames per forward pass, or ``auto``: found while working, and remembered by
+            the model. Halves by itself when memory runs out.
+        decode_threads: 0 for one per CPU core.
+        on_progress: called from the thread that iterates, at most every ``progress_seconds``, and
+            once at the end.
+        progress_seconds: least time between two calls of ``on_progress``.
+    """
+
+    def __init__(
+        self,
+        model: SiglipModel | Sequence[SiglipModel],
+        *,
+        batch_size: int | Literal["auto"] = "auto",
+        decode_threads: int = 0,
+        on_progress: Callable[[Progress], None] | None = None,
+        progress_seconds: float = 10.0,
+    ) -> None:
+        self._models = (model,) if isinstance(model, SiglipModel) else tuple(model)
+        if len({m.spec.key for m in self._models}) != 1:
+            raise ValueError(
+                "an engine needs at least one model, all of the same spec.key"
+            )
+        if batch_size != "auto" and batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: must be 'auto' or at least 1")
+        self._batch_size = batch_size
+        self._decode_threads = decode_threads or available_cores()
+        self._on_progress = on_progress
+        self._progress_seconds = progress_seconds
+        self._run: PipelineRun | None = None
+
+    @property
+    def report(self) -> EngineReport:
+        """Figures of the current or last :meth:`embed`.
+
+        Raises:
+            RuntimeError: nothing was embedded yet.
+        """
+        if self._run is None:
+            raise RuntimeError("nothing was embedded yet: iterate over embed() first")
+        return self._run.report()
+
+    def embed(
+        self, videos: Videos, *, frames_total: int | None = None
+    ) -> Iterator[EmbeddingBatch | VideoError]:
+        """Embed videos; yields one result per video, in their order, as soon as it is complete.
+
+        Batches reach across videos. Closing the iterator early stops all threads.
+
+        Args:
+            videos: pairs of a video's name and its stored frames, in time order. Both iterators
+                are consumed in a thread of the engine's.
+            frames_total: frames to come, if known, for the estimate of the time left.
+
+        Yields:
+            The video's vectors, or the reason why it has none.
+
+        Raises:
+            EmbeddingError: the device has no room for a single frame.
+            Exception: whatever ``videos`` itself raises, after the videos before it.
+        """
+        model = self._models[0]
+        if self._batch_size != "auto":
+            sizes = BatchSize(fixed=self._batch_size)
+        else:
+            sizes = BatchSize(kind=model.torch_device.type, start=model.settled_batch_size)
+        run = PipelineRun(self._models, sizes, decode_threads=self._decode_threads)
+        self._run = run
+        last_progress = time.monotonic()
+        with run.started(videos):
+            for result in run.results():
+                if result is not None:
+                    yield result
+                if self._on_progress and time.monotonic() - last_progress >= self._progress_seconds:
+                    last_progress = time.monotonic()
+                    self._on_progress(run.meter.progress(frames_total))
+        if sizes.settled:
+            for model in self._models:
+                model.settled_batch_size = sizes.current
+        if self._on_progress:
+            self._on_progress(run.meter.progress(frames_total))
