@@ -111,7 +111,7 @@ def materialize_uploads(
         )
     chosen = set(videos)
     with open_database(settings) as database:
-        states = {row.path: row.state for row in VideoStore(database).list()}
+        states = {row.video: row.state for row in VideoStore(database).list()}
     if all_missing:
         listing = UploadStore(settings.uploads, settle_seconds=0).list()
         chosen |= {u.path for u in listing if states.get(u.path) not in ("indexed", "failed")}
@@ -193,17 +193,17 @@ class _InBackground:
 
 
 def _settled(database: Database, videos: Sequence[str]) -> bool:
-    states = {row.path: row.state for row in VideoStore(database).list()}
+    states = {row.video: row.state for row in VideoStore(database).list()}
     return all(states.get(video) in ("indexed", "failed") for video in videos)
 
 
 def _outcome(database: Database, videos: Sequence[str]) -> dict[str, Any]:
-    rows = {row.path: row for row in VideoStore(database).list()}
+    rows = {row.video: row for row in VideoStore(database).list()}
     chosen = [rows[video] for video in videos if video in rows]
     return {
-        "indexed": [row.path for row in chosen if row.state == "indexed"],
+        "indexed": [row.video for row in chosen if row.state == "indexed"],
         "failed": [
-            {"video": row.path, "stage": row.stage, "reason": row.reason}
+            {"video": row.video, "stage": row.stage, "reason": row.reason}
             for row in chosen
             if row.state == "failed"
         ],
@@ -251,14 +251,14 @@ def database_urls(settings: Settings, *, start: bool) -> dict[str, str]:
     server = EmbeddedPostgres(settings.home)
     external = settings.database_url and settings.dagster_postgres_url
     if start and not external:
-        server.start(keep=True)
+        server.keep()
     if not external and not server.is_running():
         raise EmbeddedDatabaseError(
             f"the embedded database of {settings.home} is not running; "
             "`siglip-pipeline db start` starts it"
         )
     return {
-        "database_url": settings.database_url or server.url,
+        "database_url": settings.database_url or server.url(),
         "dagster_postgres_url": settings.dagster_postgres_url or server.dagster_url(),
     }
 
@@ -266,9 +266,7 @@ def database_urls(settings: Settings, *, start: bool) -> dict[str, str]:
 def stop_database(settings: Settings) -> dict[str, Any]:
     """Stop the embedded server."""
     server = EmbeddedPostgres(settings.home)
-    was_running = server.is_running()
-    server.stop()
-    return {"stopped": was_running}
+    return {"stopped": server.stop()}
 
 
 def dagster_environment(settings: Settings) -> dict[str, str]:

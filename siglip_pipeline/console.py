@@ -122,9 +122,10 @@ class PipelineProgress:
             expected: videos that are meant to come through.
         """
         self._update("uploads", status.total, expected, "")
-        frames = status.with_frames + status.failed
+        failed_to_decode = sum(f.stage == "video_frames" for f in status.failures)
+        frames = status.decoded + failed_to_decode
         self._update("video_frames", frames, expected, f"{status.frames} frames")
-        vectors = status.indexed + status.failed
+        vectors = status.embedded + status.failed
         note = f"{status.vectors} vectors" + (f", {status.failed} failed" if status.failed else "")
         self._update("frame_embeddings", vectors, expected, note)
         index = status.index or {}

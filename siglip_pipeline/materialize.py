@@ -83,7 +83,7 @@ def _register(instance: dg.DagsterInstance, settings: Settings, videos: Sequence
     for upload in uploads:
         instance.report_runless_asset_event(upload_event(upload))
     with open_database(settings) as database:
-        VideoStore(database).record_listed(uploads)
+        VideoStore(database).register(uploads)
 
 
 def _materialized(

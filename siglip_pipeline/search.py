@@ -118,7 +118,7 @@ class SearchService:
             NothingIndexedError: no index has been published yet.
         """
         model = self._active_model()
-        frame = VectorStore(self._database).nearest(model.model_id, video, seconds)
+        frame = VectorStore(self._database).nearest_frame(model.model_id, video, seconds)
         if frame is None:
             raise QueryError(
                 f"{video!r} has no vectors; `siglip-pipeline status` lists what is indexed"

@@ -1,16 +1,8 @@
 """What is there, what failed, what is still to come: `siglip-pipeline status`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """Why one video is not searchable."""
-
-    video: str
-    stage: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +13,8 @@ class PipelineStatus:
     indexed: int
     failed: int
     pending: int
-    with_frames: int
+    decoded: int
+    embedded: int
     failures: tuple[Failure, ...]
     frames: int
     vectors: int
@@ -46,3 +39,33 @@ class PipelineStatus:
             "model": self.model,
             "index": self.index,
         }
+
+
+def collect_status(database: Database, settings: Settings) -> PipelineStatus:
+    """The state under the active model, or under the newest one while none is active.
+
+    Uploads that no sensor has announced yet are counted as pending where listing them is cheap: in
+    a local folder.
+    """
+    models = ModelStore(database)
+    model = models.active() or next(iter(models.list()[::-1]), None)
+    videos = VideoStore(database)
+    counts = videos.counts(model.model_id if model else None)
+    unseen = 0
+    if Path(settings.uploads).is_dir():
+        listing = UploadStore(settings.uploads, settle_seconds=0).list()
+        announced = videos.states().keys()
+        unseen = sum(upload.path not in announced for upload in listing)
+    return PipelineStatus(
+        total=counts.total + unseen,
+        indexed=counts.indexed,
+        failed=counts.failed,
+        pending=counts.pending + unseen,
+        decoded=counts.decoded,
+        embedded=counts.embedded,
+        failures=tuple(counts.failures),
+        frames=counts.frames,
+        vectors=counts.vectors,
+        model={"name": model.name, "key": model.key, "dim": model.dim} if model else None,
+        index=live_index(database, model) if model else None,
+    )

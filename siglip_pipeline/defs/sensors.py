@@ -97,7 +97,7 @@ def new_uploads(
         batch = [*changes.new, *changes.changed][:UPLOADS_PER_TICK]
         if not batch:
             return dg.SkipReason("no new or changed upload")
-        records.record_listed(batch)
+        records.register(batch)
     waiting = len(changes.new) + len(changes.changed) - len(batch)
     context.log.info(f"{len(batch)} uploads taken up, {waiting} left for the next tick")
     return dg.SensorResult(
