@@ -76,11 +76,11 @@ def extract_text_embeddings(texts: Sequence[str], *, model: SiglipModel) -> Floa
             if cut:
                 _log.warning(
                     "the text was cut: the last %d of its %d tokens are not looked at (the model "
-                    "reads %d): %.60r",
+                    "reads %d): %r",
                     cut,
                     cut + model.recipe.text_length,
                     model.recipe.text_length,
-                    text,
+                    text[:60],
                 )
         vectors.append(model.encode_texts(tokens.ids_NT).cpu().numpy())
     result = np.concatenate(vectors)

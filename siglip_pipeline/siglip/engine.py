@@ -38,9 +38,7 @@ class EmbeddingEngine:
     ) -> None:
         self._models = (model,) if isinstance(model, SiglipModel) else tuple(model)
         if len({m.spec.key for m in self._models}) != 1:
-            raise ValueError(
-                "an engine needs at least one model, all of the same spec.key"
-            )
+            raise ValueError("an engine needs at least one model, all of the same spec.key")
         if batch_size != "auto" and batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: must be 'auto' or at least 1")
         self._batch_size = batch_size

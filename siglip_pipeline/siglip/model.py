@@ -162,7 +162,7 @@ class SiglipModel:
 def _unit(vectors_ND: torch.Tensor) -> torch.Tensor:
     # Normalised in float32: in bfloat16 the length alone would be off by half a percent.
     vectors_ND = vectors_ND.float()
-    return vectors_ND / torch.linalg.vector_norm(vectors_ND, dim=-1, keepdim=True)
+    return torch.nn.functional.normalize(vectors_ND, dim=-1, eps=0.0)
 
 
 @dataclass(frozen=True)
@@ -306,11 +306,11 @@ def _quiet_transformers() -> Iterator[None]:
     from transformers.utils import logging as hf
 
     verbosity, bars = hf.get_verbosity(), hf.is_progress_bar_enabled()
-    hf.set_verbosity_error()
-    hf.disable_progress_bar()
+    hf.set_verbosity(logging.ERROR)
+    hf.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         hf.set_verbosity(verbosity)
         if bars:
-            hf.enable_progress_bar()
+            hf.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -156,7 +156,8 @@ def _patch_size(checkpoint: Checkpoint, asked: Mapping[str, Any]) -> int:
     trained = int(checkpoint.vision_config.get("patch_size", 16))
     if checkpoint.family == "siglip2" and int(asked["patch_size"]) != trained:
         raise UnsupportedModelError(
-            f"{checkpoint.name!r}: its image processor cuts patches of {asked['patch_size']} pixels "
-            f"but the model takes {trained}; preprocessor_config.json and config.json must agree"
+            f"{checkpoint.name!r}: its image processor cuts patches of {asked['patch_size']} "
+            f"pixels but the model takes {trained}; preprocessor_config.json and config.json "
+            "must agree"
         )
     return trained

@@ -71,7 +71,7 @@ class EngineReport:
 
 
 class Meter:
-    """Counts while a run goes on. Thread-safe; time comes from ``clock`` so that tests can set it."""
+    """Counts while a run goes on. Thread-safe; ``clock`` gives the seconds."""
 
     def __init__(self, *, devices: int = 1, clock: Callable[[], float] = time.perf_counter) -> None:
         self._lock = threading.Lock()

@@ -16,7 +16,7 @@ from siglip_pipeline.siglip.preprocess import ImageBatch
 
 _START = {"cpu": 4, "mps": 8, "cuda": 32}
 _LIMIT = {"cpu": 64, "mps": 128, "cuda": 1024}
-# The first batch of a size pays for allocations and kernel selection; the best of the others counts.
+# The first batch of a size pays for allocations and kernel selection; the best one counts.
 _TRIALS = 3
 _WORTH_DOUBLING = 1.03
 """Doubling the batch must bring this much more throughput, or the smaller size is kept."""
@@ -100,6 +100,10 @@ class Launched:
     """Computing began, computing ended, the vectors are on the host."""
 
 
+def _timed_event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
 def launch(model: SiglipModel, batch: ImageBatch, copied: ImageBatch | None = None) -> Launched:
     """Start a batch; on a GPU this returns before the result is there.
 
@@ -109,8 +113,8 @@ def launch(model: SiglipModel, batch: ImageBatch, copied: ImageBatch | None = No
         copied: the same batch, where it was brought to the device ahead of time.
     """
     if model.torch_device.type == "cuda":
-        began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        arrived = torch.cuda.Event()
+        began, ended = _timed_event(), _timed_event()
+        arrived = _timed_event()
         began.record()
         inputs = model.inputs(copied or batch.to(model.torch_device))
         on_device = model.encode_images(inputs)

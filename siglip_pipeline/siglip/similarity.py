@@ -154,7 +154,8 @@ def _unit(name: str, vectors: NDArray[Any]) -> NDArray[Any]:
 def _norms(name: str, rows_ND: NDArray[Any], *, first_row: int | None) -> NDArray[np.float64]:
     """Length of each row, in float64 where float32 squares would overflow or vanish."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        norms = np.sqrt(np.einsum("nd,nd->n", rows_ND, rows_ND)).astype(np.float64)
+        squares = np.einsum("nd,nd->n", rows_ND, rows_ND)
+        norms: NDArray[np.float64] = np.sqrt(squares).astype(np.float64)
     doubtful = np.flatnonzero(~np.isfinite(norms) | (norms < 1e-15))
     for i in doubtful:
         row = rows_ND[i].astype(np.float64)

@@ -10,8 +10,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import transformers
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+import transformers as _transformers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+
+transformers: Any = _transformers  # not typed enough to be checked
 
 Kind = Literal["siglip2", "siglip1", "naflex"]
 
