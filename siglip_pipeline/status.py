@@ -4,6 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.index import live_index
+from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.store.videos import Failure, VideoStore
+from siglip_pipeline.uploads import UploadStore
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineStatus:

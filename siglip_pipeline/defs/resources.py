@@ -5,7 +5,7 @@ a run starts, so the same definitions serve a laptop and a server, and a run's c
 one value for that run alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
 
 if TYPE_CHECKING:
-    from siglip_pipeline.siglip.engine import EmbeddingEngine
+    from siglip_pipeline.siglip.engine import EmbeddingEngine, Progress
 
 
 class UploadsResource(dg.ConfigurableResource[UploadStore]):
@@ -89,11 +89,17 @@ class SiglipResource(dg.ConfigurableResource["EmbeddingEngine"]):
 
         return model_spec(self.settings())
 
-    def engine(self) -> "EmbeddingEngine":
-        """The embedding engine over the process's model. Loads the model on the first call."""
+    def engine(self, on_progress: "Callable[[Progress], None]") -> "EmbeddingEngine":
+        """The embedding engine over the process's model. Loads the model on the first call.
+
+        Raises:
+            ModelError: the model cannot be found, loaded, or put on the device.
+        """
         # torch and transformers take seconds to import: only a run that embeds pays for them.
         from siglip_pipeline.siglip.engine import EmbeddingEngine
         from siglip_pipeline.siglip.model import get_model
 
         settings = self.settings()
-        return EmbeddingEngine(get_model(settings), batch_size=settings.batch_size)
+        return EmbeddingEngine(
+            get_model(settings), batch_size=settings.batch_size, on_progress=on_progress
+        )
