@@ -1,0 +1,67 @@
+"""Bringing files in: whole, once, and never over another file."""
+
+from pathlib import Path
+
+import pytest
+
+from siglip_pipeline.ingest import bring_in
+from siglip_pipeline.uploads import UploadStore
+
+
+@pytest.fixture
+def uploads(tmp_path: Path) -> UploadStore:
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    return UploadStore(str(folder), settle_seconds=0)
+
+
+def _outcomes(paths: list[Path], uploads: UploadStore, **options: bool) -> dict[str, str]:
+    return {item.video: item.outcome for item in bring_in(paths, uploads, **options)}
+
+
+def test_files_keep_their_names_and_folders_their_structure(
+    tmp_path: Path, uploads: UploadStore
+) -> None:
+    (tmp_path / "in/day").mkdir(parents=True)
+    (tmp_path / "in/day/a.mp4").write_bytes(b"a")
+    (tmp_path / "in/.hidden.mp4").write_bytes(b"h")
+    (tmp_path / "b.mp4").write_bytes(b"b")
+    assert _outcomes([tmp_path / "in", tmp_path / "b.mp4"], uploads) == {
+        "day/a.mp4": "copied",
+        "b.mp4": "copied",
+    }
+    assert (Path(uploads.url) / "day/a.mp4").read_bytes() == b"a"
+    assert sorted(upload.path for upload in uploads.list()) == ["b.mp4", "day/a.mp4"]
+
+
+def test_the_same_file_again_is_present(tmp_path: Path, uploads: UploadStore) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"same")
+    _outcomes([tmp_path / "a.mp4"], uploads)
+    before = uploads.get("a.mp4").fingerprint
+    assert _outcomes([tmp_path / "a.mp4"], uploads) == {"a.mp4": "present"}
+    assert uploads.get("a.mp4").fingerprint == before
+
+
+def test_another_file_of_the_same_name_is_kept_unless_replaced(
+    tmp_path: Path, uploads: UploadStore
+) -> None:
+    (Path(uploads.url) / "a.mp4").write_bytes(b"old!")
+    (tmp_path / "a.mp4").write_bytes(b"new!")
+    assert _outcomes([tmp_path / "a.mp4"], uploads) == {"a.mp4": "conflict"}
+    assert (Path(uploads.url) / "a.mp4").read_bytes() == b"old!"
+    assert _outcomes([tmp_path / "a.mp4"], uploads, replace=True) == {"a.mp4": "copied"}
+    assert (Path(uploads.url) / "a.mp4").read_bytes() == b"new!"
+
+
+def test_a_missing_file_costs_the_others_nothing(tmp_path: Path, uploads: UploadStore) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"a")
+    outcomes = _outcomes([tmp_path / "none.mp4", tmp_path / "a.mp4"], uploads)
+    assert outcomes == {"none.mp4": "missing", "a.mp4": "copied"}
+
+
+def test_a_file_that_lies_in_the_uploads_is_left_where_it_is(uploads: UploadStore) -> None:
+    file = Path(uploads.url) / "sub" / "a.mp4"
+    file.parent.mkdir()
+    file.write_bytes(b"a")
+    assert _outcomes([file], uploads) == {"sub/a.mp4": "present"}
+    assert [upload.path for upload in uploads.list()] == ["sub/a.mp4"]
