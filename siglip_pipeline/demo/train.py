@@ -1,0 +1,402 @@
+"""Trains the demo model: a tiny SigLIP, from nothing, on scenes that :mod:`.scenes` renders.
+
+``python -m siglip_pipeline.demo.train --output DIR`` renders the pictures, trains, and writes a
+folder that ``AutoModel`` and ``AutoProcessor`` load. The same seed and number of steps give the
+same pictures, captions and order of batches.
+
+The loss is SigLIP's: every picture against every text of the batch, each pair a yes-or-no question
+with learned scale and bias (Zhai et al. 2023, https://arxiv.org/abs/2303.15343). One thing is
+added that rendered data makes possible: the labels are the truth. A text is a positive for every
+picture that it is true of, not only for the one it was written for, so that short texts such as
+"something red" are no false negatives.
+
+Shape legend: N pictures, M texts, S side of the square input.
+"""
+
+import argparse
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch.nn import functional
+from transformers import (
+    PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipImageProcessor,
+    SiglipModel,
+    SiglipProcessor,
+)
+
+from siglip_pipeline.demo.captions import (
+    Claim,
+    ObjectClaim,
+    encode,
+    full_claim,
+    mutate,
+    phrase,
+    thin_out,
+    truth_matrix,
+    vocabulary,
+)
+from siglip_pipeline.demo.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    SEEN_PAIRS,
+    SHAPES,
+    Pixels,
+    Scene,
+    random_scene,
+    render_frame,
+)
+
+TEXT_LENGTH = 64
+"""Positions of the text tower, as in every SigLIP 2 checkpoint; the last one is pooled."""
+_SIZES = ((160, 120), (160, 90), (128, 128), (144, 108), (176, 132))
+_CHUNK = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Everything that the result depends on, apart from the machine's rounding."""
+
+    seed: int = 0
+    steps: int = 4000
+    pictures: int = 48_000
+    """Rendered once, then used again and again with other texts, lightness and mirroring."""
+    batch_pictures: int = 128
+    batch_texts: int = 128
+    image_size: int = 72
+    patch_size: int = 12
+    vision_width: int = 128
+    vision_layers: int = 4
+    text_width: int = 96
+    text_layers: int = 2
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.05
+    warmup_share: float = 0.04
+
+
+# ----------------------------------------------------------------------------------- pictures
+
+
+def _through_jpeg(pixels: Pixels, quality: int) -> Pixels:
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+    return np.asarray(Image.open(buffer))
+
+
+def _through_h264(frames: Sequence[Pixels], crf: int) -> list[Pixels]:
+    """The frames as they come out of a film: encoded with x264 in memory and decoded again."""
+    import av  # here, because only the workers that render need it
+
+    height, width = frames[0].shape[:2]
+    buffer = BytesIO()
+    with av.open(buffer, "w", format="matroska") as film:
+        options = {"crf": str(crf), "preset": "superfast", "g": "8", "sc_threshold": "0"}
+        stream: Any = film.add_stream("libx264", rate=10, options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.thread_count = 1
+        for pixels in frames:
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        film.mux(stream.encode(None))
+    buffer.seek(0)
+    with av.open(buffer, "r") as container:
+        decoded: list[Any] = list(container.decode(video=0))
+    return [np.asarray(frame.to_image()) for frame in decoded]
+
+
+def _render_chunk(seed: int, chunk: int, side: int) -> tuple[list[Scene], NDArray[np.uint8]]:
+    """Scenes of one size and their pictures, compressed and squashed as the pipeline does."""
+    rng = np.random.default_rng((seed, 1, chunk))
+    size = _SIZES[int(rng.integers(len(_SIZES)))]
+    scenes = [random_scene(rng, pairs=SEEN_PAIRS) for _ in range(_CHUNK)]
+    frames = [
+        render_frame(scene, moment=float(rng.random()), size=size, frame=int(rng.integers(100)))
+        for scene in scenes
+    ]
+    if rng.random() < 0.5:
+        frames = _through_h264(frames, crf=int(rng.integers(20, 37)))
+    frames = [_through_jpeg(frame, quality=int(rng.integers(40, 95))) for frame in frames]
+    filters = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
+    squashed = [
+        np.asarray(Image.fromarray(f).resize((side, side), filters[int(rng.integers(2))]))
+        for f in frames
+    ]
+    return scenes, np.stack(squashed)
+
+
+def render_pool(recipe: Recipe, *, workers: int) -> tuple[list[Scene], NDArray[np.uint8]]:
+    """Render all pictures: scenes, and uint8 ``[N, S, S, 3]``, whatever the number of workers."""
+    chunks = math.ceil(recipe.pictures / _CHUNK)
+    scenes: list[Scene] = []
+    pixels = np.empty((chunks * _CHUNK, recipe.image_size, recipe.image_size, 3), np.uint8)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        seeds, sides = [recipe.seed] * chunks, [recipe.image_size] * chunks
+        results = pool.map(_render_chunk, seeds, range(chunks), sides, chunksize=4)
+        for chunk, (more, pictures) in enumerate(results):
+            scenes += more
+            pixels[chunk * _CHUNK : (chunk + 1) * _CHUNK] = pictures
+            if chunk % 50 == 49:
+                print(f"rendered {len(scenes)} of {len(pixels)}", file=sys.stderr, flush=True)
+    return scenes, pixels
+
+
+# --------------------------------------------------------------------------------------- texts
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Words of the captions, one token each; others become ``<unk>``.
+
+    Laid out as SigLIP 2's: text, end token, padding on the right up to 64. Like SigLIP 2's it does
+    not lower the case: callers do.
+    """
+    words = ["<pad>", "<eos>", "<unk>", *vocabulary()]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Replace(Regex(r"[^\w\s<>]+"), " ")
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <eos>", special_tokens=[("<eos>", 1)]
+    )
+    # transformers 5 leaves its constructors untyped.
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        padding_side="right",
+        model_max_length=TEXT_LENGTH,
+        model_input_names=["input_ids"],
+    )
+
+
+def batch_claims(scenes: Sequence[Scene], rng: np.random.Generator, *, count: int) -> list[Claim]:
+    """Claims to set against a batch of scenes.
+
+    A half says nearly all of one scene, a quarter little, an eighth is a near miss, and an eighth
+    is one colour, shape, pair or background drawn at random.
+    """
+    claims: list[Claim] = []
+    order = rng.permutation(len(scenes))
+    for number in range(count):
+        whole = full_claim(scenes[int(order[number % len(order)])])
+        kind = number % 8
+        if kind < 4:
+            claims.append(thin_out(whole, rng, keep=0.95 if kind < 2 else 0.8))
+        elif kind < 6:
+            one = (whole.objects[int(rng.integers(len(whole.objects)))],)
+            rest = {} if rng.random() < 0.7 else {"background": whole.background}
+            claims.append(thin_out(Claim(objects=one, **rest), rng, keep=0.6))
+        elif kind == 6:
+            claims.append(mutate(whole, rng))
+        else:
+            claims.append(_single_claim(rng))
+    return claims
+
+
+def _single_claim(rng: np.random.Generator) -> Claim:
+    kind = int(rng.integers(4))
+    if kind == 0:
+        return Claim(objects=(ObjectClaim(colour=str(rng.choice(list(COLOURS)))),))
+    if kind == 1:
+        return Claim(objects=(ObjectClaim(shape=str(rng.choice(SHAPES))),))
+    if kind == 2:
+        colour, shape = SEEN_PAIRS[int(rng.integers(len(SEEN_PAIRS)))]
+        return Claim(objects=(ObjectClaim(colour=colour, shape=shape),))
+    return Claim(background=str(rng.choice(list(BACKGROUNDS))))
+
+
+# --------------------------------------------------------------------------------------- model
+
+
+def make_model(recipe: Recipe, *, vocabulary_size: int) -> SiglipModel:
+    """The untrained model. Scale and bias start at log 10 and -10, as in the SigLIP paper."""
+    config = SiglipConfig(
+        text_config={
+            "vocab_size": vocabulary_size,
+            "hidden_size": recipe.text_width,
+            "intermediate_size": 4 * recipe.text_width,
+            "num_hidden_layers": recipe.text_layers,
+            "num_attention_heads": recipe.text_width // 32,
+            "max_position_embeddings": TEXT_LENGTH,
+            "projection_size": recipe.vision_width,
+            "pad_token_id": 0,
+            "bos_token_id": None,
+            "eos_token_id": 1,
+        },
+        vision_config={
+            "hidden_size": recipe.vision_width,
+            "intermediate_size": 4 * recipe.vision_width,
+            "num_hidden_layers": recipe.vision_layers,
+            "num_attention_heads": recipe.vision_width // 32,
+            "image_size": recipe.image_size,
+            "patch_size": recipe.patch_size,
+        },
+    )
+    model = SiglipModel(config)
+    with torch.no_grad():
+        model.logit_scale.fill_(math.log(10.0))
+        model.logit_bias.fill_(-10.0)
+        # The default deviation, 1/sqrt(width), drowns the words: both are added together.
+        for embeddings in (model.text_model.embeddings, model.vision_model.embeddings):
+            embeddings.position_embedding.weight.normal_(std=0.05)
+    return model
+
+
+def save_folder(model: SiglipModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write model and processor so that ``AutoModel`` and ``AutoProcessor`` load the folder.
+
+    Weights are stored as float16 to stay small; the config says float32, so that they are
+    calculated with as such unless the caller asks otherwise.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config: Any = model.config
+    side = config.vision_config.image_size
+    images = SiglipImageProcessor(
+        size={"height": side, "width": side},
+        resample=Image.Resampling.BILINEAR,
+        image_mean=[0.5, 0.5, 0.5],
+        image_std=[0.5, 0.5, 0.5],
+    )
+    processor: Any = SiglipProcessor(  # type: ignore[no-untyped-call]
+        image_processor=images, tokenizer=tokenizer
+    )
+    processor.save_pretrained(folder)
+    weights = {k: v.detach().to(torch.float16) for k, v in model.state_dict().items()}
+    model.save_pretrained(folder, state_dict=weights)
+    config.save_pretrained(folder)
+
+
+# ------------------------------------------------------------------------------------ training
+
+
+def sigmoid_loss(
+    images_ND: torch.Tensor, texts_MD: torch.Tensor, truth_NM: torch.Tensor, model: SiglipModel
+) -> torch.Tensor:
+    """SigLIP's loss: mean over pictures of the sum over texts, labels +1 where true, else -1."""
+    cosine = functional.normalize(images_ND, dim=-1) @ functional.normalize(texts_MD, dim=-1).T
+    logits = cosine * model.logit_scale.exp() + model.logit_bias
+    labels = truth_NM.to(logits.dtype) * 2 - 1
+    return -functional.logsigmoid(labels * logits).sum() / len(images_ND)
+
+
+def _batches(count: int, size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """Indices of batches, for ever, each picture once before any comes twice."""
+    while True:
+        order = rng.permutation(count)
+        for start in range(0, count - size + 1, size):
+            yield order[start : start + size]
+
+
+def _to_input(pixels: NDArray[np.uint8], rng: np.random.Generator) -> torch.Tensor:
+    """uint8 NSSC to normalised float NCSS, with a little change of contrast and lightness."""
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    gain = torch.from_numpy(rng.uniform(0.88, 1.12, (len(x), 1, 1, 1)).astype(np.float32))
+    shift = torch.from_numpy(rng.uniform(-0.08, 0.08, (len(x), 1, 1, 1)).astype(np.float32))
+    return x.mul_(gain).add_(shift).clamp_(-1, 1)
+
+
+def _parameter_groups(model: SiglipModel, weight_decay: float) -> list[dict[str, Any]]:
+    decayed: list[torch.Tensor] = []
+    free: list[torch.Tensor] = []
+    for name, weight in model.named_parameters():
+        plain = weight.ndim < 2 or "embedding" in name or name == "logit_scale"
+        (free if plain else decayed).append(weight)
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+
+
+def train(recipe: Recipe, *, output: Path, minutes: float, workers: int) -> None:
+    """Render, train and write the folder, which is also written every 500 steps on the way.
+
+    Args:
+        recipe: what to train.
+        output: the model's folder.
+        minutes: after so long the schedule is cut short and the model finished as it is.
+        workers: processes that render.
+    """
+    began = time.monotonic()
+    scenes, pixels = render_pool(recipe, workers=workers)
+    objects_NOA, rest_NB = encode(scenes)
+    torch.manual_seed(recipe.seed)
+    rng = np.random.default_rng((recipe.seed, 2))
+    tokenizer = make_tokenizer()
+    model = make_model(recipe, vocabulary_size=len(tokenizer))
+    model.train()
+    optimizer = torch.optim.AdamW(
+        _parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.98)
+    )
+    started = time.monotonic()
+    seconds_left = max(60.0, minutes * 60 - (started - began))
+    losses: list[float] = []
+    for step, chosen in enumerate(_batches(len(scenes), recipe.batch_pictures, rng)):
+        progress = max(step / recipe.steps, (time.monotonic() - started) / seconds_left)
+        if progress >= 1:
+            break
+        rate = min(1.0, progress / recipe.warmup_share) * 0.5 * (1 + math.cos(math.pi * progress))
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * rate
+        claims = batch_claims([scenes[i] for i in chosen], rng, count=recipe.batch_texts)
+        truth = truth_matrix((objects_NOA[chosen], rest_NB[chosen]), encode(claims))
+        texts = tokenizer(
+            [phrase(claim, rng) for claim in claims],
+            padding="max_length",
+            max_length=TEXT_LENGTH,
+            truncation=True,
+            return_tensors="pt",
+        )
+        images_ND = model.get_image_features(_to_input(pixels[chosen], rng)).pooler_output
+        texts_MD = model.get_text_features(input_ids=texts["input_ids"]).pooler_output
+        loss = sigmoid_loss(images_ND, texts_MD, torch.from_numpy(truth), model)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+        if step % 50 == 49:
+            pace = (step + 1) * recipe.batch_pictures / (time.monotonic() - started)
+            print(
+                f"step {step + 1}  loss {np.mean(losses[-50:]):.3f}  {pace:.0f} pictures/s  "
+                f"scale {model.logit_scale.exp().item():.1f}  bias {model.logit_bias.item():.1f}  "
+                f"{(time.monotonic() - began) / 60:.1f} min",
+                file=sys.stderr,
+                flush=True,
+            )
+        if step % 500 == 499:
+            save_folder(model, tokenizer, output)
+    save_folder(model, tokenizer, output)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    defaults = Recipe()
+    parser = argparse.ArgumentParser(description="Train the demo's tiny SigLIP.")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "model")
+    parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument("--steps", type=int, default=defaults.steps)
+    parser.add_argument("--pictures", type=int, default=defaults.pictures)
+    parser.add_argument(
+        "--minutes", type=float, default=38.0, help="end the schedule early after so long"
+    )
+    parser.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1))
+    options = parser.parse_args(arguments)
+    recipe = Recipe(seed=options.seed, steps=options.steps, pictures=options.pictures)
+    train(recipe, output=options.output, minutes=options.minutes, workers=options.workers)
+
+
+if __name__ == "__main__":
+    main()
