@@ -1,0 +1,91 @@
+"""Good and bad partitions of one run keep apart, under real range runs."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from siglip_pipeline.defs.outcomes import PartitionOutcomes, retrying_what_heals
+from siglip_pipeline.errors import DatabaseUnavailableError, VectorError
+
+KEYS = ["a", "bad", "c", "d"]
+partitions = dg.DynamicPartitionsDefinition(name="videos")
+
+
+@dg.asset(
+    partitions_def=partitions,
+    backfill_policy=dg.BackfillPolicy.multi_run(10),
+    output_required=False,
+)
+def graded(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
+    outcomes = PartitionOutcomes(context)
+    for key in context.partition_keys:
+        if key.startswith("bad"):
+            outcomes.fail(key, "it is bad")
+        else:
+            outcomes.succeed(key, data_version=f"v-{key}", metadata={"length": len(key)})
+    yield from outcomes.finish()
+
+
+def _run(instance: dg.DagsterInstance, first: str, last: str) -> dg.ExecuteInProcessResult:
+    tags = {
+        "dagster/asset_partition_range_start": first,
+        "dagster/asset_partition_range_end": last,
+    }
+    return dg.materialize([graded], instance=instance, tags=tags, raise_on_error=False)
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions("videos", KEYS)
+        yield instance
+
+
+def test_good_partitions_are_green_and_the_bad_one_is_named(instance: dg.DagsterInstance) -> None:
+    result = _run(instance, "a", "d")
+    assert not result.success
+    assert instance.get_materialized_partitions(graded.key) == {"a", "c", "d"}
+    failure = result.failure_data_for_node("graded")
+    assert failure is not None
+    assert failure.user_failure_data is not None
+    assert failure.user_failure_data.description == "1 of 4 videos failed:\nbad: it is bad"
+
+
+@pytest.mark.parametrize(("first", "last", "expected"), [("c", "d", 2), ("c", "c", 1)])
+def test_a_good_run_materializes_each_partition_once_with_its_version(
+    instance: dg.DagsterInstance, first: str, last: str, expected: int
+) -> None:
+    assert _run(instance, first, last).success
+    records = instance.fetch_materializations(graded.key, limit=10).records
+    assert len(records) == expected
+    for record in records:
+        event = record.asset_materialization
+        assert event is not None
+        assert event.tags is not None
+        assert event.tags["dagster/data_version"] == f"v-{event.partition}"
+        assert event.metadata["length"].value == 1
+
+
+def test_only_what_heals_is_tried_again() -> None:
+    tries: list[str] = []
+
+    @dg.asset
+    def flaky(context: dg.AssetExecutionContext) -> None:
+        tries.append("healing")
+        with retrying_what_heals(context):
+            if len(tries) < 2:
+                raise DatabaseUnavailableError("the server is restarting")
+
+    @dg.asset
+    def broken(context: dg.AssetExecutionContext) -> None:
+        tries.append("broken")
+        with retrying_what_heals(context):
+            raise VectorError("a vector is not finite")
+
+    with pytest.MonkeyPatch.context() as patch, dg.DagsterInstance.ephemeral() as instance:
+        patch.setattr("siglip_pipeline.defs.outcomes._FIRST_RETRY_SECONDS", 0.01)
+        assert dg.materialize([flaky], instance=instance).success
+        assert not dg.materialize([broken], instance=instance, raise_on_error=False).success
+    assert tries == ["healing", "healing", "broken"]
