@@ -180,7 +180,9 @@ class EmbeddedPostgres:
                 os.kill(running.pid, number)
             if self._await_end(running.pid, STOP_SECONDS):
                 break
-            logger.warning("Postgres %d still runs %.0f s after signal %d", running.pid, STOP_SECONDS, number)
+            logger.warning(
+                "Postgres %d still runs %.0f s after signal %d", running.pid, STOP_SECONDS, number
+            )
         else:
             raise EmbeddedDatabaseError(
                 f"Postgres (pid {running.pid}, {self.data}) does not end; see {self.log}"

@@ -1,0 +1,86 @@
+"""Rows for ``COPY … (FORMAT BINARY)``, encoded by numpy a whole array at a time.
+
+The format: a header, then for each row a big-endian int16 with the number of fields and for each
+field its length in bytes (int32) and its bytes; at the end -1 as int16. See "Binary Format" in
+https://www.postgresql.org/docs/18/sql-copy.html. A ``halfvec`` is sent as int16 dimensions, int16
+zero, then IEEE 754 binary16 values, all big-endian (``halfvec_send`` in pgvector).
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from psycopg import sql
+
+from siglip_pipeline.records import FloatArray
+from siglip_pipeline.store.database import Connection
+
+HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+TRAILER = b"\xff\xff"
+CHUNK_BYTES = 4 * 1024**2
+
+_CODES = {"int4": ">i4", "int8": ">i8", "float8": ">f8"}
+
+
+def copy_rows(
+    connection: Connection,
+    table: sql.Identifier,
+    columns: dict[str, tuple[str, NDArray[Any] | int]],
+    *,
+    vector: tuple[str, FloatArray] | None = None,
+) -> None:
+    """Append rows to a table.
+
+    Args:
+        connection: in a transaction.
+        table: its name.
+        columns: name to (``int4``, ``int8`` or ``float8``; values, or one value for all rows).
+        vector: name of a ``halfvec`` column, which comes last, and its values [N, D].
+    """
+    names = [*columns] if vector is None else [*columns, vector[0]]
+    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
+        table, sql.SQL(", ").join(map(sql.Identifier, names))
+    )
+    with connection.cursor() as cursor, cursor.copy(statement) as copy:
+        for block in encode(columns, None if vector is None else vector[1]):
+            copy.write(block)
+
+
+def encode(
+    columns: dict[str, tuple[str, NDArray[Any] | int]], values_ND: FloatArray | None
+) -> Iterator[bytes]:
+    """The rows in COPY's binary format, in blocks of a few MiB."""
+    arrays = [values for _, values in columns.values() if not isinstance(values, int)]
+    n = len(arrays[0] if values_ND is None else values_ND)
+    kinds = [kind for kind, _ in columns.values()]
+    row_type = _row_type(kinds, None if values_ND is None else values_ND.shape[1])
+    rows_per_block = max(1, CHUNK_BYTES // row_type.itemsize)
+    block = np.zeros(min(n, rows_per_block), row_type)
+    block["fields"] = len(kinds) + (values_ND is not None)
+    for i, kind in enumerate(kinds):
+        block[f"length_{i}"] = np.dtype(_CODES[kind]).itemsize
+    if values_ND is not None:
+        block["vector_length"] = 4 + 2 * values_ND.shape[1]
+        block["dim"] = values_ND.shape[1]
+    yield HEADER
+    for start in range(0, n, rows_per_block):
+        rows = block[: min(rows_per_block, n - start)]
+        for i, (_, values) in enumerate(columns.values()):
+            of_rows = values if isinstance(values, int) else values[start : start + len(rows)]
+            rows[f"value_{i}"] = of_rows
+        if values_ND is not None:
+            # Two steps, to half precision and then to big-endian, are faster than numpy's one.
+            rows["vector"] = values_ND[start : start + len(rows)].astype(np.float16)
+        yield rows.tobytes()
+    yield TRAILER
+
+
+def _row_type(kinds: list[str], dim: int | None) -> np.dtype[Any]:
+    fields: list[Any] = [("fields", ">i2")]
+    for i, kind in enumerate(kinds):
+        fields += [(f"length_{i}", ">i4"), (f"value_{i}", _CODES[kind])]
+    if dim is not None:
+        fields += [("vector_length", ">i4"), ("dim", ">i2"), ("unused", ">i2")]
+        fields += [("vector", ">f2", dim)]
+    return np.dtype(fields)

@@ -1,0 +1,285 @@
+"""The database: a pool of connections, its version checks, and its migrations."""
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, LiteralString, cast
+
+import psycopg
+import psycopg_pool
+from pgvector.psycopg import register_vector
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
+from siglip_pipeline.errors import DatabaseUnavailableError, DatabaseVersionError, StoreError
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.store.embedded import EmbeddedPostgres
+
+logger = logging.getLogger(__name__)
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+POSTGRES_MINIMUM = 15
+# 0.8.2 fixes a buffer overflow in parallel HNSW builds.
+PGVECTOR_MINIMUM = (0, 8, 2)
+CONNECT_SECONDS = 15.0
+
+# First keys of two-part advisory locks; the second is a model_id or a video_id.
+LOCK_MIGRATE, LOCK_MODEL, LOCK_VIDEO, LOCK_BUILD = 0x51610, 0x51611, 0x51612, 0x51613
+
+
+class Database:
+    """A pool of connections to one database, with pgvector's types registered on each.
+
+    Args:
+        url: ``postgresql://…``
+        max_connections: connections that this process may hold at once.
+
+    Raises:
+        DatabaseUnavailableError: nothing answers there.
+        DatabaseVersionError: Postgres or pgvector is too old.
+    """
+
+    def __init__(self, url: str, *, max_connections: int = 8) -> None:
+        self.url = url
+        self.pgvector_version = _check_versions(url)
+        self._pool: psycopg_pool.ConnectionPool[Connection] = psycopg_pool.ConnectionPool(
+            url,
+            min_size=1,
+            max_size=max_connections,
+            max_idle=60,
+            timeout=CONNECT_SECONDS,
+            configure=_configure,
+            check=psycopg_pool.ConnectionPool.check_connection,
+            name="siglip_pipeline",
+            open=True,
+        )
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A connection in a transaction: committed at the end, rolled back by an exception.
+
+        Raises:
+            DatabaseUnavailableError: no connection could be had, or it was lost.
+            StoreError: the database refused a statement.
+        """
+        with _translated_errors(self.url), self._pool.connection() as connection:
+            yield connection
+
+    @contextmanager
+    def autocommit(self) -> Iterator[Connection]:
+        """A connection outside any transaction, for commands that manage their own."""
+        with _translated_errors(self.url), self._pool.connection() as connection:
+            connection.autocommit = True
+            try:
+                yield connection
+            finally:
+                if not connection.closed:
+                    connection.autocommit = False
+
+    def close(self) -> None:
+        """Close the pool. The object cannot be used any more."""
+        self._pool.close()
+
+    def __enter__(self) -> "Database":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+@contextmanager
+def _translated_errors(url: str) -> Iterator[None]:
+    try:
+        yield
+    except (psycopg.OperationalError, psycopg_pool.PoolTimeout) as error:
+        if isinstance(error, psycopg.errors.QueryCanceled | psycopg.errors.OutOfMemory):
+            raise StoreError(f"the database gave up: {error}") from error
+        raise DatabaseUnavailableError(f"no connection to {where(url)}: {error}") from error
+    except psycopg.Error as error:
+        raise StoreError(f"{where(url)} refused: {error}") from error
+
+
+def where(url: str) -> str:
+    """The server and database of a URL, without its password."""
+    parts = conninfo_to_dict(url)
+    host, port = parts.get("host", "localhost"), parts.get("port", 5432)
+    return f"{host}:{port}/{parts.get('dbname', '')}"
+
+
+def _configure(connection: Connection) -> None:
+    installed = connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'vector'")
+    if installed.fetchone() is not None:
+        register_vector(connection)
+    connection.commit()
+
+
+def _check_versions(url: str) -> tuple[int, ...]:
+    """The pgvector version that is, or will be, used.
+
+    Raises:
+        DatabaseUnavailableError: nothing answers.
+        DatabaseVersionError: with the remedy.
+    """
+    with (
+        _translated_errors(url),
+        psycopg.connect(url, connect_timeout=int(CONNECT_SECONDS), autocommit=True) as connection,
+    ):
+        server = connection.info.server_version // 10000
+        row = connection.execute(
+            "SELECT default_version, installed_version FROM pg_available_extensions"
+            " WHERE name = 'vector'"
+        ).fetchone()
+    if server < POSTGRES_MINIMUM:
+        raise DatabaseVersionError(
+            f"{where(url)} is Postgres {server}; at least {POSTGRES_MINIMUM} is needed"
+        )
+    wanted = ".".join(map(str, PGVECTOR_MINIMUM))
+    if row is None:
+        raise DatabaseVersionError(
+            f"{where(url)} has no pgvector; install at least {wanted} on the server (package "
+            f"postgresql-{server}-pgvector on Debian)"
+        )
+    available, installed = (parse_version(v) if v else None for v in row)
+    version = installed or available
+    assert version is not None
+    if version >= PGVECTOR_MINIMUM:
+        return version
+    if available is not None and available >= PGVECTOR_MINIMUM:
+        remedy = "run `ALTER EXTENSION vector UPDATE` in that database as its owner"
+    else:
+        remedy = f"install at least {wanted} on the server, then `ALTER EXTENSION vector UPDATE`"
+    raise DatabaseVersionError(
+        f"{where(url)} has pgvector {'.'.join(map(str, version))}, at least {wanted} is needed; "
+        f"{remedy}"
+    )
+
+
+def parse_version(text: str) -> tuple[int, ...]:
+    """``0.8.5`` as ``(0, 8, 5)``; what follows the numbers is ignored."""
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+
+
+@contextmanager
+def open_database(settings: Settings, *, migrate: bool = True) -> Iterator[Database]:
+    """The database that the settings name: an external one, or the embedded server.
+
+    The embedded server is started when needed, and stopped by its last user.
+
+    Args:
+        settings: ``database_url``, or ``home`` of the embedded server.
+        migrate: bring the schema up to date first.
+
+    Raises:
+        DatabaseUnavailableError: the external database does not answer.
+        DatabaseVersionError: Postgres, pgvector or the schema do not fit this program.
+        EmbeddedDatabaseError: the embedded server cannot be started.
+    """
+    with ExitStack() as stack:
+        url = settings.database_url
+        if url is None:
+            url = stack.enter_context(embedded_server(settings).lease())
+        database = stack.enter_context(Database(url))
+        if migrate:
+            apply_migrations(database)
+        yield database
+
+
+def embedded_server(settings: Settings) -> EmbeddedPostgres:
+    """The embedded server of ``SIGLIP_HOME``, not started yet."""
+    return EmbeddedPostgres(settings.home, port=settings.embedded_port)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """One numbered SQL file."""
+
+    number: int
+    name: str
+    text: str
+
+    @property
+    def digest(self) -> str:
+        """Tells a file that was edited after it was applied."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+
+
+def migrations() -> list[Migration]:
+    """All migrations that this program brings, in order."""
+    found = []
+    for file in files("siglip_pipeline.store").joinpath("migrations").iterdir():
+        if match := re.fullmatch(r"(\d{4})_(\w+)\.sql", file.name):
+            text = file.read_text(encoding="utf-8")
+            found.append(Migration(number=int(match[1]), name=match[2], text=text))
+    return sorted(found, key=lambda migration: migration.number)
+
+
+def apply_migrations(
+    database: Database, *, known: list[Migration] | None = None
+) -> list[Migration]:
+    """Bring the schema up to date; each migration in a transaction of its own.
+
+    Any number of processes may call this at once: one migrates, the others wait for it.
+
+    Args:
+        database: where to.
+        known: instead of those that the program brings.
+
+    Returns:
+        The migrations that were applied now.
+
+    Raises:
+        DatabaseVersionError: the schema is newer than this program, or differs from it.
+    """
+    known = migrations() if known is None else known
+    applied = []
+    with database.connection() as connection:
+        connection.execute("SELECT pg_advisory_xact_lock(%s, 0)", [LOCK_MIGRATE])
+        done = _applied(connection)
+        _check_history(done, known)
+        for migration in known:
+            if migration.number in done:
+                continue
+            with connection.transaction():
+                connection.execute(sql.SQL(cast(LiteralString, migration.text)))
+                connection.execute(
+                    "INSERT INTO schema_migrations (number, name, digest) VALUES (%s, %s, %s)",
+                    [migration.number, migration.name, migration.digest],
+                )
+            logger.info("applied migration %04d %s", migration.number, migration.name)
+            applied.append(migration)
+        register_vector(connection)
+    if applied:
+        database._pool.drain()  # connections made before the extension was there
+    return applied
+
+
+migrate = apply_migrations
+
+
+def _applied(connection: Connection) -> dict[int, str]:
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS schema_migrations (number integer PRIMARY KEY,"
+        " name text NOT NULL, digest text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+    )
+    rows = connection.execute("SELECT number, digest FROM schema_migrations").fetchall()
+    return {int(number): str(digest) for number, digest in rows}
+
+
+def _check_history(done: dict[int, str], known: list[Migration]) -> None:
+    newest = known[-1].number if known else 0
+    if done and max(done) > newest:
+        raise DatabaseVersionError(
+            f"the schema is at migration {max(done)}, this program knows up to {newest}; update "
+            "siglip-pipeline"
+        )
+    for migration in known:
+        if migration.number in done and done[migration.number] != migration.digest:
+            raise DatabaseVersionError(
+                f"migration {migration.number:04d} ({migration.name}) was applied from another "
+                "version of its file; use the version of siglip-pipeline that made this database"
+            )

@@ -1,0 +1,25 @@
+"""The kinds of similarity index, behind one interface; see docs/indexes.md for which to take."""
+
+from siglip_pipeline.errors import SimilarityIndexError
+from siglip_pipeline.store.index_kinds.base import IndexKind, Scope
+from siglip_pipeline.store.index_kinds.exact import Exact
+from siglip_pipeline.store.index_kinds.frames import Hnsw, IvfFlat
+from siglip_pipeline.store.index_kinds.moments import MomentIndex
+from siglip_pipeline.store.index_kinds.quantized import HnswBinary
+
+KINDS: dict[str, IndexKind] = {
+    kind.name: kind for kind in (MomentIndex(), Hnsw(), HnswBinary(), IvfFlat(), Exact())
+}
+
+__all__ = ["KINDS", "IndexKind", "Scope", "index_kind"]
+
+
+def index_kind(name: str) -> IndexKind:
+    """The kind of that name.
+
+    Raises:
+        SimilarityIndexError: naming those that there are.
+    """
+    if name not in KINDS:
+        raise SimilarityIndexError(f"no index kind {name!r}; there are: {', '.join(KINDS)}")
+    return KINDS[name]

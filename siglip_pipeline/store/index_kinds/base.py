@@ -1,0 +1,147 @@
+"""What every kind of index can do: be filled, be built, and name the frames near a query."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from psycopg import sql
+
+from siglip_pipeline.store import tables
+from siglip_pipeline.store.database import Connection
+from siglip_pipeline.store.generations import Generation
+
+# pgvector's own upper bound of hnsw.ef_search.
+EF_MAX = 1000
+EF_FILTERED = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """Which frames a search may return."""
+
+    video_ids: list[int] | None = None
+    """None: any video."""
+    frames: int = 0
+    """Frames of those videos."""
+    time_range: tuple[float, float] | None = None
+    """Seconds within the video, half-open."""
+
+    @property
+    def everything(self) -> bool:
+        """Nothing is filtered out."""
+        return self.video_ids is None and self.time_range is None
+
+    def parameters(self) -> dict[str, Any]:
+        """Values of :meth:`frame_condition` and its like."""
+        start, end = self.time_range or (None, None)
+        return {"video_ids": self.video_ids, "from_seconds": start, "to_seconds": end}
+
+    def video_condition(self, alias: str) -> sql.Composable:
+        """SQL: the row's video is in scope."""
+        if self.video_ids is None:
+            return sql.SQL("true")
+        return sql.SQL("{}.video_id = ANY(%(video_ids)s::integer[])").format(sql.Identifier(alias))
+
+    def frame_condition(self, alias: str) -> sql.Composable:
+        """SQL: a row of a frames table is in scope."""
+        condition = self.video_condition(alias)
+        if self.time_range is None:
+            return condition
+        return sql.SQL(
+            "{video} AND {row}.time_seconds >= %(from_seconds)s"
+            " AND {row}.time_seconds < %(to_seconds)s"
+        ).format(video=condition, row=sql.Identifier(alias))
+
+
+class IndexKind(ABC):
+    """One way to find the frames near a query."""
+
+    name: ClassVar[str]
+    default_effort: ClassVar[int]
+    """What ``effort`` is when nobody says: ef of HNSW, probes of IVFFlat."""
+    efforts: ClassVar[tuple[int, ...]]
+    """Values that the recall check tries, for its plot."""
+    holds_vectors: ClassVar[bool] = True
+    """Whether a generation has a table of its own."""
+
+    @abstractmethod
+    def fill(self, connection: Connection, target: Generation) -> None:
+        """Make the generation's table and fill it with what its videos hold now."""
+
+    @abstractmethod
+    def index_statement(self, target: Generation) -> sql.Composable | None:
+        """``CREATE INDEX`` for the filled table; None where there is nothing to build."""
+
+    @abstractmethod
+    def build_bytes_per_row(self, dim: int) -> int:
+        """Memory that building takes for each row, to keep the graph or the sample in memory."""
+
+    @abstractmethod
+    def settings(self, *, effort: int, rows: int, scope: Scope) -> dict[str, str]:
+        """Server settings for the length of a search."""
+
+    @abstractmethod
+    def near(
+        self, target: Generation, *, rows: int, scope: Scope, best_of_moment: bool
+    ) -> sql.Composable:
+        """SQL for (video_id, frame_index, time_seconds, distance) of frames near ``%(query)s``.
+
+        Args:
+            target: the generation to search.
+            rows: how far to look: this many moments, or frames.
+            scope: what may be returned.
+            best_of_moment: one row for each moment will do.
+        """
+
+    def plan_parameters(self, target: Generation) -> dict[str, Any]:
+        """Values that :meth:`near` needs beyond the query and the scope."""
+        return {"model_id": target.model_id, "generation": target.generation}
+
+
+def vector_type(dim: int) -> sql.Composable:
+    """``halfvec(dim)``."""
+    return sql.SQL("halfvec({})").format(sql.Literal(dim))
+
+
+def query_vector(dim: int) -> sql.Composable:
+    """The query as a value that the planner can use with an index."""
+    return sql.SQL("%(query)b::{}").format(vector_type(dim))
+
+
+def exact_frames(target: Generation, *, rows: int, scope: Scope) -> sql.Composable:
+    """The nearest frames by looking at all of them; ties by path, then frame."""
+    return sql.SQL(
+        "SELECT f.video_id, f.frame_index, f.time_seconds, f.embedding <#> {query} AS distance"
+        " FROM {frames} f JOIN videos tie ON tie.video_id = f.video_id WHERE {scope}"
+        " ORDER BY distance, tie.path, f.frame_index LIMIT {rows}"
+    ).format(
+        query=query_vector(target.dim),
+        frames=tables.frames(target.model_id),
+        scope=scope.frame_condition("f"),
+        rows=sql.Literal(rows),
+    )
+
+
+def late_frames(target: Generation, *, rows: int, scope: Scope) -> sql.Composable:
+    """The nearest frames of videos that have changed since the generation was built."""
+    return sql.SQL(
+        "SELECT f.video_id, f.frame_index, f.time_seconds, f.embedding <#> {query} AS distance"
+        " FROM {frames} f WHERE f.video_id IN (SELECT video_id FROM generation_videos"
+        " WHERE model_id = %(model_id)s AND generation = %(generation)s AND late"
+        " AND ingest_id IS NOT NULL) AND {scope} ORDER BY distance LIMIT {rows}"
+    ).format(
+        query=query_vector(target.dim),
+        frames=tables.frames(target.model_id),
+        scope=scope.frame_condition("f"),
+        rows=sql.Literal(rows),
+    )
+
+
+def hnsw_settings(*, effort: int, rows: int, scope: Scope) -> dict[str, str]:
+    """HNSW goes on past ``ef_search`` until enough rows have passed the filter."""
+    ef = max(effort, min(rows, EF_MAX), 0 if scope.everything else EF_FILTERED)
+    return {
+        "hnsw.ef_search": str(min(ef, EF_MAX)),
+        "hnsw.iterative_scan": "relaxed_order",
+        "hnsw.max_scan_tuples": "20000" if scope.everything else "200000",
+    }

@@ -1,0 +1,115 @@
+"""An index over the vectors of all frames: HNSW, and IVFFlat."""
+
+from abc import abstractmethod
+from typing import ClassVar
+
+from psycopg import sql
+
+from siglip_pipeline.store import tables
+from siglip_pipeline.store.database import Connection
+from siglip_pipeline.store.generations import Generation
+from siglip_pipeline.store.index_kinds.base import (
+    IndexKind,
+    Scope,
+    hnsw_settings,
+    late_frames,
+    query_vector,
+    vector_type,
+)
+
+
+class FrameIndex(IndexKind):
+    """A copy of the frames' vectors with an index on it; changed videos are looked up beside it."""
+
+    def fill(self, connection: Connection, target: Generation) -> None:
+        """A copy: inserting into an index on the frames themselves would slow every load down."""
+        table = tables.index(target.model_id, target.generation)
+        connection.execute(
+            sql.SQL(
+                "CREATE TABLE {} (video_id integer NOT NULL, frame_index integer NOT NULL,"
+                " time_seconds double precision NOT NULL, embedding {} STORAGE PLAIN NOT NULL)"
+            ).format(table, vector_type(target.dim))
+        )
+        connection.execute(
+            sql.SQL(
+                "INSERT INTO {} SELECT video_id, frame_index, time_seconds, embedding FROM {}"
+            ).format(table, tables.frames(target.model_id))
+        )
+        connection.execute(sql.SQL("CREATE INDEX ON {} (video_id)").format(table))
+
+    @abstractmethod
+    def index_statement(self, target: Generation) -> sql.Composable | None:
+        """See :meth:`IndexKind.index_statement`."""
+
+    def near(
+        self, target: Generation, *, rows: int, scope: Scope, best_of_moment: bool
+    ) -> sql.Composable:
+        """See :meth:`IndexKind.near`."""
+        return sql.SQL(
+            "(SELECT f.video_id, f.frame_index, f.time_seconds, f.embedding <#> {query} AS distance"
+            " FROM {table} f WHERE {scope} ORDER BY f.embedding <#> {query} LIMIT {rows})"
+            " UNION ALL ({late})"
+        ).format(
+            query=query_vector(target.dim),
+            table=tables.index(target.model_id, target.generation),
+            scope=scope.frame_condition("f"),
+            rows=sql.Literal(rows),
+            late=late_frames(target, rows=rows, scope=scope),
+        )
+
+
+class Hnsw(FrameIndex):
+    """HNSW over all frames: for footage so varied that moments save nothing."""
+
+    name: ClassVar[str] = "hnsw"
+    default_effort: ClassVar[int] = 200
+    efforts: ClassVar[tuple[int, ...]] = (40, 100, 200, 400)
+
+    def index_statement(self, target: Generation) -> sql.Composable | None:
+        """By inner product, which orders unit vectors as cosine does."""
+        return sql.SQL(
+            "CREATE INDEX {name} ON {table} USING hnsw (embedding halfvec_ip_ops)"
+            " WITH (m = 16, ef_construction = 200)"
+        ).format(
+            name=sql.Identifier(tables.index_name(target.model_id, target.generation)),
+            table=tables.index(target.model_id, target.generation),
+        )
+
+    def build_bytes_per_row(self, dim: int) -> int:
+        """As for moments, but of each frame."""
+        return 2 * dim + 800
+
+    def settings(self, *, effort: int, rows: int, scope: Scope) -> dict[str, str]:
+        """See :func:`hnsw_settings`."""
+        return hnsw_settings(effort=effort, rows=rows, scope=scope)
+
+
+class IvfFlat(FrameIndex):
+    """Inverted lists over all frames. Below pgvector 0.8.7 a build can overflow: see index.py."""
+
+    name: ClassVar[str] = "ivfflat"
+    default_effort: ClassVar[int] = 20
+    efforts: ClassVar[tuple[int, ...]] = (5, 10, 20, 40)
+
+    def index_statement(self, target: Generation) -> sql.Composable | None:
+        """As many lists as ``parameters['lists']`` says, one per thousand rows by default."""
+        return sql.SQL(
+            "CREATE INDEX {name} ON {table} USING ivfflat (embedding halfvec_ip_ops)"
+            " WITH (lists = {lists})"
+        ).format(
+            name=sql.Identifier(tables.index_name(target.model_id, target.generation)),
+            table=tables.index(target.model_id, target.generation),
+            lists=sql.Literal(int(target.parameters["lists"])),
+        )
+
+    def build_bytes_per_row(self, dim: int) -> int:
+        """The k-means sample is 50 rows a list, one list for a hundred rows: half of them."""
+        return dim
+
+    def settings(self, *, effort: int, rows: int, scope: Scope) -> dict[str, str]:
+        """More lists are read until enough rows have passed the filter."""
+        return {
+            "ivfflat.probes": str(effort),
+            "ivfflat.iterative_scan": "relaxed_order",
+            "ivfflat.max_probes": str(effort if scope.everything else 32768),
+        }

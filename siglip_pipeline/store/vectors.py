@@ -1,0 +1,248 @@
+"""The vectors of the frames of each video, per model."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from psycopg import sql
+
+from siglip_pipeline.errors import VectorError
+from siglip_pipeline.records import EmbeddingBatch, FloatArray
+from siglip_pipeline.store import generations, tables, videos
+from siglip_pipeline.store.copy import copy_rows
+from siglip_pipeline.store.database import Connection, Database
+from siglip_pipeline.store.models import ModelRow, ModelStore
+from siglip_pipeline.store.moments import Moments, cut_moments
+
+NORM_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadResult:
+    """What became of one video's vectors."""
+
+    outcome: Literal["written", "current"]
+    """``current``: the same were stored already, and nothing was done."""
+    frames: int
+    moments: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredVector:
+    """One frame's vector."""
+
+    frame_index: int
+    time_seconds: float
+    embedding_D: FloatArray
+
+
+class VectorStore:
+    """The vectors of the frames of each video, per model."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._models: dict[int, ModelRow] = {}
+
+    def _model(self, model_id: int) -> ModelRow:
+        if model_id not in self._models:  # what is read of it here never changes
+            self._models[model_id] = ModelStore(self._database).get(model_id)
+        return self._models[model_id]
+
+    def is_current(self, model_id: int, video: str, *, source_sha256: str, sampling: str) -> bool:
+        """Whether vectors of this source and sampling are stored."""
+        with self._database.connection() as connection:
+            row = connection.execute(
+                "SELECT 1 FROM ingests JOIN videos USING (video_id) WHERE model_id = %s"
+                " AND path = %s AND ingests.source_sha256 = %s AND ingests.sampling = %s",
+                [model_id, video, source_sha256, sampling],
+            ).fetchone()
+        return row is not None
+
+    def load(
+        self,
+        model_id: int,
+        batch: EmbeddingBatch,
+        *,
+        source_sha256: str,
+        sampling: str,
+        force: bool = False,
+    ) -> LoadResult:
+        """Store a video's vectors in one transaction; they replace what was stored of it.
+
+        They are searchable in the live index when the transaction ends.
+
+        Args:
+            model_id: from :meth:`ModelStore.register`.
+            batch: unit vectors of all sampled frames, in time order.
+            source_sha256: of the upload that they were decoded from.
+            sampling: canonical text of the sampling policy.
+            force: write even if the same source and sampling are stored.
+
+        Raises:
+            VectorError: not finite, not of unit length, wrong size, frames out of order.
+            ModelNotFoundError: no such model.
+        """
+        model = self._model(model_id)
+        check_vectors(batch, model.dim)
+        with self._database.connection() as connection:
+            video_id = videos.ensure(connection, batch.video)
+            generations.lock_for_writing(connection, model_id, video_id)
+            if not force:
+                stored = _current(connection, model_id, video_id, source_sha256, sampling)
+                if stored is not None:
+                    videos.clear_failure(connection, video_id, "frame_embeddings")
+                    return stored
+            moments = cut_moments(
+                batch.embeddings_ND,
+                batch.frame_index_N,
+                batch.time_seconds_N,
+                threshold=model.moment_threshold,
+            )
+            _replace(connection, model_id, video_id, batch, moments)
+            ingest_id = _record(
+                connection, model_id, video_id, source_sha256, sampling, len(batch), len(moments)
+            )
+            live = generations.live(connection, model_id)
+            if live is not None:
+                generations.replace_video(connection, live, video_id, ingest_id, moments)
+            videos.clear_failure(connection, video_id, "frame_embeddings")
+        return LoadResult(outcome="written", frames=len(batch), moments=len(moments))
+
+    def delete_video(self, video: str) -> bool:
+        """Delete a video's vectors under every model, keeping its row; False if unknown."""
+        with self._database.connection() as connection:
+            video_id = videos.find(connection, video)
+            if video_id is None:
+                return False
+            generations.remove_video(connection, video_id)
+            return True
+
+    def vectors(self, model_id: int, video: str) -> EmbeddingBatch:
+        """All vectors of a video, in time order; empty when there are none."""
+        model = self._model(model_id)
+        query = sql.SQL(
+            "SELECT frame_index, time_seconds, embedding FROM {} WHERE video_id ="
+            " (SELECT video_id FROM videos WHERE path = %s) ORDER BY frame_index"
+        ).format(tables.frames(model_id))
+        with self._database.connection() as connection:
+            rows = connection.cursor(binary=True).execute(query, [video]).fetchall()
+        embeddings = [row[2].to_numpy().astype(np.float32) for row in rows]
+        return EmbeddingBatch(
+            video=video,
+            frame_index_N=np.array([row[0] for row in rows], dtype=np.int64),
+            time_seconds_N=np.array([row[1] for row in rows], dtype=np.float64),
+            embeddings_ND=np.array(embeddings, dtype=np.float32).reshape(-1, model.dim),
+        )
+
+    def nearest_frame(self, model_id: int, video: str, time_seconds: float) -> StoredVector | None:
+        """The stored frame nearest in time; of two as near, the earlier. None: no frames."""
+        query = sql.SQL(
+            "SELECT frame_index, time_seconds, embedding FROM {} WHERE video_id ="
+            " (SELECT video_id FROM videos WHERE path = %s)"
+            " ORDER BY abs(time_seconds - %s), frame_index LIMIT 1"
+        ).format(tables.frames(model_id))
+        with self._database.connection() as connection:
+            row = connection.cursor(binary=True).execute(query, [video, time_seconds]).fetchone()
+        if row is None:
+            return None
+        return StoredVector(
+            frame_index=row[0],
+            time_seconds=row[1],
+            embedding_D=row[2].to_numpy().astype(np.float32),
+        )
+
+
+def check_vectors(batch: EmbeddingBatch, dim: int) -> None:
+    """Refuse vectors that would poison every search.
+
+    Raises:
+        VectorError: naming the video and the first frame at fault.
+    """
+    if batch.embeddings_ND.shape[1] != dim:
+        raise VectorError(
+            f"{batch.video}: vectors of {batch.embeddings_ND.shape[1]} dimensions, the model has "
+            f"{dim}"
+        )
+    if len(batch) > 1:
+        behind = np.flatnonzero(np.diff(batch.frame_index_N) <= 0)
+        if behind.size:
+            raise VectorError(
+                f"{batch.video}: frame {batch.frame_index_N[behind[0] + 1]} does not follow frame "
+                f"{batch.frame_index_N[behind[0]]}; frames must be in order, each once"
+            )
+    # A sum over a row is finite exactly when its squares are: one pass finds all three faults.
+    norms_N = np.sqrt(np.einsum("nd,nd->n", batch.embeddings_ND, batch.embeddings_ND))
+    wrong = np.flatnonzero(~(np.abs(norms_N - 1) <= NORM_TOLERANCE))
+    if wrong.size == 0:
+        return
+    vector_D, norm = batch.embeddings_ND[wrong[0]], norms_N[wrong[0]]
+    if np.isnan(vector_D).any():
+        fault = "NaN"
+    elif np.isinf(vector_D).any():
+        fault = "an infinite value"
+    else:
+        fault = f"length {norm:.4f}, which must be 1 to within {NORM_TOLERANCE}"
+    raise VectorError(
+        f"{batch.video}: the vector of frame {batch.frame_index_N[wrong[0]]} has {fault} "
+        f"({wrong.size} of {len(batch)} vectors are at fault)"
+    )
+
+
+def _current(
+    connection: Connection, model_id: int, video_id: int, source_sha256: str, sampling: str
+) -> LoadResult | None:
+    row = connection.execute(
+        "SELECT frames, moments FROM ingests WHERE model_id = %s AND video_id = %s"
+        " AND source_sha256 = %s AND sampling = %s",
+        [model_id, video_id, source_sha256, sampling],
+    ).fetchone()
+    return None if row is None else LoadResult(outcome="current", frames=row[0], moments=row[1])
+
+
+def _replace(
+    connection: Connection, model_id: int, video_id: int, batch: EmbeddingBatch, moments: Moments
+) -> None:
+    generations.delete_rows(connection, model_id, video_id)
+    copy_rows(
+        connection,
+        tables.frames(model_id),
+        {
+            "video_id": ("int4", video_id),
+            "frame_index": ("int4", batch.frame_index_N),
+            "time_seconds": ("float8", batch.time_seconds_N),
+        },
+        vector=("embedding", batch.embeddings_ND),
+    )
+    copy_rows(
+        connection,
+        tables.moments(model_id),
+        {
+            "video_id": ("int4", video_id),
+            "moment": ("int4", np.arange(len(moments))),
+            "first_frame": ("int4", moments.first_frame_M),
+            "last_frame": ("int4", moments.last_frame_M),
+            "start_seconds": ("float8", moments.start_seconds_M),
+            "end_seconds": ("float8", moments.end_seconds_M),
+        },
+    )
+
+
+def _record(
+    connection: Connection,
+    model_id: int,
+    video_id: int,
+    source_sha256: str,
+    sampling: str,
+    frames: int,
+    moments: int,
+) -> int:
+    row = connection.execute(
+        "INSERT INTO ingests (model_id, video_id, source_sha256, sampling, frames, moments)"
+        " VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (model_id, video_id) DO UPDATE SET"
+        " ingest_id = DEFAULT, source_sha256 = excluded.source_sha256,"
+        " sampling = excluded.sampling, frames = excluded.frames, moments = excluded.moments,"
+        " finished_at = now() RETURNING ingest_id",
+        [model_id, video_id, source_sha256, sampling, frames, moments],
+    ).fetchone()
+    assert row is not None
+    return int(row[0])

@@ -1,0 +1,265 @@
+"""The table of videos: what is known of each, and how far it has come."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from psycopg import sql
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from siglip_pipeline.records import Upload, VideoInfo
+from siglip_pipeline.store import generations
+from siglip_pipeline.store.database import Connection, Database
+
+VideoState = Literal["pending", "frames", "embedded", "indexed", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """The last failure of one stage of one video."""
+
+    video: str
+    stage: str
+    reason: str
+    failed_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoRow:
+    """A video, and how far it has come under one model."""
+
+    video: str
+    state: VideoState
+    """``pending`` nothing yet, ``frames`` decoded, ``embedded`` vectors stored, ``indexed``
+    searchable, ``failed`` the last try of some stage failed."""
+    stage: str | None
+    """The stage that failed."""
+    reason: str | None
+    size_bytes: int | None
+    modified_at: datetime | None
+    source_fingerprint: str | None
+    """The listing's fingerprint when the video was decoded."""
+    sha256: str | None
+    sampling: str | None
+    frames: int | None
+    damaged_share: float | None
+    duration_seconds: float | None
+    info: dict[str, Any] | None
+    """:class:`~siglip_pipeline.records.VideoInfo` as JSON; fractions as text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoCounts:
+    """What ``status`` shows of the videos."""
+
+    total: int
+    decoded: int
+    """With stored frames, searchable or not."""
+    embedded: int
+    """With current vectors under the model, searchable or not."""
+    indexed: int
+    failed: int
+    pending: int
+    """Everything else: on the way, or not begun."""
+    frames: int
+    """Stored frames of all videos."""
+    vectors: int
+    """Stored vectors under the model."""
+    failures: list[Failure]
+
+
+# What :class:`VideoRow` holds, in one query over all videos; %(model)s may be null.
+_ROWS = """
+    SELECT v.path AS video,
+           CASE WHEN f.stage IS NOT NULL THEN 'failed'
+                WHEN i.video_id IS NOT NULL AND i.source_sha256 = v.source_sha256
+                     AND i.sampling = v.sampling
+                THEN CASE WHEN m.active_generation IS NULL THEN 'embedded' ELSE 'indexed' END
+                WHEN v.source_sha256 IS NOT NULL THEN 'frames'
+                ELSE 'pending' END AS state,
+           f.stage, f.reason, v.size_bytes, v.modified_at, v.source_fingerprint,
+           v.source_sha256 AS sha256, v.sampling, v.frames, v.damaged_share,
+           v.duration_seconds, v.info
+    FROM videos v
+    LEFT JOIN models m ON m.model_id = coalesce(%(model)s::integer,
+                                                (SELECT model_id FROM models WHERE is_active))
+    LEFT JOIN ingests i ON i.video_id = v.video_id AND i.model_id = m.model_id
+    LEFT JOIN LATERAL (SELECT stage, reason FROM failures f WHERE f.video_id = v.video_id
+                       ORDER BY failed_at DESC, stage LIMIT 1) f ON true
+"""
+
+
+class VideoStore:
+    """The table of videos."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def register(self, uploads: Iterable[Upload]) -> None:
+        """Note uploads as announced: new ones are pending, known ones keep their state."""
+        with self._database.connection() as connection, connection.cursor() as cursor:
+            cursor.executemany(
+                "INSERT INTO videos (path, size_bytes, modified_at, listed_fingerprint)"
+                " VALUES (%s, %s, %s, %s) ON CONFLICT (path) DO UPDATE SET"
+                " listed_fingerprint = excluded.listed_fingerprint",
+                [(u.path, u.size_bytes, _timestamp(u), u.fingerprint) for u in uploads],
+            )
+
+    def listed_fingerprints(self) -> dict[str, str]:
+        """Fingerprint of each upload when it was last announced, by path."""
+        with self._database.connection() as connection:
+            rows = connection.execute(
+                "SELECT path, listed_fingerprint FROM videos WHERE listed_fingerprint IS NOT NULL"
+            ).fetchall()
+        return {str(path): str(fingerprint) for path, fingerprint in rows}
+
+    def record_frames(
+        self,
+        *,
+        upload: Upload,
+        info: VideoInfo,
+        source_sha256: str,
+        sampling: str,
+        frames: int,
+        damaged_share: float,
+        source_fingerprint: str,
+    ) -> None:
+        """A video was decoded: its stored frames are of this source and sampling."""
+        with self._database.connection() as connection:
+            video_id = _upsert(connection, upload.path, upload)
+            connection.execute(
+                "UPDATE videos SET source_fingerprint = %s, source_sha256 = %s, sampling = %s,"
+                " frames = %s, damaged_share = %s, duration_seconds = %s, info = %s,"
+                " decoded_at = now() WHERE video_id = %s",
+                [
+                    source_fingerprint,
+                    source_sha256,
+                    sampling,
+                    frames,
+                    damaged_share,
+                    info.duration_seconds,
+                    Jsonb(asdict(info) | {"time_base": str(info.time_base)}),
+                    video_id,
+                ],
+            )
+            clear_failure(connection, video_id, "video_frames")
+
+    def record_failure(
+        self, video: str, *, stage: str, reason: str, upload: Upload | None = None
+    ) -> None:
+        """A stage of a video failed. What is stored of it stays as it is."""
+        with self._database.connection() as connection:
+            video_id = _upsert(connection, video, upload)
+            connection.execute(
+                "INSERT INTO failures (video_id, stage, reason) VALUES (%s, %s, %s)"
+                " ON CONFLICT (video_id, stage)"
+                " DO UPDATE SET reason = excluded.reason, failed_at = now()",
+                [video_id, stage, reason.replace("\0", "")],
+            )
+
+    def get(self, video: str, *, model_id: int | None = None) -> VideoRow | None:
+        """A video as it stands under a model (default: the active one); None if unknown."""
+        rows = self._rows(sql.SQL("WHERE v.path = %(video)s"), video=video, model=model_id)
+        return rows[0] if rows else None
+
+    def list(self, *, model_id: int | None = None) -> list[VideoRow]:
+        """All videos, by path."""
+        return self._rows(sql.SQL("ORDER BY v.path"), model=model_id)
+
+    def _rows(self, suffix: sql.Composable, **values: Any) -> "list[VideoRow]":
+        with (
+            self._database.connection() as connection,
+            connection.cursor(row_factory=class_row(VideoRow)) as cursor,
+        ):
+            return cursor.execute(sql.SQL(_ROWS) + suffix, values).fetchall()
+
+    def states(self, *, model_id: int | None = None) -> dict[str, VideoState]:
+        """How far each video has come, by path."""
+        return {row.video: row.state for row in self.list(model_id=model_id)}
+
+    def counts(self, model_id: int | None = None) -> VideoCounts:
+        """What ``status`` shows, under a model (default: the active one)."""
+        with self._database.connection() as connection:
+            row = connection.execute(
+                sql.SQL("WITH rows AS (")
+                + sql.SQL(_ROWS)
+                + sql.SQL(
+                    ") SELECT count(*), count(*) FILTER (WHERE sha256 IS NOT NULL),"
+                    " count(*) FILTER (WHERE state IN ('embedded', 'indexed')),"
+                    " count(*) FILTER (WHERE state = 'indexed'),"
+                    " count(*) FILTER (WHERE state = 'failed'), coalesce(sum(frames), 0),"
+                    " (SELECT coalesce(sum(frames), 0) FROM ingests WHERE model_id ="
+                    " coalesce(%(model)s::integer,"
+                    " (SELECT model_id FROM models WHERE is_active))) FROM rows"
+                ),
+                {"model": model_id},
+            ).fetchone()
+        assert row is not None
+        total, decoded, embedded, indexed, failed, frames, vectors = map(int, row)
+        return VideoCounts(
+            total=total,
+            decoded=decoded,
+            embedded=embedded,
+            indexed=indexed,
+            failed=failed,
+            pending=total - indexed - failed,
+            frames=frames,
+            vectors=vectors,
+            failures=self.failures(),
+        )
+
+    def failures(self) -> "list[Failure]":
+        """The last failure of each stage that has not succeeded since, by video."""
+        with (
+            self._database.connection() as connection,
+            connection.cursor(row_factory=class_row(Failure)) as cursor,
+        ):
+            return cursor.execute(
+                "SELECT path AS video, stage, reason, failed_at FROM failures JOIN videos"
+                " USING (video_id) ORDER BY path, failed_at"
+            ).fetchall()
+
+    def delete(self, video: str) -> bool:
+        """Forget a video with all its vectors, under every model; False if unknown."""
+        with self._database.connection() as connection:
+            video_id = find(connection, video)
+            if video_id is None:
+                return False
+            generations.remove_video(connection, video_id)
+            connection.execute("DELETE FROM videos WHERE video_id = %s", [video_id])
+            return True
+
+
+def find(connection: Connection, video: str) -> int | None:
+    """The id of a video; None if unknown."""
+    row = connection.execute("SELECT video_id FROM videos WHERE path = %s", [video]).fetchone()
+    return None if row is None else int(row[0])
+
+
+def ensure(connection: Connection, video: str) -> int:
+    """The id of a video, noted down if it is new."""
+    return find(connection, video) or _upsert(connection, video, None)
+
+
+def clear_failure(connection: Connection, video_id: int, stage: str) -> None:
+    """The stage has succeeded."""
+    connection.execute("DELETE FROM failures WHERE video_id = %s AND stage = %s", [video_id, stage])
+
+
+def _upsert(connection: Connection, video: str, upload: Upload | None) -> int:
+    row = connection.execute(
+        "INSERT INTO videos (path, size_bytes, modified_at) VALUES (%s, %s, %s)"
+        " ON CONFLICT (path) DO UPDATE SET"
+        " size_bytes = coalesce(excluded.size_bytes, videos.size_bytes),"
+        " modified_at = coalesce(excluded.modified_at, videos.modified_at)"
+        " RETURNING video_id",
+        [video, upload and upload.size_bytes, upload and _timestamp(upload)],
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _timestamp(upload: Upload) -> datetime | None:
+    return None if upload.modified_at is None else datetime.fromtimestamp(upload.modified_at, UTC)
