@@ -166,7 +166,7 @@ class Scene:
     texture: Texture = "plain"
     light: Light = "normal"
     blur: float = 0.0
-    """Radius of a Gaussian blur, as a share of the picture's height."""
+    """Strength of the blur: about its standard deviation as a share of the picture's height."""
     grain: float = 0.0
     """Standard deviation of sensor noise, in grey levels of 255."""
     seed: int = 0
@@ -369,24 +369,21 @@ def _background(scene: Scene, width: int, height: int) -> NDArray[np.float32]:
     return picture
 
 
-def _blend(
-    picture: NDArray[np.float32],
-    mask: NDArray[np.float32],
-    colour: tuple[int, int, int],
-    centre: tuple[float, float],
-    opacity: float,
-) -> None:
-    """Lay the mask's shape on the picture, in place; what reaches beyond the edge is cut."""
-    height, width = picture.shape[:2]
+def _cover(
+    clear: NDArray[np.float32], mask: NDArray[np.float32], centre: tuple[float, float]
+) -> tuple[slice, slice]:
+    """Lay a mask on what shines through so far, in place; what reaches beyond the edge is cut.
+
+    Returns:
+        The rows and columns that were touched, perhaps none.
+    """
+    height, width = clear.shape
     side = mask.shape[0]
     left, top = round(centre[0] - side / 2), round(centre[1] - side / 2)
-    x0, y0 = max(left, 0), max(top, 0)
-    x1, y1 = min(left + side, width), min(top + side, height)
-    if x0 >= x1 or y0 >= y1:
-        return
-    alpha = mask[y0 - top : y1 - top, x0 - left : x1 - left, None] * opacity
-    patch = picture[y0:y1, x0:x1]
-    patch += (np.array(colour, np.float32) - patch) * alpha
+    x0, y0 = min(max(left, 0), width), min(max(top, 0), height)
+    x1, y1 = max(min(left + side, width), x0), max(min(top + side, height), y0)
+    clear[y0:y1, x0:x1] *= 1 - mask[y0 - top : y1 - top, x0 - left : x1 - left]
+    return slice(y0, y1), slice(x0, x1)
 
 
 def _draw_object(picture: NDArray[np.float32], item: Object, moment: float) -> None:
@@ -400,13 +397,21 @@ def _draw_object(picture: NDArray[np.float32], item: Object, moment: float) -> N
     turned = _shape_mask(item.shape).rotate(item.tilt_degrees, Image.Resampling.BILINEAR)
     mask = np.asarray(turned.resize((side, side), Image.Resampling.BOX), np.float32)
     mask = mask * np.float32(1 / 255)
+    # Object and ghosts have one colour, so what each lets through can be multiplied up first.
+    clear = np.ones((height, width), np.float32)
+    touched = [_cover(clear, mask, (x, y))]
     if item.motion != "still":
         reach = (1.1 * item.radius + 0.12) * height
-        for ghost in range(_TRAIL_GHOSTS, 0, -1):
+        for ghost in range(1, _TRAIL_GHOSTS + 1):
             share = ghost / _TRAIL_GHOSTS
+            faint = mask * np.float32(0.34 * (1.08 - share))
             centre = (x - step_x * reach * share, y - step_y * reach * share)
-            _blend(picture, mask, COLOURS[item.colour], centre, 0.34 * (1.08 - share))
-    _blend(picture, mask, COLOURS[item.colour], (x, y), 1.0)
+            touched.append(_cover(clear, faint, centre))
+    rows = slice(min(r.start for r, _ in touched), max(r.stop for r, _ in touched))
+    columns = slice(min(c.start for _, c in touched), max(c.stop for _, c in touched))
+    patch = picture[rows, columns]
+    colour = np.array(COLOURS[item.colour], np.float32)
+    picture[rows, columns] = colour + (patch - colour) * clear[rows, columns, None]
 
 
 def render_frame(
@@ -436,7 +441,7 @@ def render_frame(
     if scene.blur > 0:
         sharp = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
         picture = np.asarray(
-            sharp.filter(ImageFilter.GaussianBlur(scene.blur * height)), np.float32
+            sharp.filter(ImageFilter.BoxBlur(1.5 * scene.blur * height)), np.float32
         ).copy()
     if scene.grain > 0:
         # One value for all three channels: grain that is cheap and looks like film.
