@@ -6,8 +6,7 @@ from typing import Any
 
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database
-from siglip_pipeline.store.index import live_index
-from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.videos import Failure, VideoStore
 from siglip_pipeline.uploads import UploadStore
 
@@ -74,5 +73,21 @@ def collect_status(database: Database, settings: Settings) -> PipelineStatus:
         frames=counts.frames,
         vectors=counts.vectors,
         model={"name": model.name, "key": model.key, "dim": model.dim} if model else None,
-        index=live_index(database, model) if model else None,
+        index=_live_index(database, model) if model else None,
     )
+
+
+def _live_index(database: Database, model: ModelRow) -> dict[str, Any] | None:
+    """The published generation; ``rows`` counts the frames that it answers for."""
+    with database.connection() as connection:
+        row = connection.execute(
+            "SELECT g.kind, g.recall_at_10, (SELECT coalesce(sum(v.frames), 0)"
+            "   FROM generation_videos v WHERE v.model_id = g.model_id"
+            "   AND v.generation = g.generation AND v.ingest_id IS NOT NULL)"
+            " FROM generations g WHERE g.model_id = %s AND g.state = 'live'",
+            [model.model_id],
+        ).fetchone()
+    if row is None:
+        return None
+    kind, recall, rows = row
+    return {"kind": kind, "state": "ready", "recall_at_10": recall, "rows": int(rows)}
