@@ -591,11 +591,11 @@ def _encode(
 
 # File, encoder, frames a second, size: what turns up in an uploads folder, in small.
 _DEMO_FILMS: tuple[tuple[str, str, float, tuple[int, int]], ...] = (
-    ("reel-1.mp4", "libx264", 15, (320, 240)),
-    ("reel-2.mp4", "libx264", 24, (320, 180)),
+    ("reel-1.mp4", "libx264", 12, (320, 240)),
+    ("reel-2.mp4", "libx264", 15, (320, 180)),
     ("reel-3.mkv", "libx264", 12.5, (256, 256)),
-    ("reel-4.webm", "libvpx-vp9", 10, (320, 240)),
-    ("more/reel-5.mp4", "mpeg4", 12, (320, 240)),
+    ("reel-4.webm", "libvpx-vp9", 8, (320, 240)),
+    ("more/reel-5.mp4", "mpeg4", 10, (320, 240)),
 )
 _SCENES_PER_FILM = 8
 
