@@ -1,17 +1,38 @@
 """A decoded frame as people see it: upright RGB with square pixels, then JPEG and a hash."""
 
 import io
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image
 
 from siglip_pipeline.video.geometry import DisplayGeometry
+from siglip_pipeline.video.tone import ToneMapper
 
 RgbArray = NDArray[np.uint8]
+
+SCALING: Final = (
+    Interpolation.BICUBIC
+    | Interpolation.ACCURATE_RND
+    | Interpolation.FULL_CHR_H_INT
+    | Interpolation.FULL_CHR_H_INP
+)
+
+# AVCOL_SPC_* of libavutil/pixfmt.h, that is of ITU-T H.273. swscale refuses frames with any other
+# value, which damaged headers hold; what says nothing is BT.601 as for every FFmpeg program.
+_KNOWN_MATRICES: Final = {
+    1: Colorspace.ITU709,
+    4: Colorspace.FCC,
+    5: Colorspace.ITU601,
+    6: Colorspace.SMPTE170M,
+    7: Colorspace.SMPTE240M,
+    9: Colorspace.BT2020,
+    10: Colorspace.BT2020,
+}
+_KNOWN_RANGES: Final = {1: ColorRange.MPEG, 2: ColorRange.JPEG}
 
 HASH_SIDE: Final = 32
 HASH_LOW: Final = 8
@@ -32,19 +53,34 @@ class PictureMaker:
     def __init__(self, *, longest_side: int | None) -> None:
         self._longest_side = longest_side
         self._reformatter = VideoReformatter()
+        self._tone: tuple[tuple[int, int], ToneMapper | None] | None = None
 
     def rgb(self, frame: VideoFrame, geometry: DisplayGeometry) -> RgbArray:
         """Pixels [H, W, C] in BT.709 RGB, full range."""
-        width, height = geometry.fitted_size(self._longest_side)
+        if self._tone is None or self._tone[0] != (frame.color_trc, frame.color_primaries):
+            description = (frame.color_trc, frame.color_primaries)
+            self._tone = (description, ToneMapper.for_frame(frame))
+        mapper = self._tone[1]
+        size = geometry.fitted_size(self._longest_side)
+        pixels = self._convert(frame, size, "rgb24" if mapper is None else "rgb48le")
+        if mapper is not None:
+            pixels = mapper.apply(pixels)
+        return geometry.orient(pixels)
+
+    def _convert(self, frame: VideoFrame, size: tuple[int, int], pixel_format: str) -> NDArray[Any]:
         rgb = self._reformatter.reformat(
             frame,
-            width=width,
-            height=height,
-            format="rgb24",
-            interpolation=Interpolation.BICUBIC,
+            width=size[0],
+            height=size[1],
+            format=pixel_format,
+            interpolation=SCALING,
+            src_colorspace=_KNOWN_MATRICES.get(frame.colorspace, Colorspace.DEFAULT),
+            # Said outright: a full-range yuv420p (VP9, AV1, HEVC) is taken for limited otherwise.
+            src_color_range=_KNOWN_RANGES.get(frame.color_range, ColorRange.UNSPECIFIED),
+            dst_color_range=ColorRange.JPEG,
             threads=1,
         )
-        return geometry.orient(np.asarray(rgb.to_ndarray(), np.uint8))
+        return np.asarray(rgb.to_ndarray())
 
 
 def encode_jpeg(pixels_HWC: RgbArray, *, quality: int) -> bytes:

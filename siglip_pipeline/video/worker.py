@@ -4,14 +4,17 @@ import os
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Final
 
 import av
+import numpy as np
+from av.video.frame import VideoFrame
 
 from siglip_pipeline.errors import SiglipPipelineError, VideoError
-from siglip_pipeline.records import VideoInfo
+from siglip_pipeline.records import IntArray, VideoInfo
 from siglip_pipeline.video.decode import DecodeCounts, decode_frames
 from siglip_pipeline.video.frame_store import FrameFileWriter, StoredFrame
 from siglip_pipeline.video.jobs import ExtractJob, FrameReport
@@ -22,9 +25,11 @@ from siglip_pipeline.video.picture import (
     hash_distance,
     perceptual_hash,
 )
-from siglip_pipeline.video.plan import plan_decode
-from siglip_pipeline.video.probe import scan
+from siglip_pipeline.video.plan import plan_decode, plan_everything
+from siglip_pipeline.video.probe import Scan, scan
+from siglip_pipeline.video.shots import content_scores, find_cuts
 from siglip_pipeline.video.source import MediaSource
+from siglip_pipeline.video.stills import is_picture, picture_frames, scan_picture
 
 DECODER_VERSION: Final = f"1 pyav {av.__version__} libavcodec " + ".".join(
     str(number) for number in av.library_versions["libavcodec"]
@@ -98,7 +103,8 @@ def extract(job: ExtractJob, progress: _Progress) -> FrameReport:
     writer = FrameFileWriter(job.draft)
     try:
         sink = _Sink(job, writer)
-        outcome = _extract_video(job, source, sink, progress)
+        read = _extract_picture if is_picture(source) else _extract_video
+        outcome = read(job, source, sink, progress)
         sha256 = source.sha256(progress)
         writer.close(
             outcome.info,
@@ -131,13 +137,46 @@ class _Outcome:
     damaged_share: float
 
 
+def _extract_picture(
+    job: ExtractJob, source: MediaSource, sink: "_Sink", progress: _Progress
+) -> _Outcome:
+    scanned = scan_picture(source, on_progress=progress)
+    pts_N = scanned.pts_N
+    targets = job.sampling.select(
+        pts_N,
+        time_base=scanned.info.time_base,
+        end_pts=scanned.end_pts,
+        key_N=np.arange(pts_N.size) == 0,
+        cuts=np.empty(0, np.int64),
+    )
+    frames = picture_frames(source, targets, longest_side=job.options.longest_side)
+    for position, pixels_HWC in frames:
+        progress(position)
+        pts = int(pts_N[position])
+        sink.add(pixels_HWC, frame_index=position, pts=pts, time_seconds=pts / 1000)
+    lost = scanned.expected - scanned.info.frame_count
+    return _checked(
+        job,
+        _Outcome(
+            info=scanned.info,
+            packets=scanned.expected,
+            damaged_packets=lost,
+            damaged_share=lost / scanned.expected,
+        ),
+    )
+
+
 def _extract_video(
     job: ExtractJob, source: MediaSource, sink: "_Sink", progress: _Progress
 ) -> _Outcome:
     scanned = scan(source, on_progress=progress)
     packets = scanned.packets
     targets = job.sampling.select(
-        packets.pts_N, time_base=scanned.time_base, end_pts=packets.end_pts, key_N=packets.key_N
+        packets.pts_N,
+        time_base=scanned.time_base,
+        end_pts=packets.end_pts,
+        key_N=packets.key_N,
+        cuts=_cuts(source, scanned, job, progress) if job.sampling.kind == "scenes" else None,
     )
     counts = DecodeCounts()
     pictures = PictureMaker(longest_side=job.options.longest_side)
@@ -169,19 +208,50 @@ def _extract_video(
     refused_share = counts.damaged_packets / max(1, counts.packets_given)
     missing_share = len(counts.missing) / targets.size
     share = (lost + max(refused_share, missing_share) * len(packets)) / packets.expected
-    if 1 - share < job.options.min_decodable_share:
+    return _checked(
+        job,
+        _Outcome(
+            info=scanned.info(geometry),
+            packets=packets.expected,
+            damaged_packets=lost + counts.damaged_packets,
+            damaged_share=share,
+        ),
+    )
+
+
+def _cuts(source: MediaSource, scanned: Scan, job: ExtractJob, progress: _Progress) -> IntArray:
+    """Where shots begin; decodes everything once, and keeps a number per frame."""
+    everything = np.arange(scanned.packets.pts_N.size)
+    scores_N = np.zeros(everything.size, np.float32)
+    positions: list[int] = []
+
+    def frames() -> Iterator[VideoFrame]:
+        for decoded in decode_frames(
+            source,
+            scanned,
+            plan_everything(scanned.packets, everything),
+            threads=job.options.threads,
+            on_progress=progress,
+        ):
+            positions.append(decoded.frame_index)
+            yield decoded.frame
+
+    for score in content_scores(frames()):
+        scores_N[positions[-1]] = score
+    return find_cuts(scores_N, scanned.packets.pts_N, time_base=scanned.time_base)
+
+
+def _checked(job: ExtractJob, outcome: _Outcome) -> _Outcome:
+    """The outcome, unless too much of the file is lost."""
+    share = 1 - outcome.damaged_share
+    if share < job.options.min_decodable_share:
         raise VideoError(
             job.video,
-            f"only {1 - share:.0%} of it can be decoded, and at least "
+            f"only {share:.0%} of it can be decoded, and at least "
             f"{job.options.min_decodable_share:.0%} is asked for "
             "(SIGLIP_MIN_DECODABLE_SHARE); upload it again",
         )
-    return _Outcome(
-        info=scanned.info(geometry),
-        packets=packets.expected,
-        damaged_packets=lost + counts.damaged_packets,
-        damaged_share=share,
-    )
+    return outcome
 
 
 class _Sink:

@@ -1,0 +1,189 @@
+"""HDR and wide-gamut pictures as BT.709 shows them.
+
+A picture in PQ or HLG looks grey and flat when its code values are taken for BT.709's. Here code
+values become light (nits), highlights are rolled off to what an SDR display can show, colours are
+moved into BT.709's gamut, and the light becomes code values again. libswscale can convert the
+transfer, too, but clips everything above 203 nits.
+
+Sources: ITU-R BT.2100-2 tables 4 (PQ) and 5 (HLG); BT.2390-10 section 5.4.1 (EETF, the roll-off);
+BT.2408-7 (reference white at 203 nits); BT.2087-0 (BT.2020 to BT.709); BT.1886 (SDR display).
+"""
+
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, Literal
+
+import numpy as np
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
+
+Transfer = Literal["pq", "hlg", "sdr"]
+Primaries = Literal["bt2020", "p3", "bt709"]
+
+# AVCOL_TRC_* and AVCOL_PRI_* of libavutil/pixfmt.h, that is of ITU-T H.273.
+_TRANSFERS: Final[dict[int, Transfer]] = {16: "pq", 18: "hlg"}
+_PRIMARIES: Final[dict[int, Primaries]] = {9: "bt2020", 12: "p3"}
+
+REFERENCE_WHITE_NITS: Final = 203.0
+"""BT.2408: what SDR's white is in HDR; here also the peak that highlights are rolled off to."""
+DEFAULT_PEAK_NITS: Final = 1000.0
+"""Peak of the source where it does not say; also HLG's nominal display."""
+SDR_GAMMA: Final = 2.4
+HLG_GAMMA: Final = 1.2
+HLG_LUMA: Final = np.array([0.2627, 0.6780, 0.0593], np.float32)
+
+TO_BT709: Final[dict[Primaries, NDArray[np.float32]]] = {
+    "bt2020": np.array(
+        [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]],
+        np.float32,
+    ),
+    # From the chromaticities of SMPTE EG 432-1 and BT.709, both with D65 white.
+    "p3": np.array(
+        [[1.2249, -0.2247, 0.0], [-0.0420, 1.0419, 0.0], [-0.0197, -0.0786, 1.0979]], np.float32
+    ),
+}
+
+_STEPS: Final = 4096
+"""Entries of the tables over light, evenly spaced in its square root."""
+
+
+def pq_to_nits(code: NDArray[Any]) -> NDArray[np.float64]:
+    """PQ's EOTF: code values in [0, 1] to nits (BT.2100 table 4)."""
+    power = np.power(np.asarray(code, np.float64), 32 / 2523)
+    linear = np.maximum(power - 3424 / 4096, 0) / (2413 / 128 - 2392 / 128 * power)
+    return np.asarray(10_000 * np.power(linear, 16384 / 2610), np.float64)
+
+
+def nits_to_pq(nits: NDArray[Any] | float) -> NDArray[np.float64]:
+    """PQ's inverse EOTF: nits to code values in [0, 1] (BT.2100 table 4)."""
+    power = np.power(np.asarray(nits, np.float64) / 10_000, 2610 / 16384)
+    return np.asarray(
+        np.power((3424 / 4096 + 2413 / 128 * power) / (1 + 2392 / 128 * power), 2523 / 32),
+        np.float64,
+    )
+
+
+def hlg_to_scene(code: NDArray[Any]) -> NDArray[np.float64]:
+    """HLG's inverse OETF: code values in [0, 1] to scene light in [0, 1] (BT.2100 table 5)."""
+    a, b, c = 0.17883277, 0.28466892, 0.55991073
+    code = np.asarray(code, np.float64)
+    light = np.where(code <= 0.5, code**2 / 3, (np.exp((code - c) / a) + b) / 12)
+    return np.asarray(light, np.float64)
+
+
+def roll_off(nits: NDArray[Any], *, peak_nits: float, target_nits: float) -> NDArray[np.float64]:
+    """BT.2390's EETF: light of a display that reaches ``peak_nits`` for one of ``target_nits``.
+
+    Light below the knee stays as it is; above, a Hermite spline in PQ ends at the target. Black
+    level zero on both sides.
+    """
+    nits = np.asarray(nits, np.float64)
+    if peak_nits <= target_nits:
+        return np.minimum(nits, target_nits)
+    peak = float(nits_to_pq(peak_nits))
+    code = np.minimum(nits_to_pq(nits) / peak, 1.0)
+    target = float(nits_to_pq(target_nits)) / peak
+    knee = max(0.0, 1.5 * target - 0.5)
+    t = np.clip((code - knee) / (1 - knee), 0, 1)
+    spline = (
+        (2 * t**3 - 3 * t**2 + 1) * knee
+        + (t**3 - 2 * t**2 + t) * (1 - knee)
+        + (-2 * t**3 + 3 * t**2) * target
+    )
+    return pq_to_nits(np.where(code < knee, code, spline) * peak)
+
+
+@dataclass(frozen=True)
+class ToneMapper:
+    """From 16-bit RGB in one colour description to 8-bit RGB in BT.709.
+
+    Tables are made once per video: a stream does not change its description.
+    """
+
+    transfer: Transfer
+    primaries: Primaries
+    peak_nits: float = DEFAULT_PEAK_NITS
+
+    @classmethod
+    def for_frame(cls, frame: VideoFrame) -> "ToneMapper | None":
+        """What a frame needs; None for one that BT.709 shows as it is."""
+        transfer = _TRANSFERS.get(frame.color_trc, "sdr")
+        primaries = _PRIMARIES.get(frame.color_primaries, "bt709")
+        if transfer == "sdr":
+            return cls("sdr", primaries) if primaries != "bt709" else None
+        # HDR without primaries is BT.2020's: BT.2100 knows no others.
+        return cls(
+            transfer,
+            "p3" if primaries == "p3" else "bt2020",
+            _peak_nits(frame) if transfer == "pq" else DEFAULT_PEAK_NITS,
+        )
+
+    def apply(self, codes_HWC: NDArray[np.uint16]) -> NDArray[np.uint8]:
+        """Map a picture [H, W, C] of full-range 16-bit code values."""
+        light_HWC = self._light_of_code[codes_HWC]
+        if self.transfer == "hlg":
+            # OOTF of BT.2100: the display's gamma acts on luminance, so that hues stay.
+            luma_HW = light_HWC @ HLG_LUMA
+            light_HWC *= np.power(np.maximum(luma_HW, 1e-6), HLG_GAMMA - 1)[..., None]
+        if self.transfer != "sdr":
+            # By the largest component: none overflows, and hues stay.
+            light_HWC *= self._factor_of_root[_root_index(light_HWC.max(axis=2))][..., None]
+        if (matrix := TO_BT709.get(self.primaries)) is not None:
+            light_HWC = light_HWC @ matrix.T
+        return self._code_of_root[_root_index(light_HWC)]
+
+    @cached_property
+    def _light_of_code(self) -> NDArray[np.float32]:
+        """Relative light for each 16-bit code: 1.0 is the peak of the source."""
+        code = np.arange(65536) / 65535
+        if self.transfer == "pq":
+            light = np.minimum(pq_to_nits(code) / self.peak_nits, 1.0)
+        elif self.transfer == "hlg":
+            light = hlg_to_scene(code)
+        else:
+            light = code**SDR_GAMMA
+        return np.asarray(light, np.float32)
+
+    @cached_property
+    def _factor_of_root(self) -> NDArray[np.float32]:
+        """What to multiply light with, by the square root of its largest component.
+
+        The result is relative to the reference white.
+        """
+        light = np.maximum(np.arange(_STEPS) / (_STEPS - 1), 0.5 / _STEPS) ** 2
+        mapped = roll_off(
+            light * self.peak_nits, peak_nits=self.peak_nits, target_nits=REFERENCE_WHITE_NITS
+        )
+        return (mapped / REFERENCE_WHITE_NITS / light).astype(np.float32)
+
+    @cached_property
+    def _code_of_root(self) -> NDArray[np.uint8]:
+        """BT.1886 backwards: 8-bit code by the square root of light."""
+        root = np.arange(_STEPS) / (_STEPS - 1)
+        return np.rint(255 * root ** (2 / SDR_GAMMA)).astype(np.uint8)
+
+
+def _root_index(light: NDArray[np.float32]) -> NDArray[np.uint16]:
+    root = np.sqrt(np.clip(light, 0, 1))
+    return np.asarray(root * (_STEPS - 1) + 0.5).astype(np.uint16)
+
+
+def _peak_nits(frame: VideoFrame) -> float:
+    """The brightest that the content gets: MaxCLL, else the mastering display's, else 1000."""
+    light_level: Any = frame.side_data.get("CONTENT_LIGHT_LEVEL")
+    if light_level is not None and len(raw := bytes(light_level)) >= 4:
+        (max_cll,) = struct.unpack("=I", raw[:4])
+        if max_cll:
+            return _plausible_peak(max_cll)
+    mastering: Any = frame.side_data.get("MASTERING_DISPLAY_METADATA")
+    if mastering is not None and len(raw := bytes(mastering)) >= 88:
+        # AVMasteringDisplayMetadata: 8 rationals of chromaticity, then minimum and maximum.
+        numerator, denominator, _, has_luminance = struct.unpack("=4i", raw[72:88])
+        if has_luminance and denominator:
+            return _plausible_peak(numerator / denominator)
+    return DEFAULT_PEAK_NITS
+
+
+def _plausible_peak(nits: float) -> float:
+    return min(max(nits, REFERENCE_WHITE_NITS), 10_000.0)
