@@ -24,7 +24,8 @@
     ├── SearchError
     │   ├── QueryError              the query itself is wrong
     │   └── NothingIndexedError     there is nothing to search yet
-    └── LaunchError                 a service could not be started (port taken, already running)
+    ├── LaunchError                 a service could not be started (port taken, already running)
+    └── RunFailedError              a Dagster run failed as a whole, not for single videos
 
 ``*`` heals by itself more often than not: ``retryable`` is true, and Dagster tries again.
 A message names the value, what is allowed, and the remedy.
@@ -144,3 +145,7 @@ class NothingIndexedError(SearchError):
 
 class LaunchError(SiglipPipelineError):
     """A service could not be started: a port is taken, or one is already running."""
+
+
+class RunFailedError(SiglipPipelineError):
+    """A Dagster run failed as a whole: a missing model, say, not a damaged video."""

@@ -18,7 +18,7 @@ from siglip_pipeline.defs.partitions import (
     partition_key,
 )
 from siglip_pipeline.defs.sensors import upload_event
-from siglip_pipeline.errors import UploadNotFoundError
+from siglip_pipeline.errors import RunFailedError, UploadNotFoundError
 from siglip_pipeline.launcher import prepare_dagster_home, with_databases
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import open_database
@@ -59,6 +59,7 @@ def materialize_videos(settings: Settings, videos: Sequence[str], *, force: bool
 
     Raises:
         UploadNotFoundError: a path is not below UPLOADS.
+        RunFailedError: a run failed for another reason than single videos.
     """
     with dg.DagsterInstance.get() as instance:
         _register(instance, settings, videos)
@@ -117,8 +118,24 @@ def _run(
         tags=tags,
         run_config={
             "ops": op_config,
+            # What concerns single videos is in the database; the rest is raised below.
             "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
         },
         raise_on_error=False,
     )
+    if not result.success:
+        _raise_unless_videos_failed(result, asset_key)
     return bool(result.success)
+
+
+def _raise_unless_videos_failed(result: dg.ExecuteInProcessResult, asset_key: dg.AssetKey) -> None:
+    name = asset_key.to_user_string()
+    failure = result.failure_data_for_node(asset_key.to_python_identifier())
+    if failure is None:
+        raise RunFailedError(f"the run of {name} could not be started; run id {result.run_id}")
+    if failure.user_failure_data is not None:
+        return  # raised by PartitionOutcomes: each video has its reason
+    error = failure.error
+    cause = error.cause if error is not None and error.cause is not None else error
+    message = cause.message.strip() if cause is not None else "no reason was given"
+    raise RunFailedError(f"{name} failed: {message} (run {result.run_id} in the Dagster UI)")

@@ -146,7 +146,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address that `up` binds its services to.")
     dagster_port: int = Field(3000, ge=1, le=65535, description="Port of the Dagster UI.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="Verbosity of the command line's log on stderr."
+        "WARNING", description="Verbosity of the command line's log on stderr."
     )
 
     @field_validator("home")

@@ -9,7 +9,12 @@ from typing import Any
 import dagster as dg
 
 from siglip_pipeline import stages
-from siglip_pipeline.defs.metadata import embedding_metadata, frames_metadata, index_metadata
+from siglip_pipeline.defs.metadata import (
+    embedding_metadata,
+    engine_metadata,
+    frames_metadata,
+    index_metadata,
+)
 from siglip_pipeline.defs.outcomes import PartitionOutcomes, retrying_what_heals
 from siglip_pipeline.defs.partitions import partition_key, path_of_partition, videos_partitions
 from siglip_pipeline.defs.resources import (
@@ -125,13 +130,14 @@ def frame_embeddings(
     outcomes = PartitionOutcomes(context)
     with retrying_what_heals(context), database.open() as db:
         spec = siglip.spec()
+        engine = siglip.engine(context.log.info)
         for result in stages.embed_videos(
             [path_of_partition(key) for key in context.partition_keys],
             frame_store=frame_store.store(),
             database=db,
             model_id=ModelStore(db).register(spec),
             model_key=spec.key,
-            engine=siglip.engine,
+            engine=engine,
             force=config.force,
         ):
             key = partition_key(result.video)
@@ -140,6 +146,10 @@ def frame_embeddings(
             else:
                 metadata = embedding_metadata(result, spec)
                 outcomes.succeed(key, data_version=result.data_version, metadata=metadata)
+        if (report := engine.report) is not None:
+            context.log_event(
+                dg.AssetObservation(context.asset_key, metadata=engine_metadata(report))
+            )
     yield from outcomes.finish()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from siglip_pipeline.records import ModelSpec
+from siglip_pipeline.siglip.report import EngineReport
 from siglip_pipeline.stages import FramesStored, VectorsStored
 from siglip_pipeline.store.index import IndexReport
 from siglip_pipeline.video.frame_store import FrameStore
@@ -49,6 +50,39 @@ def embedding_metadata(result: VectorsStored, spec: ModelSpec) -> Mapping[str, A
         "model": spec.name,
         "model_key": result.model_key,
         "reused": not result.written,
+    }
+
+
+def engine_metadata(report: EngineReport) -> Mapping[str, Any]:
+    """Metadata of one run of ``frame_embeddings``: how the device was used."""
+    return {
+        "frames": report.frames,
+        "videos": report.videos,
+        "failed_videos": report.failed_videos,
+        "seconds": report.seconds,
+        "frames_per_second": report.frames_per_second,
+        "model_busy_share": report.model_busy_share,
+        "padding_share": report.padding_share,
+        "batch_fill_share": report.batch_fill_share,
+        "batch_size": report.batch_size,
+        "out_of_memory_count": report.out_of_memory_count,
+        "device": report.device,
+        "devices": report.devices,
+        "dtype": report.dtype,
+        "peak_memory_mib": report.peak_memory_bytes / 2**20,
+        "throughput": dg.MetadataValue.table(
+            records=[
+                dg.TableRecord(
+                    {
+                        "seconds": round(point.seconds, 2),
+                        "frames_per_second": round(point.frames_per_second, 2),
+                    }
+                )
+                for point in report.throughput
+            ]
+        )
+        if report.throughput
+        else None,
     }
 
 

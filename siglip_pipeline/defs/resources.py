@@ -18,7 +18,7 @@ from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
 
 if TYPE_CHECKING:
-    from siglip_pipeline.siglip.engine import EmbeddingEngine, Progress
+    from siglip_pipeline.siglip.engine import EmbeddingEngine, EngineReport
 
 
 class UploadsResource(dg.ConfigurableResource[UploadStore]):
@@ -89,17 +89,44 @@ class SiglipResource(dg.ConfigurableResource["EmbeddingEngine"]):
 
         return model_spec(self.settings())
 
-    def engine(self, on_progress: "Callable[[Progress], None]") -> "EmbeddingEngine":
-        """The embedding engine over the process's model. Loads the model on the first call.
+    def engine(self, log: Callable[[str], object]) -> "EngineHandle":
+        """The embedding engine over the process's model; both are made on first use.
+
+        Args:
+            log: is told how far the embedding is, at most every 10 s.
+        """
+        return EngineHandle(self.settings(), log)
+
+
+class EngineHandle:
+    """Makes the engine when it is first needed: a run with nothing to embed loads no model."""
+
+    def __init__(self, settings: Settings, log: Callable[[str], object]) -> None:
+        self._settings = settings
+        self._log = log
+        self._engine: EmbeddingEngine | None = None
+
+    def __call__(self) -> "EmbeddingEngine":
+        """The engine.
 
         Raises:
             ModelError: the model cannot be found, loaded, or put on the device.
         """
-        # torch and transformers take seconds to import: only a run that embeds pays for them.
-        from siglip_pipeline.siglip.engine import EmbeddingEngine
-        from siglip_pipeline.siglip.model import get_model
+        if self._engine is None:
+            # torch and transformers take seconds to import: only a run that embeds pays for them.
+            from siglip_pipeline.siglip.engine import EmbeddingEngine
+            from siglip_pipeline.siglip.model import get_model
 
-        settings = self.settings()
-        return EmbeddingEngine(
-            get_model(settings), batch_size=settings.batch_size, on_progress=on_progress
-        )
+            model = get_model(self._settings)
+            self._log(f"{model.spec.name} is loaded on {model.device} in {model.dtype}")
+            self._engine = EmbeddingEngine(
+                model,
+                batch_size=self._settings.batch_size,
+                on_progress=lambda progress: self._log(str(progress)),
+            )
+        return self._engine
+
+    @property
+    def report(self) -> "EngineReport | None":
+        """Figures of the run; None when nothing had to be embedded."""
+        return None if self._engine is None else self._engine.report
