@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, LiteralString, cast
+from typing import Any
 
 import psycopg
 import psycopg_pool
 from pgvector.psycopg import register_vector
-from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from siglip_pipeline.errors import DatabaseUnavailableError, DatabaseVersionError, StoreError
@@ -72,7 +71,12 @@ class Database:
 
     @contextmanager
     def autocommit(self) -> Iterator[Connection]:
-        """A connection outside any transaction, for commands that manage their own."""
+        """A connection outside any transaction, for commands that manage their own.
+
+        Raises:
+            DatabaseUnavailableError: no connection could be had, or it was lost.
+            StoreError: the database refused a statement.
+        """
         with _translated_errors(self.url), self._pool.connection() as connection:
             connection.autocommit = True
             try:
@@ -245,7 +249,7 @@ def apply_migrations(
             if migration.number in done:
                 continue
             with connection.transaction():
-                connection.execute(sql.SQL(cast(LiteralString, migration.text)))
+                connection.execute(migration.text.encode())
                 connection.execute(
                     "INSERT INTO schema_migrations (number, name, digest) VALUES (%s, %s, %s)",
                     [migration.number, migration.name, migration.digest],

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import psycopg
 from psycopg import sql
-from psycopg.types.json import Jsonb
 
 from siglip_pipeline.errors import SimilarityIndexError
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.store import generations, models, recall, tables
+from siglip_pipeline.store import models, recall, tables
 from siglip_pipeline.store.database import LOCK_BUILD, LOCK_MODEL, Connection, Database
 from siglip_pipeline.store.generations import Generation
 from siglip_pipeline.store.index_kinds import index_kind

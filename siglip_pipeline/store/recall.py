@@ -6,20 +6,17 @@ frames that are copies of each other, are not held against an index.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pgvector import HalfVector
-from psycopg import sql
 
 from siglip_pipeline.records import FloatArray
-from siglip_pipeline.store import tables
 from siglip_pipeline.store.database import Connection
 from siglip_pipeline.store.generations import Generation
-from siglip_pipeline.store.index_kinds import IndexKind, Scope, index_kind
+from siglip_pipeline.store.index_kinds import Scope, index_kind
 from siglip_pipeline.store.search import choose_kind, near_frames
 
 Modality = Literal["picture", "text"]

@@ -228,7 +228,8 @@ def _hits(
                 video=path,
                 frame_index=frame,
                 time_seconds=time_seconds,
-                score=score,
+                # Half precision lets the product of unit vectors stray past 1 a little.
+                score=max(-1.0, min(1.0, score)),
                 moment_start_seconds=start,
                 moment_end_seconds=end,
             )
@@ -272,7 +273,7 @@ def apply_settings(
 
 def execute(
     connection: Connection,
-    query: sql.Composable,
+    query: sql.Composed,
     kind: IndexKind,
     target: Generation,
     query_D: FloatArray,

@@ -1,5 +1,6 @@
 """The table of videos: what is known of each, and how far it has come."""
 
+import builtins
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -168,7 +169,7 @@ class VideoStore:
         """All videos, by path."""
         return self._rows(sql.SQL("ORDER BY v.path"), model=model_id)
 
-    def _rows(self, suffix: sql.Composable, **values: Any) -> "list[VideoRow]":
+    def _rows(self, suffix: sql.Composable, **values: Any) -> builtins.list[VideoRow]:
         with (
             self._database.connection() as connection,
             connection.cursor(row_factory=class_row(VideoRow)) as cursor,
@@ -210,7 +211,7 @@ class VideoStore:
             failures=self.failures(),
         )
 
-    def failures(self) -> "list[Failure]":
+    def failures(self) -> builtins.list[Failure]:
         """The last failure of each stage that has not succeeded since, by video."""
         with (
             self._database.connection() as connection,

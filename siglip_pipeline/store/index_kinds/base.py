@@ -36,13 +36,13 @@ class Scope:
         start, end = self.time_range or (None, None)
         return {"video_ids": self.video_ids, "from_seconds": start, "to_seconds": end}
 
-    def video_condition(self, alias: str) -> sql.Composable:
+    def video_condition(self, alias: str) -> sql.Composed:
         """SQL: the row's video is in scope."""
         if self.video_ids is None:
-            return sql.SQL("true")
+            return sql.SQL("true").format()
         return sql.SQL("{}.video_id = ANY(%(video_ids)s::integer[])").format(sql.Identifier(alias))
 
-    def frame_condition(self, alias: str) -> sql.Composable:
+    def frame_condition(self, alias: str) -> sql.Composed:
         """SQL: a row of a frames table is in scope."""
         condition = self.video_condition(alias)
         if self.time_range is None:
@@ -69,7 +69,7 @@ class IndexKind(ABC):
         """Make the generation's table and fill it with what its videos hold now."""
 
     @abstractmethod
-    def index_statement(self, target: Generation) -> sql.Composable | None:
+    def index_statement(self, target: Generation) -> sql.Composed | None:
         """``CREATE INDEX`` for the filled table; None where there is nothing to build."""
 
     @abstractmethod
@@ -83,7 +83,7 @@ class IndexKind(ABC):
     @abstractmethod
     def near(
         self, target: Generation, *, rows: int, scope: Scope, best_of_moment: bool
-    ) -> sql.Composable:
+    ) -> sql.Composed:
         """SQL for (video_id, frame_index, time_seconds, distance) of frames near ``%(query)s``.
 
         Args:
@@ -98,17 +98,17 @@ class IndexKind(ABC):
         return {"model_id": target.model_id, "generation": target.generation}
 
 
-def vector_type(dim: int) -> sql.Composable:
+def vector_type(dim: int) -> sql.Composed:
     """``halfvec(dim)``."""
     return sql.SQL("halfvec({})").format(sql.Literal(dim))
 
 
-def query_vector(dim: int) -> sql.Composable:
+def query_vector(dim: int) -> sql.Composed:
     """The query as a value that the planner can use with an index."""
     return sql.SQL("%(query)b::{}").format(vector_type(dim))
 
 
-def exact_frames(target: Generation, *, rows: int, scope: Scope) -> sql.Composable:
+def exact_frames(target: Generation, *, rows: int, scope: Scope) -> sql.Composed:
     """The nearest frames by looking at all of them; ties by path, then frame."""
     return sql.SQL(
         "SELECT f.video_id, f.frame_index, f.time_seconds, f.embedding <#> {query} AS distance"
@@ -122,7 +122,7 @@ def exact_frames(target: Generation, *, rows: int, scope: Scope) -> sql.Composab
     )
 
 
-def late_frames(target: Generation, *, rows: int, scope: Scope) -> sql.Composable:
+def late_frames(target: Generation, *, rows: int, scope: Scope) -> sql.Composed:
     """The nearest frames of videos that have changed since the generation was built."""
     return sql.SQL(
         "SELECT f.video_id, f.frame_index, f.time_seconds, f.embedding <#> {query} AS distance"

@@ -20,7 +20,7 @@ class Exact(IndexKind):
     def fill(self, connection: Connection, target: Generation) -> None:
         """Nothing to fill: the frames are searched where they are."""
 
-    def index_statement(self, target: Generation) -> sql.Composable | None:
+    def index_statement(self, target: Generation) -> sql.Composed | None:
         """None."""
         return None
 
@@ -34,6 +34,6 @@ class Exact(IndexKind):
 
     def near(
         self, target: Generation, *, rows: int, scope: Scope, best_of_moment: bool
-    ) -> sql.Composable:
+    ) -> sql.Composed:
         """See :meth:`IndexKind.near`."""
         return exact_frames(target, rows=rows, scope=scope)

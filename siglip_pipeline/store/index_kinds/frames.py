@@ -38,12 +38,12 @@ class FrameIndex(IndexKind):
         connection.execute(sql.SQL("CREATE INDEX ON {} (video_id)").format(table))
 
     @abstractmethod
-    def index_statement(self, target: Generation) -> sql.Composable | None:
+    def index_statement(self, target: Generation) -> sql.Composed | None:
         """See :meth:`IndexKind.index_statement`."""
 
     def near(
         self, target: Generation, *, rows: int, scope: Scope, best_of_moment: bool
-    ) -> sql.Composable:
+    ) -> sql.Composed:
         """See :meth:`IndexKind.near`."""
         return sql.SQL(
             "(SELECT f.video_id, f.frame_index, f.time_seconds, f.embedding <#> {query} AS distance"
@@ -65,7 +65,7 @@ class Hnsw(FrameIndex):
     default_effort: ClassVar[int] = 200
     efforts: ClassVar[tuple[int, ...]] = (40, 100, 200, 400)
 
-    def index_statement(self, target: Generation) -> sql.Composable | None:
+    def index_statement(self, target: Generation) -> sql.Composed | None:
         """By inner product, which orders unit vectors as cosine does."""
         return sql.SQL(
             "CREATE INDEX {name} ON {table} USING hnsw (embedding halfvec_ip_ops)"
@@ -91,7 +91,7 @@ class IvfFlat(FrameIndex):
     default_effort: ClassVar[int] = 20
     efforts: ClassVar[tuple[int, ...]] = (5, 10, 20, 40)
 
-    def index_statement(self, target: Generation) -> sql.Composable | None:
+    def index_statement(self, target: Generation) -> sql.Composed | None:
         """As many lists as ``parameters['lists']`` says, one per thousand rows by default."""
         return sql.SQL(
             "CREATE INDEX {name} ON {table} USING ivfflat (embedding halfvec_ip_ops)"

@@ -49,7 +49,7 @@ class MomentIndex(IndexKind):
         )
         connection.execute(sql.SQL("CREATE UNIQUE INDEX ON {} (video_id, moment)").format(table))
 
-    def index_statement(self, target: Generation) -> sql.Composable | None:
+    def index_statement(self, target: Generation) -> sql.Composed | None:
         """HNSW by inner product, which orders unit vectors as cosine does."""
         return sql.SQL(
             "CREATE INDEX {name} ON {table} USING hnsw (embedding halfvec_ip_ops)"
@@ -69,7 +69,7 @@ class MomentIndex(IndexKind):
 
     def near(
         self, target: Generation, *, rows: int, scope: Scope, best_of_moment: bool
-    ) -> sql.Composable:
+    ) -> sql.Composed:
         """See :meth:`IndexKind.near`."""
         overlap = sql.SQL("true")
         if scope.time_range is not None:

@@ -55,7 +55,7 @@ class HnswBinary(IndexKind):
         )
         connection.execute(sql.SQL("CREATE INDEX ON {} (video_id)").format(table))
 
-    def index_statement(self, target: Generation) -> sql.Composable | None:
+    def index_statement(self, target: Generation) -> sql.Composed | None:
         """By Hamming distance."""
         return sql.SQL(
             "CREATE INDEX {name} ON {table} USING hnsw (code bit_hamming_ops)"
@@ -83,7 +83,7 @@ class HnswBinary(IndexKind):
 
     def near(
         self, target: Generation, *, rows: int, scope: Scope, best_of_moment: bool
-    ) -> sql.Composable:
+    ) -> sql.Composed:
         """See :meth:`IndexKind.near`."""
         kind = vector_type(target.dim)
         query = query_vector(target.dim)

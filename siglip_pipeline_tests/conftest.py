@@ -1,0 +1,90 @@
+"""Fixtures for all tests. Postgres is real: one embedded server per session, started on demand.
+
+A test gets a database of its own, copied from a migrated template in some ten milliseconds.
+"""
+
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from siglip_pipeline.store import binaries
+from siglip_pipeline.store.database import Database, migrate
+from siglip_pipeline.store.embedded import EmbeddedPostgres
+
+TEMPLATE = "template_migrated"
+
+
+def pytest_report_header() -> str:
+    """Which Postgres the tests speak to; read from files, nothing is started for it."""
+    account = binaries.server_account()
+    install = binaries.find_binaries(account).parent
+    control = (install / "share" / "postgresql" / "extension" / "vector.control").read_text()
+    vector = control.partition("default_version = '")[2].partition("'")[0]
+    return (
+        f"postgres: {binaries.postgres_version(install / 'bin')}, pgvector {vector}, psycopg "
+        f"{version('psycopg')}"
+    )
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """The session's server, with a migrated template database."""
+    # Not tmp_path: pytest keeps that closed to the user that root runs Postgres as.
+    with tempfile.TemporaryDirectory(prefix="siglip-tests-") as folder:
+        Path(folder).chmod(0o755)
+        server = EmbeddedPostgres(Path(folder))
+        with server.lease() as url:
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(TEMPLATE)))
+            with Database(server.url(TEMPLATE)) as template:
+                migrate(template)
+            yield server
+
+
+@pytest.fixture
+def empty_database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """URL of a database of the test's own, without our schema."""
+    with _fresh_database(postgres, "template1") as url:
+        yield url
+
+
+@pytest.fixture
+def database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """URL of a migrated database of the test's own."""
+    with _fresh_database(postgres, TEMPLATE) as url:
+        yield url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A pool on a migrated database of the test's own."""
+    with Database(database_url) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def module_database(postgres: EmbeddedPostgres) -> Iterator[Database]:
+    """A pool on a migrated database that the tests of one module share."""
+    with _fresh_database(postgres, TEMPLATE) as url, Database(url) as opened:
+        yield opened
+
+
+@contextmanager
+def _fresh_database(postgres: EmbeddedPostgres, template: str) -> Iterator[str]:
+    database = f"test_{uuid.uuid4().hex}"
+    name = sql.Identifier(database)
+    with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
+        admin.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(name, sql.Identifier(template))
+        )
+        try:
+            yield postgres.url(database)
+        finally:
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
