@@ -12,7 +12,7 @@ behind it, which shows the direction in every frame; an object that stands still
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -97,9 +97,9 @@ HELD_OUT: frozenset[tuple[str, str]] = frozenset(
 
 # Radius as a share of the picture's height: the gaps keep the three words apart.
 _RADIUS: dict[Size, tuple[float, float]] = {
-    "small": (0.095, 0.115),
-    "medium": (0.155, 0.185),
-    "large": (0.255, 0.295),
+    "small": (0.115, 0.135),
+    "medium": (0.175, 0.205),
+    "large": (0.27, 0.31),
 }
 _CENTRE_X = {"left": 0.2, "center": 0.5, "right": 0.8}
 _CENTRE_Y = {"top": 0.24, "middle": 0.5, "bottom": 0.76}
@@ -115,7 +115,7 @@ _STEP: dict[Motion, tuple[float, float]] = {
 _TRAVEL = 0.16
 _TRAIL_GHOSTS = 7
 # Part of a film's tag: raise it when equal scenes come to look different.
-_RENDERER_VERSION = 1
+_RENDERER_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +128,7 @@ class Object:
     row: str = "middle"
     column: str = "center"
     motion: Motion = "still"
-    radius: float = 0.17
+    radius: float = 0.19
     """Share of the picture's height; within the range that ``size`` stands for."""
     offset: tuple[float, float] = (0.0, 0.0)
     """Distance of the middle of the way from the named place, in shares of width and height."""
@@ -179,6 +179,22 @@ class Scene:
         texture = "" if self.texture == "plain" else f"{self.texture} "
         light = "" if self.light == "normal" else " in dim light"
         return f"{objects} on a {texture}{self.background} background{light}"
+
+    def mirrored(self) -> "Scene":
+        """The scene as a mirror shows it: left for right in every place and motion."""
+        columns = {"left": "right", "right": "left"}
+        motions: dict[Motion, Motion] = {"left": "right", "right": "left"}
+        items = (
+            replace(
+                item,
+                column=columns.get(item.column, item.column),
+                motion=motions.get(item.motion, item.motion),
+                offset=(-item.offset[0], item.offset[1]),
+                tilt_degrees=-item.tilt_degrees,
+            )
+            for item in self.objects
+        )
+        return replace(self, objects=tuple(items))
 
     @property
     def has_held_out_pair(self) -> bool:

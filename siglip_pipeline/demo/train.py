@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import (
     PreTrainedTokenizerFast,
     SiglipConfig,
@@ -73,20 +74,23 @@ class Recipe:
     """Everything that the result depends on, apart from the machine's rounding."""
 
     seed: int = 0
-    steps: int = 4000
-    pictures: int = 48_000
-    """Rendered once, then used again and again with other texts, lightness and mirroring."""
-    batch_pictures: int = 128
-    batch_texts: int = 128
+    steps: int = 6000
+    pictures: int = 32_000
+    """Rendered once, then used again and again: mirrored, shifted, lightened, with other texts."""
+    batch_pictures: int = 64
+    batch_texts: int = 64
     image_size: int = 72
     patch_size: int = 12
     vision_width: int = 128
     vision_layers: int = 4
     text_width: int = 96
     text_layers: int = 2
-    learning_rate: float = 1.5e-3
+    mlp_ratio: int = 3
+    learning_rate: float = 1.2e-3
     weight_decay: float = 0.05
-    warmup_share: float = 0.04
+    warmup_share: float = 0.03
+    average_decay: float = 0.998
+    """Per step, of the running average of the weights, which is what is saved."""
 
 
 # ----------------------------------------------------------------------------------- pictures
@@ -227,7 +231,7 @@ def make_model(recipe: Recipe, *, vocabulary_size: int) -> SiglipModel:
         text_config={
             "vocab_size": vocabulary_size,
             "hidden_size": recipe.text_width,
-            "intermediate_size": 4 * recipe.text_width,
+            "intermediate_size": recipe.mlp_ratio * recipe.text_width,
             "num_hidden_layers": recipe.text_layers,
             "num_attention_heads": recipe.text_width // 32,
             "max_position_embeddings": TEXT_LENGTH,
@@ -238,7 +242,7 @@ def make_model(recipe: Recipe, *, vocabulary_size: int) -> SiglipModel:
         },
         vision_config={
             "hidden_size": recipe.vision_width,
-            "intermediate_size": 4 * recipe.vision_width,
+            "intermediate_size": recipe.mlp_ratio * recipe.vision_width,
             "num_hidden_layers": recipe.vision_layers,
             "num_attention_heads": recipe.vision_width // 32,
             "image_size": recipe.image_size,
@@ -249,10 +253,28 @@ def make_model(recipe: Recipe, *, vocabulary_size: int) -> SiglipModel:
     with torch.no_grad():
         model.logit_scale.fill_(math.log(10.0))
         model.logit_bias.fill_(-10.0)
-        # The default deviation, 1/sqrt(width), drowns the words: both are added together.
-        for embeddings in (model.text_model.embeddings, model.vision_model.embeddings):
-            embeddings.position_embedding.weight.normal_(std=0.05)
+        towers: Any = (model.text_model, model.vision_model)
+        for tower in towers:
+            weight = tower.embeddings.position_embedding.weight
+            weight.copy_(0.3 * _waves(*weight.shape, two_d=tower is towers[1]))
     return model
+
+
+def _waves(positions: int, width: int, *, two_d: bool) -> torch.Tensor:
+    """Sines and cosines of the position, ``[positions, width]``: neighbours begin as neighbours.
+
+    As in Vaswani et al. 2017 (https://arxiv.org/abs/1706.03762), with wavelengths that suit a few
+    dozen positions. With ``two_d`` the positions are a square grid, one half of the width for each
+    direction. Learned from there on.
+    """
+    if two_d:
+        side = math.isqrt(positions)
+        line = _waves(side, width // 2, two_d=False)
+        rows = line.repeat_interleave(side, dim=0)
+        return torch.cat([rows, line.repeat(side, 1)], dim=1)
+    frequencies = torch.exp(torch.linspace(0, -math.log(100.0), width // 2))
+    angles = torch.arange(positions)[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def save_folder(model: SiglipModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -300,9 +322,23 @@ def _batches(count: int, size: int, rng: np.random.Generator) -> Iterator[NDArra
             yield order[start : start + size]
 
 
-def _to_input(pixels: NDArray[np.uint8], rng: np.random.Generator) -> torch.Tensor:
-    """uint8 NSSC to normalised float NCSS, with a little change of contrast and lightness."""
-    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+_SHIFT = 3
+
+
+def _to_input(
+    pixels: NDArray[np.uint8], mirrored: NDArray[np.bool_], rng: np.random.Generator
+) -> torch.Tensor:
+    """uint8 NSSC to normalised float NCSS, mirrored where told.
+
+    Shifted by up to 3 pixels, so that shapes meet the patches' borders everywhere, and a little
+    changed in contrast and lightness.
+    """
+    side = pixels.shape[1]
+    padded = np.pad(pixels, ((0, 0), (_SHIFT, _SHIFT), (_SHIFT, _SHIFT), (0, 0)), mode="edge")
+    starts = rng.integers(0, 2 * _SHIFT + 1, (len(pixels), 2))
+    moved = [p[y : y + side, x : x + side] for p, (y, x) in zip(padded, starts, strict=True)]
+    turned = [p[:, ::-1] if flip else p for p, flip in zip(moved, mirrored, strict=True)]
+    x = torch.from_numpy(np.stack(turned)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
     gain = torch.from_numpy(rng.uniform(0.88, 1.12, (len(x), 1, 1, 1)).astype(np.float32))
     shift = torch.from_numpy(rng.uniform(-0.08, 0.08, (len(x), 1, 1, 1)).astype(np.float32))
     return x.mul_(gain).add_(shift).clamp_(-1, 1)
@@ -311,12 +347,17 @@ def _to_input(pixels: NDArray[np.uint8], rng: np.random.Generator) -> torch.Tens
 def _parameter_groups(model: SiglipModel, weight_decay: float) -> list[dict[str, Any]]:
     decayed: list[torch.Tensor] = []
     free: list[torch.Tensor] = []
+    scalars: list[torch.Tensor] = []
     for name, weight in model.named_parameters():
-        plain = weight.ndim < 2 or "embedding" in name or name == "logit_scale"
-        (free if plain else decayed).append(weight)
+        if weight.numel() == 1:
+            scalars.append(weight)
+        else:
+            (free if weight.ndim < 2 or "embedding" in name else decayed).append(weight)
+    # Scale and bias have far to go from where the paper starts them, and few steps to do it in.
     return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": free, "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": weight_decay, "lr_factor": 1.0},
+        {"params": free, "weight_decay": 0.0, "lr_factor": 1.0},
+        {"params": scalars, "weight_decay": 0.0, "lr_factor": 10.0},
     ]
 
 
@@ -331,12 +372,17 @@ def train(recipe: Recipe, *, output: Path, minutes: float, workers: int) -> None
     """
     began = time.monotonic()
     scenes, pixels = render_pool(recipe, workers=workers)
+    count = len(scenes)
+    # Every picture also stands for its mirror image, from ``count`` on.
+    scenes += [scene.mirrored() for scene in scenes]
     objects_NOA, rest_NB = encode(scenes)
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng((recipe.seed, 2))
     tokenizer = make_tokenizer()
     model = make_model(recipe, vocabulary_size=len(tokenizer))
     model.train()
+    averaging: Any = get_ema_multi_avg_fn(recipe.average_decay)  # type: ignore[no-untyped-call]
+    average: Any = AveragedModel(model, multi_avg_fn=averaging)
     optimizer = torch.optim.AdamW(
         _parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.98)
     )
@@ -349,7 +395,7 @@ def train(recipe: Recipe, *, output: Path, minutes: float, workers: int) -> None
             break
         rate = min(1.0, progress / recipe.warmup_share) * 0.5 * (1 + math.cos(math.pi * progress))
         for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * rate
+            group["lr"] = recipe.learning_rate * rate * group["lr_factor"]
         claims = batch_claims([scenes[i] for i in chosen], rng, count=recipe.batch_texts)
         truth = truth_matrix((objects_NOA[chosen], rest_NB[chosen]), encode(claims))
         texts = tokenizer(
@@ -359,13 +405,15 @@ def train(recipe: Recipe, *, output: Path, minutes: float, workers: int) -> None
             truncation=True,
             return_tensors="pt",
         )
-        images_ND = model.get_image_features(_to_input(pixels[chosen], rng)).pooler_output
+        inputs = _to_input(pixels[chosen % count], chosen >= count, rng)
+        images_ND = model.get_image_features(inputs).pooler_output
         texts_MD = model.get_text_features(input_ids=texts["input_ids"]).pooler_output
         loss = sigmoid_loss(images_ND, texts_MD, torch.from_numpy(truth), model)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        average.update_parameters(model)
         losses.append(float(loss.detach()))
         if step % 50 == 49:
             pace = (step + 1) * recipe.batch_pictures / (time.monotonic() - started)
@@ -377,8 +425,8 @@ def train(recipe: Recipe, *, output: Path, minutes: float, workers: int) -> None
                 flush=True,
             )
         if step % 500 == 499:
-            save_folder(model, tokenizer, output)
-    save_folder(model, tokenizer, output)
+            save_folder(average.module, tokenizer, output)
+    save_folder(average.module, tokenizer, output)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
