@@ -1,7 +1,9 @@
 """Frames out of a container, in one pass, exactly as a full sequential decode gives them."""
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 import av
 import av.error
@@ -13,13 +15,15 @@ from siglip_pipeline.records import IntArray
 from siglip_pipeline.video.plan import DecodePlan, Step, plan_everything
 from siglip_pipeline.video.probe import (
     MAX_PIXELS,
-    PacketIndex,
     Scan,
     check_dimensions,
     open_container,
 )
 from siglip_pipeline.video.probe import demux as demux_packets
 from siglip_pipeline.video.source import MediaSource
+
+MAX_HELD_FRAMES: Final = 8
+"""Frames with disordered timestamps that are kept until those before them have come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +65,8 @@ def decode_frames(
 ) -> Iterator[DecodedFrame]:
     """The planned frames, in time order.
 
-    Packets that do not decode are counted and passed over. Targets that do not come out of the
-    planned pass are looked for in a full one, which costs a second decode and keeps the promise.
+    Packets that do not decode are counted and passed over. When a target does not come out of the
+    planned pass, decoding begins anew with everything, which costs more and keeps the promise.
 
     Args:
         source: the file that was scanned.
@@ -76,60 +80,102 @@ def decode_frames(
         VideoError: the file cannot be opened any more, or its frames turn absurdly large.
     """
     counts = counts if counts is not None else DecodeCounts()
-    targets = _Targets(scan, plan.target_N)
-    run = _Pass(source, scan, counts, threads, on_progress)
-    if scan.packets.timestamps_known:
-        yield from targets.in_order(run.frames(plan))
-    else:
-        yield from targets.by_ordinal(run.frames(plan))
-    missing = targets.missing()
-    if missing.size and not (plan.steps_P == Step.TARGET).all():
+    waiting = _Waiting(scan, plan.target_N)
+    if scan.packets.timestamps_known and not (plan.steps_P == Step.TARGET).all():
+        planned = _Pass(source, scan, counts, threads, on_progress)
+        with contextlib.closing(planned.frames(plan)) as frames:
+            for frame in frames:
+                if waiting.is_wanted(frame):
+                    if waiting.is_late(frame):
+                        break  # an earlier target is missing: go on in a pass over everything
+                    yield waiting.take(frame)
+        if not len(waiting):
+            return
         counts.full_passes += 1
-        again = _Targets(scan, missing)
-        full = _Pass(source, scan, DecodeCounts(), threads, on_progress)
-        yield from again.in_order(full.frames(plan_everything(scan.packets, missing)))
-        counts.frames_decoded += full.counts.frames_decoded
-        counts.packets_given += full.counts.packets_given
-        counts.damaged_packets = max(counts.damaged_packets, full.counts.damaged_packets)
-        missing = again.missing()
-    counts.missing = missing.tolist()
+    full = _Pass(source, scan, DecodeCounts(), threads, on_progress)
+    everything = plan_everything(scan.packets, waiting.target_N)
+    yield from waiting.reordered(full.frames(everything))
+    counts.frames_decoded += full.counts.frames_decoded
+    counts.packets_given += full.counts.packets_given
+    # Both passes met the same damage.
+    counts.damaged_packets = max(counts.damaged_packets, full.counts.damaged_packets)
+    counts.missing = waiting.target_N.tolist()
 
 
-class _Targets:
-    """Recognises the wanted frames among those that a decoder gives."""
+class _Waiting:
+    """The targets that have not come out yet."""
 
     def __init__(self, scan: Scan, target_N: IntArray) -> None:
         self._scan = scan
-        self._packets: PacketIndex = scan.packets
-        pts = self._packets.pts_N[target_N].tolist()
-        self._waiting = dict(zip(pts, target_N.tolist(), strict=True))
+        pts = scan.packets.pts_N[target_N].tolist()
+        # In time order, and so it stays: dicts keep the order of insertion.
+        self._position_of_pts: dict[int, int] = dict(zip(pts, target_N.tolist(), strict=True))
 
-    def in_order(self, frames: Iterator[VideoFrame]) -> Iterator[DecodedFrame]:
-        """Targets by their PTS."""
-        for frame in frames:
-            if frame.pts is not None and frame.pts in self._waiting:
-                yield self._decoded(frame, frame.pts)
+    def __len__(self) -> int:
+        return len(self._position_of_pts)
 
-    def by_ordinal(self, frames: Iterator[VideoFrame]) -> Iterator[DecodedFrame]:
-        """Targets by their place in the decoder's output, for streams without timestamps."""
-        last = int(self._packets.pts_N.size) - 1
-        for ordinal, frame in enumerate(frames):
-            pts = int(self._packets.pts_N[min(ordinal, last)])
-            if pts in self._waiting:
-                yield self._decoded(frame, pts)
+    @property
+    def target_N(self) -> IntArray:
+        """Their positions in time order."""
+        return np.array(list(self._position_of_pts.values()), np.int64)
 
-    def missing(self) -> IntArray:
-        """Positions of targets that have not come out."""
-        return np.array(sorted(self._waiting.values()), np.int64)
+    def is_wanted(self, frame: VideoFrame) -> bool:
+        """Whether this is a target that has not come out before."""
+        return frame.pts in self._position_of_pts
 
-    def _decoded(self, frame: VideoFrame, pts: int) -> DecodedFrame:
-        start_pts = int(self._packets.pts_N[0])
+    def is_late(self, frame: VideoFrame) -> bool:
+        """Whether a target before this one is still missing."""
+        return next(iter(self._position_of_pts)) != frame.pts
+
+    def take(self, frame: VideoFrame) -> DecodedFrame:
+        """The target that this frame is; it is no longer waited for."""
+        pts = frame.pts
+        assert pts is not None
+        start_pts = int(self._scan.packets.pts_N[0])
         return DecodedFrame(
-            frame_index=self._waiting.pop(pts),
+            frame_index=self._position_of_pts.pop(pts),
             pts=pts,
             time_seconds=float((pts - start_pts) * self._scan.time_base),
             frame=frame,
         )
+
+    def reordered(self, frames: Iterator[VideoFrame]) -> Iterator[DecodedFrame]:
+        """Targets among all frames of the video, in time order.
+
+        A frame that comes before an earlier one is held back for a while. When too many are held,
+        the earlier one is taken for lost.
+        """
+        held: dict[int, VideoFrame] = {}
+        last_pts: int | None = None
+        lost: dict[int, int] = {}
+        for ordinal, frame in enumerate(frames):
+            if not self._scan.packets.timestamps_known:
+                pts_N = self._scan.packets.pts_N
+                frame.pts = int(pts_N[min(ordinal, pts_N.size - 1)])
+            pts = frame.pts
+            if (
+                pts is None
+                or not self.is_wanted(frame)
+                or (last_pts is not None and pts < last_pts)
+            ):
+                continue
+            held[pts] = frame
+            while held:
+                first = next(iter(self._position_of_pts))
+                if first in held:
+                    last_pts = first
+                    yield self.take(held.pop(first))
+                elif len(held) > MAX_HELD_FRAMES:
+                    lost[first] = self._position_of_pts.pop(first)
+                else:
+                    break
+        for pts in sorted(held):
+            for first in list(self._position_of_pts):
+                if first >= pts:
+                    break
+                lost[first] = self._position_of_pts.pop(first)
+            yield self.take(held[pts])
+        self._position_of_pts.update(lost)
 
 
 class _Pass:
@@ -149,7 +195,7 @@ class _Pass:
         self._threads = threads
         self._on_progress = on_progress
 
-    def frames(self, plan: DecodePlan) -> Iterator[VideoFrame]:
+    def frames(self, plan: DecodePlan) -> Generator[VideoFrame, None, None]:
         """Everything that comes out of the decoder when the plan is followed."""
         steps = plan.steps_P
         wanted = np.flatnonzero(steps)

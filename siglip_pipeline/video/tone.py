@@ -80,7 +80,7 @@ def roll_off(nits: NDArray[Any], *, peak_nits: float, target_nits: float) -> NDA
     """
     nits = np.asarray(nits, np.float64)
     if peak_nits <= target_nits:
-        return np.minimum(nits, target_nits)
+        return np.asarray(np.minimum(nits, target_nits), np.float64)
     peak = float(nits_to_pq(peak_nits))
     code = np.minimum(nits_to_pq(nits) / peak, 1.0)
     target = float(nits_to_pq(target_nits)) / peak
@@ -155,13 +155,13 @@ class ToneMapper:
         mapped = roll_off(
             light * self.peak_nits, peak_nits=self.peak_nits, target_nits=REFERENCE_WHITE_NITS
         )
-        return (mapped / REFERENCE_WHITE_NITS / light).astype(np.float32)
+        return np.asarray(mapped / REFERENCE_WHITE_NITS / light, np.float32)
 
     @cached_property
     def _code_of_root(self) -> NDArray[np.uint8]:
         """BT.1886 backwards: 8-bit code by the square root of light."""
         root = np.arange(_STEPS) / (_STEPS - 1)
-        return np.rint(255 * root ** (2 / SDR_GAMMA)).astype(np.uint8)
+        return np.asarray(np.rint(255 * root ** (2 / SDR_GAMMA)), np.uint8)
 
 
 def _root_index(light: NDArray[np.float32]) -> NDArray[np.uint16]:

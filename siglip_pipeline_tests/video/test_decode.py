@@ -1,0 +1,233 @@
+"""Planned decoding gives what a full sequential decode gives, byte by byte, and no more work."""
+
+import hashlib
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from av.video.frame import VideoFrame
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from siglip_pipeline.video.decode import DecodeCounts, DecodedFrame, decode_frames
+from siglip_pipeline.video.plan import Step, plan_decode
+from siglip_pipeline.video.probe import Scan, scan
+from siglip_pipeline.video.sampling import Sampling
+from siglip_pipeline.video.source import MediaSource
+from siglip_pipeline_tests.video.rendering import render
+
+DATA = Path(__file__).parent.parent / "data" / "videos"
+REAL = sorted(path.name for path in DATA.iterdir() if path.suffix in (".mp4", ".mkv", ".webm"))
+
+RENDERED: dict[str, dict[str, Any]] = {
+    "h264_long_gop.mp4": {"frames": 300, "options": {"g": "250"}},
+    "h264_pyramid.mp4": {
+        "frames": 150,
+        "options": {"g": "100", "x264-params": "bframes=8:b-adapt=0:b-pyramid=normal"},
+    },
+    "h264_open_gop.mp4": {
+        "frames": 150,
+        "options": {"x264-params": "keyint=20:min-keyint=20:open-gop=1:bframes=3:scenecut=0"},
+    },
+    "h264_intra_refresh.mkv": {
+        "frames": 120,
+        "options": {"x264-params": "keyint=20:intra-refresh=1:bframes=0"},
+    },
+    "h264_interlaced.ts": {"frames": 60, "options": {"x264-params": "tff=1:keyint=25"}},
+    "h264_no_b.mp4": {"frames": 90, "options": {"g": "30", "bf": "0"}},
+    "hevc.mp4": {
+        "codec": "libx265",
+        "frames": 120,
+        "options": {"x265-params": "keyint=40:bframes=4:b-pyramid=1:log-level=none"},
+    },
+    "hevc_open_gop.mkv": {
+        "codec": "libx265",
+        "frames": 100,
+        "options": {"x265-params": "keyint=20:min-keyint=20:open-gop=1:bframes=4:log-level=none"},
+    },
+    "vp8.webm": {"codec": "libvpx", "frames": 80, "options": {"g": "40", "deadline": "realtime"}},
+    "vp9.webm": {
+        "codec": "libvpx-vp9",
+        "frames": 80,
+        "options": {"g": "40", "deadline": "realtime", "cpu-used": "8", "lag-in-frames": "16"},
+    },
+    "av1.mp4": {"codec": "libsvtav1", "frames": 80, "options": {"preset": "12", "g": "40"}},
+    "mpeg4.avi": {"codec": "mpeg4", "frames": 90, "options": {"g": "30", "bf": "2"}},
+    "mpeg4.mp4": {"codec": "mpeg4", "frames": 90, "options": {"g": "30", "bf": "2"}},
+    "mpeg2.ts": {"codec": "mpeg2video", "frames": 90, "options": {"g": "15", "bf": "2"}},
+    "mpeg2.mpg": {"codec": "mpeg2video", "frames": 90, "options": {"g": "15", "bf": "2"}},
+}
+SAMPLINGS = ["fps:1", "fps:3.7", "every:7", "keyframes", "fps:1/60"]
+
+
+@pytest.fixture(scope="session")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rendered")
+    for name, options in RENDERED.items():
+        render(folder / name, **options)
+    return folder
+
+
+def digest(frame: VideoFrame) -> str:
+    """Of the visible pixels, in the decoder's own format."""
+    pixels = np.ascontiguousarray(frame.to_ndarray())
+    return f"{frame.format.name} {hashlib.sha256(pixels.tobytes()).hexdigest()}"
+
+
+def sequential(path: Path, stream_index: int) -> dict[int, str]:
+    """PTS to pixels, by PyAV's own loop over everything."""
+    with av.open(str(path)) as container:
+        stream = container.streams[stream_index]
+        assert isinstance(stream, av.VideoStream)
+        frames: dict[int, str] = {}
+        for frame in container.decode(stream):
+            assert isinstance(frame, VideoFrame)
+            assert frame.pts is not None
+            frames.setdefault(frame.pts, digest(frame))
+    return frames
+
+
+def planned(
+    path: Path, sampling: str, *, threads: int = 1
+) -> tuple[Scan, list[DecodedFrame], list[str], DecodeCounts]:
+    source = MediaSource(path.name, path=path)
+    scanned = scan(source)
+    packets = scanned.packets
+    targets = Sampling.parse(sampling).select(
+        packets.pts_N, time_base=scanned.time_base, end_pts=packets.end_pts, key_N=packets.key_N
+    )
+    counts = DecodeCounts()
+    plan = plan_decode(packets, targets)
+    frames = list(decode_frames(source, scanned, plan, counts=counts, threads=threads))
+    assert [frame.frame_index for frame in frames] == targets.tolist()
+    return scanned, frames, [digest(frame.frame) for frame in frames], counts
+
+
+def assert_exact(path: Path, sampling: str, *, threads: int = 1) -> DecodeCounts:
+    scanned, frames, digests, counts = planned(path, sampling, threads=threads)
+    truth = sequential(path, scanned.stream_index)
+    start_pts = min(truth)
+    for frame, pixels in zip(frames, digests, strict=True):
+        assert pixels == truth[frame.pts], f"other pixels at PTS {frame.pts}"
+        assert frame.time_seconds == float((frame.pts - start_pts) * scanned.time_base)
+        assert sorted(truth)[frame.frame_index] == frame.pts
+    return counts
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("name", RENDERED)
+def test_rendered_videos_come_out_exactly(rendered: Path, name: str, sampling: str) -> None:
+    assert_exact(rendered / name, sampling)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("name", REAL)
+def test_real_videos_come_out_exactly(name: str, sampling: str) -> None:
+    assert_exact(DATA / name, sampling)
+
+
+@pytest.mark.parametrize("name", ["h264_pyramid.mp4", "hevc.mp4", "vp9.webm"])
+def test_decoder_threads_change_nothing(rendered: Path, name: str) -> None:
+    assert_exact(rendered / name, "fps:1", threads=3)
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(wanted=st.sets(st.integers(0, 149), min_size=1, max_size=12), data=st.data())
+def test_any_set_of_targets_comes_out_exactly(
+    rendered: Path, wanted: set[int], data: st.DataObject
+) -> None:
+    name = data.draw(st.sampled_from(["h264_pyramid.mp4", "h264_open_gop.mp4"]))
+    source = MediaSource(name, path=rendered / name)
+    scanned = scan(source)
+    truth = sequential(rendered / name, scanned.stream_index)
+    targets = np.array(sorted(wanted), np.int64)
+    counts = DecodeCounts()
+    plan = plan_decode(scanned.packets, targets)
+    out = [
+        (frame.frame_index, digest(frame.frame))
+        for frame in decode_frames(source, scanned, plan, counts=counts)
+    ]
+    ordered = sorted(truth)
+    assert out == [(index, truth[ordered[index]]) for index in sorted(wanted)]
+    assert counts.full_passes == 0
+
+
+def reference_packets(path: Path) -> list[bool]:
+    """For each H.264 packet of an MP4, whether other frames may refer to it (nal_ref_idc > 0)."""
+    flags = []
+    with av.open(str(path)) as container:
+        for packet in container.demux(container.streams.video[0]):
+            data, position, is_reference = bytes(packet), 0, False
+            while position + 5 <= len(data):
+                length = int.from_bytes(data[position : position + 4], "big")
+                header = data[position + 4]
+                if header & 31 in (1, 5):
+                    is_reference |= header >> 5 & 3 > 0
+                position += 4 + length
+            if data:
+                flags.append(is_reference)
+    return flags
+
+
+@pytest.mark.parametrize("sampling", ["fps:1", "every:40"])
+@pytest.mark.parametrize("name", ["h264_long_gop.mp4", "h264_pyramid.mp4", "h264_no_b.mp4"])
+def test_nothing_is_decoded_that_is_neither_reference_nor_target(
+    rendered: Path, name: str, sampling: str
+) -> None:
+    scanned, frames, _, counts = planned(rendered / name, sampling)
+    plan = plan_decode(scanned.packets, np.array([f.frame_index for f in frames], np.int64))
+    references = np.array(reference_packets(rendered / name))
+    needed = (plan.steps_P == Step.TARGET) | ((plan.steps_P == Step.REFERENCE) & references)
+    assert counts.frames_decoded == np.count_nonzero(needed)
+    assert counts.full_passes == 0
+    if name == "h264_pyramid.mp4":
+        assert counts.frames_decoded < 0.45 * len(scanned.packets)
+
+
+def test_groups_without_a_target_are_left_out(rendered: Path) -> None:
+    scanned, _, _, counts = planned(rendered / "h264_no_b.mp4", "fps:1/60")
+    assert counts.packets_given == 1
+    assert len(scanned.packets) == 90
+
+
+def test_a_target_that_does_not_come_out_as_planned_is_found_by_decoding_everything(
+    rendered: Path,
+) -> None:
+    path = rendered / "h264_no_b.mp4"
+    source = MediaSource(path.name, path=path)
+    scanned = scan(source)
+    plan = plan_decode(scanned.packets, np.array([40], np.int64))
+    plan.steps_P[:] = Step.SKIP  # a plan that is wrong about what the target needs
+    plan.steps_P[40] = Step.TARGET
+    counts = DecodeCounts()
+    (frame,) = decode_frames(source, scanned, plan, counts=counts)
+    truth = sequential(path, 0)
+    assert digest(frame.frame) == truth[sorted(truth)[40]]
+    assert counts.full_passes == 1
+
+
+def test_raw_streams_without_timestamps_are_told_apart_by_order(tmp_path: Path) -> None:
+    path = render(tmp_path / "raw.h264", frames=75, options={"g": "25", "bf": "2"})
+    scanned, frames, digests, _ = planned(path, "fps:1")
+    assert not scanned.packets.timestamps_known
+    with av.open(str(path)) as container:
+        truth = [digest(frame) for frame in container.decode(video=0)]
+    assert [frame.time_seconds for frame in frames] == [0.0, 1.0, 2.0]
+    assert digests == [truth[0], truth[25], truth[50]]
+
+
+def test_time_base_arithmetic_does_not_drift(tmp_path: Path) -> None:
+    path = render(
+        tmp_path / "ntsc.mp4",
+        frames=91,
+        pts=[1001 * n for n in range(91)],
+        time_base=Fraction(1, 30000),
+        rate=30,
+    )
+    _, frames, _, _ = planned(path, "fps:1")
+    assert [frame.pts for frame in frames] == [0, 29 * 1001 * 1, 59 * 1001, 89 * 1001]
