@@ -134,9 +134,7 @@ def test_decoder_threads_change_nothing(rendered: Path, name: str) -> None:
     assert_exact(rendered / name, "fps:1", threads=3)
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, deadline=None)
 @given(wanted=st.sets(st.integers(0, 149), min_size=1, max_size=12), data=st.data())
 def test_any_set_of_targets_comes_out_exactly(
     rendered: Path, wanted: set[int], data: st.DataObject
