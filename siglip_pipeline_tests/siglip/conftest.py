@@ -1,0 +1,90 @@
+"""Tiny checkpoints, made once per session; the model cache is emptied after each module."""
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test asks the network
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from siglip_pipeline.records import FrameBatch
+from siglip_pipeline.settings import Settings
+from siglip_pipeline_tests.siglip.checkpoints import Kind, make_checkpoint
+
+FRAMES = sorted((Path(__file__).parent / "frames").glob("*.jpg"))
+
+Make = Callable[[Kind], Settings]
+Video = tuple[str, list[FrameBatch]]
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Kind], Path]:
+    """Folder of the session's checkpoint of a kind. Read only: copy before you change one."""
+    made: dict[Kind, Path] = {}
+
+    def folder(kind: Kind) -> Path:
+        if kind not in made:
+            made[kind] = make_checkpoint(tmp_path_factory.mktemp("checkpoints") / kind, kind)
+        return made[kind]
+
+    return folder
+
+
+@pytest.fixture
+def settings_for(folders: Callable[[Kind], Path], tmp_path: Path) -> Make:
+    """Settings that name the session's checkpoint of a kind, on the CPU in float32."""
+
+    def settings(kind: Kind) -> Settings:
+        return Settings(
+            model_name=str(folders(kind)), home=tmp_path / "home", device="cpu", dtype="float32"
+        )
+
+    return settings
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _release() -> Iterator[None]:
+    yield
+    from siglip_pipeline.siglip.model import release_model
+
+    release_model()
+
+
+def real_jpegs() -> list[bytes]:
+    """Eight frames of real films."""
+    return [file.read_bytes() for file in FRAMES]
+
+
+def picture(height: int, width: int, *, seed: int = 0) -> NDArray[np.uint8]:
+    """A smooth random picture [H, W, 3]."""
+    blobs = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    smooth = Image.fromarray(blobs).resize((width, height), Image.Resampling.BICUBIC)
+    return np.array(smooth)
+
+
+def jpeg(pixels_HWC: NDArray[np.uint8]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels_HWC).save(stream, "JPEG", quality=90)
+    return stream.getvalue()
+
+
+def video(name: str, jpegs: list[bytes], *, rows: int = 64) -> Video:
+    """Stored frames as a frame store reads them: every 25th frame, one a second."""
+    batches = []
+    for begin in range(0, len(jpegs), rows):
+        number = np.arange(begin, min(begin + rows, len(jpegs)))
+        batches.append(
+            FrameBatch(
+                video=name,
+                frame_index_N=number * 25,
+                pts_N=number * 1000,
+                time_seconds_N=number.astype(np.float64),
+                jpegs=tuple(jpegs[begin : begin + rows]),
+            )
+        )
+    return name, batches
