@@ -331,6 +331,16 @@ def build_index(
     )
 
 
+def nothing_decoded_reason(scanned: Scan) -> str:
+    """A sentence for a person about a video of which no frame came out."""
+    if scanned.coded_width <= 0 or scanned.coded_height <= 0:
+        return "its header gives no picture size that can be decoded; the file is damaged"
+    return (
+        f"none of its frames could be decoded as {scanned.codec}; the file is damaged, encrypted "
+        "or cut off before its first picture"
+    )
+
+
 def probe(source: MediaSource | str | Path, video: str | None = None) -> VideoInfo:
     """What the container says about a video; its first frame is decoded to see its orientation.
 
@@ -351,4 +361,4 @@ def probe(source: MediaSource | str | Path, video: str | None = None) -> VideoIn
         plan = plan_decode(scanned.packets, np.array([position], np.int64))
         for decoded in decode_frames(source, scanned, plan):
             return scanned.info(scanned.geometry(decoded.frame))
-    raise VideoError(source.video, "its first frames cannot be decoded; the file is damaged")
+    raise VideoError(source.video, nothing_decoded_reason(scanned))

@@ -26,7 +26,7 @@ from siglip_pipeline.video.picture import (
     perceptual_hash,
 )
 from siglip_pipeline.video.plan import plan_decode, plan_everything
-from siglip_pipeline.video.probe import Scan, scan
+from siglip_pipeline.video.probe import Scan, nothing_decoded_reason, scan
 from siglip_pipeline.video.shots import content_scores, find_cuts
 from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline.video.stills import is_picture, picture_frames, scan_picture
@@ -198,11 +198,7 @@ def _extract_video(
             time_seconds=decoded.time_seconds,
         )
     if geometry is None:
-        raise VideoError(
-            job.video,
-            f"none of its frames could be decoded ({counts.damaged_packets} of "
-            f"{counts.packets_given} packets refused); the file is damaged",
-        )
+        raise VideoError(job.video, nothing_decoded_reason(scanned))
     lost = packets.expected - len(packets)
     # Only part of the packets is decoded: what fails among those stands for the rest.
     refused_share = counts.damaged_packets / max(1, counts.packets_given)
