@@ -19,6 +19,7 @@ from siglip_pipeline.store.database import Connection
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 CHUNK_BYTES = 4 * 1024**2
+READ_BYTES = 16 * 1024**2
 
 _CODES = {"int4": ">i4", "int8": ">i8", "float8": ">f8"}
 
@@ -84,3 +85,35 @@ def _row_type(kinds: list[str], dim: int | None) -> np.dtype[Any]:
         fields += [("vector_length", ">i4"), ("dim", ">i2"), ("unused", ">i2")]
         fields += [("vector", ">f2", dim)]
     return np.dtype(fields)
+
+
+def read_vectors(
+    connection: Connection, table: sql.Identifier, dim: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], FloatArray]]:
+    """All rows of a frames table in blocks: video ids, frame indexes, vectors [rows, D]."""
+    row_type = _row_type(["int4", "int4"], dim)
+    statement = sql.SQL(
+        "COPY (SELECT video_id, frame_index, embedding FROM {}) TO STDOUT (FORMAT BINARY)"
+    ).format(table)
+    pending = bytearray()
+    skip = len(HEADER)
+    with connection.cursor() as cursor, cursor.copy(statement) as copy:
+        for data in copy:
+            pending += data
+            if len(pending) >= READ_BYTES:
+                whole = (len(pending) - skip) // row_type.itemsize
+                yield _decode(pending, skip, whole, row_type)
+                del pending[: skip + whole * row_type.itemsize]
+                skip = 0
+    whole = (len(pending) - skip - len(TRAILER)) // row_type.itemsize
+    if whole > 0:
+        yield _decode(pending, skip, whole, row_type)
+
+
+def _decode(
+    pending: bytearray, skip: int, whole: int, row_type: np.dtype[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], FloatArray]:
+    # A copy: the buffer is cut while the arrays live on.
+    rows = np.frombuffer(bytes(pending), row_type, count=whole, offset=skip)
+    vectors_ND = rows["vector"].astype(np.float16).astype(np.float32)
+    return rows["value_0"].astype(np.int64), rows["value_1"].astype(np.int64), vectors_ND

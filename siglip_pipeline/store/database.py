@@ -207,6 +207,11 @@ class Migration:
     text: str
 
     @property
+    def label(self) -> str:
+        """``0001_initial``."""
+        return f"{self.number:04d}_{self.name}"
+
+    @property
     def digest(self) -> str:
         """Tells a file that was edited after it was applied."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:16]
@@ -222,9 +227,7 @@ def migrations() -> list[Migration]:
     return sorted(found, key=lambda migration: migration.number)
 
 
-def apply_migrations(
-    database: Database, *, known: list[Migration] | None = None
-) -> list[Migration]:
+def apply_migrations(database: Database, *, known: list[Migration] | None = None) -> list[str]:
     """Bring the schema up to date; each migration in a transaction of its own.
 
     Any number of processes may call this at once: one migrates, the others wait for it.
@@ -234,7 +237,7 @@ def apply_migrations(
         known: instead of those that the program brings.
 
     Returns:
-        The migrations that were applied now.
+        The migrations that were applied now, e.g. ``0001_initial``.
 
     Raises:
         DatabaseVersionError: the schema is newer than this program, or differs from it.
@@ -254,8 +257,8 @@ def apply_migrations(
                     "INSERT INTO schema_migrations (number, name, digest) VALUES (%s, %s, %s)",
                     [migration.number, migration.name, migration.digest],
                 )
-            logger.info("applied migration %04d %s", migration.number, migration.name)
-            applied.append(migration)
+            logger.info("applied migration %s", migration.label)
+            applied.append(migration.label)
         register_vector(connection)
     if applied:
         database._pool.drain()  # connections made before the extension was there
@@ -284,6 +287,6 @@ def _check_history(done: dict[int, str], known: list[Migration]) -> None:
     for migration in known:
         if migration.number in done and done[migration.number] != migration.digest:
             raise DatabaseVersionError(
-                f"migration {migration.number:04d} ({migration.name}) was applied from another "
+                f"migration {migration.label} was applied from another "
                 "version of its file; use the version of siglip-pipeline that made this database"
             )

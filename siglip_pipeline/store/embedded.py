@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import psutil
+import psutil  # type: ignore[import-untyped,unused-ignore]
 import psycopg
 from psycopg import sql
 

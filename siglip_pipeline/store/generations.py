@@ -2,30 +2,16 @@
 
 A load or a deletion brings the live generation up to date in its own transaction: what is stale
 leaves the index at once, and what is new is either added (moments are few) or looked up beside
-the index until the next generation (frames are many; ``late`` marks their videos).
+the index until the next generation (frames are many). ``late`` marks the videos concerned.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
 from psycopg import sql
 
 from siglip_pipeline.store import tables
-from siglip_pipeline.store.copy import copy_rows
 from siglip_pipeline.store.database import LOCK_MODEL, LOCK_VIDEO, Connection
-from siglip_pipeline.store.moments import Moments
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generation:
-    """One index over the vectors of one model."""
-
-    model_id: int
-    dim: int
-    generation: int
-    kind: str
-    parameters: dict[str, Any] = field(default_factory=dict)
+from siglip_pipeline.store.index_kinds import Generation, index_kind
 
 
 def live(connection: Connection, model_id: int) -> Generation | None:
@@ -50,38 +36,53 @@ def lock_for_writing(connection: Connection, model_id: int, video_id: int) -> No
     connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [LOCK_VIDEO, video_id])
 
 
-def replace_video(
-    connection: Connection, target: Generation, video_id: int, ingest_id: int, moments: Moments
-) -> None:
-    """Make what a video holds now searchable in a generation."""
-    _forget(connection, target, video_id)
-    if target.kind == "moments":
-        add_moments(connection, target, video_id, moments)
+def lock_for_publishing(connection: Connection, model_id: int) -> None:
+    """Wait for the writers of a model, and hold off new ones until the transaction ends."""
+    connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [LOCK_MODEL, model_id])
+
+
+def refresh_video(connection: Connection, target: Generation, video_id: int) -> None:
+    """Make a generation answer with what the video holds now; the caller holds the lock."""
+    kind = index_kind(target.kind)
+    _forget(connection, target, [video_id])
+    if kind.adds_changes:
+        kind.add(connection, target, [video_id])
     connection.execute(
         "INSERT INTO generation_videos (model_id, generation, video_id, ingest_id, frames, late)"
-        " VALUES (%s, %s, %s, %s, %s, true) ON CONFLICT (model_id, generation, video_id)"
+        " SELECT model_id, %s, video_id, ingest_id, frames, true FROM ingests"
+        " WHERE model_id = %s AND video_id = %s"
+        " ON CONFLICT (model_id, generation, video_id)"
         " DO UPDATE SET ingest_id = excluded.ingest_id, frames = excluded.frames, late = true",
-        [target.model_id, target.generation, video_id, ingest_id, moments.frames],
+        [target.generation, target.model_id, video_id],
     )
 
 
-def add_moments(
-    connection: Connection, target: Generation, video_id: int, moments: Moments
-) -> None:
-    """Append a video's moments to a generation of that kind."""
-    copy_rows(
-        connection,
-        tables.index(target.model_id, target.generation),
-        {
-            "video_id": ("int4", video_id),
-            "moment": ("int4", np.arange(len(moments))),
-            "first_frame": ("int4", moments.first_frame_M),
-            "last_frame": ("int4", moments.last_frame_M),
-            "start_seconds": ("float8", moments.start_seconds_M),
-            "end_seconds": ("float8", moments.end_seconds_M),
-        },
-        vector=("embedding", moments.means_MD),
-    )
+def catch_up(connection: Connection, target: Generation) -> int:
+    """Bring in what was loaded or deleted since the generation was filled; how many videos.
+
+    The caller holds the lock for publishing.
+    """
+    for video_id in changed_videos(connection, target):
+        refresh_video(connection, target, video_id)
+    gone = connection.execute(
+        "SELECT video_id FROM generation_videos g WHERE model_id = %s AND generation = %s"
+        " AND ingest_id IS NOT NULL AND NOT EXISTS (SELECT FROM ingests i"
+        " WHERE i.model_id = g.model_id AND i.video_id = g.video_id)",
+        [target.model_id, target.generation],
+    ).fetchall()
+    _drop_videos(connection, target, [video_id for (video_id,) in gone])
+    return len(gone)
+
+
+def changed_videos(connection: Connection, target: Generation) -> list[int]:
+    """Videos that were loaded since the generation was filled."""
+    rows = connection.execute(
+        "SELECT i.video_id FROM ingests i LEFT JOIN generation_videos g ON g.model_id = i.model_id"
+        " AND g.generation = %s AND g.video_id = i.video_id"
+        " WHERE i.model_id = %s AND g.ingest_id IS DISTINCT FROM i.ingest_id ORDER BY i.video_id",
+        [target.generation, target.model_id],
+    ).fetchall()
+    return [video_id for (video_id,) in rows]
 
 
 def remove_video(connection: Connection, video_id: int) -> None:
@@ -95,12 +96,7 @@ def remove_video(connection: Connection, video_id: int) -> None:
         )
         target = live(connection, model_id)
         if target is not None:
-            _forget(connection, target, video_id)
-            connection.execute(
-                "UPDATE generation_videos SET ingest_id = NULL, late = true"
-                " WHERE model_id = %s AND generation = %s AND video_id = %s",
-                [model_id, target.generation, video_id],
-            )
+            _drop_videos(connection, target, [video_id])
 
 
 def delete_rows(connection: Connection, model_id: int, video_id: int) -> None:
@@ -109,11 +105,31 @@ def delete_rows(connection: Connection, model_id: int, video_id: int) -> None:
         connection.execute(sql.SQL("DELETE FROM {} WHERE video_id = %s").format(table), [video_id])
 
 
-def _forget(connection: Connection, target: Generation, video_id: int) -> None:
-    if target.kind != "exact":
+def changed_share(connection: Connection, target: Generation) -> float:
+    """Share of the generation's frames that were added, replaced or deleted since it was built."""
+    row = connection.execute(
+        "SELECT coalesce(sum(frames) FILTER (WHERE late), 0)::float8 / greatest(sum(frames), 1)"
+        " FROM generation_videos WHERE model_id = %s AND generation = %s",
+        [target.model_id, target.generation],
+    ).fetchone()
+    assert row is not None
+    return float(row[0] or 0)
+
+
+def _drop_videos(connection: Connection, target: Generation, video_ids: Sequence[int]) -> None:
+    _forget(connection, target, video_ids)
+    connection.execute(
+        "UPDATE generation_videos SET ingest_id = NULL, late = true"
+        " WHERE model_id = %s AND generation = %s AND video_id = ANY(%s)",
+        [target.model_id, target.generation, list(video_ids)],
+    )
+
+
+def _forget(connection: Connection, target: Generation, video_ids: Sequence[int]) -> None:
+    if video_ids and index_kind(target.kind).holds_vectors:
         connection.execute(
-            sql.SQL("DELETE FROM {} WHERE video_id = %s").format(
+            sql.SQL("DELETE FROM {} WHERE video_id = ANY(%s)").format(
                 tables.index(target.model_id, target.generation)
             ),
-            [video_id],
+            [list(video_ids)],
         )

@@ -1,58 +1,73 @@
-"""Building an index generation beside the live one, and publishing it when its recall is proven."""
+"""The similarity index of a model: when it is built anew, and how it is proven and published."""
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-from psycopg import sql
-
-from siglip_pipeline.errors import SimilarityIndexError
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.store import models, recall, tables
-from siglip_pipeline.store.database import LOCK_BUILD, LOCK_MODEL, Connection, Database
-from siglip_pipeline.store.generations import Generation
-from siglip_pipeline.store.index_kinds import index_kind
+from siglip_pipeline.store import building, generations, recall
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.index_kinds import Generation, index_kind
+from siglip_pipeline.store.models import ModelRow, ModelStore
+from siglip_pipeline.store.recall import RecallReport
+from siglip_pipeline.store.recall_queries import EmbedTexts, Query, prepare_queries
 from siglip_pipeline.store.search import FrameHit, search_frames
+from siglip_pipeline.store.tuning import BuildSettings
 
 __all__ = ["FrameHit", "IndexReport", "build_index", "search_frames"]
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[str], object]
+Outcome = Literal["published", "refused", "current"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexReport:
     """What became of a build."""
 
-    kind: str
-    generation: int | None
-    published: bool
+    outcome: Outcome
+    """``published``; ``refused``: the recall check did not pass, the live index stays;
+    ``current``: the live index is good enough, nothing was built."""
     reason: str
-    """Why it was, or was not, built or published; for people."""
-    frames: int
-    rows: int
-    """Rows of the index: moments, or frames."""
-    index_bytes: int
+    """Why, in a sentence."""
+    kind: str
+    generation: int
+    """The new generation; the live one when nothing was built."""
+    active: bool
+    """Whether search answers with this model now."""
+    changed_share: float
+    """Share of the live generation's frames that had changed before."""
     build_seconds: float
-    recall_at_10: float | None
+    settings: BuildSettings | None
+    """Memory and workers of the build."""
+    recall: RecallReport | None
+    """The check; None when there was nothing to check."""
+
+    @property
+    def published(self) -> bool:
+        """Whether a new generation went live."""
+        return self.outcome == "published"
 
     def to_json(self) -> dict[str, Any]:
         """For metadata and ``--json``."""
+        report = self.recall
         return {
+            "outcome": self.outcome,
+            "reason": self.reason,
             "kind": self.kind,
             "generation": self.generation,
             "published": self.published,
-            "reason": self.reason,
-            "frames": self.frames,
-            "rows": self.rows,
-            "index_bytes": self.index_bytes,
-            "bytes_per_frame": round(self.index_bytes / max(1, self.frames), 1),
+            "active": self.active,
+            "changed_share": round(self.changed_share, 4),
             "build_seconds": round(self.build_seconds, 3),
-            "recall_at_10": self.recall_at_10,
+            "frames": report.frames if report else 0,
+            "rows": report.rows if report else 0,
+            "bytes_per_frame": round(report.bytes_per_frame, 1) if report else None,
+            "recall_at_10": report.recall_at_10 if report else None,
+            "maintenance_work_mem_bytes": self.settings.memory_bytes if self.settings else None,
+            "workers": self.settings.workers if self.settings else None,
         }
 
 
@@ -62,211 +77,166 @@ def build_index(
     *,
     settings: Settings,
     kind: str | None = None,
-    progress: Progress = logger.info,
+    progress: Callable[[str], object] = logger.info,
+    texts: Sequence[str] = (),
+    embed_texts: EmbedTexts | None = None,
     force: bool = False,
 ) -> IndexReport:
-    """Build a new generation beside the live one, and publish it when its recall suffices.
+    """Bring the index of a model up to date.
+
+    Small changes are in the live index already. A new generation is built beside it when there is
+    none, when another kind or threshold is set, when more than ``index_rebuild_share`` of the
+    frames changed, or when recall fell below ``index_min_recall``. It is published in one
+    transaction, and only when its recall check passes; the old one answers until then.
 
     Args:
         database: where.
         model_id: whose vectors.
-        settings: ``index_kind``, ``index_min_recall``.
+        settings: ``index_kind``, ``index_min_recall``, ``index_rebuild_share``,
+            ``moment_threshold``, ``promote_automatically``.
         kind: instead of ``settings.index_kind``.
-        progress: is told, in sentences, how far the build is.
-        force: build even if the live generation is up to date.
+        progress: is told in sentences how far the build is.
+        texts: text queries of the recall check that a user gives.
+        embed_texts: the model's text tower, for the recall check; None: text-like queries are made
+            from pictures.
+        force: build even if the live generation is good enough, and a kind that is guarded.
 
     Raises:
-        SimilarityIndexError: another process is building, or nothing can be built.
+        SimilarityIndexError: another process is building, or the kind is refused.
+        ModelNotFoundError: no such model.
     """
-    chosen = index_kind(kind or settings.index_kind)
-    with database.autocommit() as guard:
-        got = guard.execute(
-            "SELECT pg_try_advisory_lock(%s, %s)", [LOCK_BUILD, model_id]
-        ).fetchone()
-        if got != (True,):
-            raise SimilarityIndexError(
-                f"another process is building an index for model {model_id}; wait for it"
-            )
-        try:
-            began = time.monotonic()
-            target = _begin(database, model_id, chosen.name)
-            progress(f"building generation {target.generation} ({chosen.name})")
-            rows = _fill(database, target)
-            _create(database, target)
-            size = _size(database, target)
-            built = time.monotonic() - began
-            frames, reached = _check(database, target)
-            published = reached is None or reached >= settings.index_min_recall
-            if published:
-                _publish(database, target, frames, rows, size, built, reached)
-                reason = "published"
-            else:
-                reason = (
-                    f"recall@10 is {reached:.3f}, SIGLIP_INDEX_MIN_RECALL asks for "
-                    f"{settings.index_min_recall}; the live index stays"
-                )
-                _discard(database, target, reason)
-            progress(f"generation {target.generation}: {reason}")
-        finally:
-            guard.execute("SELECT pg_advisory_unlock(%s, %s)", [LOCK_BUILD, model_id])
+    model = ModelStore(database).get(model_id)
+    chosen = index_kind(kind or settings.index_kind).name
+    building.check_kind(database, chosen, force=force)
+    with building.building(database, model_id):
+        queries = prepare_queries(database, model, texts=texts, embed_texts=embed_texts)
+        live, changed = _live(database, model_id)
+        why = "asked for" if force else _why_anew(model, live, changed, chosen, settings)
+        if why is None and live is not None:
+            checked = _check_live(database, live, changed, queries, settings, progress)
+            if checked is None or checked.fault(settings.index_min_recall) is None:
+                return _current(model, live, changed, checked)
+            why = f"recall fell: {checked.fault(settings.index_min_recall)}"
+        progress(f"building a {chosen} index of model {model.name}: {why}")
+        return _build(database, model, chosen, queries, settings, changed, progress)
+
+
+def _live(database: Database, model_id: int) -> tuple[Generation | None, float]:
+    with database.connection() as connection:
+        live = generations.live(connection, model_id)
+        return live, 0.0 if live is None else generations.changed_share(connection, live)
+
+
+def _why_anew(
+    model: ModelRow, live: Generation | None, changed: float, kind: str, settings: Settings
+) -> str | None:
+    """Why a new generation is due; None: the live one will do."""
+    if live is None:
+        return "there is none yet"
+    if live.kind != kind:
+        return f"the live one is of kind {live.kind}"
+    if model.moment_threshold != settings.moment_threshold:
+        return f"moments were cut at {model.moment_threshold}, now {settings.moment_threshold}"
+    if changed > settings.index_rebuild_share:
+        return f"{changed:.1%} of its frames changed, more than {settings.index_rebuild_share:.1%}"
+    return None
+
+
+def _check_live(
+    database: Database,
+    live: Generation,
+    changed: float,
+    queries: Sequence[Query],
+    settings: Settings,
+    progress: Callable[[str], object],
+) -> RecallReport | None:
+    """Measure the live index again if anything changed in it; None: nothing did."""
+    if changed == 0 or not queries:
+        return None
+    report = recall.check_recall(database, live, queries, progress=progress, sweep=False)
+    passed = report.fault(settings.index_min_recall) is None
+    recall.record_check(database, live, report, purpose="drift", passed=passed)
+    return report
+
+
+def _current(
+    model: ModelRow, live: Generation, changed: float, report: RecallReport | None
+) -> IndexReport:
     return IndexReport(
-        kind=chosen.name,
-        generation=target.generation,
-        published=published,
-        reason=reason,
-        frames=frames,
-        rows=rows,
-        index_bytes=size,
-        build_seconds=built,
-        recall_at_10=reached,
+        outcome="current",
+        reason=f"generation {live.generation} is good enough: {changed:.1%} of its frames changed",
+        kind=live.kind,
+        generation=live.generation,
+        active=model.is_active,
+        changed_share=changed,
+        build_seconds=0.0,
+        settings=None,
+        recall=report,
     )
 
 
-def _begin(database: Database, model_id: int, kind: str) -> Generation:
-    with database.connection() as connection:
-        row = connection.execute(
-            "INSERT INTO generations (model_id, generation, kind, state)"
-            " SELECT %(model)s, coalesce(max(generation), 0) + 1, %(kind)s, 'building'"
-            " FROM generations WHERE model_id = %(model)s"
-            " RETURNING generation, (SELECT dim FROM models WHERE model_id = %(model)s)",
-            {"model": model_id, "kind": kind},
-        ).fetchone()
-    assert row is not None
-    return Generation(model_id=model_id, dim=row[1], generation=row[0], kind=kind)
-
-
-def _fill(database: Database, target: Generation) -> int:
-    kind = index_kind(target.kind)
-    with database.connection() as connection:
-        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        connection.execute(
-            "INSERT INTO generation_videos (model_id, generation, video_id, ingest_id, frames)"
-            " SELECT model_id, %s, video_id, ingest_id, frames FROM ingests WHERE model_id = %s",
-            [target.generation, target.model_id],
+def _build(
+    database: Database,
+    model: ModelRow,
+    kind: str,
+    queries: Sequence[Query],
+    settings: Settings,
+    changed: float,
+    progress: Callable[[str], object],
+) -> IndexReport:
+    began = time.monotonic()
+    if model.moment_threshold != settings.moment_threshold:
+        building.recut(database, model.model_id, settings.moment_threshold, progress)
+    target = building.begin(database, model.model_id, kind)
+    try:
+        rows = building.fill(database, target)
+        progress(f"generation {target.generation}: {rows:,} rows are filled in")
+        used = building.create_index(database, target, rows, progress=progress)
+        building.catch_up_early(database, target)
+    except BaseException as error:
+        building.discard(database, target, f"the build failed: {error}")
+        building.drop_unused(database, model.model_id)
+        raise
+    built_seconds = time.monotonic() - began
+    report, fault = _prove(database, target, queries, settings, progress)
+    active = model.is_active
+    if fault is None:
+        active = building.publish(
+            database, target, report, built_seconds, promote=settings.promote_automatically
         )
-        kind.fill(connection, target)
-        if not kind.holds_vectors:
-            return 0
-        table = tables.index(target.model_id, target.generation)
-        connection.execute(sql.SQL("ANALYZE {}").format(table))
-        row = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(table)).fetchone()
-        assert row is not None
-        return int(row[0])
+    else:
+        building.discard(database, target, fault)
+    building.drop_unused(database, model.model_id)
+    reason = f"generation {target.generation} is live" if fault is None else fault
+    progress(reason if fault is None else f"not published: {reason}")
+    return IndexReport(
+        outcome="published" if fault is None else "refused",
+        reason=reason,
+        kind=kind,
+        generation=target.generation,
+        active=active,
+        changed_share=changed,
+        build_seconds=built_seconds,
+        settings=used,
+        recall=report,
+    )
 
 
-def _create(database: Database, target: Generation) -> None:
-    statement = index_kind(target.kind).index_statement(target)
-    if statement is not None:
-        with database.connection() as connection:
-            connection.execute("SET LOCAL maintenance_work_mem = '512MB'")
-            connection.execute(statement)
-
-
-def _size(database: Database, target: Generation) -> int:
-    if not index_kind(target.kind).holds_vectors:
-        return 0
-    with database.connection() as connection:
-        row = connection.execute(
-            sql.SQL("SELECT pg_total_relation_size({}::regclass)").format(
-                sql.Literal(f"index_{target.model_id}_g{target.generation}")
-            )
-        ).fetchone()
-    assert row is not None
-    return int(row[0])
-
-
-def _check(database: Database, target: Generation) -> tuple[int, float | None]:
-    with database.connection() as connection:
-        row = connection.execute(
-            "SELECT coalesce(sum(frames), 0) FROM generation_videos"
-            " WHERE model_id = %s AND generation = %s",
-            [target.model_id, target.generation],
-        ).fetchone()
-        assert row is not None
-        frames = int(row[0])
-        if frames == 0 or target.kind == "exact":
-            return frames, None if frames == 0 else 1.0
-        picked = (
-            connection.cursor(binary=True)
-            .execute(
-                sql.SQL(
-                    "SELECT embedding FROM {} ORDER BY hashint4(frame_index), video_id LIMIT 50"
-                ).format(tables.frames(target.model_id))
-            )
-            .fetchall()
-        )
-        queries = [
-            recall.Query(
-                modality="picture",
-                label=str(i),
-                embedding_D=np.asarray(row[0].to_numpy(), dtype=np.float32),
-            )
-            for i, row in enumerate(picked)
-        ]
-        return frames, recall.measure(connection, target, queries).recall[10]
-
-
-def _publish(
+def _prove(
     database: Database,
     target: Generation,
-    frames: int,
-    rows: int,
-    size: int,
-    seconds: float,
-    reached: float | None,
-) -> None:
-    with database.connection() as connection:
-        # Loads wait here, and go on into the new generation.
-        connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [LOCK_MODEL, target.model_id])
-        _catch_up(connection, target)
-        connection.execute(
-            "UPDATE generations SET state = 'retired' WHERE model_id = %s AND state = 'live'",
-            [target.model_id],
-        )
-        connection.execute(
-            "UPDATE generations SET state = 'live', frames = %s, rows = %s, index_bytes = %s,"
-            " build_seconds = %s, recall_at_10 = %s, published_at = now()"
-            " WHERE model_id = %s AND generation = %s",
-            [frames, rows, size, seconds, reached, target.model_id, target.generation],
-        )
-        connection.execute(
-            "UPDATE models SET active_generation = %s WHERE model_id = %s",
-            [target.generation, target.model_id],
-        )
-        active = connection.execute("SELECT 1 FROM models WHERE is_active").fetchone()
-        if active is None:
-            models.activate(connection, target.model_id)
-    _drop_retired(database, target.model_id)
-
-
-def _catch_up(connection: Connection, target: Generation) -> None:
-    """Bring in what was loaded or deleted since the generation's table was filled."""
-
-
-def _discard(database: Database, target: Generation, reason: str) -> None:
-    with database.connection() as connection:
-        connection.execute(
-            "UPDATE generations SET state = 'failed', reason = %s"
-            " WHERE model_id = %s AND generation = %s",
-            [reason, target.model_id, target.generation],
-        )
-    _drop_retired(database, target.model_id)
-
-
-def _drop_retired(database: Database, model_id: int) -> None:
-    """Drop the tables of generations that are not live any more."""
-    with database.connection() as connection:
-        old = connection.execute(
-            "SELECT generation FROM generations WHERE model_id = %s"
-            " AND state IN ('retired', 'failed')",
-            [model_id],
-        ).fetchall()
-    for (generation,) in old:
-        with database.connection() as connection:
-            connection.execute(
-                sql.SQL("DROP TABLE IF EXISTS {}").format(tables.index(model_id, generation))
-            )
-            connection.execute(
-                "DELETE FROM generation_videos WHERE model_id = %s AND generation = %s",
-                [model_id, generation],
-            )
+    queries: Sequence[Query],
+    settings: Settings,
+    progress: Callable[[str], object],
+) -> tuple[RecallReport | None, str | None]:
+    """The recall check of a new generation, and why it must not be published."""
+    if not queries:
+        return None, None
+    report = recall.check_recall(database, target, queries, progress=progress)
+    fault = report.fault(settings.index_min_recall)
+    recall.record_check(database, target, report, purpose="publish", passed=fault is None)
+    progress(
+        f"recall@10 {report.recall_at_10:.3f}, {report.bytes_per_frame:.0f} bytes a frame, "
+        f"checked in {report.seconds:.1f} s"
+    )
+    return report, fault

@@ -141,7 +141,7 @@ class ModelStore:
             return read_coverage(connection, model_id)
 
     def promote(self, key: str, *, force: bool = False) -> ModelRow:
-        """Let search answer with this model, in one transaction. Rollback is to promote the old one.
+        """Let search answer with this model, in one transaction. Promote the old one to go back.
 
         Args:
             key: of a model with a published index.

@@ -13,8 +13,7 @@ from siglip_pipeline.errors import NothingIndexedError, QueryError
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store import generations, tables
 from siglip_pipeline.store.database import Connection, Database
-from siglip_pipeline.store.generations import Generation
-from siglip_pipeline.store.index_kinds import IndexKind, Scope, index_kind
+from siglip_pipeline.store.index_kinds import Generation, IndexKind, Scope, index_kind
 from siglip_pipeline.store.models import ModelRow
 
 # Up to so many frames, looking at each is quicker than an index with a filter, and exact.
@@ -236,28 +235,56 @@ def _hits(
     return list(hits.values()), len(found)
 
 
-def near_frames(
-    connection: Connection,
-    kind: IndexKind,
-    target: Generation,
-    query_D: FloatArray,
-    *,
-    k: int,
-    scope: Scope,
-    effort: int | None = None,
-) -> list[NearFrame]:
-    """The ``k`` frames that an index names first, ungrouped: what recall is measured on."""
-    rows = max(k, effort or kind.default_effort) if kind.name == "moments" else k
-    apply_settings(connection, kind, rows=rows, scope=scope, effort=effort)
-    query = sql.SQL(
-        "WITH near AS MATERIALIZED ({near}) SELECT video_id, frame_index, time_seconds, distance"
-        " FROM near ORDER BY distance, video_id, frame_index LIMIT {k}"
-    ).format(near=kind.near(target, rows=rows, scope=scope, best_of_moment=False), k=sql.Literal(k))
-    found = execute(connection, query, kind, target, query_D, scope).fetchall()
-    return [
-        NearFrame(video_id=row[0], frame_index=row[1], time_seconds=row[2], distance=row[3])
-        for row in found
-    ]
+class NearFrames:
+    """The ``k`` frames that an index names first, ungrouped: what recall is measured on.
+
+    The statement is put together once, for many queries in one transaction.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        kind: IndexKind,
+        target: Generation,
+        *,
+        k: int,
+        scope: Scope,
+        effort: int | None = None,
+    ) -> None:
+        self._connection, self._kind, self._target = connection, kind, target
+        self._k, self._scope = k, scope
+        effort = effort or kind.default_effort
+        rows = max(k, effort) if kind.groups_frames else k
+        apply_settings(connection, kind, rows=rows, scope=scope, effort=effort)
+        self._statement = sql.SQL(
+            "WITH near AS MATERIALIZED ({near}) SELECT video_id, frame_index, time_seconds,"
+            " distance FROM near ORDER BY distance, video_id, frame_index LIMIT {k}"
+        ).format(
+            near=kind.near(target, rows=rows, scope=scope, best_of_moment=False), k=sql.Literal(k)
+        )
+        self._bytes = self._statement.as_bytes(connection)
+
+    def __call__(self, query_D: FloatArray) -> list[NearFrame]:
+        """Frames by rising distance; fewer than ``k`` only when there are fewer."""
+        found = self._execute(self._bytes, query_D)
+        if len(found) < self._k and self._kind.name != "exact":
+            everywhere = NearFrames(
+                self._connection, index_kind("exact"), self._target, k=self._k, scope=self._scope
+            )
+            return everywhere(query_D)
+        return [
+            NearFrame(video_id=row[0], frame_index=row[1], time_seconds=row[2], distance=row[3])
+            for row in found
+        ]
+
+    def plan(self, query_D: FloatArray) -> list[str]:
+        """Lines of EXPLAIN."""
+        return [row[0] for row in self._execute(b"EXPLAIN (COSTS OFF) " + self._bytes, query_D)]
+
+    def _execute(self, statement: bytes, query_D: FloatArray) -> list[tuple[Any, ...]]:
+        return execute(
+            self._connection, statement, self._kind, self._target, query_D, self._scope
+        ).fetchall()
 
 
 def apply_settings(
@@ -273,7 +300,7 @@ def apply_settings(
 
 def execute(
     connection: Connection,
-    query: sql.Composed,
+    query: sql.Composed | bytes,
     kind: IndexKind,
     target: Generation,
     query_D: FloatArray,

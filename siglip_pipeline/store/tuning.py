@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped,unused-ignore]
 
 MIB = 1024**2
 GIB = 1024**3
@@ -77,3 +77,49 @@ def server_settings(machine: Machine) -> dict[str, str]:
 
 def _mib(wanted: float, low: int, high: int) -> str:
     return f"{int(min(max(wanted, low), high)) // MIB}MB"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildSettings:
+    """Memory and workers for one ``CREATE INDEX``."""
+
+    memory_bytes: int
+    """``maintenance_work_mem``: an HNSW graph that does not fit is built three times slower."""
+    wanted_bytes: int
+    """What would hold the whole graph."""
+    workers: int
+    """Parallel workers beside the leader."""
+    why: str
+    """For the log."""
+
+
+# For a server on another machine, whose memory is not known.
+EXTERNAL_BUILD_BYTES = 2 * GIB
+PARALLEL_ROWS = 10_000
+
+
+def build_settings(
+    rows: int, bytes_per_row: int, *, machine: Machine | None, free_bytes: int, workers: int
+) -> BuildSettings:
+    """Memory and workers that fit the size of an index and the machine.
+
+    Args:
+        rows: to be indexed.
+        bytes_per_row: memory that the builder takes for each.
+        machine: the server's, when it is this one; None for a server elsewhere.
+        free_bytes: memory that is free on this machine.
+        workers: what the server would allow.
+    """
+    wanted = int(rows * bytes_per_row * 1.2) + 16 * MIB
+    limit = EXTERNAL_BUILD_BYTES if machine is None else free_bytes // 2
+    memory = max(64 * MIB, min(wanted, limit))
+    why = "the whole graph fits" if memory >= wanted else "the graph does not fit: slower"
+    if rows < PARALLEL_ROWS:
+        workers, why = 0, f"{why}; too few rows for workers"
+    elif machine is not None and workers > 0:
+        shared = machine.shared_memory_bytes
+        if shared is not None and shared < memory * 1.1:
+            # A parallel build keeps its graph in /dev/shm, which containers limit to 64 MiB.
+            why = f"{why}; no workers, /dev/shm holds only {shared // MIB} MiB"
+            workers = 0
+    return BuildSettings(memory_bytes=memory, wanted_bytes=wanted, workers=workers, why=why)

@@ -92,19 +92,31 @@ class VectorStore:
                 if stored is not None:
                     videos.clear_failure(connection, video_id, "frame_embeddings")
                     return stored
+            threshold = _moment_threshold(connection, model_id)
             moments = cut_moments(
                 batch.embeddings_ND,
                 batch.frame_index_N,
                 batch.time_seconds_N,
-                threshold=model.moment_threshold,
+                threshold=threshold,
             )
-            _replace(connection, model_id, video_id, batch, moments)
-            ingest_id = _record(
-                connection, model_id, video_id, source_sha256, sampling, len(batch), len(moments)
+            generations.delete_rows(connection, model_id, video_id)
+            _write_frames(connection, model_id, video_id, batch)
+            write_moments(connection, model_id, video_id, moments)
+            connection.execute(
+                _RECORD,
+                {
+                    "model": model_id,
+                    "video": video_id,
+                    "sha256": source_sha256,
+                    "sampling": sampling,
+                    "frames": len(batch),
+                    "moments": len(moments),
+                    "threshold": threshold,
+                },
             )
             live = generations.live(connection, model_id)
             if live is not None:
-                generations.replace_video(connection, live, video_id, ingest_id, moments)
+                generations.refresh_video(connection, live, video_id)
             videos.clear_failure(connection, video_id, "frame_embeddings")
         return LoadResult(outcome="written", frames=len(batch), moments=len(moments))
 
@@ -119,19 +131,23 @@ class VectorStore:
 
     def vectors(self, model_id: int, video: str) -> EmbeddingBatch:
         """All vectors of a video, in time order; empty when there are none."""
-        model = self._model(model_id)
+        with self._database.connection() as connection:
+            return self.read(connection, model_id, video)
+
+    def read(self, connection: Connection, model_id: int, video: str) -> EmbeddingBatch:
+        """:meth:`vectors` within the caller's transaction."""
         query = sql.SQL(
             "SELECT frame_index, time_seconds, embedding FROM {} WHERE video_id ="
             " (SELECT video_id FROM videos WHERE path = %s) ORDER BY frame_index"
         ).format(tables.frames(model_id))
-        with self._database.connection() as connection:
-            rows = connection.cursor(binary=True).execute(query, [video]).fetchall()
+        rows = connection.cursor(binary=True).execute(query, [video]).fetchall()
         embeddings = [row[2].to_numpy().astype(np.float32) for row in rows]
+        dim = self._model(model_id).dim
         return EmbeddingBatch(
             video=video,
             frame_index_N=np.array([row[0] for row in rows], dtype=np.int64),
             time_seconds_N=np.array([row[1] for row in rows], dtype=np.float64),
-            embeddings_ND=np.array(embeddings, dtype=np.float32).reshape(-1, model.dim),
+            embeddings_ND=np.array(embeddings, dtype=np.float32).reshape(-1, dim),
         )
 
     def nearest_frame(self, model_id: int, video: str, time_seconds: float) -> StoredVector | None:
@@ -199,10 +215,18 @@ def _current(
     return None if row is None else LoadResult(outcome="current", frames=row[0], moments=row[1])
 
 
-def _replace(
-    connection: Connection, model_id: int, video_id: int, batch: EmbeddingBatch, moments: Moments
+def _moment_threshold(connection: Connection, model_id: int) -> float:
+    # Read under the lock: a build may be cutting all moments anew with another one.
+    row = connection.execute(
+        "SELECT moment_threshold FROM models WHERE model_id = %s", [model_id]
+    ).fetchone()
+    assert row is not None
+    return float(row[0])
+
+
+def _write_frames(
+    connection: Connection, model_id: int, video_id: int, batch: EmbeddingBatch
 ) -> None:
-    generations.delete_rows(connection, model_id, video_id)
     copy_rows(
         connection,
         tables.frames(model_id),
@@ -213,6 +237,10 @@ def _replace(
         },
         vector=("embedding", batch.embeddings_ND),
     )
+
+
+def write_moments(connection: Connection, model_id: int, video_id: int, moments: Moments) -> None:
+    """Append a video's moments; its old ones are gone already."""
     copy_rows(
         connection,
         tables.moments(model_id),
@@ -227,22 +255,12 @@ def _replace(
     )
 
 
-def _record(
-    connection: Connection,
-    model_id: int,
-    video_id: int,
-    source_sha256: str,
-    sampling: str,
-    frames: int,
-    moments: int,
-) -> int:
-    row = connection.execute(
-        "INSERT INTO ingests (model_id, video_id, source_sha256, sampling, frames, moments)"
-        " VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (model_id, video_id) DO UPDATE SET"
-        " ingest_id = DEFAULT, source_sha256 = excluded.source_sha256,"
-        " sampling = excluded.sampling, frames = excluded.frames, moments = excluded.moments,"
-        " finished_at = now() RETURNING ingest_id",
-        [model_id, video_id, source_sha256, sampling, frames, moments],
-    ).fetchone()
-    assert row is not None
-    return int(row[0])
+_RECORD = """
+    INSERT INTO ingests (model_id, video_id, source_sha256, sampling, frames, moments,
+                         moment_threshold)
+    VALUES (%(model)s, %(video)s, %(sha256)s, %(sampling)s, %(frames)s, %(moments)s, %(threshold)s)
+    ON CONFLICT (model_id, video_id) DO UPDATE SET ingest_id = DEFAULT,
+        source_sha256 = excluded.source_sha256, sampling = excluded.sampling,
+        frames = excluded.frames, moments = excluded.moments,
+        moment_threshold = excluded.moment_threshold, finished_at = now()
+"""

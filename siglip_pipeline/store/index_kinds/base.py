@@ -1,18 +1,29 @@
 """What every kind of index can do: be filled, be built, and name the frames near a query."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from psycopg import sql
 
 from siglip_pipeline.store import tables
 from siglip_pipeline.store.database import Connection
-from siglip_pipeline.store.generations import Generation
 
 # pgvector's own upper bound of hnsw.ef_search.
 EF_MAX = 1000
 EF_FILTERED = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """One index over the vectors of one model."""
+
+    model_id: int
+    dim: int
+    generation: int
+    kind: str
+    parameters: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +75,24 @@ class IndexKind(ABC):
     holds_vectors: ClassVar[bool] = True
     """Whether a generation has a table of its own."""
 
+    groups_frames: ClassVar[bool] = False
+    """Whether a row of the index stands for several frames."""
+    adds_changes: ClassVar[bool] = False
+    """Whether changed videos are added to the live index, rather than looked up beside it."""
+
     @abstractmethod
-    def fill(self, connection: Connection, target: Generation) -> None:
-        """Make the generation's table and fill it with what its videos hold now."""
+    def create(self, connection: Connection, target: Generation) -> None:
+        """Make the generation's empty table."""
+
+    @abstractmethod
+    def add(
+        self, connection: Connection, target: Generation, video_ids: Sequence[int] | None = None
+    ) -> None:
+        """Add what these videos hold now (None: all videos)."""
+
+    def parameters(self, connection: Connection, target: Generation) -> dict[str, Any]:
+        """What is to be settled from the data before the table is filled; kept with it."""
+        return {}
 
     @abstractmethod
     def index_statement(self, target: Generation) -> sql.Composed | None:
@@ -96,6 +122,15 @@ class IndexKind(ABC):
     def plan_parameters(self, target: Generation) -> dict[str, Any]:
         """Values that :meth:`near` needs beyond the query and the scope."""
         return {"model_id": target.model_id, "generation": target.generation}
+
+
+def among(alias: str, video_ids: Sequence[int] | None) -> sql.Composed:
+    """SQL: the row's video is one of these; None: any."""
+    if video_ids is None:
+        return sql.SQL("true").format()
+    return sql.SQL("{}.video_id = ANY({}::integer[])").format(
+        sql.Identifier(alias), sql.Literal(list(video_ids))
+    )
 
 
 def vector_type(dim: int) -> sql.Composed:

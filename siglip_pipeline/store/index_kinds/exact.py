@@ -1,12 +1,12 @@
 """No index: every frame is compared. The truth that the others are measured against."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from psycopg import sql
 
 from siglip_pipeline.store.database import Connection
-from siglip_pipeline.store.generations import Generation
-from siglip_pipeline.store.index_kinds.base import IndexKind, Scope, exact_frames
+from siglip_pipeline.store.index_kinds.base import Generation, IndexKind, Scope, exact_frames
 
 
 class Exact(IndexKind):
@@ -17,8 +17,13 @@ class Exact(IndexKind):
     efforts: ClassVar[tuple[int, ...]] = (1,)
     holds_vectors: ClassVar[bool] = False
 
-    def fill(self, connection: Connection, target: Generation) -> None:
-        """Nothing to fill: the frames are searched where they are."""
+    def create(self, connection: Connection, target: Generation) -> None:
+        """No table: the frames are searched where they are."""
+
+    def add(
+        self, connection: Connection, target: Generation, video_ids: Sequence[int] | None = None
+    ) -> None:
+        """Nothing to add."""
 
     def index_statement(self, target: Generation) -> sql.Composed | None:
         """None."""

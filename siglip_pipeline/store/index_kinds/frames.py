@@ -1,16 +1,18 @@
 """An index over the vectors of all frames: HNSW, and IVFFlat."""
 
 from abc import abstractmethod
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from psycopg import sql
 
 from siglip_pipeline.store import tables
 from siglip_pipeline.store.database import Connection
-from siglip_pipeline.store.generations import Generation
 from siglip_pipeline.store.index_kinds.base import (
+    Generation,
     IndexKind,
     Scope,
+    among,
     hnsw_settings,
     late_frames,
     query_vector,
@@ -21,21 +23,30 @@ from siglip_pipeline.store.index_kinds.base import (
 class FrameIndex(IndexKind):
     """A copy of the frames' vectors with an index on it; changed videos are looked up beside it."""
 
-    def fill(self, connection: Connection, target: Generation) -> None:
+    def create(self, connection: Connection, target: Generation) -> None:
         """A copy: inserting into an index on the frames themselves would slow every load down."""
-        table = tables.index(target.model_id, target.generation)
         connection.execute(
             sql.SQL(
                 "CREATE TABLE {} (video_id integer NOT NULL, frame_index integer NOT NULL,"
-                " time_seconds double precision NOT NULL, embedding {} STORAGE PLAIN NOT NULL)"
-            ).format(table, vector_type(target.dim))
+                " time_seconds double precision NOT NULL, embedding {} STORAGE PLAIN NOT NULL,"
+                " PRIMARY KEY (video_id, frame_index))"
+            ).format(tables.index(target.model_id, target.generation), vector_type(target.dim))
         )
+
+    def add(
+        self, connection: Connection, target: Generation, video_ids: Sequence[int] | None = None
+    ) -> None:
+        """See :meth:`IndexKind.add`."""
         connection.execute(
             sql.SQL(
-                "INSERT INTO {} SELECT video_id, frame_index, time_seconds, embedding FROM {}"
-            ).format(table, tables.frames(target.model_id))
+                "INSERT INTO {} SELECT f.video_id, f.frame_index, f.time_seconds, f.embedding"
+                " FROM {} f WHERE {}"
+            ).format(
+                tables.index(target.model_id, target.generation),
+                tables.frames(target.model_id),
+                among("f", video_ids),
+            )
         )
-        connection.execute(sql.SQL("CREATE INDEX ON {} (video_id)").format(table))
 
     @abstractmethod
     def index_statement(self, target: Generation) -> sql.Composed | None:
@@ -91,8 +102,19 @@ class IvfFlat(FrameIndex):
     default_effort: ClassVar[int] = 20
     efforts: ClassVar[tuple[int, ...]] = (5, 10, 20, 40)
 
+    def parameters(self, connection: Connection, target: Generation) -> dict[str, Any]:
+        """Pgvector's advice: a list per thousand rows up to a million, the square root above."""
+        row = connection.execute(
+            sql.SQL("SELECT coalesce(sum(frames), 0) FROM ingests WHERE model_id = %s"),
+            [target.model_id],
+        ).fetchone()
+        assert row is not None
+        rows = int(row[0])
+        lists = rows // 1000 if rows <= 1_000_000 else int(rows**0.5)
+        return {"lists": max(1, lists)}
+
     def index_statement(self, target: Generation) -> sql.Composed | None:
-        """As many lists as ``parameters['lists']`` says, one per thousand rows by default."""
+        """As many lists as ``parameters['lists']`` says."""
         return sql.SQL(
             "CREATE INDEX {name} ON {table} USING ivfflat (embedding halfvec_ip_ops)"
             " WITH (lists = {lists})"

@@ -1,15 +1,17 @@
 """HNSW over the mean vectors of moments, then an exact look at their frames."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from psycopg import sql
 
 from siglip_pipeline.store import tables
 from siglip_pipeline.store.database import Connection
-from siglip_pipeline.store.generations import Generation
 from siglip_pipeline.store.index_kinds.base import (
+    Generation,
     IndexKind,
     Scope,
+    among,
     hnsw_settings,
     query_vector,
     vector_type,
@@ -23,31 +25,39 @@ class MomentIndex(IndexKind):
     default_effort: ClassVar[int] = 100
     efforts: ClassVar[tuple[int, ...]] = (20, 50, 100, 200, 400)
 
-    def fill(self, connection: Connection, target: Generation) -> None:
-        """One row per moment: where it lies, and the unit vector of its frames' mean."""
+    groups_frames: ClassVar[bool] = True
+    adds_changes: ClassVar[bool] = True
+
+    def create(self, connection: Connection, target: Generation) -> None:
+        """A row per moment: where it lies, and the unit vector of its frames' mean."""
         table = tables.index(target.model_id, target.generation)
         connection.execute(
             sql.SQL(
                 "CREATE TABLE {} (video_id integer NOT NULL, moment integer NOT NULL,"
                 " first_frame integer NOT NULL, last_frame integer NOT NULL,"
                 " start_seconds double precision NOT NULL, end_seconds double precision NOT NULL,"
-                " embedding {} STORAGE PLAIN NOT NULL)"
+                " embedding {} STORAGE PLAIN NOT NULL, PRIMARY KEY (video_id, moment))"
             ).format(table, vector_type(target.dim))
         )
+
+    def add(
+        self, connection: Connection, target: Generation, video_ids: Sequence[int] | None = None
+    ) -> None:
+        """See :meth:`IndexKind.add`."""
         connection.execute(
             sql.SQL(
                 "INSERT INTO {table} SELECT m.video_id, m.moment, m.first_frame, m.last_frame,"
                 " m.start_seconds, m.end_seconds, mean.embedding FROM {moments} m"
                 " CROSS JOIN LATERAL (SELECT l2_normalize(avg(f.embedding)) AS embedding"
                 " FROM {frames} f WHERE f.video_id = m.video_id"
-                " AND f.frame_index BETWEEN m.first_frame AND m.last_frame) mean"
+                " AND f.frame_index BETWEEN m.first_frame AND m.last_frame) mean WHERE {videos}"
             ).format(
-                table=table,
+                table=tables.index(target.model_id, target.generation),
                 moments=tables.moments(target.model_id),
                 frames=tables.frames(target.model_id),
+                videos=among("m", video_ids),
             )
         )
-        connection.execute(sql.SQL("CREATE UNIQUE INDEX ON {} (video_id, moment)").format(table))
 
     def index_statement(self, target: Generation) -> sql.Composed | None:
         """HNSW by inner product, which orders unit vectors as cosine does."""

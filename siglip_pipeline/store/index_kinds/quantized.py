@@ -1,21 +1,26 @@
 """HNSW over one bit per dimension, then an exact look at the frames that it names."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from psycopg import sql
 
 from siglip_pipeline.store import tables
 from siglip_pipeline.store.database import Connection
-from siglip_pipeline.store.generations import Generation
 from siglip_pipeline.store.index_kinds.base import (
     EF_MAX,
+    Generation,
     IndexKind,
     Scope,
+    among,
     hnsw_settings,
     late_frames,
     query_vector,
     vector_type,
 )
+
+# Frames that the mean is taken of.
+SAMPLE = 20_000
 
 # The Hamming distance of signs is coarse: look at this many times more frames than are wanted.
 OVERSAMPLING = 10
@@ -33,27 +38,50 @@ class HnswBinary(IndexKind):
     default_effort: ClassVar[int] = 400
     efforts: ClassVar[tuple[int, ...]] = (100, 200, 400, 800)
 
-    def fill(self, connection: Connection, target: Generation) -> None:
+    def parameters(self, connection: Connection, target: Generation) -> dict[str, Any]:
+        """The means of frames and of text queries, from a sample and from the recall check's."""
+        frames = connection.execute(
+            sql.SQL(
+                "SELECT avg(embedding)::text FROM {} TABLESAMPLE SYSTEM (%s) REPEATABLE (1)"
+            ).format(tables.frames(target.model_id)),
+            [100 * _share_of(connection, target)],
+        ).fetchone()
+        texts = connection.execute(
+            "SELECT avg(embedding)::text FROM recall_queries"
+            " WHERE model_id = %s AND modality = 'text'",
+            [target.model_id],
+        ).fetchone()
+        assert frames is not None
+        assert texts is not None
+        zeros = str([0] * target.dim)
+        return {"picture_mean": frames[0] or zeros, "text_mean": texts[0] or frames[0] or zeros}
+
+    def create(self, connection: Connection, target: Generation) -> None:
         """The signs of each centred frame."""
-        table = tables.index(target.model_id, target.generation)
         connection.execute(
             sql.SQL(
                 "CREATE TABLE {} (video_id integer NOT NULL, frame_index integer NOT NULL,"
-                " time_seconds double precision NOT NULL, code bit({}) NOT NULL)"
-            ).format(table, sql.Literal(target.dim))
+                " time_seconds double precision NOT NULL, code bit({}) NOT NULL,"
+                " PRIMARY KEY (video_id, frame_index))"
+            ).format(tables.index(target.model_id, target.generation), sql.Literal(target.dim))
         )
+
+    def add(
+        self, connection: Connection, target: Generation, video_ids: Sequence[int] | None = None
+    ) -> None:
+        """See :meth:`IndexKind.add`."""
         connection.execute(
             sql.SQL(
-                "INSERT INTO {} SELECT video_id, frame_index, time_seconds,"
-                " binary_quantize(embedding - {}::{}) FROM {}"
+                "INSERT INTO {} SELECT f.video_id, f.frame_index, f.time_seconds,"
+                " binary_quantize(f.embedding - {}::{}) FROM {} f WHERE {}"
             ).format(
-                table,
+                tables.index(target.model_id, target.generation),
                 sql.Literal(target.parameters["picture_mean"]),
                 vector_type(target.dim),
                 tables.frames(target.model_id),
+                among("f", video_ids),
             )
         )
-        connection.execute(sql.SQL("CREATE INDEX ON {} (video_id)").format(table))
 
     def index_statement(self, target: Generation) -> sql.Composed | None:
         """By Hamming distance."""
@@ -109,3 +137,12 @@ class HnswBinary(IndexKind):
             rows=sql.Literal(rows),
             late=late_frames(target, rows=rows, scope=scope),
         )
+
+
+def _share_of(connection: Connection, target: Generation) -> float:
+    """The share of the frames that makes up a sample."""
+    row = connection.execute(
+        "SELECT coalesce(sum(frames), 0) FROM ingests WHERE model_id = %s", [target.model_id]
+    ).fetchone()
+    assert row is not None
+    return min(1.0, SAMPLE / max(1, int(row[0])))

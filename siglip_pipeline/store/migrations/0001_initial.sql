@@ -56,6 +56,7 @@ CREATE TABLE ingests (
     sampling      text NOT NULL,
     frames        integer NOT NULL,
     moments       integer NOT NULL,
+    moment_threshold double precision NOT NULL,
     finished_at   timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (model_id, video_id)
 );
@@ -69,7 +70,8 @@ CREATE TABLE generations (
     parameters    jsonb NOT NULL DEFAULT '{}',
     frames        bigint NOT NULL DEFAULT 0,
     rows          bigint NOT NULL DEFAULT 0,
-    index_bytes   bigint NOT NULL DEFAULT 0,
+    table_bytes   bigint NOT NULL DEFAULT 0,   -- with all its indexes
+    ann_bytes     bigint NOT NULL DEFAULT 0,   -- the similarity index alone
     build_seconds double precision,
     recall_at_10  double precision,
     reason        text,
@@ -114,6 +116,9 @@ CREATE TABLE recall_queries (
     modality  text NOT NULL CHECK (modality IN ('picture', 'text')),
     position  integer NOT NULL,
     label     text NOT NULL,
+    video_id  integer,         -- of a picture query: the frame is held out of its own answer
+    frame_index integer,
+    sampled_of bigint NOT NULL,  -- frames of the collection when it was drawn
     embedding halfvec NOT NULL,
     PRIMARY KEY (model_id, modality, position)
 );

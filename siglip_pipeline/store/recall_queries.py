@@ -1,0 +1,230 @@
+"""The queries of the recall check: drawn once per model from a seed, then kept.
+
+Figures of different days compare only if the questions stay the same. They are drawn anew when
+the collection has doubled, when their frames are gone, or when other texts are given.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from pgvector import HalfVector
+from psycopg import sql
+
+from siglip_pipeline.records import FloatArray
+from siglip_pipeline.store import tables
+from siglip_pipeline.store.database import Connection, Database
+from siglip_pipeline.store.models import ModelRow
+
+Modality = Literal["picture", "text"]
+EmbedTexts = Callable[[Sequence[str]], FloatArray]
+
+QUERIES = 200
+SEED = 20_250_117
+
+_SUBJECTS = (
+    *("a person", "a child", "two people talking", "a crowd", "a dog", "a cat", "a bird", "a car"),
+    *("a train", "a boat", "an airplane", "a bicycle", "a house", "a tree", "a flower", "food"),
+    *("a red circle", "a blue square", "written words", "a map", "a hand", "a face"),
+)
+_SCENES = (
+    *("on a street", "by the sea", "in a forest", "in a kitchen", "in an office", "at night"),
+    *("in the snow", "on a stage", "in a studio", "seen from above", "close up", "on a screen"),
+)
+MADE_TEXTS = tuple(f"{subject} {scene}" for subject, scene in itertools.product(_SUBJECTS, _SCENES))
+
+# Cosine of a made-up text with the picture that it is made from; SigLIP's true pairs lie near it.
+LIKE_TEXT = 0.15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """One query of the check."""
+
+    modality: Modality
+    label: str
+    """A frame (``path@frame``) or a text, for people."""
+    embedding_D: FloatArray
+    held_out: tuple[int, int] | None = None
+    """(video_id, frame_index) of a picture query: it must not be its own answer."""
+
+    @property
+    def made(self) -> bool:
+        """A text-like vector made from a picture, for want of a text tower."""
+        return self.modality == "text" and self.label.startswith("like ")
+
+
+def prepare_queries(
+    database: Database,
+    model: ModelRow,
+    *,
+    texts: Sequence[str] = (),
+    embed_texts: EmbedTexts | None = None,
+    count: int = QUERIES,
+) -> list[Query]:
+    """The kept queries of a model, drawn (anew) where needed.
+
+    Args:
+        database: where.
+        model: whose vectors.
+        texts: queries that a user gives; made ones fill them up to ``count``.
+        embed_texts: the model's text tower; None: text-like vectors are made from pictures.
+        count: of each modality.
+    """
+    with database.connection() as connection:
+        frames = _frames(connection, model.model_id)
+        if frames == 0:
+            return []
+        kept = _read(connection, model.model_id)
+        pictures = [query for query in kept if query.modality == "picture"]
+        written = [query for query in kept if query.modality == "text"]
+        outgrown = frames >= 2 * _sampled_of(connection, model.model_id)
+        if outgrown or len(pictures) < min(count, frames):
+            pictures = _draw_pictures(connection, model, count)
+            _keep(connection, model.model_id, pictures, frames)
+            kept = []  # texts that were made from pictures are to be made from these
+        labels = _labels(texts, count)
+        if embed_texts is None:
+            if not kept or not written:
+                written = _like_texts(pictures, count)
+                _keep(connection, model.model_id, written, frames)
+        elif [query.label for query in written] != labels:
+            vectors_QD = embed_texts(labels)
+            written = [
+                Query(modality="text", label=label, embedding_D=vector_D)
+                for label, vector_D in zip(labels, vectors_QD, strict=True)
+            ]
+            _keep(connection, model.model_id, written, frames)
+    return [*pictures, *written]
+
+
+def _labels(texts: Sequence[str], count: int) -> list[str]:
+    """The user's texts, then made ones; as many as there are of the former, at least ``count``."""
+    given = list(dict.fromkeys(text.strip() for text in texts if text.strip()))
+    order = np.random.default_rng(SEED).permutation(len(MADE_TEXTS))
+    made = [MADE_TEXTS[i] for i in order if MADE_TEXTS[i] not in given]
+    return given + made[: max(0, count - len(given))]
+
+
+def _frames(connection: Connection, model_id: int) -> int:
+    row = connection.execute(
+        "SELECT coalesce(sum(frames), 0) FROM ingests WHERE model_id = %s", [model_id]
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _sampled_of(connection: Connection, model_id: int) -> int:
+    row = connection.execute(
+        "SELECT coalesce(min(sampled_of), 0) FROM recall_queries"
+        " WHERE model_id = %s AND modality = 'picture'",
+        [model_id],
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _read(connection: Connection, model_id: int) -> list[Query]:
+    """The kept queries, without pictures whose frame is gone."""
+    rows = connection.cursor(binary=True).execute(
+        sql.SQL(
+            "SELECT q.modality, q.label, q.embedding, q.video_id, q.frame_index"
+            " FROM recall_queries q WHERE q.model_id = %s AND (q.modality = 'text' OR EXISTS"
+            " (SELECT FROM {} f WHERE f.video_id = q.video_id AND f.frame_index = q.frame_index))"
+            " ORDER BY q.modality, q.position"
+        ).format(tables.frames(model_id)),
+        [model_id],
+    )
+    return [
+        Query(
+            modality=modality,
+            label=label,
+            embedding_D=vector.to_numpy().astype(np.float32),
+            held_out=None if video_id is None else (video_id, frame_index),
+        )
+        for modality, label, vector, video_id, frame_index in rows
+    ]
+
+
+def _draw_pictures(connection: Connection, model: ModelRow, count: int) -> list[Query]:
+    """Frames at random, each as likely as any other."""
+    videos = connection.execute(
+        "SELECT video_id, path, i.frames FROM ingests i JOIN videos USING (video_id)"
+        " WHERE model_id = %s AND i.frames > 0 ORDER BY path",
+        [model.model_id],
+    ).fetchall()
+    ends = np.cumsum([frames for _, _, frames in videos])
+    rng = np.random.default_rng(SEED)
+    picks = np.sort(rng.choice(ends[-1], size=min(count, int(ends[-1])), replace=False))
+    statement = sql.SQL(
+        "SELECT frame_index, embedding FROM {} WHERE video_id = %s"
+        " ORDER BY frame_index OFFSET %s LIMIT 1"
+    ).format(tables.frames(model.model_id))
+    queries = []
+    for pick in picks:
+        which = int(np.searchsorted(ends, pick, side="right"))
+        video_id, path, frames = videos[which]
+        offset = int(pick - (ends[which] - frames))
+        row = connection.cursor(binary=True).execute(statement, [video_id, offset]).fetchone()
+        if row is None:
+            continue
+        queries.append(
+            Query(
+                modality="picture",
+                label=f"{path}@{row[0]}",
+                embedding_D=row[1].to_numpy().astype(np.float32),
+                held_out=(video_id, row[0]),
+            )
+        )
+    return [queries[i] for i in rng.permutation(len(queries))]
+
+
+def _like_texts(pictures: Sequence[Query], count: int) -> list[Query]:
+    """Vectors that lie to pictures as text does: far off in one common direction."""
+    pictures_ND = np.array([query.embedding_D for query in pictures])
+    rng = np.random.default_rng(SEED + 1)
+    mean_D = pictures_ND.mean(axis=0)
+    gap_D = rng.standard_normal(pictures_ND.shape[1])
+    gap_D -= (gap_D @ mean_D) / (mean_D @ mean_D) * mean_D
+    gap_D /= np.linalg.norm(gap_D)
+    queries = []
+    for i in range(count):
+        picture = pictures[i % len(pictures)]
+        noise_D = rng.standard_normal(len(gap_D)) * (0.5 * LIKE_TEXT / np.sqrt(len(gap_D)))
+        vector_D = LIKE_TEXT * picture.embedding_D + noise_D + gap_D
+        vector_D /= np.linalg.norm(vector_D)
+        queries.append(
+            Query(
+                modality="text",
+                label=f"like {picture.label}",
+                embedding_D=vector_D.astype(np.float32),
+            )
+        )
+    return queries
+
+
+def _keep(connection: Connection, model_id: int, queries: Sequence[Query], sampled_of: int) -> None:
+    connection.execute(
+        "DELETE FROM recall_queries WHERE model_id = %s AND modality = %s",
+        [model_id, queries[0].modality],
+    )
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO recall_queries (model_id, modality, position, label, video_id,"
+            " frame_index, sampled_of, embedding) VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
+            [
+                (
+                    model_id,
+                    query.modality,
+                    i,
+                    query.label,
+                    query.held_out and query.held_out[0],
+                    query.held_out and query.held_out[1],
+                    sampled_of,
+                    HalfVector(query.embedding_D),
+                )
+                for i, query in enumerate(queries)
+            ],
+        )
