@@ -4,9 +4,9 @@ Exit codes: 0 done; 1 done, but some videos failed; 2 could not run, with the re
 Every command takes `--json` and then prints exactly one JSON document on stdout.
 """
 
+import contextlib
 import logging
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,19 +67,14 @@ def up(
     settings = _settings(dagster_port=port, host=host)
     _make_uploads_folder(settings)
     console.err.print("Starting the database and Dagster …")
-    with _terminating(), launch(settings) as launcher:
+    with _terminating(), contextlib.suppress(KeyboardInterrupt), launch(settings) as launcher:
         console.err.print(f"  Dagster UI     {launcher.endpoints.dagster_url}", highlight=False)
         console.err.print(f"  uploads        {settings.uploads}", highlight=False)
         console.err.print(f"  home           {settings.home}", highlight=False)
         console.err.print(f"  logs           {settings.home / 'logs'}", highlight=False)
         console.err.print(f"  model          {settings.model_name}", highlight=False)
         console.err.print("Running. Put videos into the uploads folder; Ctrl-C stops everything.")
-        try:
-            while True:
-                time.sleep(1)
-                launcher.watch()
-        except KeyboardInterrupt:
-            console.err.print("Stopping …")
+        launcher.run()
     console.err.print("Stopped. `siglip-pipeline up` goes on where it was.")
 
 
@@ -343,17 +338,20 @@ def _escape(text: str) -> str:
 
 @contextmanager
 def _terminating() -> Iterator[None]:
-    """Let SIGTERM unwind as Ctrl-C does, so that services are stopped in order."""
+    """Unwind at the first SIGINT or SIGTERM, and let nothing disturb the unwinding."""
     import signal
 
     def interrupt(*_: object) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

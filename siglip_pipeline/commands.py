@@ -16,7 +16,7 @@ from siglip_pipeline.settings import Settings
 from siglip_pipeline.status import PipelineStatus, collect_status
 from siglip_pipeline.store.database import Database, migrate, open_database
 from siglip_pipeline.store.embedded import EmbeddedPostgres
-from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.store.models import Coverage, ModelRow, ModelStore
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads import UploadStore
 
@@ -217,9 +217,27 @@ def _skip_reason(outcome: Ingested) -> str:
 
 
 def list_models(settings: Settings) -> dict[str, Any]:
-    """Every model with its coverage."""
+    """Every model with its coverage, oldest first."""
     with open_database(settings) as database:
-        return {"models": [row.to_json() for row in ModelStore(database).list()]}
+        models = ModelStore(database)
+        return {
+            "models": [_model_json(row, models.coverage(row.model_id)) for row in models.list()]
+        }
+
+
+def _model_json(row: ModelRow, coverage: Coverage) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "revision": row.revision,
+        "key": row.key,
+        "dim": row.dim,
+        "active": row.is_active,
+        "generation": row.active_generation,
+        "embedded": coverage.embedded,
+        "missing": coverage.missing,
+        "failed": coverage.failed,
+        "vectors": coverage.frames,
+    }
 
 
 def promote_model(settings: Settings, key: str) -> dict[str, Any]:

@@ -91,6 +91,21 @@ def status_table(status: PipelineStatus) -> Table:
     return table
 
 
+def models_table(models: Iterable[dict[str, Any]]) -> Table:
+    """Models with their coverage, the one that searches use marked."""
+    table = Table()
+    for column in ("", "model", "key", "dimensions", "embedded", "missing", "failed", "vectors"):
+        table.add_column(column, justify="left" if column in ("", "model", "key") else "right")
+    for model in models:
+        table.add_row(
+            "active" if model["active"] else "",
+            model["name"],
+            model["key"],
+            *(str(model[name]) for name in ("dim", "embedded", "missing", "failed", "vectors")),
+        )
+    return table
+
+
 class PipelineProgress:
     """A live display of videos going through the stages."""
 

@@ -116,6 +116,17 @@ class Launcher:
             service.start(self._environment, self.endpoints.dagster_home)
             _write_state(self.settings.home, self.endpoints, self._services)
 
+    def run(self) -> None:
+        """Keep the services going until a KeyboardInterrupt.
+
+        Raises:
+            LaunchError: a service keeps ending.
+            KeyboardInterrupt: as it came.
+        """
+        while True:
+            time.sleep(1)
+            self.watch()
+
     def stop(self) -> None:
         """End every service and every run, at the latest after a few seconds."""
         processes: list[psutil.Process] = []
@@ -210,11 +221,12 @@ def running(home: Path) -> Running | None:
         return None
 
 
-def free_port(preferred: int, host: str = "127.0.0.1") -> int:
+def free_port(preferred: int | None = None, *, host: str = "127.0.0.1") -> int:
     """``preferred`` when nothing listens there, else a port that the system picks."""
-    with contextlib.suppress(LaunchError):
-        _check_port(host, preferred)
-        return preferred
+    if preferred is not None:
+        with contextlib.suppress(LaunchError):
+            _check_port(host, preferred)
+            return preferred
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
@@ -275,7 +287,7 @@ def _worker_is_gone(tags: dict[str, str]) -> bool:
 
 
 def _services(settings: Settings, dagster_home: Path) -> list[_Service]:
-    code_port = free_port(0)
+    code_port = free_port()
     workspace = dagster_home / "workspace.yaml"
     workspace.write_text(
         "load_from:\n  - grpc_server:\n      host: 127.0.0.1\n"
@@ -289,7 +301,7 @@ def _services(settings: Settings, dagster_home: Path) -> list[_Service]:
     return [
         service(
             "code-server",
-            *("dagster", "api", "grpc", "--python-module", "siglip_pipeline.definitions"),
+            *("dagster", "api", "grpc", "--module-name", "siglip_pipeline.definitions"),
             *("--host", "127.0.0.1", "--port", str(code_port)),
             *("--location-name", "siglip_pipeline"),
         ),

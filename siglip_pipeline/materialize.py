@@ -13,6 +13,8 @@ import dagster as dg
 from siglip_pipeline.definitions import defs
 from siglip_pipeline.defs.assets import frame_embeddings, similarity_index, video_frames
 from siglip_pipeline.defs.partitions import (
+    RANGE_END_TAG,
+    RANGE_START_TAG,
     VIDEOS_PARTITIONS_NAME,
     contiguous_ranges,
     partition_key,
@@ -24,9 +26,6 @@ from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import open_database
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads import UploadStore
-
-RANGE_START_TAG = "dagster/asset_partition_range_start"
-RANGE_END_TAG = "dagster/asset_partition_range_end"
 
 
 @contextmanager

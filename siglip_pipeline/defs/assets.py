@@ -68,7 +68,6 @@ class VideoBatchConfig(dg.Config):
     partitions_def=videos_partitions,
     deps=[uploads_asset],
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=FRAMES_PER_RUN),
-    automation_condition=dg.AutomationCondition.eager(),
     group_name=GROUP,
     kinds={"ffmpeg", "parquet"},
     output_required=False,

@@ -8,6 +8,10 @@ import dagster as dg
 
 VIDEOS_PARTITIONS_NAME = "videos"
 
+# Dagster's own tags for a run over a range of partitions, both ends inclusive.
+RANGE_START_TAG = "dagster/asset_partition_range_start"
+RANGE_END_TAG = "dagster/asset_partition_range_end"
+
 videos_partitions = dg.DynamicPartitionsDefinition(name=VIDEOS_PARTITIONS_NAME)
 
 # Dagster refuses "..." and these control characters in dynamic partition keys

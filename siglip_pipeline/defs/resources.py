@@ -89,7 +89,7 @@ class SiglipResource(dg.ConfigurableResource["EmbeddingEngine"]):
 
         return model_spec(self.settings())
 
-    def engine(self, log: Callable[[str], object]) -> "EngineHandle":
+    def engine(self, log: Callable[[str], None]) -> "EngineHandle":
         """The embedding engine over the process's model; both are made on first use.
 
         Args:
@@ -101,7 +101,7 @@ class SiglipResource(dg.ConfigurableResource["EmbeddingEngine"]):
 class EngineHandle:
     """Makes the engine when it is first needed: a run with nothing to embed loads no model."""
 
-    def __init__(self, settings: Settings, log: Callable[[str], object]) -> None:
+    def __init__(self, settings: Settings, log: Callable[[str], None]) -> None:
         self._settings = settings
         self._log = log
         self._engine: EmbeddingEngine | None = None

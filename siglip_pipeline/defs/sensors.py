@@ -1,12 +1,14 @@
 """Sensors: uploads become partitions; automation conditions become runs."""
 
+import hashlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
 
 from siglip_pipeline.defs.assets import (
+    FRAMES_PER_RUN,
     frame_embeddings,
     similarity_index,
     uploads_asset,
@@ -14,7 +16,10 @@ from siglip_pipeline.defs.assets import (
 )
 from siglip_pipeline.defs.outcomes import DATA_VERSION_TAG
 from siglip_pipeline.defs.partitions import (
+    RANGE_END_TAG,
+    RANGE_START_TAG,
     VIDEOS_PARTITIONS_NAME,
+    contiguous_ranges,
     partition_key,
     videos_partitions,
 )
@@ -75,24 +80,44 @@ def upload_event(upload: Upload) -> dg.AssetMaterialization:
     )
 
 
+def frame_runs(batch: Iterable[Upload], partitions: Sequence[str]) -> Iterator[dg.RunRequest]:
+    """Runs of `video_frames` over a batch of uploads: as few ranges as their order allows.
+
+    Args:
+        batch: new and changed uploads.
+        partitions: every partition key in insertion order, those of the batch included.
+    """
+    fingerprints = {partition_key(upload.path): upload.fingerprint for upload in batch}
+    for first, last in contiguous_ranges(partitions, fingerprints):
+        keys = partitions[partitions.index(first) : partitions.index(last) + 1]
+        for start in range(0, len(keys), FRAMES_PER_RUN):
+            chunk = keys[start : start + FRAMES_PER_RUN]
+            # A used run key is never launched again: a changed file has to make another one.
+            identity = "\n".join(f"{key} {fingerprints[key]}" for key in chunk)
+            yield dg.RunRequest(
+                run_key=hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest(),
+                tags={RANGE_START_TAG: chunk[0], RANGE_END_TAG: chunk[-1]},
+            )
+
+
 @dg.sensor(
+    target=video_frames,
     minimum_interval_seconds=10,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
-        "Lists the uploads, gives every new file a partition, and reports new and changed files "
-        f"as `uploads`; at most {UPLOADS_PER_TICK} in a tick, in sorted order."
+        "Lists the uploads, gives every new file a partition, and samples the frames of new and "
+        f"changed files; at most {UPLOADS_PER_TICK} in a tick, in sorted order."
     ),
 )
 def new_uploads(
     context: dg.SensorEvaluationContext, uploads: UploadsResource, database: DatabaseResource
 ) -> dg.SensorResult | dg.SkipReason:
-    """Turn new and changed files below UPLOADS into partitions and events."""
+    """Turn new and changed files below UPLOADS into partitions, events and runs."""
+    existing = context.instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)
     with database.open() as db:
         records = VideoStore(db)
         changes = upload_changes(
-            uploads.store().list(),
-            records.listed_fingerprints(),
-            frozenset(context.instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)),
+            uploads.store().list(), records.listed_fingerprints(), frozenset(existing)
         )
         batch = [*changes.new, *changes.changed][:UPLOADS_PER_TICK]
         if not batch:
@@ -100,18 +125,18 @@ def new_uploads(
         records.register(batch)
     waiting = len(changes.new) + len(changes.changed) - len(batch)
     context.log.info(f"{len(batch)} uploads taken up, {waiting} left for the next tick")
+    keys = [partition_key(upload.path) for upload in batch]
     return dg.SensorResult(
-        dynamic_partitions_requests=[
-            videos_partitions.build_add_request([partition_key(upload.path) for upload in batch])
-        ],
+        dynamic_partitions_requests=[videos_partitions.build_add_request(keys)],
         asset_events=[upload_event(upload) for upload in batch],
+        run_requests=[*frame_runs(batch, [*dict.fromkeys([*existing, *keys])])],
     )
 
 
 automation = dg.AutomationConditionSensorDefinition(
     "automation",
-    target=dg.AssetSelection.assets(video_frames, frame_embeddings, similarity_index),
+    target=dg.AssetSelection.assets(frame_embeddings, similarity_index),
     minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Runs what is out of date: frames of new uploads, their vectors, the index.",
+    description="Runs what is out of date: the vectors of new frames, then the index.",
 )

@@ -1,5 +1,6 @@
 """`siglip-pipeline demo`: the main job, from rendered uploads to found moments."""
 
+import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,8 @@ def run_demo(settings: Settings, *, keep_running: bool, quiet: bool) -> dict[str
         if not quiet:
             _print_summary(document, settings, launcher, keep_running=keep_running)
         if keep_running:
-            _run_until_interrupted(launcher)
+            with contextlib.suppress(KeyboardInterrupt):
+                launcher.run()
     return document
 
 
@@ -88,7 +90,7 @@ def demo_settings(settings: Settings) -> Settings:
             "model_name": str(MODEL_FOLDER),
             "model_revision": None,
             "uploads_settle_seconds": 1.0,
-            "dagster_port": free_port(settings.dagster_port, settings.host),
+            "dagster_port": free_port(settings.dagster_port, host=settings.host),
         }
     )
 
@@ -164,12 +166,3 @@ def _print_summary(
         console.out.print("Running until Ctrl-C.")
     else:
         console.out.print("Stopped. `siglip-pipeline demo --keep-running` leaves it up to look at.")
-
-
-def _run_until_interrupted(launcher: Launcher) -> None:
-    try:
-        while True:
-            time.sleep(1)
-            launcher.watch()
-    except KeyboardInterrupt:
-        console.err.print("Stopping …")
