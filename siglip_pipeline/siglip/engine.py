@@ -75,7 +75,7 @@ class EmbeddingEngine:
 
         Raises:
             EmbeddingError: the device has no room for a single frame.
-            Exception: whatever ``videos`` itself raises, after the videos before it.
+            Exception: whatever ``videos`` itself raises.
         """
         model = self._models[0]
         if self._batch_size != "auto":

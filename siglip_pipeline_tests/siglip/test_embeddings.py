@@ -22,6 +22,7 @@ from siglip_pipeline.errors import EmbeddingError, ModelError
 from siglip_pipeline.siglip.embeddings import extract_image_embeddings, extract_text_embeddings
 from siglip_pipeline.siglip.labels import label_frames
 from siglip_pipeline.siglip.model import SiglipModel, get_model
+from siglip_pipeline.siglip.preprocess import ImageLike
 from siglip_pipeline.siglip.similarity import probability
 from siglip_pipeline_tests.siglip.checkpoints import Kind
 from siglip_pipeline_tests.siglip.conftest import Make, jpeg, picture, real_jpegs
@@ -138,7 +139,7 @@ def test_bytes_arrays_and_pil_images_are_the_same_picture(model: SiglipModel) ->
     pixels = picture(120, 160)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")
-    images = [pixels, Image.fromarray(pixels), stream.getvalue()]
+    images: list[ImageLike] = [pixels, Image.fromarray(pixels), stream.getvalue()]
     vectors = extract_image_embeddings(images, model=model)
     np.testing.assert_allclose(vectors, vectors[[0, 0, 0]], atol=1e-6)
 
@@ -383,10 +384,11 @@ def test_a_vector_that_is_not_finite_is_an_error(model: SiglipModel) -> None:
         output.pooler_output[1, 3] = float("inf")
         return output
 
-    for tower, call in (
+    cases: list[tuple[torch.nn.Module, Callable[[], Any]]] = [
         (model.vision, lambda: extract_image_embeddings([picture(9, 9)] * 3, model=model)),
         (model.text, lambda: extract_text_embeddings(["a", "b", "c"], model=model)),
-    ):
+    ]
+    for tower, call in cases:
         handle = tower.register_forward_hook(poison)
         try:
             with pytest.raises(EmbeddingError, match=r"(images|texts)\[1\]: .*not finite"):

@@ -1,0 +1,236 @@
+"""The loader: one model per process, the tower that is needed, and errors that say what to do."""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from siglip_pipeline.errors import (
+    CorruptWeightsError,
+    DeviceUnavailableError,
+    UnsupportedModelError,
+)
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.siglip import model as loader
+from siglip_pipeline.siglip.identity import model_spec
+from siglip_pipeline.siglip.model import get_model, get_models, release_model
+from siglip_pipeline_tests.siglip.checkpoints import Kind, edit_json, make_checkpoint
+from siglip_pipeline_tests.siglip.conftest import Make
+
+
+@pytest.fixture(autouse=True)
+def _start_empty() -> None:
+    release_model()
+
+
+@pytest.mark.parametrize("kind", ["siglip2", "siglip1", "naflex"])
+def test_the_loaded_model_carries_the_spec_of_its_files(kind: Kind, settings_for: Make) -> None:
+    settings = settings_for(kind)
+    model = get_model(settings)
+    assert model.spec == model_spec(settings)
+    assert (model.device, model.dtype, model.tower) == ("cpu", "float32", "both")
+    assert "cpu" in repr(model)
+    assert model.spec.key in repr(model)
+
+
+def test_one_model_per_process_even_when_many_ask_at_once(
+    settings_for: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for("siglip2")
+    loads = []
+    load = loader.load_model
+    barrier = threading.Barrier(8)
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        loads.append(args)
+        return load(*args, **kwargs)
+
+    def ask(_: int) -> Any:
+        barrier.wait()
+        return get_model(settings)
+
+    monkeypatch.setattr(loader, "load_model", counted)
+    with ThreadPoolExecutor(8) as pool:
+        models = list(pool.map(ask, range(8)))
+    assert len(loads) == 1
+    assert all(model is models[0] for model in models)
+    # Settings that do not touch the model do not load it again.
+    assert get_model(settings.model_copy(update={"batch_size": 3})) is models[0]
+
+
+def test_release_lets_the_weights_go(settings_for: Make) -> None:
+    import gc
+    import weakref
+
+    settings = settings_for("siglip2")
+    model = get_model(settings)
+    gone = weakref.ref(model.vision)
+    release_model()
+    assert get_model(settings) is not model
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_another_model_replaces_the_first(settings_for: Make) -> None:
+    first = get_model(settings_for("siglip2"))
+    second = get_model(settings_for("naflex"))
+    assert second.spec.key != first.spec.key
+    assert list(loader._loaded.values()) == [second]
+    lower = get_model(settings_for("naflex").model_copy(update={"dtype": "bfloat16"}))
+    assert lower.dtype == "bfloat16"
+    assert lower.spec.key == second.spec.key
+    assert list(loader._loaded.values()) == [lower]
+
+
+def bytes_of(module: torch.nn.Module) -> int:
+    return sum(p.nbytes for p in module.parameters())
+
+
+def test_a_search_process_loads_the_text_tower_alone(settings_for: Make) -> None:
+    settings = settings_for("siglip2")
+    text = get_model(settings, tower="text")
+    assert text.tower == "text"
+    assert get_model(settings, tower="text") is text
+    both = get_model(settings)
+    assert both.tower == "both"
+    assert bytes_of(text.text) == bytes_of(both.text)
+    # The whole model answers for its parts.
+    assert get_model(settings, tower="text") is both
+    assert get_model(settings, tower="image") is both
+
+
+def test_the_towers_add_up_when_asked_for_one_after_the_other(settings_for: Make) -> None:
+    settings = settings_for("naflex")
+    assert get_model(settings, tower="image").tower == "image"
+    assert get_model(settings, tower="text").tower == "both"
+
+
+@pytest.mark.slow
+def test_the_text_tower_takes_less_memory_than_both(tmp_path: Path) -> None:
+    # A vision tower of 50 MB beside a text tower of nearly nothing.
+    folder = make_checkpoint(
+        tmp_path / "wide", hidden_size=32, intermediate_size=98_304, num_hidden_layers=2
+    )
+    # Weights are mapped from the file: what counts is what is resident once they were used.
+    script = (
+        "import sys, psutil\n"
+        "from siglip_pipeline.settings import Settings\n"
+        "from siglip_pipeline.siglip.model import get_model, release_model\n"
+        "import transformers.models.siglip.modeling_siglip\n"
+        "settings = Settings(model_name=sys.argv[1], home=sys.argv[2], device='cpu')\n"
+        "for tower in ('text', 'both'):\n"
+        "    release_model()\n"
+        "    before = psutil.Process().memory_info().rss\n"
+        "    model = get_model(settings, tower=tower)\n"
+        "    used = [model.text, model.vision] if tower == 'both' else [model.text]\n"
+        "    total = sum(float(p.sum()) for module in used for p in module.parameters())\n"
+        "    print(psutil.Process().memory_info().rss - before)\n"
+    )
+    command = [sys.executable, "-c", script, str(folder), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    text, both = (int(line) for line in done.stdout.split())
+    weights = (folder / "model.safetensors").stat().st_size
+    assert weights > 50e6
+    assert both > 0.9 * weights
+    assert text < 0.3 * weights
+
+
+def copy_of(folder: Path, to: Path) -> Settings:
+    return Settings(model_name=str(shutil.copytree(folder, to)), home=to / "home", device="cpu")
+
+
+def test_weights_that_are_missing_are_not_filled_with_random_ones(
+    folders: Callable[[Kind], Path], tmp_path: Path
+) -> None:
+    settings = copy_of(folders("siglip2"), tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["text_model.head.weight"]
+    save_file(tensors, file)
+    with pytest.raises(CorruptWeightsError, match=r"1 of its weights are missing.*head\.weight"):
+        get_model(settings)
+    # The other tower is whole, and may be used.
+    assert get_model(settings, tower="image").tower == "image"
+
+
+def test_weights_of_another_shape_are_refused(
+    folders: Callable[[Kind], Path], tmp_path: Path
+) -> None:
+    settings = copy_of(folders("siglip2"), tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    vision = json.loads(config.read_text())["vision_config"]
+    edit_json(config, vision_config={**vision, "intermediate_size": 80})
+    with pytest.raises(CorruptWeightsError, match=r"config\.json (does not belong|belongs)"):
+        get_model(settings)
+
+
+def test_no_code_from_a_checkpoint_is_run(folders: Callable[[Kind], Path], tmp_path: Path) -> None:
+    settings = copy_of(folders("siglip2"), tmp_path / "model")
+    proof = tmp_path / "ran"
+    (tmp_path / "model" / "evil.py").write_text(f"open({str(proof)!r}, 'w')\nclass M: ...\n")
+    edit_json(
+        tmp_path / "model" / "config.json", auto_map={"AutoModel": "evil.M", "AutoConfig": "evil.M"}
+    )
+    edit_json(
+        tmp_path / "model" / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.M", None]}
+    )
+    model = get_model(settings)
+    model.tokenize(["a cat"])
+    assert not proof.exists()
+
+
+def test_a_missing_tokenizer_is_named_when_it_is_needed(
+    folders: Callable[[Kind], Path], tmp_path: Path
+) -> None:
+    settings = copy_of(folders("siglip2"), tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.json").unlink()
+    (tmp_path / "model" / "tokenizer_config.json").unlink()
+    model = get_model(settings)  # pictures need no tokenizer
+    with pytest.raises(UnsupportedModelError, match="its tokenizer cannot be loaded"):
+        model.tokenize(["a cat"])
+
+
+def test_an_absent_device_is_an_error(settings_for: Make) -> None:
+    settings = settings_for("siglip2").model_copy(update={"device": "cuda:63"})
+    with pytest.raises(DeviceUnavailableError, match="SIGLIP_DEVICE='cuda:63' is not on this"):
+        get_model(settings)
+    assert loader._loaded == {}
+
+
+def test_every_card_gets_a_model_when_several_are_there(
+    settings_for: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No machine of ours has two cards: the choice is tested, the loading is stood in for.
+    asked: list[str] = []
+
+    def load(_settings: Settings, device: str, _dtype: Any, *, tower: str) -> Any:
+        asked.append(device)
+        return type("Loaded", (), {"tower": tower})()
+
+    monkeypatch.setattr(loader, "load_model", load)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    settings = settings_for("siglip2")
+    for device, expected in {
+        "cuda": ["cuda:0", "cuda:1", "cuda:2"],
+        "auto": ["cuda:0", "cuda:1", "cuda:2"],
+        "cuda:1": ["cuda:1"],
+        "cpu": ["cpu"],
+    }.items():
+        release_model()
+        asked.clear()
+        assert len(get_models(settings.model_copy(update={"device": device}))) == len(expected)
+        assert asked == expected
+    release_model()
