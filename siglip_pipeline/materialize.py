@@ -5,7 +5,7 @@ behave as they would under the daemon.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import dagster as dg
@@ -108,7 +108,7 @@ def _run(
     instance: dg.DagsterInstance,
     asset_key: dg.AssetKey,
     tags: dict[str, str],
-    op_config: dict[str, object],
+    op_config: Mapping[str, object],
 ) -> bool:
     job = defs.resolve_implicit_global_asset_job_def()
     result = job.execute_in_process(
@@ -116,7 +116,7 @@ def _run(
         asset_selection=[asset_key],
         tags=tags,
         run_config={
-            "ops": op_config,
+            "ops": dict(op_config),
             # What concerns single videos is in the database; the rest is raised below.
             "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
         },
