@@ -20,9 +20,7 @@ from siglip_pipeline.store.database import (
 
 
 def test_migrations_are_numbered_without_gaps() -> None:
-    assert [migration.number for migration in migrations()] == list(
-        range(1, len(migrations()) + 1)
-    )
+    assert [migration.number for migration in migrations()] == list(range(1, len(migrations()) + 1))
 
 
 def test_migrating_twice_applies_nothing_the_second_time(empty_database_url: str) -> None:
@@ -104,9 +102,13 @@ def test_a_server_that_is_not_there_is_unavailable() -> None:
 
 
 def test_a_refused_statement_is_a_store_error_and_is_rolled_back(database: Database) -> None:
-    with pytest.raises(StoreError, match="does_not_exist"), database.connection() as connection:
-        connection.execute("CREATE TABLE t (i int)")
-        connection.execute("SELECT * FROM does_not_exist")
+    def run() -> None:
+        with database.connection() as connection:
+            connection.execute("CREATE TABLE t (i int)")
+            connection.execute("SELECT * FROM does_not_exist")
+
+    with pytest.raises(StoreError, match="does_not_exist"):
+        run()
     with database.connection() as connection:
         assert connection.execute("SELECT to_regclass('t')").fetchone() == (None,)
 
