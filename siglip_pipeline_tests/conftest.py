@@ -51,14 +51,14 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 @pytest.fixture
 def empty_database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
     """URL of a database of the test's own, without our schema."""
-    with _fresh_database(postgres, "template1") as url:
+    with fresh_database(postgres, "template1") as url:
         yield url
 
 
 @pytest.fixture
 def database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
     """URL of a migrated database of the test's own."""
-    with _fresh_database(postgres, TEMPLATE) as url:
+    with fresh_database(postgres) as url:
         yield url
 
 
@@ -72,12 +72,13 @@ def database(database_url: str) -> Iterator[Database]:
 @pytest.fixture(scope="module")
 def module_database(postgres: EmbeddedPostgres) -> Iterator[Database]:
     """A pool on a migrated database that the tests of one module share."""
-    with _fresh_database(postgres, TEMPLATE) as url, Database(url) as opened:
+    with fresh_database(postgres) as url, Database(url) as opened:
         yield opened
 
 
 @contextmanager
-def _fresh_database(postgres: EmbeddedPostgres, template: str) -> Iterator[str]:
+def fresh_database(postgres: EmbeddedPostgres, template: str = TEMPLATE) -> Iterator[str]:
+    """URL of a new database, dropped on leaving."""
     database = f"test_{uuid.uuid4().hex}"
     name = sql.Identifier(database)
     with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:

@@ -1,0 +1,150 @@
+"""`siglip-pipeline up` for real: its processes, its signals, and a video on its way."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from siglip_pipeline.demo.run import MODEL_FOLDER
+from siglip_pipeline.demo.scenes import demo_scenes, render_video
+from siglip_pipeline.launcher import free_port, running
+from siglip_pipeline.settings import Settings, child_environment
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
+
+COMMAND = [sys.executable, "-m", "siglip_pipeline.cli"]
+
+
+@dataclass
+class Up:
+    """A running `up` and how to speak to it."""
+
+    settings: Settings
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    def wait_until(self, condition: Callable[[], bool], *, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.5)
+
+    def status(self) -> Any:
+        return json.loads(_cli(self.settings, "status", "--json").stdout)
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def interrupt(self) -> float:
+        """Ctrl-C; how many seconds it took until everything was gone."""
+        family = self.family()
+        began = time.monotonic()
+        self.process.send_signal(signal.SIGINT)
+        assert self.process.wait(timeout=30) == 0, self.log.read_text()
+        took = time.monotonic() - began
+        _, alive = psutil.wait_procs(family, timeout=2)
+        assert alive == []
+        return took
+
+
+def _cli(settings: Settings, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        env=child_environment(settings),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@contextmanager
+def _up(settings: Settings, log: Path) -> Iterator[Up]:
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [*COMMAND, "up"], env=child_environment(settings), stdout=output, stderr=output
+        )
+    up = Up(settings, process, log)
+    try:
+        up.wait_until(lambda: running(settings.home) is not None, seconds=120)
+        up.wait_until(lambda: "Running." in log.read_text(), seconds=180)
+        yield up
+    finally:
+        if process.poll() is None:
+            family = up.family()
+            process.terminate()
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            for child in family:
+                if child.is_running():
+                    child.kill()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    uploads = tmp_path / "uploads"
+    uploads.mkdir()
+    return Settings.load(
+        home=tmp_path / "home",
+        uploads=str(uploads),
+        model_name=str(MODEL_FOLDER),
+        uploads_settle_seconds=0.5,
+        dagster_port=free_port(),
+    )
+
+
+def test_an_upload_becomes_searchable_and_everything_stops_and_goes_on(
+    settings: Settings, tmp_path: Path
+) -> None:
+    log = tmp_path / "up.log"
+    scenes = demo_scenes()[:4]
+    with _up(settings, log) as up:
+        url = f"http://127.0.0.1:{settings.dagster_port}/server_info"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            assert json.load(answer)["dagster_version"]
+        assert str(settings.dagster_port) in log.read_text()
+        # One process group: whoever ends the group ends everything.
+        assert {os.getpgid(child.pid) for child in up.family()} == {os.getpgid(up.process.pid)}
+
+        second = _cli(settings, "up", "--port", str(free_port()))
+        assert second.returncode == 2
+        assert f"process {up.process.pid}" in second.stderr
+
+        render_video(Path(settings.uploads) / "a.mp4", scenes, seconds_per_scene=2)
+        up.wait_until(lambda: up.status()["videos"]["indexed"] == 1, seconds=300)
+        found = _cli(settings, "search", scenes[2].caption, "--k", "1", "--json")
+        hit = json.loads(found.stdout)["hits"][0]
+        assert 4 <= hit["time_seconds"] < 6
+        # A file that arrives just before the end is lost neither: the next `up` takes it up.
+        shutil.copyfile(Path(settings.uploads) / "a.mp4", Path(settings.uploads) / "b.mp4")
+        assert up.interrupt() < 10
+    assert running(settings.home) is None
+    with _up(settings, log) as up:
+        up.wait_until(lambda: up.status()["videos"]["indexed"] == 2, seconds=300)
+        assert up.interrupt() < 10
+
+
+def test_a_taken_port_is_named_with_the_way_out(settings: Settings) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = _cli(settings, "up", "--port", str(port))
+    assert done.returncode == 2
+    assert f"port {port}" in done.stderr
+    assert "--port" in done.stderr
