@@ -6,6 +6,7 @@ memory, and says which of the two it was.
 """
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -23,12 +24,12 @@ from siglip_pipeline.video.jobs import DecodeOptions, ExtractJob, FrameReport
 POLL_SECONDS: Final = 0.1
 """How often memory and progress are looked at."""
 
-START_SECONDS: Final = 60.0
-"""A child gets this much time on top for importing its libraries."""
+START_SECONDS: Final = 120.0
+"""A child gets this much time for importing its libraries, before it is given the usual limit."""
 
 BOOT: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
-    "from siglip_pipeline.video.worker import main; main(int(sys.argv[1]))"
+    "from siglip_pipeline.video.worker import main; main(int(sys.argv[1]), parent=int(sys.argv[3]))"
 )
 
 
@@ -40,14 +41,17 @@ class Child:
         with theirs:
             theirs.set_inheritable(True)
             self._process = subprocess.Popen(
-                [sys.executable, "-c", BOOT, str(theirs.fileno()), json.dumps(sys.path)],
+                [
+                    sys.executable,
+                    *("-c", BOOT, str(theirs.fileno()), json.dumps(sys.path), str(os.getpid())),
+                ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C reaches the parent, which ends its children
             )
         self._connection = Connection(ours.detach())
-        self._fresh = True
+        self._ready = False
         self._job: ExtractJob | None = None
         self._options = DecodeOptions()
         self._deadline = 0.0
@@ -66,10 +70,9 @@ class Child:
     def start(self, job: ExtractJob, options: DecodeOptions) -> None:
         """Give the child a job; it must be idle."""
         self._job, self._options, self._result = job, options, None
-        self._deadline = time.monotonic() + options.stall_seconds
-        if self._fresh:
-            self._deadline += START_SECONDS
-            self._fresh = False
+        self._deadline = time.monotonic() + (
+            options.stall_seconds if self._ready else max(START_SECONDS, options.stall_seconds)
+        )
         try:
             self._connection.send(job)
         except OSError:  # it died while idle
@@ -110,7 +113,8 @@ class Child:
     def _take(self, message: tuple[str, Any]) -> None:
         kind, value = message
         assert self._job is not None
-        if kind == "progress":
+        if kind in ("ready", "progress"):
+            self._ready = True
             self._deadline = time.monotonic() + self._options.stall_seconds
         elif kind == "done":
             self._result = value

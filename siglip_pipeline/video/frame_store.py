@@ -209,12 +209,21 @@ class FrameStore:
         return metadata
 
     def new_draft(self) -> Path:
-        """A fresh local file name to write to; in the store's own folder when that is local."""
+        """A fresh local file name to write to; in the store's own folder when that is local.
+
+        Raises:
+            FrameStoreError: the folder cannot be made.
+        """
         if self._local:
             folder = Path(self._root) / ".drafts"
         else:
             folder = Path(tempfile.gettempdir()) / f"siglip-frames-{os.getuid()}"
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FrameStoreError(
+                f"SIGLIP_FRAME_STORE={self._url}: {error}; give a folder that can be written"
+            ) from error
         return folder / f"{uuid.uuid4().hex}.parquet"
 
     def publish(self, video: str, draft: Path) -> None:

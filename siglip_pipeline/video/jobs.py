@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from siglip_pipeline.records import VideoInfo
-from siglip_pipeline.settings import Settings
 from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.sampling import Sampling
+
+if TYPE_CHECKING:  # children start faster without pydantic
+    from siglip_pipeline.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +30,7 @@ class DecodeOptions:
     """Decoder threads per video."""
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> "DecodeOptions":
+    def from_settings(cls, settings: "Settings") -> "DecodeOptions":
         """The options that the environment asks for."""
         return cls(
             longest_side=settings.frame_longest_side,

@@ -68,6 +68,8 @@ class PictureMaker:
         return geometry.orient(pixels)
 
     def _convert(self, frame: VideoFrame, size: tuple[int, int], pixel_format: str) -> NDArray[Any]:
+        if frame.color_range not in _KNOWN_RANGES:
+            frame.color_range = 0  # unspecified; swscale refuses what it does not know
         rgb = self._reformatter.reformat(
             frame,
             width=size[0],

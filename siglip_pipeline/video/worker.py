@@ -42,10 +42,11 @@ NEAR_IDENTICAL_BITS: Final = 2
 """Deduplication: at most so many of 64 bits of the perceptual hash differ."""
 
 
-def main(descriptor: int) -> None:
-    """Serve jobs until the parent goes away."""
-    threading.Thread(target=_leave_with_parent, args=[os.getppid()], daemon=True).start()
+def main(descriptor: int, *, parent: int) -> None:
+    """Serve jobs until the parent process goes away."""
+    threading.Thread(target=_leave_with_parent, args=[parent], daemon=True).start()
     connection = Connection(descriptor)
+    connection.send(("ready", None))
     while True:
         try:
             job: ExtractJob = connection.recv()

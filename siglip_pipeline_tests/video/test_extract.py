@@ -1,0 +1,389 @@
+"""Decoding in watched children: one bad video costs itself, and the batch goes on."""
+
+import dataclasses
+import hashlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from siglip_pipeline.errors import FrameStoreError, VideoError
+from siglip_pipeline.records import Upload
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.video.extract import DecodeOptions, FrameReport, extract_frames, extract_many
+from siglip_pipeline.video.frame_store import FrameStore
+from siglip_pipeline_tests.video.rendering import numbered_picture, read_number, render
+
+OPTIONS = DecodeOptions(stall_seconds=20)
+
+
+@pytest.fixture
+def uploads(tmp_path: Path) -> UploadStore:
+    (tmp_path / "uploads").mkdir()
+    return UploadStore(tmp_path / "uploads", settle_seconds=0)
+
+
+@pytest.fixture
+def frame_store(tmp_path: Path) -> FrameStore:
+    return FrameStore(tmp_path / "frames")
+
+
+def folder(uploads: UploadStore) -> Path:
+    return Path(uploads.url)
+
+
+def leftovers(frame_store: FrameStore) -> list[Path]:
+    return [path for path in Path(frame_store.url).rglob("*") if path.is_file()]
+
+
+def test_stored_frames_are_those_of_the_video(
+    uploads: UploadStore, frame_store: FrameStore
+) -> None:
+    path = render(folder(uploads) / "clips.mp4", frames=75)
+    upload = uploads.get("clips.mp4")
+    report = extract_frames(upload, uploads, frame_store, sampling="fps:2", options=OPTIONS)
+    (batch,) = frame_store.read("clips.mp4")
+    numbers = [read_number(np.asarray(Image.open(io.BytesIO(j)))) for j in batch.jpegs]
+    assert numbers == batch.frame_index_N.tolist() == [0, 12, 25, 37, 50, 62]
+    assert batch.time_seconds_N.tolist() == [n / 25 for n in numbers]
+    assert report.frames == 6
+    assert report.sampling == "fps:2"
+    assert report.source_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert report.source_fingerprint == upload.fingerprint
+    assert (report.packets, report.damaged_packets, report.damaged_share) == (75, 0, 0.0)
+    assert report.decode_cpu_seconds > 0
+    metadata = frame_store.metadata("clips.mp4")
+    assert metadata.info == report.info
+    assert metadata.source_sha256 == report.source_sha256
+    assert "libavcodec" in metadata.decoder_version
+
+
+def test_options_come_from_the_settings() -> None:
+    settings = Settings(frame_longest_side=99, jpeg_quality=55, decode_stall_seconds=7.5)
+    options = DecodeOptions.from_settings(settings)
+    assert (options.longest_side, options.jpeg_quality, options.stall_seconds) == (99, 55, 7.5)
+    assert DecodeOptions.from_settings(Settings()) == DecodeOptions()
+
+
+def test_pictures_are_shrunk_but_never_enlarged(
+    uploads: UploadStore, frame_store: FrameStore
+) -> None:
+    render(folder(uploads) / "a.mp4", frames=3, width=320, height=192)
+    for longest_side, size in ((100, (100, 60)), (768, (320, 192))):
+        options = dataclasses.replace(OPTIONS, longest_side=longest_side)
+        extract_frames(
+            uploads.get("a.mp4"), uploads, frame_store, sampling="fps:1", options=options
+        )
+        assert Image.open(io.BytesIO(frame_store.thumbnail("a.mp4", 0))).size == size
+
+
+def test_near_identical_frames_are_stored_once_when_asked(
+    uploads: UploadStore, frame_store: FrameStore
+) -> None:
+    pictures = [numbered_picture(n) for n in (0, 0, 0, 900, 900, 0)]
+    render(folder(uploads) / "still.mp4", pictures=pictures, rate=1)
+    upload = uploads.get("still.mp4")
+
+    def extract(deduplicate: bool) -> tuple[int, list[bytes]]:
+        options = dataclasses.replace(OPTIONS, deduplicate=deduplicate)
+        report = extract_frames(upload, uploads, frame_store, sampling="fps:1", options=options)
+        assert report.frames == 6
+        size_bytes = next(Path(frame_store.url).glob("still*")).stat().st_size
+        return size_bytes, [j for batch in frame_store.read("still.mp4") for j in batch.jpegs]
+
+    full_bytes, full = extract(deduplicate=False)
+    small_bytes, once = extract(deduplicate=True)
+    assert len(once) == len(full) == 6
+    assert once[0] == once[1] == once[2] == full[0]
+    assert once[3] == once[4] != once[5]
+    assert frame_store.thumbnail("still.mp4", 2) == once[2]
+    assert small_bytes < 0.7 * full_bytes
+
+
+@pytest.mark.parametrize("sampling", ["keyframes", "scenes", "every:10", "fps:1/60"])
+def test_every_sampling_works_end_to_end(
+    uploads: UploadStore, frame_store: FrameStore, sampling: str
+) -> None:
+    dark, bright = numbered_picture(1) // 4, 255 - numbered_picture(2) // 8
+    pictures = [dark] * 25 + [bright] * 25
+    render(folder(uploads) / "cut.mp4", pictures=pictures, options={"g": "10"})
+    report = extract_frames(
+        uploads.get("cut.mp4"), uploads, frame_store, sampling=sampling, options=OPTIONS
+    )
+    (batch,) = frame_store.read("cut.mp4")
+    expected = {
+        "keyframes": None,
+        "scenes": [0, 12, 24, 25, 37, 49],
+        "every:10": [0, 10, 20, 30, 40],
+        "fps:1/60": [0],
+    }[sampling]
+    assert report.frames == len(batch)
+    assert batch.frame_index_N[0] == 0
+    if expected is not None:
+        assert batch.frame_index_N.tolist() == expected
+
+
+def run_batch(
+    uploads: UploadStore, frame_store: FrameStore, *, workers: int = 2, options: DecodeOptions
+) -> dict[str, FrameReport | str]:
+    results = extract_many(
+        uploads.list(), uploads, frame_store, sampling="fps:1", options=options, workers=workers
+    )
+    return {
+        upload.path: result.reason if isinstance(result, VideoError) else result
+        for upload, result in results
+    }
+
+
+def test_a_batch_with_bad_files_in_it(uploads: UploadStore, frame_store: FrameStore) -> None:
+    render(folder(uploads) / "good_1.mp4", frames=30)
+    render(folder(uploads) / "good_2.webm", codec="libvpx-vp9", frames=30)
+    (folder(uploads) / "empty.mp4").write_bytes(b"")
+    (folder(uploads) / "text.mkv").write_text("no video")
+    Image.new("RGB", (40, 30), "red").save(folder(uploads) / "picture.png")
+    outcome = run_batch(uploads, frame_store, options=OPTIONS)
+    assert isinstance(outcome["good_1.mp4"], FrameReport)
+    assert isinstance(outcome["good_2.webm"], FrameReport)
+    assert isinstance(outcome["picture.png"], FrameReport)
+    assert "empty" in str(outcome["empty.mp4"])
+    assert "text" in str(outcome["text.mkv"])
+    assert len(leftovers(frame_store)) == 3
+
+
+def hanging_upload(uploads: UploadStore, name: str = "hang.mp4") -> Upload:
+    """A pipe that nobody writes to: opening it never returns, deep inside FFmpeg."""
+    os.mkfifo(folder(uploads) / name)
+    return Upload(path=name, size_bytes=1)
+
+
+def test_a_hang_costs_one_video(uploads: UploadStore, frame_store: FrameStore) -> None:
+    good = render(folder(uploads) / "good.mp4", frames=30)
+    batch = [hanging_upload(uploads), uploads.get(good.name)]
+    options = dataclasses.replace(OPTIONS, stall_seconds=1.0)
+    results = dict(_outcomes(batch, uploads, frame_store, options, workers=1))
+    assert "no progress for 1 s" in str(results["hang.mp4"])
+    assert isinstance(results["good.mp4"], FrameReport)
+    assert len(leftovers(frame_store)) == 1
+
+
+def _outcomes(
+    batch: list[Upload],
+    uploads: UploadStore,
+    frame_store: FrameStore,
+    options: DecodeOptions,
+    workers: int,
+) -> list[tuple[str, FrameReport | VideoError]]:
+    results = extract_many(
+        batch, uploads, frame_store, sampling="fps:1", options=options, workers=workers
+    )
+    return [(upload.path, result) for upload, result in results]
+
+
+def decoding_children() -> list[psutil.Process]:
+    return [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if "siglip_pipeline.video.worker" in " ".join(child.cmdline())
+    ]
+
+
+@pytest.mark.parametrize("sent", [signal.SIGSEGV, signal.SIGKILL])
+def test_a_crash_costs_one_video(
+    uploads: UploadStore, frame_store: FrameStore, sent: signal.Signals
+) -> None:
+    good = render(folder(uploads) / "good.mp4", frames=30)
+
+    def crash_it() -> None:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            for child in decoding_children():
+                if any("hang.mp4" in str(f) for f in _open_paths(child)):
+                    child.send_signal(sent)
+                    return
+            time.sleep(0.05)
+
+    killer = threading.Thread(target=crash_it)
+    batch = [hanging_upload(uploads), uploads.get(good.name)]
+    # Somebody opens the pipe, so that it shows up among the child's open files.
+    pipe = os.open(folder(uploads) / "hang.mp4", os.O_RDWR)
+    killer.start()
+    try:
+        results = dict(_outcomes(batch, uploads, frame_store, OPTIONS, workers=1))
+    finally:
+        killer.join()
+        os.close(pipe)
+    assert sent.name in str(results["hang.mp4"])
+    assert isinstance(results["good.mp4"], FrameReport)
+
+
+def _open_paths(process: psutil.Process) -> list[str]:
+    folder_of_descriptors = Path(f"/proc/{process.pid}/fd")
+    paths = []
+    for descriptor in folder_of_descriptors.iterdir():
+        try:
+            paths.append(str(descriptor.readlink()))
+        except OSError:
+            continue
+    return paths
+
+
+def test_a_memory_bomb_costs_one_video(uploads: UploadStore, frame_store: FrameStore) -> None:
+    # 150 KB of PNG that become 330 MB of pixels.
+    Image.new("L", (11_000, 10_000)).save(folder(uploads) / "bomb.png")
+    render(folder(uploads) / "good.mp4", frames=30)
+    options = dataclasses.replace(OPTIONS, memory_mib=300)
+    outcome = run_batch(uploads, frame_store, options=options, workers=1)
+    assert "more than 300 MiB" in str(outcome["bomb.png"])
+    assert "SIGLIP_DECODE_MEMORY_MIB" in str(outcome["bomb.png"])
+    assert isinstance(outcome["good.mp4"], FrameReport)
+
+
+def test_children_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "hang.mp4")
+    script = textwrap.dedent(
+        f"""
+        from siglip_pipeline.records import Upload
+        from siglip_pipeline.uploads import UploadStore
+        from siglip_pipeline.video.extract import extract_frames
+        from siglip_pipeline.video.frame_store import FrameStore
+        extract_frames(
+            Upload(path="hang.mp4", size_bytes=1), UploadStore({str(tmp_path)!r}),
+            FrameStore({str(tmp_path / "frames")!r}), sampling="fps:1",
+        )
+        """
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    parent = subprocess.Popen([sys.executable, "-c", script], env=environment)
+    try:
+        children = _wait_for(lambda: psutil.Process(parent.pid).children())
+    finally:
+        parent.kill()
+        parent.wait()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+
+
+def _wait_for(get: Callable[[], list[psutil.Process]]) -> list[psutil.Process]:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if found := get():
+            time.sleep(1.0)  # let it begin
+            return found
+        time.sleep(0.05)
+    raise AssertionError("it did not start a child")
+
+
+def test_no_child_is_left_when_a_batch_is_abandoned(
+    uploads: UploadStore, frame_store: FrameStore
+) -> None:
+    for n in range(4):
+        render(folder(uploads) / f"{n}.mp4", frames=10)
+    results = extract_many(
+        uploads.list(), uploads, frame_store, sampling="fps:1", options=OPTIONS, workers=2
+    )
+    next(results)
+    assert decoding_children()
+    results.close()
+    assert not decoding_children()
+    assert all(".drafts" not in str(path) for path in leftovers(frame_store))
+
+
+def test_videos_are_decoded_side_by_side(uploads: UploadStore, frame_store: FrameStore) -> None:
+    """Three children at once: two hang until the third upload has come back."""
+    good = render(folder(uploads) / "good.mp4", frames=10)
+    batch = [
+        hanging_upload(uploads, "hang_1.mp4"),
+        hanging_upload(uploads, "hang_2.mp4"),
+        uploads.get(good.name),
+    ]
+    options = dataclasses.replace(OPTIONS, stall_seconds=2.0)
+    order = [path for path, _ in _outcomes(batch, uploads, frame_store, options, workers=3)]
+    assert order[0] == "good.mp4"
+
+
+def test_damage_is_counted_and_the_rest_is_indexed(
+    uploads: UploadStore, frame_store: FrameStore
+) -> None:
+    path = render(folder(uploads) / "damaged.mp4", codec="mpeg4", frames=100, options={"g": "10"})
+    raw = bytearray(path.read_bytes())
+    start, end = raw.index(b"mdat") + 4, raw.index(b"moov") - 4
+    begin = start + (end - start) // 2
+    raw[begin : begin + (end - start) // 10] = bytes((end - start) // 10)
+    path.write_bytes(raw)
+    upload = uploads.get(path.name)
+    report = extract_frames(upload, uploads, frame_store, sampling="every:1", options=OPTIONS)
+    assert 80 <= report.frames < 100
+    assert 3 <= report.damaged_packets <= 20
+    assert 0.03 <= report.damaged_share <= 0.2
+
+
+@pytest.mark.parametrize("kept", [0.8, 0.3])
+def test_a_truncated_file_is_indexed_as_far_as_it_goes(
+    uploads: UploadStore, frame_store: FrameStore, kept: float
+) -> None:
+    path = render(
+        folder(uploads) / "cut.mp4",
+        frames=200,
+        options={"g": "25"},
+        container_options={"movflags": "faststart"},
+    )
+    raw = path.read_bytes()
+    start = raw.index(b"mdat")
+    path.write_bytes(raw[: start + round((len(raw) - start) * kept)])
+    (result,) = [
+        result
+        for _, result in _outcomes([uploads.get(path.name)], uploads, frame_store, OPTIONS, 1)
+    ]
+    if kept < 0.5:
+        assert isinstance(result, VideoError)
+        assert "at least 50% is asked for (SIGLIP_MIN_DECODABLE_SHARE)" in result.reason
+        assert not frame_store.exists("cut.mp4")
+        lenient = dataclasses.replace(OPTIONS, min_decodable_share=0.1)
+        result = extract_frames(
+            uploads.get(path.name), uploads, frame_store, sampling="fps:1", options=lenient
+        )
+    assert isinstance(result, FrameReport)
+    assert result.packets == 200
+    assert result.damaged_share == pytest.approx(1 - kept, abs=0.12)
+    assert result.frames >= 2
+
+
+def test_a_failed_video_keeps_the_frames_it_had(
+    uploads: UploadStore, frame_store: FrameStore
+) -> None:
+    path = render(folder(uploads) / "a.mp4", frames=30)
+    extract_frames(uploads.get("a.mp4"), uploads, frame_store, sampling="fps:1", options=OPTIONS)
+    before = frame_store.metadata("a.mp4")
+    path.write_bytes(b"")
+    with pytest.raises(VideoError, match="empty"):
+        extract_frames(
+            uploads.get("a.mp4"), uploads, frame_store, sampling="fps:1", options=OPTIONS
+        )
+    assert frame_store.metadata("a.mp4") == before
+
+
+def test_an_upload_that_is_gone_fails_alone(uploads: UploadStore, frame_store: FrameStore) -> None:
+    gone = Upload(path="gone.mp4", size_bytes=5)
+    with pytest.raises(VideoError, match="No such file"):
+        extract_frames(gone, uploads, frame_store, sampling="fps:1", options=OPTIONS)
+
+
+def test_a_frame_store_that_cannot_be_written_ends_the_batch(
+    uploads: UploadStore, tmp_path: Path
+) -> None:
+    render(folder(uploads) / "a.mp4", frames=3)
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(FrameStoreError, match="SIGLIP_FRAME_STORE"):
+        run_batch(uploads, FrameStore(tmp_path / "file"), options=OPTIONS)

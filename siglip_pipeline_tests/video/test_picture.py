@@ -1,0 +1,341 @@
+"""Orientation, pixel shape, range, matrix and HDR: pictures look the way they should."""
+
+import itertools
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
+
+from siglip_pipeline.video.decode import decode_frames
+from siglip_pipeline.video.geometry import DisplayGeometry, usable_sample_aspect_ratio
+from siglip_pipeline.video.picture import (
+    PictureMaker,
+    encode_jpeg,
+    hash_distance,
+    perceptual_hash,
+)
+from siglip_pipeline.video.plan import plan_decode
+from siglip_pipeline.video.probe import probe, scan
+from siglip_pipeline.video.source import MediaSource
+from siglip_pipeline.video.tone import ToneMapper, hlg_to_scene, nits_to_pq, pq_to_nits, roll_off
+from siglip_pipeline_tests.video.rendering import numbered_picture, render
+
+CORNERS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "grey": (90,) * 3}
+
+
+def corner_picture(width: int = 160, height: int = 96) -> NDArray[np.uint8]:
+    """Red, green, blue, grey in the corners: left to right, top to bottom."""
+    picture = np.zeros((height, width, 3), np.uint8)
+    red, green, blue, grey = CORNERS.values()
+    picture[: height // 2, : width // 2], picture[: height // 2, width // 2 :] = red, green
+    picture[height // 2 :, : width // 2], picture[height // 2 :, width // 2 :] = blue, grey
+    return picture
+
+
+def corners(pixels_HWC: NDArray[np.uint8]) -> list[str]:
+    height, width = pixels_HWC.shape[:2]
+    places = itertools.product((height // 4, height * 3 // 4), (width // 4, width * 3 // 4))
+    return [
+        min(CORNERS, key=lambda name: int(np.abs(pixels_HWC[y, x] - np.array(CORNERS[name])).sum()))
+        for y, x in places
+    ]
+
+
+def first_picture(path: Path, longest_side: int | None = None) -> NDArray[np.uint8]:
+    source = MediaSource(path.name, path=path)
+    scanned = scan(source)
+    plan = plan_decode(scanned.packets, np.array([0]))
+    (decoded,) = decode_frames(source, scanned, plan)
+    maker = PictureMaker(longest_side=longest_side)
+    return maker.rgb(decoded.frame, scanned.geometry(decoded.frame))
+
+
+R, G, B, W = "red", "green", "blue", "grey"
+
+
+@pytest.mark.parametrize(
+    ("rotation", "expected", "clockwise"),
+    [
+        ((0, False, False), [R, G, B, W], 0),
+        ((-90, False, False), [B, R, W, G], 90),
+        ((180, False, False), [W, B, G, R], 180),
+        ((90, False, False), [G, W, R, B], 270),
+        ((0, True, False), [G, R, W, B], None),
+        ((0, False, True), [B, W, R, G], None),
+        ((90, True, False), None, None),
+        ((-90, False, True), None, None),
+    ],
+)
+def test_rotation_and_mirroring(
+    tmp_path: Path,
+    rotation: tuple[int, bool, bool],
+    expected: list[str] | None,
+    clockwise: int | None,
+) -> None:
+    path = render(tmp_path / "turned.mp4", pictures=[corner_picture()] * 2, rotation=rotation)
+    pixels = first_picture(path)
+    turned_sideways = rotation[0] in (90, -90)
+    assert pixels.shape[:2] == ((160, 96) if turned_sideways else (96, 160))
+    info = probe(path)
+    assert (info.height, info.width) == pixels.shape[:2]
+    if clockwise is not None:
+        assert info.rotation_degrees == clockwise
+    if expected is not None:
+        assert corners(pixels) == expected
+    assert corners(pixels) == corners(turned_by_the_matrix(path))
+
+
+def turned_by_the_matrix(path: Path) -> NDArray[np.uint8]:
+    """What the display matrix says, pixel by pixel (libavutil/display.h), without angles."""
+    with av.open(str(path)) as container:
+        frame = next(container.decode(video=0))
+    matrix = (
+        np.frombuffer(bytes(frame.side_data.get("DISPLAYMATRIX")), "<i4")
+        if (frame.side_data.get("DISPLAYMATRIX") is not None)
+        else np.array([65536, 0, 0, 0, 65536, 0, 0, 0, 2**30])
+    )
+    pixels = frame.to_ndarray(format="rgb24")
+    # Send every pixel where the matrix says, and shift the result into view.
+    a, b, c, d = (int(matrix[i]) // 65536 for i in (0, 1, 3, 4))
+    y, x = np.mgrid[0 : pixels.shape[0], 0 : pixels.shape[1]]
+    new_x, new_y = a * x + c * y, b * x + d * y
+    new_x, new_y = new_x - new_x.min(), new_y - new_y.min()
+    turned = np.zeros((new_y.max() + 1, new_x.max() + 1, 3), np.uint8)
+    turned[new_y, new_x] = pixels
+    return turned
+
+
+def test_pixels_that_are_not_square_become_so(tmp_path: Path) -> None:
+    path = render(
+        tmp_path / "dvd.mpg",
+        codec="mpeg2video",
+        pictures=[corner_picture(704, 576)] * 3,
+        width=704,
+        height=576,
+        sample_aspect_ratio=Fraction(16, 11),
+    )
+    assert (probe(path).width, probe(path).height) == (1024, 576)
+    assert first_picture(path).shape == (576, 1024, 3)
+    assert first_picture(path, longest_side=512).shape == (288, 512, 3)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "usable"),
+    [(None, 1), (Fraction(0), 1), (Fraction(-1), 1), (Fraction(10**6), 1), (Fraction(4, 3), None)],
+)
+def test_absurd_sample_aspect_ratios_are_not_applied(
+    ratio: Fraction | None, usable: int | None
+) -> None:
+    assert usable_sample_aspect_ratio(ratio) == (ratio if usable is None else usable)
+
+
+def test_narrow_pixels_gain_height() -> None:
+    geometry = DisplayGeometry(
+        coded_width=100, coded_height=50, sample_aspect_ratio=Fraction(1, 2), rotation_degrees=90
+    )
+    assert geometry.upright_size == (100, 100)
+    assert geometry.fitted_size(10) == (10, 10)
+    assert geometry.fitted_size(1000) == (100, 100)
+
+
+def flat_frame(pixel_format: str, yuv: tuple[int, int, int]) -> VideoFrame:
+    """One colour; ``yuv`` are 8-bit code values, scaled up for 10 bits."""
+    frame = VideoFrame(32, 32, pixel_format)
+    deep = "10" in pixel_format
+    for plane, value in zip(frame.planes, yuv, strict=True):
+        code = np.full(plane.buffer_size // (1 + deep), value << 2 * deep)
+        plane.update(code.astype(np.uint16 if deep else np.uint8).tobytes())
+    return frame
+
+
+# H.273 table 4: (AVCOL_SPC, K_R, K_B); what says nothing is BT.601.
+MATRICES = [(1, 0.2126, 0.0722), (5, 0.299, 0.114), (6, 0.299, 0.114), (2, 0.299, 0.114)]
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le"])
+@pytest.mark.parametrize("full_range", [False, True])
+@pytest.mark.parametrize(("matrix", "k_r", "k_b"), [*MATRICES, (9, 0.2627, 0.0593)])
+def test_range_and_matrix_by_the_formula(
+    pixel_format: str, full_range: bool, matrix: int, k_r: float, k_b: float
+) -> None:
+    """H.273 equations 8.3: within two of 255 for every colour."""
+    geometry = DisplayGeometry(coded_width=32, coded_height=32)
+    for yuv in itertools.product((70, 128, 180), (90, 128, 160), (90, 128, 160)):
+        frame = flat_frame(pixel_format, yuv)
+        frame.colorspace, frame.color_range = matrix, 2 if full_range else 1
+        pixel = PictureMaker(longest_side=None).rgb(frame, geometry)[16, 16]
+        y, u, v = yuv
+        luma = y / 255 if full_range else (y - 16) / 219
+        blue_change, red_change = ((c - 128) / (255 if full_range else 224) for c in (u, v))
+        red = luma + 2 * (1 - k_r) * red_change
+        blue = luma + 2 * (1 - k_b) * blue_change
+        green = (luma - k_r * red - k_b * blue) / (1 - k_r - k_b)
+        truth = 255 * np.clip([red, green, blue], 0, 1)
+        assert np.abs(pixel - truth).max() <= 2, (yuv, pixel, truth)
+
+
+@pytest.mark.parametrize("full_range", [False, True])
+@pytest.mark.parametrize("matrix", ["bt709", "smpte170m"])
+def test_colours_agree_with_ffmpegs_own_rgb(tmp_path: Path, full_range: bool, matrix: str) -> None:
+    """Against FFmpeg's scale filter on a decoded video: at most 3 of 255, 0.5 on average."""
+    path = render(
+        tmp_path / "colours.mkv",
+        codec="libvpx-vp9",
+        frames=2,
+        width=320,
+        height=192,
+        colorspace={"bt709": 1, "smpte170m": 6}[matrix],
+        color_range=2 if full_range else 1,
+    )
+    ours = first_picture(path).astype(int)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        frame = next(container.decode(stream))
+        assert frame.color_range == (2 if full_range else 1)
+        graph = av.filter.Graph()
+        source = graph.add_buffer(template=stream)
+        scale = graph.add(
+            "scale",
+            f"in_color_matrix={matrix}:in_range={'pc' if full_range else 'tv'}:out_range=pc:"
+            "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp",
+        )
+        form, sink = graph.add("format", "gbrp"), graph.add("buffersink")
+        graph.link_nodes(source, scale, form, sink).configure()
+        graph.push(frame)
+        pulled = graph.pull()
+        assert isinstance(pulled, VideoFrame)
+        theirs = np.asarray(pulled.to_ndarray(format="gbrp")).astype(int)
+    difference = np.abs(ours - theirs)
+    assert difference.max() <= 3
+    assert difference.mean() <= 0.5
+
+
+def test_damaged_colour_descriptions_are_survived() -> None:
+    geometry = DisplayGeometry(coded_width=32, coded_height=32)
+    for matrix, full_range, transfer, primaries in itertools.product(
+        (0, 3, 8, 13, 15, 200), (0, 1, 3, 77), (0, 3, 200), (0, 3, 200)
+    ):
+        frame = flat_frame("yuv420p", (128, 128, 128))
+        frame.colorspace, frame.color_range = matrix, full_range
+        frame.color_trc, frame.color_primaries = transfer, primaries
+        pixel = PictureMaker(longest_side=None).rgb(frame, geometry)[0, 0]
+        assert np.abs(pixel.astype(int) - 128).max() <= 3
+
+
+def test_pq_by_the_values_of_its_standard() -> None:
+    # BT.2408 table 1 and ST 2084: code value of 100, 203, 1000 and 10,000 nits.
+    for nits, code in ((0, 0), (100, 0.508), (203, 0.581), (1000, 0.752), (10_000, 1.0)):
+        assert float(nits_to_pq(nits)) == pytest.approx(code, abs=0.001)
+    codes = np.linspace(0, 1, 101)
+    assert np.allclose(nits_to_pq(pq_to_nits(codes)), codes, atol=1e-6)
+
+
+def test_hlg_by_the_values_of_its_standard() -> None:
+    # BT.2100 table 5: half of the code values hold the lower twelfth of the light.
+    light = hlg_to_scene(np.array([0, 0.5, 0.75, 1.0]))
+    assert light.tolist() == pytest.approx([0, 1 / 12, 0.2650, 1.0], abs=1e-3)
+
+
+def test_highlights_are_rolled_off_and_the_rest_stays() -> None:
+    nits = np.array([0.0, 1, 10, 80, 203, 500, 1000, 5000])
+    mapped = roll_off(nits, peak_nits=1000, target_nits=203)
+    assert mapped[:4] == pytest.approx(nits[:4], rel=1e-3)
+    assert (np.diff(mapped) >= 0).all()
+    assert mapped[4] < 203
+    assert mapped[6] == pytest.approx(203, rel=1e-3)
+    assert mapped[7] == pytest.approx(203, rel=1e-3)
+    assert roll_off(nits, peak_nits=100, target_nits=203).max() == 203
+
+
+def hdr_frame(transfer: int, codes: list[float]) -> VideoFrame:
+    """Grey columns of 64 pixels with these code values, limited-range 10 bits, BT.2020."""
+    frame = VideoFrame(64 * len(codes), 32, "yuv420p10le")
+    luma = np.repeat([round(64 + 876 * code) for code in codes], 64).astype(np.uint16)
+    for plane, row in zip(frame.planes, (luma, *2 * [np.full(luma.size // 2, 512)]), strict=True):
+        rows = np.zeros((plane.height, plane.line_size // 2), np.uint16)
+        rows[:, : row.size] = row
+        plane.update(rows.tobytes())
+    frame.colorspace, frame.color_range, frame.color_trc, frame.color_primaries = 9, 1, transfer, 9
+    return frame
+
+
+def greys(frame: VideoFrame) -> list[int]:
+    geometry = DisplayGeometry(coded_width=frame.width, coded_height=frame.height)
+    pixels = PictureMaker(longest_side=None).rgb(frame, geometry).astype(int)
+    assert np.ptp(pixels, axis=2).max() <= 1, "grey stays grey"
+    return [int(value) for value in pixels[16, 32::64, 1]]
+
+
+def test_pq_greys_end_where_bt1886_puts_them() -> None:
+    nits = [0.0, 1, 10, 50, 203, 400, 1000]
+    found = greys(hdr_frame(16, [float(nits_to_pq(n)) for n in nits]))
+    mapped = roll_off(np.array(nits), peak_nits=1000, target_nits=203)
+    truth = 255 * (mapped / 203) ** (1 / 2.4)
+    assert found == pytest.approx(truth, abs=2)
+    assert found[4] > 220, "white paper looks white"
+    assert found[-1] == 255
+
+
+def test_hlg_is_mapped_by_its_own_curve() -> None:
+    codes = [0.0, 0.25, 0.5, 0.75, 1.0]
+    found = greys(hdr_frame(18, codes))
+    nits = 1000 * hlg_to_scene(np.array(codes)) ** 1.2
+    truth = 255 * (roll_off(nits, peak_nits=1000, target_nits=203) / 203) ** (1 / 2.4)
+    assert found == pytest.approx(truth, abs=2)
+    # BT.2408: HLG's reference white is code value 0.75, the same 203 nits as in PQ.
+    assert found[3] == pytest.approx(greys(hdr_frame(16, [0.5807]))[0], abs=2)
+
+
+def test_wide_gamut_becomes_bt709() -> None:
+    """BT.709's red, written in BT.2020 primaries, must come back as BT.709's red."""
+    to_bt2020 = np.array(
+        [[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]]
+    )  # BT.2087, M2
+    for colour in np.eye(3) * 0.6 + 0.2:
+        light = to_bt2020 @ colour**2.4
+        codes = np.rint(65535 * light ** (1 / 2.4)).astype(np.uint16)
+        mapped = ToneMapper("sdr", "bt2020").apply(codes.reshape(1, 1, 3))[0, 0]
+        assert np.abs(mapped - 255 * colour).max() <= 2
+
+
+def test_hdr_files_are_recognised_and_their_peak_is_read(tmp_path: Path) -> None:
+    parameters = (
+        "hdr10=1:colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc:log-level=none:"
+        "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(40000000,50)"
+    )
+    for extra, peak_nits in ((":max-cll=600,200", 600), ("", 4000)):
+        path = render(
+            tmp_path / "hdr.mkv",
+            codec="libx265",
+            frames=2,
+            pixel_format="yuv420p10le",
+            options={"x265-params": parameters + extra},
+        )
+        with av.open(str(path)) as container:
+            mapper = ToneMapper.for_frame(next(container.decode(video=0)))
+        assert mapper is not None
+        assert (mapper.transfer, mapper.primaries) == ("pq", "bt2020")
+        assert mapper.peak_nits == peak_nits
+
+
+def test_standard_pictures_are_left_alone(tmp_path: Path) -> None:
+    with av.open(str(render(tmp_path / "sdr.mp4", frames=2))) as container:
+        assert ToneMapper.for_frame(next(container.decode(video=0))) is None
+
+
+def test_perceptual_hashes_tell_pictures_apart() -> None:
+    picture = numbered_picture(3)
+    same = np.clip(picture.astype(int) + 6, 0, 255).astype(np.uint8)
+    other = numbered_picture(3)[::-1, ::-1]
+    assert 0 <= perceptual_hash(picture) < 2**64
+    assert hash_distance(perceptual_hash(picture), perceptual_hash(same)) <= 4
+    assert hash_distance(perceptual_hash(picture), perceptual_hash(other)) >= 16
+
+
+def test_jpeg_quality_has_an_effect() -> None:
+    picture = numbered_picture(3)
+    assert len(encode_jpeg(picture, quality=40)) < len(encode_jpeg(picture, quality=95))

@@ -1,0 +1,164 @@
+"""Sampling policies as pure functions, over any timestamps."""
+
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from siglip_pipeline.errors import SettingsError
+from siglip_pipeline.records import IntArray
+from siglip_pipeline.video.sampling import SCENE_MAX_GAP_SECONDS, Sampling
+from siglip_pipeline.video.shots import SHORTEST_SHOT_SECONDS, THRESHOLD, find_cuts
+
+TIME_BASES = [Fraction(1, n) for n in (1, 25, 1000, 12_800, 90_000, 10**9)] + [
+    Fraction(1001, 30_000)
+]
+SAMPLINGS = ["fps:1", "fps:0.5", "fps:30", "fps:1/60", "fps:7/3", "every:1", "every:9"]
+
+
+@st.composite
+def timestamps(draw: st.DrawFn) -> IntArray:
+    start = draw(st.integers(-(2**40), 2**40))
+    gaps = draw(st.lists(st.integers(1, 10**6), max_size=80))
+    return start + np.concatenate([[0], np.cumsum(gaps)]).astype(np.int64)
+
+
+def check(chosen: IntArray, n: int) -> None:
+    assert chosen.dtype == np.int64
+    assert chosen.size > 0
+    assert chosen[0] == 0
+    assert chosen[-1] < n
+    assert (np.diff(chosen) > 0).all()
+
+
+@given(
+    pts_N=timestamps(),
+    time_base=st.sampled_from(TIME_BASES),
+    last=st.integers(1, 10**6),
+    text=st.sampled_from(SAMPLINGS),
+)
+def test_increasing_inside_and_never_empty(
+    pts_N: IntArray, time_base: Fraction, last: int, text: str
+) -> None:
+    end_pts = int(pts_N[-1]) + last
+    chosen = Sampling.parse(text).select(pts_N, time_base=time_base, end_pts=end_pts)
+    check(chosen, pts_N.size)
+
+
+@given(
+    pts_N=timestamps(),
+    time_base=st.sampled_from(TIME_BASES),
+    rate=st.fractions(Fraction(1, 100), 60, max_denominator=100),
+)
+def test_fps_takes_the_frames_on_screen_at_each_tick(
+    pts_N: IntArray, time_base: Fraction, rate: Fraction
+) -> None:
+    """Against the definition, tick by tick, in exact arithmetic."""
+    end_pts = int(pts_N[-1]) + 1
+    ticks = min(500, int((end_pts - int(pts_N[0])) * time_base * rate) + 1)
+    on_screen = {
+        int(np.searchsorted(pts_N, int(pts_N[0]) + int(k / rate / time_base), side="right")) - 1
+        for k in range(ticks)
+        if k / rate < (end_pts - int(pts_N[0])) * time_base
+    }
+    chosen = Sampling("fps", rate=rate).select(pts_N, time_base=time_base, end_pts=end_pts)
+    if ticks < 500:
+        assert chosen.tolist() == sorted(on_screen)
+    else:
+        assert on_screen <= set(chosen.tolist())
+
+
+def test_a_timestamp_of_a_thousand_years_costs_nothing() -> None:
+    pts_N = np.array([0, 40, 2**62], np.int64)
+    chosen = Sampling.parse("fps:30").select(
+        pts_N, time_base=Fraction(1001, 1000), end_pts=2**62 + 40
+    )
+    assert chosen.tolist() == [0, 1, 2]
+
+
+def test_every_and_keyframes() -> None:
+    pts_N = np.arange(10, dtype=np.int64)
+    key_N = np.array([0, 0, 1, 0, 0, 1, 0, 0, 0, 1], bool)
+    every = Sampling.parse("every:4").select(pts_N, time_base=Fraction(1, 25), end_pts=10)
+    assert every.tolist() == [0, 4, 8]
+    chosen = Sampling.parse("keyframes").select(
+        pts_N, time_base=Fraction(1, 25), end_pts=10, key_N=key_N
+    )
+    assert chosen.tolist() == [0, 2, 5, 9]  # the first frame, key frame or not
+
+
+@given(
+    pts_N=timestamps(),
+    time_base=st.sampled_from(TIME_BASES),
+    scores=st.lists(st.floats(0, 255), min_size=81, max_size=81),
+)
+def test_scenes_hold_the_ends_of_each_shot_and_no_gap_is_too_long(
+    pts_N: IntArray, time_base: Fraction, scores: list[float]
+) -> None:
+    scores_N = np.array(scores[: pts_N.size])
+    cuts = find_cuts(scores_N, pts_N, time_base=time_base)
+    starts = [int(pts_N[0]), *pts_N[cuts].tolist()]
+    assert (scores_N[cuts] >= THRESHOLD).all()
+    assert all(b - a >= SHORTEST_SHOT_SECONDS / time_base for a, b in pairwise(starts))
+    chosen = Sampling.parse("scenes").select(
+        pts_N, time_base=time_base, end_pts=int(pts_N[-1]) + 1, cuts=cuts
+    )
+    check(chosen, pts_N.size)
+    assert {*cuts, *(cuts - 1), pts_N.size - 1} <= set(chosen.tolist())
+    for a, b in pairwise(chosen.tolist()):
+        # A longer gap is one between neighbouring frames, plus what is on screen for longest.
+        longest = int(np.diff(pts_N[a : b + 1]).max())
+        assert (int(pts_N[b]) - int(pts_N[a])) * time_base <= (
+            SCENE_MAX_GAP_SECONDS + 2 * longest * time_base
+        )
+
+
+def test_scenes_of_even_footage() -> None:
+    pts_N = np.arange(0, 3000, dtype=np.int64)  # 25 a second: two minutes
+    chosen = Sampling.parse("scenes").select(
+        pts_N, time_base=Fraction(1, 25), end_pts=3000, cuts=np.array([100, 1600])
+    )
+    assert chosen[:4].tolist() == [0, 49, 99, 100]
+    assert {1599, 1600, 2999} <= set(chosen.tolist())
+    assert np.diff(chosen).max() <= 251
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("fps:1", "fps:1"),
+        (" FPS:1.0 ", "fps:1"),
+        ("fps:0.5", "fps:1/2"),
+        ("fps:.25", "fps:1/4"),
+        ("fps:30000/1001", "fps:30000/1001"),
+        ("every:007", "every:7"),
+        ("keyframes", "keyframes"),
+        ("Scenes", "scenes"),
+    ],
+)
+def test_text_and_back(text: str, canonical: str) -> None:
+    sampling = Sampling.parse(text)
+    assert str(sampling) == canonical
+    assert Sampling.parse(canonical) == sampling
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "fps", "fps:", "fps:0", "fps:-1", "fps:1/0", "fps:nan", "fps:inf", "fps:1e3"]
+    + [
+        "fps:1001",
+        "every:0",
+        "every:1.5",
+        "every:-3",
+        "every:",
+        "keyframes:2",
+        "scenes:",
+        "hourly",
+    ],
+)
+def test_what_is_not_a_sampling(text: str) -> None:
+    with pytest.raises(SettingsError, match="SIGLIP_SAMPLING"):
+        Sampling.parse(text)
