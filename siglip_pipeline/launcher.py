@@ -17,7 +17,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -270,7 +270,7 @@ def fail_interrupted_runs(settings: Settings, dagster_home: Path) -> int:
     return marked
 
 
-def _worker_is_gone(tags: dict[str, str]) -> bool:
+def _worker_is_gone(tags: Mapping[str, str]) -> bool:
     """Whether the code server that started a run was on this machine and is not there any more."""
     from dagster._core.storage.tags import GRPC_INFO_TAG
 
