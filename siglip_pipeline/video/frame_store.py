@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
@@ -34,6 +35,7 @@ ROW_GROUP_BYTES: Final = 2**20
 """A row group is closed at either limit: a thumbnail reads about a megabyte at most."""
 
 SUFFIX: Final = ".frames.parquet"
+_UNSAFE: Final = re.compile(r"[%*?\[\]#]")
 METADATA_KEY: Final = b"siglip_pipeline"
 
 ATOMIC_PUT_PROTOCOLS: Final = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az"})
@@ -273,30 +275,15 @@ class FrameStore:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}; it must be at least 1")
-        columns = ["frame_index", "pts", "time_seconds", "jpeg", "same_as"]
         with self._open(video) as file:
-            last: tuple[int, bytes] | None = None
-            for batch in file.parquet.iter_batches(batch_size=batch_size, columns=columns):
-                jpegs = []
-                indices = batch["frame_index"].to_pylist()
-                for index, jpeg, same_as in zip(
-                    indices, batch["jpeg"].to_pylist(), batch["same_as"].to_pylist(), strict=True
-                ):
-                    if jpeg is not None:
-                        last = (index, jpeg)
-                    elif last is None or last[0] != same_as:
-                        raise FrameStoreError(
-                            f"{video}: frame {index} refers to frame {same_as}, which has no "
-                            "picture; the file is damaged, materialize video_frames again"
-                        )
-                    jpegs.append(last[1])
-                yield FrameBatch(
-                    video=video,
-                    frame_index_N=np.array(indices, np.int64),
-                    pts_N=batch["pts"].to_numpy().astype(np.int64),
-                    time_seconds_N=batch["time_seconds"].to_numpy().astype(np.float64),
-                    jpegs=tuple(jpegs),
-                )
+            pending: list[_Row] = []
+            for row in file.rows():
+                pending.append(row)
+                if len(pending) == batch_size:
+                    yield _batch(video, pending)
+                    pending = []
+            if pending:
+                yield _batch(video, pending)
 
     def thumbnail(self, video: str, frame_index: int) -> bytes:
         """The JPEG of one stored frame; reads the footer and one row group.
@@ -326,12 +313,13 @@ class FrameStore:
             self._fs.rm_file(self._path(video))
 
     def _path(self, video: str) -> str:
-        folders, _, name = video.rpartition("/")
+        if ".." in video.split("/") or video.startswith("/") or not video:
+            raise FrameStoreError(f"{video!r} is not the path of a video below UPLOADS")
+        # fsspec takes *?[] for patterns, and some storages # for a fragment.
+        folders, _, name = _UNSAFE.sub(lambda c: f"%{ord(c[0]):02X}", video).rpartition("/")
         if len(os.fsencode(name + SUFFIX)) > 240:  # file systems allow 255 bytes
             name = f"{name[:40]}-{hashlib.sha256(name.encode()).hexdigest()}"
         parts = [self._root, *filter(None, [folders]), name + SUFFIX]
-        if ".." in video.split("/") or video.startswith("/") or not video:
-            raise FrameStoreError(f"{video!r} is not the path of a video below UPLOADS")
         return "/".join(parts)
 
     @contextlib.contextmanager
@@ -354,6 +342,21 @@ class FrameStore:
                 ) from error
 
 
+_Row = tuple[int, int, float, bytes]
+"""frame_index, pts, time_seconds and JPEG."""
+
+
+def _batch(video: str, rows: list[_Row]) -> FrameBatch:
+    indices, pts, seconds, jpegs = zip(*rows, strict=True)
+    return FrameBatch(
+        video=video,
+        frame_index_N=np.array(indices, np.int64),
+        pts_N=np.array(pts, np.int64),
+        time_seconds_N=np.array(seconds, np.float64),
+        jpegs=tuple(jpegs),
+    )
+
+
 class _FrameFile:
     """An open frame file."""
 
@@ -364,6 +367,24 @@ class _FrameFile:
         if raw is None:
             raise FrameStoreError(f"{video}: its frame file was not written by this program")
         self.metadata = _from_json(video, raw)
+
+    def rows(self) -> Iterator[_Row]:
+        """All frames in time order, one row group in memory at a time."""
+        columns = ["frame_index", "pts", "time_seconds", "jpeg", "same_as"]
+        kept_index, kept = None, b""
+        for group in range(self.parquet.metadata.num_row_groups):
+            table = self.parquet.read_row_group(group, columns=columns)
+            # In this order, whatever the file's is.
+            values = (table[name].to_pylist() for name in columns)
+            for index, pts, seconds, jpeg, same_as in zip(*values, strict=True):
+                if jpeg is not None:
+                    kept_index, kept = index, jpeg
+                elif kept_index != same_as:
+                    raise FrameStoreError(
+                        f"{self.video}: frame {index} refers to frame {same_as}, which has no "
+                        "picture; its frame file is damaged, materialize video_frames again"
+                    )
+                yield index, pts, seconds, kept
 
     def jpeg(self, frame_index: int) -> bytes:
         """One picture, by way of the row group that holds it."""

@@ -1,8 +1,10 @@
 """Orientation, pixel shape, range, matrix and HDR: pictures look the way they should."""
 
 import itertools
+import struct
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -93,14 +95,12 @@ def turned_by_the_matrix(path: Path) -> NDArray[np.uint8]:
     """What the display matrix says, pixel by pixel (libavutil/display.h), without angles."""
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
-    matrix = (
-        np.frombuffer(bytes(frame.side_data.get("DISPLAYMATRIX")), "<i4")
-        if (frame.side_data.get("DISPLAYMATRIX") is not None)
-        else np.array([65536, 0, 0, 0, 65536, 0, 0, 0, 2**30])
-    )
+    side_data: Any = frame.side_data.get("DISPLAYMATRIX")
+    identity = struct.pack("<9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 2**30)
+    matrix = struct.unpack("<9i", identity if side_data is None else bytes(side_data))
     pixels = frame.to_ndarray(format="rgb24")
     # Send every pixel where the matrix says, and shift the result into view.
-    a, b, c, d = (int(matrix[i]) // 65536 for i in (0, 1, 3, 4))
+    a, b, c, d = (matrix[i] // 65536 for i in (0, 1, 3, 4))
     y, x = np.mgrid[0 : pixels.shape[0], 0 : pixels.shape[1]]
     new_x, new_y = a * x + c * y, b * x + d * y
     new_x, new_y = new_x - new_x.min(), new_y - new_y.min()

@@ -147,15 +147,9 @@ def test_text_and_back(text: str, canonical: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "fps", "fps:", "fps:0", "fps:-1", "fps:1/0", "fps:nan", "fps:inf", "fps:1e3"]
-    + [
-        "fps:1001",
-        "every:0",
-        "every:1.5",
-        "every:-3",
-        "every:",
-        "keyframes:2",
-        "scenes:",
+    [
+        *("", "fps", "fps:", "fps:0", "fps:-1", "fps:1/0", "fps:nan", "fps:inf", "fps:1e3"),
+        *("fps:1001", "every:0", "every:1.5", "every:-3", "every:", "keyframes:2", "scenes:"),
         "hourly",
     ],
 )
