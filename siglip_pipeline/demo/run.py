@@ -119,7 +119,7 @@ def _search(
     database: Database, settings: Settings, videos: list[DemoVideo], *, quiet: bool
 ) -> list[dict[str, Any]]:
     service = SearchService(database, settings)
-    queries = _queries(videos)
+    queries = _queries(videos, Path(settings.uploads))
     results = []
     for query in queries[:-1]:
         result = service.by_text(query.scene.caption, k=HITS_SHOWN)
@@ -132,10 +132,10 @@ def _search(
     return results
 
 
-def _queries(videos: list[DemoVideo]) -> list[_Query]:
+def _queries(videos: list[DemoVideo], uploads: Path) -> list[_Query]:
     """Scenes spread over the videos: some to ask for in words, the last one as a picture."""
     scenes = [
-        _Query(video.path.name, start, end, scene)
+        _Query(video.path.relative_to(uploads).as_posix(), start, end, scene)
         for video in videos
         for start, end, scene in video.timeline
     ]
@@ -146,7 +146,7 @@ def _queries(videos: list[DemoVideo]) -> list[_Query]:
 def _report(title: str, query: _Query, result: SearchResult, *, quiet: bool) -> dict[str, Any]:
     correct = query.answered_by(result)
     if not quiet:
-        mark = {0: "[green]the scene it was taken from[/green]" if correct else "[red]wrong[/red]"}
+        mark = {0: "[green]right[/green]" if correct else "[red]wrong[/red]"}
         console.out.print(console.hits_table(title, result.hits, mark=mark))
     return {"title": title, "correct": correct, **result.to_json()}
 
