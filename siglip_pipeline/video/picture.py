@@ -62,27 +62,42 @@ class PictureMaker:
             self._tone = (description, ToneMapper.for_frame(frame))
         mapper = self._tone[1]
         size = geometry.fitted_size(self._longest_side)
-        pixels = self._convert(frame, size, "rgb24" if mapper is None else "rgb48le")
+        pixels = convert(
+            self._reformatter,
+            frame,
+            size,
+            "rgb24" if mapper is None else "rgb48le",
+            interpolation=SCALING,
+        )
         if mapper is not None:
             pixels = mapper.apply(pixels)
         return geometry.orient(pixels)
 
-    def _convert(self, frame: VideoFrame, size: tuple[int, int], pixel_format: str) -> NDArray[Any]:
-        if frame.color_range not in _KNOWN_RANGES:
-            frame.color_range = 0  # unspecified; swscale refuses what it does not know
-        rgb = self._reformatter.reformat(
-            frame,
-            width=size[0],
-            height=size[1],
-            format=pixel_format,
-            interpolation=SCALING,
-            src_colorspace=_KNOWN_MATRICES.get(frame.colorspace, Colorspace.DEFAULT),
-            # Said outright: a full-range yuv420p (VP9, AV1, HEVC) is taken for limited otherwise.
-            src_color_range=_KNOWN_RANGES.get(frame.color_range, ColorRange.UNSPECIFIED),
-            dst_color_range=ColorRange.JPEG,
-            threads=1,
-        )
-        return np.asarray(rgb.to_ndarray())
+
+def convert(
+    reformatter: VideoReformatter,
+    frame: VideoFrame,
+    size: tuple[int, int],
+    pixel_format: str,
+    *,
+    interpolation: int,
+) -> NDArray[Any]:
+    """Pixels [H, W, C] in full-range RGB, scaled; transfer and primaries stay as they are."""
+    if frame.color_range not in _KNOWN_RANGES:
+        frame.color_range = 0  # unspecified; swscale refuses what it does not know
+    rgb = reformatter.reformat(
+        frame,
+        width=size[0],
+        height=size[1],
+        format=pixel_format,
+        interpolation=interpolation,
+        src_colorspace=_KNOWN_MATRICES.get(frame.colorspace, Colorspace.DEFAULT),
+        # Said outright: a full-range yuv420p (VP9, AV1, HEVC) is taken for limited otherwise.
+        src_color_range=_KNOWN_RANGES.get(frame.color_range, ColorRange.UNSPECIFIED),
+        dst_color_range=ColorRange.JPEG,
+        threads=1,
+    )
+    return np.asarray(rgb.to_ndarray())
 
 
 def encode_jpeg(pixels_HWC: RgbArray, *, quality: int) -> bytes:

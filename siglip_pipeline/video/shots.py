@@ -16,6 +16,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from siglip_pipeline.records import IntArray
+from siglip_pipeline.video.picture import convert
 
 THRESHOLD: Final = 27.0
 """ContentDetector's default, on the scale of 8-bit values."""
@@ -35,15 +36,10 @@ def content_scores(frames: Iterable[VideoFrame]) -> Iterator[float]:
     previous: Components | None = None
     for frame in frames:
         height = min(MAX_HEIGHT, max(1, round(WIDTH * frame.height / frame.width)))
-        small = reformatter.reformat(
-            frame,
-            width=WIDTH,
-            height=height,
-            format="rgb24",
-            interpolation=Interpolation.AREA,
-            threads=1,
+        pixels_HWC = convert(
+            reformatter, frame, (WIDTH, height), "rgb24", interpolation=Interpolation.AREA
         )
-        current = hue_saturation_value(np.asarray(small.to_ndarray(), np.uint8))
+        current = hue_saturation_value(pixels_HWC)
         if previous is None or previous.shape != current.shape:
             yield 0.0
         else:

@@ -4,6 +4,7 @@ Pillow reads these rather than FFmpeg: it knows EXIF orientation, colour profile
 frames are laid over each other, and FFmpeg does not decode animated WebP.
 """
 
+import contextlib
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from fractions import Fraction
 from typing import Final
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, ImageSequence
+from PIL import Image, ImageCms, ImageOps
 
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import IntArray, VideoInfo
@@ -74,19 +75,22 @@ def scan_picture(
     """
     image, size_bytes = _open(source)
     with image:
-        expected = _frame_count(image)
+        with _reading(source):
+            expected = _frame_count(image)
         durations: list[int] = []
         try:
             for _ in range(expected):
-                image.seek(len(durations))
-                image.load()
-                durations.append(_duration_ms(image) if expected > 1 else STILL_MS)
+                with _reading(source):
+                    image.seek(len(durations))
+                    image.load()
+                    durations.append(_duration_ms(image) if expected > 1 else STILL_MS)
                 on_progress(len(durations))
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
+        except VideoError:
             if not durations:
-                raise VideoError(source.video, _damage(error)) from error
-        image.seek(0)
-        width, height = ImageOps.exif_transpose(image).size if expected == 1 else image.size
+                raise
+        with _reading(source):
+            image.seek(0)
+            width, height = ImageOps.exif_transpose(image).size if expected == 1 else image.size
         container = (image.format or "").lower()
     starts = np.concatenate([[0], np.cumsum(durations)])
     return StillScan(
@@ -121,34 +125,39 @@ def picture_frames(
     wanted = set(target_N.tolist())
     image, _ = _open(source)
     with image:
-        try:
-            for position, frame in enumerate(ImageSequence.Iterator(image)):
-                if position in wanted:
-                    yield position, _upright_rgb(frame, longest_side)
-                if position >= max(wanted):
-                    break
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
-            raise VideoError(source.video, _damage(error)) from error
+        for position in range(max(wanted) + 1):
+            with _reading(source):
+                image.seek(position)
+                pixels_HWC = _upright_rgb(image, longest_side) if position in wanted else None
+            if pixels_HWC is not None:
+                yield position, pixels_HWC
 
 
 def _open(source: MediaSource) -> tuple[Image.Image, int]:
     file = source.open()
     try:
-        size_bytes = file.seek(0, 2)
-        file.seek(0)
-        image = Image.open(file, formats=FORMATS)
-        check_dimensions(source.video, *image.size)
+        with _reading(source):
+            size_bytes = file.seek(0, 2)
+            file.seek(0)
+            image = Image.open(file, formats=FORMATS)
+            check_dimensions(source.video, *image.size)
     except VideoError:
         file.close()
         raise
-    except (OSError, SyntaxError, ValueError) as error:
-        file.close()
-        raise VideoError(source.video, _damage(error)) from error
     return image, size_bytes
 
 
-def _damage(error: Exception) -> str:
-    return f"the picture is damaged or cut off ({error}); upload it again"
+@contextlib.contextmanager
+def _reading(source: MediaSource) -> Iterator[None]:
+    """Turn what Pillow raises on a damaged file into a reason."""
+    try:
+        yield
+    except (MemoryError, VideoError):
+        raise
+    except Exception as error:  # its plugins raise anything: IndexError, struct.error, TypeError …
+        raise VideoError(
+            source.video, f"the picture is damaged or cut off ({error}); upload it again"
+        ) from error
 
 
 def _frame_count(image: Image.Image) -> int:

@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 from typing import Final
 
 import av
+import av.error
 import numpy as np
 from av.video.frame import VideoFrame
 
@@ -59,6 +60,8 @@ def main(descriptor: int, *, parent: int) -> None:
             message = ("failed", error.reason)
         except SiglipPipelineError as error:
             message = ("failed", str(error))
+        except av.error.FFmpegError as error:
+            message = ("failed", f"FFmpeg cannot go on with it ({error}); the file is damaged")
         except MemoryError:
             message = ("failed", "decoding it ran out of memory")
         except Exception as error:  # a defect must cost one video, and must be seen

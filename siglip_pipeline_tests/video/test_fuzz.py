@@ -1,0 +1,142 @@
+"""Damaged files of every kind: each ends as frames or as a reason, and nothing hangs or dies.
+
+300 cases by default; ``SIGLIP_TEST_FUZZ_CASES=5000 SIGLIP_TEST_FUZZ_SEED=7`` for more and others.
+"""
+
+import io
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from siglip_pipeline.errors import VideoError
+from siglip_pipeline.records import Upload
+from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.video.extract import DecodeOptions, extract_many
+from siglip_pipeline.video.frame_store import FrameStore
+from siglip_pipeline_tests.video.rendering import numbered_picture, render
+
+DATA = Path(__file__).parent.parent / "data" / "videos"
+CASES = int(os.environ.get("SIGLIP_TEST_FUZZ_CASES", "300"))
+SEED = int(os.environ.get("SIGLIP_TEST_FUZZ_SEED", "1"))
+SAMPLINGS = ("fps:1", "every:5", "keyframes", "scenes")
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("originals")
+    first, *others = [Image.fromarray(numbered_picture(n)) for n in range(4)]
+    for name in ("a.gif", "a.webp", "a.png"):
+        first.save(folder / name, save_all=True, append_images=others, duration=300)
+    first.save(folder / "a.jpg")
+    render(folder / "a.ts", codec="mpeg2video", frames=30, options={"g": "10", "bf": "2"})
+    render(folder / "a.avi", codec="mpeg4", frames=30)
+    render(folder / "a.flv", frames=30)
+    render(
+        folder / "fragmented.mp4",
+        frames=30,
+        options={"g": "10"},
+        container_options={"movflags": "frag_keyframe+empty_moov"},
+    )
+    files = [*folder.iterdir(), *(p for p in DATA.iterdir() if p.suffix != ".md")]
+    return {path.name: path.read_bytes() for path in sorted(files)}
+
+
+def mutate(raw: bytes, other: bytes, random: np.random.Generator) -> bytes:
+    """Damage a file in one to three ways."""
+    data = bytearray(raw)
+    for _ in range(random.integers(1, 4)):
+        n = max(1, len(data))
+        a, b = sorted(int(position) for position in random.integers(0, n, 2))
+        match random.integers(0, 8):
+            case 0:  # flip some bytes anywhere
+                for position in random.integers(0, n, random.integers(1, 50)):
+                    data[position % n : position % n + 1] = random.bytes(1)
+            case 1:  # flip bytes of the header
+                for position in random.integers(0, min(n, 1500), random.integers(1, 10)):
+                    data[position : position + 1] = random.bytes(1)
+            case 2:  # cut the end off
+                del data[a:]
+            case 3:  # lose a piece
+                del data[a : min(b, a + 5000)]
+            case 4:  # a piece twice
+                data[b:b] = data[a : min(b, a + 5000)]
+            case 5:  # a piece of another file
+                start = int(random.integers(0, max(1, len(other))))
+                data[a : a + 3000] = other[start : start + 3000]
+            case 6:  # a hole of zeros
+                data[a : min(b, a + 20_000)] = bytes(min(b, a + 20_000) - a)
+            case _:  # numbers at their limits
+                value = random.choice([0, 1, 2**31 - 1, 2**31, 2**32 - 1])
+                position = int(random.integers(0, min(n, 4000)))
+                data[position : position + 4] = int(value).to_bytes(4, "big")
+    return bytes(data)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_damaged_files_end_as_frames_or_as_a_reason(
+    originals: dict[str, bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "uploads").mkdir()
+    uploads = UploadStore(tmp_path / "uploads")
+    frame_store = FrameStore(tmp_path / "frames")
+    names = list(originals)
+    options = DecodeOptions(stall_seconds=10, memory_mib=1500, longest_side=256)
+    outcomes = {"frames": 0, "reason": 0, "ended": 0}
+    reasons: set[str] = set()
+    random = np.random.default_rng(SEED)
+
+    def cases(count: int) -> Iterator[Upload]:
+        for case in range(count):
+            name, other = random.choice(names, 2)
+            path = tmp_path / "uploads" / f"{case}_{name}"
+            path.write_bytes(mutate(originals[name], originals[other], random))
+            yield Upload(path=path.name, size_bytes=path.stat().st_size)
+
+    for sampling in SAMPLINGS:
+        last = time.monotonic()
+        results = extract_many(
+            cases(CASES // len(SAMPLINGS)),
+            uploads,
+            frame_store,
+            sampling=sampling,
+            options=options,
+            workers=2,
+        )
+        for upload, result in results:
+            case = f"{upload.path} ({sampling}, seed {SEED})"
+            assert time.monotonic() - last < 120, f"{case} hung"
+            last = time.monotonic()
+            if isinstance(result, VideoError):
+                assert result.video == upload.path
+                assert "unexpected" not in result.reason, f"{case}: {result.reason}"
+                assert 10 < len(result.reason) < 300
+                reasons.add(result.reason.split(":")[0][:40])
+                ended = "ended" in result.reason or "crashed" in result.reason
+                outcomes["ended" if ended else "reason"] += 1
+                assert not frame_store.exists(upload.path)
+            else:
+                assert 0 <= result.damaged_share <= 0.5, case
+                check_frames(frame_store, upload.path, result.frames)
+                outcomes["frames"] += 1
+                frame_store.delete(upload.path)
+            (tmp_path / "uploads" / upload.path).unlink()
+    print(f"{outcomes}, {len(reasons)} kinds of reasons")
+    # A fuzz test that only ever meets one outcome tests nothing.
+    assert min(outcomes["frames"], outcomes["reason"]) > CASES / 10
+    assert len(reasons) >= 5
+
+
+def check_frames(frame_store: FrameStore, video: str, frames: int) -> None:
+    seconds: list[float] = []
+    for batch in frame_store.read(video):
+        seconds += batch.time_seconds_N.tolist()
+        Image.open(io.BytesIO(batch.jpegs[0])).load()
+    assert len(seconds) == frames > 0
+    assert seconds == sorted(set(seconds))
+    assert seconds[0] >= 0
