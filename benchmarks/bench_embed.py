@@ -1,0 +1,434 @@
+"""How fast are stored frames turned into vectors, and how close is that to the model alone?
+
+For each model the same stored frames go three ways, in turn, several rounds:
+
+engine        FrameStore.read -> EmbeddingEngine -> vectors: what the pipeline does
+ceiling       the vision tower alone on tensors that lie ready, same batch, dtype and device
+plain loop    AutoProcessor + AutoModel over the same JPEGs, in batches of the engine's size
+single loop   the same, a picture at a time, as the model cards show it
+
+The models have the exact vision tower of siglip2-base-patch16-256 and siglip2-so400m-patch14-384
+with seeded random weights, built in a temporary folder; their text tower is small, since no text is
+embedded (``--memory`` builds it whole and measures what each tower takes). The demo model is the
+one that ships, where the model is cheap and everything else shows.
+
+Runs unattended on a GPU in less than 8 minutes, and on 2 CPU cores with ``--quick`` in less than 5.
+What could not be measured is listed under ``not_measured`` with the reason.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every model is local
+
+import numpy as np
+import torch
+import transformers as _transformers
+from PIL import Image
+
+import siglip_pipeline
+from siglip_pipeline.errors import VideoError
+from siglip_pipeline.records import FloatArray, VideoInfo
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.siglip.device import device_name, is_out_of_memory
+from siglip_pipeline.siglip.engine import EmbeddingEngine, EngineReport
+from siglip_pipeline.siglip.model import SiglipModel, get_model, release_model
+from siglip_pipeline.siglip.preprocess import assemble, prepare
+from siglip_pipeline.video.frame_store import FrameStore, StoredFrame
+
+transformers: Any = _transformers
+
+FRAMES = Path(__file__).parents[1] / "siglip_pipeline_tests" / "siglip" / "frames"
+DEMO = Path(siglip_pipeline.__file__).parent / "demo" / "model"
+
+ARCHITECTURES: dict[str, dict[str, int]] = {
+    "siglip2-base-patch16-256": {
+        "image_size": 256, "patch_size": 16, "hidden_size": 768, "intermediate_size": 3072,
+        "num_hidden_layers": 12, "num_attention_heads": 12,
+    },
+    "siglip2-so400m-patch14-384": {
+        "image_size": 384, "patch_size": 14, "hidden_size": 1152, "intermediate_size": 4304,
+        "num_hidden_layers": 27, "num_attention_heads": 16,
+    },
+}  # fmt: skip
+# As the demo model that ships; for a checkout in which it was not trained yet.
+DEMO_ARCHITECTURE = {
+    "image_size": 72, "patch_size": 12, "hidden_size": 128, "intermediate_size": 384,
+    "num_hidden_layers": 4, "num_attention_heads": 4,
+}  # fmt: skip
+TEXT_TOWERS: dict[str, dict[str, int]] = {
+    "siglip2-base-patch16-256": {
+        "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+    },
+    "siglip2-so400m-patch14-384": {
+        "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27,
+        "num_attention_heads": 16,
+    },
+}  # fmt: skip
+GEMMA_VOCABULARY = 256_000
+
+# Dense bfloat16 peak in TFLOP/s, from NVIDIA's data sheets, by a part of the card's name.
+PEAK_BF16_TFLOPS = {
+    "H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0, "GH200": 989.0, "B200": 2250.0,
+    "A100": 312.0, "A10G": 70.0, "A10": 125.0, "L40S": 362.0, "L40": 181.0, "L4": 121.0,
+    "RTX 4090": 165.0, "RTX 3090": 71.0,
+}  # fmt: skip
+
+
+# -- models and frames -------------------------------------------------------------------------
+
+
+def build(folder: Path, name: str, *, whole_text_tower: bool = False) -> Path:
+    """A checkpoint of the architecture ``name`` with seeded random weights."""
+    vision = ARCHITECTURES.get(name, DEMO_ARCHITECTURE)
+    text: dict[str, Any] = {
+        "vocab_size": 600, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "projection_size": vision["hidden_size"],
+        "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0,
+    }  # fmt: skip
+    if whole_text_tower:
+        text |= TEXT_TOWERS[name] | {"vocab_size": GEMMA_VOCABULARY}
+    torch.manual_seed(0)
+    config = transformers.SiglipConfig(text_config=text, vision_config=vision)
+    transformers.SiglipModel(config).save_pretrained(folder)
+    side = vision["image_size"]
+    transformers.SiglipImageProcessorPil(
+        size={"height": side, "width": side}, resample=2
+    ).save_pretrained(folder)
+    return folder
+
+
+def store_frames(store: FrameStore, count: int, *, videos: int) -> list[str]:
+    """Different 768 x 432 JPEGs made from real frames, spread over some videos."""
+    pictures = [Image.open(file).convert("RGB") for file in sorted(FRAMES.glob("*.jpg"))]
+    rng = np.random.default_rng(0)
+    names = []
+    for number in range(videos):
+        frames = []
+        for i in range(count // videos + (number < count % videos)):
+            base = pictures[int(rng.integers(len(pictures)))]
+            left, top = rng.uniform(0, 0.15, 2) * base.size
+            right, bottom = base.size - rng.uniform(0, 0.15, 2) * base.size
+            shown = base.resize((768, 432), Image.Resampling.BICUBIC, (left, top, right, bottom))
+            stream = io.BytesIO()
+            shown.save(stream, "JPEG", quality=90)
+            frames.append(
+                StoredFrame(
+                    frame_index=25 * i, pts=i, time_seconds=float(i), width=768, height=432,
+                    jpeg=stream.getvalue(), perceptual_hash=0,
+                )
+            )  # fmt: skip
+        info = VideoInfo(
+            video=f"{number}.mp4", container="mp4", codec="h264", width=768, height=432,
+            rotation_degrees=0, time_base=Fraction(1), start_pts=0,
+            duration_seconds=float(len(frames)), frame_count=25 * len(frames), frame_rate=25.0,
+            size_bytes=1,
+        )  # fmt: skip
+        store.write(
+            info.video, info, frames, source_sha256="0", sampling="fps:1", decoder_version="bench"
+        )
+        names.append(info.video)
+    return names
+
+
+# -- the ways ----------------------------------------------------------------------------------
+
+
+def run_engine(model: SiglipModel, store: FrameStore, names: list[str], batch: int) -> EngineReport:
+    engine = EmbeddingEngine(model, batch_size=batch)
+    for result in engine.embed((name, store.read(name)) for name in names):
+        if isinstance(result, VideoError):
+            raise result
+    return engine.report
+
+
+def ceiling(model: SiglipModel, jpegs: list[bytes], batch: int) -> Callable[[int], float]:
+    """A function that runs so many frames through the model and returns the seconds."""
+    ready = assemble([prepare(jpegs[i % len(jpegs)], model.recipe) for i in range(batch)])
+    inputs = model.inputs(ready.to(model.torch_device))
+
+    def run(frames: int) -> float:
+        begin = time.perf_counter()
+        vectors = None
+        for _ in range(frames // batch):
+            vectors = model.encode_images(inputs)
+        if vectors is not None:
+            vectors.cpu()
+        return time.perf_counter() - begin
+
+    return run
+
+
+def plain_loop(
+    folder: Path, model: SiglipModel, jpegs: list[bytes], batch: int
+) -> Callable[[int], float]:
+    """What transformers' documentation leads a user to write."""
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    plain = transformers.AutoModel.from_pretrained(folder, dtype=model.torch_dtype)
+    plain = plain.to(model.device).eval()
+
+    def run(frames: int) -> float:
+        begin = time.perf_counter()
+        vectors: list[FloatArray] = []
+        for start in range(0, frames, batch):
+            images = [
+                Image.open(io.BytesIO(jpegs[i % len(jpegs)])).convert("RGB")
+                for i in range(start, min(start + batch, frames))
+            ]
+            inputs = processor(images=images, return_tensors="pt").to(model.device)
+            inputs["pixel_values"] = inputs["pixel_values"].to(model.torch_dtype)
+            with torch.no_grad():
+                features = plain.get_image_features(**inputs).pooler_output.float()
+            vectors.append((features / features.norm(dim=-1, keepdim=True)).cpu().numpy())
+        return time.perf_counter() - begin
+
+    return run
+
+
+def best_batch(model: SiglipModel, store: FrameStore, names: list[str]) -> int:
+    """The batch size that the engine finds for itself on these frames."""
+    engine = EmbeddingEngine(model)
+    for _ in engine.embed((name, store.read(name)) for name in names):
+        pass
+    return engine.report.batch_size
+
+
+# -- cases -------------------------------------------------------------------------------------
+
+
+def measure(
+    name: str, folder: Path, store: FrameStore, options: argparse.Namespace, *, frames: int,
+    rounds: int, batch: int | None, goals: dict[str, float],
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """Cases of one model: each way in turn, the median over rounds."""
+    settings = Settings(model_name=str(folder), home=store.url, device=options.device)
+    model = get_model(settings, tower="image")
+    names = store_frames(store, frames, videos=max(1, frames // 48))
+    jpegs = [data for video in names for part in store.read(video) for data in part.jpegs]
+    batch = batch or best_batch(model, store, names)
+    frames -= frames % batch
+    alone = ceiling(model, jpegs, batch)
+    ways = {
+        "ceiling": alone,
+        "plain loop": plain_loop(folder, model, jpegs, batch),
+        "single loop": plain_loop(folder, model, jpegs, 1),
+    }
+    counts = {"single loop": max(batch, frames // 4)} if name == "demo" else {"single loop": 0}
+    alone(batch)  # warm
+    run_engine(model, store, names[:1], batch)
+    rates: dict[str, list[float]] = {"engine": [], **{way: [] for way in ways}}
+    reports = []
+    for _ in range(rounds):
+        report = run_engine(model, store, names, batch)
+        reports.append(report)
+        rates["engine"].append(report.frames_per_second)
+        for way, run in ways.items():
+            if count := counts.get(way, frames):
+                rates[way].append(count / run(count))
+    last = reports[-1]
+    for way, goal in goals.items():
+        ratios = [own / other for own, other in zip(rates["engine"], rates[way], strict=True)]
+        yield {
+            "name": f"{name} engine vs {way}",
+            "value": statistics.median(rates["engine"]),
+            "unit": "frames_per_second",
+            "reference": way,
+            "reference_value": statistics.median(rates[way]),
+            "ratio": statistics.median(ratios),
+            "ratios": [round(r, 3) for r in ratios],
+            "goal": goal,
+            "better": "higher",
+            "batch_size": batch,
+            "frames": last.frames,
+            "rounds": rounds,
+            "device": model.device,
+            "dtype": model.dtype,
+            "model_busy_share": statistics.median(r.model_busy_share for r in reports),
+            "peak_memory_bytes": max(r.peak_memory_bytes for r in reports),
+        }
+    if name in ARCHITECTURES:
+        yield share_of_peak(name, model, statistics.median(rates["engine"]))
+
+
+def flops_per_frame(name: str) -> float:
+    """Multiply-adds times two of the vision tower: linear layers, attention and pooling head."""
+    a = ARCHITECTURES[name]
+    tokens = (a["image_size"] // a["patch_size"]) ** 2
+    width, inner = a["hidden_size"], a["intermediate_size"]
+    layer = tokens * (4 * width**2 + 2 * width * inner) + 2 * tokens**2 * width
+    patches = tokens * width * 3 * a["patch_size"] ** 2
+    head = tokens * 2 * width**2 + 2 * width**2 + 2 * width * inner
+    return 2.0 * (a["num_hidden_layers"] * layer + patches + head)
+
+
+def share_of_peak(name: str, model: SiglipModel, rate: float) -> dict[str, Any]:
+    teraflops = rate * flops_per_frame(name) / 1e12
+    card = torch.cuda.get_device_name(model.device) if model.device.startswith("cuda") else ""
+    peak = next((tf for part, tf in PEAK_BF16_TFLOPS.items() if part in card), None)
+    return {
+        "name": f"{name} arithmetic",
+        "value": teraflops,
+        "unit": "teraflops",
+        "reference": f"bfloat16 peak of {card}" if peak else "no peak known for this device",
+        "reference_value": peak,
+        "ratio": teraflops / peak if peak else None,
+        "goal": None,
+        "better": "higher",
+    }
+
+
+_MEMORY = """
+import json, sys, psutil
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.siglip.model import get_model
+import transformers.models.siglip.modeling_siglip
+before = psutil.Process().memory_info().rss
+settings = Settings(model_name=sys.argv[1], home=sys.argv[2], device="cpu", dtype="float32")
+model = get_model(settings, tower=sys.argv[3])
+towers = [t for t in (model._text, model._vision) if t is not None]
+touched = sum(float(p.sum()) for tower in towers for p in tower.parameters())
+print(psutil.Process().memory_info().rss - before)
+"""
+
+
+def tower_memory(name: str, work: Path) -> Iterator[dict[str, Any]]:
+    """Resident memory of the text tower alone and of both, each in a fresh process."""
+    folder = build(work / f"{name}-whole", name, whole_text_tower=True)
+    taken = {}
+    for tower in ("text", "both"):
+        command = [sys.executable, "-c", _MEMORY, str(folder), str(work), tower]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        taken[tower] = int(done.stdout)
+    yield {
+        "name": f"{name} text tower alone",
+        "value": taken["text"] / 1e6,
+        "unit": "megabytes",
+        "reference": "both towers",
+        "reference_value": taken["both"] / 1e6,
+        "ratio": taken["text"] / taken["both"],
+        "goal": None,
+        "better": "lower",
+    }
+
+
+def machine(device: str) -> dict[str, Any]:
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(x.partition(":")[2].strip() for x in lines if x.startswith("model name"))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "cpu": model,
+        "cores": cores,
+        "device": device_name(device),
+        "load_before": round(os.getloadavg()[0], 2),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def cases(options: argparse.Namespace, work: Path, skipped: list[str]) -> Iterator[dict[str, Any]]:
+    cuda = options.device.startswith("cuda")
+    plans: list[tuple[str, int, int, int | None, dict[str, float]]] = []
+    demo_is_there = (DEMO / "config.json").is_file()
+    if not demo_is_there:
+        skipped.append("demo weights: not trained in this checkout; random ones of the same shape")
+    goals = {"plain loop": 5.0, "single loop": 5.0, "ceiling": 0.0}
+    plans.append(("demo", 960 if options.quick else 1920, 5, None, goals))
+    base, large = ARCHITECTURES
+    if cuda:
+        plans.append((base, 6144, 3, None, {"ceiling": 0.85, "plain loop": 1.0}))
+        plans.append((large, 1536, 3, None, {"ceiling": 0.95, "plain loop": 1.0}))
+    else:
+        rounds, count = (3, 16) if options.quick else (5, 32)
+        plans.append((base, count, rounds, 8, {"ceiling": 0.95, "plain loop": 1.0}))
+        if options.quick:
+            skipped.append(f"{large}: about 10 s a frame on a CPU; left out by --quick")
+        else:
+            plans.append((large, 4, 2, 2, {"ceiling": 0.95, "plain loop": 1.0}))
+        skipped.append("GPU: none was used; the share of its peak, the side stream and pinned "
+                       "memory were not measured")  # fmt: skip
+    for name, count, rounds, batch, goals in plans:
+        if options.only and options.only not in name:
+            continue
+        began = time.perf_counter()
+        folder = DEMO if name == "demo" and demo_is_there else build(work / name, name)
+        try:
+            yield from measure(
+                name, folder, FrameStore(work / f"frames-{name}"), options, frames=count,
+                rounds=rounds, batch=batch, goals=goals,
+            )  # fmt: skip
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            skipped.append(f"{name}: not enough memory ({error})")
+        release_model()
+        log(f"{name}: {time.perf_counter() - began:.0f} s")
+    if options.memory:
+        yield from tower_memory(base, work)
+    else:
+        skipped.append("memory of the towers: only with --memory (writes 1.5 GB)")
+    for package in ("open_clip", "sentence_transformers"):
+        if importlib.util.find_spec(package) is None:
+            skipped.append(f"{package}: not installed")
+        else:
+            skipped.append(f"{package}: installed, but it loads weights from the network only")
+
+
+def log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="within 5 minutes on 2 cores")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    parser.add_argument("--memory", action="store_true", help="also measure what each tower takes")
+    parser.add_argument("--only", help="cases whose model's name contains this")
+    default = "cuda:0" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=default, help="default: cuda:0, or cpu")
+    options = parser.parse_args()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    began = time.perf_counter()
+    skipped: list[str] = []
+    document: dict[str, Any] = {
+        "benchmark": "embed",
+        "machine": machine(options.device),
+        "versions": {
+            name: version(name) for name in ("torch", "transformers", "pillow", "numpy", "pyarrow")
+        } | {"python": platform.python_version()},
+        "cases": [],
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="bench-embed-") as folder:
+        for case in cases(options, Path(folder), skipped):
+            document["cases"].append(case)
+            if not options.json:
+                ratio = "" if case["ratio"] is None else f"  ratio {case['ratio']:.3f}"
+                goal = f" (goal {case['goal']})" if case["goal"] else ""
+                print(f"{case['name']:55} {case['value']:10.2f} {case['unit']}{ratio}{goal}")
+    document["not_measured"] = skipped
+    document["seconds"] = round(time.perf_counter() - began, 1)
+    if options.json:
+        print(json.dumps(document, indent=1))
+    else:
+        print("not measured:", *skipped, sep="\n  ")
+
+
+if __name__ == "__main__":
+    main()
