@@ -78,6 +78,8 @@ class FrameReport:
     decode_cpu_seconds: float
     """CPU time of the child for this video, everything included."""
     wall_seconds: float
+    peak_memory_bytes: int
+    """The child's resident memory at its largest, up to the end of this video."""
 
     @property
     def video_seconds_per_second(self) -> float:

@@ -40,6 +40,9 @@ MAX_PIXELS: Final = 16_384 * 8_704
 MAX_PACKETS: Final = 20_000_000
 """Some 90 hours at 60 frames a second; more is a damaged file that never ends."""
 
+MAX_READ_FAILURES: Final = 1000
+"""Places in a row that cannot be read, after which the rest of a file is given up."""
+
 av.logging.set_level(None)  # FFmpeg's own lines would go to stderr; errors arrive as exceptions
 
 
@@ -233,16 +236,24 @@ def scan(source: MediaSource, *, on_progress: Callable[[int], None] = lambda pac
 
 
 def demux(container: InputContainer, stream: VideoStream) -> Iterator["av.Packet[VideoStream]"]:
-    """Packets with data, up to the end or to the first place that cannot be read past.
+    """Packets with data, up to the end; what cannot be read is passed over.
 
     The same file gives the same packets every time: a packet is known by its ordinal.
     """
+    failures = 0
     packets = container.demux(stream)
-    while True:
+    while failures < MAX_READ_FAILURES:
         try:
             packet = next(packets)
-        except (StopIteration, av.error.FFmpegError):
+        except (StopIteration, av.error.EOFError):
             return
+        except (av.error.FFmpegError, IndexError):
+            # IndexError: a packet of a stream that only appeared later (FLV, MPEG-TS), which PyAV
+            # does not know. Either way the iterator is used up, and the container is not.
+            failures += 1
+            packets = container.demux(stream)
+            continue
+        failures = 0
         if packet.size:
             yield packet
 

@@ -1,10 +1,12 @@
 """The decoding child: takes jobs, decodes, writes frame files, and says how it goes."""
 
 import os
+import resource
+import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Final
@@ -36,6 +38,9 @@ DECODER_VERSION: Final = f"1 pyav {av.__version__} libavcodec " + ".".join(
     str(number) for number in av.library_versions["libavcodec"]
 )
 """Changes when the same file may give other pixels."""
+
+Progress = Callable[[int], None]
+"""Called with the number of packets or frames so far, as often as there are any."""
 
 PROGRESS_SECONDS: Final = 0.25
 
@@ -91,7 +96,7 @@ class _Progress:
             self._connection.send(("progress", step))
 
 
-def extract(job: ExtractJob, progress: _Progress) -> FrameReport:
+def extract(job: ExtractJob, progress: Progress = lambda step: None) -> FrameReport:
     """Decode one video and write its frame file to the job's draft.
 
     Raises:
@@ -130,7 +135,13 @@ def extract(job: ExtractJob, progress: _Progress) -> FrameReport:
         source_fingerprint=job.source_fingerprint,
         decode_cpu_seconds=time.process_time() - started_cpu,
         wall_seconds=time.perf_counter() - started,
+        peak_memory_bytes=_peak_memory_bytes(),
     )
+
+
+def _peak_memory_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +153,7 @@ class _Outcome:
 
 
 def _extract_picture(
-    job: ExtractJob, source: MediaSource, sink: "_Sink", progress: _Progress
+    job: ExtractJob, source: MediaSource, sink: "_Sink", progress: Progress
 ) -> _Outcome:
     scanned = scan_picture(source, on_progress=progress)
     pts_N = scanned.pts_N
@@ -171,7 +182,7 @@ def _extract_picture(
 
 
 def _extract_video(
-    job: ExtractJob, source: MediaSource, sink: "_Sink", progress: _Progress
+    job: ExtractJob, source: MediaSource, sink: "_Sink", progress: Progress
 ) -> _Outcome:
     scanned = scan(source, on_progress=progress)
     packets = scanned.packets
@@ -219,7 +230,7 @@ def _extract_video(
     )
 
 
-def _cuts(source: MediaSource, scanned: Scan, job: ExtractJob, progress: _Progress) -> IntArray:
+def _cuts(source: MediaSource, scanned: Scan, job: ExtractJob, progress: Progress) -> IntArray:
     """Where shots begin; decodes everything once, and keeps a number per frame."""
     everything = np.arange(scanned.packets.pts_N.size)
     scores_N = np.zeros(everything.size, np.float32)
