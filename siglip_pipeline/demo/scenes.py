@@ -402,13 +402,21 @@ def _cover(
     return slice(y0, y1), slice(x0, x1)
 
 
+def object_centre(item: Object, *, moment: float, aspect: float) -> tuple[float, float]:
+    """Where the object's middle is, in shares of width and height; ``aspect`` is their ratio."""
+    step_x, step_y = _STEP[item.motion]
+    along = (moment - 0.5) * _TRAVEL
+    x = _CENTRE_X[item.column] + item.offset[0] + step_x * along / aspect
+    y = _CENTRE_Y[item.row] + item.offset[1] + step_y * along
+    return x, y
+
+
 def _draw_object(picture: NDArray[np.float32], item: Object, moment: float) -> None:
     """Draw the object, and its trail if it moves, as it is at ``moment`` of its way."""
     height, width = picture.shape[:2]
     step_x, step_y = _STEP[item.motion]
-    along = (moment - 0.5) * _TRAVEL * height
-    x = (_CENTRE_X[item.column] + item.offset[0]) * width + step_x * along
-    y = (_CENTRE_Y[item.row] + item.offset[1]) * height + step_y * along
+    share_x, share_y = object_centre(item, moment=moment, aspect=width / height)
+    x, y = share_x * width, share_y * height
     side = max(5, round(2 * item.radius * height))
     turned = _shape_mask(item.shape).rotate(item.tilt_degrees, Image.Resampling.BILINEAR)
     mask = np.asarray(turned.resize((side, side), Image.Resampling.BOX), np.float32)
