@@ -123,7 +123,7 @@ class Settings(BaseSettings):
         description="`moments`, `hnsw`, `hnsw_binary`, `ivfflat` or `exact`; see docs/indexes.md.",
     )
     moment_threshold: float = Field(
-        0.93,
+        0.9,
         gt=0,
         lt=1,
         description="A frame starts a new moment when its cosine to the moment's running mean "

@@ -297,8 +297,8 @@ def publish(
         )
         connection.execute(
             "UPDATE generations SET state = 'live', frames = %s, rows = %s, table_bytes = %s,"
-            " ann_bytes = %s, build_seconds = %s, recall_at_10 = %s, published_at = now()"
-            " WHERE model_id = %s AND generation = %s",
+            " ann_bytes = %s, build_seconds = %s, recall_at_10 = %s, published_at = now(),"
+            " parameters = parameters || %s WHERE model_id = %s AND generation = %s",
             [
                 report.frames if report else 0,
                 report.rows if report else 0,
@@ -306,6 +306,7 @@ def publish(
                 report.ann_bytes if report else 0,
                 seconds,
                 report.recall_at_10 if report else None,
+                Jsonb({"effort": report.effort} if report else {}),
                 target.model_id,
                 target.generation,
             ],

@@ -13,7 +13,7 @@ from siglip_pipeline.records import ModelSpec
 from siglip_pipeline.store import tables
 from siglip_pipeline.store.database import LOCK_MIGRATE, LOCK_MODEL, Connection, Database
 
-DEFAULT_MOMENT_THRESHOLD = 0.93
+DEFAULT_MOMENT_THRESHOLD = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

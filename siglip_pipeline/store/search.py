@@ -176,7 +176,7 @@ def _search(
     max_per_video: int | None,
 ) -> list[FrameHit]:
     kind = choose_kind(target, scope)
-    rows = max(2 * k, effort or kind.default_effort)
+    rows = max(2 * k, effort or effort_of(kind, target))
     while True:
         hits, looked_at = _hits(connection, kind, target, query_D, rows, scope, effort)
         hits = _per_video(hits, max_per_video)
@@ -197,6 +197,13 @@ def choose_kind(target: Generation, scope: Scope) -> IndexKind:
     return index_kind(target.kind)
 
 
+def effort_of(kind: IndexKind, target: Generation) -> int:
+    """How hard to look when nobody says."""
+    if kind.name == target.kind and target.effort is not None:
+        return target.effort
+    return kind.default_effort
+
+
 def _hits(
     connection: Connection,
     kind: IndexKind,
@@ -207,6 +214,7 @@ def _hits(
     effort: int | None,
 ) -> tuple[list[FrameHit], int]:
     """Hits in order, one per moment, and how many rows they were made of."""
+    effort = effort or effort_of(kind, target)
     apply_settings(connection, kind, rows=rows, scope=scope, effort=effort)
     query = sql.SQL(
         "WITH near AS MATERIALIZED ({near}) SELECT v.path, n.frame_index, n.time_seconds,"
@@ -253,7 +261,7 @@ class NearFrames:
     ) -> None:
         self._connection, self._kind, self._target = connection, kind, target
         self._k, self._scope = k, scope
-        effort = effort or kind.default_effort
+        effort = effort or effort_of(kind, target)
         rows = max(k, effort) if kind.groups_frames else k
         apply_settings(connection, kind, rows=rows, scope=scope, effort=effort)
         self._statement = sql.SQL(
@@ -288,10 +296,10 @@ class NearFrames:
 
 
 def apply_settings(
-    connection: Connection, kind: IndexKind, *, rows: int, scope: Scope, effort: int | None
+    connection: Connection, kind: IndexKind, *, rows: int, scope: Scope, effort: int
 ) -> None:
     """Set the server up for a search, until the transaction ends."""
-    settings = kind.settings(effort=effort or kind.default_effort, rows=rows, scope=scope)
+    settings = kind.settings(effort=effort, rows=rows, scope=scope)
     if settings:
         calls = sql.SQL(", ").join([sql.SQL("set_config(%s, %s, true)")] * len(settings))
         values = [part for item in settings.items() for part in item]

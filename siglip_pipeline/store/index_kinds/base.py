@@ -25,6 +25,11 @@ class Generation:
     kind: str
     parameters: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def effort(self) -> int | None:
+        """What the recall check chose: ef of HNSW, probes of IVFFlat."""
+        return self.parameters.get("effort")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:

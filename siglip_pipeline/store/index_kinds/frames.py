@@ -74,7 +74,7 @@ class Hnsw(FrameIndex):
 
     name: ClassVar[str] = "hnsw"
     default_effort: ClassVar[int] = 200
-    efforts: ClassVar[tuple[int, ...]] = (40, 100, 200, 400)
+    efforts: ClassVar[tuple[int, ...]] = (50, 100, 200, 400, 800)
 
     def index_statement(self, target: Generation) -> sql.Composed | None:
         """By inner product, which orders unit vectors as cosine does."""
@@ -100,7 +100,7 @@ class IvfFlat(FrameIndex):
 
     name: ClassVar[str] = "ivfflat"
     default_effort: ClassVar[int] = 20
-    efforts: ClassVar[tuple[int, ...]] = (5, 10, 20, 40)
+    efforts: ClassVar[tuple[int, ...]] = (5, 10, 20, 40, 80)
 
     def parameters(self, connection: Connection, target: Generation) -> dict[str, Any]:
         """Pgvector's advice: a list per thousand rows up to a million, the square root above."""

@@ -23,7 +23,7 @@ class MomentIndex(IndexKind):
 
     name: ClassVar[str] = "moments"
     default_effort: ClassVar[int] = 100
-    efforts: ClassVar[tuple[int, ...]] = (20, 50, 100, 200, 400)
+    efforts: ClassVar[tuple[int, ...]] = (25, 50, 100, 200, 400, 800)
 
     groups_frames: ClassVar[bool] = True
     adds_changes: ClassVar[bool] = True
