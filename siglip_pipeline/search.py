@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from siglip_pipeline.errors import NothingIndexedError, QueryError
 from siglip_pipeline.records import FloatArray, Hit
@@ -13,6 +13,9 @@ from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index import search_frames
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.vectors import VectorStore
+
+if TYPE_CHECKING:
+    from siglip_pipeline.siglip.model import SiglipModel
 
 DEFAULT_K = 10
 MAX_K = 1000
@@ -74,7 +77,7 @@ class SearchService:
         from siglip_pipeline.siglip.model import get_model
 
         model = self._active_model()
-        siglip = get_model(self._model_settings(model), tower="text")
+        siglip = _same(model, get_model(self._model_settings(model), tower="text"))
         vector_D = extract_text_embeddings([text], model=siglip)[0]
         return self._search(model, vector_D, {"text": text}, k=k, videos=videos)
 
@@ -98,7 +101,7 @@ class SearchService:
         name = str(image) if isinstance(image, Path) else f"{len(image)} bytes"
         picture = _open_picture(image, name)
         model = self._active_model()
-        siglip = get_model(self._model_settings(model), tower="image")
+        siglip = _same(model, get_model(self._model_settings(model), tower="image"))
         vector_D = extract_image_embeddings([picture], model=siglip)[0]
         return self._search(model, vector_D, {"image": name}, k=k, videos=videos)
 
@@ -166,6 +169,17 @@ class SearchService:
         return self._settings.model_copy(
             update={"model_name": model.name, "model_revision": model.revision}
         )
+
+
+def _same(model: ModelRow, siglip: "SiglipModel") -> "SiglipModel":
+    """The loaded model, once it is certain that the stored vectors are its own."""
+    if siglip.spec.key != model.key:
+        raise QueryError(
+            f"{model.name} is not what the indexed vectors were made with any more "
+            f"({siglip.spec.key}, they are of {model.key}): put the old files back, or index "
+            "the videos again"
+        )
+    return siglip
 
 
 def parse_moment(text: str) -> tuple[str, float]:
