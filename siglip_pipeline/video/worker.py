@@ -19,7 +19,7 @@ from av.video.frame import VideoFrame
 from siglip_pipeline.errors import SiglipPipelineError, VideoError
 from siglip_pipeline.records import IntArray, VideoInfo
 from siglip_pipeline.video.decode import DecodeCounts, decode_frames
-from siglip_pipeline.video.frame_store import FrameFileWriter, StoredFrame
+from siglip_pipeline.video.frame_file import FrameFileWriter, StoredFrame
 from siglip_pipeline.video.jobs import ExtractJob, FrameReport
 from siglip_pipeline.video.picture import (
     PictureMaker,

@@ -17,7 +17,7 @@ from PIL import Image
 
 from siglip_pipeline.errors import FrameStoreError
 from siglip_pipeline.records import VideoInfo
-from siglip_pipeline.video import frame_store as frame_store_module
+from siglip_pipeline.video import frame_file
 from siglip_pipeline.video.contact_sheet import evenly_spaced
 from siglip_pipeline.video.frame_store import FrameFileMetadata, FrameStore, StoredFrame
 
@@ -213,7 +213,7 @@ def test_a_newer_or_foreign_file_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = FrameStore(tmp_path)
-    monkeypatch.setattr(frame_store_module, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(frame_file, "SCHEMA_VERSION", 2)
     write(store, stored(2))
     monkeypatch.undo()
     with pytest.raises(FrameStoreError, match="schema version 2"):
