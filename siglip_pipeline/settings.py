@@ -136,6 +136,11 @@ class Settings(BaseSettings):
         0.1, ge=0, le=1, description="Share of changed frames from which the index is built anew."
     )
 
+    recall_texts: Path | None = Field(
+        None,
+        description="Text file with a query a line, which people ask: the recall check uses them "
+        "as its text queries. Unset: made-up ones.",
+    )
     promote_automatically: bool = Field(
         False,
         description="Switch search to the model in `SIGLIP_MODEL_NAME` as soon as it covers every "
@@ -149,10 +154,10 @@ class Settings(BaseSettings):
         "WARNING", description="Verbosity of the command line's log on stderr."
     )
 
-    @field_validator("home")
+    @field_validator("home", "recall_texts")
     @classmethod
-    def _absolute_home(cls, home: Path) -> Path:
-        return home.expanduser().resolve()
+    def _absolute_path(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser().resolve()
 
     @field_validator("uploads", "frame_store")
     @classmethod
@@ -179,6 +184,23 @@ class Settings(BaseSettings):
     def frame_store_url(self) -> str:
         """Folder or fsspec URL of the frame store, default applied."""
         return self.frame_store or str(self.home / "frames")
+
+    def recall_query_texts(self) -> list[str]:
+        """The lines of ``recall_texts`` that hold a query.
+
+        Raises:
+            SettingsError: the file cannot be read.
+        """
+        if self.recall_texts is None:
+            return []
+        try:
+            lines = self.recall_texts.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(
+                f"SIGLIP_RECALL_TEXTS={self.recall_texts}: {error}; name a UTF-8 text file with a "
+                "query a line"
+            ) from error
+        return [line.strip() for line in lines if line.strip()]
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:

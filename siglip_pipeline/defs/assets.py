@@ -27,6 +27,7 @@ from siglip_pipeline.errors import VideoError
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.index import build_index
 from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.store.recall import recall_history
 
 GROUP = "video_search"
 GPU_POOL = "gpu"
@@ -152,9 +153,20 @@ def frame_embeddings(
     yield from outcomes.finish()
 
 
+RECALL_CHECK = "index_recall"
+
+
 @dg.asset(
     deps=[frame_embeddings],
     automation_condition=INDEX_CONDITION,
+    check_specs=[
+        dg.AssetCheckSpec(
+            RECALL_CHECK,
+            asset="similarity_index",
+            blocking=True,
+            description="An index is live whose recall@10 was at least SIGLIP_INDEX_MIN_RECALL.",
+        )
+    ],
     group_name=GROUP,
     kinds={"postgres"},
 )
@@ -169,5 +181,18 @@ def similarity_index(
     settings = siglip.settings()
     with retrying_what_heals(context), database.open() as db:
         model_id = ModelStore(db).register(siglip.spec())
-        report = build_index(db, model_id, settings=settings, progress=context.log.info)
-    return dg.MaterializeResult(metadata=index_metadata(report))
+        report = build_index(
+            db,
+            model_id,
+            settings=settings,
+            progress=context.log.info,
+            texts=settings.recall_query_texts(),
+            embed_texts=siglip.embed_texts,
+        )
+        history = recall_history(db, model_id)
+    check = dg.AssetCheckResult(
+        check_name=RECALL_CHECK,
+        passed=report.outcome != "refused",
+        metadata={"reason": report.reason},
+    )
+    return dg.MaterializeResult(metadata=index_metadata(report, history), check_results=[check])

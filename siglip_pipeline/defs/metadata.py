@@ -1,16 +1,22 @@
 """What people see of each asset in the Dagster UI: numbers that plot, tables, thumbnails."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
+from siglip_pipeline.defs.throughput_plot import throughput_plot
 from siglip_pipeline.records import ModelSpec
 from siglip_pipeline.siglip.report import EngineReport
 from siglip_pipeline.stages import FramesStored, VectorsStored
 from siglip_pipeline.store.index import IndexReport
+from siglip_pipeline.store.recall import PastCheck, RecallCase
+from siglip_pipeline.store.recall_plot import recall_plot
 from siglip_pipeline.video.frame_store import FrameStore
+
+# Base64 takes four bytes for three: the picture stays under 60 KB as it lies in the event.
+_PICTURE_BYTES = 44_000
 
 
 def inline_picture(data: bytes, *, media_type: str = "image/jpeg") -> dg.MarkdownMetadataValue:
@@ -30,7 +36,9 @@ def frames_metadata(result: FramesStored, frame_store: FrameStore) -> Mapping[st
         "sampling": result.stored.sampling,
         "source_sha256": result.stored.source_sha256,
         "reused": result.report is None,
-        "contact_sheet": inline_picture(frame_store.contact_sheet(result.video)),
+        "contact_sheet": inline_picture(
+            frame_store.contact_sheet(result.video, max_bytes=_PICTURE_BYTES)
+        ),
     }
     if (report := result.report) is not None:
         metadata["damaged_share"] = report.damaged_share
@@ -55,7 +63,7 @@ def embedding_metadata(result: VectorsStored, spec: ModelSpec) -> Mapping[str, A
 
 def engine_metadata(report: EngineReport) -> Mapping[str, Any]:
     """Metadata of one run of ``frame_embeddings``: how the device was used."""
-    return {
+    metadata: dict[str, Any] = {
         "frames": report.frames,
         "videos": report.videos,
         "failed_videos": report.failed_videos,
@@ -70,22 +78,64 @@ def engine_metadata(report: EngineReport) -> Mapping[str, Any]:
         "devices": report.devices,
         "dtype": report.dtype,
         "peak_memory_mib": report.peak_memory_bytes / 2**20,
-        "throughput": dg.MetadataValue.table(
-            records=[
-                dg.TableRecord(
-                    {
-                        "seconds": round(point.seconds, 2),
-                        "frames_per_second": round(point.frames_per_second, 2),
-                    }
-                )
-                for point in report.throughput
-            ]
+        "throughput": _table(
+            {
+                "seconds": round(point.seconds, 2),
+                "frames_per_second": round(point.frames_per_second, 2),
+            }
+            for point in report.throughput
+        ),
+        "throughput_plot": inline_picture(
+            throughput_plot(report.throughput), media_type="image/png"
+        ),
+    }
+    return {key: value for key, value in metadata.items() if value is not None}
+
+
+def index_metadata(report: IndexReport, history: Sequence[PastCheck]) -> Mapping[str, Any]:
+    """Metadata of ``similarity_index``: the outcome, and the recall check behind it."""
+    metadata: dict[str, Any] = {
+        key: value for key, value in report.to_json().items() if value is not None
+    }
+    metadata["recall_history"] = _table(
+        {
+            "checked_at": past.checked_at.isoformat(timespec="seconds"),
+            "generation": past.generation,
+            "kind": past.kind,
+            "purpose": past.purpose,
+            "passed": past.passed,
+            "recall_at_10": past.recall_at_10,
+        }
+        for past in history
+    )
+    if (recall := report.recall) is not None:
+        metadata["recall_cases"] = _table(_case_row(case) for case in recall.cases)
+        metadata["recall_against_latency"] = inline_picture(
+            recall_plot(recall), media_type="image/png"
         )
-        if report.throughput
-        else None,
+        metadata["plan"] = dg.MetadataValue.md(f"```\n{recall.plan}\n```")
+        metadata["uses_index"] = recall.uses_index
+        metadata["effort"] = recall.effort
+        metadata["check_seconds"] = recall.seconds
+    return {key: value for key, value in metadata.items() if value is not None}
+
+
+def _case_row(case: RecallCase) -> dict[str, Any]:
+    return {
+        "queries": f"{case.queries} {case.modality}",
+        "share_of_videos": case.share,
+        "searched": case.searched,
+        "recall_at_1": round(case.recall_at_1, 4),
+        "recall_at_10": round(case.recall_at_10, 4),
+        "interval": f"{case.low:.4f} – {case.high:.4f}",
+        "recall_at_100": None if case.recall_at_100 is None else round(case.recall_at_100, 4),
+        "rows_share": round(case.rows_share, 4),
+        "p50_ms": round(1000 * case.p50_seconds, 2),
+        "p99_ms": round(1000 * case.p99_seconds, 2),
     }
 
 
-def index_metadata(report: IndexReport) -> Mapping[str, Any]:
-    """Metadata of ``similarity_index``."""
-    return {key: value for key, value in report.to_json().items() if value is not None}
+def _table(rows: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue | None:
+    """A table; None for no rows, which Dagster cannot show."""
+    records = [dg.TableRecord(dict(row)) for row in rows]
+    return dg.MetadataValue.table(records) if records else None

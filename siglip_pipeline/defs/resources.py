@@ -5,13 +5,13 @@ a run starts, so the same definitions serve a laptop and a server, and a run's c
 one value for that run alone.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from siglip_pipeline.records import ModelSpec
+from siglip_pipeline.records import FloatArray, ModelSpec
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database, open_database
 from siglip_pipeline.uploads import UploadStore
@@ -88,6 +88,13 @@ class SiglipResource(dg.ConfigurableResource["EmbeddingEngine"]):
         from siglip_pipeline.siglip.identity import model_spec
 
         return model_spec(self.settings())
+
+    def embed_texts(self, texts: Sequence[str]) -> FloatArray:
+        """Vectors of texts, ``[N, D]``, by the text tower alone."""
+        from siglip_pipeline.siglip.embeddings import extract_text_embeddings
+        from siglip_pipeline.siglip.model import get_model
+
+        return extract_text_embeddings(texts, model=get_model(self.settings(), tower="text"))
 
     def engine(self, log: Callable[[str], None]) -> "EngineHandle":
         """The embedding engine over the process's model; both are made on first use.
