@@ -124,8 +124,11 @@ def ingest(
 
 @app.command()
 def materialize(
+    more_videos: Annotated[
+        list[str] | None, typer.Argument(metavar="[VIDEO]...", help="As --videos.")
+    ] = None,
     videos: Annotated[
-        list[str] | None, typer.Argument(help="Uploads to index: paths below SIGLIP_UPLOADS.")
+        list[str] | None, typer.Option(help="Uploads to index: paths below SIGLIP_UPLOADS.")
     ] = None,
     all_missing: Annotated[
         bool, typer.Option("--all-missing", help="Every upload that is not searchable yet.")
@@ -144,7 +147,7 @@ def materialize(
 
     document = materialize_uploads(
         _settings(),
-        videos or [],
+        [*(videos or []), *(more_videos or [])],
         all_missing=all_missing,
         failed=failed,
         force=force,
@@ -206,12 +209,18 @@ def models_list(json_: Json = False) -> None:
 @models_app.command("promote")
 def models_promote(
     key: Annotated[str, typer.Argument(help="The model's key, as `models list` shows it.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Even if it covers fewer videos than the active one.")
+    ] = False,
     json_: Json = False,
 ) -> None:
-    """Make searches use this model, when it covers everything and its index passed."""
+    """Make searches use this model, when it covers everything and its index passed.
+
+    Promote the old one again to go back.
+    """
     from siglip_pipeline.commands import promote_model
 
-    document = promote_model(_settings(), key)
+    document = promote_model(_settings(), key, force=force)
     if json_:
         console.print_json(document)
     else:
@@ -258,15 +267,32 @@ def db_start(json_: Json = False) -> None:
 
 
 @db_app.command("stop")
-def db_stop(json_: Json = False) -> None:
+def db_stop(
+    force: Annotated[
+        bool, typer.Option("--force", help="Even if another process is using it.")
+    ] = False,
+    json_: Json = False,
+) -> None:
     """Stop the embedded database that `db start` left running."""
     from siglip_pipeline.commands import stop_database
 
-    document = stop_database(_settings())
+    document = stop_database(_settings(), force=force)
     if json_:
         console.print_json(document)
     else:
         console.err.print("Stopped." if document["stopped"] else "It was not running.")
+
+
+@db_app.command("status")
+def db_status(json_: Json = False) -> None:
+    """Show the database's version, size, and the settings computed for this machine."""
+    from siglip_pipeline.commands import database_status
+
+    document = database_status(_settings())
+    if json_:
+        console.print_json(document)
+    else:
+        console.out.print(console.database_table(document))
 
 
 @db_app.command("env")

@@ -14,13 +14,23 @@ from siglip_pipeline.launcher import prepare_dagster_home, running, with_databas
 from siglip_pipeline.search import SearchResult, SearchService, parse_moment
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.status import PipelineStatus, collect_status
-from siglip_pipeline.store.database import Database, migrate, open_database
-from siglip_pipeline.store.embedded import EmbeddedPostgres
+from siglip_pipeline.store.database import (
+    Database,
+    embedded_server,
+    migrate,
+    open_database,
+    where,
+)
 from siglip_pipeline.store.models import Coverage, ModelRow, ModelStore
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads import UploadStore
 
 _POLL_SECONDS = 0.5
+_TUNED = (
+    *("shared_buffers", "effective_cache_size", "maintenance_work_mem", "work_mem"),
+    *("wal_level", "wal_buffers", "min_wal_size", "max_wal_size", "checkpoint_timeout"),
+    *("max_connections", "max_parallel_workers", "max_parallel_maintenance_workers", "jit"),
+)
 
 
 def pipeline_status(settings: Settings) -> PipelineStatus:
@@ -240,10 +250,10 @@ def _model_json(row: ModelRow, coverage: Coverage) -> dict[str, Any]:
     }
 
 
-def promote_model(settings: Settings, key: str) -> dict[str, Any]:
+def promote_model(settings: Settings, key: str, *, force: bool) -> dict[str, Any]:
     """Make searches use a model."""
     with open_database(settings) as database:
-        row = ModelStore(database).promote(key)
+        row = ModelStore(database).promote(key, force=force)
         return {"key": row.key, "name": row.name, "active": True}
 
 
@@ -266,7 +276,7 @@ def database_urls(settings: Settings, *, start: bool) -> dict[str, str]:
     Raises:
         EmbeddedDatabaseError: the embedded server does not run.
     """
-    server = EmbeddedPostgres(settings.home)
+    server = embedded_server(settings)
     external = settings.database_url and settings.dagster_postgres_url
     if start and not external:
         server.keep()
@@ -281,10 +291,34 @@ def database_urls(settings: Settings, *, start: bool) -> dict[str, str]:
     }
 
 
-def stop_database(settings: Settings) -> dict[str, Any]:
+def database_status(settings: Settings) -> dict[str, Any]:
+    """Where the database is, what it runs, how it is tuned, how large it is.
+
+    Returns:
+        ``{"where", "embedded", "postgres", "pgvector", "size_bytes", "settings": {name: value}}``
+    """
+    with open_database(settings) as database, database.connection() as connection:
+        version, size_bytes = connection.execute(
+            "SELECT current_setting('server_version'), pg_database_size(current_database())"
+        ).fetchone() or ("", 0)
+        tuned = connection.execute(
+            "SELECT name, current_setting(name) FROM pg_settings WHERE name = ANY(%s)"
+            " ORDER BY name",
+            [list(_TUNED)],
+        ).fetchall()
+        return {
+            "where": where(database.url),
+            "embedded": settings.database_url is None,
+            "postgres": version,
+            "pgvector": ".".join(map(str, database.pgvector_version)),
+            "size_bytes": size_bytes,
+            "settings": dict(tuned),
+        }
+
+
+def stop_database(settings: Settings, *, force: bool) -> dict[str, Any]:
     """Stop the embedded server."""
-    server = EmbeddedPostgres(settings.home)
-    return {"stopped": server.stop()}
+    return {"stopped": embedded_server(settings).stop(force=force)}
 
 
 def dagster_environment(settings: Settings) -> dict[str, str]:

@@ -91,6 +91,18 @@ def status_table(status: PipelineStatus) -> Table:
     return table
 
 
+def database_table(document: dict[str, Any]) -> Table:
+    """The document of ``db status`` as a table."""
+    table = Table(show_header=False, box=None)
+    kind = "embedded" if document["embedded"] else "external"
+    table.add_row("database", f"{document['where']} ({kind})")
+    table.add_row("versions", f"Postgres {document['postgres']}, pgvector {document['pgvector']}")
+    table.add_row("size", f"{document['size_bytes'] / 2**20:,.1f} MiB")
+    for name, value in document["settings"].items():
+        table.add_row(name, value)
+    return table
+
+
 def models_table(models: Iterable[dict[str, Any]]) -> Table:
     """Models with their coverage, the one that searches use marked."""
     table = Table()

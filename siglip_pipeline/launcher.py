@@ -27,8 +27,7 @@ import psutil
 
 from siglip_pipeline.errors import LaunchError
 from siglip_pipeline.settings import Settings, child_environment
-from siglip_pipeline.store.database import open_database
-from siglip_pipeline.store.embedded import EmbeddedPostgres
+from siglip_pipeline.store.database import embedded_server, open_database
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +177,7 @@ def with_databases(settings: Settings) -> Iterator[Settings]:
     if settings.database_url and settings.dagster_postgres_url:
         yield settings
         return
-    server = EmbeddedPostgres(settings.home)
+    server = embedded_server(settings)
     with server.lease() as url:
         yield settings.model_copy(
             update={
