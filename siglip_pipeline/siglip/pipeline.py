@@ -19,8 +19,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -28,10 +27,23 @@ import psutil
 import torch
 
 from siglip_pipeline.errors import SiglipPipelineError, VideoError
-from siglip_pipeline.records import EmbeddingBatch, FloatArray, FrameBatch
+from siglip_pipeline.records import EmbeddingBatch, FrameBatch
+from siglip_pipeline.siglip.collect import Collector
 from siglip_pipeline.siglip.device import is_out_of_memory
+from siglip_pipeline.siglip.messages import (
+    AllRead,
+    Begin,
+    Chunk,
+    Crash,
+    End,
+    Failed,
+    Frame,
+    Job,
+    Nothing,
+    Vectors,
+)
 from siglip_pipeline.siglip.model import SiglipModel
-from siglip_pipeline.siglip.preprocess import ImageBatch, Prepared, assemble, prepare
+from siglip_pipeline.siglip.preprocess import Prepared, assemble, prepare
 from siglip_pipeline.siglip.report import EngineReport, Meter
 from siglip_pipeline.siglip.runner import (
     BatchOutcome,
@@ -61,96 +73,6 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """A frame between decoding and its vector."""
-
-    video: int
-    position: int
-    """Place among the video's frames, from 0."""
-    frame_index: int
-    time_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Begin:
-    video: int
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    """Frames that are being decoded."""
-
-    frames: list[_Frame]
-    decoded: "Future[list[Prepared | ValueError]]"
-
-
-@dataclass(frozen=True, slots=True)
-class _Failed:
-    video: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    video: int
-    frames: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Vectors:
-    frames: list[_Frame]
-    vectors_ND: FloatArray
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    frames: list[_Frame]
-    batch: ImageBatch
-    capacity: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Crash:
-    """Something that no video is to blame for; raised to the caller."""
-
-    error: BaseException
-
-
-class _AllRead:
-    """The caller's videos are exhausted."""
-
-
-@dataclass(slots=True)
-class _Video:
-    """What is known of a video that was not handed back yet."""
-
-    name: str
-    frames_total: int | None = None
-    parts: list[tuple[list[_Frame], FloatArray]] = field(default_factory=list)
-    received: int = 0
-    reason: str | None = None
-
-    @property
-    def complete(self) -> bool:
-        return self.reason is not None or self.received == self.frames_total
-
-    def result(self, dim: int) -> EmbeddingBatch | VideoError:
-        if self.reason is not None:
-            return VideoError(self.name, self.reason)
-        frames = [frame for part, _ in self.parts for frame in part]
-        # With several devices batches come back in any order.
-        order = np.argsort([frame.position for frame in frames], kind="stable")
-        vectors_ND = np.concatenate([v for _, v in self.parts] or [np.empty((0, dim), np.float32)])
-        return EmbeddingBatch(
-            video=self.name,
-            frame_index_N=np.array([frames[i].frame_index for i in order], np.int64),
-            time_seconds_N=np.array([frames[i].time_seconds for i in order], np.float64),
-            embeddings_ND=vectors_ND[order],
-        )
-
-
 class _Stopped(Exception):
     """The caller is gone: a thread should end."""
 
@@ -170,7 +92,7 @@ class PipelineRun:
         self._stop = threading.Event()
         self._failed: set[int] = set()
         self._fed: queue.Queue[Any] = queue.Queue(1024)
-        self._ready: queue.Queue[_Job | None] = queue.Queue(_READY_BATCHES * len(models))
+        self._ready: queue.Queue[Job | None] = queue.Queue(_READY_BATCHES * len(models))
         self._outbox: queue.Queue[Any] = queue.Queue(1024)
         self._in_flight = 0
         self._budget = threading.Condition()
@@ -210,7 +132,7 @@ class PipelineRun:
                 pass
             except BaseException as error:
                 with contextlib.suppress(_Stopped):
-                    self._put(self._outbox, _Crash(error))
+                    self._put(self._outbox, Crash(error))
 
         thread = threading.Thread(target=guarded, name=name, daemon=True)
         self._threads.append(thread)
@@ -232,7 +154,7 @@ class PipelineRun:
 
     def _feed(self, videos: Videos) -> None:
         for number, (name, batches) in enumerate(videos):
-            self._put(self._fed, _Begin(number, name))
+            self._put(self._fed, Begin(number, name))
             count = 0
             try:
                 for batch in batches:
@@ -247,11 +169,11 @@ class PipelineRun:
             except Exception as error:
                 if not isinstance(error, SiglipPipelineError):
                     _log.warning("reading the frames of %s failed", name, exc_info=True)
-                self._put(self._fed, _Failed(number, _reason(error)))
-            self._put(self._fed, _End(number, count))
-        self._put(self._fed, _AllRead())
+                self._put(self._fed, Failed(number, _reason(error)))
+            self._put(self._fed, End(number, count))
+        self._put(self._fed, AllRead())
 
-    def _submit(self, frames: list[_Frame], jpegs: Sequence[bytes]) -> None:
+    def _submit(self, frames: list[Frame], jpegs: Sequence[bytes]) -> None:
         assert self._pool is not None
         with self._budget:
             while self._in_flight + len(frames) > self._most_in_flight():
@@ -259,7 +181,7 @@ class PipelineRun:
                     raise _Stopped
                 self._budget.wait(timeout=0.1)
             self._in_flight += len(frames)
-        self._put(self._fed, _Chunk(frames, self._pool.submit(self._decode, jpegs)))
+        self._put(self._fed, Chunk(frames, self._pool.submit(self._decode, jpegs)))
 
     def _most_in_flight(self) -> int:
         # Batches being computed, waiting, being filled and being handed to the caller.
@@ -283,25 +205,25 @@ class PipelineRun:
     # -- batches ---------------------------------------------------------------------------------
 
     def _assemble(self) -> None:
-        waiting: list[tuple[_Frame, Prepared]] = []
+        waiting: list[tuple[Frame, Prepared]] = []
         while True:
             entry = self._get(self._fed)
-            if isinstance(entry, _Chunk):
+            if isinstance(entry, Chunk):
                 waiting += self._decoded(entry)
                 while len(waiting) >= (size := self._sizes.current):
                     self._ship(waiting[:size], size)
                     waiting = waiting[size:]
                 continue
-            if isinstance(entry, _AllRead):
+            if isinstance(entry, AllRead):
                 if waiting:
                     self._ship(waiting, self._sizes.current)
                 for _ in self._models:
                     self._put(self._ready, None)
-            if isinstance(entry, _Failed):
+            if isinstance(entry, Failed):
                 self._failed.add(entry.video)
             self._put(self._outbox, entry)
 
-    def _decoded(self, chunk: _Chunk) -> list[tuple[_Frame, Prepared]]:
+    def _decoded(self, chunk: Chunk) -> list[tuple[Frame, Prepared]]:
         good = []
         for frame, picture in zip(chunk.frames, chunk.decoded.result(), strict=True):
             if frame.video in self._failed:
@@ -313,16 +235,16 @@ class PipelineRun:
         self._release(len(chunk.frames) - len(good))
         return good
 
-    def _fail(self, frame: _Frame, what: str) -> None:
+    def _fail(self, frame: Frame, what: str) -> None:
         self._failed.add(frame.video)
         reason = f"frame {frame.frame_index} at {frame.time_seconds:.3f} s: {what}"
-        self._put(self._outbox, _Failed(frame.video, reason))
+        self._put(self._outbox, Failed(frame.video, reason))
 
-    def _ship(self, pictures: list[tuple[_Frame, Prepared]], capacity: int) -> None:
+    def _ship(self, pictures: list[tuple[Frame, Prepared]], capacity: int) -> None:
         batch = assemble([picture for _, picture in pictures])
         if self._device_resizes:
             batch = batch.pinned()
-        self._put(self._ready, _Job([frame for frame, _ in pictures], batch, capacity))
+        self._put(self._ready, Job([frame for frame, _ in pictures], batch, capacity))
 
     # -- the model -------------------------------------------------------------------------------
 
@@ -333,49 +255,51 @@ class PipelineRun:
     def _work_cuda(self, model: SiglipModel) -> None:
         """As :meth:`_work`, with the next batch copied and launched while the last one computes."""
         copies = torch.cuda.Stream(model.torch_device)  # type: ignore[no-untyped-call]
-        running: tuple[_Job, Launched] | None = None
+        running: tuple[Job, Launched] | None = None
         with torch.cuda.device(model.torch_device):
             while True:
                 job = self._next_job(wait=running is None)
-                if isinstance(job, _Job):
+                if isinstance(job, Job):
                     launched = self._launch_copied(model, job, copies)
                 if running is not None:
                     self._deliver(running[0], finish(running[1], self._sizes), model)
                     running = None
                 if job is None:
                     return
-                if isinstance(job, _Job):
+                if isinstance(job, Job):
                     if launched is None:  # no memory for it beside the one before: alone, in halves
                         self._deliver(job, run_halves(model, job.batch, self._sizes), model)
                     else:
                         running = (job, launched)
 
-    def _next_job(self, *, wait: bool) -> "_Job | _Nothing | None":
+    def _next_job(self, *, wait: bool) -> "Job | Nothing | None":
         if wait:
-            job: _Job | None = self._get(self._ready)
+            job: Job | None = self._get(self._ready)
             return job
         try:
             return self._ready.get_nowait()
         except queue.Empty:
-            return _Nothing()
+            return Nothing()
 
     def _launch_copied(
-        self, model: SiglipModel, job: _Job, copies: "torch.cuda.Stream"
+        self, model: SiglipModel, job: Job, copies: "torch.cuda.Stream"
     ) -> Launched | None:
         computing = torch.cuda.current_stream()
         try:
             with torch.cuda.stream(copies):
                 copied = job.batch.to(model.torch_device)
             computing.wait_stream(copies)
-            for _, pixels, *_ in copied.groups:
-                pixels.record_stream(computing)  # not to be reused before the model has read it
+            for group in copied.groups:  # not to be reused before the model has read them
+                for tensor in (group.pixels_NHWC, group.rows):
+                    if tensor is not None:
+                        tensor.record_stream(computing)
             return launch(model, job.batch, copied)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
         return None
 
-    def _deliver(self, job: _Job, outcome: BatchOutcome, model: SiglipModel) -> None:
+    def _deliver(self, job: Job, outcome: BatchOutcome, model: SiglipModel) -> None:
         self.meter.batch(
             frames=len(job.frames),
             capacity=max(job.capacity, len(job.frames)),
@@ -387,7 +311,7 @@ class PipelineRun:
         for i in np.flatnonzero(~np.isfinite(outcome.vectors_ND).all(axis=1)):
             remedy = "" if model.dtype == "float32" else "; set SIGLIP_DTYPE=float32"
             self._fail(job.frames[i], f"its vector is not finite in {model.dtype}{remedy}")
-        self._put(self._outbox, _Vectors(job.frames, outcome.vectors_ND))
+        self._put(self._outbox, Vectors(job.frames, outcome.vectors_ND))
 
     # -- results ---------------------------------------------------------------------------------
 
@@ -397,45 +321,26 @@ class PipelineRun:
         Raises:
             Exception: what a thread died of.
         """
-        open_videos: dict[int, _Video] = {}
-        following = 0
+        collector = Collector(dim=self._models[0].spec.dim)
         all_read = False
-        while not (all_read and not open_videos):
+        while not (all_read and collector.empty):
             try:
                 entry = self._outbox.get(timeout=0.5)
             except queue.Empty:
                 yield None
                 continue
-            if isinstance(entry, _Crash):
+            if isinstance(entry, Crash):
                 raise entry.error
-            if isinstance(entry, _AllRead):
+            if isinstance(entry, AllRead):
                 all_read = True
-            self._take(entry, open_videos)
-            while following in open_videos and open_videos[following].complete:
-                video = open_videos.pop(following)
-                following += 1
-                self.meter.video(failed=video.reason is not None)
-                yield video.result(self._models[0].spec.dim)
+                continue
+            if isinstance(entry, Vectors):
+                self._release(len(entry.frames))
+            collector.take(entry)
+            for result in collector.complete():
+                self.meter.video(failed=isinstance(result, VideoError))
+                yield result
             yield None
-
-    def _take(self, entry: Any, open_videos: dict[int, _Video]) -> None:
-        if isinstance(entry, _Begin):
-            open_videos[entry.video] = _Video(entry.name)
-        elif isinstance(entry, _End) and entry.video in open_videos:
-            open_videos[entry.video].frames_total = entry.frames
-        elif isinstance(entry, _Failed) and entry.video in open_videos:
-            video = open_videos[entry.video]
-            video.reason = video.reason or entry.reason
-            video.parts.clear()
-        elif isinstance(entry, _Vectors):
-            self._release(len(entry.frames))
-            for number, rows in _by_video(entry.frames):
-                video_or_none = open_videos.get(number)
-                if video_or_none is not None and video_or_none.reason is None:
-                    video_or_none.parts.append(
-                        ([entry.frames[i] for i in rows], entry.vectors_ND[rows])
-                    )
-                    video_or_none.received += len(rows)
 
     def report(self) -> EngineReport:
         """The figures so far."""
@@ -450,28 +355,17 @@ class PipelineRun:
         )
 
 
-class _Nothing:
-    """No batch is ready yet."""
-
-
 def _chunks(
     video: int, position: int, batch: FrameBatch
-) -> Iterator[tuple[list[_Frame], Sequence[bytes]]]:
+) -> Iterator[tuple[list[Frame], Sequence[bytes]]]:
     """The batch in tasks for the decoding threads."""
     for begin in range(0, len(batch), _DECODED_AT_ONCE):
         end = min(begin + _DECODED_AT_ONCE, len(batch))
         frames = [
-            _Frame(video, position + i, int(batch.frame_index_N[i]), float(batch.time_seconds_N[i]))
+            Frame(video, position + i, int(batch.frame_index_N[i]), float(batch.time_seconds_N[i]))
             for i in range(begin, end)
         ]
         yield frames, batch.jpegs[begin:end]
-
-
-def _by_video(frames: list[_Frame]) -> Iterator[tuple[int, list[int]]]:
-    rows: dict[int, list[int]] = {}
-    for i, frame in enumerate(frames):
-        rows.setdefault(frame.video, []).append(i)
-    yield from rows.items()
 
 
 def _reason(error: Exception) -> str:

@@ -12,7 +12,8 @@ Pictures travel as uint8, a quarter of the bytes of float32.
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -48,12 +49,26 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """Pictures of a batch that have the same shape and the same target."""
+
+    positions: torch.Tensor
+    """int64 [n] on the host: places in the batch."""
+    pixels_NHWC: torch.Tensor
+    """uint8 [n, H, W, 3 or 4]"""
+    height: int
+    """Target height in pixels."""
+    width: int
+    rows: torch.Tensor | None = None
+    """``positions`` on the device that ``pixels_NHWC`` is on."""
+
+
+@dataclass(frozen=True, slots=True)
 class ImageBatch:
-    """A batch on the host: pictures of equal shape lie together, ready to be carried over."""
+    """A batch of pictures, ready to be carried to the device."""
 
     count: int
-    groups: tuple[tuple[torch.Tensor, torch.Tensor, int, int], ...]
-    """Per group: positions in the batch [n], pixels uint8 [n, H, W, C], target height and width."""
+    groups: tuple[Group, ...]
 
     def __len__(self) -> int:
         return self.count
@@ -64,23 +79,38 @@ class ImageBatch:
         halves = []
         for begin, end in ((0, middle), (middle, self.count)):
             groups = []
-            for positions, pixels, height, width in self.groups:
-                inside = (positions >= begin) & (positions < end)
+            for group in self.groups:
+                inside = (group.positions >= begin) & (group.positions < end)
                 if bool(inside.any()):
-                    groups.append((positions[inside] - begin, pixels[inside], height, width))
+                    positions = group.positions[inside] - begin
+                    pixels = group.pixels_NHWC[inside]
+                    groups.append(Group(positions, pixels, group.height, group.width))
             halves.append(ImageBatch(end - begin, tuple(groups)))
         return halves[0], halves[1]
 
     def to(self, device: torch.device) -> "ImageBatch":
         """The batch on ``device``; asynchronous where the batch is pinned."""
-        moved = tuple((p, x.to(device, non_blocking=True), h, w) for p, x, h, w in self.groups)
+        moved = tuple(
+            replace(
+                group,
+                pixels_NHWC=group.pixels_NHWC.to(device, non_blocking=True),
+                rows=group.positions.to(device, non_blocking=True),
+            )
+            for group in self.groups
+        )
         return ImageBatch(self.count, moved)
 
     def pinned(self) -> "ImageBatch":
         """The batch in page-locked memory, from which a GPU copies without the CPU's help."""
-        return ImageBatch(
-            self.count, tuple((p, x.pin_memory(), h, w) for p, x, h, w in self.groups)
+        pinned = tuple(
+            replace(
+                group,
+                positions=group.positions.pin_memory(),
+                pixels_NHWC=group.pixels_NHWC.pin_memory(),
+            )
+            for group in self.groups
         )
+        return ImageBatch(self.count, pinned)
 
 
 def target_size(height: int, width: int, recipe: Recipe) -> tuple[int, int]:
@@ -225,8 +255,13 @@ def assemble(pictures: Sequence[Prepared]) -> ImageBatch:
     return ImageBatch(
         len(pictures),
         tuple(
-            (torch.tensor(rows), torch.stack([pictures[i].pixels_HWC for i in rows]), height, width)
-            for (_, height, width), rows in groups.items()
+            Group(
+                torch.tensor(places),
+                torch.stack([pictures[i].pixels_HWC for i in places]),
+                height,
+                width,
+            )
+            for (_, height, width), places in groups.items()
         ),
     )
 
@@ -249,29 +284,33 @@ def model_inputs(batch: ImageBatch, recipe: Recipe, dtype: torch.dtype) -> Model
     the longest picture of this batch rather than ``max_num_patches``, ``spatial_shapes`` [N, 2]
     and, where lengths differ, ``pixel_attention_mask`` [N, P].
     """
-    device = batch.groups[0][1].device
-    scale = torch.tensor([recipe.scale / s for s in recipe.std], device=device)
-    shift = torch.tensor(
-        [-m / s for m, s in zip(recipe.mean, recipe.std, strict=True)], device=device
-    )
-
-    def normalised(pixels_NHWC: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        resized = _resize(pixels_NHWC, height, width, recipe)[..., :3]
-        return resized.to(torch.float32).mul_(scale).add_(shift).to(dtype)
-
+    parts = []
+    for group in batch.groups:
+        resized = _resize(group.pixels_NHWC, group.height, group.width, recipe)[..., :3]
+        scale, shift = _scale_and_shift(recipe, resized.device)
+        parts.append(resized.to(torch.float32).mul_(scale).add_(shift).to(dtype))
     if recipe.size is not None:
-        pixels_NHWC = _gather(batch, [normalised(x, h, w) for _, x, h, w in batch.groups])
+        pixels_NHWC = _gather(batch, parts)
         count = len(batch) * (recipe.size // recipe.patch_size) ** 2
         return ModelInputs({"pixel_values": pixels_NHWC.permute(0, 3, 1, 2)}, count, 0)
-    return _naflex_inputs(batch, recipe, [normalised(x, h, w) for _, x, h, w in batch.groups])
+    return _naflex_inputs(batch, recipe, parts)
+
+
+@lru_cache(maxsize=16)
+def _scale_and_shift(recipe: Recipe, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    # Kept: making a tensor on a GPU from numbers waits for all that the GPU has to do before.
+    scale = [recipe.scale / std for std in recipe.std]
+    shift = [-mean / std for mean, std in zip(recipe.mean, recipe.std, strict=True)]
+    return torch.tensor(scale, device=device), torch.tensor(shift, device=device)
 
 
 def _gather(batch: ImageBatch, parts: list[torch.Tensor]) -> torch.Tensor:
+    """The groups' parts in the order of the batch."""
     if len(parts) == 1:
         return parts[0]
     result = parts[0].new_empty((len(batch), *parts[0].shape[1:]))
-    for (positions, *_), part in zip(batch.groups, parts, strict=True):
-        result[positions.to(part.device)] = part
+    for group, part in zip(batch.groups, parts, strict=True):
+        result[group.positions if group.rows is None else group.rows] = part
     return result
 
 
@@ -281,8 +320,8 @@ def _naflex_inputs(
     patch = recipe.patch_size
     device = parts_NHWC[0].device
     shapes = torch.empty((len(batch), 2), dtype=torch.int64)
-    for positions, _, height, width in batch.groups:
-        shapes[positions] = torch.tensor([height // patch, width // patch])
+    for group in batch.groups:
+        shapes[group.positions] = torch.tensor([group.height // patch, group.width // patch])
     lengths = shapes.prod(dim=1)
     longest = int(lengths.max())
     padded = []
@@ -293,8 +332,11 @@ def _naflex_inputs(
         patches = patches.reshape(n, rows * columns, patch * patch * channels)
         padded.append(torch.nn.functional.pad(patches, (0, 0, 0, longest - rows * columns)))
     real = int(lengths.sum())
+    # The shapes stay on the host: the model reads them number by number.
     arguments = {"pixel_values": _gather(batch, padded), "spatial_shapes": shapes}
     if real < len(batch) * longest:
-        mask = torch.arange(longest)[None, :] < lengths[:, None]
-        arguments["pixel_attention_mask"] = mask.to(torch.int32).to(device)
+        mask = (torch.arange(longest)[None, :] < lengths[:, None]).to(torch.int32)
+        if device.type == "cuda":
+            mask = mask.pin_memory()
+        arguments["pixel_attention_mask"] = mask.to(device, non_blocking=True)
     return ModelInputs(arguments, real, len(batch) * longest - real)

@@ -140,7 +140,10 @@ def finish(launched: Launched, sizes: BatchSize) -> BatchOutcome:
         arrived.synchronize()
         seconds = began.elapsed_time(ended) / 1000
     sizes.measured(len(launched.batch), seconds)
-    return BatchOutcome(launched.vectors_ND.numpy(), seconds, launched.patches, launched.padding)
+    vectors_ND = launched.vectors_ND.numpy()
+    if launched.events is not None:
+        vectors_ND = vectors_ND.copy()  # a long video must not hold on to page-locked memory
+    return BatchOutcome(vectors_ND, seconds, launched.patches, launched.padding)
 
 
 def run_batch(model: SiglipModel, batch: ImageBatch, sizes: BatchSize) -> BatchOutcome:
