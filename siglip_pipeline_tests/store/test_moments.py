@@ -1,0 +1,86 @@
+"""Moments: they tile a video, keep alike frames together, and part unlike ones."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from siglip_pipeline.store.moments import MAX_FRAMES, Moments, cut_moments
+from siglip_pipeline_tests.store import made
+
+
+def cut(vectors_ND: np.ndarray, threshold: float = 0.9, max_frames: int = MAX_FRAMES) -> Moments:
+    batch = made.batch("v", vectors_ND.astype(np.float32))
+    return cut_moments(
+        batch.embeddings_ND,
+        batch.frame_index_N,
+        batch.time_seconds_N,
+        threshold=threshold,
+        max_frames=max_frames,
+    )
+
+
+def test_a_scene_is_a_moment() -> None:
+    moments = cut(made.footage(3, frames=24))
+    assert moments.first_frame_M.tolist() == [0, 200, 400]
+    assert moments.last_frame_M.tolist() == [175, 375, 575]
+    assert moments.start_seconds_M.tolist() == [0.0, 8.0, 16.0]
+    assert moments.end_seconds_M.tolist() == [8.0, 16.0, 24.0]
+
+
+@given(
+    seed=st.integers(0, 1000),
+    frames=st.integers(1, 60),
+    noise=st.floats(0.0, 0.6),
+    threshold=st.floats(0.5, 0.99),
+    max_frames=st.integers(1, 20),
+)
+@settings(deadline=None, max_examples=60)
+def test_moments_tile_the_video_in_order(
+    seed: int, frames: int, noise: float, threshold: float, max_frames: int
+) -> None:
+    vectors_ND = made.footage(seed, frames=frames, noise=noise)
+    moments = cut(vectors_ND, threshold, max_frames)
+    assert moments.frames == frames
+    assert moments.start_row_M[0] == 0
+    lengths = np.diff(np.append(moments.start_row_M, frames))
+    assert (lengths >= 1).all()
+    assert (lengths <= max_frames).all()
+    assert moments.end_seconds_M[:-1].tolist() == moments.start_seconds_M[1:].tolist()
+    assert (
+        moments.last_frame_M.tolist()
+        == ((np.append(moments.start_row_M[1:], frames) - 1) * 25).tolist()
+    )
+    np.testing.assert_allclose(np.linalg.norm(moments.means_MD, axis=1), 1, atol=1e-5)
+    for start, length, mean_D in zip(moments.start_row_M, lengths, moments.means_MD, strict=True):
+        total_D = vectors_ND[start : start + length].sum(axis=0)
+        np.testing.assert_allclose(mean_D, total_D / np.linalg.norm(total_D), atol=1e-4)
+
+
+def test_the_mean_runs_along_with_a_slow_change() -> None:
+    """Each frame is near the last one, but the far end has left the mean behind."""
+    angles = np.linspace(0, np.pi / 2, 40)
+    turning_ND = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    assert 1 < len(cut(turning_ND, 0.95)) < 6
+
+
+def test_a_static_camera_is_cut_into_pieces() -> None:
+    still_ND = np.tile(made.footage(1, frames=1), (200, 1))
+    assert np.diff(cut(still_ND).start_row_M).tolist() == [MAX_FRAMES] * 3
+
+
+def test_no_frames_no_moments() -> None:
+    moments = cut(np.zeros((0, 4)))
+    assert len(moments) == 0
+    assert moments.means_MD.shape == (0, 4)
+
+
+def test_one_frame_is_a_moment_of_a_second() -> None:
+    moments = cut(made.footage(1, frames=1))
+    assert (moments.start_seconds_M[0], moments.end_seconds_M[0]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("threshold", "fewer"), [(0.9, 0.999), (0.5, 0.9)])
+def test_a_lower_threshold_cuts_less(threshold: float, fewer: float) -> None:
+    vectors_ND = made.footage(5, frames=60, noise=0.1)
+    assert len(cut(vectors_ND, threshold)) < len(cut(vectors_ND, fewer))

@@ -1,0 +1,178 @@
+"""Search answers with k moments, the right ones, whatever the index and the filter."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from siglip_pipeline.errors import NothingIndexedError, QueryError
+from siglip_pipeline.records import FloatArray
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.index import build_index
+from siglip_pipeline.store.index_kinds import KINDS
+from siglip_pipeline.store.models import ModelRow, ModelStore
+from siglip_pipeline.store.search import FrameHit, search_frames
+from siglip_pipeline.store.videos import VideoStore
+from siglip_pipeline_tests.store import made
+
+VIDEOS = 12
+
+
+@dataclass(frozen=True)
+class Indexed:
+    database: Database
+    model: ModelRow
+
+    def search(self, query_D: FloatArray, k: int = 5, **filters: object) -> list[FrameHit]:
+        return search_frames(self.database, self.model, query_D, k=k, **filters)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def indexed(module_database: Database, request: pytest.FixtureRequest) -> Indexed:
+    """The same collection under each kind of index in turn."""
+    model_id = made.collection(module_database, videos=VIDEOS)
+    made.load(module_database, model_id, "v05.mp4", made.footage(5))
+    settings = made.settings(index_kind=request.param, index_min_recall=0.0)
+    report = build_index(module_database, model_id, settings=settings, force=True)
+    assert report.published, report.reason
+    return Indexed(module_database, ModelStore(module_database).get(model_id))
+
+
+def query_at(video: int, row: int) -> FloatArray:
+    vector_D: FloatArray = made.footage(video)[row]
+    return vector_D
+
+
+def truth(query_D: FloatArray) -> list[tuple[str, int, float]]:
+    """The best frame of each moment, best first: a scene is a moment here."""
+    best = []
+    for video in range(VIDEOS):
+        scores_N = made.footage(video) @ query_D
+        for start in range(0, len(scores_N), made.SCENE):
+            row = start + int(np.argmax(scores_N[start : start + made.SCENE]))
+            best.append((f"v{video:02d}.mp4", 25 * row, float(scores_N[row])))
+    return sorted(best, key=lambda hit: -hit[2])
+
+
+@pytest.mark.parametrize("row", [0, 9, 23])
+def test_a_stored_frame_finds_itself_first(indexed: Indexed, row: int) -> None:
+    hit = indexed.search(query_at(5, row))[0]
+    assert (hit.video, hit.frame_index, hit.time_seconds) == ("v05.mp4", 25 * row, float(row))
+    assert hit.score == pytest.approx(1, abs=2e-3)
+    assert hit.score <= 1
+    assert hit.moment_start_seconds == row // made.SCENE * made.SCENE
+    assert hit.moment_end_seconds == hit.moment_start_seconds + made.SCENE
+
+
+def test_hits_are_the_best_frames_of_the_best_moments(indexed: Indexed) -> None:
+    query_D = made.footage(77)[0]
+    hits = indexed.search(query_D, k=6)
+    expected = truth(query_D)[:6]
+    assert [(hit.video, hit.frame_index) for hit in hits] == [hit[:2] for hit in expected]
+    np.testing.assert_allclose([h.score for h in hits], [e[2] for e in expected], atol=2e-3)
+
+
+@pytest.mark.parametrize("k", [1, 7, VIDEOS * 3, 1000])
+def test_k_moments_are_returned_when_there_are_k(indexed: Indexed, k: int) -> None:
+    hits = indexed.search(query_at(3, 3), k=k)
+    assert len(hits) == min(k, VIDEOS * 3)
+    assert len({(hit.video, hit.moment_start_seconds) for hit in hits}) == len(hits)
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+def test_videos_can_be_chosen(indexed: Indexed) -> None:
+    hits = indexed.search(query_at(3, 3), k=6, videos=["v07.mp4", "v09.mp4"])
+    assert len(hits) == 6
+    assert {hit.video for hit in hits} == {"v07.mp4", "v09.mp4"}
+    assert indexed.search(query_at(3, 3), videos=[]) == []
+
+
+def test_a_time_range_is_half_open(indexed: Indexed) -> None:
+    hits = indexed.search(query_at(3, 3), k=100, time_range=(7.0, 9.0))
+    assert {hit.time_seconds for hit in hits} == {7.0, 8.0}
+    assert len(hits) == 2 * VIDEOS, "two moments of each video reach into the range"
+
+
+def test_uploads_can_be_chosen_by_time(indexed: Indexed) -> None:
+    after = datetime.fromtimestamp(1e9 + 3, UTC)
+    before = datetime.fromtimestamp(1e9 + 5, UTC)
+    hits = indexed.search(query_at(8, 3), k=100, uploaded_after=after, uploaded_before=before)
+    assert {hit.video for hit in hits} == {"v03.mp4", "v04.mp4"}
+    assert len(hits) == 6
+
+
+def test_one_video_does_not_crowd_out_the_others(indexed: Indexed) -> None:
+    hits = indexed.search(query_at(3, 3), k=VIDEOS, max_per_video=1)
+    assert len({hit.video for hit in hits}) == VIDEOS
+
+
+def test_searching_harder_does_not_find_less(indexed: Indexed) -> None:
+    query_D = made.footage(78)[0]
+    assert indexed.search(query_D, ef_search=800)[0].score == pytest.approx(
+        truth(query_D)[0][2], abs=2e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        ({"k": 0}, "k=0 is not between 1 and 1000"),
+        ({"k": 1001}, "k=1001"),
+        ({"time_range": (3.0, 3.0)}, "does not start before it ends"),
+        ({"max_per_video": 0}, "max_per_video=0"),
+        ({"videos": ["v00.mp4", "gone.mp4"]}, r"no video 'gone\.mp4' \(1 of 2 unknown\)"),
+    ],
+)
+def test_queries_that_make_no_sense_say_why(
+    indexed: Indexed, filters: dict[str, object], message: str
+) -> None:
+    with pytest.raises(QueryError, match=message):
+        indexed.search(query_at(1, 1), **filters)  # type: ignore[arg-type]
+
+
+def test_a_query_of_another_model_is_refused(indexed: Indexed) -> None:
+    with pytest.raises(QueryError, match=r"shape \(16,\)"):
+        indexed.search(np.ones(16, np.float32))
+
+
+def test_nothing_is_indexed_before_the_first_publication(database: Database) -> None:
+    model_id = made.collection(database, videos=1)
+    with pytest.raises(NothingIndexedError, match="materialize similarity_index"):
+        search_frames(database, ModelStore(database).get(model_id), query_at(0, 0), k=1)
+
+
+@pytest.mark.parametrize("kind", ["moments", "hnsw", "hnsw_binary", "exact"])
+def test_changes_between_generations_are_searchable_at_once(database: Database, kind: str) -> None:
+    model_id = made.collection(database, videos=4)
+    settings = made.settings(index_kind=kind, index_min_recall=0.0)
+    build_index(database, model_id, settings=settings, force=True)
+    found = Indexed(database, ModelStore(database).get(model_id))
+    added_ND, changed_ND = made.footage(50), made.footage(51)
+
+    made.load(database, model_id, "new.mp4", added_ND)
+    assert found.search(added_ND[9])[0].video == "new.mp4"
+
+    made.load(database, model_id, "v02.mp4", changed_ND)
+    hits = found.search(changed_ND[9], k=1)
+    assert (hits[0].video, hits[0].frame_index) == ("v02.mp4", 225)
+    old_ND = made.footage(2)
+    assert all(hit.score < 0.9 for hit in found.search(old_ND[0], k=100)), "its old frames are gone"
+
+    VideoStore(database).delete("new.mp4")
+    hits = found.search(added_ND[9], k=100)
+    assert len(hits) == 12
+    assert {hit.video for hit in hits} == {f"v0{i}.mp4" for i in range(4)}
+
+
+def test_ties_go_by_path_and_frame(database: Database) -> None:
+    """Copies of one video, as after an upload under several names."""
+    model_id = ModelStore(database).register(made.spec())
+    same_ND = made.footage(1)
+    for path in ("c.mp4", "a.mp4", "b.mp4"):
+        made.load(database, model_id, path, same_ND)
+    for kind in ("exact", "moments"):
+        build_index(database, model_id, settings=made.settings(index_kind=kind))
+        model = ModelStore(database).get(model_id)
+        hits = search_frames(database, model, same_ND[3], k=3)
+        assert [hit.video for hit in hits] == ["a.mp4", "b.mp4", "c.mp4"]
