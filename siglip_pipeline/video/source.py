@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from siglip_pipeline.errors import UploadError
+
 HASH_BLOCK_BYTES: Final = 2**20
 
 
@@ -76,16 +78,28 @@ class FrontierHash:
 
 
 class HashedFile:
-    """A read-only file that hashes what it reads; the interface that PyAV asks for."""
+    """A read-only file that hashes what it reads; the interface that PyAV asks for.
+
+    A storage that fails in the middle is not taken for a file that ends there.
+    """
 
     def __init__(self, file: BinaryIO, hasher: FrontierHash) -> None:
         self._file = file
         self._hasher = hasher
 
     def read(self, size: int = -1) -> bytes:
-        """Read from the current position, at most ``size`` bytes."""
+        """Read from the current position, at most ``size`` bytes.
+
+        Raises:
+            UploadError: the storage failed.
+        """
         position = self._file.tell()
-        block = self._file.read(size)
+        try:
+            block = self._file.read(size)
+        except Exception as error:  # each storage has exceptions of its own
+            raise UploadError(
+                f"the storage failed after {position} bytes: {error}; materialize it again"
+            ) from error
         self._hasher.feed(position, block)
         return block
 

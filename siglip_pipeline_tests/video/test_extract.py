@@ -18,12 +18,14 @@ import psutil
 import pytest
 from PIL import Image
 
-from siglip_pipeline.errors import FrameStoreError, VideoError
+from siglip_pipeline.errors import FrameStoreError, UploadError, VideoError
 from siglip_pipeline.records import Upload
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.extract import DecodeOptions, FrameReport, extract_frames, extract_many
 from siglip_pipeline.video.frame_store import FrameStore
+from siglip_pipeline.video.probe import scan
+from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline_tests.video.rendering import numbered_picture, read_number, render
 
 OPTIONS = DecodeOptions(stall_seconds=20)
@@ -258,6 +260,8 @@ def test_children_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None
         from siglip_pipeline.uploads import UploadStore
         from siglip_pipeline.video.extract import extract_frames
         from siglip_pipeline.video.frame_store import FrameStore
+from siglip_pipeline.video.probe import scan
+from siglip_pipeline.video.source import MediaSource
         extract_frames(
             Upload(path="hang.mp4", size_bytes=1), UploadStore({str(tmp_path)!r}),
             FrameStore({str(tmp_path / "frames")!r}), sampling="fps:1",
@@ -387,3 +391,45 @@ def test_a_frame_store_that_cannot_be_written_ends_the_batch(
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(FrameStoreError, match="SIGLIP_FRAME_STORE"):
         run_batch(uploads, FrameStore(tmp_path / "file"), options=OPTIONS)
+
+
+def test_memory_does_not_grow_with_duration(uploads: UploadStore, frame_store: FrameStore) -> None:
+    """A quarter of an hour takes no more than a minute does."""
+    pictures = [numbered_picture(n % 50) for n in range(60)]
+    short = render(folder(uploads) / "1.mkv", pictures=pictures, rate=1, options={"bf": "2"})
+    long = render(folder(uploads) / "15.mkv", pictures=pictures * 15, rate=1, options={"bf": "2"})
+    peaks = []
+    for path in (short, long):
+        report = extract_frames(
+            uploads.get(path.name), uploads, frame_store, sampling="every:1", options=OPTIONS
+        )
+        peaks.append(report.peak_memory_bytes)
+    assert report.frames == 900
+    assert peaks[1] < 1.2 * peaks[0]
+
+
+def test_a_storage_that_fails_is_not_a_file_that_ends(uploads: UploadStore, tmp_path: Path) -> None:
+    raw = render(folder(uploads) / "a.mkv", frames=100).read_bytes()
+
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() > len(raw) // 2:
+                raise ConnectionError("connection reset")
+            return super().read(size)
+
+    source = MediaSource("a.mkv", opener=lambda: Failing(raw))
+    with pytest.raises(UploadError, match=r"storage failed after .* connection reset"):
+        scan(source)
+
+
+def test_the_pipelines_own_process_needs_no_decoder() -> None:
+    code = (
+        "import sys; import siglip_pipeline.video.extract, siglip_pipeline.video.frame_store, "
+        "siglip_pipeline.video.sampling, siglip_pipeline.uploads; "
+        "print(sorted({'av', 'torch', 'dagster'} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
