@@ -217,7 +217,8 @@ class _Pass:
                 if step == Step.SKIP:
                     skipped = True
                     continue
-                if skipped and self.counts.packets_given:
+                # Within a group only packets that leave no trace are skipped.
+                if skipped and packet.is_keyframe and self.counts.packets_given:
                     yield from self._give(stream, None)
                     context.flush_buffers()
                 skipped = False

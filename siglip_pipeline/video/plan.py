@@ -20,7 +20,7 @@ class Step(IntEnum):
     """What to do with one packet."""
 
     SKIP = 0
-    """Do not give it to the decoder."""
+    """Do not give it to the decoder: its group is not needed, or nothing refers to it."""
     REFERENCE = 1
     """Decode it if other frames refer to it."""
     TARGET = 2
@@ -60,7 +60,9 @@ def plan_decode(packets: PacketIndex, target_N: IntArray) -> DecodePlan:
     group = np.searchsorted(starts, target_P, side="right") - 1
     for start, end, last in _spans(packets, starts, ends, target_P, group):
         del end
-        steps[start : last + 1] = Step.REFERENCE
+        steps[start : last + 1] = np.where(
+            packets.reference_P[start : last + 1], Step.REFERENCE, Step.SKIP
+        )
     steps[target_P] = Step.TARGET
     return DecodePlan(steps_P=steps, target_N=target_N)
 

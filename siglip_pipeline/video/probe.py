@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import IntArray, VideoInfo
+from siglip_pipeline.video.av1 import ReferenceReader
 from siglip_pipeline.video.geometry import (
     DISPLAY_MATRIX,
     DisplayGeometry,
@@ -52,6 +53,9 @@ class PacketIndex:
 
     pts_P: IntArray
     key_P: BoolArray
+    reference_P: BoolArray
+    """False where the stream itself says that nothing refers to the packet (AV1 only: decoders of
+    other codecs find that out themselves)."""
     size_P: IntArray
     packet_N: IntArray
     """The packet of each frame."""
@@ -265,13 +269,16 @@ def _read_packets(
     on_progress: Callable[[int], None],
 ) -> PacketIndex:
     pts: list[int | None] = []
-    keys, discards = bytearray(), bytearray()
+    keys, discards, references = bytearray(), bytearray(), bytearray()
+    is_av1 = stream.codec.canonical_name == "av1"
+    reader = ReferenceReader(stream.codec_context.extradata) if is_av1 else None
     sizes: list[int] = []
     last_pts, last_duration = None, 0
     for packet in demux(container, stream):
         pts.append(packet.pts)
         keys.append(packet.is_keyframe)
         discards.append(packet.is_discard)
+        references.append(reader is None or reader.is_reference(memoryview(packet)))
         sizes.append(packet.size)
         if packet.pts is not None and (last_pts is None or packet.pts >= last_pts):
             last_pts, last_duration = packet.pts, packet.duration or 0
@@ -286,6 +293,7 @@ def _read_packets(
         pts,
         key_P=np.frombuffer(keys, np.bool_),
         discard_P=np.frombuffer(discards, np.bool_),
+        reference_P=np.frombuffer(references, np.bool_),
         size_P=np.array(sizes, np.int64),
         last_duration=last_duration,
         frame_duration=_frame_duration(stream),
@@ -307,6 +315,7 @@ def build_index(
     *,
     key_P: BoolArray,
     discard_P: BoolArray,
+    reference_P: BoolArray,
     size_P: IntArray,
     last_duration: int,
     frame_duration: int,
@@ -333,6 +342,7 @@ def build_index(
     return PacketIndex(
         pts_P=pts_P,
         key_P=key_P,
+        reference_P=reference_P,
         size_P=size_P,
         packet_N=packet_N.astype(np.int64),
         pts_N=pts_N.astype(np.int64),

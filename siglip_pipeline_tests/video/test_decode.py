@@ -187,6 +187,24 @@ def test_nothing_is_decoded_that_is_neither_reference_nor_target(
         assert counts.frames_decoded < 0.45 * len(scanned.packets)
 
 
+def test_av1_frames_that_nothing_refers_to_are_left_out(rendered: Path) -> None:
+    """Which those are is checked against the decoder: without them all others stay as they are."""
+    path = rendered / "av1.mp4"
+    source = MediaSource(path.name, path=path)
+    scanned = scan(source)
+    unreferenced = np.flatnonzero(~scanned.packets.reference_P)
+    assert 10 <= unreferenced.size <= 60
+    truth = sequential(path, scanned.stream_index)
+    others = np.flatnonzero(scanned.packets.reference_P[scanned.packets.packet_N])
+    counts = DecodeCounts()
+    plan = plan_decode(scanned.packets, others)
+    frames = list(decode_frames(source, scanned, plan, counts=counts))
+    assert {f.pts: digest(f.frame) for f in frames}.items() <= truth.items()
+    assert len(frames) == others.size
+    assert counts.frames_decoded == others.size
+    assert counts.full_passes == 0
+
+
 def test_groups_without_a_target_are_left_out(rendered: Path) -> None:
     scanned, _, _, counts = planned(rendered / "h264_no_b.mp4", "fps:1/60")
     assert counts.packets_given == 1

@@ -234,6 +234,7 @@ def test_equal_timestamps_count_once() -> None:
         [0, 1, 1, 2],
         key_P=np.array([True, False, False, False]),
         discard_P=np.zeros(4, bool),
+        reference_P=np.ones(4, bool),
         size_P=np.ones(4, np.int64),
         last_duration=0,
         frame_duration=1,
