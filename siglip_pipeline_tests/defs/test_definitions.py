@@ -1,0 +1,43 @@
+"""The inventory: what Dagster shows. A change here is meant to be noticed."""
+
+import dagster as dg
+
+from siglip_pipeline.definitions import defs
+
+
+def test_inventory() -> None:
+    graph = defs.resolve_asset_graph()
+    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {
+        *("uploads", "video_frames", "frame_embeddings", "similarity_index"),
+    }
+    parents = {
+        key.to_user_string(): {parent.to_user_string() for parent in graph.get(key).parent_keys}
+        for key in graph.get_all_asset_keys()
+    }
+    assert parents == {
+        "uploads": set(),
+        "video_frames": {"uploads"},
+        "frame_embeddings": {"video_frames"},
+        "similarity_index": {"frame_embeddings"},
+    }
+    assert {sensor.name for sensor in defs.sensors or []} == {"new_uploads", "automation"}
+    assert set(defs.resources or {}) == {"uploads", "frame_store", "database", "siglip"}
+
+
+def test_every_asset_explains_itself_and_is_grouped() -> None:
+    graph = defs.resolve_asset_graph()
+    for key in graph.get_all_asset_keys():
+        node = graph.get(key)
+        assert node.description, key
+        assert node.group_name == "video_search"
+        assert node.kinds
+
+
+def test_per_video_assets_are_partitioned_alike_and_run_apart() -> None:
+    graph = defs.resolve_asset_graph()
+    frames = graph.get(dg.AssetKey("video_frames"))
+    embeddings = graph.get(dg.AssetKey("frame_embeddings"))
+    assert frames.partitions_def == embeddings.partitions_def
+    # In a run that holds both, one failed video would take the embeddings of all with it.
+    assert frames.backfill_policy != embeddings.backfill_policy
+    assert embeddings.pools == {"gpu"}

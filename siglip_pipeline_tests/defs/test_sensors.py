@@ -1,0 +1,127 @@
+"""The uploads sensor: what it reports, what it starts, and that it starts it once."""
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from siglip_pipeline.definitions import defs
+from siglip_pipeline.defs import sensors
+from siglip_pipeline.defs.partitions import RANGE_END_TAG, RANGE_START_TAG, partition_key
+from siglip_pipeline.defs.sensors import frame_runs, new_uploads, upload_changes
+from siglip_pipeline.records import Upload
+
+
+def _upload(path: str, size_bytes: int = 1) -> Upload:
+    return Upload(path=path, size_bytes=size_bytes, modified_at=1.0)
+
+
+def test_changes_tell_new_changed_and_deleted_apart() -> None:
+    same, changed, new, unlisted = (_upload(name) for name in ("a", "b", "c", "d"))
+    reported = {
+        "a": same.fingerprint,
+        "b": _upload("b", size_bytes=2).fingerprint,
+        "d": unlisted.fingerprint,
+        "gone": "x",
+    }
+    changes = upload_changes([unlisted, new, changed, same], reported, frozenset("ab"))
+    # d was reported, but the partition was never made: it is new again.
+    assert changes.new == (new, unlisted)
+    assert changes.changed == (changed,)
+    assert changes.deleted == ("gone",)
+
+
+@given(st.sets(st.integers(0, 200), min_size=1), st.integers(0, 200))
+def test_runs_cover_the_batch_exactly_and_stay_small(batch: set[int], existing: int) -> None:
+    keys = [f"k{number:03d}" for number in range(existing)]
+    uploads = [_upload(f"k{number:03d}") for number in sorted(batch)]
+    partitions = [*dict.fromkeys([*keys, *(upload.path for upload in uploads)])]
+    covered: list[str] = []
+    for run in frame_runs(uploads, partitions):
+        first = partitions.index(run.tags[RANGE_START_TAG])
+        last = partitions.index(run.tags[RANGE_END_TAG])
+        assert last - first < sensors.FRAMES_PER_RUN
+        covered += partitions[first : last + 1]
+    assert sorted(covered) == [upload.path for upload in uploads]
+
+
+def test_a_changed_file_makes_another_run_key() -> None:
+    (before,) = frame_runs([_upload("a")], ["a"])
+    (again,) = frame_runs([_upload("a")], ["a"])
+    (after,) = frame_runs([_upload("a", size_bytes=2)], ["a"])
+    assert before.run_key == again.run_key != after.run_key
+
+
+@pytest.fixture
+def uploads(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    monkeypatch.setenv("SIGLIP_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SIGLIP_UPLOADS", str(folder))
+    monkeypatch.setenv("SIGLIP_DATABASE_URL", database_url)
+    monkeypatch.setenv("SIGLIP_UPLOADS_SETTLE_SECONDS", "0")
+    return folder
+
+
+def _tick(instance: dg.DagsterInstance) -> dg.SensorResult | None:
+    """Evaluate the sensor and do with its result what the daemon does; None if it skipped."""
+    context = dg.build_sensor_context(
+        instance=instance, definitions=defs, resources=dict(defs.resources or {})
+    )
+    result = new_uploads(context)
+    if not isinstance(result, dg.SensorResult):
+        assert isinstance(result, dg.SkipReason)
+        return None
+    for request in result.dynamic_partitions_requests or []:
+        assert isinstance(request, dg.AddDynamicPartitionsRequest)
+        instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
+    return result
+
+
+def test_a_file_is_taken_up_once_and_again_when_it_changes(uploads: Path) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert _tick(instance) is None
+        (uploads / "b.mp4").write_bytes(b"b")
+        (uploads / "a\nb.mp4").write_bytes(b"a")
+        (uploads / "notes.txt").write_text("no video")
+        first = _tick(instance)
+        assert first is not None
+        keys = [partition_key("a\nb.mp4"), "b.mp4"]
+        assert instance.get_dynamic_partitions("videos") == keys
+        assert [event.partition for event in first.asset_events] == keys
+        (run,) = first.run_requests or []
+        assert (run.tags[RANGE_START_TAG], run.tags[RANGE_END_TAG]) == (keys[0], keys[1])
+        assert _tick(instance) is None
+
+        (uploads / "b.mp4").write_bytes(b"changed")
+        second = _tick(instance)
+        assert second is not None
+        assert [event.partition for event in second.asset_events] == ["b.mp4"]
+        assert _tick(instance) is None
+
+
+def test_a_tick_takes_so_many_and_leaves_the_rest_to_the_next(
+    uploads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sensors, "UPLOADS_PER_TICK", 2)
+    for name in "edcba":
+        (uploads / f"{name}.mp4").write_bytes(b"x")
+    with dg.DagsterInstance.ephemeral() as instance:
+        for expected in (["a.mp4", "b.mp4"], ["c.mp4", "d.mp4"], ["e.mp4"]):
+            result = _tick(instance)
+            assert result is not None
+            assert [event.partition for event in result.asset_events] == expected
+        assert _tick(instance) is None
+
+
+def test_uploads_that_cannot_be_listed_fail_the_tick(
+    uploads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGLIP_UPLOADS", str(uploads / "absent"))
+    with (
+        dg.DagsterInstance.ephemeral() as instance,
+        pytest.raises(Exception, match="SIGLIP_UPLOADS"),
+    ):
+        _tick(instance)
