@@ -9,12 +9,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no tes
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from siglip_pipeline.records import FrameBatch
 from siglip_pipeline.settings import Settings
 from siglip_pipeline_tests.siglip.checkpoints import Kind, make_checkpoint
+
+# These models are too small to share out: on a busy machine, threads would wait for each other.
+torch.set_num_threads(1)
 
 FRAMES = sorted((Path(__file__).parent / "frames").glob("*.jpg"))
 
