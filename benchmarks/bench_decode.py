@@ -70,7 +70,10 @@ def main() -> None:
     seconds = 20 if arguments.quick else 60
     with tempfile.TemporaryDirectory(prefix="bench-decode-") as folder:
         bench = Bench(Path(folder), seconds=seconds, rounds=rounds, only=arguments.only)
-        cases = list(bench.cases(arguments.videos, two_hours=not arguments.quick))
+        cases = []
+        for item in bench.cases(arguments.videos, two_hours=not arguments.quick):
+            log(f"    {item['value']} against {item['reference_value']}: {item['ratio']}")
+            cases.append(item)
     document = {
         "benchmark": "decode",
         "date": datetime.now(UTC).date().isoformat(),
@@ -307,6 +310,8 @@ class Bench:
     def only_stream(self, path: Path) -> Path:
         """The stream that we decode, alone in a file: PySceneDetect takes the first."""
         index = scan(MediaSource(path.name, path=path)).stream_index
+        if index == 0:
+            return path
         out = self.folder / f"only_{path.stem}.mkv"
         with av.open(str(path)) as source, av.open(str(out), "w") as target:
             stream = source.streams[index]

@@ -30,10 +30,11 @@ SIDECAR_SUFFIXES: Final = frozenset(
 )
 """Text that travels with videos and holds no picture."""
 
-WHOLE_FILE_PROTOCOLS: Final = frozenset(
-    {"s3", "s3a", "gs", "gcs", "abfs", "az", "http", "https", "memory"}
-)
-"""Storages in which an object appears whole: nothing is ever seen half written."""
+BUCKET_PROTOCOLS: Final = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az"})
+"""Storages without folders: a prefix is not there until the first file below it is."""
+
+WHOLE_FILE_PROTOCOLS: Final = BUCKET_PROTOCOLS | {"http", "https", "memory"}
+"""Storages in which a file appears whole: nothing is ever seen half written."""
 
 READ_BLOCK_BYTES: Final = 4 * 2**20
 """How much is fetched at once from remote storage: large enough to hide a round trip."""
@@ -168,6 +169,10 @@ class UploadStore:
     def _full(self, path: str) -> str:
         return f"{self._root.rstrip('/')}/{path}"
 
+    def _container(self) -> str:
+        """What must exist even before the first upload: the bucket, or else the folder."""
+        return self._root.split("/")[0] if self._protocols & BUCKET_PROTOCOLS else self._root
+
     def _missing(self, path: str) -> str:
         return f"{path}: no such file below {self._url}; `siglip-pipeline status` lists what is"
 
@@ -240,8 +245,8 @@ class UploadStore:
         try:
             self._fs.invalidate_cache()
             found: dict[str, dict[str, Any]] = self._fs.find(self._root, detail=True)
-            if not found and not self._fs.exists(self._root):
-                raise FileNotFoundError(f"no such bucket or folder: {self._root}")
+            if not found and not self._fs.exists(self._container()):
+                raise FileNotFoundError(f"no such bucket or folder: {self._container()}")
         except Exception as error:  # each storage has exceptions of its own
             raise self._unavailable(error) from error
         prefix = self._root.rstrip("/") + "/"

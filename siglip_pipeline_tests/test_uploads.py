@@ -235,6 +235,13 @@ def test_a_missing_bucket_is_unavailable(s3_options: dict[str, Any]) -> None:
         list(store.list())
 
 
+def test_a_prefix_without_files_is_an_empty_folder(s3_options: dict[str, Any]) -> None:
+    assert paths(UploadStore(f"s3://{BUCKET}/not/yet", storage_options=s3_options)) == []
+    assert paths(UploadStore(f"s3://{BUCKET}/listed/", storage_options=s3_options)) == sorted(
+        NAMES[:4]
+    )
+
+
 OPTIONS = DecodeOptions(stall_seconds=30)
 
 

@@ -95,7 +95,7 @@ class Child:
                 f"the decoder made no progress for {self._options.stall_seconds:g} s and was "
                 "ended; the file is damaged"
             )
-        if self._result is None and self._memory_mib() > self._options.memory_mib:
+        if self._result is None and self.memory_mib() > self._options.memory_mib:
             self._fail(
                 f"decoding took more than {self._options.memory_mib} MiB of memory and was ended; "
                 "raise SIGLIP_DECODE_MEMORY_MIB if the video really is so large"
@@ -138,7 +138,8 @@ class Child:
         hint = " (out of memory?)" if name == "SIGKILL" else ""
         return f"the decoder crashed with {name}{hint}; the file is damaged"
 
-    def _memory_mib(self) -> float:
+    def memory_mib(self) -> float:
+        """Resident memory of the process, in MiB; 0 when it is gone."""
         try:
             return float(psutil.Process(self._process.pid).memory_info().rss / 2**20)
         except psutil.Error:

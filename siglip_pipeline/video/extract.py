@@ -96,10 +96,11 @@ def extract_many(
                 return
             for child in wait_for_any(busy):
                 task = busy.pop(child)
-                outcome = task.finish(child.result())
-                if child.is_alive:
+                if child.is_alive and child.memory_mib() < options.memory_mib / 2:
                     free.append(child)
-                yield task.upload, outcome
+                else:  # the next video must not pay for what this one left behind
+                    child.end()
+                yield task.upload, task.finish(child.result())
     finally:
         for child in [*free, *busy]:
             child.end()

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from siglip_pipeline.errors import FrameStoreError
 from siglip_pipeline.records import FrameBatch, VideoInfo
+from siglip_pipeline.uploads import BUCKET_PROTOCOLS
 from siglip_pipeline.video.contact_sheet import contact_sheet, evenly_spaced
 from siglip_pipeline.video.frame_file import (
     FrameFile,
@@ -31,9 +32,6 @@ from siglip_pipeline.video.frame_file import (
 __all__ = ["FrameFileMetadata", "FrameStore", "StoredFrame"]
 
 SUFFIX: Final = ".frames.parquet"
-
-ATOMIC_PUT_PROTOCOLS: Final = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az"})
-"""Storages in which a put appears whole when it ends: a move would only copy once more."""
 
 _UNSAFE: Final = re.compile(r"[%*?\[\]#]")
 
@@ -132,7 +130,8 @@ class FrameStore:
             if self._local:
                 Path(target).parent.mkdir(parents=True, exist_ok=True)
                 draft.replace(target)
-            elif self._protocols & ATOMIC_PUT_PROTOCOLS:
+            elif self._protocols & BUCKET_PROTOCOLS:
+                # A put appears whole when it ends; a move would only copy once more.
                 self._fs.put_file(str(draft), target)
             else:
                 temporary = f"{target}.{uuid.uuid4().hex}.tmp"
