@@ -80,7 +80,7 @@ def test_what_cannot_be_compared_says_why(a: NDArray[Any], b: NDArray[Any], says
     rows_ND=hnp.arrays(
         np.float32,
         st.tuples(st.integers(1, 40), st.integers(2, 9)),
-        elements=st.floats(-4, 4, width=16).filter(lambda x: abs(x) > 1e-3),
+        elements=st.floats(-4, 4, width=16),
     ),
     k=st.integers(1, 12),
     block_rows=st.integers(1, 50),
@@ -88,6 +88,7 @@ def test_what_cannot_be_compared_says_why(a: NDArray[Any], b: NDArray[Any], says
 def test_the_best_rows_come_first_whatever_the_block_size(
     rows_ND: NDArray[np.float32], k: int, block_rows: int
 ) -> None:
+    rows_ND[~rows_ND.any(axis=1), 0] = 1
     query_D = rows_ND[len(rows_ND) // 2] + np.float32(0.25)
     if not query_D.any():
         query_D[0] = 1
