@@ -171,7 +171,7 @@ class UploadStore:
 
     def _container(self) -> str:
         """What must exist even before the first upload: the bucket, or else the folder."""
-        return self._root.split("/")[0] if self._protocols & BUCKET_PROTOCOLS else self._root
+        return str(self._root.split("/")[0] if self._protocols & BUCKET_PROTOCOLS else self._root)
 
     def _missing(self, path: str) -> str:
         return f"{path}: no such file below {self._url}; `siglip-pipeline status` lists what is"
