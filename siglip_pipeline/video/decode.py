@@ -39,19 +39,47 @@ class DecodedFrame:
 
 
 @dataclass(slots=True)
-class DecodeCounts:
-    """What a decode did; filled while it runs."""
+class PassCounts:
+    """What one pass over the packets did."""
 
     packets_given: int = 0
-    """Packets that the decoder was given; those it skipped by itself are among them."""
+    """Packets that the decoder was given; those it left out by itself are among them."""
     frames_decoded: int = 0
     """Frames that came out, targets or not."""
     damaged_packets: int = 0
     """Packets that the decoder refused."""
-    missing: list[int] = field(default_factory=list)
-    """Targets that never came out, by position in time order."""
+
+
+@dataclass(slots=True)
+class DecodeCounts:
+    """What a decode did, over all its passes; filled while it runs."""
+
+    passes: list[PassCounts] = field(default_factory=list)
     full_passes: int = 0
     """Times that everything had to be decoded because a target did not come out as planned."""
+    missing: list[int] = field(default_factory=list)
+    """Targets that never came out, by position in time order."""
+
+    @property
+    def packets_given(self) -> int:
+        """Packets that decoders were given, in all."""
+        return sum(done.packets_given for done in self.passes)
+
+    @property
+    def frames_decoded(self) -> int:
+        """Frames that came out, in all."""
+        return sum(done.frames_decoded for done in self.passes)
+
+    @property
+    def damaged_packets(self) -> int:
+        """Packets that the decoder refused. A second pass meets the same damage again."""
+        return max((done.damaged_packets for done in self.passes), default=0)
+
+    @property
+    def damaged_share(self) -> float:
+        """Share of the given packets that the decoder refused, 0 to 1."""
+        shares = (done.damaged_packets / max(1, done.packets_given) for done in self.passes)
+        return max(shares, default=0.0)
 
 
 def decode_frames(
@@ -92,13 +120,8 @@ def decode_frames(
         if not len(waiting):
             return
         counts.full_passes += 1
-    full = _Pass(source, scan, DecodeCounts(), threads, on_progress)
-    everything = plan_everything(scan.packets, waiting.target_N)
-    yield from waiting.reordered(full.frames(everything))
-    counts.frames_decoded += full.counts.frames_decoded
-    counts.packets_given += full.counts.packets_given
-    # Both passes met the same damage.
-    counts.damaged_packets = max(counts.damaged_packets, full.counts.damaged_packets)
+    full = _Pass(source, scan, counts, threads, on_progress)
+    yield from waiting.reordered(full.frames(plan_everything(scan.packets, waiting.target_N)))
     counts.missing = waiting.target_N.tolist()
 
 
@@ -191,7 +214,8 @@ class _Pass:
     ) -> None:
         self._source = source
         self._scan = scan
-        self.counts = counts
+        self._counts = PassCounts()
+        counts.passes.append(self._counts)
         self._threads = threads
         self._on_progress = on_progress
 
@@ -218,14 +242,14 @@ class _Pass:
                     skipped = True
                     continue
                 # Within a group only packets that leave no trace are skipped.
-                if skipped and packet.is_keyframe and self.counts.packets_given:
+                if skipped and packet.is_keyframe and self._counts.packets_given:
                     yield from self._give(stream, None)
                     context.flush_buffers()
                 skipped = False
                 if step != mode:
                     context.skip_frame = "DEFAULT" if step == Step.TARGET else "NONREF"
                     mode = step
-                self.counts.packets_given += 1
+                self._counts.packets_given += 1
                 yield from self._give(stream, packet)
             yield from self._give(stream, None)
 
@@ -236,9 +260,9 @@ class _Pass:
             frames = stream.codec_context.decode(packet)
         except av.error.FFmpegError:
             if packet is not None:
-                self.counts.damaged_packets += 1
+                self._counts.damaged_packets += 1
             return
         for frame in frames:
             check_dimensions(self._scan.video, frame.width, frame.height)
-            self.counts.frames_decoded += 1
+            self._counts.frames_decoded += 1
             yield frame

@@ -216,9 +216,8 @@ def _extract_video(
         raise VideoError(job.video, nothing_decoded_reason(scanned))
     lost = packets.expected - len(packets)
     # Only part of the packets is decoded: what fails among those stands for the rest.
-    refused_share = counts.damaged_packets / max(1, counts.packets_given)
     missing_share = len(counts.missing) / targets.size
-    share = (lost + max(refused_share, missing_share) * len(packets)) / packets.expected
+    share = (lost + max(counts.damaged_share, missing_share) * len(packets)) / packets.expected
     return _checked(
         job,
         _Outcome(
