@@ -231,6 +231,10 @@ class _Pass:
             assert isinstance(stream, VideoStream)
             context = stream.codec_context
             context.thread_count = self._threads
+            if self._threads > 1:
+                context.thread_type = (
+                    "AUTO"  # by default only slices, of which most videos have one
+                )
             skipped = False
             mode = None
             for ordinal, packet in enumerate(demux_packets(container, stream)):

@@ -5,12 +5,14 @@ the child that decoded it; the batch goes on with a fresh child.
 """
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sized
 from pathlib import Path
+from typing import Final
 
 from siglip_pipeline.errors import UploadError, VideoError
 from siglip_pipeline.records import Upload
@@ -21,6 +23,9 @@ from siglip_pipeline.video.jobs import DecodeOptions, ExtractJob, FrameReport
 from siglip_pipeline.video.sampling import Sampling
 
 __all__ = ["DecodeOptions", "FrameReport", "extract_frames", "extract_many"]
+
+MAX_THREADS: Final = 8
+"""More threads for one video decode it hardly faster, and each holds frames of its own."""
 
 
 def extract_frames(
@@ -65,17 +70,23 @@ def extract_many(
         frame_store: where frames go.
         sampling: which frames to take.
         options: how to decode.
-        workers: videos decoded at once, one process each; 0 for one per CPU core.
+        workers: videos decoded at once, one process each; 0 for one per CPU core. Cores that are
+            left over, as with a single video, become decoder threads.
 
     Raises:
         FrameStoreError: frames cannot be stored; that concerns all videos, so the batch ends.
     """
     policy = Sampling.parse(sampling) if isinstance(sampling, str) else sampling
     options = options or DecodeOptions()
+    limit = workers or available_cpus()
+    if isinstance(uploads_list, Sized):
+        limit = max(1, min(limit, len(uploads_list)))
+    if options.threads == 0:
+        threads = min(MAX_THREADS, max(1, available_cpus() // limit))
+        options = dataclasses.replace(options, threads=threads)
     waiting = iter(uploads_list)
     free: list[Child] = []
     busy: dict[Child, _Task] = {}
-    limit = workers or available_cpus()
     try:
         exhausted = False
         while True:

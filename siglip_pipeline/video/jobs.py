@@ -26,8 +26,8 @@ class DecodeOptions:
     min_decodable_share: float = 0.5
     deduplicate: bool = False
     """Store near-identical consecutive frames once."""
-    threads: int = 1
-    """Decoder threads per video."""
+    threads: int = 0
+    """Decoder threads per video; 0 shares the cores out among the videos decoded at once."""
 
     @classmethod
     def from_settings(cls, settings: "Settings") -> "DecodeOptions":

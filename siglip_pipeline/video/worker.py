@@ -201,7 +201,7 @@ def _extract_video(
         scanned,
         plan_decode(packets, targets),
         counts=counts,
-        threads=job.options.threads,
+        threads=max(1, job.options.threads),
         on_progress=progress,
     ):
         frame_geometry = scanned.geometry(decoded.frame)
@@ -240,7 +240,7 @@ def _cuts(source: MediaSource, scanned: Scan, job: ExtractJob, progress: Progres
             source,
             scanned,
             plan_everything(scanned.packets, everything),
-            threads=job.options.threads,
+            threads=max(1, job.options.threads),
             on_progress=progress,
         ):
             positions.append(decoded.frame_index)

@@ -129,9 +129,13 @@ def test_real_videos_come_out_exactly(name: str, sampling: str) -> None:
     assert_exact(DATA / name, sampling)
 
 
-@pytest.mark.parametrize("name", ["h264_pyramid.mp4", "hevc.mp4", "vp9.webm"])
-def test_decoder_threads_change_nothing(rendered: Path, name: str) -> None:
-    assert_exact(rendered / name, "fps:1", threads=3)
+@pytest.mark.parametrize("sampling", ["fps:1", "every:7"])
+@pytest.mark.parametrize("name", RENDERED)
+def test_decoder_threads_change_nothing(rendered: Path, name: str, sampling: str) -> None:
+    counts = assert_exact(rendered / name, sampling, threads=4)
+    if name in ("h264_pyramid.mp4", "hevc.mp4"):
+        alone = planned(rendered / name, sampling)[3]
+        assert counts.frames_decoded == alone.frames_decoded
 
 
 @settings(max_examples=25, deadline=None)

@@ -260,8 +260,6 @@ def test_children_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None
         from siglip_pipeline.uploads import UploadStore
         from siglip_pipeline.video.extract import extract_frames
         from siglip_pipeline.video.frame_store import FrameStore
-from siglip_pipeline.video.probe import scan
-from siglip_pipeline.video.source import MediaSource
         extract_frames(
             Upload(path="hang.mp4", size_bytes=1), UploadStore({str(tmp_path)!r}),
             FrameStore({str(tmp_path / "frames")!r}), sampling="fps:1",
