@@ -90,17 +90,19 @@ def cut_moments(
 def _cuts(embeddings_ND: FloatArray, threshold: float, max_frames: int) -> NDArray[np.int64]:
     """Rows at which a moment starts."""
     starts: list[int] = []
-    total_D = None
+    total_D = np.zeros(embeddings_ND.shape[1], np.float32)
+    squared = 0.0  # length of total_D, squared: kept along, as computing it costs as much again
     length = 0
     for row, vector_D in enumerate(embeddings_ND):
-        if total_D is not None and length < max_frames:
-            # cosine(vector, mean) = <vector, sum> / |sum|, the vector being of unit length
-            projection = float(vector_D @ total_D)
-            if projection >= threshold * float(np.sqrt(total_D @ total_D)):
-                total_D += vector_D
-                length += 1
-                continue
-        starts.append(row)
-        total_D = vector_D.astype(np.float32, copy=True)
-        length = 1
+        # cosine(vector, mean) = <vector, sum> / |sum|, the vector being of unit length
+        projection = float(vector_D @ total_D)
+        if 0 < length < max_frames and projection >= threshold * squared**0.5:
+            total_D += vector_D
+            squared += 2 * projection + 1
+            length += 1
+        else:
+            starts.append(row)
+            total_D[:] = vector_D
+            squared = 1.0
+            length = 1
     return np.asarray(starts, dtype=np.int64)

@@ -93,4 +93,7 @@ def collection(database: Database, videos: int = 12, *, key: str = "tiny", dim: 
 
 
 def settings(**values: object) -> Settings:
-    return Settings.load(database_url="postgresql://unused/", **values)
+    """Recall checks of a few queries: what the check finds has tests of its own."""
+    return Settings.load(
+        **{"database_url": "postgresql://unused/", "index_recall_queries": 12} | values
+    )

@@ -2,17 +2,20 @@
 
 import threading
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import psycopg
 import pytest
 from psycopg import sql
 
-from siglip_pipeline.errors import SimilarityIndexError, StoreError
+from siglip_pipeline.errors import SettingsError, SimilarityIndexError, StoreError
+from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store import building, generations, recall, tuning
 from siglip_pipeline.store.database import LOCK_BUILD, Database
 from siglip_pipeline.store.index import build_index
-from siglip_pipeline.store.index_kinds import KINDS, index_kind
+from siglip_pipeline.store.index_kinds import index_kind
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.search import search_frames
 from siglip_pipeline.store.videos import VideoStore
@@ -98,20 +101,16 @@ def test_another_kind_or_threshold_is_rebuilt(database: Database, model_id: int)
         assert row.fetchone() == (96, 0.9999), "every frame is a moment of its own now"
 
 
-def test_recall_that_fell_asks_for_a_new_generation(
-    database: Database, model_id: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_recall_that_fell_asks_for_a_new_generation(database: Database, model_id: int) -> None:
     build_index(database, model_id, settings=SETTINGS)
-    with database.connection() as connection:  # the live index has lost most of its rows
+    with database.connection() as connection:  # the live index has lost most of its frames
         connection.execute(
-            sql.SQL("DELETE FROM {} WHERE video_id > 1").format(
+            sql.SQL("UPDATE {} SET last_frame = first_frame").format(
                 sql.Identifier(f"index_{model_id}_g1")
             )
         )
         connection.execute("UPDATE generation_videos SET late = video_id = 1")
     lenient = made.settings(index_rebuild_share=1.0)
-    # Without its safety net, which would look everywhere as soon as rows are missing.
-    monkeypatch.setattr(KINDS["exact"], "name", "exact", raising=False)
     messages: list[str] = []
     report = build_index(database, model_id, settings=lenient, progress=messages.append)
     assert report.published
@@ -355,3 +354,23 @@ def test_the_report_is_plain_json(database: Database, model_id: int) -> None:
     assert document["outcome"] == "published"
     assert document["workers"] == 0
     assert np.isfinite(document["bytes_per_frame"])
+
+
+def test_a_users_texts_are_read_from_a_file(
+    database: Database, model_id: int, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+
+    def embed(labels: Sequence[str]) -> FloatArray:
+        asked.extend(labels)
+        return made.footage(1, frames=len(labels))
+
+    file = tmp_path / "queries.txt"
+    file.write_text("a red bus\nrain on a window\n")
+    with_texts = made.settings(index_recall_texts=file)
+    build_index(database, model_id, settings=with_texts, embed_texts=embed)
+    assert asked[:2] == ["a red bus", "rain on a window"]
+    assert len(asked) == 12
+    missing = made.settings(index_recall_texts=tmp_path / "gone.txt")
+    with pytest.raises(SettingsError, match=r"gone\.txt.*name a UTF-8 text file"):
+        build_index(database, model_id, settings=missing)
