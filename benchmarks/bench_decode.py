@@ -63,13 +63,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="shorter clips, fewer rounds")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--videos", type=Path, help="folder of real videos to measure as well")
+    parser.add_argument("--clips", type=Path, help="folder to keep rendered clips in")
     parser.add_argument("--rounds", type=int, help="measurements of each case (default 5; 3)")
     parser.add_argument("--only", default="", help="run the cases whose name begins so")
     arguments = parser.parse_args()
     rounds = arguments.rounds or (3 if arguments.quick else 5)
     seconds = 20 if arguments.quick else 60
-    with tempfile.TemporaryDirectory(prefix="bench-decode-") as folder:
-        bench = Bench(Path(folder), seconds=seconds, rounds=rounds, only=arguments.only)
+    with tempfile.TemporaryDirectory(prefix="bench-decode-") as temporary:
+        folder = Path(temporary)
+        clips = arguments.clips or folder
+        clips.mkdir(parents=True, exist_ok=True)
+        bench = Bench(folder, clips=clips, seconds=seconds, rounds=rounds, only=arguments.only)
         cases = []
         for item in bench.cases(arguments.videos, two_hours=not arguments.quick):
             log(f"    {item['value']} against {item['reference_value']}: {item['ratio']}")
@@ -92,8 +96,9 @@ def main() -> None:
 class Bench:
     """Makes clips and measures them."""
 
-    def __init__(self, folder: Path, *, seconds: int, rounds: int, only: str) -> None:
+    def __init__(self, folder: Path, *, clips: Path, seconds: int, rounds: int, only: str) -> None:
         self.folder = folder
+        self.clips = clips
         self.seconds = seconds
         self.rounds = rounds
         self.only = only
@@ -124,10 +129,12 @@ class Bench:
     def clip(self, *, footage: Path | None, codec: str, **options: str) -> Path:
         """A 720p clip in one coding, made once."""
         name = "_".join([codec, *options.values()]).replace("/", "-").replace(":", "-")
-        path = self.folder / f"{name[:150]}.mkv"
+        path = self.clips / f"{name[:140]}_{self.seconds}s.mkv"
         if not path.exists():
             log(f"rendering {path.name}")
-            render(path, pictures(footage, self.seconds * RATE), codec, options)
+            unfinished = self.folder / path.name
+            render(unfinished, pictures(footage, self.seconds * RATE), codec, options)
+            shutil.move(unfinished, path)
         return path
 
     def decoding(self, name: str, path: Path, sampling: str, goal: float) -> Case:
@@ -216,11 +223,16 @@ class Bench:
         path = self.clip(footage=footage, **CLIPS[0][3])
         uploads = UploadStore(path.parent, settle_seconds=0)
         frames = FrameStore(self.folder / "frames")
+        options = DecodeOptions(threads=1)
         batch = [Upload(path=path.name, size_bytes=path.stat().st_size)] * 2 * cpus
 
         def wall(workers: int) -> float:
             started = time.perf_counter()
-            list(extract_many(batch, uploads, frames, sampling="fps:1", workers=workers))
+            list(
+                extract_many(
+                    batch, uploads, frames, sampling="fps:1", options=options, workers=workers
+                )
+            )
             return time.perf_counter() - started
 
         own, reference = alternate(lambda: wall(cpus), lambda: wall(1), min(self.rounds, 3))
@@ -338,7 +350,7 @@ CLIPS: list[tuple[str, str, float, dict[str, str]]] = [
         "fps1_hevc",
         "fps:1",
         1.02,
-        {"codec": "libx265", "preset": "fast", "x265-params": "keyint=250:log-level=none"},
+        {"codec": "libx265", "preset": "veryfast", "x265-params": "keyint=250:log-level=none"},
     ),
     (
         "fps1_vp9",
