@@ -1,5 +1,6 @@
 """The decoding child: takes jobs, decodes, writes frame files, and says how it goes."""
 
+import contextlib
 import os
 import resource
 import sys
@@ -9,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Final
 
 import av
@@ -140,6 +142,11 @@ def extract(job: ExtractJob, progress: Progress = lambda step: None) -> FrameRep
 
 
 def _peak_memory_bytes() -> int:
+    with contextlib.suppress(OSError):
+        # getrusage would give the parent's peak where that is larger: Linux keeps it over exec.
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -403,6 +403,7 @@ def test_memory_does_not_grow_with_duration(uploads: UploadStore, frame_store: F
         )
         peaks.append(report.peak_memory_bytes)
     assert report.frames == 900
+    assert 30 * 2**20 < peaks[0] < 400 * 2**20, "of the child alone"
     assert peaks[1] < 1.2 * peaks[0]
 
 
