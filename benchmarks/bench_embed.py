@@ -230,7 +230,7 @@ def measure(
         "single loop": plain_loop(folder, model, jpegs, 1),
     }
     # A picture at a time is too slow to be repeated for long, and only telling for a cheap model.
-    counts = {"single loop": 48 if name == "demo" else 0}
+    counts = {"single loop": 32 if name == "demo" else 0}
     alone(batch)  # warm
     run_engine(model, store, names[:1], batch)
     rates: dict[str, list[float]] = {"engine": [], **{way: [] for way in ways}}
@@ -359,7 +359,7 @@ def cases(options: argparse.Namespace, work: Path, skipped: list[str]) -> Iterat
     if not demo_is_there:
         skipped.append("demo weights: not trained in this checkout; random ones of the same shape")
     goals = {"plain loop": 5.0, "single loop": 5.0, "ceiling": 0.0}
-    plans.append(("demo", 480, 5 if options.quick else 9, 32, goals))
+    plans.append(("demo", 256 if options.quick else 1024, 5, 32, goals))
     base, large = ARCHITECTURES
     if cuda:
         plans.append((base, 6144, 3, None, {"ceiling": 0.85, "plain loop": 1.0}))

@@ -29,7 +29,7 @@ import torch
 from siglip_pipeline.errors import SiglipPipelineError, VideoError
 from siglip_pipeline.records import EmbeddingBatch, FrameBatch
 from siglip_pipeline.siglip.collect import Collector
-from siglip_pipeline.siglip.device import is_out_of_memory
+from siglip_pipeline.siglip.device import device_name, is_out_of_memory
 from siglip_pipeline.siglip.messages import (
     AllRead,
     Begin,
@@ -350,6 +350,7 @@ class PipelineRun:
             batch_size=self._sizes.current,
             out_of_memory_count=self._sizes.out_of_memory_count,
             device=", ".join(m.device for m in self._models),
+            device_name=", ".join(device_name(m.device) for m in self._models),
             dtype=self._models[0].dtype,
             peak_memory_bytes=peak,
         )

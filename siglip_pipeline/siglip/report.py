@@ -62,6 +62,9 @@ class EngineReport:
     """The size that was settled on, or reached so far."""
     out_of_memory_count: int
     device: str
+    """``cuda:N``, ``mps`` or ``cpu``; several are separated by commas."""
+    device_name: str
+    """The card or processor in words."""
     devices: int
     dtype: str
     peak_memory_bytes: int
@@ -148,6 +151,7 @@ class Meter:
         batch_size: int,
         out_of_memory_count: int,
         device: str,
+        device_name: str,
         dtype: str,
         peak_memory_bytes: int,
     ) -> EngineReport:
@@ -173,6 +177,7 @@ class Meter:
                 batch_size=batch_size,
                 out_of_memory_count=out_of_memory_count,
                 device=device,
+                device_name=device_name,
                 devices=self._devices,
                 dtype=dtype,
                 peak_memory_bytes=peak_memory_bytes,

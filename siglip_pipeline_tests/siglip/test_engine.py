@@ -429,6 +429,7 @@ def test_the_report_says_what_the_run_cost(
     # The hook sleeps inside the model's time: ten batches of at least 50 ms.
     assert 0.5 / report.seconds <= report.model_busy_share <= 1
     assert (report.device, report.dtype, report.batch_size) == ("cpu", "float32", 4)
+    assert "cpu" in report.device_name
     assert report.peak_memory_bytes > 50e6
     assert report.padding_share == 0
     assert sum(p.frames_per_second for p in report.throughput) > 0

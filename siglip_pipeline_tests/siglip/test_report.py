@@ -22,12 +22,6 @@ def batch(meter: Meter, frames: int, *, busy: float = 0.0) -> None:
     meter.batch(frames=frames, capacity=8, busy_seconds=busy, patches=30 * frames, padding=frames)
 
 
-def report(meter: Meter) -> object:
-    return meter.report(
-        batch_size=8, out_of_memory_count=0, device="cpu", dtype="float32", peak_memory_bytes=1
-    )
-
-
 def test_an_estimate_of_the_time_left(clock: Clock) -> None:
     meter = Meter(clock=clock)
     assert meter.progress(100).seconds_left is None
@@ -62,7 +56,12 @@ def test_shares(clock: Clock) -> None:
     meter.stop()
     clock.now += 50
     found = meter.report(
-        batch_size=8, out_of_memory_count=1, device="a, b", dtype="bfloat16", peak_memory_bytes=7
+        batch_size=8,
+        out_of_memory_count=1,
+        device="a, b",
+        device_name="c, d",
+        dtype="bfloat16",
+        peak_memory_bytes=7,
     )
     assert found.seconds == 2
     assert found.frames_per_second == 6
@@ -80,7 +79,12 @@ def test_the_series_stays_short_and_keeps_every_frame(seconds: int, clock: Clock
         batch(meter, 2)
     meter.stop()
     series = meter.report(
-        batch_size=8, out_of_memory_count=0, device="cpu", dtype="float32", peak_memory_bytes=1
+        batch_size=8,
+        out_of_memory_count=0,
+        device="cpu",
+        device_name="a CPU",
+        dtype="float32",
+        peak_memory_bytes=1,
     ).throughput
     assert len(series) <= 240
     begin, frames = 0.0, 0.0
