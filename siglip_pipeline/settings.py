@@ -146,8 +146,8 @@ class Settings(BaseSettings):
     )
     index_recall_texts: Path | None = Field(
         None,
-        description="Text file with queries of your own for the recall check, one a line; made ones "
-        "fill them up.",
+        description="Text file with queries of your own for the recall check, one a line; made "
+        "ones fill them up.",
     )
     promote_automatically: bool = Field(
         False,
