@@ -144,11 +144,6 @@ class Settings(BaseSettings):
     index_recall_queries: int = Field(
         200, ge=1, description="Picture queries, and text queries, that a recall check asks."
     )
-    index_recall_texts: Path | None = Field(
-        None,
-        description="Text file with queries of your own for the recall check, one a line; made "
-        "ones fill them up.",
-    )
     promote_automatically: bool = Field(
         False,
         description="Switch search to the model in `SIGLIP_MODEL_NAME` as soon as it covers every "

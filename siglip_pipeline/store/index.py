@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from siglip_pipeline.errors import SettingsError
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store import building, generations, recall
 from siglip_pipeline.store.database import Database
@@ -105,7 +104,6 @@ def build_index(
     Raises:
         SimilarityIndexError: another process is building, or the kind is refused.
         ModelNotFoundError: no such model.
-        SettingsError: the file of ``index_recall_texts`` cannot be read.
     """
     model = ModelStore(database).get(model_id)
     chosen = index_kind(kind or settings.index_kind).name
@@ -114,7 +112,7 @@ def build_index(
         queries = prepare_queries(
             database,
             model,
-            texts=[*texts, *_texts_of(settings)],
+            texts=texts,
             embed_texts=embed_texts,
             count=settings.index_recall_queries,
         )
@@ -127,23 +125,6 @@ def build_index(
             why = f"recall fell: {checked.fault(settings.index_min_recall)}"
         progress(f"building a {chosen} index of model {model.name}: {why}")
         return _build(database, model, chosen, queries, settings, changed, progress)
-
-
-def _texts_of(settings: Settings) -> list[str]:
-    """The user's queries for the recall check.
-
-    Raises:
-        SettingsError: the file cannot be read.
-    """
-    path = settings.index_recall_texts
-    if path is None:
-        return []
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(
-            f"SIGLIP_INDEX_RECALL_TEXTS={path}: {error}; name a UTF-8 text file, or unset it"
-        ) from error
 
 
 def _live(database: Database, model_id: int) -> tuple[Generation | None, float]:

@@ -3,14 +3,13 @@
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import psycopg
 import pytest
 from psycopg import sql
 
-from siglip_pipeline.errors import SettingsError, SimilarityIndexError, StoreError
+from siglip_pipeline.errors import SimilarityIndexError, StoreError
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store import building, generations, recall, tuning
 from siglip_pipeline.store.database import LOCK_BUILD, Database
@@ -356,21 +355,16 @@ def test_the_report_is_plain_json(database: Database, model_id: int) -> None:
     assert np.isfinite(document["bytes_per_frame"])
 
 
-def test_a_users_texts_are_read_from_a_file(
-    database: Database, model_id: int, tmp_path: Path
-) -> None:
+def test_the_texts_of_a_user_are_asked_first(database: Database, model_id: int) -> None:
     asked: list[str] = []
 
     def embed(labels: Sequence[str]) -> FloatArray:
         asked.extend(labels)
         return made.footage(1, frames=len(labels))
 
-    file = tmp_path / "queries.txt"
-    file.write_text("a red bus\nrain on a window\n")
-    with_texts = made.settings(index_recall_texts=file)
-    build_index(database, model_id, settings=with_texts, embed_texts=embed)
-    assert asked[:2] == ["a red bus", "rain on a window"]
+    texts = ["a red bus", "rain on a window"]
+    report = build_index(database, model_id, settings=SETTINGS, texts=texts, embed_texts=embed)
+    assert asked[:2] == texts
     assert len(asked) == 12
-    missing = made.settings(index_recall_texts=tmp_path / "gone.txt")
-    with pytest.raises(SettingsError, match=r"gone\.txt.*name a UTF-8 text file"):
-        build_index(database, model_id, settings=missing)
+    assert report.recall is not None
+    assert not report.recall.made_texts
