@@ -198,8 +198,9 @@ def check_recall(
 def _scopes(connection: Connection, target: Generation) -> dict[float, Scope]:
     """Everything, and random shares of the videos; the same ones for the same videos."""
     rows = connection.execute(
-        "SELECT video_id, frames FROM generation_videos WHERE model_id = %s AND generation = %s"
-        " AND ingest_id IS NOT NULL ORDER BY video_id",
+        "SELECT g.video_id, i.frames, i.moments FROM generation_videos g"
+        " JOIN ingests i USING (model_id, video_id) WHERE g.model_id = %s AND g.generation = %s"
+        " AND g.ingest_id IS NOT NULL ORDER BY g.video_id",
         [target.model_id, target.generation],
     ).fetchall()
     rng = np.random.default_rng(SEED)
@@ -212,7 +213,9 @@ def _scopes(connection: Connection, target: Generation) -> dict[float, Scope]:
         counts.add(count)
         picked = rng.choice(len(rows), size=count, replace=False)
         scopes[share] = Scope(
-            video_ids=[rows[i][0] for i in picked], frames=sum(rows[i][1] for i in picked)
+            video_ids=[rows[i][0] for i in picked],
+            frames=sum(rows[i][1] for i in picked),
+            moments=sum(rows[i][2] for i in picked),
         )
     return scopes
 

@@ -143,7 +143,7 @@ def resolve_scope(
     if videos is None and uploaded_after is None and uploaded_before is None:
         return Scope(time_range=time_range)
     rows = connection.execute(
-        "SELECT v.path, v.video_id, i.frames,"
+        "SELECT v.path, v.video_id, i.frames, i.moments,"
         " (%(after)s::timestamptz IS NULL OR v.modified_at >= %(after)s)"
         " AND (%(before)s::timestamptz IS NULL OR v.modified_at < %(before)s)"
         " FROM videos v LEFT JOIN ingests i ON i.video_id = v.video_id AND i.model_id = %(model)s"
@@ -158,10 +158,11 @@ def resolve_scope(
     unknown = sorted(set(videos or ()) - {row[0] for row in rows})
     if unknown:
         raise QueryError(f"no video {unknown[0]!r} ({len(unknown)} of {len(videos or ())} unknown)")
-    inside = [(row[1], row[2]) for row in rows if row[2] is not None and row[3]]
+    inside = [row[1:4] for row in rows if row[2] is not None and row[4]]
     return Scope(
-        video_ids=[video_id for video_id, _ in inside],
-        frames=sum(frames for _, frames in inside),
+        video_ids=[video_id for video_id, _, _ in inside],
+        frames=sum(frames for _, frames, _ in inside),
+        moments=sum(moments for _, _, moments in inside),
         time_range=time_range,
     )
 

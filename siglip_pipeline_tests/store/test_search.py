@@ -165,6 +165,23 @@ def test_changes_between_generations_are_searchable_at_once(database: Database, 
     assert {hit.video for hit in hits} == {f"v0{i}.mp4" for i in range(4)}
 
 
+@pytest.mark.parametrize("most", [0, 20_000])
+def test_a_filter_over_many_frames_finds_the_best_moments(
+    database: Database, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Past the number of frames that are compared one by one; with and without the graph."""
+    model_id = made.collection(database, videos=8)
+    build_index(database, model_id, settings=made.settings(index_kind="moments"))
+    model = ModelStore(database).get(model_id)
+    monkeypatch.setattr("siglip_pipeline.store.search.EXACT_FRAMES", 0)
+    monkeypatch.setattr("siglip_pipeline.store.index_kinds.moments.EXACT_MOMENTS", most)
+    chosen = ["v01.mp4", "v04.mp4", "v06.mp4"]
+    query_D = made.footage(77)[0]
+    hits = search_frames(database, model, query_D, k=4, videos=chosen)
+    expected = [hit for hit in truth(query_D) if hit[0] in chosen][:4]
+    assert [(hit.video, hit.frame_index) for hit in hits] == [hit[:2] for hit in expected]
+
+
 def test_ties_go_by_path_and_frame(database: Database) -> None:
     """Copies of one video, as after an upload under several names."""
     model_id = ModelStore(database).register(made.spec())

@@ -39,6 +39,8 @@ class Scope:
     """None: any video."""
     frames: int = 0
     """Frames of those videos."""
+    moments: int = 0
+    """Moments of those videos."""
     time_range: tuple[float, float] | None = None
     """Seconds within the video, half-open."""
 
