@@ -46,6 +46,16 @@ class Up:
     def status(self) -> Any:
         return json.loads(_cli(self.settings, "status", "--json").stdout)
 
+    def has_started_run(self) -> bool:
+        query = "{ runsOrError(filter: {statuses: [STARTED]}) { ... on Runs { results { id } } } }"
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.settings.dagster_port}/graphql",
+            data=json.dumps({"query": query}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return bool(json.load(answer)["data"]["runsOrError"]["results"])
+
     def family(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
 
@@ -118,8 +128,9 @@ def test_an_upload_becomes_searchable_and_everything_stops_and_goes_on(
         with urllib.request.urlopen(url, timeout=10) as answer:
             assert json.load(answer)["dagster_version"]
         assert str(settings.dagster_port) in log.read_text()
-        # One process group: whoever ends the group ends everything.
-        assert {os.getpgid(child.pid) for child in up.family()} == {os.getpgid(up.process.pid)}
+        # One process group, but for Postgres: the terminal's Ctrl-C must not reach it first.
+        groups = {os.getpgid(p.pid) for p in up.family() if p.name() != "postgres"}
+        assert groups == {os.getpgid(up.process.pid)}
 
         second = _cli(settings, "up", "--port", str(free_port()))
         assert second.returncode == 2
@@ -130,8 +141,9 @@ def test_an_upload_becomes_searchable_and_everything_stops_and_goes_on(
         found = _cli(settings, "search", scenes[2].caption, "--k", "1", "--json")
         hit = json.loads(found.stdout)["hits"][0]
         assert 4 <= hit["time_seconds"] < 6
-        # A file that arrives just before the end is lost neither: the next `up` takes it up.
+        # Interrupted in the middle of a run, and nothing is lost: the next `up` goes on.
         shutil.copyfile(Path(settings.uploads) / "a.mp4", Path(settings.uploads) / "b.mp4")
+        up.wait_until(up.has_started_run, seconds=120)
         assert up.interrupt() < 10
     assert running(settings.home) is None
     with _up(settings, log) as up:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from siglip_pipeline.definitions import defs
 from siglip_pipeline.defs import sensors
+from siglip_pipeline.defs.assets import FRAMES_PER_RUN
 from siglip_pipeline.defs.partitions import RANGE_END_TAG, RANGE_START_TAG, partition_key
 from siglip_pipeline.defs.sensors import frame_runs, new_uploads, upload_changes
 from siglip_pipeline.records import Upload
@@ -42,7 +43,7 @@ def test_runs_cover_the_batch_exactly_and_stay_small(batch: set[int], existing: 
     for run in frame_runs(uploads, partitions):
         first = partitions.index(run.tags[RANGE_START_TAG])
         last = partitions.index(run.tags[RANGE_END_TAG])
-        assert last - first < sensors.FRAMES_PER_RUN
+        assert last - first < FRAMES_PER_RUN
         covered += partitions[first : last + 1]
     assert sorted(covered) == [upload.path for upload in uploads]
 
