@@ -368,8 +368,8 @@ def cases(options: argparse.Namespace, work: Path, skipped: list[str]) -> Iterat
         plans.append((base, 6144, 3, None, {"ceiling": 0.85, "plain loop": 1.0}))
         plans.append((large, 1536, 3, None, {"ceiling": 0.95, "plain loop": 1.0}))
     else:
-        rounds, count, batch = (3, 8, 4) if options.quick else (5, 32, 8)
-        plans.append((base, count, rounds, batch, {"ceiling": 0.95, "plain loop": 1.0}))
+        rounds, count, size = (3, 8, 4) if options.quick else (5, 32, 8)
+        plans.append((base, count, rounds, size, {"ceiling": 0.95, "plain loop": 1.0}))
         if options.quick:
             skipped.append(f"{large}: about 10 s a frame on a CPU; left out by --quick")
         else:
