@@ -31,7 +31,7 @@ from siglip_pipeline.store.database import embedded_server, open_database
 
 logger = logging.getLogger(__name__)
 
-_STOP_SECONDS: Final = 5.0
+_STOP_SECONDS: Final = 3.0
 _READY_SECONDS: Final = 120.0
 _RESTARTS: Final = 5
 _LOG_TAIL_LINES: Final = 15
