@@ -5,6 +5,7 @@ Headers are not believed: durations, frame counts and rates in them are often mi
 """
 
 import contextlib
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -56,7 +57,6 @@ class PacketIndex:
     reference_P: BoolArray
     """False where the stream itself says that nothing refers to the packet (AV1 only: decoders of
     other codecs find that out themselves)."""
-    size_P: IntArray
     packet_N: IntArray
     """The packet of each frame."""
     pts_N: IntArray
@@ -268,18 +268,19 @@ def _read_packets(
     video: str,
     on_progress: Callable[[int], None],
 ) -> PacketIndex:
-    pts: list[int | None] = []
+    # Compact: two hours are 180,000 packets, and Python's own integers would take 40 bytes each.
+    pts = array("q")
+    timestamps_known = True
     keys, discards, references = bytearray(), bytearray(), bytearray()
     is_av1 = stream.codec.canonical_name == "av1"
     reader = ReferenceReader(stream.codec_context.extradata) if is_av1 else None
-    sizes: list[int] = []
     last_pts, last_duration = None, 0
     for packet in demux(container, stream):
-        pts.append(packet.pts)
+        timestamps_known = timestamps_known and packet.pts is not None
+        pts.append(packet.pts or 0)
         keys.append(packet.is_keyframe)
         discards.append(packet.is_discard)
         references.append(reader is None or reader.is_reference(memoryview(packet)))
-        sizes.append(packet.size)
         if packet.pts is not None and (last_pts is None or packet.pts >= last_pts):
             last_pts, last_duration = packet.pts, packet.duration or 0
         on_progress(len(pts))
@@ -290,11 +291,11 @@ def _read_packets(
             video, "its video stream has no packets: the file was cut off, or nothing was recorded"
         )
     return build_index(
-        pts,
+        np.frombuffer(pts, np.int64),
+        timestamps_known=timestamps_known,
         key_P=np.frombuffer(keys, np.bool_),
         discard_P=np.frombuffer(discards, np.bool_),
         reference_P=np.frombuffer(references, np.bool_),
-        size_P=np.array(sizes, np.int64),
         last_duration=last_duration,
         frame_duration=_frame_duration(stream),
         # MP4 and AVI list every packet up front; in other containers this holds key frames only.
@@ -311,12 +312,12 @@ def _frame_duration(stream: VideoStream) -> int:
 
 
 def build_index(
-    pts: list[int | None],
+    pts_P: IntArray,
     *,
+    timestamps_known: bool,
     key_P: BoolArray,
     discard_P: BoolArray,
     reference_P: BoolArray,
-    size_P: IntArray,
     last_duration: int,
     frame_duration: int,
     expected: int,
@@ -327,14 +328,12 @@ def build_index(
     same PTS the first one counts. Where any packet lacks its PTS, frames are numbered in the order
     in which the decoder gives them, one ``frame_duration`` each.
     """
-    timestamps_known = None not in pts
     if timestamps_known:
-        pts_P = np.array(pts, np.int64)
         shown = np.flatnonzero(~discard_P) if not discard_P.all() else np.arange(pts_P.size)
         pts_N, first = np.unique(pts_P[shown], return_index=True)
         packet_N = shown[first]
     else:
-        packet_N = np.arange(len(pts))
+        packet_N = np.arange(pts_P.size)
         pts_P = pts_N = packet_N * frame_duration
         last_duration = frame_duration
     if last_duration <= 0:
@@ -343,7 +342,6 @@ def build_index(
         pts_P=pts_P,
         key_P=key_P,
         reference_P=reference_P,
-        size_P=size_P,
         packet_N=packet_N.astype(np.int64),
         pts_N=pts_N.astype(np.int64),
         end_pts=int(pts_N[-1]) + max(1, last_duration),

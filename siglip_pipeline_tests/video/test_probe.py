@@ -231,11 +231,11 @@ def test_absurd_dimensions(width: int, height: int) -> None:
 
 def test_equal_timestamps_count_once() -> None:
     index = build_index(
-        [0, 1, 1, 2],
+        np.array([0, 1, 1, 2]),
+        timestamps_known=True,
         key_P=np.array([True, False, False, False]),
         discard_P=np.zeros(4, bool),
         reference_P=np.ones(4, bool),
-        size_P=np.ones(4, np.int64),
         last_duration=0,
         frame_duration=1,
         expected=4,
