@@ -159,8 +159,8 @@ class Bench:
             reference_name="pyav sequential",
             goal=goal,
             frames=len(packets),
-            frames_decoded=counts.frames_decoded // self.rounds,
-            full_passes=counts.full_passes // self.rounds,
+            frames_decoded=counts.frames_decoded // (self.rounds + 1),
+            full_passes=counts.full_passes // (self.rounds + 1),
         )
 
     def pipelines(self, footage: Path | None) -> Iterator[Case]:
