@@ -165,7 +165,8 @@ def embed_videos(
         for video in to_embed:
             yield video, frame_store.read(video)
 
-    for result in engine().embed(streams()):
+    frames_total = sum(stored.frames for stored in to_embed.values())
+    for result in engine().embed(streams(), frames_total=frames_total):
         if isinstance(result, VideoError):
             yield _failed(records, result, VECTORS_STAGE)
             continue

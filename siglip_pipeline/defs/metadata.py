@@ -75,6 +75,7 @@ def engine_metadata(report: EngineReport) -> Mapping[str, Any]:
         "batch_size": report.batch_size,
         "out_of_memory_count": report.out_of_memory_count,
         "device": report.device,
+        "device_name": report.device_name,
         "devices": report.devices,
         "dtype": report.dtype,
         "peak_memory_mib": report.peak_memory_bytes / 2**20,

@@ -122,12 +122,13 @@ class EngineHandle:
         if self._engine is None:
             # torch and transformers take seconds to import: only a run that embeds pays for them.
             from siglip_pipeline.siglip.engine import EmbeddingEngine
-            from siglip_pipeline.siglip.model import get_model
+            from siglip_pipeline.siglip.model import get_models
 
-            model = get_model(self._settings)
-            self._log(f"{model.spec.name} is loaded on {model.device} in {model.dtype}")
+            models = get_models(self._settings)
+            devices = ", ".join(model.device for model in models)
+            self._log(f"{models[0].spec.name} is loaded on {devices} in {models[0].dtype}")
             self._engine = EmbeddingEngine(
-                model,
+                models,
                 batch_size=self._settings.batch_size,
                 on_progress=lambda progress: self._log(str(progress)),
             )
