@@ -57,7 +57,8 @@ class Footage:
         return _directions(np.random.default_rng([self.seed, 1]), count, self.dim)
 
     def _common(self) -> FloatArray:
-        return _directions(np.random.default_rng([self.seed, 0]), 1, self.dim)[0]
+        (common_D,) = _directions(np.random.default_rng([self.seed, 0]), 1, self.dim)
+        return np.asarray(common_D, dtype=np.float32)
 
     def _video(self, video: int, count: int, *, extra_seed: int = 0) -> FloatArray:
         rng = np.random.default_rng([self.seed, 2, video])
