@@ -26,7 +26,7 @@ from typing import IO, Any, Final
 import psutil
 
 from siglip_pipeline.errors import LaunchError
-from siglip_pipeline.settings import Settings, child_environment
+from siglip_pipeline.settings import Settings, child_environment, process_environment
 from siglip_pipeline.store.database import embedded_server, open_database
 
 logger = logging.getLogger(__name__)
@@ -244,11 +244,11 @@ def fail_interrupted_runs(settings: Settings, dagster_home: Path) -> int:
     from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
     from dagster._core.events import JobFailureData, RunFailureReason
 
-    os.environ.update(
-        DAGSTER_HOME=str(dagster_home), DAGSTER_POSTGRES_URL=settings.dagster_postgres_url or ""
-    )
     marked = 0
-    with DagsterInstance.get() as instance:
+    with (
+        process_environment(settings, DAGSTER_HOME=str(dagster_home)),
+        DagsterInstance.get() as instance,
+    ):
         statuses = [
             DagsterRunStatus.STARTING,
             DagsterRunStatus.STARTED,

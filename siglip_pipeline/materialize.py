@@ -4,7 +4,6 @@ The runs are real ones: they are recorded in the same Dagster instance, appear i
 behave as they would under the daemon.
 """
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -22,7 +21,7 @@ from siglip_pipeline.defs.partitions import (
 from siglip_pipeline.defs.sensors import upload_event
 from siglip_pipeline.errors import RunFailedError, UploadNotFoundError
 from siglip_pipeline.launcher import prepare_dagster_home, with_databases
-from siglip_pipeline.settings import Settings
+from siglip_pipeline.settings import Settings, process_environment
 from siglip_pipeline.store.database import open_database
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads import UploadStore
@@ -35,14 +34,9 @@ def pipeline_environment(settings: Settings) -> Iterator[Settings]:
     Dagster builds resources from the environment; so do the decoding processes.
     """
     with with_databases(settings) as complete:
-        before = dict(os.environ)
-        os.environ.update(complete.environment())
-        os.environ["DAGSTER_HOME"] = str(prepare_dagster_home(complete.home))
-        try:
+        dagster_home = prepare_dagster_home(complete.home)
+        with process_environment(complete, DAGSTER_HOME=str(dagster_home)):
             yield complete
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
 
 
 def materialize_videos(settings: Settings, videos: Sequence[str], *, force: bool = False) -> bool:

@@ -5,6 +5,8 @@ generated from the descriptions here and a test holds the two together.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -245,3 +247,18 @@ def _problem(field: str, value: object, message: str) -> str:
 def child_environment(settings: Settings) -> dict[str, str]:
     """The environment of this process with ``settings`` written over it."""
     return {**os.environ, **settings.environment()}
+
+
+@contextmanager
+def process_environment(settings: Settings, **more: str) -> Iterator[None]:
+    """The environment of this process as ``settings`` say, for the length of the block.
+
+    Dagster builds its instance and its resources from the environment, and so do child processes.
+    """
+    before = dict(os.environ)
+    os.environ.update(settings.environment(), **more)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
