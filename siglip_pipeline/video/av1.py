@@ -69,12 +69,16 @@ class ReferenceReader:
 
     def is_reference(self, packet: bytes | memoryview) -> bool:
         """Whether any frame of this temporal unit may be referred to, or is not understood."""
+        frames = 0
         try:
-            found = [self._fills_slots(kind, payload) for kind, payload in units(packet)]
+            for kind, payload in units(packet):
+                fills = self._fills_slots(kind, payload)
+                if fills:  # whatever follows, the packet is needed
+                    return True
+                frames += fills is not None
         except UnreadableError:
             return True
-        frames = [fills for fills in found if fills is not None]
-        return not frames or any(frames)
+        return frames == 0
 
     def _fills_slots(self, kind: int, payload: bytes) -> bool | None:
         """For a frame, whether it fills a reference slot; None for anything else."""
