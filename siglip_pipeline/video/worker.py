@@ -1,6 +1,7 @@
 """The decoding child: takes jobs, decodes, writes frame files, and says how it goes."""
 
 import contextlib
+import ctypes
 import os
 import resource
 import sys
@@ -16,6 +17,7 @@ from typing import Final
 import av
 import av.error
 import numpy as np
+import pyarrow as pa
 from av.video.frame import VideoFrame
 
 from siglip_pipeline.errors import SiglipPipelineError, VideoError
@@ -46,12 +48,18 @@ Progress = Callable[[int], None]
 
 PROGRESS_SECONDS: Final = 0.25
 
+M_MMAP_THRESHOLD: Final = -3
+"""Parameter number of ``mallopt``, from glibc's malloc.h."""
+MMAP_THRESHOLD_BYTES: Final = 2**17
+"""glibc's own default (mallopt(3)), which otherwise rises with each large block that is freed."""
+
 NEAR_IDENTICAL_BITS: Final = 2
 """Deduplication: at most so many of 64 bits of the perceptual hash differ."""
 
 
 def main(descriptor: int, *, parent: int) -> None:
     """Serve jobs until the parent process goes away."""
+    return_freed_memory()
     threading.Thread(target=_leave_with_parent, args=[parent], daemon=True).start()
     connection = Connection(descriptor)
     connection.send(("ready", None))
@@ -75,6 +83,17 @@ def main(descriptor: int, *, parent: int) -> None:
             traceback.print_exc()
             message = ("failed", f"unexpected {type(error).__name__}: {error}")
         connection.send(message)
+
+
+def return_freed_memory() -> None:
+    """Have large blocks go back to the system when they are freed, in this whole process.
+
+    Otherwise the index of a long file, which is read once to plan and once to decode, stays in the
+    heap as holes, and Arrow's own pool keeps what row groups took.
+    """
+    pa.set_memory_pool(pa.system_memory_pool())
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # only glibc has mallopt
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
 
 
 def _leave_with_parent(parent: int) -> None:
