@@ -17,7 +17,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +42,7 @@ class Endpoints:
     """Where what runs can be reached."""
 
     dagster_url: str
-    database_url: str
+    code_port: int
     dagster_home: Path
 
 
@@ -84,17 +84,29 @@ class Launcher:
         Raises:
             LaunchError: a service ended, or did not answer in time; with the end of its log.
         """
-        for service in self._services:
-            service.start(self._environment, self.endpoints.dagster_home)
+        # The daemon takes up interrupted runs as it starts, and asks for them only once: the code
+        # server has to be there by then.
+        code_server, *others = self._services
+        self._start(code_server)
+        self._wait_for(lambda: _listens(self.endpoints.code_port), "the code server")
+        for service in others:
+            self._start(service)
+        url = f"{self.endpoints.dagster_url}/server_info"
+        self._wait_for(lambda: _answers(url), "the Dagster UI")
+
+    def _start(self, service: _Service) -> None:
+        service.start(self._environment, self.endpoints.dagster_home)
         _write_state(self.settings.home, self.endpoints, self._services)
+
+    def _wait_for(self, ready: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + _READY_SECONDS
-        while not _answers(f"{self.endpoints.dagster_url}/server_info"):
+        while not ready():
             for service in self._services:
                 if service.process is not None and service.process.poll() is not None:
                     raise LaunchError(_ended(service))
             if time.monotonic() > deadline:
                 raise LaunchError(
-                    f"the Dagster UI did not answer within {_READY_SECONDS:.0f} s; "
+                    f"{what} did not answer within {_READY_SECONDS:.0f} s; "
                     f"see {self._services[0].log_path.parent}"
                 )
             time.sleep(0.2)
@@ -112,8 +124,7 @@ class Launcher:
                 raise LaunchError(f"{service.name} ended {_RESTARTS + 1} times: {_ended(service)}")
             service.restarts += 1
             logger.warning("%s; starting it again", _ended(service))
-            service.start(self._environment, self.endpoints.dagster_home)
-            _write_state(self.settings.home, self.endpoints, self._services)
+            self._start(service)
 
     def run(self) -> None:
         """Keep the services going until a KeyboardInterrupt.
@@ -161,10 +172,10 @@ def launch(settings: Settings) -> Iterator[Launcher]:
         dagster_home = prepare_dagster_home(home)
         endpoints = Endpoints(
             dagster_url=f"http://{settings.host}:{settings.dagster_port}",
-            database_url=settings.database_url or "",
+            code_port=free_port(),
             dagster_home=dagster_home,
         )
-        launcher = Launcher(settings, endpoints, _services(settings, dagster_home))
+        launcher = Launcher(settings, endpoints, _services(settings, endpoints))
         fail_interrupted_runs(settings, dagster_home)
         stack.callback(launcher.stop)
         launcher.start()
@@ -280,17 +291,15 @@ def _worker_is_gone(tags: Mapping[str, str]) -> bool:
     host, port = server.get("host"), server.get("port")
     if host not in ("127.0.0.1", "localhost") or port is None:
         return False
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex((host, int(port))) != 0
+    return not _listens(int(port))
 
 
-def _services(settings: Settings, dagster_home: Path) -> list[_Service]:
-    code_port = free_port()
-    workspace = dagster_home / "workspace.yaml"
+def _services(settings: Settings, endpoints: Endpoints) -> list[_Service]:
+    """The services in the order in which they are started, the code server first."""
+    workspace = endpoints.dagster_home / "workspace.yaml"
     workspace.write_text(
         "load_from:\n  - grpc_server:\n      host: 127.0.0.1\n"
-        f"      port: {code_port}\n      location_name: siglip_pipeline\n"
+        f"      port: {endpoints.code_port}\n      location_name: siglip_pipeline\n"
     )
     logs = settings.home / "logs"
 
@@ -301,7 +310,7 @@ def _services(settings: Settings, dagster_home: Path) -> list[_Service]:
         service(
             "code-server",
             *("dagster", "api", "grpc", "--module-name", "siglip_pipeline.definitions"),
-            *("--host", "127.0.0.1", "--port", str(code_port)),
+            *("--host", "127.0.0.1", "--port", str(endpoints.code_port)),
             *("--location-name", "siglip_pipeline"),
         ),
         service(
@@ -390,6 +399,12 @@ def _check_port(host: str, port: int) -> None:
                 f"port {port} on {host} cannot be used ({error.strerror}); choose another with "
                 "--port or SIGLIP_DAGSTER_PORT"
             ) from error
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _answers(url: str) -> bool:
