@@ -222,8 +222,8 @@ class _Pass:
     def frames(self, plan: DecodePlan) -> Generator[VideoFrame, None, None]:
         """Everything that comes out of the decoder when the plan is followed."""
         steps = plan.steps_P
-        wanted = np.flatnonzero(steps)
-        last = int(wanted[-1]) if wanted.size else -1
+        # Looked for from the end: a list of all that is wanted would stay for the whole pass.
+        last = len(steps) - 1 - int(np.argmax(steps[::-1] != Step.SKIP)) if steps.any() else -1
         # The decoder itself refuses larger pictures, before it allocates them.
         options = {"max_pixels": str(MAX_PIXELS)}
         with open_container(self._source, options=options) as container:

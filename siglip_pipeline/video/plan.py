@@ -56,7 +56,7 @@ def plan_decode(packets: PacketIndex, target_N: IntArray) -> DecodePlan:
     if starts.size == 0 or starts[0] != 0:
         starts = np.concatenate([[0], starts])
     ends = np.append(starts[1:], len(packets))
-    target_P = packets.packet_N[target_N]
+    target_P = packets.packet_N[target_N].astype(np.int64)
     group = np.searchsorted(starts, target_P, side="right") - 1
     for start, end, last in _spans(packets, starts, ends, target_P, group):
         del end

@@ -57,8 +57,8 @@ class PacketIndex:
     reference_P: BoolArray
     """False where the stream itself says that nothing refers to the packet (AV1 only: decoders of
     other codecs find that out themselves)."""
-    packet_N: IntArray
-    """The packet of each frame."""
+    packet_N: NDArray[np.int32]
+    """The packet of each frame; 32 bits hold MAX_PACKETS, in half the memory."""
     pts_N: IntArray
     """Strictly increasing."""
     end_pts: int
@@ -342,7 +342,7 @@ def build_index(
         pts_P=pts_P,
         key_P=key_P,
         reference_P=reference_P,
-        packet_N=packet_N.astype(np.int64),
+        packet_N=packet_N.astype(np.int32),
         pts_N=pts_N.astype(np.int64),
         end_pts=int(pts_N[-1]) + max(1, last_duration),
         timestamps_known=timestamps_known,
