@@ -1,6 +1,6 @@
 """Find moments by text, by picture, or by another moment."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 DEFAULT_K = 10
 MAX_K = 1000
+
+TextEmbedder = Callable[[ModelRow, Sequence[str]], FloatArray]
+"""Unit vectors [N, D] of texts under a registered model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,11 +53,15 @@ class SearchService:
         database: an open database.
         settings: says on which device queries are embedded. The model is the active one of the
             database, whatever ``model_name`` says: a query must meet vectors of its own kind.
+        embed_texts: in place of :meth:`embed_texts`, for a caller that batches or remembers.
     """
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(
+        self, database: Database, settings: Settings, *, embed_texts: TextEmbedder | None = None
+    ) -> None:
         self._database = database
         self._settings = settings
+        self._embed_texts = embed_texts or self.embed_texts
 
     def by_text(
         self, text: str, *, k: int = DEFAULT_K, videos: Sequence[str] | None = None
@@ -72,14 +79,23 @@ class SearchService:
         """
         if not text.strip():
             raise QueryError("the query text is empty; say what to look for, e.g. 'a red car'")
+        model = self._active_model()
+        vector_D = self._embed_texts(model, [text])[0]
+        return self._search(model, vector_D, {"text": text}, k=k, videos=videos)
+
+    def embed_texts(self, model: ModelRow, texts: Sequence[str]) -> FloatArray:
+        """Unit vectors [N, D] of texts; the text tower is loaded on first use.
+
+        Raises:
+            QueryError: the model's files are not those that the stored vectors were made with.
+            ModelError: the model cannot be loaded.
+        """
         # torch takes seconds to import and only text and pictures need it.
         from siglip_pipeline.siglip.embeddings import extract_text_embeddings
         from siglip_pipeline.siglip.model import get_model
 
-        model = self._active_model()
         siglip = _same(model, get_model(self._model_settings(model), tower="text"))
-        vector_D = extract_text_embeddings([text], model=siglip)[0]
-        return self._search(model, vector_D, {"text": text}, k=k, videos=videos)
+        return extract_text_embeddings(texts, model=siglip)
 
     def by_image(
         self, image: Path | bytes, *, k: int = DEFAULT_K, videos: Sequence[str] | None = None
