@@ -155,8 +155,55 @@ class Settings(BaseSettings):
     # Services
     host: str = Field("127.0.0.1", description="Address that `up` binds its services to.")
     dagster_port: int = Field(3000, ge=1, le=65535, description="Port of the Dagster UI.")
+    dagster_url: str | None = Field(
+        None,
+        pattern=r"^https?://\S+$",
+        description="Where people reach the Dagster UI, for links on the status page. Unset: the "
+        "one that `up` runs in this home.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "WARNING", description="Verbosity of the command line's log on stderr."
+    )
+
+    # HTTP service and page
+    page_port: int = Field(
+        8000, ge=1, le=65535, description="Port of the HTTP service and the search page."
+    )
+    api_key: str | None = Field(
+        None,
+        min_length=16,
+        pattern=r"^[\x21-\x7e]+$",
+        description="Key that every HTTP request must bring, as `Authorization: Bearer …` or "
+        "`X-API-Key`: at least 16 printable characters. Without one the service binds to loopback "
+        "addresses only.",
+        repr=False,
+    )
+    load_model_at_start: bool = Field(
+        False,
+        description="Load the text tower as the HTTP service starts, not at the first text query.",
+    )
+    http_max_body_mib: float = Field(
+        16.0, gt=0, description="Largest body of an HTTP request, in MiB: the size of a picture."
+    )
+    http_max_picture_megapixels: float = Field(
+        50.0,
+        gt=0,
+        description="Largest picture to search by, in million pixels; looked at before decoding.",
+    )
+    http_max_query_length: int = Field(
+        500, ge=1, description="Longest text to search for, in characters."
+    )
+    http_max_k: int = Field(
+        100, ge=1, le=1000, description="Most moments that one HTTP request may ask for."
+    )
+    http_requests_per_second: float = Field(
+        20.0,
+        ge=0,
+        description="Requests that a client address may make a second, on average; thumbnails and "
+        "streams count a tenth. 0: no limit.",
+    )
+    http_request_burst: int = Field(
+        60, ge=1, description="Requests that a client address may make at once."
     )
 
     @field_validator("home", "recall_texts")
