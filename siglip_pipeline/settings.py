@@ -152,6 +152,15 @@ class Settings(BaseSettings):
         "video and its index is published.",
     )
 
+    # Search
+    search_min_probability: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Hits that are less probable are hidden, so that a query with no match finds "
+        "nothing. 0: off. Depends on the model; try 0.1 for texts.",
+    )
+
     # Services
     host: str = Field("127.0.0.1", description="Address that `up` binds its services to.")
     dagster_port: int = Field(3000, ge=1, le=65535, description="Port of the Dagster UI.")
@@ -163,6 +172,37 @@ class Settings(BaseSettings):
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "WARNING", description="Verbosity of the command line's log on stderr."
+    )
+
+    # Several machines
+    executor: Literal["in_process", "celery"] = Field(
+        "in_process",
+        description="Where steps run: `in_process`, in the run's own process; `celery`, on workers "
+        "that `siglip-pipeline worker` started; see docs/operations.md.",
+    )
+    celery_broker_url: str | None = Field(
+        None,
+        pattern=r"^(rediss?|sentinel|amqps?|pyamqp)://\S+$",
+        description="Broker of the Celery executor, `redis://…` or `amqp://…`.",
+        repr=False,
+    )
+    celery_backend_url: str | None = Field(
+        None,
+        description="Where results of steps are kept. Unset: a Redis broker itself; beside "
+        "RabbitMQ, Dagster's own Postgres.",
+        repr=False,
+    )
+    celery_visibility_seconds: int = Field(
+        180,
+        ge=10,
+        description="With a Redis broker, a step whose worker has not been heard of for so long is "
+        "given to another one. Workers report while a step runs, however long it takes.",
+    )
+    celery_runs: int = Field(
+        16,
+        ge=1,
+        description="Runs at once under the Celery executor, each a small process beside Dagster's "
+        "code server; at least one per worker.",
     )
 
     # HTTP service and page
@@ -236,6 +276,13 @@ class Settings(BaseSettings):
     def frame_store_url(self) -> str:
         """Folder or fsspec URL of the frame store, default applied."""
         return self.frame_store or str(self.home / "frames")
+
+    @property
+    def model_choice(self) -> str:
+        """All that these settings say about which vectors are made, as one text."""
+        patches = "" if self.max_num_patches is None else f" {self.max_num_patches} patches"
+        revision = "" if self.model_revision is None else f"@{self.model_revision}"
+        return f"{self.model_name}{revision}{patches}"
 
     def recall_query_texts(self) -> list[str]:
         """The lines of ``recall_texts`` that hold a query.
