@@ -28,7 +28,7 @@ from siglip_pipeline.store.index import build_index
 from siglip_pipeline.store.index_kinds import Generation, Scope, index_kind
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.recall_queries import Query, prepare_queries
-from siglip_pipeline.store.search import NearFrames
+from siglip_pipeline.store.near_frames import NearFrames
 from siglip_pipeline.store.vectors import VectorStore
 
 RECALL_GOAL = 0.98

@@ -143,11 +143,14 @@ class Hit:
     """SigLIP's sigmoid(exp(logit_scale) * cosine + logit_bias), in (0, 1)."""
     start_seconds: float
     end_seconds: float
+    video_id: int
+    """The database's number of the video, for addresses."""
 
     def to_json(self) -> dict[str, Any]:
         """The hit as ``search --json`` prints it."""
         return {
             "video": self.video,
+            "video_id": self.video_id,
             "time_seconds": round(self.time_seconds, 3),
             "frame_index": self.frame_index,
             "score": round(self.score, 6),

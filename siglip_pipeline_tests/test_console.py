@@ -25,6 +25,7 @@ def test_timecode(seconds: float, text: str) -> None:
 def test_hits_are_rows_with_their_marks() -> None:
     hit = Hit(
         video="a.mp4",
+        video_id=1,
         time_seconds=61.2,
         frame_index=3,
         score=0.5,

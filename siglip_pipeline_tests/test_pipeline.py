@@ -195,7 +195,7 @@ def test_search_json_is_as_documented(
     assert len(document["hits"]) == 4
     for hit in document["hits"]:
         assert set(hit) == {
-            *("video", "time_seconds", "frame_index", "score"),
+            *("video", "video_id", "time_seconds", "frame_index", "score"),
             *("probability", "start_seconds", "end_seconds"),
         }
         assert -1 <= hit["score"] <= 1

@@ -16,18 +16,26 @@ from siglip_pipeline.store.index_kinds import Generation, index_kind
 
 def live(connection: Connection, model_id: int) -> Generation | None:
     """The published generation of a model."""
+    return live_and_active(connection, model_id)[0]
+
+
+def live_and_active(connection: Connection, model_id: int) -> tuple[Generation | None, bool]:
+    """The published generation of a model, and whether search answers with that model."""
     row = connection.execute(
-        "SELECT g.generation, g.kind, g.parameters, m.dim FROM models m JOIN generations g"
-        " ON g.model_id = m.model_id AND g.generation = m.active_generation"
-        " WHERE m.model_id = %s",
+        "SELECT g.generation, g.kind, g.parameters, m.dim, m.is_active FROM models m"
+        " LEFT JOIN generations g ON g.model_id = m.model_id"
+        " AND g.generation = m.active_generation WHERE m.model_id = %s",
         [model_id],
     ).fetchone()
     if row is None:
-        return None
-    generation, kind, parameters, dim = row
-    return Generation(
+        return None, False
+    generation, kind, parameters, dim, active = row
+    if generation is None:
+        return None, active
+    found = Generation(
         model_id=model_id, dim=dim, generation=generation, kind=kind, parameters=parameters
     )
+    return found, active
 
 
 def lock_for_writing(connection: Connection, model_id: int, video_id: int) -> None:

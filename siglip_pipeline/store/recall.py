@@ -22,8 +22,9 @@ from siglip_pipeline.store import tables
 from siglip_pipeline.store.copy import read_vectors
 from siglip_pipeline.store.database import Connection, Database
 from siglip_pipeline.store.index_kinds import Generation, IndexKind, Scope, index_kind
+from siglip_pipeline.store.near_frames import NearFrames
 from siglip_pipeline.store.recall_queries import Modality, Query
-from siglip_pipeline.store.search import NearFrames, choose_kind, effort_of
+from siglip_pipeline.store.search import choose_kind, effort_of
 
 SEED = 20_250_117
 DEPTHS = (1, 10, 100)

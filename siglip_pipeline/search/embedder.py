@@ -1,0 +1,120 @@
+"""Queries to vectors, with the model that the stored vectors are of. N items, D dimensions."""
+
+import io
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from siglip_pipeline.errors import QueryError
+from siglip_pipeline.records import FloatArray
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.store.models import ModelRow
+
+if TYPE_CHECKING:
+    from siglip_pipeline.siglip.model import SiglipModel
+
+TEXTS_KEPT = 2048
+"""Vectors of the texts asked for last: 9 MB at 1,152 dimensions."""
+
+
+class QueryEmbedder:
+    """Embeds texts and pictures; loads each tower of the model when it is first needed.
+
+    Thread-safe. A server that wants to embed the texts of several requests at once derives from
+    this class, overrides :meth:`texts`, and gives its own to :class:`.SearchService`.
+
+    Args:
+        settings: the device and dtype. The model is whatever a call names.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._texts: OrderedDict[tuple[str, str], FloatArray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def load(self, model: ModelRow, tower: Literal["text", "image"] = "text") -> None:
+        """Load a tower now, so that the first query need not wait for it.
+
+        Raises:
+            ModelError: the model cannot be found, loaded, or put on the device.
+            QueryError: the files are not those that the stored vectors were made with.
+        """
+        self._model(model, tower)
+
+    def texts(self, model: ModelRow, texts: Sequence[str]) -> FloatArray:
+        """Unit vectors [N, D] of texts; those asked for lately are remembered.
+
+        Raises:
+            ModelError: the model cannot be found, loaded, or put on the device.
+            QueryError: the files are not those that the stored vectors were made with.
+        """
+        # The text tower reads lower case, so that case makes no other vector.
+        keys = [(model.key, text.lower()) for text in texts]
+        found: dict[tuple[str, str], FloatArray] = {}
+        with self._lock:
+            for key in keys:
+                if key in self._texts:
+                    self._texts.move_to_end(key)
+                    found[key] = self._texts[key]
+        missing = list(dict.fromkeys(key for key in keys if key not in found))
+        if missing:
+            fresh_ND = self.embed_texts(model, [text for _, text in missing])
+            found.update(zip(missing, fresh_ND, strict=True))
+            with self._lock:
+                self._texts.update((key, found[key]) for key in missing)
+                while len(self._texts) > TEXTS_KEPT:
+                    self._texts.popitem(last=False)
+        return np.stack([found[key] for key in keys])
+
+    def embed_texts(self, model: ModelRow, texts: Sequence[str]) -> FloatArray:
+        """As :meth:`texts`, by the model, whatever is remembered."""
+        siglip = self._model(model, "text")
+        # torch takes seconds to import and only texts and pictures need it.
+        from siglip_pipeline.siglip.embeddings import extract_text_embeddings
+
+        return extract_text_embeddings(texts, model=siglip)
+
+    def images(self, model: ModelRow, images: Sequence[Path | bytes]) -> FloatArray:
+        """Unit vectors [N, D] of pictures: files that Pillow can read, or their bytes.
+
+        Raises:
+            ModelError: the model cannot be found, loaded, or put on the device.
+            QueryError: a file is missing or is not a picture.
+        """
+        pictures = [_open_picture(image) for image in images]
+        siglip = self._model(model, "image")
+        from siglip_pipeline.siglip.embeddings import extract_image_embeddings
+
+        return extract_image_embeddings(pictures, model=siglip)
+
+    def _model(self, model: ModelRow, tower: Literal["text", "image"]) -> "SiglipModel":
+        from siglip_pipeline.siglip.model import get_model
+
+        settings = self._settings.model_copy(
+            update={"model_name": model.name, "model_revision": model.revision}
+        )
+        siglip = get_model(settings, tower=tower)
+        if siglip.spec.key != model.key:
+            raise QueryError(
+                f"{model.name} is not what the indexed vectors were made with any more "
+                f"({siglip.spec.key}, they are of {model.key}): put the old files back, or index "
+                "the videos again"
+            )
+        return siglip
+
+
+def _open_picture(image: Path | bytes) -> Any:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    name = f"{len(image)} bytes" if isinstance(image, bytes) else str(image)
+    try:
+        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as picture:
+            return ImageOps.exif_transpose(picture).convert("RGB")
+    except FileNotFoundError as error:
+        raise QueryError(f"{name}: no such file") from error
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise QueryError(f"{name} is not a picture that can be read: {error}") from error

@@ -1,0 +1,100 @@
+"""Zero-shot labels: which words fit which videos, each judged by itself."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from siglip_pipeline.errors import QueryError
+from siglip_pipeline.siglip.labels import PROMPT_TEMPLATE
+
+SURE = 0.5
+"""A frame has a label when its probability is at least this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelScore:
+    """How well one label fits one video."""
+
+    label: str
+    probability: float
+    """Of the best frame: SigLIP's sigmoid. Probabilities of several labels do not add up to 1."""
+    score: float
+    """Cosine similarity of the best frame."""
+    time_seconds: float
+    """Where the best frame is."""
+    share: float
+    """Share of the video's frames that have the label, 0 to 1."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json`` and HTTP."""
+        return {
+            "label": self.label,
+            "probability": round(self.probability, 6),
+            "score": round(self.score, 6),
+            "time_seconds": round(self.time_seconds, 3),
+            "share": round(self.share, 6),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoLabels:
+    """The labels of one video, most probable first; ties in the order they were given."""
+
+    video: str
+    video_id: int
+    frames: int
+    """Frames that were judged."""
+    labels: tuple[LabelScore, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json`` and HTTP."""
+        return {
+            "video": self.video,
+            "video_id": self.video_id,
+            "frames": self.frames,
+            "labels": [label.to_json() for label in self.labels],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelReport:
+    """Labels over some videos, or all of them."""
+
+    model: str
+    labels: tuple[str, ...]
+    videos: tuple[VideoLabels, ...]
+    """By path."""
+
+    def share(self, label: str) -> float:
+        """Share of all judged frames that have the label, 0 to 1; 0 where none were judged."""
+        frames = sum(video.frames for video in self.videos)
+        having = sum(
+            score.share * video.frames
+            for video in self.videos
+            for score in video.labels
+            if score.label == label
+        )
+        return having / frames if frames else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json`` and HTTP."""
+        return {
+            "model": self.model,
+            "labels": {label: round(self.share(label), 6) for label in self.labels},
+            "videos": [video.to_json() for video in self.videos],
+        }
+
+
+def label_sentences(labels: Sequence[str], template: str = PROMPT_TEMPLATE) -> list[str]:
+    """The sentences that are compared with the frames.
+
+    Raises:
+        QueryError: no labels, an empty or a repeated one, or a template without ``{label}``.
+    """
+    if isinstance(labels, str) or not labels or not all(label.strip() for label in labels):
+        raise QueryError(f"labels={labels!r}: give at least one label, none of them empty")
+    if len(set(labels)) < len(labels):
+        raise QueryError(f"labels={list(labels)!r}: give each label once")
+    if "{label}" not in template:
+        raise QueryError(f"template={template!r} has no {{label}} in it")
+    return [template.replace("{label}", label) for label in labels]

@@ -1,0 +1,145 @@
+"""The parts of a mixed query, and how people write them: ``+"snow" -"people"^0.5``."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from siglip_pipeline.errors import QueryError
+
+_PART = re.compile(
+    r"""\s*(?P<sign>[+-])"(?P<text>(?:[^"\\]|\\.)*)"(?:\^(?P<weight>[^\s+"-]*))?(?=\s|[+-]"|$)""",
+    re.DOTALL,
+)
+_IS_MIX = re.compile(r'\s*[+-]"')
+_EXAMPLE = """e.g. +"snow" -"people"^0.5"""
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """Words for what a moment shows; with a negative weight, for what it must not show."""
+
+    text: str
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise QueryError("the query text is empty; say what to look for, e.g. 'a red car'")
+        _check_weight(self.text, self.weight)
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """A picture, as a file or its bytes."""
+
+    image: Path | bytes
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_weight(self.name, self.weight)
+
+    @property
+    def name(self) -> str:
+        """For messages and the query of a result."""
+        return f"{len(self.image)} bytes" if isinstance(self.image, bytes) else str(self.image)
+
+
+@dataclass(frozen=True, slots=True)
+class MomentPart:
+    """A moment of an indexed video: the stored frame nearest to ``seconds``."""
+
+    video: str
+    seconds: float
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_weight(self.video, self.weight)
+
+
+QueryPart = TextPart | ImagePart | MomentPart
+
+
+def _check_weight(what: str, weight: float) -> None:
+    if not math.isfinite(weight) or weight == 0:
+        raise QueryError(f"weight {weight} of {what!r}: any number but 0")
+
+
+def check_parts(parts: Sequence[QueryPart]) -> None:
+    """Refuse what cannot be searched for.
+
+    Raises:
+        QueryError: there are no parts, or none says what to look for.
+    """
+    if not any(part.weight > 0 for part in parts):
+        raise QueryError(f"a query needs at least one part to look for, {_EXAMPLE}")
+
+
+def parse_query(text: str) -> list[TextPart]:
+    r"""Read a query as a person writes it.
+
+    A text that begins with ``+"`` or ``-"`` is a mix: quoted texts, each with a sign, and after it
+    ``^WEIGHT`` if it should count more or less than 1. In quotes, ``\"`` is a quotation mark and
+    ``\\`` a backslash. Any other text is one part, as it is.
+
+    >>> parse_query('+"snow" -"people"^0.5')
+    [TextPart(text='snow', weight=1.0), TextPart(text='people', weight=-0.5)]
+    >>> parse_query("a red-haired woman")
+    [TextPart(text='a red-haired woman', weight=1.0)]
+
+    Raises:
+        QueryError: an empty text, or a mix with a fault, which the message shows.
+    """
+    if not _IS_MIX.match(text):
+        return [TextPart(text)]
+    parts: list[TextPart] = []
+    position = 0
+    end = len(text.rstrip())
+    while position < end:
+        match = _PART.match(text, position)
+        if match is None:
+            raise QueryError(
+                f"the query cannot be read from {text[position:end].lstrip()!r} on: give quoted "
+                f"texts with a sign each, {_EXAMPLE}"
+            )
+        weight = _weight(match["weight"], match["text"])
+        words = re.sub(r"\\(.)", r"\1", match["text"], flags=re.DOTALL)
+        parts.append(TextPart(words, weight if match["sign"] == "+" else -weight))
+        position = match.end()
+    check_parts(parts)
+    return parts
+
+
+def _weight(number: str | None, text: str) -> float:
+    if number is None:
+        return 1.0
+    if not re.fullmatch(r"\d{1,6}(\.\d+)?|\.\d+", number) or float(number) == 0:
+        raise QueryError(f"the weight ^{number} of {text!r} is not a number above 0, {_EXAMPLE}")
+    return float(number)
+
+
+def format_query(parts: Sequence[TextPart]) -> str:
+    """The text that :func:`parse_query` reads as these parts; weights to six digits."""
+    written = []
+    for part in parts:
+        quoted = part.text.replace("\\", "\\\\").replace('"', '\\"')
+        size = f"{abs(part.weight):.6f}".rstrip("0").rstrip(".")
+        boost = "" if size == "1" else f"^{size}"
+        written.append(f'{"+" if part.weight > 0 else "-"}"{quoted}"{boost}')
+    return " ".join(written)
+
+
+def parse_moment(text: str) -> tuple[str, float]:
+    """Split ``VIDEO@SECONDS``; the video's own name may hold an ``@``.
+
+    Raises:
+        QueryError: there is no ``@``, or what follows is not a time.
+    """
+    video, separator, seconds = text.rpartition("@")
+    try:
+        value = float(seconds)
+    except ValueError:
+        value = float("nan")
+    if not separator or not video or not 0 <= value < float("inf"):
+        raise QueryError(f"{text!r} is not VIDEO@SECONDS, e.g. holiday/beach.mp4@12.5")
+    return video, value

@@ -1,0 +1,74 @@
+"""The frames nearest to a query, ungrouped: what recall is measured on."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import sql
+
+from siglip_pipeline.records import FloatArray
+from siglip_pipeline.store.database import Connection
+from siglip_pipeline.store.index_kinds import Generation, IndexKind, Scope, index_kind
+from siglip_pipeline.store.search import apply_settings, effort_of, execute
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NearFrame:
+    """A frame near a query."""
+
+    video_id: int
+    frame_index: int
+    time_seconds: float
+    distance: float
+    """Negative inner product."""
+
+
+class NearFrames:
+    """The ``k`` frames that an index names first, ungrouped: what recall is measured on.
+
+    The statement is put together once, for many queries in one transaction.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        kind: IndexKind,
+        target: Generation,
+        *,
+        k: int,
+        scope: Scope,
+        effort: int | None = None,
+    ) -> None:
+        self._connection, self._kind, self._target = connection, kind, target
+        self._k, self._scope = k, scope
+        effort = effort or effort_of(kind, target)
+        rows = max(k, effort) if kind.groups_frames else k
+        apply_settings(connection, kind, rows=rows, scope=scope, effort=effort)
+        self._statement = sql.SQL(
+            "WITH near AS MATERIALIZED ({near}) SELECT video_id, frame_index, time_seconds,"
+            " distance FROM near ORDER BY distance, video_id, frame_index LIMIT {k}"
+        ).format(
+            near=kind.near(target, rows=rows, scope=scope, best_of_moment=False), k=sql.Literal(k)
+        )
+        self._bytes = self._statement.as_bytes(connection)
+
+    def __call__(self, query_D: FloatArray) -> list[NearFrame]:
+        """Frames by rising distance; fewer than ``k`` only when there are fewer."""
+        found = self._execute(self._bytes, query_D)
+        if len(found) < self._k and self._kind.name != "exact":
+            everywhere = NearFrames(
+                self._connection, index_kind("exact"), self._target, k=self._k, scope=self._scope
+            )
+            return everywhere(query_D)
+        return [
+            NearFrame(video_id=row[0], frame_index=row[1], time_seconds=row[2], distance=row[3])
+            for row in found
+        ]
+
+    def plan(self, query_D: FloatArray) -> list[str]:
+        """Lines of EXPLAIN."""
+        return [row[0] for row in self._execute(b"EXPLAIN (COSTS OFF) " + self._bytes, query_D)]
+
+    def _execute(self, statement: bytes, query_D: FloatArray) -> list[tuple[Any, ...]]:
+        return execute(
+            self._connection, statement, self._kind, self._target, query_D, self._scope
+        ).fetchall()

@@ -1,0 +1,72 @@
+"""Which frames a search may return: filters on videos, resolved to ids."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from siglip_pipeline.errors import QueryError
+from siglip_pipeline.store.database import Connection
+from siglip_pipeline.store.globs import glob_regex, is_glob
+from siglip_pipeline.store.index_kinds import Scope
+
+
+def resolve_scope(
+    connection: Connection,
+    model_id: int,
+    *,
+    videos: Sequence[str] | None = None,
+    time_range: tuple[float, float] | None = None,
+    uploaded_after: datetime | None = None,
+    uploaded_before: datetime | None = None,
+) -> Scope:
+    """The videos that pass the filters, and how many frames they hold.
+
+    Args:
+        connection: in a transaction.
+        model_id: whose vectors are searched.
+        videos: paths, and globs as :func:`~siglip_pipeline.store.globs.glob_regex` reads them;
+            None: all.
+        time_range: seconds within the video, half-open.
+        uploaded_after: the upload was modified at this time or later.
+        uploaded_before: … before this time.
+
+    Raises:
+        QueryError: naming a path that is not known, or a glob that matches nothing.
+    """
+    if videos is None and uploaded_after is None and uploaded_before is None:
+        return Scope(time_range=time_range)
+    globs = [pattern for pattern in videos or () if is_glob(pattern)]
+    rows = connection.execute(
+        "SELECT v.path, v.video_id, i.frames, i.moments,"
+        " (%(after)s::timestamptz IS NULL OR v.modified_at >= %(after)s)"
+        " AND (%(before)s::timestamptz IS NULL OR v.modified_at < %(before)s)"
+        " FROM videos v LEFT JOIN ingests i ON i.video_id = v.video_id AND i.model_id = %(model)s"
+        " WHERE %(videos)s::text[] IS NULL OR v.path = ANY(%(videos)s)"
+        " OR v.path ~ ANY(%(globs)s::text[])",
+        {
+            "after": uploaded_after,
+            "before": uploaded_before,
+            "model": model_id,
+            # A file may be called like a glob.
+            "videos": None if videos is None else list(videos),
+            "globs": [glob_regex(glob) for glob in globs],
+        },
+    ).fetchall()
+    _check_known(videos or (), globs, [row[0] for row in rows])
+    inside = [row[1:4] for row in rows if row[2] is not None and row[4]]
+    return Scope(
+        video_ids=[video_id for video_id, _, _ in inside],
+        frames=sum(frames for _, frames, _ in inside),
+        moments=sum(moments for _, _, moments in inside),
+        time_range=time_range,
+    )
+
+
+def _check_known(videos: Sequence[str], globs: Sequence[str], found: Sequence[str]) -> None:
+    unknown = sorted(set(videos) - set(globs) - set(found))
+    if unknown:
+        raise QueryError(f"no video {unknown[0]!r} ({len(unknown)} of {len(videos)} unknown)")
+    if globs and not found:
+        raise QueryError(
+            f"no video matches {globs[0]!r}; * stays within a folder, ** does not, and without a "
+            "/ the pattern is about the file's name"
+        )

@@ -1,0 +1,56 @@
+"""Some frames of a file that is no upload: a clip that someone searches with. No av here."""
+
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from siglip_pipeline.errors import QueryError, UploadError, VideoError
+from siglip_pipeline.records import FrameBatch
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.video.contact_sheet import evenly_spaced
+from siglip_pipeline.video.extract import extract_frames
+from siglip_pipeline.video.frame_store import FrameStore
+from siglip_pipeline.video.jobs import DecodeOptions
+
+CLIP_SAMPLING: Final = "fps:2"
+"""Closer than uploads usually are: a clip is short, and its frames need not fall on theirs."""
+MAX_FRAMES: Final = 120
+
+
+def sample_clip(clip: Path, settings: Settings) -> FrameBatch:
+    """Frames of a video file, two a second, evenly thinned out to at most 120.
+
+    Decoded as uploads are: in a watched process, upright, tone-mapped, as JPEG.
+
+    Args:
+        clip: a local file.
+        settings: how to decode.
+
+    Raises:
+        QueryError: the file is missing or cannot be decoded, with the reason.
+    """
+    uploads = UploadStore(clip.parent, settle_seconds=0)
+    with tempfile.TemporaryDirectory(prefix="siglip-clip-") as folder:
+        store = FrameStore(folder)
+        try:
+            upload = uploads.get(clip.name)
+            options = DecodeOptions.from_settings(settings)
+            extract_frames(upload, uploads, store, sampling=CLIP_SAMPLING, options=options)
+        except VideoError as error:
+            raise QueryError(f"{clip} cannot be searched with: {error.reason}") from error
+        except UploadError as error:
+            raise QueryError(f"{clip}: no such file") from error
+        batches = list(store.read(clip.name))
+    indices = np.concatenate([batch.frame_index_N for batch in batches])
+    kept = evenly_spaced(np.arange(len(indices)), MAX_FRAMES)
+    jpegs = [jpeg for batch in batches for jpeg in batch.jpegs]
+    return FrameBatch(
+        video=str(clip),
+        frame_index_N=indices[kept],
+        pts_N=np.concatenate([batch.pts_N for batch in batches])[kept],
+        time_seconds_N=np.concatenate([batch.time_seconds_N for batch in batches])[kept],
+        jpegs=tuple(jpegs[position] for position in kept),
+    )
