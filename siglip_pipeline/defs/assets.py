@@ -24,6 +24,7 @@ from siglip_pipeline.defs.resources import (
     UploadsResource,
 )
 from siglip_pipeline.errors import VideoError
+from siglip_pipeline.queues import EMBEDDING_QUEUE, QUEUE_TAG
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.index import build_index
 from siglip_pipeline.store.models import ModelStore
@@ -113,6 +114,7 @@ def video_frames(
     group_name=GROUP,
     kinds={"pytorch", "postgres"},
     pool=GPU_POOL,
+    op_tags={QUEUE_TAG: EMBEDDING_QUEUE},
     output_required=False,
 )
 def frame_embeddings(
