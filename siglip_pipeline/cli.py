@@ -159,6 +159,34 @@ def materialize(
 
 
 @app.command()
+def worker(
+    queue: Annotated[
+        list[str] | None,
+        typer.Option(help="Queue to take steps from; may be repeated. Default: dagster."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name in logs, before @host.")] = None,
+) -> None:
+    """Take steps from a Celery queue and run them here; one process, one step at a time.
+
+    `--queue siglip` on machines with a GPU (one worker per GPU; the model stays loaded), `--queue
+    dagster` on machines that decode. Needs SIGLIP_CELERY_BROKER_URL. SIGTERM ends it after the step
+    in hand.
+    """
+    try:
+        import celery  # noqa: F401
+        import dagster_celery  # noqa: F401
+    except ImportError as error:
+        from siglip_pipeline.errors import LaunchError
+        from siglip_pipeline.queues import INSTALL
+
+        raise LaunchError(f"workers need Celery, which is not installed: {INSTALL}") from error
+    from siglip_pipeline.queues import DEFAULT_QUEUE
+    from siglip_pipeline.worker import run_worker
+
+    raise typer.Exit(run_worker(_settings(), queue or [DEFAULT_QUEUE], name=name))
+
+
+@app.command()
 def search(
     text: Annotated[str | None, typer.Argument(help="What to look for, as in a caption.")] = None,
     image: Annotated[Path | None, typer.Option(help="Look for what a picture shows.")] = None,

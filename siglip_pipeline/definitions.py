@@ -8,6 +8,7 @@ from siglip_pipeline.defs.assets import (
     uploads_asset,
     video_frames,
 )
+from siglip_pipeline.defs.executors import executor_for
 from siglip_pipeline.defs.resources import (
     DatabaseResource,
     FrameStoreResource,
@@ -15,6 +16,7 @@ from siglip_pipeline.defs.resources import (
     UploadsResource,
 )
 from siglip_pipeline.defs.sensors import automation, new_uploads
+from siglip_pipeline.settings import Settings
 
 defs = dg.Definitions(
     assets=[uploads_asset, video_frames, frame_embeddings, similarity_index],
@@ -25,6 +27,5 @@ defs = dg.Definitions(
         "database": DatabaseResource(),
         "siglip": SiglipResource(),
     },
-    # One process per run: the model is loaded once for all partitions of the run.
-    executor=dg.in_process_executor,
+    executor=executor_for(Settings.load()),
 )

@@ -9,7 +9,7 @@ import fcntl
 import json
 import logging
 import os
-import shutil
+import re
 import signal
 import socket
 import subprocess
@@ -169,7 +169,9 @@ def launch(settings: Settings) -> Iterator[Launcher]:
         settings = stack.enter_context(with_databases(settings))
         with open_database(settings):
             pass  # migrations: every child finds the schema in place
-        dagster_home = prepare_dagster_home(home)
+        dagster_home = prepare_dagster_home(
+            home, runs=settings.celery_runs if settings.executor == "celery" else None
+        )
         endpoints = Endpoints(
             dagster_url=f"http://{settings.host}:{settings.dagster_port}",
             code_port=free_port(),
@@ -198,8 +200,14 @@ def with_databases(settings: Settings) -> Iterator[Settings]:
         )
 
 
-def prepare_dagster_home(home: Path) -> Path:
-    """``SIGLIP_HOME/dagster`` with the project's dagster.yaml in it."""
+def prepare_dagster_home(home: Path, *, runs: int | None = None) -> Path:
+    """``SIGLIP_HOME/dagster`` with the project's dagster.yaml in it.
+
+    Args:
+        home: ``SIGLIP_HOME``.
+        runs: so many runs at once, embedding ones included: how many steps really run is up to the
+            workers. None: as dagster.yaml says, for runs on this machine.
+    """
     folder = home / "dagster"
     folder.mkdir(parents=True, exist_ok=True)
     package = Path(__file__).parent
@@ -207,7 +215,10 @@ def prepare_dagster_home(home: Path) -> Path:
     source = next(
         p for p in (package / "dagster.yaml", package.parent / "dagster.yaml") if p.exists()
     )
-    shutil.copyfile(source, folder / "dagster.yaml")
+    text = source.read_text()
+    if runs is not None:
+        text = re.sub(r"(max_concurrent_runs|default_limit): \d+", rf"\1: {runs}", text)
+    (folder / "dagster.yaml").write_text(text)
     return folder
 
 

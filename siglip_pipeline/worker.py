@@ -1,0 +1,153 @@
+"""`siglip-pipeline worker`: take steps from a queue and run them in this very process.
+
+The Celery application and its task are dagster-celery's. What is added here: the worker uses its
+own Dagster instance rather than the folders of the machine that sent the step, leaves steps of
+runs that are over, and keeps its lease on the message (:mod:`siglip_pipeline.leases`).
+
+The pool is ``solo``: the step runs in the worker's main thread, so a model that
+:func:`~siglip_pipeline.siglip.model.get_models` has loaded serves every later step and run.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import psycopg2
+import sqlalchemy.exc
+from celery import Celery, Task
+from celery.signals import worker_ready
+from dagster import DagsterInstance, DagsterRunStatus
+from dagster._serdes import pack_value
+from dagster_celery.make_app import make_app
+from dagster_celery.tasks import create_task
+
+from siglip_pipeline.leases import renewed_lease
+from siglip_pipeline.queues import backend_url, broker_url, celery_config, is_redis
+from siglip_pipeline.settings import Settings, process_environment
+from siglip_pipeline.store.database import where
+
+logger = logging.getLogger(__name__)
+
+_RENEWALS_PER_TIMEOUT = 4
+# Dagster's storage is away while Postgres restarts; a quarter of an hour of tries in all.
+_STORAGE_ERRORS = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError)
+_STORAGE_RETRIES = 20
+_STORAGE_WAIT_SECONDS = 60
+
+
+class StepTask(Task):  # type: ignore[misc]  # Celery has no types
+    """Around dagster-celery's task: this machine's instance, runs that are over, the lease."""
+
+    settings: Settings
+
+    def __call__(
+        self, execute_step_args_packed: dict[str, Any], executable_dict: dict[str, Any]
+    ) -> Any:
+        """Run one step; its serialized Dagster events, none if its run is over."""
+        run_id = execute_step_args_packed["run_id"]
+        with DagsterInstance.get() as instance:
+            run = instance.get_run_by_id(run_id)
+            if run is None or run.is_finished or run.status == DagsterRunStatus.CANCELING:
+                state = "unknown here" if run is None else run.status.value
+                logger.warning("a step of run %s is left out: the run is %s", run_id, state)
+                return []
+            # The sender's instance names folders of the sender's machine.
+            own = {**execute_step_args_packed, "instance_ref": pack_value(instance.get_ref())}
+        with self._lease():
+            return self.run(execute_step_args_packed=own, executable_dict=executable_dict)
+
+    def _lease(self) -> Any:
+        tag = (self.request.properties or {}).get("delivery_tag")
+        if tag is None or not is_redis(broker_url(self.settings)):
+            return nullcontext()
+        every = self.settings.celery_visibility_seconds / _RENEWALS_PER_TIMEOUT
+        return renewed_lease(self.app, tag, every_seconds=every)
+
+
+def worker_app(settings: Settings) -> Celery:
+    """The Celery application of a worker; connects to nothing yet.
+
+    Raises:
+        SettingsError: no broker is named.
+    """
+    app = make_app(
+        {
+            "broker": broker_url(settings),
+            "backend": backend_url(settings),
+            "config_source": celery_config(settings),
+        }
+    )
+    create_task(
+        app,
+        base=type("ConfiguredStepTask", (StepTask,), {"settings": settings}),
+        # What a step meets before or after its own retries: Dagster's storage cannot be reached.
+        autoretry_for=(*_STORAGE_ERRORS, psycopg2.OperationalError),
+        retry_backoff=2,
+        retry_backoff_max=_STORAGE_WAIT_SECONDS,
+        max_retries=_STORAGE_RETRIES,
+    )
+    return app
+
+
+def run_worker(settings: Settings, queues: Sequence[str], *, name: str | None = None) -> int:
+    """Take steps until SIGTERM or SIGINT; the step in hand is finished first.
+
+    Args:
+        settings: of this machine; unset databases mean the embedded ones of its home.
+        queues: where steps come from.
+        name: of the worker, before ``@host``; unset: made of the queues and the process id.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        SettingsError: no broker is named.
+        StoreError: the database cannot be used.
+    """
+    for chatty in ("celery", "siglip_pipeline"):
+        logging.getLogger(chatty).setLevel(min(logging.INFO, logging.getLogger().level))
+    settings = settings.model_copy(update={"executor": "celery"})
+    with process_environment(settings):
+        # Loads the definitions, which read there which executor to wire.
+        from siglip_pipeline.materialize import pipeline_environment
+    with pipeline_environment(settings) as complete:
+        app = worker_app(complete)
+        name = name or f"{'-'.join(queues)}-{os.getpid()}"
+        _announce(complete, queues)
+        worker_ready.connect(_clean_results, weak=False)
+        worker = app.Worker(
+            queues=list(queues),
+            pool="solo",
+            concurrency=1,
+            hostname=f"{name}@{socket.gethostname()}",
+            # Workers need not know of each other; a fleet would chat all day.
+            without_gossip=True,
+            without_mingle=True,
+            loglevel=logging.INFO,
+        )
+        worker.start()
+        return int(worker.exitcode or 0)
+
+
+def _announce(settings: Settings, queues: Sequence[str]) -> None:
+    assert settings.database_url is not None
+    places: Mapping[str, str] = {
+        "queues": ", ".join(queues),
+        "database": where(settings.database_url),
+        "uploads": settings.uploads,
+        "frames": settings.frame_store_url,
+        "model": settings.model_name,
+        "device": settings.device,
+    }
+    logger.info("worker: %s", "; ".join(f"{what} {value}" for what, value in places.items()))
+
+
+def _clean_results(sender: Any, **_: Any) -> None:
+    """Delete expired results; Redis does so by itself, a database needs to be told."""
+    try:
+        sender.app.backend.cleanup()
+    except Exception as error:
+        logger.warning("old results could not be deleted: %s", error)
