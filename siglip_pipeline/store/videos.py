@@ -31,6 +31,7 @@ class Failure:
 class VideoRow:
     """A video, and how far it has come under one model."""
 
+    video_id: int
     video: str
     state: VideoState
     """``pending`` nothing yet, ``frames`` decoded, ``embedded`` vectors stored, ``indexed``
@@ -73,7 +74,7 @@ class VideoCounts:
 
 # What :class:`VideoRow` holds, in one query over all videos; %(model)s may be null.
 _ROWS = """
-    SELECT v.path AS video,
+    SELECT v.video_id, v.path AS video,
            CASE WHEN f.stage IS NOT NULL THEN 'failed'
                 WHEN i.video_id IS NOT NULL AND i.source_sha256 = v.source_sha256
                      AND i.sampling = v.sampling
@@ -168,6 +169,24 @@ class VideoStore:
     def list(self, *, model_id: int | None = None) -> list[VideoRow]:
         """All videos, by path."""
         return self._rows(sql.SQL("ORDER BY v.path"), model=model_id)
+
+    def by_id(self, video_id: int) -> VideoRow | None:
+        """A video as it stands under the active model; None if unknown."""
+        condition = sql.SQL("WHERE v.video_id = %(video)s")
+        rows = self._rows(condition, video=video_id, model=None)
+        return rows[0] if rows else None
+
+    def page(self, *, limit: int, offset: int = 0) -> builtins.list[VideoRow]:
+        """Some of all videos, by path, as they stand under the active model."""
+        suffix = sql.SQL("ORDER BY v.path LIMIT %(limit)s OFFSET %(offset)s")
+        return self._rows(suffix, limit=limit, offset=offset, model=None)
+
+    def count(self) -> int:
+        """How many videos are known."""
+        with self._database.connection() as connection:
+            row = connection.execute("SELECT count(*) FROM videos").fetchone()
+        assert row is not None
+        return int(row[0])
 
     def _rows(self, suffix: sql.Composable, **values: Any) -> builtins.list[VideoRow]:
         with (

@@ -1,0 +1,99 @@
+"""What a player shows of a video: its stored frames and moments in time, without their vectors."""
+
+from dataclasses import dataclass
+
+from psycopg import sql
+from psycopg.rows import class_row
+
+from siglip_pipeline.store import tables
+from siglip_pipeline.store.database import Connection, Database
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameTime:
+    """A stored frame that has a vector."""
+
+    frame_index: int
+    time_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MomentSpan:
+    """Contiguous frames that belong together, as a half-open range of seconds."""
+
+    start_seconds: float
+    end_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """A video under the active model; empty where it has no vectors."""
+
+    frames: tuple[FrameTime, ...] = ()
+    """In time order; all of them, or as many as were asked for, evenly spaced."""
+    moments: tuple[MomentSpan, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoName:
+    """What it takes to reach a video's file and the pictures of its frames."""
+
+    video_id: int
+    video: str
+    frames_version: str | None
+    """Changes when the stored frames do; None before there are any."""
+
+
+class TimelineStore:
+    """Reads frames and moments in time; writes nothing."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def timeline(self, video_id: int, *, max_frames: int) -> Timeline:
+        """Frames and moments of a video under the active model.
+
+        Args:
+            max_frames: at most so many frames, evenly spaced, the first and the last among them.
+        """
+        with self._database.connection() as connection:
+            model_id = _active_model(connection)
+            if model_id is None:
+                return Timeline()
+            frames = connection.cursor(row_factory=class_row(FrameTime)).execute(
+                sql.SQL(
+                    "SELECT frame_index, time_seconds FROM (SELECT frame_index, time_seconds,"
+                    " row_number() OVER (ORDER BY frame_index) - 1 AS row, count(*) OVER () AS n"
+                    " FROM {} WHERE video_id = %(video)s) f"
+                    # Of n rows in most - 1 steps: each that is the first of a new step.
+                    " WHERE n <= %(most)s OR row = 0 OR row * (%(most)s - 1) / greatest(n - 1, 1)"
+                    " <> (row - 1) * (%(most)s - 1) / greatest(n - 1, 1) ORDER BY frame_index"
+                ).format(tables.frames(model_id)),
+                {"video": video_id, "most": max(2, max_frames)},
+            )
+            rows = frames.fetchall()
+            moments = connection.cursor(row_factory=class_row(MomentSpan)).execute(
+                sql.SQL(
+                    "SELECT start_seconds, end_seconds FROM {} WHERE video_id = %s ORDER BY moment"
+                ).format(tables.moments(model_id)),
+                [video_id],
+            )
+            return Timeline(frames=tuple(rows), moments=tuple(moments.fetchall()))
+
+    def name(self, video_id: int) -> VideoName | None:
+        """A video by id; None if unknown."""
+        with (
+            self._database.connection() as connection,
+            connection.cursor(row_factory=class_row(VideoName)) as cursor,
+        ):
+            return cursor.execute(
+                "SELECT video_id, path AS video, left(md5(source_sha256 || ' ' || sampling || ' '"
+                " || extract(epoch FROM decoded_at)), 12) AS frames_version FROM videos"
+                " WHERE video_id = %s",
+                [video_id],
+            ).fetchone()
+
+
+def _active_model(connection: Connection) -> int | None:
+    row = connection.execute("SELECT model_id FROM models WHERE is_active").fetchone()
+    return None if row is None else int(row[0])
