@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from siglip_pipeline.defs.alerts import run_failures
 from siglip_pipeline.defs.assets import (
     frame_embeddings,
     similarity_index,
@@ -9,6 +10,9 @@ from siglip_pipeline.defs.assets import (
     video_frames,
 )
 from siglip_pipeline.defs.executors import executor_for
+from siglip_pipeline.defs.jobs import JOBS, SCHEDULES
+from siglip_pipeline.defs.reconciliation import reconciliation
+from siglip_pipeline.defs.removal import deleted_uploads
 from siglip_pipeline.defs.resources import (
     DatabaseResource,
     FrameStoreResource,
@@ -19,8 +23,10 @@ from siglip_pipeline.defs.sensors import automation, new_uploads
 from siglip_pipeline.settings import Settings
 
 defs = dg.Definitions(
-    assets=[uploads_asset, video_frames, frame_embeddings, similarity_index],
-    sensors=[new_uploads, automation],
+    assets=[uploads_asset, video_frames, frame_embeddings, similarity_index, reconciliation],
+    jobs=JOBS,
+    schedules=SCHEDULES,
+    sensors=[new_uploads, deleted_uploads, automation, run_failures],
     resources={
         "uploads": UploadsResource(),
         "frame_store": FrameStoreResource(),

@@ -75,9 +75,7 @@ def _bring_in_file(source: Path, video: str, uploads: UploadStore, *, replace: b
     except UploadNotFoundError:
         pass
     else:
-        if there.size_bytes == source.stat().st_size and _sha256(source) == _stored_sha256(
-            uploads, video
-        ):
+        if there.size_bytes == source.stat().st_size and _sha256(source) == uploads.sha256(video):
             return ingested("present")
         if not replace:
             return ingested("conflict")
@@ -101,11 +99,3 @@ def _copy(source: Path, uploads: UploadStore, video: str) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _stored_sha256(uploads: UploadStore, video: str) -> str:
-    digest = hashlib.sha256()
-    with uploads.open(video) as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -113,6 +113,16 @@ class Settings(BaseSettings):
     deduplicate_frames: bool = Field(
         False, description="Store near-identical consecutive frames once and refer to them."
     )
+    remove_deleted: bool = Field(
+        True,
+        description="Forget a video whose upload was deleted, with its frames and vectors, after "
+        "`SIGLIP_REMOVE_GRACE_HOURS`.",
+    )
+    remove_grace_hours: float = Field(
+        24.0,
+        ge=0,
+        description="An upload must have been missing for so long before its video is forgotten.",
+    )
     uploads_settle_seconds: float = Field(
         10.0,
         ge=0,
@@ -169,6 +179,12 @@ class Settings(BaseSettings):
         pattern=r"^https?://\S+$",
         description="Where people reach the Dagster UI, for links on the status page. Unset: the "
         "one that `up` runs in this home.",
+    )
+    alert_webhook: str | None = Field(
+        None,
+        description="URL that a summary of every failed run is posted to, as JSON with a `text` "
+        "that Slack and Mattermost show. Unset: the log of the sensor `run_failures` only.",
+        repr=False,
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "WARNING", description="Verbosity of the command line's log on stderr."

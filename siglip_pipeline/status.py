@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from siglip_pipeline.freshness import OutOfDate, out_of_date
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database
-from siglip_pipeline.store.models import ModelRow, ModelStore
+from siglip_pipeline.store.live_index import LiveIndex, live_index
+from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.videos import Failure, VideoStore
 from siglip_pipeline.uploads import UploadStore
 
@@ -24,6 +26,7 @@ class PipelineStatus:
     failures: tuple[Failure, ...]
     frames: int
     vectors: int
+    out_of_date: OutOfDate
     model: dict[str, Any] | None
     index: dict[str, Any] | None
 
@@ -40,6 +43,10 @@ class PipelineStatus:
                 {"video": failure.video, "stage": failure.stage, "reason": failure.reason}
                 for failure in self.failures
             ],
+            "out_of_date": {
+                "frames": len(self.out_of_date.frames),
+                "vectors": len(self.out_of_date.vectors),
+            },
             "frames": self.frames,
             "vectors": self.vectors,
             "model": self.model,
@@ -60,8 +67,8 @@ def collect_status(database: Database, settings: Settings) -> PipelineStatus:
     unseen = 0
     if Path(settings.uploads).is_dir():
         listing = UploadStore(settings.uploads, settle_seconds=0).list()
-        announced = videos.states().keys()
-        unseen = sum(upload.path not in announced for upload in listing)
+        known = videos.paths()
+        unseen = sum(upload.path not in known for upload in listing)
     return PipelineStatus(
         total=counts.total + unseen,
         indexed=counts.indexed,
@@ -72,22 +79,18 @@ def collect_status(database: Database, settings: Settings) -> PipelineStatus:
         failures=tuple(counts.failures),
         frames=counts.frames,
         vectors=counts.vectors,
+        out_of_date=out_of_date(database, settings),
         model={"name": model.name, "key": model.key, "dim": model.dim} if model else None,
-        index=_live_index(database, model) if model else None,
+        index=_index_json(live_index(database, model.model_id)) if model else None,
     )
 
 
-def _live_index(database: Database, model: ModelRow) -> dict[str, Any] | None:
-    """The published generation; ``rows`` counts the frames that it answers for."""
-    with database.connection() as connection:
-        row = connection.execute(
-            "SELECT g.kind, g.recall_at_10, (SELECT coalesce(sum(v.frames), 0)"
-            "   FROM generation_videos v WHERE v.model_id = g.model_id"
-            "   AND v.generation = g.generation AND v.ingest_id IS NOT NULL)"
-            " FROM generations g WHERE g.model_id = %s AND g.state = 'live'",
-            [model.model_id],
-        ).fetchone()
-    if row is None:
+def _index_json(index: LiveIndex | None) -> dict[str, Any] | None:
+    if index is None:
         return None
-    kind, recall, rows = row
-    return {"kind": kind, "state": "ready", "recall_at_10": recall, "rows": int(rows)}
+    return {
+        "kind": index.kind,
+        "state": "ready",
+        "recall_at_10": index.recall_at_10,
+        "rows": index.frames,
+    }

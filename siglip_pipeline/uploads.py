@@ -5,6 +5,7 @@ works (``s3://``, ``gs://``, ``http://``, ``memory://``); local folders are walk
 only there are symlinks and half-written files a concern.
 """
 
+import hashlib
 import logging
 import os
 import time
@@ -91,6 +92,18 @@ class UploadStore:
     def opens_in_other_processes(self) -> bool:
         """Whether another process sees the same files (``memory://`` lives in one process)."""
         return "memory" not in self._protocols
+
+    def sha256(self, video: str) -> str:
+        """SHA-256 of an upload's content, in hexadecimal; reads all of it.
+
+        Raises:
+            UploadError: it is missing or cannot be read.
+        """
+        digest = hashlib.sha256()
+        with self.open(video) as file:
+            while block := file.read(READ_BLOCK_BYTES):
+                digest.update(block)
+        return digest.hexdigest()
 
     def list(self) -> Iterator[Upload]:
         """Every upload that is ready, sorted by path. Nothing is opened or downloaded.

@@ -9,6 +9,15 @@ from typing import Any
 import dagster as dg
 
 from siglip_pipeline import stages
+from siglip_pipeline.defs.checks import (
+    FRAME_CHECKS,
+    INDEX_CHECKS,
+    VECTOR_CHECKS,
+    check_collection,
+    check_frames,
+    check_vectors,
+)
+from siglip_pipeline.defs.in_flight import partitions_of_waiting_runs
 from siglip_pipeline.defs.metadata import (
     embedding_metadata,
     engine_metadata,
@@ -29,9 +38,16 @@ from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.index import build_index
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.recall import recall_history
+from siglip_pipeline.store.vectors import VectorStore
 
 GROUP = "video_search"
+OWNERS = ["team:video-search"]
 GPU_POOL = "gpu"
+
+# What a person changes to have other frames or vectors: Dagster marks as out of date whatever was
+# made under another one. Read from the environment alone, since loading definitions reads no model.
+FRAMES_CODE_VERSION = stages.current_recipe(Settings.load())
+VECTORS_CODE_VERSION = Settings.load().model_choice
 
 # Different batch sizes keep the two assets in runs of their own: within one run, a failed video
 # would take the embeddings of all the others with it.
@@ -50,6 +66,7 @@ uploads_asset = dg.AssetSpec(
     "uploads",
     partitions_def=videos_partitions,
     group_name=GROUP,
+    owners=OWNERS,
     kinds={"video"},
     description=(
         "The files below `SIGLIP_UPLOADS`, one partition each. The sensor `new_uploads` reports a "
@@ -70,7 +87,10 @@ class VideoBatchConfig(dg.Config):
     partitions_def=videos_partitions,
     deps=[uploads_asset],
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=FRAMES_PER_RUN),
+    code_version=FRAMES_CODE_VERSION,
+    check_specs=FRAME_CHECKS,
     group_name=GROUP,
+    owners=OWNERS,
     kinds={"ffmpeg", "parquet"},
     output_required=False,
 )
@@ -101,8 +121,12 @@ def video_frames(
             if isinstance(result, VideoError):
                 outcomes.fail(key, result.reason)
             else:
-                metadata = frames_metadata(result, frames)
-                outcomes.succeed(key, data_version=result.data_version, metadata=metadata)
+                outcomes.succeed(
+                    key,
+                    data_version=result.data_version,
+                    metadata=frames_metadata(result, frames),
+                    checks=check_frames(result),
+                )
     yield from outcomes.finish()
 
 
@@ -111,7 +135,10 @@ def video_frames(
     deps=[video_frames],
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=EMBEDDINGS_PER_RUN),
     automation_condition=dg.AutomationCondition.eager(),
+    code_version=VECTORS_CODE_VERSION,
+    check_specs=VECTOR_CHECKS,
     group_name=GROUP,
+    owners=OWNERS,
     kinds={"pytorch", "postgres"},
     pool=GPU_POOL,
     op_tags={QUEUE_TAG: EMBEDDING_QUEUE},
@@ -127,27 +154,38 @@ def frame_embeddings(
     """SigLIP 2 vectors of every sampled frame, in Postgres with pgvector.
 
     One transaction per video replaces that video's vectors. The model loads once per run, and only
-    when there is something to embed; a run takes a slot of the pool `gpu`.
+    when there is something to embed; a run takes a slot of the pool `gpu`. Videos of runs that
+    wait for the slot are embedded ahead: those runs find their vectors stored.
     """
     outcomes = PartitionOutcomes(context)
+    own = set(context.partition_keys)
+    ahead = partitions_of_waiting_runs(context.instance, context.asset_key)
     with retrying_what_heals(context), database.open() as db:
         spec = siglip.spec()
         engine = siglip.engine(context.log.info)
+        model_id, vectors = ModelStore(db).register(spec), VectorStore(db)
         for result in stages.embed_videos(
             [path_of_partition(key) for key in context.partition_keys],
             frame_store=frame_store.store(),
             database=db,
-            model_id=ModelStore(db).register(spec),
+            model_id=model_id,
             model_key=spec.key,
             engine=engine,
             force=config.force,
+            ahead=[path_of_partition(key) for key in ahead],
         ):
             key = partition_key(result.video)
-            if isinstance(result, VideoError):
+            if key not in own:
+                context.log.debug(f"{key}: done ahead for a run that waits")
+            elif isinstance(result, VideoError):
                 outcomes.fail(key, result.reason)
             else:
-                metadata = embedding_metadata(result, spec)
-                outcomes.succeed(key, data_version=result.data_version, metadata=metadata)
+                outcomes.succeed(
+                    key,
+                    data_version=result.data_version,
+                    metadata=embedding_metadata(result, spec),
+                    checks=check_vectors(result, vectors.summary(model_id, result.video)),
+                )
         if (report := engine.report) is not None:
             context.log_event(
                 dg.AssetObservation(context.asset_key, metadata=engine_metadata(report))
@@ -155,21 +193,12 @@ def frame_embeddings(
     yield from outcomes.finish()
 
 
-RECALL_CHECK = "index_recall"
-
-
 @dg.asset(
     deps=[frame_embeddings],
     automation_condition=INDEX_CONDITION,
-    check_specs=[
-        dg.AssetCheckSpec(
-            RECALL_CHECK,
-            asset="similarity_index",
-            blocking=True,
-            description="An index is live whose recall@10 was at least SIGLIP_INDEX_MIN_RECALL.",
-        )
-    ],
+    check_specs=INDEX_CHECKS,
     group_name=GROUP,
+    owners=OWNERS,
     kinds={"postgres"},
 )
 def similarity_index(
@@ -192,9 +221,5 @@ def similarity_index(
             embed_texts=siglip.embed_texts,
         )
         history = recall_history(db, model_id)
-    check = dg.AssetCheckResult(
-        check_name=RECALL_CHECK,
-        passed=report.outcome != "refused",
-        metadata={"reason": report.reason},
-    )
-    return dg.MaterializeResult(metadata=index_metadata(report, history), check_results=[check])
+        checks = check_collection(db, model_id, report)
+    return dg.MaterializeResult(metadata=index_metadata(report, history), check_results=checks)

@@ -1,17 +1,40 @@
 """What became of each partition of a run, told to Dagster so that good and bad keep apart."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.data_version import (
+    CODE_VERSION_TAG,
+    DATA_VERSION_IS_USER_PROVIDED_TAG,
+    DATA_VERSION_TAG,
+    DEFAULT_DATA_VERSION,
+    NULL_EVENT_POINTER,
+    extract_data_version_from_entry,
+    get_input_data_version_tag,
+    get_input_event_pointer_tag,
+)
+from dagster._core.definitions.metadata import normalize_metadata
 
 from siglip_pipeline.errors import SiglipPipelineError
 
-DATA_VERSION_TAG = "dagster/data_version"
+__all__ = ["DATA_VERSION_TAG", "CheckOutcome", "PartitionOutcomes", "retrying_what_heals"]
+
 _MAX_RETRIES = 5
 _FIRST_RETRY_SECONDS = 5.0
 _NAMED_IN_SUMMARY = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckOutcome:
+    """The result of one check on one partition."""
+
+    name: str
+    passed: bool
+    metadata: Mapping[str, Any]
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR
 
 
 class PartitionOutcomes:
@@ -28,30 +51,62 @@ class PartitionOutcomes:
         self._failures: dict[str, str] = {}
         self._succeeded: list[str] = []
         self._pending: dg.MaterializeResult[Any] | None = None
+        # As they are before the work begins: an input that changes meanwhile shows as newer.
+        self._provenance = (
+            {} if self._is_single else {key: self._inputs_of(key) for key in self._keys}
+        )
+
+    @property
+    def _keys(self) -> list[str]:
+        return list(self._context.partition_keys)
+
+    @property
+    def _is_single(self) -> bool:
+        return len(self._keys) == 1
 
     @property
     def succeeded_count(self) -> int:
         """Partitions that are done and good."""
         return len(self._succeeded)
 
-    def succeed(self, key: str, *, data_version: str, metadata: Mapping[str, Any]) -> None:
-        """Record a partition as materialized, now."""
+    def succeed(
+        self,
+        key: str,
+        *,
+        data_version: str,
+        metadata: Mapping[str, Any],
+        checks: Iterable[CheckOutcome] = (),
+    ) -> None:
+        """Record a partition as materialized, now, with the checks that were made of it."""
         self._succeeded.append(key)
-        if len(self._context.partition_keys) == 1:
+        if self._is_single:
             # A run over one partition can carry its data version in the ordinary way, which also
             # lets a downstream step in the same run go on.
             self._pending = dg.MaterializeResult(
                 metadata=metadata, data_version=dg.DataVersion(data_version)
             )
-            return
-        self._context.log_event(
-            dg.AssetMaterialization(
-                self._context.asset_key,
-                partition=key,
-                metadata=metadata,
-                tags={DATA_VERSION_TAG: data_version},
+        else:
+            tags = {
+                DATA_VERSION_TAG: data_version,
+                DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
+                **self._provenance[key],
+            }
+            self._context.log_event(
+                dg.AssetMaterialization(
+                    self._context.asset_key, partition=key, metadata=metadata, tags=tags
+                )
             )
-        )
+        for check in checks:
+            self._context.log_event(
+                dg.AssetCheckEvaluation(
+                    asset_key=self._context.asset_key,
+                    check_name=check.name,
+                    passed=check.passed,
+                    metadata=normalize_metadata(check.metadata),
+                    severity=check.severity,
+                    partition=key,
+                )
+            )
 
     def fail(self, key: str, reason: str) -> None:
         """Record a partition as failed; the others go on."""
@@ -77,6 +132,28 @@ class PartitionOutcomes:
             )
         if self._pending is not None:
             yield self._pending
+
+    def _inputs_of(self, key: str) -> dict[str, str]:
+        """Tags that say which code and which inputs a partition is made from.
+
+        Dagster writes them by itself for a step that yields its output, and reads them to tell
+        what is out of date.
+        """
+        context = self._context
+        spec = context.assets_def.get_asset_spec(context.asset_key)
+        tags = {CODE_VERSION_TAG: spec.code_version or context.run_id}
+        for dep in spec.deps:
+            record = context.instance.get_latest_data_version_record(
+                dep.asset_key, partition_key=key
+            )
+            version = record and extract_data_version_from_entry(record.event_log_entry)
+            tags[get_input_data_version_tag(dep.asset_key)] = (
+                version or DEFAULT_DATA_VERSION
+            ).value
+            tags[get_input_event_pointer_tag(dep.asset_key)] = (
+                str(record.storage_id) if record else NULL_EVENT_POINTER
+            )
+        return tags
 
 
 @contextmanager

@@ -39,6 +39,13 @@ def path_of_partition(key: str) -> str:
     return unquote_to_bytes(key).decode("utf-8", "surrogateescape")
 
 
+def keys_between(all_keys: Sequence[str], first: str, last: str) -> list[str]:
+    """The keys of a range, both ends inclusive; none when an end is not there any more."""
+    if first not in all_keys or last not in all_keys:
+        return []
+    return list(all_keys[all_keys.index(first) : all_keys.index(last) + 1])
+
+
 def contiguous_ranges(all_keys: Sequence[str], wanted: Iterable[str]) -> list[tuple[str, str]]:
     """Group wanted keys into runs that are contiguous in ``all_keys``.
 

@@ -9,6 +9,7 @@ import dagster as dg
 
 from siglip_pipeline.defs.assets import (
     FRAMES_PER_RUN,
+    GPU_POOL,
     frame_embeddings,
     similarity_index,
     uploads_asset,
@@ -20,6 +21,7 @@ from siglip_pipeline.defs.partitions import (
     RANGE_START_TAG,
     VIDEOS_PARTITIONS_NAME,
     contiguous_ranges,
+    keys_between,
     partition_key,
     videos_partitions,
 )
@@ -80,20 +82,22 @@ def upload_event(upload: Upload) -> dg.AssetMaterialization:
     )
 
 
-def frame_runs(batch: Iterable[Upload], partitions: Sequence[str]) -> Iterator[dg.RunRequest]:
+def frame_runs(
+    announcements: Mapping[str, str], partitions: Sequence[str]
+) -> Iterator[dg.RunRequest]:
     """Runs of `video_frames` over a batch of uploads: as few ranges as their order allows.
 
     Args:
-        batch: new and changed uploads.
+        announcements: by path of each new or changed upload, the name of its announcement.
         partitions: every partition key in insertion order, those of the batch included.
     """
-    fingerprints = {partition_key(upload.path): upload.fingerprint for upload in batch}
-    for first, last in contiguous_ranges(partitions, fingerprints):
-        keys = partitions[partitions.index(first) : partitions.index(last) + 1]
+    names = {partition_key(path): name for path, name in announcements.items()}
+    for first, last in contiguous_ranges(partitions, names):
+        keys = keys_between(partitions, first, last)
         for start in range(0, len(keys), FRAMES_PER_RUN):
             chunk = keys[start : start + FRAMES_PER_RUN]
             # A used run key is never launched again: a changed file has to make another one.
-            identity = "\n".join(f"{key} {fingerprints[key]}" for key in chunk)
+            identity = "\n".join(f"{key} {names[key]}" for key in chunk)
             yield dg.RunRequest(
                 run_key=hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest(),
                 tags={RANGE_START_TAG: chunk[0], RANGE_END_TAG: chunk[-1]},
@@ -113,24 +117,44 @@ def new_uploads(
     context: dg.SensorEvaluationContext, uploads: UploadsResource, database: DatabaseResource
 ) -> dg.SensorResult | dg.SkipReason:
     """Turn new and changed files below UPLOADS into partitions, events and runs."""
+    _limit_gpu_pool(context.instance)
     existing = context.instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)
     with database.open() as db:
         records = VideoStore(db)
-        changes = upload_changes(
-            uploads.store().list(), records.listed_fingerprints(), frozenset(existing)
-        )
+        reported = records.listed_fingerprints()
+        changes = upload_changes(uploads.store().list(), reported, frozenset(existing))
+        if len(reported) > 1 and len(changes.deleted) == len(reported):
+            context.log.warning(
+                f"all {len(reported)} known uploads are gone: taken for storage that is not "
+                "mounted, and nothing is marked as deleted"
+            )
+        else:
+            records.note_missing(changes.deleted)
         batch = [*changes.new, *changes.changed][:UPLOADS_PER_TICK]
         if not batch:
             return dg.SkipReason("no new or changed upload")
-        records.register(batch)
+        announcements = records.register(batch)
     waiting = len(changes.new) + len(changes.changed) - len(batch)
     context.log.info(f"{len(batch)} uploads taken up, {waiting} left for the next tick")
     keys = [partition_key(upload.path) for upload in batch]
     return dg.SensorResult(
         dynamic_partitions_requests=[videos_partitions.build_add_request(keys)],
         asset_events=[upload_event(upload) for upload in batch],
-        run_requests=[*frame_runs(batch, [*dict.fromkeys([*existing, *keys])])],
+        run_requests=[*frame_runs(announcements, [*dict.fromkeys([*existing, *keys])])],
     )
+
+
+def _limit_gpu_pool(instance: dg.DagsterInstance) -> None:
+    """Give the pool its limit before the first run asks for a slot.
+
+    Dagster's queue gives a new pool the default limit at its first look, but heeds it from its
+    second look on: two runs could start at once.
+    """
+    storage = instance.event_log_storage
+    if storage.supports_global_concurrency_limits and not any(
+        limit.name == GPU_POOL for limit in storage.get_pool_limits()
+    ):
+        storage.initialize_concurrency_limit_to_default(GPU_POOL)
 
 
 automation = dg.AutomationConditionSensorDefinition(

@@ -18,7 +18,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -80,8 +80,11 @@ class Recipe:
     """Everything that the result depends on, apart from the machine's rounding."""
 
     seed: int = 0
-    steps: int = 6000
-    pictures: int = 32_000
+    object_steps: int = 12_000
+    object_batch: int = 32
+    """Small: more steps teach shapes sooner than larger ones."""
+    pair_steps: int = 4500
+    pictures: int = 40_000
     """Rendered once, then used again and again: mirrored, shifted, lightened, with other texts."""
     batch_pictures: int = 64
     batch_texts: int = 64
@@ -92,7 +95,7 @@ class Recipe:
     text_width: int = 96
     text_layers: int = 2
     mlp_ratio: int = 3
-    learning_rate: float = 1.2e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.05
     warmup_share: float = 0.03
     patch_weight: float = 4.0
@@ -408,11 +411,13 @@ def sigmoid_loss(
     return -functional.logsigmoid(labels * logits).sum() / len(images_ND)
 
 
-def _batches(count: int, size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-    """Indices of batches, for ever, each picture once before any comes twice."""
+def _batches(
+    pictures: NDArray[np.int64], size: int, rng: np.random.Generator
+) -> Iterator[NDArray[np.int64]]:
+    """Batches of pictures, for ever, each picture once before any comes twice."""
     while True:
-        order = rng.permutation(count)
-        for start in range(0, count - size + 1, size):
+        order = rng.permutation(pictures)
+        for start in range(0, len(order) - size + 1, size):
             yield order[start : start + size]
 
 
@@ -441,55 +446,67 @@ def _to_input(
     return x.mul_(gain).add_(shift).clamp_(-1, 1), ((_SHIFT - starts) / side).astype(np.float32)
 
 
-class PatchHead(torch.nn.Module):
-    """Tells from each patch's final state which object is there; used in training only.
+class PropertyHead(torch.nn.Module):
+    """Tells from a vector which object it shows; used in training only.
 
-    SigLIP 2 too trains its patches beside the pooled vector, by captions of regions (Tschannen et
-    al. 2025, https://arxiv.org/abs/2502.14786). Here the renderer knows the region of each object,
-    so the plainest form will do: a linear layer and a cross entropy for everything that a caption
-    can say of an object. What the patches know, the pooled vector learns sooner.
+    A linear layer and a cross entropy for everything that a caption can say of an object: the
+    renderer knows it. One head reads the pooled vector of pictures with a single object. Another
+    reads each patch's final state, as SigLIP 2 too trains its patches, by captions of regions
+    (Tschannen et al. 2025, https://arxiv.org/abs/2502.14786). What the patches know, the pooled
+    vector learns sooner.
     """
 
-    _CLASSES = tuple(len(t) for t in (COLOURS, SHAPES, SIZES, ROWS, COLUMNS, MOTIONS))
+    CLASSES = tuple(len(t) for t in (COLOURS, SHAPES, SIZES, ROWS, COLUMNS, MOTIONS))
     # Shape and motion are the hard ones: they are in the arrangement of pixels, not in their mean.
     _WEIGHTS = (1.0, 2.0, 1.0, 1.0, 1.0, 2.0)
 
-    def __init__(self, width: int, *, grid: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.grid = grid
         # One class more in each: no object here.
-        self.linear = torch.nn.Linear(width, sum(self._CLASSES) + len(self._CLASSES))
+        self.linear = torch.nn.Linear(width, sum(self.CLASSES) + len(self.CLASSES))
 
-    def labels(self, places_NOP: FloatArray, objects_NOA: NDArray[np.int8]) -> torch.Tensor:
-        """Class of each patch, int64 ``[N, patches, 6]``: the nearest object that covers it."""
-        steps = (np.arange(self.grid) + 0.5) / self.grid
-        y, x = (axis.reshape(-1) for axis in np.meshgrid(steps, steps, indexing="ij"))
-        least = 0.5 / self.grid  # so that the smallest object still has a patch of its own
-        middle, extent = places_NOP[:, :, None, :2], places_NOP[:, :, None, 2:]
-        grid_PX = np.stack([x, y], axis=1)
-        away_NOPX = np.abs(grid_PX - middle) / np.maximum(extent, least)
-        away_NOP = np.where(extent[..., 0] > 0, away_NOPX.max(axis=-1), np.inf)
-        nearest_NP = away_NOP.argmin(axis=1)
-        rows = np.arange(len(places_NOP))[:, None]
-        classes = objects_NOA[rows, nearest_NP].astype(np.int64)
-        covered = away_NOP.min(axis=1) < 1
-        classes[~covered] = self._CLASSES
-        return torch.from_numpy(classes)
+    def loss(
+        self, vectors_VD: torch.Tensor, classes_VA: torch.Tensor, weights_V: torch.Tensor
+    ) -> torch.Tensor:
+        """Weighted sum over the vectors of their cross entropies, one a property.
 
-    def loss(self, states_NPD: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Sum of the cross entropies; patches with and without object weigh the same."""
-        scores = self.linear(states_NPD).split([n + 1 for n in self._CLASSES], dim=-1)
-        empty = labels[..., 0] == self._CLASSES[0]
-        weight = torch.where(
-            empty, 0.5 / empty.sum().clamp(min=1), 0.5 / (~empty).sum().clamp(min=1)
-        )
+        Args:
+            vectors_VD: what to read.
+            classes_VA: int64, the object's properties in the order of ``CLASSES``.
+            weights_V: weight of each vector.
+        """
+        scores = self.linear(vectors_VD).split([n + 1 for n in self.CLASSES], dim=-1)
         total = torch.zeros(())
         for number, score in enumerate(scores):
-            each = functional.cross_entropy(
-                score.flatten(0, 1), labels[..., number].flatten(), reduction="none"
-            )
-            total = total + self._WEIGHTS[number] * (each * weight.flatten()).sum()
+            each = functional.cross_entropy(score, classes_VA[:, number], reduction="none")
+            total = total + self._WEIGHTS[number] * (each * weights_V).sum()
         return total
+
+
+def patch_classes(
+    places_NOP: FloatArray, objects_NOA: NDArray[np.int8], *, grid: int
+) -> torch.Tensor:
+    """Properties of the nearest object that covers each patch, int64 ``[N * grid * grid, 6]``.
+
+    Where there is none, each property is one past its last class.
+    """
+    steps = (np.arange(grid) + 0.5) / grid
+    y, x = (axis.reshape(-1) for axis in np.meshgrid(steps, steps, indexing="ij"))
+    least = 0.5 / grid  # so that the smallest object still has a patch of its own
+    middle, extent = places_NOP[:, :, None, :2], places_NOP[:, :, None, 2:]
+    grid_PX = np.stack([x, y], axis=1)
+    away_NOPX = np.abs(grid_PX - middle) / np.maximum(extent, least)
+    away_NOP = np.where(extent[..., 0] > 0, away_NOPX.max(axis=-1), np.inf)
+    nearest_NP = away_NOP.argmin(axis=1)
+    classes = objects_NOA[np.arange(len(places_NOP))[:, None], nearest_NP].astype(np.int64)
+    classes[away_NOP.min(axis=1) >= 1] = PropertyHead.CLASSES
+    return torch.from_numpy(classes).flatten(0, 1)
+
+
+def _balanced(classes_VA: torch.Tensor) -> torch.Tensor:
+    """Weights under which patches with and without an object count the same, 1 in all."""
+    empty = classes_VA[:, 0] == PropertyHead.CLASSES[0]
+    return torch.where(empty, 0.5 / empty.sum().clamp(min=1), 0.5 / (~empty).sum().clamp(min=1))
 
 
 def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -509,6 +526,154 @@ def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[
     ]
 
 
+class Trainer:
+    """One training run: first the image tower alone, then both towers on pairs.
+
+    Args:
+        recipe: what to train.
+        pool: the pictures.
+        model: the model to begin with; trained in place.
+    """
+
+    def __init__(self, recipe: Recipe, pool: Pool, model: Any) -> None:
+        self.recipe = recipe
+        self.model = model
+        self.tokenizer = make_tokenizer()
+        self._pool = pool
+        self._scenes, self._places_NOP = with_mirror_images(pool)
+        self._objects_NOA, self._rest_NB = encode(self._scenes)
+        self._rng = np.random.default_rng((recipe.seed, 2))
+        self._patch_head = PropertyHead(recipe.vision_width)
+        self._began = time.monotonic()
+
+    def learn_objects(self, *, steps: int, seconds: float) -> None:
+        """Train the image tower to name the properties of single objects.
+
+        From pairs alone the tower learns colours within minutes and shapes hardly at all: a text
+        is true of a picture for many reasons, and the shape is the faintest. Asked for the shape
+        outright, of one object at a time, it learns it.
+        """
+        (single,) = np.nonzero([len(scene.objects) == 1 for scene in self._scenes])
+        head = PropertyHead(self.recipe.vision_width)
+
+        def losses(chosen: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+            inputs, patch_loss_of = self._inputs(chosen)
+            seen = self.model.vision_model(inputs)
+            classes = torch.from_numpy(self._objects_NOA[chosen, 0].astype(np.int64))
+            even = torch.full([len(chosen)], 1 / len(chosen))
+            return head.loss(seen.pooler_output, classes, even), patch_loss_of(seen)
+
+        modules = [self.model.vision_model, head, self._patch_head]
+        batches = _batches(single, self.recipe.object_batch, self._rng)
+        self._descend("objects", modules, batches, losses, 1.0, steps=steps, seconds=seconds)
+
+    def learn_pairs(self, *, steps: int, seconds: float, output: Path) -> None:
+        """Train both towers on pictures and texts; the averaged model goes to ``output``."""
+        averaging: Any = get_ema_multi_avg_fn(self.recipe.average_decay)  # type: ignore[no-untyped-call]
+        average: Any = AveragedModel(self.model, multi_avg_fn=averaging)
+
+        def losses(chosen: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+            inputs, patch_loss_of = self._inputs(chosen)
+            scenes = [self._scenes[i] for i in chosen]
+            claims = batch_claims(scenes, self._rng, count=self.recipe.batch_texts)
+            truth = truth_matrix((self._objects_NOA[chosen], self._rest_NB[chosen]), encode(claims))
+            tokens = self.tokenizer(
+                [phrase(claim, self._rng) for claim in claims],
+                padding="max_length",
+                max_length=TEXT_LENGTH,
+                truncation=True,
+                return_tensors="pt",
+            )
+            seen = self.model.get_image_features(inputs)
+            texts_MD = self.model.get_text_features(input_ids=tokens["input_ids"]).pooler_output
+            pairs = sigmoid_loss(seen.pooler_output, texts_MD, torch.from_numpy(truth), self.model)
+            return pairs, patch_loss_of(seen)
+
+        def after_step(step: int) -> None:
+            average.update_parameters(self.model)
+            if step % 250 == 249:
+                save_folder(average.module, self.tokenizer, output)
+
+        self._descend(
+            "pairs",
+            [self.model, self._patch_head],
+            _batches(np.arange(len(self._scenes)), self.recipe.batch_pictures, self._rng),
+            losses,
+            self.recipe.patch_weight,
+            steps=steps,
+            seconds=seconds,
+            after_step=after_step,
+        )
+        save_folder(average.module, self.tokenizer, output)
+
+    def _inputs(
+        self, chosen: NDArray[np.int64]
+    ) -> tuple[torch.Tensor, Callable[[Any], torch.Tensor]]:
+        """A batch of pictures, and what the patches' loss is once the tower has seen them."""
+        count = len(self._pool.scenes)
+        pixels = self._pool.pixels_NSSC[chosen % count]
+        inputs, shift_NX = _to_input(pixels, chosen >= count, self._rng)
+        places_NOP = self._places_NOP[chosen].copy()
+        places_NOP[..., :2] += shift_NX[:, None]
+        grid = self.recipe.image_size // self.recipe.patch_size
+        classes = patch_classes(places_NOP, self._objects_NOA[chosen], grid=grid)
+
+        def patch_loss_of(seen: Any) -> torch.Tensor:
+            states_VD = seen.last_hidden_state.flatten(0, 1)
+            return self._patch_head.loss(states_VD, classes, _balanced(classes))
+
+        return inputs, patch_loss_of
+
+    def _descend(
+        self,
+        name: str,
+        modules: Sequence[torch.nn.Module],
+        batches: Iterator[NDArray[np.int64]],
+        losses: Callable[[NDArray[np.int64]], tuple[torch.Tensor, torch.Tensor]],
+        patch_weight: float,
+        *,
+        steps: int,
+        seconds: float,
+        after_step: Callable[[int], None] = lambda step: None,
+    ) -> None:
+        """Minimise a loss and the patches' loss over the batches: warm-up, cosine."""
+        trained = torch.nn.ModuleList(modules)
+        optimizer = torch.optim.AdamW(
+            _parameter_groups(trained, self.recipe.weight_decay),
+            lr=self.recipe.learning_rate,
+            betas=(0.9, 0.98),
+        )
+        started = time.monotonic()
+        history: list[tuple[float, float]] = []
+        pictures = 0
+        for step, chosen in enumerate(batches):
+            progress = max(step / steps, (time.monotonic() - started) / seconds)
+            if progress >= 1:
+                break
+            warm = min(1.0, progress / self.recipe.warmup_share)
+            rate = self.recipe.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * progress))
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["lr_factor"]
+            main_loss, patch_loss = losses(chosen)
+            optimizer.zero_grad(set_to_none=True)
+            (main_loss + patch_weight * patch_loss).backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(trained.parameters(), 2.0)
+            optimizer.step()
+            after_step(step)
+            pictures += len(chosen)
+            history.append((float(main_loss.detach()), float(patch_loss.detach())))
+            if step % 50 == 49:
+                pace = pictures / (time.monotonic() - started)
+                mean_loss, mean_patches = np.mean(history[-50:], axis=0)
+                print(
+                    f"{name}: step {step + 1} of {steps}  loss {mean_loss:.3f} + "
+                    f"{mean_patches:.3f}  {pace:.0f} pictures/s  "
+                    f"{(time.monotonic() - self._began) / 60:.1f} min",
+                    file=sys.stderr,
+                    flush=True,
+                )
+
+
 def train(
     recipe: Recipe, *, output: Path, minutes: float, workers: int, resume: Path | None = None
 ) -> None:
@@ -519,74 +684,24 @@ def train(
         output: the model's folder.
         minutes: after so long the schedule is cut short and the model finished as it is.
         workers: processes that render.
-        resume: folder of a model to go on from; None starts from random weights.
+        resume: folder of a model whose pairs are trained further; None starts from nothing.
     """
     began = time.monotonic()
     pool = render_pool(recipe, workers=workers)
-    scenes, places_NOP = with_mirror_images(pool)
-    objects_NOA, rest_NB = encode(scenes)
+    seconds = max(120.0, minutes * 60 - (time.monotonic() - began))
     torch.manual_seed(recipe.seed)
-    rng = np.random.default_rng((recipe.seed, 2))
-    tokenizer = make_tokenizer()
-    model: Any = make_model(recipe, vocabulary_size=len(tokenizer))
     if resume is not None:
-        model = SiglipModel.from_pretrained(resume, local_files_only=True)
-    whiten_patches(model, pool.pixels_NSSC, rng, strength=0.8)
-    head = PatchHead(recipe.vision_width, grid=recipe.image_size // recipe.patch_size)
-    model.train()
-    averaging: Any = get_ema_multi_avg_fn(recipe.average_decay)  # type: ignore[no-untyped-call]
-    average: Any = AveragedModel(model, multi_avg_fn=averaging)
-    both = torch.nn.ModuleDict({"model": model, "head": head})
-    optimizer = torch.optim.AdamW(
-        _parameter_groups(both, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.98)
-    )
-    started = time.monotonic()
-    seconds_left = max(60.0, minutes * 60 - (started - began))
-    losses: list[tuple[float, float]] = []
-    for step, chosen in enumerate(_batches(len(scenes), recipe.batch_pictures, rng)):
-        progress = max(step / recipe.steps, (time.monotonic() - started) / seconds_left)
-        if progress >= 1:
-            break
-        rate = min(1.0, progress / recipe.warmup_share) * 0.5 * (1 + math.cos(math.pi * progress))
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * rate * group["lr_factor"]
-        claims = batch_claims([scenes[i] for i in chosen], rng, count=recipe.batch_texts)
-        truth = truth_matrix((objects_NOA[chosen], rest_NB[chosen]), encode(claims))
-        texts = tokenizer(
-            [phrase(claim, rng) for claim in claims],
-            padding="max_length",
-            max_length=TEXT_LENGTH,
-            truncation=True,
-            return_tensors="pt",
+        trainer = Trainer(
+            recipe, pool, SiglipModel.from_pretrained(resume, local_files_only=True).train()
         )
-        mirrored = chosen >= len(pool.scenes)
-        inputs, shift_NX = _to_input(pool.pixels_NSSC[chosen % len(pool.scenes)], mirrored, rng)
-        images = model.get_image_features(inputs)
-        texts_MD = model.get_text_features(input_ids=texts["input_ids"]).pooler_output
-        places = places_NOP[chosen].copy()
-        places[..., :2] += shift_NX[:, None]
-        labels = head.labels(places, objects_NOA[chosen])
-        pair_loss = sigmoid_loss(images.pooler_output, texts_MD, torch.from_numpy(truth), model)
-        patch_loss = head.loss(images.last_hidden_state, labels)
-        optimizer.zero_grad(set_to_none=True)
-        (pair_loss + recipe.patch_weight * patch_loss).backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(both.parameters(), 2.0)
-        optimizer.step()
-        average.update_parameters(model)
-        losses.append((float(pair_loss.detach()), float(patch_loss.detach())))
-        if step % 50 == 49:
-            pace = (step + 1) * recipe.batch_pictures / (time.monotonic() - started)
-            pairs, patches = np.mean(losses[-50:], axis=0)
-            print(
-                f"step {step + 1}  loss {pairs:.3f} + {patches:.3f}  {pace:.0f} pictures/s  "
-                f"scale {model.logit_scale.exp().item():.1f}  bias {model.logit_bias.item():.1f}  "
-                f"{(time.monotonic() - began) / 60:.1f} min",
-                file=sys.stderr,
-                flush=True,
-            )
-        if step % 250 == 249:
-            save_folder(average.module, tokenizer, output)
-    save_folder(average.module, tokenizer, output)
+        trainer.learn_pairs(steps=recipe.pair_steps, seconds=seconds, output=output)
+        return
+    model = make_model(recipe, vocabulary_size=len(make_tokenizer()))
+    whiten_patches(model, pool.pixels_NSSC, np.random.default_rng((recipe.seed, 3)), strength=0.8)
+    trainer = Trainer(recipe, pool, model.train())
+    trainer.learn_objects(steps=recipe.object_steps, seconds=0.5 * seconds)
+    left = max(60.0, minutes * 60 - (time.monotonic() - began))
+    trainer.learn_pairs(steps=recipe.pair_steps, seconds=left, output=output)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -595,15 +710,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train the demo's tiny SigLIP.")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "model")
     parser.add_argument("--seed", type=int, default=defaults.seed)
-    parser.add_argument("--steps", type=int, default=defaults.steps)
+    parser.add_argument("--object-steps", type=int, default=defaults.object_steps)
+    parser.add_argument("--pair-steps", type=int, default=defaults.pair_steps)
     parser.add_argument("--pictures", type=int, default=defaults.pictures)
     parser.add_argument(
         "--minutes", type=float, default=38.0, help="end the schedule early after so long"
     )
-    parser.add_argument("--resume", type=Path, help="folder of a model to go on from")
+    parser.add_argument(
+        "--resume", type=Path, help="train the pairs of this folder's model further"
+    )
     parser.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1))
     options = parser.parse_args(arguments)
-    recipe = Recipe(seed=options.seed, steps=options.steps, pictures=options.pictures)
+    recipe = Recipe(
+        seed=options.seed,
+        object_steps=options.object_steps,
+        pair_steps=options.pair_steps,
+        pictures=options.pictures,
+    )
     train(
         recipe,
         output=options.output,

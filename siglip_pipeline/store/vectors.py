@@ -1,5 +1,6 @@
 """The vectors of the frames of each video, per model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,6 +35,16 @@ class StoredVector:
     frame_index: int
     time_seconds: float
     embedding_D: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VectorSummary:
+    """What is stored of one video under one model."""
+
+    vectors: int
+    shortest: float
+    """Smallest Euclidean length of a vector; 1 when there is none."""
+    longest: float
 
 
 class VectorStore:
@@ -120,6 +131,17 @@ class VectorStore:
             videos.clear_failure(connection, video_id, "frame_embeddings")
         return LoadResult(outcome="written", frames=len(batch), moments=len(moments))
 
+    def twin(self, model_id: int, *, source_sha256: str, sampling: str) -> str | None:
+        """A video whose stored vectors are of this content and sampling."""
+        with self._database.connection() as connection:
+            row = connection.execute(
+                "SELECT path FROM ingests JOIN videos USING (video_id) WHERE model_id = %s"
+                " AND ingests.source_sha256 = %s AND ingests.sampling = %s"
+                " ORDER BY path LIMIT 1",
+                [model_id, source_sha256, sampling],
+            ).fetchone()
+        return None if row is None else str(row[0])
+
     def delete_video(self, video: str) -> bool:
         """Delete a video's vectors under every model, keeping its row; False if unknown."""
         with self._database.connection() as connection:
@@ -128,6 +150,39 @@ class VectorStore:
                 return False
             generations.remove_video(connection, video_id)
             return True
+
+    def summary(self, model_id: int, video: str) -> VectorSummary:
+        """Count and lengths of a video's vectors, as the database holds them."""
+        query = sql.SQL(
+            "SELECT count(*), coalesce(min(l2_norm(embedding)), 1),"
+            " coalesce(max(l2_norm(embedding)), 1) FROM {} WHERE video_id ="
+            " (SELECT video_id FROM videos WHERE path = %s)"
+        ).format(tables.frames(model_id))
+        with self._database.connection() as connection:
+            row = connection.execute(query, [video]).fetchone()
+        assert row is not None
+        return VectorSummary(vectors=row[0], shortest=row[1], longest=row[2])
+
+    def miscounted(self, model_id: int) -> dict[str, tuple[int, int]]:
+        """Videos whose vectors are not as many as were recorded: ``(stored, recorded)`` by path."""
+        query = sql.SQL(
+            "SELECT path, coalesce(f.stored, 0), i.frames FROM ingests i JOIN videos USING"
+            " (video_id) LEFT JOIN (SELECT video_id, count(*) AS stored FROM {} GROUP BY 1) f"
+            " USING (video_id) WHERE i.model_id = %s AND coalesce(f.stored, 0) <> i.frames"
+            " ORDER BY path"
+        ).format(tables.frames(model_id))
+        with self._database.connection() as connection:
+            rows = connection.execute(query, [model_id]).fetchall()
+        return {path: (stored, recorded) for path, stored, recorded in rows}
+
+    def mark_outdated(self, model_id: int, videos: Sequence[str]) -> None:
+        """Have the vectors of these videos made again; searches use them until then."""
+        with self._database.connection() as connection:
+            connection.execute(
+                "UPDATE ingests SET source_sha256 = '' FROM videos v WHERE ingests.model_id = %s"
+                " AND v.video_id = ingests.video_id AND v.path = ANY(%s)",
+                [model_id, list(videos)],
+            )
 
     def vectors(self, model_id: int, video: str) -> EmbeddingBatch:
         """All vectors of a video, in time order; empty when there are none."""

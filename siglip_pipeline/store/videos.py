@@ -3,7 +3,7 @@
 import builtins
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from psycopg import sql
@@ -99,15 +99,48 @@ class VideoStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def register(self, uploads: Iterable[Upload]) -> None:
-        """Note uploads as announced: new ones are pending, known ones keep their state."""
-        with self._database.connection() as connection, connection.cursor() as cursor:
-            cursor.executemany(
-                "INSERT INTO videos (path, size_bytes, modified_at, listed_fingerprint)"
-                " VALUES (%s, %s, %s, %s) ON CONFLICT (path) DO UPDATE SET"
-                " listed_fingerprint = excluded.listed_fingerprint",
-                [(u.path, u.size_bytes, _timestamp(u), u.fingerprint) for u in uploads],
+    def register(self, uploads: Iterable[Upload]) -> dict[str, str]:
+        """Note uploads as announced: new ones are pending, known ones keep their state.
+
+        Returns:
+            By path, a name for this announcement that no other one of any upload ever has.
+        """
+        with self._database.connection() as connection:
+            rows = connection.execute(
+                "INSERT INTO videos (path, size_bytes, modified_at, listed_fingerprint,"
+                " announcements) SELECT *, 1 FROM unnest(%s::text[], %s::bigint[],"
+                " %s::timestamptz[], %s::text[]) ON CONFLICT (path) DO UPDATE SET"
+                " listed_fingerprint = excluded.listed_fingerprint, missing_since = NULL,"
+                " announcements = videos.announcements + 1"
+                " RETURNING path, video_id, announcements",
+                _columns((u.path, u.size_bytes, _timestamp(u), u.fingerprint) for u in uploads),
+            ).fetchall()
+        return {path: f"{video_id}.{number}" for path, video_id, number in rows}
+
+    def announce_again(self, videos: Iterable[str]) -> None:
+        """Have the sensor take these up as if they were new."""
+        with self._database.connection() as connection:
+            connection.execute(
+                "UPDATE videos SET listed_fingerprint = NULL WHERE path = ANY(%s)", [list(videos)]
             )
+
+    def note_missing(self, missing: Iterable[str]) -> None:
+        """These uploads, and no others, are not where they were; the first time counts."""
+        with self._database.connection() as connection:
+            connection.execute(
+                "UPDATE videos SET missing_since ="
+                " CASE WHEN path = ANY(%(missing)s) THEN coalesce(missing_since, now()) END"
+                " WHERE (path = ANY(%(missing)s)) <> (missing_since IS NOT NULL)",
+                {"missing": list(missing)},
+            )
+
+    def missing_for(self, grace: timedelta) -> builtins.list[str]:
+        """Videos whose uploads have been missing for longer than ``grace``, by path."""
+        with self._database.connection() as connection:
+            rows = connection.execute(
+                "SELECT path FROM videos WHERE missing_since < now() - %s ORDER BY path", [grace]
+            ).fetchall()
+        return [path for (path,) in rows]
 
     def listed_fingerprints(self) -> dict[str, str]:
         """Fingerprint of each upload when it was last announced, by path."""
@@ -195,6 +228,11 @@ class VideoStore:
         ):
             return cursor.execute(sql.SQL(_ROWS) + suffix, values).fetchall()
 
+    def paths(self) -> set[str]:
+        """Of all videos that are known."""
+        with self._database.connection() as connection:
+            return {path for (path,) in connection.execute("SELECT path FROM videos")}
+
     def states(self, *, model_id: int | None = None) -> dict[str, VideoState]:
         """How far each video has come, by path."""
         return {row.video: row.state for row in self.list(model_id=model_id)}
@@ -229,6 +267,43 @@ class VideoStore:
             vectors=vectors,
             failures=self.failures(),
         )
+
+    def decoded_contents(
+        self, sizes: Iterable[int], sampling: str
+    ) -> dict[int, dict[str, VideoRow]]:
+        """Videos of these sizes whose frames are stored: by size in bytes, then by SHA-256."""
+        contents: dict[int, dict[str, VideoRow]] = {}
+        rows = self._rows(
+            sql.SQL("WHERE v.size_bytes = ANY(%(sizes)s) AND v.sampling = %(sampling)s"),
+            sizes=list(sizes),
+            sampling=sampling,
+            model=None,
+        )
+        for row in rows:
+            if row.size_bytes is not None and row.sha256 is not None:
+                contents.setdefault(row.size_bytes, {})[row.sha256] = row
+        return contents
+
+    def out_of_date_frames(self, sampling: str) -> builtins.list[str]:
+        """Videos with stored frames of another sampling, or of an upload that changed since."""
+        with self._database.connection() as connection:
+            rows = connection.execute(
+                "SELECT path FROM videos WHERE source_sha256 IS NOT NULL AND (sampling <> %s"
+                " OR listed_fingerprint <> source_fingerprint) ORDER BY path",
+                [sampling],
+            ).fetchall()
+        return [path for (path,) in rows]
+
+    def out_of_date_vectors(self, model_id: int | None) -> builtins.list[str]:
+        """Videos with stored frames, but without vectors of just those under a model."""
+        with self._database.connection() as connection:
+            rows = connection.execute(
+                "SELECT path FROM videos v WHERE source_sha256 IS NOT NULL AND NOT EXISTS ("
+                " SELECT FROM ingests i WHERE i.video_id = v.video_id AND i.model_id = %s"
+                " AND i.source_sha256 = v.source_sha256 AND i.sampling = v.sampling) ORDER BY path",
+                [model_id],
+            ).fetchall()
+        return [path for (path,) in rows]
 
     def failures(self) -> builtins.list[Failure]:
         """The last failure of each stage that has not succeeded since, by video."""
@@ -279,6 +354,11 @@ def _upsert(connection: Connection, video: str, upload: Upload | None) -> int:
     ).fetchone()
     assert row is not None
     return int(row[0])
+
+
+def _columns(rows: Iterable[tuple[Any, ...]]) -> builtins.list[builtins.list[Any]]:
+    """Rows as one array a column, for ``unnest``."""
+    return [list(column) for column in zip(*rows, strict=True)] or [[], [], [], []]
 
 
 def _timestamp(upload: Upload) -> datetime | None:

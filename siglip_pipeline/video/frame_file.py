@@ -66,6 +66,7 @@ class FrameFileMetadata:
     schema_version: int
     source_sha256: str
     sampling: str
+    """The recipe that the frames were sampled by."""
     decoder_version: str
     frames: int
     info: VideoInfo

@@ -144,6 +144,30 @@ class FrameStore:
                 "permissions"
             ) from error
 
+    def copy(self, source: str, target: str) -> None:
+        """Give a video the stored frames of another one with the same content.
+
+        Raises:
+            FrameStoreError: none are stored, or the storage refused.
+        """
+        try:
+            if self._local:
+                draft = self.new_draft()
+                try:
+                    # Frame files are replaced, never written to: two names may share one.
+                    os.link(self._path(source), draft)
+                    self.publish(target, draft)
+                finally:
+                    draft.unlink(missing_ok=True)
+            else:
+                self._fs.cp_file(self._path(source), self._path(target))
+        except FrameStoreError:
+            raise
+        except Exception as error:  # each storage has exceptions of its own
+            raise FrameStoreError(
+                f"the frames of {source} in {self._url} cannot be given to {target}: {error}"
+            ) from error
+
     def exists(self, video: str) -> bool:
         """Whether frames of this video are stored."""
         if not self._local:

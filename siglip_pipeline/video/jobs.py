@@ -42,6 +42,15 @@ class DecodeOptions:
         )
 
 
+def frame_recipe(sampling: Sampling, options: DecodeOptions) -> str:
+    """All that decides which frames of a video are stored and how, e.g. ``fps:1 768px q90``.
+
+    Frames of the same source and recipe are the same; it is stored with them.
+    """
+    deduplicated = " deduplicated" if options.deduplicate else ""
+    return f"{sampling} {options.longest_side}px q{options.jpeg_quality}{deduplicated}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractJob:
     """One video for a child to decode."""
@@ -57,6 +66,11 @@ class ExtractJob:
     options: DecodeOptions
     source_fingerprint: str
 
+    @property
+    def recipe(self) -> str:
+        """See :func:`frame_recipe`."""
+        return frame_recipe(self.sampling, self.options)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameReport:
@@ -64,8 +78,11 @@ class FrameReport:
 
     info: VideoInfo
     sampling: str
+    """The :func:`frame_recipe`."""
+    planned_frames: int
+    """Frames that the sampling chose."""
     frames: int
-    """Frames stored."""
+    """Frames stored: fewer than planned where the file is damaged."""
     packets: int
     """Packets that should be there, by the container's own index."""
     damaged_packets: int

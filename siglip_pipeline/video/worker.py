@@ -139,7 +139,7 @@ def extract(job: ExtractJob, progress: Progress = lambda step: None) -> FrameRep
         writer.close(
             outcome.info,
             source_sha256=sha256,
-            sampling=str(job.sampling),
+            sampling=job.recipe,
             decoder_version=DECODER_VERSION,
         )
     except BaseException:
@@ -147,7 +147,8 @@ def extract(job: ExtractJob, progress: Progress = lambda step: None) -> FrameRep
         raise
     return FrameReport(
         info=outcome.info,
-        sampling=str(job.sampling),
+        sampling=job.recipe,
+        planned_frames=outcome.planned_frames,
         frames=writer.frames,
         packets=outcome.packets,
         damaged_packets=outcome.damaged_packets,
@@ -173,6 +174,7 @@ def _peak_memory_bytes() -> int:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Outcome:
     info: VideoInfo
+    planned_frames: int
     packets: int
     damaged_packets: int
     damaged_share: float
@@ -200,6 +202,7 @@ def _extract_picture(
         job,
         _Outcome(
             info=scanned.info,
+            planned_frames=targets.size,
             packets=scanned.expected,
             damaged_packets=lost,
             damaged_share=lost / scanned.expected,
@@ -248,6 +251,7 @@ def _extract_video(
         job,
         _Outcome(
             info=scanned.info(geometry),
+            planned_frames=targets.size,
             packets=packets.expected,
             damaged_packets=lost + counts.damaged_packets,
             damaged_share=share,

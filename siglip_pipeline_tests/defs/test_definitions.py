@@ -8,7 +8,7 @@ from siglip_pipeline.definitions import defs
 def test_inventory() -> None:
     graph = defs.resolve_asset_graph()
     assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {
-        *("uploads", "video_frames", "frame_embeddings", "similarity_index"),
+        *("uploads", "video_frames", "frame_embeddings", "similarity_index", "reconciliation"),
     }
     parents = {
         key.to_user_string(): {parent.to_user_string() for parent in graph.get(key).parent_keys}
@@ -19,8 +19,15 @@ def test_inventory() -> None:
         "video_frames": {"uploads"},
         "frame_embeddings": {"video_frames"},
         "similarity_index": {"frame_embeddings"},
+        "reconciliation": {"similarity_index"},
     }
-    assert {sensor.name for sensor in defs.sensors or []} == {"new_uploads", "automation"}
+    assert {sensor.name for sensor in defs.sensors or []} == {
+        *("new_uploads", "deleted_uploads", "automation", "run_failures"),
+    }
+    assert {job.name for job in defs.jobs or []} == {
+        *("sample_frames", "embed_frames", "rebuild_index", "reconcile_collection"),
+    }
+    assert {schedule.name for schedule in defs.schedules or []} == {"daily_reconciliation"}
     assert set(defs.resources or {}) == {"uploads", "frame_store", "database", "siglip"}
 
 
@@ -31,6 +38,7 @@ def test_every_asset_explains_itself_and_is_grouped() -> None:
         assert node.description, key
         assert node.group_name == "video_search"
         assert node.kinds
+        assert node.owners
 
 
 def test_per_video_assets_are_partitioned_alike_and_run_apart() -> None:

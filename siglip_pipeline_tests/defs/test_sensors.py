@@ -37,21 +37,21 @@ def test_changes_tell_new_changed_and_deleted_apart() -> None:
 @given(st.sets(st.integers(0, 200), min_size=1), st.integers(0, 200))
 def test_runs_cover_the_batch_exactly_and_stay_small(batch: set[int], existing: int) -> None:
     keys = [f"k{number:03d}" for number in range(existing)]
-    uploads = [_upload(f"k{number:03d}") for number in sorted(batch)]
-    partitions = [*dict.fromkeys([*keys, *(upload.path for upload in uploads)])]
+    uploads = {f"k{number:03d}": f"{number}.1" for number in sorted(batch)}
+    partitions = [*dict.fromkeys([*keys, *uploads])]
     covered: list[str] = []
     for run in frame_runs(uploads, partitions):
         first = partitions.index(run.tags[RANGE_START_TAG])
         last = partitions.index(run.tags[RANGE_END_TAG])
         assert last - first < FRAMES_PER_RUN
         covered += partitions[first : last + 1]
-    assert sorted(covered) == [upload.path for upload in uploads]
+    assert sorted(covered) == list(uploads)
 
 
-def test_a_changed_file_makes_another_run_key() -> None:
-    (before,) = frame_runs([_upload("a")], ["a"])
-    (again,) = frame_runs([_upload("a")], ["a"])
-    (after,) = frame_runs([_upload("a", size_bytes=2)], ["a"])
+def test_every_announcement_makes_another_run_key() -> None:
+    (before,) = frame_runs({"a": "1.1"}, ["a"])
+    (again,) = frame_runs({"a": "1.1"}, ["a"])
+    (after,) = frame_runs({"a": "1.2"}, ["a"])
     assert before.run_key == again.run_key != after.run_key
 
 

@@ -61,7 +61,7 @@ def test_stored_frames_are_those_of_the_video(
     assert numbers == batch.frame_index_N.tolist() == [0, 12, 25, 37, 50, 62]
     assert batch.time_seconds_N.tolist() == [n / 25 for n in numbers]
     assert report.frames == 6
-    assert report.sampling == "fps:2"
+    assert report.sampling == "fps:2 768px q90"
     assert report.source_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert report.source_fingerprint == upload.fingerprint
     assert (report.packets, report.damaged_packets, report.damaged_share) == (75, 0, 0.0)

@@ -1,0 +1,73 @@
+"""What is said when a run fails."""
+
+import json
+import urllib.error
+import urllib.request
+
+import dagster as dg
+from dagster._core.storage.tags import PARTITION_NAME_TAG
+
+from siglip_pipeline.defs.partitions import RANGE_END_TAG, RANGE_START_TAG
+from siglip_pipeline.settings import Settings
+
+_TIMEOUT_SECONDS = 10
+_MOST_CHARACTERS = 3000
+
+
+def failure_summary(context: dg.RunFailureSensorContext) -> str:
+    """A few lines: which assets, over which videos, and why."""
+    run = context.dagster_run
+    assets = ", ".join(sorted(key.to_user_string() for key in run.asset_selection or ()))
+    lines = [f"Run {run.run_id} of {assets or run.job_name} failed."]
+    if PARTITION_NAME_TAG in run.tags:
+        lines.append(f"Video: {run.tags[PARTITION_NAME_TAG]}")
+    elif RANGE_START_TAG in run.tags:
+        lines.append(f"Videos: {run.tags[RANGE_START_TAG]} to {run.tags[RANGE_END_TAG]}")
+    reasons = [_reason(event) for event in context.get_step_failure_events()]
+    return "\n".join([*lines, *(reasons or [context.failure_event.message or ""])])
+
+
+def _reason(event: dg.DagsterEvent) -> str:
+    data = event.step_failure_data
+    if data.user_failure_data is not None and data.user_failure_data.description:
+        return data.user_failure_data.description
+    error = data.error
+    cause = error.cause if error is not None and error.cause is not None else error
+    return cause.message.strip() if cause is not None else ""
+
+
+def post_alert(url: str, text: str) -> None:
+    """Post ``{"text": ...}``, which Slack, Mattermost and most others show as a message.
+
+    Raises:
+        OSError: nobody answers there, or with an error.
+    """
+    request = urllib.request.Request(
+        url,
+        data=json.dumps({"text": text[:_MOST_CHARACTERS]}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS):
+        pass
+
+
+@dg.run_failure_sensor(
+    name="run_failures",
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=30,
+    description=(
+        "Logs why a run failed, and posts it to `SIGLIP_ALERT_WEBHOOK` where that is set."
+    ),
+)
+def run_failures(context: dg.RunFailureSensorContext) -> None:
+    """Log a summary of the failed run; tell the webhook."""
+    summary = failure_summary(context)
+    context.log.error(summary)
+    url = Settings.load().alert_webhook
+    if url is None:
+        return
+    try:
+        post_alert(url, summary)
+    except (OSError, ValueError) as error:
+        # The address may hold a secret: it is not repeated.
+        context.log.error(f"SIGLIP_ALERT_WEBHOOK could not be told: {type(error).__name__}")

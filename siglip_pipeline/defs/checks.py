@@ -1,0 +1,140 @@
+"""What is checked of each partition, right after it was made, and shown beside it in the UI."""
+
+from typing import Any
+
+import dagster as dg
+
+from siglip_pipeline.defs.outcomes import CheckOutcome
+from siglip_pipeline.defs.partitions import videos_partitions
+from siglip_pipeline.stages import FramesStored, VectorsStored
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.index import IndexReport
+from siglip_pipeline.store.live_index import live_index
+from siglip_pipeline.store.vectors import NORM_TOLERANCE, VectorSummary
+from siglip_pipeline.store.videos import VideoStore
+
+DAMAGED_SHARE_LIMIT = 0.01
+"""Above this share of undecodable video a person should have a look."""
+
+MOST_FAILURES_SHOWN = 100
+
+
+def _spec(asset: str, name: str, description: str) -> dg.AssetCheckSpec:
+    return dg.AssetCheckSpec(
+        name, asset=asset, description=description, partitions_def=videos_partitions
+    )
+
+
+FRAME_CHECKS = (
+    _spec("video_frames", "frames_match_plan", "Every frame that the sampling chose is stored."),
+    _spec(
+        "video_frames",
+        "little_damage",
+        f"At most {DAMAGED_SHARE_LIMIT:.0%} of the video could not be decoded.",
+    ),
+)
+
+VECTOR_CHECKS = (
+    _spec("frame_embeddings", "vectors_match_frames", "Every stored frame has one vector."),
+    _spec(
+        "frame_embeddings",
+        "unit_length",
+        f"Every vector, as stored, has length 1 to within {2 * NORM_TOLERANCE}; so none holds NaN "
+        "or an infinite value.",
+    ),
+)
+
+
+INDEX_CHECKS = (
+    dg.AssetCheckSpec(
+        "index_recall",
+        asset="similarity_index",
+        blocking=True,
+        description="An index is live whose recall@10 was at least SIGLIP_INDEX_MIN_RECALL.",
+    ),
+    dg.AssetCheckSpec(
+        "every_vector_is_searchable",
+        asset="similarity_index",
+        description="The live index answers for every stored vector of its model.",
+    ),
+    dg.AssetCheckSpec(
+        "no_video_failed",
+        asset="similarity_index",
+        description="No upload is left whose last try failed; the table names each, with its "
+        "reason.",
+    ),
+)
+
+
+def check_frames(result: FramesStored) -> list[CheckOutcome]:
+    """Checks of one partition of ``video_frames``; nothing was planned where all was current."""
+    planned = result.stored.frames if result.report is None else result.report.planned_frames
+    return [
+        CheckOutcome(
+            name="frames_match_plan",
+            passed=result.stored.frames == planned,
+            metadata={"planned": planned, "stored": result.stored.frames},
+            severity=dg.AssetCheckSeverity.WARN,
+        ),
+        CheckOutcome(
+            name="little_damage",
+            passed=result.damaged_share <= DAMAGED_SHARE_LIMIT,
+            metadata={"damaged_share": result.damaged_share},
+            severity=dg.AssetCheckSeverity.WARN,
+        ),
+    ]
+
+
+def check_vectors(result: VectorsStored, summary: VectorSummary) -> list[CheckOutcome]:
+    """Checks of one partition of ``frame_embeddings``, against what the database holds now."""
+    shortest, longest = summary.shortest, summary.longest
+    return [
+        CheckOutcome(
+            name="vectors_match_frames",
+            passed=summary.vectors == result.frames,
+            metadata={"frames": result.frames, "vectors": summary.vectors},
+        ),
+        CheckOutcome(
+            name="unit_length",
+            passed=abs(shortest - 1) <= 2 * NORM_TOLERANCE
+            and abs(longest - 1) <= 2 * NORM_TOLERANCE,
+            metadata={"shortest": shortest, "longest": longest},
+        ),
+    ]
+
+
+def check_collection(
+    database: Database, model_id: int, report: IndexReport
+) -> list[dg.AssetCheckResult]:
+    """Checks of the whole collection under one model, after its index was looked after."""
+    counts = VideoStore(database).counts(model_id)
+    index = live_index(database, model_id)
+    failures: dict[str, Any] = {}
+    if counts.failures:
+        failures["failures"] = dg.MetadataValue.table(
+            [
+                dg.TableRecord(
+                    {"video": failure.video, "stage": failure.stage, "reason": failure.reason}
+                )
+                for failure in counts.failures[:MOST_FAILURES_SHOWN]
+            ]
+        )
+    return [
+        dg.AssetCheckResult(
+            check_name="index_recall",
+            passed=report.outcome != "refused",
+            metadata={"reason": report.reason},
+        ),
+        dg.AssetCheckResult(
+            check_name="every_vector_is_searchable",
+            # Without a live index there is nothing to answer, which index_recall says.
+            passed=index is None or index.frames == counts.vectors,
+            metadata={"vectors": counts.vectors, "searchable": index.frames if index else 0},
+        ),
+        dg.AssetCheckResult(
+            check_name="no_video_failed",
+            passed=counts.failed == 0,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={"failed": counts.failed, **failures},
+        ),
+    ]

@@ -1,0 +1,42 @@
+"""Jobs under the names that a person would look for, and the schedule."""
+
+import dagster as dg
+
+from siglip_pipeline.defs.assets import frame_embeddings, similarity_index, video_frames
+from siglip_pipeline.defs.reconciliation import reconciliation
+
+sample_frames = dg.define_asset_job(
+    "sample_frames",
+    selection=[video_frames],
+    description="Decode videos and store their sampled frames. Choose partitions in the launchpad.",
+)
+
+embed_frames = dg.define_asset_job(
+    "embed_frames",
+    selection=[frame_embeddings],
+    description="Embed stored frames with the model in SIGLIP_MODEL_NAME. Decodes nothing.",
+)
+
+rebuild_index = dg.define_asset_job(
+    "rebuild_index",
+    selection=[similarity_index],
+    description="Build the similarity index anew where enough has changed, measure its recall, "
+    "publish it.",
+)
+
+reconcile_collection = dg.define_asset_job(
+    "reconcile_collection",
+    selection=[reconciliation],
+    description="Count uploads, partitions, frames and vectors; have what is missing made again.",
+)
+
+daily_reconciliation = dg.ScheduleDefinition(
+    name="daily_reconciliation",
+    job=reconcile_collection,
+    cron_schedule="30 3 * * *",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Every night at 03:30 UTC: do all places agree?",
+)
+
+JOBS = [sample_frames, embed_frames, rebuild_index, reconcile_collection]
+SCHEDULES = [daily_reconciliation]
