@@ -57,17 +57,21 @@ def up(
         int | None, typer.Option(help="Port of the Dagster UI. Default: SIGLIP_DAGSTER_PORT.")
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to bind. Default: SIGLIP_HOST.")] = None,
+    page_port: Annotated[
+        int | None, typer.Option(help="Port of the search page. Default: SIGLIP_PAGE_PORT.")
+    ] = None,
 ) -> None:
-    """Run everything: database, Dagster UI and daemon, sensors on. Ctrl-C stops it all.
+    """Run everything: database, Dagster UI and daemon, search page, sensors on. Ctrl-C stops it.
 
     New files in SIGLIP_UPLOADS are found and indexed by themselves.
     """
     from siglip_pipeline.launcher import launch
 
-    settings = _settings(dagster_port=port, host=host)
+    settings = _settings(dagster_port=port, host=host, page_port=page_port)
     _make_uploads_folder(settings)
     console.err.print("Starting the database and Dagster …")
     with _terminating(), contextlib.suppress(KeyboardInterrupt), launch(settings) as launcher:
+        console.err.print(f"  search page    {launcher.endpoints.page_url}", highlight=False)
         console.err.print(f"  Dagster UI     {launcher.endpoints.dagster_url}", highlight=False)
         console.err.print(f"  uploads        {settings.uploads}", highlight=False)
         console.err.print(f"  home           {settings.home}", highlight=False)
@@ -76,6 +80,34 @@ def up(
         console.err.print("Running. Put videos into the uploads folder; Ctrl-C stops everything.")
         launcher.run()
     console.err.print("Stopped. `siglip-pipeline up` goes on where it was.")
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to bind. Default: SIGLIP_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port. Default: SIGLIP_PAGE_PORT.")] = None,
+    load_model: Annotated[
+        bool, typer.Option("--load-model", help="Load the text tower at once, not when needed.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Answer searches over HTTP, with a page for people; `up` starts this too.
+
+    Other addresses than loopback need a key: set SIGLIP_API_KEY. docs/http.md has the API.
+    """
+    from siglip_pipeline.web.serve import serve as serve_http
+
+    settings = _settings(host=host, page_port=port, load_model_at_start=load_model or None)
+
+    def ready(url: str) -> None:
+        if json_:
+            console.print_json({"url": url})
+            sys.stdout.flush()
+        else:
+            console.err.print(f"The search page is at {url}; Ctrl-C stops it.", highlight=False)
+
+    with _terminating(), contextlib.suppress(KeyboardInterrupt):
+        serve_http(settings, ready=ready)
 
 
 @app.command()
@@ -114,7 +146,7 @@ def ingest(
     With `siglip-pipeline up` running, its sensor takes them up; otherwise --wait does the work in
     this process.
     """
-    from siglip_pipeline.commands import ingest_videos
+    from siglip_pipeline.indexing import ingest_videos
 
     document = ingest_videos(_settings(), paths, wait=wait, replace=replace, quiet=json_)
     if json_:
@@ -134,23 +166,46 @@ def materialize(
         bool, typer.Option("--all-missing", help="Every upload that is not searchable yet.")
     ] = False,
     failed: Annotated[bool, typer.Option("--failed", help="Every upload that failed.")] = False,
+    stale: Annotated[
+        bool,
+        typer.Option(
+            "--stale", help="Every video whose frames or vectors are of other settings than now."
+        ),
+    ] = False,
+    assets: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this asset, e.g. frame_embeddings; may be repeated."),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Do the work even where the result is current.")
     ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Wait for the end, and show progress.")
+    ] = True,
+    dagster_url: Annotated[
+        str | None,
+        typer.Option(help="A running Dagster's address. Default: the `up` of SIGLIP_HOME."),
+    ] = None,
     json_: Json = False,
 ) -> None:
-    """Index uploads now, in this process, and wait: for CI and scripts.
+    """Index uploads now: for CI and scripts.
 
-    Exits 1 when a video failed, 2 when nothing could be run.
+    Starts a backfill in the Dagster that runs (`siglip-pipeline up`, or --dagster-url), and does
+    the work in this process where there is none. Exits 1 when a video failed, 2 when nothing could
+    be run.
     """
-    from siglip_pipeline.commands import materialize_uploads
+    from siglip_pipeline.indexing import materialize_uploads
 
     document = materialize_uploads(
         _settings(),
         [*(videos or []), *(more_videos or [])],
         all_missing=all_missing,
         failed=failed,
+        stale=stale,
+        assets=assets or [],
         force=force,
+        wait=wait,
+        dagster_url=dagster_url,
         quiet=json_,
     )
     if json_:

@@ -1,4 +1,4 @@
-"""`siglip-pipeline up`: the database, Dagster's code server, webserver and daemon, as one.
+"""`siglip-pipeline up`: the database, Dagster's code server, webserver and daemon, and the page.
 
 The children stay in this process's group. Leaving the context stops them all; a run that was
 interrupted is marked so that Dagster starts it again the next time.
@@ -28,6 +28,7 @@ import psutil
 from siglip_pipeline.errors import LaunchError
 from siglip_pipeline.settings import Settings, child_environment, process_environment
 from siglip_pipeline.store.database import embedded_server, open_database
+from siglip_pipeline.web.binding import check_exposure, url_host
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Endpoints:
     """Where what runs can be reached."""
 
     dagster_url: str
+    page_url: str
     code_port: int
     dagster_home: Path
 
@@ -91,8 +93,9 @@ class Launcher:
         self._wait_for(lambda: _listens(self.endpoints.code_port), "the code server")
         for service in others:
             self._start(service)
-        url = f"{self.endpoints.dagster_url}/server_info"
-        self._wait_for(lambda: _answers(url), "the Dagster UI")
+        page, ui = f"{self.endpoints.page_url}/healthz", f"{self.endpoints.dagster_url}/server_info"
+        self._wait_for(lambda: _answers(page), "the search page")
+        self._wait_for(lambda: _answers(ui), "the Dagster UI")
 
     def _start(self, service: _Service) -> None:
         service.start(self._environment, self.endpoints.dagster_home)
@@ -165,7 +168,9 @@ def launch(settings: Settings) -> Iterator[Launcher]:
     with ExitStack() as stack:
         stack.enter_context(_only_one(home))
         _end_leftovers(home)
+        check_exposure(settings)
         _check_port(settings.host, settings.dagster_port)
+        _check_port(settings.host, settings.page_port, option="--page-port or SIGLIP_PAGE_PORT")
         settings = stack.enter_context(with_databases(settings))
         with open_database(settings):
             pass  # migrations: every child finds the schema in place
@@ -174,6 +179,7 @@ def launch(settings: Settings) -> Iterator[Launcher]:
         )
         endpoints = Endpoints(
             dagster_url=f"http://{settings.host}:{settings.dagster_port}",
+            page_url=f"http://{url_host(settings.host)}:{settings.page_port}",
             code_port=free_port(),
             dagster_home=dagster_home,
         )
@@ -228,6 +234,7 @@ class Running:
 
     pid: int
     dagster_url: str
+    page_url: str
 
 
 def running(home: Path) -> Running | None:
@@ -237,7 +244,11 @@ def running(home: Path) -> Running | None:
         process = psutil.Process(int(state["pid"]))
         if abs(process.create_time() - float(state["created"])) > 1:
             return None
-        return Running(pid=process.pid, dagster_url=str(state["dagster_url"]))
+        return Running(
+            pid=process.pid,
+            dagster_url=str(state["dagster_url"]),
+            page_url=str(state["page_url"]),
+        )
     except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
         return None
 
@@ -330,6 +341,11 @@ def _services(settings: Settings, endpoints: Endpoints) -> list[_Service]:
             *("--host", settings.host, "--port", str(settings.dagster_port)),
         ),
         service("daemon", "dagster._daemon", "run", "--workspace", str(workspace)),
+        service(
+            "page",
+            *("siglip_pipeline.cli", "serve"),
+            *("--host", settings.host, "--port", str(settings.page_port)),
+        ),
     ]
 
 
@@ -348,6 +364,8 @@ def _write_state(home: Path, endpoints: Endpoints, services: list[_Service]) -> 
         "pid": os.getpid(),
         "created": psutil.Process().create_time(),
         "dagster_url": endpoints.dagster_url,
+        "page_url": endpoints.page_url,
+        "page_port": int(endpoints.page_url.rpartition(":")[2]),
         "children": children,
     }
     temporary = _state_path(home).with_suffix(".tmp")
@@ -400,7 +418,7 @@ def _end(processes: list[psutil.Process]) -> None:
     psutil.wait_procs(alive, timeout=2)
 
 
-def _check_port(host: str, port: int) -> None:
+def _check_port(host: str, port: int, *, option: str = "--port or SIGLIP_DAGSTER_PORT") -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -408,7 +426,7 @@ def _check_port(host: str, port: int) -> None:
         except OSError as error:
             raise LaunchError(
                 f"port {port} on {host} cannot be used ({error.strerror}); choose another with "
-                "--port or SIGLIP_DAGSTER_PORT"
+                f"{option}"
             ) from error
 
 

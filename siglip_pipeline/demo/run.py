@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from siglip_pipeline import console
-from siglip_pipeline.commands import watch_until
+from siglip_pipeline.indexing import watch_until
 from siglip_pipeline.demo.scenes import DemoVideo, Scene, render_demo_videos, render_picture
 from siglip_pipeline.errors import LaunchError
 from siglip_pipeline.launcher import Launcher, free_port, launch
@@ -44,7 +44,8 @@ def run_demo(settings: Settings, *, keep_running: bool, quiet: bool) -> dict[str
     """Render, index under Dagster, search, print.
 
     Returns:
-        ``{"videos", "frames", "seconds", "queries", "correct", "dagster_url", "results"}``
+        ``{"videos", "frames", "seconds", "queries", "correct", "dagster_url", "page_url",
+        "results"}``
     """
     began = time.monotonic()
     settings = demo_settings(settings)
@@ -59,6 +60,7 @@ def run_demo(settings: Settings, *, keep_running: bool, quiet: bool) -> dict[str
             console.err.print(
                 f"  Dagster UI at {launcher.endpoints.dagster_url}/assets", highlight=False
             )
+            console.err.print(f"  search page at {launcher.endpoints.page_url}", highlight=False)
         with open_database(launcher.settings) as database:
             status = _wait(launcher, database, len(videos), quiet=quiet)
             results = _search(database, launcher.settings, videos, quiet=quiet)
@@ -69,6 +71,7 @@ def run_demo(settings: Settings, *, keep_running: bool, quiet: bool) -> dict[str
             "queries": len(results),
             "correct": sum(bool(entry["correct"]) for entry in results),
             "dagster_url": launcher.endpoints.dagster_url,
+            "page_url": launcher.endpoints.page_url,
             "results": results,
         }
         if not quiet:
@@ -91,6 +94,7 @@ def demo_settings(settings: Settings) -> Settings:
             "model_revision": None,
             "uploads_settle_seconds": 1.0,
             "dagster_port": free_port(settings.dagster_port, host=settings.host),
+            "page_port": free_port(settings.page_port, host=settings.host),
         }
     )
 
@@ -162,6 +166,7 @@ def _print_summary(
     )
     url = launcher.endpoints.dagster_url
     console.out.print(f"Dagster UI: {url}/assets  runs: {url}/runs", highlight=False)
+    console.out.print(f"Search page: {launcher.endpoints.page_url}", highlight=False)
     if keep_running:
         console.out.print("Running until Ctrl-C.")
     else:

@@ -1,0 +1,96 @@
+"""The application: routes, errors and the guard put together."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from siglip_pipeline import __version__
+from siglip_pipeline.errors import SiglipPipelineError
+from siglip_pipeline.search import QueryEmbedder
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.web import api, assets, media, pages
+from siglip_pipeline.web.errors import http_error
+from siglip_pipeline.web.guard import Guard
+from siglip_pipeline.web.services import Services
+
+_DESCRIPTION = """Find moments in videos by text, by picture, or by another moment.
+
+Every failure is answered with `{"error": {"type", "message"}}`. With `SIGLIP_API_KEY` set, requests
+bring the key as `Authorization: Bearer KEY` or `X-API-Key: KEY`."""
+
+
+def create_app(
+    settings: Settings, database: Database, *, embedder: QueryEmbedder | None = None
+) -> Guard:
+    """The service as an ASGI application; nothing is read or loaded until a request needs it.
+
+    Args:
+        settings: limits, the key, where uploads and frames are.
+        database: an open one; reading from it is all that is done.
+        embedder: in place of the usual one, which batches the texts of concurrent requests.
+    """
+    services = Services.open(settings, database, embedder)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if settings.load_model_at_start:
+            services.load_model_in_background()
+        yield
+        services.close()
+
+    # No /docs: its scripts would come from elsewhere. docs/http.md is for people.
+    app = FastAPI(
+        title="siglip-pipeline",
+        version=__version__,
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.services = services
+    for router in (api.router, api.health, media.router, pages.router, assets.router):
+        app.include_router(router)
+    for kind in (SiglipPipelineError, HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, _answer_error)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return Guard(app, settings)
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    answer = http_error(error, request)
+    accepts = request.headers.get("accept", "")
+    is_page = not request.url.path.startswith(("/api/", "/static/"))
+    if is_page and "text/html" in accepts:
+        return pages.error_page(answer, request)
+    return answer.response()
+
+
+def _openapi(app: FastAPI) -> dict[str, object]:
+    """The schema, with our shape of errors in place of FastAPI's own."""
+    if app.openapi_schema is None:
+        schema = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        components = schema["components"]
+        for name in ("HTTPValidationError", "ValidationError"):
+            components["schemas"].pop(name, None)
+        components["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        }
+        schema["security"] = [{}, {"bearer": []}, {"key": []}]
+        reference = {"$ref": "#/components/schemas/ErrorAnswer"}
+        for path in schema["paths"].values():
+            for operation in path.values():
+                invalid = operation["responses"].get("422")
+                if invalid is not None:
+                    invalid["content"] = {"application/json": {"schema": reference}}
+        app.openapi_schema = schema
+    return app.openapi_schema

@@ -1,0 +1,39 @@
+"""Which addresses the service may be bound to."""
+
+import ipaddress
+
+from siglip_pipeline.errors import LaunchError
+from siglip_pipeline.settings import Settings
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens on ``host``."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def check_exposure(settings: Settings) -> None:
+    """Refuse to be reached from other machines without a key.
+
+    Raises:
+        LaunchError: with the remedy.
+    """
+    if settings.api_key is None and not is_loopback(settings.host):
+        raise LaunchError(
+            f"the search service would be open to everyone who reaches {settings.host}: set "
+            "SIGLIP_API_KEY to a secret of at least 16 characters, or bind to 127.0.0.1 "
+            "(--host, SIGLIP_HOST)"
+        )
+
+
+def url_host(host: str) -> str:
+    """A host as it stands in a URL; for a wildcard address, one that reaches it from here."""
+    if host in ("0.0.0.0", ""):
+        return "127.0.0.1"
+    if host == "::":
+        return "[::1]"
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,82 @@
+"""Texts of requests that arrive together go through the text tower together."""
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from siglip_pipeline.records import FloatArray
+from siglip_pipeline.search import QueryEmbedder
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.store.models import ModelRow
+
+MAX_BATCH = 64
+
+_Key = tuple[str, str]
+
+
+class BatchingEmbedder(QueryEmbedder):
+    """Batches the texts that are asked for while a forward pass runs; nobody waits for company.
+
+    Thread-safe. Vectors are remembered by :meth:`QueryEmbedder.texts`, as ever.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._queue_lock = threading.Lock()
+        self._waiting: dict[_Key, tuple[ModelRow, Future[FloatArray]]] = {}
+        self._running: dict[_Key, Future[FloatArray]] = {}
+        # One thread: a second pass at the same time would only share the device with the first.
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="text-encoder")
+
+    def embed_texts(self, model: ModelRow, texts: Sequence[str]) -> FloatArray:
+        """Unit vectors [N, D]; every text of a batch meets the error that the batch met."""
+        futures = [self._future(model, text) for text in texts]
+        return np.stack([future.result() for future in futures])
+
+    def forward(self, model: ModelRow, texts: Sequence[str]) -> FloatArray:
+        """One forward pass over a batch, [N, D]."""
+        return super().embed_texts(model, texts)
+
+    def waiting(self) -> int:
+        """How many texts wait for the next forward pass."""
+        with self._queue_lock:
+            return len(self._waiting)
+
+    def close(self) -> None:
+        """Let what waits be embedded, then end the worker."""
+        self._worker.shutdown()
+
+    def _future(self, model: ModelRow, text: str) -> "Future[FloatArray]":
+        key = (model.key, text)
+        with self._queue_lock:
+            if key in self._running:
+                return self._running[key]
+            if key in self._waiting:
+                return self._waiting[key][1]
+            future: Future[FloatArray] = Future()
+            self._waiting[key] = (model, future)
+        # Every text asks for a pass; the first one takes all, and the others find nothing.
+        self._worker.submit(self._pass)
+        return future
+
+    def _pass(self) -> None:
+        with self._queue_lock:
+            if not self._waiting:
+                return
+            model, _ = next(iter(self._waiting.values()))
+            keys = [key for key in self._waiting if key[0] == model.key][:MAX_BATCH]
+            batch = {key: self._waiting.pop(key)[1] for key in keys}
+            self._running = batch
+        try:
+            vectors_ND = self.forward(model, [text for _, text in batch])
+        except BaseException as error:
+            for future in batch.values():
+                future.set_exception(error)
+        else:
+            for future, vector_D in zip(batch.values(), vectors_ND, strict=True):
+                future.set_result(vector_D)
+        finally:
+            with self._queue_lock:
+                self._running = {}

@@ -1,0 +1,163 @@
+"""What every request passes first: size, host, key and rate; and the headers of every answer."""
+
+import hashlib
+import hmac
+import math
+from http.cookies import CookieError, SimpleCookie
+from typing import Final
+from urllib.parse import quote, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import RedirectResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.web.binding import is_loopback
+from siglip_pipeline.web.errors import HttpError
+from siglip_pipeline.web.limits import TokenBuckets
+
+SESSION_COOKIE: Final = "siglip_session"
+LOGIN_PATH: Final = "/login"
+_OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", LOGIN_PATH})
+_OPEN_PREFIX: Final = "/static/"
+# A page of results asks for dozens of pictures, which cost little: they count a tenth.
+_CHEAP_PREFIXES: Final = ("/api/thumbnails/", _OPEN_PREFIX)
+_CHEAP: Final = 0.1
+
+SECURITY_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self';"
+    " img-src 'self' data:; media-src 'self'; connect-src 'self'; form-action 'self';"
+    " base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+
+
+def session_token(api_key: str) -> str:
+    """What the browser's cookie holds after signing in: proof of the key, not the key."""
+    return hmac.new(api_key.encode(), b"siglip-pipeline session", hashlib.sha256).hexdigest()
+
+
+class Guard:
+    """ASGI middleware around the whole application.
+
+    Refused with a JSON error: bodies over the limit (413), wrong or missing keys (401), too many
+    requests (429), hosts other than loopback while there is no key (403; a foreign web page could
+    otherwise point its own name at this machine and read along), and NUL bytes (400).
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._key = settings.api_key
+        self._token = None if self._key is None else session_token(self._key)
+        self._max_body_bytes = int(settings.http_max_body_mib * 2**20)
+        self._buckets = TokenBuckets(
+            per_second=settings.http_requests_per_second, burst=settings.http_request_burst
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse the request, or pass it on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        try:
+            self._check(scope)
+        except HttpError as error:
+            await self._refuse(error, scope, receive, send_with_headers)
+            return
+        await self._app(scope, self._counted(receive), send_with_headers)
+
+    def _check(self, scope: Scope) -> None:
+        path: str = scope["path"]
+        headers = Headers(scope=scope)
+        if "\0" in path or b"%00" in scope["query_string"] or b"\0" in scope["query_string"]:
+            raise HttpError(400, "the request holds a NUL character, which no name or text has")
+        if self._key is None and not is_loopback(_hostname(headers.get("host", ""))):
+            raise HttpError(
+                403,
+                f"host {headers.get('host', '')[:80]!r} is not this machine; without "
+                "SIGLIP_API_KEY the service answers to localhost and loopback addresses only",
+            )
+        client = scope["client"][0] if scope.get("client") else ""
+        cheap = path.startswith(_CHEAP_PREFIXES) or path.endswith("/stream")
+        wait = self._buckets.take(client, _CHEAP if cheap else 1.0)
+        if wait:
+            seconds = str(math.ceil(wait))
+            message = f"too many requests from {client}; try again in {seconds} s"
+            raise HttpError(429, message, headers={"Retry-After": seconds})
+        # After the rate, so that keys cannot be guessed at any speed.
+        is_open = path in _OPEN_PATHS or path.startswith(_OPEN_PREFIX)
+        if not is_open and not self._has_key(headers):
+            raise HttpError(
+                401,
+                "a key is needed: send it as 'Authorization: Bearer KEY' or as 'X-API-Key: KEY'",
+                headers={"WWW-Authenticate": 'Bearer realm="siglip-pipeline"'},
+            )
+        length = headers.get("content-length", "0")
+        if not length.isascii() or not length.isdigit() or int(length) > self._max_body_bytes:
+            raise self._too_large()
+
+    def _has_key(self, headers: Headers) -> bool:
+        if self._key is None or self._token is None:
+            return True
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        # Both are always compared: neither's presence shows in the time taken.
+        by_key = hmac.compare_digest(given.encode(), self._key.encode())
+        by_cookie = hmac.compare_digest(_session(headers).encode(), self._token.encode())
+        return by_key or by_cookie
+
+    def _counted(self, receive: Receive) -> Receive:
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_body_bytes:
+                raise self._too_large()
+            return message
+
+        return counted
+
+    def _too_large(self) -> HttpError:
+        limit = f"{self._max_body_bytes / 2**20:g}"
+        return HttpError(413, f"the body is larger than {limit} MiB (SIGLIP_HTTP_MAX_BODY_MIB)")
+
+    async def _refuse(self, error: HttpError, scope: Scope, receive: Receive, send: Send) -> None:
+        wants_page = "text/html" in Headers(scope=scope).get("accept", "")
+        if error.status_code == 401 and wants_page and not scope["path"].startswith("/api/"):
+            query = scope["query_string"].decode("latin-1")
+            target = quote(scope["path"] + (f"?{query}" if query else ""), safe="")
+            response = RedirectResponse(f"{LOGIN_PATH}?next={target}", status_code=303)
+            await response(scope, receive, send)
+            return
+        await error.response()(scope, receive, send)
+
+
+def _hostname(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _session(headers: Headers) -> str:
+    try:
+        morsel = SimpleCookie(headers.get("cookie", "")).get(SESSION_COOKIE)
+    except CookieError:
+        return ""
+    return "" if morsel is None else morsel.value

@@ -1,0 +1,173 @@
+"""What a browser shows and plays: pictures of stored frames, and the uploads themselves."""
+
+import hashlib
+import mimetypes
+from collections.abc import AsyncIterator
+from email.utils import formatdate, parsedate_to_datetime
+from typing import Annotated, BinaryIO, Final
+
+from fastapi import APIRouter, Path, Query
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from siglip_pipeline.records import Upload
+from siglip_pipeline.web.errors import HttpError
+from siglip_pipeline.web.pictures import THUMBNAIL_WIDTHS, shrink_jpeg
+from siglip_pipeline.web.query import MAX_ID
+from siglip_pipeline.web.ranges import ByteRange, UnsatisfiableRangeError, parse_range
+from siglip_pipeline.web.schemas import ErrorAnswer
+from siglip_pipeline.web.services import CurrentServices, Services
+
+router = APIRouter(
+    tags=["media"], responses={404: {"model": ErrorAnswer, "description": "Not known"}}
+)
+
+VideoId = Annotated[int, Path(ge=1, le=MAX_ID, examples=[7])]
+
+CHUNK_BYTES: Final = 512 * 1024
+# A video that is decoded anew keeps its addresses: browsers ask again, and are told "unchanged".
+_CACHE_THUMBNAIL: Final = "private, max-age=300, stale-while-revalidate=86400"
+_CACHE_STREAM: Final = "private, no-cache"
+_TYPES: Final = {".mkv": "video/x-matroska", ".ts": "video/mp2t", ".m4v": "video/mp4"}
+
+
+@router.get(
+    "/api/thumbnails/{video_id}/{frame_index}.jpg",
+    summary="Picture of a stored frame",
+    response_class=Response,
+    responses={200: {"content": {"image/jpeg": {}}}, 304: {"description": "Unchanged"}},
+)
+def thumbnail(
+    request: Request,
+    services: CurrentServices,
+    video_id: VideoId,
+    frame_index: Annotated[int, Path(ge=0, le=MAX_ID, examples=[300])],
+    width: Annotated[
+        int | None,
+        Query(description=f"Shrink to one of {THUMBNAIL_WIDTHS} pixels; the stored size if unset."),
+    ] = None,
+) -> Response:
+    """The JPEG as it is stored, or smaller, with an ETag."""
+    if width is not None and width not in THUMBNAIL_WIDTHS:
+        raise HttpError(422, f"width={width}: one of {', '.join(map(str, THUMBNAIL_WIDTHS))}")
+    name = services.name(video_id)
+    if name.frames_version is None:
+        raise HttpError(404, f"video {video_id} has no stored frames yet")
+    tag = f'"{name.frames_version}-{frame_index}-{width or "full"}"'
+    headers = {"ETag": tag, "Cache-Control": _CACHE_THUMBNAIL}
+    if _matches(request.headers.get("if-none-match"), tag):
+        return Response(status_code=304, headers=headers)
+    jpeg = services.frames.thumbnail(name.video, frame_index)
+    if width is not None:
+        jpeg = shrink_jpeg(jpeg, width)
+    return Response(jpeg, media_type="image/jpeg", headers=headers)
+
+
+@router.api_route(
+    "/api/videos/{video_id}/stream",
+    methods=["GET", "HEAD"],
+    summary="The upload itself, whole or in ranges",
+    operation_id="stream_video",
+    response_class=Response,
+    responses={
+        200: {"content": {"video/*": {}}},
+        206: {"description": "The range", "content": {"video/*": {}}},
+        304: {"description": "Unchanged"},
+        416: {"model": ErrorAnswer, "description": "The range is outside of the file"},
+    },
+)
+async def stream(request: Request, services: CurrentServices, video_id: VideoId) -> Response:
+    """For a player: `Range: bytes=…` is answered with 206, from a folder or a bucket alike."""
+    name = await run_in_threadpool(services.name, video_id)
+    upload = await run_in_threadpool(services.uploads.get, name.video)
+    tag = _upload_tag(upload)
+    headers = {
+        "Accept-Ranges": "bytes",
+        "ETag": tag,
+        "Cache-Control": _CACHE_STREAM,
+        "Content-Disposition": "inline",
+    }
+    if upload.modified_at is not None:
+        headers["Last-Modified"] = formatdate(upload.modified_at, usegmt=True)
+    if _matches(request.headers.get("if-none-match"), tag):
+        return Response(status_code=304, headers=headers)
+    wanted = _wanted(request, upload, tag)
+    if wanted is None:
+        part, status = ByteRange(0, upload.size_bytes), 200
+    else:
+        part, status = wanted, 206
+        headers["Content-Range"] = part.content_range(upload.size_bytes)
+    headers["Content-Length"] = str(len(part))
+    media_type = _media_type(upload.path)
+    if request.method == "HEAD" or len(part) == 0:
+        return Response(status_code=status, headers=headers, media_type=media_type)
+    file = await run_in_threadpool(_open_at, services, upload, part.start)
+    return StreamingResponse(
+        _read(file, len(part)), status_code=status, headers=headers, media_type=media_type
+    )
+
+
+def _wanted(request: Request, upload: Upload, tag: str) -> ByteRange | None:
+    condition = request.headers.get("if-range")
+    if condition is not None and condition != tag and not _is_date_of(condition, upload):
+        return None
+    try:
+        return parse_range(request.headers.get("range"), upload.size_bytes)
+    except UnsatisfiableRangeError as error:
+        raise HttpError(
+            416,
+            f"range {request.headers['range'][:60]!r} is outside of the {upload.size_bytes} bytes",
+            headers={"Content-Range": f"bytes */{upload.size_bytes}"},
+        ) from error
+
+
+def _is_date_of(condition: str, upload: Upload) -> bool:
+    if upload.modified_at is None or condition.startswith(('"', "W/")):
+        return False
+    try:
+        return int(parsedate_to_datetime(condition).timestamp()) == int(upload.modified_at)
+    except (ValueError, OverflowError):
+        return False
+
+
+def _open_at(services: Services, upload: Upload, start: int) -> BinaryIO:
+    file = services.uploads.open(upload.path)
+    try:
+        file.seek(start)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+async def _read(file: BinaryIO, length: int) -> AsyncIterator[bytes]:
+    try:
+        while length > 0:
+            chunk = await run_in_threadpool(file.read, min(CHUNK_BYTES, length))
+            if not chunk:
+                return  # shorter than it was: the client sees that the end is missing
+            length -= len(chunk)
+            yield chunk
+    finally:
+        file.close()
+
+
+def _upload_tag(upload: Upload) -> str:
+    digest = hashlib.sha256(f"{upload.path}\0{upload.fingerprint}".encode()).hexdigest()
+    return f'"{digest[:20]}"'
+
+
+def _matches(header: str | None, tag: str) -> bool:
+    """Whether If-None-Match names the tag; compared weakly, as the RFC asks."""
+    if header is None:
+        return False
+    given = [part.strip().removeprefix("W/") for part in header.split(",")]
+    return "*" in given or tag in given
+
+
+def _media_type(path: str) -> str:
+    suffix = "." + path.rpartition(".")[2].lower()
+    guessed = _TYPES.get(suffix) or mimetypes.guess_type("x" + suffix)[0] or ""
+    # An upload must never be taken for a page or a script of ours.
+    return guessed if guessed.startswith(("video/", "audio/")) else "application/octet-stream"

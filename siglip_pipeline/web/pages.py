@@ -1,0 +1,241 @@
+"""The page for people, rendered here; scripts only add comfort."""
+
+import hmac
+import time
+from typing import Annotated, Any
+from urllib.parse import quote, urlencode
+
+from fastapi import APIRouter, Form, Query
+from jinja2 import Environment, PackageLoader, select_autoescape
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from siglip_pipeline import __version__
+from siglip_pipeline.console import timecode
+from siglip_pipeline.launcher import running
+from siglip_pipeline.search import SearchFilter, SearchResult
+from siglip_pipeline.status import collect_status
+from siglip_pipeline.web.api import picture_in, video_detail
+from siglip_pipeline.web.assets import asset_url
+from siglip_pipeline.web.binding import is_loopback
+from siglip_pipeline.web.errors import HttpError
+from siglip_pipeline.web.guard import LOGIN_PATH, SESSION_COOKIE, session_token
+from siglip_pipeline.web.media import VideoId
+from siglip_pipeline.web.pictures import check_picture, preview_url
+from siglip_pipeline.web.query import (
+    MAX_ID,
+    MAX_SECONDS,
+    Filter,
+    Slice,
+    search_picture,
+    search_similar,
+    search_text,
+)
+from siglip_pipeline.web.services import CurrentServices, Services
+
+HITS_PER_PAGE = 24
+VIDEOS_PER_PAGE = 50
+FAILURES_SHOWN = 200
+_SESSION_SECONDS = 30 * 24 * 3600
+
+router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+
+_templates = Environment(
+    loader=PackageLoader("siglip_pipeline.web"),
+    autoescape=select_autoescape(default=True),
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_templates.filters["timecode"] = timecode
+_templates.filters["percent"] = lambda share: f"{share:.1%}"
+_templates.globals.update(asset_url=asset_url, version=__version__)
+
+_Offset = Annotated[int, Query(ge=0, le=MAX_ID)]
+
+
+def render(name: str, *, status_code: int = 200, **values: Any) -> HTMLResponse:
+    """A template as an answer; everything that it shows is escaped."""
+    return HTMLResponse(_templates.get_template(name).render(values), status_code=status_code)
+
+
+def error_page(error: HttpError, request: Request) -> HTMLResponse:
+    """A failure for people."""
+    q = request.query_params.get("q", "")
+    page = render("error.html", status_code=error.status_code, error=error, q=q)
+    page.headers.update(error.headers or {})
+    return page
+
+
+@router.get("/")
+def search_page(
+    request: Request,
+    services: CurrentServices,
+    filter: Filter,
+    q: str = "",
+    video_id: Annotated[int | None, Query(ge=1, le=MAX_ID)] = None,
+    seconds: Annotated[float | None, Query(ge=0, le=MAX_SECONDS, allow_inf_nan=False)] = None,
+    offset: _Offset = 0,
+) -> Response:
+    """The search box, and what was found for `q` or for a moment."""
+    page = _page_of_hits(services, offset)
+    began = time.perf_counter()
+    if video_id is not None and seconds is not None:
+        result = search_similar(
+            services, page, filter, like=None, video_id=video_id, seconds=seconds
+        )
+        name = services.name(video_id).video
+        return _results(
+            request, result, page, filter, began, like={"video": name, "seconds": seconds}
+        )
+    if q.strip():
+        result = search_text(services, q, page, filter)
+        return _results(request, result, page, filter, began, q=q)
+    status = collect_status(services.database, services.settings)
+    return render("home.html", q="", filter=filter, status=status)
+
+
+@router.post("/")
+async def picture_page(
+    request: Request, services: CurrentServices, filter: Filter, offset: _Offset = 0
+) -> Response:
+    """What was found for a picture."""
+    data = await picture_in(request)
+    return await run_in_threadpool(_picture_results, request, services, data, filter, offset)
+
+
+def _picture_results(
+    request: Request, services: Services, data: bytes, filter: SearchFilter, offset: int
+) -> Response:
+    began = time.perf_counter()
+    page = _page_of_hits(services, offset)
+    result = search_picture(services, data, page, filter)
+    most = services.settings.http_max_picture_megapixels
+    preview = preview_url(check_picture(data, max_megapixels=most))
+    return _results(request, result, page, filter, began, preview=preview)
+
+
+@router.get("/videos")
+def videos_page(services: CurrentServices, offset: _Offset = 0) -> Response:
+    """All videos."""
+    rows = services.videos.page(limit=VIDEOS_PER_PAGE, offset=offset)
+    total = services.videos.count()
+    next_offset = offset + VIDEOS_PER_PAGE
+    return render(
+        "videos.html",
+        videos=rows,
+        total=total,
+        offset=offset,
+        previous=max(0, offset - VIDEOS_PER_PAGE) if offset else None,
+        next=next_offset if next_offset < total else None,
+    )
+
+
+@router.get("/videos/{video_id}")
+def video_page(
+    services: CurrentServices,
+    video_id: VideoId,
+    t: Annotated[float, Query(ge=0, le=MAX_SECONDS, allow_inf_nan=False)] = 0.0,
+    q: str = "",
+) -> Response:
+    """The player at a second, and the moment around it."""
+    video = video_detail(services, video_id)
+    ends = [moment.end_seconds for moment in video.moments]
+    duration = max(video.duration_seconds or 0.0, *ends, 0.001)
+    current = next((m for m in video.moments if m.start_seconds <= t < m.end_seconds), None)
+    return render("video.html", video=video, t=t, duration=duration, current=current, q=q[:1000])
+
+
+@router.get("/status")
+def status_page(request: Request, services: CurrentServices) -> Response:
+    """What is searchable, what failed and why, with the way into Dagster."""
+    status = collect_status(services.database, services.settings)
+    dagster = _dagster_url(request, services)
+    failures = [
+        {"failure": failure, "dagster": _partition_url(dagster, failure.stage, failure.video)}
+        for failure in status.failures[:FAILURES_SHOWN]
+    ]
+    return render("status.html", status=status, failures=failures, dagster=dagster)
+
+
+@router.get(LOGIN_PATH)
+def login_page(next: str = "/") -> Response:
+    """Asks for the key."""
+    return render("login.html", next=_local(next), wrong=False)
+
+
+@router.post(LOGIN_PATH)
+def login(
+    request: Request,
+    services: CurrentServices,
+    key: Annotated[str, Form(max_length=1000)] = "",
+    next: Annotated[str, Form(max_length=4000)] = "/",
+) -> Response:
+    """Sign in: the browser gets a cookie that proves the key."""
+    expected = services.settings.api_key or ""
+    if not expected or not hmac.compare_digest(key.encode(), expected.encode()):
+        return render("login.html", status_code=401, next=_local(next), wrong=True)
+    answer = RedirectResponse(_local(next), status_code=303)
+    answer.set_cookie(
+        SESSION_COOKIE,
+        session_token(expected),
+        max_age=_SESSION_SECONDS,
+        httponly=True,
+        samesite="lax",
+        secure=request.url.scheme == "https",
+    )
+    return answer
+
+
+def _page_of_hits(services: Services, offset: int) -> Slice:
+    return Slice(min(HITS_PER_PAGE, services.settings.http_max_k), offset)
+
+
+def _results(
+    request: Request,
+    result: SearchResult,
+    page: Slice,
+    filter: SearchFilter,
+    began: float,
+    **shown: Any,
+) -> Response:
+    # A picture is not in the address: its next page would need it again.
+    items = request.query_params.multi_items()
+    following = page.next_url("/", items, len(result.hits)) if "preview" not in shown else None
+    without_filter = [(n, v) for n, v in items if n in ("q", "video_id", "seconds")]
+    return render(
+        "results.html",
+        result=result,
+        offset=page.offset,
+        milliseconds=round(1000 * (time.perf_counter() - began)),
+        next=following,
+        filter=filter,
+        filtered=bool(filter.to_json()),
+        unfiltered=f"/?{urlencode(without_filter)}" if without_filter else None,
+        **{"q": "", "like": None, "preview": None, **shown},
+    )
+
+
+def _dagster_url(request: Request, services: Services) -> str | None:
+    if services.settings.dagster_url:
+        return services.settings.dagster_url.rstrip("/")
+    up = running(services.settings.home)
+    if up is None:
+        return None
+    # `up` may have bound every address: people reach it where they reach this page.
+    if is_loopback(services.settings.host):
+        return up.dagster_url
+    port = up.dagster_url.rpartition(":")[2]
+    return f"http://{request.url.hostname}:{port}"
+
+
+def _partition_url(dagster: str | None, stage: str, video: str) -> str | None:
+    if dagster is None:
+        return None
+    return f"{dagster}/assets/{quote(stage)}?view=partitions&partition={quote(video, safe='')}"
+
+
+def _local(path: str) -> str:
+    """A path of this service, or the first page: never another site."""
+    plain = path.isprintable() and "\\" not in path
+    return path if plain and path.startswith("/") and not path.startswith("//") else "/"

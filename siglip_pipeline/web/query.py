@@ -1,0 +1,190 @@
+"""The parameters of a search, the same for the API and the page."""
+
+from datetime import datetime
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import Depends, Query
+from pydantic import BeforeValidator
+
+from siglip_pipeline.search import MAX_K, SearchFilter, SearchResult, parse_moment, parse_query
+from siglip_pipeline.web.errors import HttpError
+from siglip_pipeline.web.pictures import check_picture
+from siglip_pipeline.web.services import Services
+
+MAX_ID = 2**31 - 1
+MAX_SECONDS = 1e7
+
+# Forms send what was left empty as an empty text.
+_Blank = BeforeValidator(lambda value: None if value == "" else value)
+
+
+async def _filter(
+    videos: Annotated[
+        list[str] | None,
+        Query(
+            max_length=50,
+            description="Search these only: paths below the uploads, and globs (`*` stays within a "
+            "folder, `**` does not). May be repeated.",
+            examples=[["holiday/**"]],
+        ),
+    ] = None,
+    from_seconds: Annotated[
+        float | None,
+        _Blank,
+        Query(ge=0, le=MAX_SECONDS, allow_inf_nan=False, description="From this time of a video."),
+    ] = None,
+    to_seconds: Annotated[
+        float | None,
+        _Blank,
+        Query(ge=0, le=MAX_SECONDS, allow_inf_nan=False, description="Before this time."),
+    ] = None,
+    uploaded_since: Annotated[
+        datetime | None, _Blank, Query(description="Uploads modified at this time or later; UTC.")
+    ] = None,
+    uploaded_until: Annotated[datetime | None, Query(description="… before this time.")] = None,
+    min_probability: Annotated[
+        float | None,
+        _Blank,
+        Query(ge=0, le=1, allow_inf_nan=False, description="Hide what is less probable."),
+    ] = None,
+    max_per_video: Annotated[
+        int | None,
+        _Blank,
+        Query(ge=1, le=MAX_K, description="At most so many moments of one video."),
+    ] = None,
+) -> SearchFilter:
+    return SearchFilter(
+        videos=tuple(video for video in videos or () if video) or None,
+        from_seconds=from_seconds,
+        to_seconds=to_seconds,
+        uploaded_since=uploaded_since,
+        uploaded_until=uploaded_until,
+        min_probability=min_probability,
+        max_per_video=max_per_video,
+    )
+
+
+Filter = Annotated[SearchFilter, Depends(_filter)]
+
+
+class Slice:
+    """Which of the hits are wanted: ``k`` of them, from ``offset`` on."""
+
+    def __init__(self, k: int, offset: int) -> None:
+        self.k = k
+        self.offset = offset
+
+    def check(self, services: Services) -> "Slice":
+        """The same, if it is within the limits.
+
+        Raises:
+            HttpError: 422, more hits than may be asked for.
+        """
+        most = services.settings.http_max_k
+        if self.k > most:
+            raise HttpError(422, f"k={self.k}: at most {most} moments at once; ask for more pages")
+        if self.offset + self.k > MAX_K:
+            raise HttpError(
+                422, f"offset={self.offset}, k={self.k}: no search goes beyond {MAX_K} moments"
+            )
+        return self
+
+    def of(self, result: SearchResult) -> SearchResult:
+        """The wanted part of a result."""
+        hits = result.hits[self.offset : self.offset + self.k]
+        query = {**result.query, "k": self.k}
+        if self.offset:
+            query["offset"] = self.offset
+        return SearchResult(query=query, model=result.model, hits=hits)
+
+    def next_url(self, path: str, query_items: list[tuple[str, str]], hits: int) -> str | None:
+        """Address of the next page; None at the end."""
+        offset = self.offset + self.k
+        if hits < self.k or offset + self.k > MAX_K:
+            return None
+        kept = [(name, value) for name, value in query_items if name not in ("offset", "k")]
+        return f"{path}?{urlencode([*kept, ('k', self.k), ('offset', offset)])}"
+
+
+async def _slice(
+    k: Annotated[
+        int, Query(ge=1, le=MAX_K, description="How many moments (at most SIGLIP_HTTP_MAX_K).")
+    ] = 10,
+    offset: Annotated[int, Query(ge=0, le=MAX_K, description="How many to skip.")] = 0,
+) -> Slice:
+    return Slice(k, offset)
+
+
+Page = Annotated[Slice, Depends(_slice)]
+
+
+def search_text(services: Services, text: str, page: Slice, filter: SearchFilter) -> SearchResult:
+    """Moments for words, or for a mix such as ``+"snow" -"people"``.
+
+    Raises:
+        HttpError: 422, the text is too long.
+        SearchError: as :class:`~siglip_pipeline.search.SearchService`.
+    """
+    most = services.settings.http_max_query_length
+    if len(text) > most:
+        raise HttpError(
+            422,
+            f"the query has {len(text)} characters, at most {most} (SIGLIP_HTTP_MAX_QUERY_"
+            "LENGTH); a model reads 64 tokens of it",
+        )
+    page.check(services)
+    result = services.search.by_mix(parse_query(text), k=page.offset + page.k, filter=filter)
+    return page.of(result)
+
+
+def search_picture(
+    services: Services, data: bytes, page: Slice, filter: SearchFilter
+) -> SearchResult:
+    """Moments that look like a picture.
+
+    Raises:
+        HttpError: 415 or 413, it is no picture, or too large a one.
+        SearchError: as :class:`~siglip_pipeline.search.SearchService`.
+    """
+    page.check(services)
+    with services.image_lock:
+        check_picture(data, max_megapixels=services.settings.http_max_picture_megapixels)
+        result = services.search.by_image(data, k=page.offset + page.k, filter=filter)
+    return page.of(result)
+
+
+def search_similar(
+    services: Services,
+    page: Slice,
+    filter: SearchFilter,
+    *,
+    like: str | None,
+    video_id: int | None,
+    seconds: float | None,
+) -> SearchResult:
+    """Moments that look like another one: ``VIDEO@SECONDS``, or an id and a time.
+
+    Raises:
+        HttpError: 404 for an unknown video, 422 when it is not said which moment.
+        SearchError: as :class:`~siglip_pipeline.search.SearchService`.
+    """
+    page.check(services)
+    if like is not None and video_id is None and seconds is None:
+        video, at = parse_moment(like)
+        if at > MAX_SECONDS:
+            raise HttpError(422, f"like={like!r}: the time is beyond {MAX_SECONDS:g} s")
+    elif like is None and video_id is not None and seconds is not None:
+        video, at = services.name(video_id).video, seconds
+    else:
+        raise HttpError(422, "give either like=VIDEO@SECONDS, or video_id and seconds")
+    return page.of(services.search.by_moment(video, at, k=page.offset + page.k, filter=filter))
+
+
+def hit_urls(video_id: int, frame_index: int, seconds: float) -> dict[str, Any]:
+    """Where a hit's picture, player and file are."""
+    return {
+        "thumbnail_url": f"/api/thumbnails/{video_id}/{frame_index}.jpg",
+        "page_url": f"/videos/{video_id}?t={seconds:g}",
+        "stream_url": f"/api/videos/{video_id}/stream",
+    }

@@ -1,0 +1,135 @@
+"""What the API answers with. Times are seconds; ranges are half-open."""
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from siglip_pipeline.store.videos import VideoRow, VideoState
+
+_HIT: dict[str, JsonValue] = {
+    "video": "holiday/beach.mp4",
+    "video_id": 7,
+    "time_seconds": 12.0,
+    "frame_index": 300,
+    "score": 0.31,
+    "probability": 0.87,
+    "start_seconds": 11.0,
+    "end_seconds": 14.0,
+    "thumbnail_url": "/api/thumbnails/7/300.jpg",
+    "page_url": "/videos/7?t=12",
+    "stream_url": "/api/videos/7/stream",
+}
+
+
+class ErrorBody(BaseModel):
+    """What went wrong."""
+
+    type: str = Field(examples=["QueryError"])
+    message: str = Field(
+        examples=["the query text is empty; say what to look for, e.g. 'a red car'"]
+    )
+
+
+class ErrorAnswer(BaseModel):
+    """Every failure looks like this."""
+
+    error: ErrorBody
+
+
+class HitAnswer(BaseModel):
+    """A moment that answers the query, by its best frame."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_HIT]})
+
+    video: str = Field(description="Path below the uploads.")
+    video_id: int
+    time_seconds: float = Field(description="Of the best frame.")
+    frame_index: int
+    score: float = Field(description="Cosine similarity of the best frame, -1 to 1.")
+    probability: float = Field(description="SigLIP's sigmoid, 0 to 1: does the text fit at all?")
+    start_seconds: float
+    end_seconds: float
+    thumbnail_url: str
+    page_url: str
+    stream_url: str
+
+
+class SearchAnswer(BaseModel):
+    """Moments, best first."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "query": {"text": "a red car", "k": 10},
+                    "model": "google/siglip2-base-patch16-256",
+                    "hits": [_HIT],
+                    "next": "/api/search?q=a+red+car&k=10&offset=10",
+                }
+            ]
+        }
+    )
+
+    query: dict[str, Any] = Field(description="The query as it was understood.")
+    model: str = Field(description="The model whose vectors were searched.")
+    hits: list[HitAnswer]
+    next: str | None = Field(description="Address of the next page; null at the end.")
+
+
+class VideoAnswer(BaseModel):
+    """A video, and how far it has come."""
+
+    video_id: int
+    video: str = Field(description="Path below the uploads.", examples=["holiday/beach.mp4"])
+    state: VideoState
+    stage: str | None = Field(description="The stage that failed.")
+    reason: str | None = Field(description="Why it failed.")
+    duration_seconds: float | None
+    frames: int | None = Field(description="Stored frames.")
+    sampling: str | None = Field(examples=["fps:1"])
+    size_bytes: int | None
+    modified_at: datetime | None
+
+    @classmethod
+    def of(cls, row: VideoRow) -> "VideoAnswer":
+        """The public part of a row."""
+        return cls(**{name: getattr(row, name) for name in VideoAnswer.model_fields})
+
+
+class VideosAnswer(BaseModel):
+    """A page of videos, by path."""
+
+    videos: list[VideoAnswer]
+    total: int
+    next: str | None = Field(examples=["/api/videos?limit=50&offset=50"])
+
+
+class FrameAnswer(BaseModel):
+    """A stored frame."""
+
+    frame_index: int
+    time_seconds: float
+    thumbnail_url: str
+
+
+class MomentAnswer(BaseModel):
+    """Frames in a row that belong together."""
+
+    start_seconds: float
+    end_seconds: float
+
+
+class VideoDetailAnswer(VideoAnswer):
+    """A video with what a player shows of it."""
+
+    info: dict[str, Any] | None = Field(description="What the container says.")
+    stream_url: str
+    timeline: list[FrameAnswer] = Field(description="Stored frames, evenly spaced.")
+    moments: list[MomentAnswer]
+
+
+class HealthAnswer(BaseModel):
+    """The process answers."""
+
+    status: str = Field(examples=["ok"])

@@ -1,0 +1,105 @@
+"""What the handlers work with: one of each, for the life of the process."""
+
+import logging
+import threading
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from siglip_pipeline.errors import NothingIndexedError, SiglipPipelineError
+from siglip_pipeline.search import QueryEmbedder, SearchService
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.timelines import TimelineStore, VideoName
+from siglip_pipeline.store.videos import VideoStore
+from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.video.frame_store import FrameStore
+from siglip_pipeline.web.encoder import BatchingEmbedder
+from siglip_pipeline.web.errors import HttpError
+
+logger = logging.getLogger(__name__)
+
+_LOOK_AGAIN_SECONDS = 2.0
+
+
+@dataclass(slots=True)
+class Services:
+    """Everything that a request may need."""
+
+    settings: Settings
+    database: Database
+    embedder: QueryEmbedder
+    search: SearchService
+    videos: VideoStore
+    timelines: TimelineStore
+    uploads: UploadStore
+    frames: FrameStore
+    image_lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held while a picture goes through the model: one at a time, as memory allows."""
+    model_loaded: threading.Event = field(default_factory=threading.Event)
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    @classmethod
+    def open(
+        cls, settings: Settings, database: Database, embedder: QueryEmbedder | None = None
+    ) -> "Services":
+        """Services over an open database; nothing is loaded or read yet."""
+        embedder = embedder or BatchingEmbedder(settings)
+        return cls(
+            settings=settings,
+            database=database,
+            embedder=embedder,
+            search=SearchService(database, settings, embedder=embedder),
+            videos=VideoStore(database),
+            timelines=TimelineStore(database),
+            uploads=UploadStore(settings.uploads, settle_seconds=0),
+            frames=FrameStore(settings.frame_store_url),
+        )
+
+    def close(self) -> None:
+        """End what runs in the background."""
+        self.stopping.set()
+        if isinstance(self.embedder, BatchingEmbedder):
+            self.embedder.close()
+
+    def load_model_in_background(self) -> None:
+        """Load the text tower as soon as there is a model that searches use."""
+        threading.Thread(target=self._load_model, name="load-model", daemon=True).start()
+
+    def name(self, video_id: int) -> VideoName:
+        """A video by id.
+
+        Raises:
+            HttpError: 404, there is none of this id.
+        """
+        name = self.timelines.name(video_id)
+        if name is None:
+            raise unknown_video(video_id)
+        return name
+
+    def _load_model(self) -> None:
+        while not self.stopping.is_set():
+            try:
+                self.search.load("text")
+            except SiglipPipelineError as error:
+                if not isinstance(error, NothingIndexedError) and not error.retryable:
+                    logger.error("the text tower cannot be loaded: %s", error)
+                    return
+            else:
+                self.model_loaded.set()
+                return
+            self.stopping.wait(_LOOK_AGAIN_SECONDS)
+
+
+def unknown_video(video_id: int) -> HttpError:
+    """404 for an id that the database does not know."""
+    return HttpError(404, f"no video has the id {video_id}; /api/videos lists all")
+
+
+async def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+CurrentServices = Annotated[Services, Depends(_services)]
