@@ -27,8 +27,9 @@ from siglip_pipeline.store.database import Database, open_database
 from siglip_pipeline.store.index import build_index
 from siglip_pipeline.store.index_kinds import Generation, Scope, index_kind
 from siglip_pipeline.store.models import ModelStore
-from siglip_pipeline.store.recall_queries import Query, prepare_queries
 from siglip_pipeline.store.near_frames import NearFrames
+from siglip_pipeline.store.recall.queries import Query, prepare_queries
+from siglip_pipeline.store.recall.truth import find_truth, found_share
 from siglip_pipeline.store.vectors import VectorStore
 
 RECALL_GOAL = 0.98
@@ -291,7 +292,7 @@ def against_library(
         table = tables.frames(target.model_id)
         for _, _, vectors_RD in read_vectors(connection, table, target.dim):
             index.add(np.ascontiguousarray(vectors_RD))
-        truth = recall.find_truth(connection, target, queries, [Scope()], 11)[0]
+        truth = find_truth(connection, target, queries, [Scope()], 11)[0]
     seconds = time.monotonic() - began
     held = [query.held_out is not None for query in queries]
     shares: dict[str, list[float]] = {"picture": [], "text": []}
@@ -301,9 +302,7 @@ def against_library(
         scores, _ = index.search(query.embedding_D[None], 11)
         spent += time.perf_counter() - start
         distances = sorted(-scores[0])[1 if own else 0 :][:10]
-        shares[query.modality].append(
-            recall.found_share(truth_K, [float(d) for d in distances], 10)
-        )
+        shares[query.modality].append(found_share(truth_K, [float(d) for d in distances], 10))
     (own_qps,) = alternate(database, [searcher(target)], queries[:TIMED_QUERIES])
     name = f"faiss {faiss.__version__} HNSW of all frames, in process, float32"
     return [

@@ -12,7 +12,7 @@ from siglip_pipeline.siglip.report import EngineReport
 from siglip_pipeline.stages import FramesStored, VectorsStored
 from siglip_pipeline.store.index import IndexReport
 from siglip_pipeline.store.recall import PastCheck, RecallCase
-from siglip_pipeline.store.recall_plot import recall_plot
+from siglip_pipeline.store.recall.plot import recall_plot
 from siglip_pipeline.video.frame_store import FrameStore
 
 # Base64 takes four bytes for three: the picture stays under 60 KB as it lies in the event.

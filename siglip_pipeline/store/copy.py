@@ -18,7 +18,9 @@ from siglip_pipeline.store.database import Connection
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
-CHUNK_BYTES = 4 * 1024**2
+# As much as psycopg passes on in one piece, and less than a socket holds: the server reads one
+# block while the next is encoded.
+CHUNK_BYTES = 128 * 1024
 READ_BYTES = 16 * 1024**2
 
 _CODES = {"int4": ">i4", "int8": ">i8", "float8": ">f8"}
@@ -51,7 +53,7 @@ def copy_rows(
 def encode(
     columns: dict[str, tuple[str, NDArray[Any] | int]], values_ND: FloatArray | None
 ) -> Iterator[bytes]:
-    """The rows in COPY's binary format, in blocks of a few MiB."""
+    """The rows in COPY's binary format, in blocks of up to ``CHUNK_BYTES``."""
     arrays = [values for _, values in columns.values() if not isinstance(values, int)]
     n = len(arrays[0] if values_ND is None else values_ND)
     kinds = [kind for kind, _ in columns.values()]

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.store import building, generations, recall
+from siglip_pipeline.store import building, generations, publishing, recall
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index_kinds import Generation, index_kind
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.recall import RecallReport
-from siglip_pipeline.store.recall_queries import EmbedTexts, Query, prepare_queries
+from siglip_pipeline.store.recall.queries import EmbedTexts, Query, prepare_queries
 from siglip_pipeline.store.search import FrameHit, search_frames
 from siglip_pipeline.store.tuning import BuildSettings
 
@@ -198,21 +198,21 @@ def _build(
         rows = building.fill(database, target)
         progress(f"generation {target.generation}: {rows:,} rows are filled in")
         used = building.create_index(database, target, rows, progress=progress)
-        building.catch_up_early(database, target)
+        publishing.catch_up_early(database, target)
     except BaseException as error:
-        building.discard(database, target, f"the build failed: {error}")
-        building.drop_unused(database, model.model_id)
+        publishing.discard(database, target, f"the build failed: {error}")
+        publishing.drop_unused(database, model.model_id)
         raise
     built_seconds = time.monotonic() - began
     report, fault = _prove(database, target, queries, settings, progress)
     active = model.is_active
     if fault is None:
-        active = building.publish(
+        active = publishing.publish(
             database, target, report, built_seconds, promote=settings.promote_automatically
         )
     else:
-        building.discard(database, target, fault)
-    building.drop_unused(database, model.model_id)
+        publishing.discard(database, target, fault)
+    publishing.drop_unused(database, model.model_id)
     reason = f"generation {target.generation} is live" if fault is None else fault
     progress(reason if fault is None else f"not published: {reason}")
     return IndexReport(

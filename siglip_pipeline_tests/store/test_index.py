@@ -11,7 +11,7 @@ from psycopg import sql
 
 from siglip_pipeline.errors import SimilarityIndexError, StoreError
 from siglip_pipeline.records import FloatArray
-from siglip_pipeline.store import building, generations, recall, tuning
+from siglip_pipeline.store import building, generations, publishing, recall, tuning
 from siglip_pipeline.store.database import LOCK_BUILD, Database
 from siglip_pipeline.store.index import build_index
 from siglip_pipeline.store.index_kinds import index_kind
@@ -244,8 +244,8 @@ def test_readers_and_writers_never_notice_a_publication(database: Database, mode
         target = building.begin(database, model_id, "moments" if published % 2 else "hnsw")
         rows = building.fill(database, target)
         building.create_index(database, target, rows, progress=lambda _: None)
-        building.publish(database, target, None, 0.0, promote=False)
-        building.drop_unused(database, model_id)
+        publishing.publish(database, target, None, 0.0, promote=False)
+        publishing.drop_unused(database, model_id)
         published += 1
     stop.set()
     for thread in threads:

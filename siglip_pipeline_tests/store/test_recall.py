@@ -14,9 +14,11 @@ from siglip_pipeline.store import building, recall
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index_kinds import Generation, Scope
 from siglip_pipeline.store.models import ModelStore
-from siglip_pipeline.store.recall import RecallCase, RecallReport, choose_effort, found_share
-from siglip_pipeline.store.recall_plot import recall_plot
-from siglip_pipeline.store.recall_queries import Query, prepare_queries
+from siglip_pipeline.store.recall import RecallCase, RecallReport
+from siglip_pipeline.store.recall.check import choose_effort
+from siglip_pipeline.store.recall.plot import recall_plot
+from siglip_pipeline.store.recall.queries import Query, prepare_queries
+from siglip_pipeline.store.recall.truth import bootstrap, find_truth, found_share
 from siglip_pipeline_tests.store import made
 
 VIDEOS = 30
@@ -114,7 +116,7 @@ def test_the_truth_is_what_numpy_finds(
     some = [*queries[:5], *queries[200:205]]
     scope = Scope(video_ids=video_ids)
     with module_database.connection() as connection:
-        truth_QK = recall.find_truth(connection, built, some, [Scope(), scope], 100)[1]
+        truth_QK = find_truth(connection, built, some, [Scope(), scope], 100)[1]
     chosen = range(VIDEOS) if video_ids is None else [i - 1 for i in video_ids]
     for query, found_K in zip(some, truth_QK, strict=True):
         distances = {
@@ -264,7 +266,7 @@ def test_missing_one_of_ten_is_nine_tenths() -> None:
 @settings(deadline=None, max_examples=20)
 def test_the_interval_holds_the_mean(share: float, count: int) -> None:
     values = (np.arange(count) < share * count).astype(np.float64)
-    low, high = recall.bootstrap(values)
+    low, high = bootstrap(values)
     assert low <= values.mean() <= high
 
 

@@ -10,10 +10,6 @@ from psycopg import sql
 from siglip_pipeline.store import tables
 from siglip_pipeline.store.database import Connection
 
-# pgvector's own upper bound of hnsw.ef_search.
-EF_MAX = 1000
-EF_FILTERED = 200
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
@@ -177,13 +173,3 @@ def late_frames(target: Generation, *, rows: int, scope: Scope) -> sql.Composed:
         scope=scope.frame_condition("f"),
         rows=sql.Literal(rows),
     )
-
-
-def hnsw_settings(*, effort: int, rows: int, scope: Scope) -> dict[str, str]:
-    """HNSW goes on past ``ef_search`` until enough rows have passed the filter."""
-    ef = max(effort, min(rows, EF_MAX), 0 if scope.everything else EF_FILTERED)
-    return {
-        "hnsw.ef_search": str(min(ef, EF_MAX)),
-        "hnsw.iterative_scan": "relaxed_order",
-        "hnsw.max_scan_tuples": "20000" if scope.everything else "200000",
-    }

@@ -1,23 +1,22 @@
 """An index over the vectors of all frames: HNSW, and IVFFlat."""
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from psycopg import sql
 
-from siglip_pipeline.store import tables
+from siglip_pipeline.store import counts, tables
 from siglip_pipeline.store.database import Connection
 from siglip_pipeline.store.index_kinds.base import (
     Generation,
     IndexKind,
     Scope,
     among,
-    hnsw_settings,
     late_frames,
     query_vector,
     vector_type,
 )
+from siglip_pipeline.store.index_kinds.hnsw import HnswIndex
 
 
 class FrameIndex(IndexKind):
@@ -48,10 +47,6 @@ class FrameIndex(IndexKind):
             )
         )
 
-    @abstractmethod
-    def index_statement(self, target: Generation) -> sql.Composed | None:
-        """See :meth:`IndexKind.index_statement`."""
-
     def near(
         self, target: Generation, *, rows: int, scope: Scope, best_of_moment: bool
     ) -> sql.Composed:
@@ -69,30 +64,12 @@ class FrameIndex(IndexKind):
         )
 
 
-class Hnsw(FrameIndex):
+class Hnsw(HnswIndex, FrameIndex):
     """HNSW over all frames: for footage so varied that moments save nothing."""
 
     name: ClassVar[str] = "hnsw"
     default_effort: ClassVar[int] = 200
     efforts: ClassVar[tuple[int, ...]] = (50, 100, 200, 400, 800)
-
-    def index_statement(self, target: Generation) -> sql.Composed | None:
-        """By inner product, which orders unit vectors as cosine does."""
-        return sql.SQL(
-            "CREATE INDEX {name} ON {table} USING hnsw (embedding halfvec_ip_ops)"
-            " WITH (m = 16, ef_construction = 200)"
-        ).format(
-            name=sql.Identifier(tables.index_name(target.model_id, target.generation)),
-            table=tables.index(target.model_id, target.generation),
-        )
-
-    def build_bytes_per_row(self, dim: int) -> int:
-        """As for moments, but of each frame."""
-        return 2 * dim + 800
-
-    def settings(self, *, effort: int, rows: int, scope: Scope) -> dict[str, str]:
-        """See :func:`hnsw_settings`."""
-        return hnsw_settings(effort=effort, rows=rows, scope=scope)
 
 
 class IvfFlat(FrameIndex):
@@ -104,12 +81,7 @@ class IvfFlat(FrameIndex):
 
     def parameters(self, connection: Connection, target: Generation) -> dict[str, Any]:
         """Pgvector's advice: a list per thousand rows up to a million, the square root above."""
-        row = connection.execute(
-            sql.SQL("SELECT coalesce(sum(frames), 0) FROM ingests WHERE model_id = %s"),
-            [target.model_id],
-        ).fetchone()
-        assert row is not None
-        rows = int(row[0])
+        rows = counts.stored(connection, target.model_id).frames
         lists = rows // 1000 if rows <= 1_000_000 else int(rows**0.5)
         return {"lists": max(1, lists)}
 

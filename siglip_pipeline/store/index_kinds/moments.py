@@ -9,20 +9,19 @@ from siglip_pipeline.store import tables
 from siglip_pipeline.store.database import Connection
 from siglip_pipeline.store.index_kinds.base import (
     Generation,
-    IndexKind,
     Scope,
     among,
-    hnsw_settings,
     query_vector,
     vector_type,
 )
+from siglip_pipeline.store.index_kinds.hnsw import HnswIndex
 
 # Up to so many moments in scope, comparing each is as quick as walking the graph until enough of
 # them have passed the filter, and it loses none. Texts gain most.
 EXACT_MOMENTS = 20_000
 
 
-class MomentIndex(IndexKind):
+class MomentIndex(HnswIndex):
     """The default: small, quick to build, and the most exact on video."""
 
     name: ClassVar[str] = "moments"
@@ -62,24 +61,6 @@ class MomentIndex(IndexKind):
                 videos=among("m", video_ids),
             )
         )
-
-    def index_statement(self, target: Generation) -> sql.Composed | None:
-        """HNSW by inner product, which orders unit vectors as cosine does."""
-        return sql.SQL(
-            "CREATE INDEX {name} ON {table} USING hnsw (embedding halfvec_ip_ops)"
-            " WITH (m = 16, ef_construction = 200)"
-        ).format(
-            name=sql.Identifier(tables.index_name(target.model_id, target.generation)),
-            table=tables.index(target.model_id, target.generation),
-        )
-
-    def build_bytes_per_row(self, dim: int) -> int:
-        """2 bytes a dimension, and about 700 for the graph at m = 16: 2.25 KB at 768."""
-        return 2 * dim + 800
-
-    def settings(self, *, effort: int, rows: int, scope: Scope) -> dict[str, str]:
-        """See :func:`hnsw_settings`."""
-        return hnsw_settings(effort=effort, rows=rows, scope=scope)
 
     def near(
         self, target: Generation, *, rows: int, scope: Scope, best_of_moment: bool

@@ -5,28 +5,23 @@ from typing import Any, ClassVar
 
 from psycopg import sql
 
-from siglip_pipeline.store import tables
+from siglip_pipeline.store import counts, tables
 from siglip_pipeline.store.database import Connection
 from siglip_pipeline.store.index_kinds.base import (
-    EF_MAX,
     Generation,
-    IndexKind,
     Scope,
     among,
-    hnsw_settings,
     late_frames,
     query_vector,
     vector_type,
 )
+from siglip_pipeline.store.index_kinds.hnsw import GRAPH_BYTES, HnswIndex
 
 # Frames that the mean is taken of.
 SAMPLE = 20_000
 
-# The Hamming distance of signs is coarse: look at this many times more frames than are wanted.
-OVERSAMPLING = 10
 
-
-class HnswBinary(IndexKind):
+class HnswBinary(HnswIndex):
     """A fifth of the size of HNSW over all frames.
 
     A bit says on which side of the mean a frame lies. The mean of the frames is taken off frames
@@ -37,6 +32,11 @@ class HnswBinary(IndexKind):
     name: ClassVar[str] = "hnsw_binary"
     default_effort: ClassVar[int] = 400
     efforts: ClassVar[tuple[int, ...]] = (100, 200, 400, 800)
+
+    column: ClassVar[str] = "code"
+    operators: ClassVar[str] = "bit_hamming_ops"
+    oversampling: ClassVar[int] = 10
+    """The Hamming distance of signs is coarse."""
 
     def parameters(self, connection: Connection, target: Generation) -> dict[str, Any]:
         """The means of frames and of text queries, from a sample and from the recall check's."""
@@ -83,24 +83,9 @@ class HnswBinary(IndexKind):
             )
         )
 
-    def index_statement(self, target: Generation) -> sql.Composed | None:
-        """By Hamming distance."""
-        return sql.SQL(
-            "CREATE INDEX {name} ON {table} USING hnsw (code bit_hamming_ops)"
-            " WITH (m = 16, ef_construction = 200)"
-        ).format(
-            name=sql.Identifier(tables.index_name(target.model_id, target.generation)),
-            table=tables.index(target.model_id, target.generation),
-        )
-
     def build_bytes_per_row(self, dim: int) -> int:
         """The code, and the graph."""
-        return dim // 8 + 800
-
-    def settings(self, *, effort: int, rows: int, scope: Scope) -> dict[str, str]:
-        """See :func:`hnsw_settings`."""
-        wanted = min(max(effort, OVERSAMPLING * rows), EF_MAX)
-        return hnsw_settings(effort=wanted, rows=OVERSAMPLING * rows, scope=scope)
+        return dim // 8 + GRAPH_BYTES
 
     def plan_parameters(self, target: Generation) -> dict[str, Any]:
         """The two means that a query is centred by."""
@@ -132,7 +117,7 @@ class HnswBinary(IndexKind):
             dim=sql.Literal(target.dim),
             table=tables.index(target.model_id, target.generation),
             coded=scope.frame_condition("c"),
-            shortlist=sql.Literal(max(OVERSAMPLING * rows, 100)),
+            shortlist=sql.Literal(max(self.oversampling * rows, 100)),
             frames=tables.frames(target.model_id),
             rows=sql.Literal(rows),
             late=late_frames(target, rows=rows, scope=scope),
@@ -141,8 +126,5 @@ class HnswBinary(IndexKind):
 
 def _share_of(connection: Connection, target: Generation) -> float:
     """The share of the frames that makes up a sample."""
-    row = connection.execute(
-        "SELECT coalesce(sum(frames), 0) FROM ingests WHERE model_id = %s", [target.model_id]
-    ).fetchone()
-    assert row is not None
-    return min(1.0, SAMPLE / max(1, int(row[0])))
+    frames = counts.stored(connection, target.model_id).frames
+    return min(1.0, SAMPLE / max(1, frames))

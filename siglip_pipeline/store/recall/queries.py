@@ -14,7 +14,7 @@ from pgvector import HalfVector
 from psycopg import sql
 
 from siglip_pipeline.records import FloatArray
-from siglip_pipeline.store import tables
+from siglip_pipeline.store import counts, tables
 from siglip_pipeline.store.database import Connection, Database
 from siglip_pipeline.store.models import ModelRow
 
@@ -74,7 +74,7 @@ def prepare_queries(
         count: of each modality.
     """
     with database.connection() as connection:
-        frames = _frames(connection, model.model_id)
+        frames = counts.stored(connection, model.model_id).frames
         if frames == 0:
             return []
         kept = _read(connection, model.model_id)
@@ -106,14 +106,6 @@ def _labels(texts: Sequence[str], count: int) -> list[str]:
     order = np.random.default_rng(SEED).permutation(len(MADE_TEXTS))
     made = [MADE_TEXTS[i] for i in order if MADE_TEXTS[i] not in given]
     return given + made[: max(0, count - len(given))]
-
-
-def _frames(connection: Connection, model_id: int) -> int:
-    row = connection.execute(
-        "SELECT coalesce(sum(frames), 0) FROM ingests WHERE model_id = %s", [model_id]
-    ).fetchone()
-    assert row is not None
-    return int(row[0])
 
 
 def _sampled_of(connection: Connection, model_id: int) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from siglip_pipeline.store.recall import RecallCase, RecallReport
+from siglip_pipeline.store.recall.report import RecallCase, RecallReport
 
 WIDTH, HEIGHT = 560, 320
 LEFT, TOP, RIGHT, BOTTOM = 58, 34, 20, 44
