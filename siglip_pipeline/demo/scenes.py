@@ -175,7 +175,8 @@ class Scene:
     @property
     def caption(self) -> str:
         """The scene in words, with every property that a caption can name."""
-        objects = " and ".join(f"a {item.describe()}" for item in self.objects)
+        described = (item.describe() for item in self.objects)
+        objects = " and ".join(f"{'an' if d[0] in 'aeiou' else 'a'} {d}" for d in described)
         texture = "" if self.texture == "plain" else f"{self.texture} "
         light = "" if self.light == "normal" else " in dim light"
         return f"{objects} on a {texture}{self.background} background{light}"
