@@ -1,31 +1,21 @@
 """What the commands do, as functions that return the documents they print with `--json`."""
 
-import threading
-import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from siglip_pipeline import console
-from siglip_pipeline.errors import EmbeddedDatabaseError, LaunchError, QueryError
-from siglip_pipeline.ingest import Ingested, bring_in
-from siglip_pipeline.launcher import prepare_dagster_home, running, with_databases
+from siglip_pipeline.errors import EmbeddedDatabaseError
+from siglip_pipeline.launcher import prepare_dagster_home, with_databases
 from siglip_pipeline.search import SearchResult, SearchService, parse_moment
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.status import PipelineStatus, collect_status
 from siglip_pipeline.store.database import (
-    Database,
     embedded_server,
     migrate,
     open_database,
     where,
 )
 from siglip_pipeline.store.models import Coverage, ModelRow, ModelStore
-from siglip_pipeline.store.videos import VideoStore
-from siglip_pipeline.uploads import UploadStore
 
-_POLL_SECONDS = 0.5
 _TUNED = (
     *("shared_buffers", "effective_cache_size", "maintenance_work_mem", "work_mem"),
     *("wal_level", "wal_buffers", "min_wal_size", "max_wal_size", "checkpoint_timeout"),
@@ -55,175 +45,6 @@ def search_moments(
             return service.by_image(image, k=k)
         video, seconds = parse_moment(like or "")
         return service.by_moment(video, seconds, k=k)
-
-
-def ingest_videos(
-    settings: Settings, paths: Sequence[Path], *, wait: bool, replace: bool, quiet: bool
-) -> dict[str, Any]:
-    """Copy files into the uploads; with ``wait``, see them through.
-
-    Returns:
-        ``{"ingested": [...], "skipped": [{"source", "reason"}], "indexed": [...], "failed":
-        [{"video", "stage", "reason"}]}``
-    """
-    if "://" not in settings.uploads:
-        Path(settings.uploads).mkdir(parents=True, exist_ok=True)
-    uploads = UploadStore(settings.uploads, settle_seconds=0)
-    outcomes = []
-    for outcome in bring_in(paths, uploads, replace=replace):
-        outcomes.append(outcome)
-        if not quiet:
-            console.err.print(f"{outcome.outcome:>9}  {outcome.video}", highlight=False)
-    videos = sorted({outcome.video for outcome in outcomes if outcome.is_upload})
-    document: dict[str, Any] = {
-        "ingested": videos,
-        "skipped": [
-            {"source": outcome.source, "reason": _skip_reason(outcome)}
-            for outcome in outcomes
-            if not outcome.is_upload
-        ],
-        "indexed": [],
-        "failed": [],
-    }
-    if not quiet:
-        for skipped in document["skipped"]:
-            console.err.print(f"skipped {skipped['source']}: {skipped['reason']}", style="yellow")
-    if wait and videos:
-        document.update(_see_through(settings, videos, quiet=quiet))
-    elif videos and not quiet and running(settings.home) is None:
-        console.err.print("`siglip-pipeline up` indexes them; or run this again with --wait.")
-    return document
-
-
-def materialize_uploads(
-    settings: Settings,
-    videos: Sequence[str],
-    *,
-    all_missing: bool,
-    failed: bool,
-    force: bool,
-    quiet: bool,
-) -> dict[str, Any]:
-    """Index the chosen uploads in this process.
-
-    Returns:
-        ``{"videos": [...], "indexed": [...], "failed": [{"video", "stage", "reason"}]}``
-
-    Raises:
-        QueryError: nothing was chosen.
-        LaunchError: `up` runs in this home and does this by itself.
-    """
-    other = running(settings.home)
-    if other is not None:
-        raise LaunchError(
-            f"`siglip-pipeline up` runs here (process {other.pid}): start a backfill at "
-            f"{other.dagster_url}/assets, or stop it first"
-        )
-    chosen = set(videos)
-    with open_database(settings) as database:
-        states = {row.video: row.state for row in VideoStore(database).list()}
-    if all_missing:
-        listing = UploadStore(settings.uploads, settle_seconds=0).list()
-        chosen |= {u.path for u in listing if states.get(u.path) not in ("indexed", "failed")}
-    if failed:
-        chosen |= {path for path, state in states.items() if state == "failed"}
-    if not (videos or all_missing or failed):
-        raise QueryError("name uploads, or use --all-missing or --failed")
-    document: dict[str, Any] = {"videos": sorted(chosen), "indexed": [], "failed": []}
-    if chosen:
-        document.update(_see_through(settings, sorted(chosen), quiet=quiet, force=force))
-    return document
-
-
-def _see_through(
-    settings: Settings, videos: Sequence[str], *, quiet: bool, force: bool = False
-) -> dict[str, Any]:
-    """Wait for the running services to index the videos, or do it here; then say what became."""
-    # Dagster takes a second to import; searching and status do without it.
-    from siglip_pipeline.materialize import materialize_videos, pipeline_environment
-
-    if running(settings.home) is not None:
-        with open_database(settings) as database:
-            watch_until(
-                database, settings, len(videos), lambda: _settled(database, videos), quiet=quiet
-            )
-            return _outcome(database, videos)
-    with pipeline_environment(settings) as complete, open_database(complete) as database:
-        work = _InBackground(lambda: materialize_videos(complete, videos, force=force))
-        watch_until(database, complete, len(videos), work.is_done, quiet=quiet)
-        work.finish()
-        return _outcome(database, videos)
-
-
-def watch_until(
-    database: Database,
-    settings: Settings,
-    expected: int,
-    done: Callable[[], bool],
-    *,
-    quiet: bool,
-    tick: Callable[[], None] = lambda: None,
-) -> PipelineStatus:
-    """Show live progress until ``done``; ``tick`` is called at every look."""
-    progress = console.PipelineProgress()
-    with nullcontext() if quiet else progress:
-        while True:
-            finished = done()
-            status = collect_status(database, settings)
-            if not quiet:
-                progress.show(status, max(expected, status.total))
-            if finished:
-                return status
-            tick()
-            time.sleep(_POLL_SECONDS)
-
-
-class _InBackground:
-    """Runs a function in a thread; its exception is raised by :meth:`finish`."""
-
-    def __init__(self, function: Callable[[], object]) -> None:
-        self._error: BaseException | None = None
-
-        def run() -> None:
-            try:
-                function()
-            except BaseException as error:
-                self._error = error
-
-        self._thread = threading.Thread(target=run, name="materialize", daemon=True)
-        self._thread.start()
-
-    def is_done(self) -> bool:
-        return not self._thread.is_alive()
-
-    def finish(self) -> None:
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-
-
-def _settled(database: Database, videos: Sequence[str]) -> bool:
-    states = {row.video: row.state for row in VideoStore(database).list()}
-    return all(states.get(video) in ("indexed", "failed") for video in videos)
-
-
-def _outcome(database: Database, videos: Sequence[str]) -> dict[str, Any]:
-    rows = {row.video: row for row in VideoStore(database).list()}
-    chosen = [rows[video] for video in videos if video in rows]
-    return {
-        "indexed": [row.video for row in chosen if row.state == "indexed"],
-        "failed": [
-            {"video": row.video, "stage": row.stage, "reason": row.reason}
-            for row in chosen
-            if row.state == "failed"
-        ],
-    }
-
-
-def _skip_reason(outcome: Ingested) -> str:
-    if outcome.outcome == "missing":
-        return "no such file or folder"
-    return f"another file is at {outcome.video} already; --replace overwrites it"
 
 
 def list_models(settings: Settings) -> dict[str, Any]:

@@ -39,12 +39,23 @@ def pipeline_environment(settings: Settings) -> Iterator[Settings]:
             yield complete
 
 
-def materialize_videos(settings: Settings, videos: Sequence[str], *, force: bool = False) -> bool:
+PER_VIDEO = (video_frames, frame_embeddings)
+ALL_ASSETS = tuple(asset.key.to_user_string() for asset in (*PER_VIDEO, similarity_index))
+
+
+def materialize_videos(
+    settings: Settings,
+    videos: Sequence[str],
+    *,
+    assets: Sequence[str] = ALL_ASSETS,
+    force: bool = False,
+) -> bool:
     """Run `video_frames`, `frame_embeddings` and `similarity_index` for some uploads, here.
 
     Args:
         settings: with both database URLs set, as :func:`pipeline_environment` yields them.
         videos: paths below UPLOADS.
+        assets: names of those to run.
         force: do the work even where the result is current.
 
     Returns:
@@ -57,12 +68,16 @@ def materialize_videos(settings: Settings, videos: Sequence[str], *, force: bool
     with dg.DagsterInstance.get() as instance:
         _register(instance, settings, videos)
         ok = True
-        for asset in (video_frames, frame_embeddings):
+        for asset in PER_VIDEO:
+            if asset.key.to_user_string() not in assets:
+                continue
             keys = [partition_key(video) for video in videos]
             done = _materialized(instance, video_frames.key, keys)
             wanted = keys if asset is video_frames else [key for key in keys if key in done]
             ok &= _run_ranges(instance, asset.key, wanted, force=force)
-        return _run(instance, similarity_index.key, {}, {}) and ok
+        if similarity_index.key.to_user_string() in assets:
+            ok &= _run(instance, similarity_index.key, {}, {})
+        return ok
 
 
 def _register(instance: dg.DagsterInstance, settings: Settings, videos: Sequence[str]) -> None:
