@@ -12,42 +12,27 @@ import fcntl
 import logging
 import os
 import secrets
-import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import psutil  # type: ignore[import-untyped,unused-ignore]
 import psycopg
 from psycopg import sql
 
 from siglip_pipeline.errors import EmbeddedDatabaseError
-from siglip_pipeline.store import binaries, tuning
+from siglip_pipeline.store import binaries, cluster, postmaster, tuning
+from siglip_pipeline.store.postmaster import SUPERUSER
 
 logger = logging.getLogger(__name__)
 
-SUPERUSER = "postgres"
 DATABASE = "siglip"
 STOP_SECONDS = 60.0
-ORPHAN_SECONDS = 20.0
 LOG_BYTES_KEPT = 16 * tuning.MIB
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Postmaster:
-    """A server process that lives, as ``postmaster.pid`` describes it."""
-
-    pid: int
-    port: int | None = None
-    """None until the server has got so far as to write it down."""
-    socket_folder: Path | None = None
 
 
 class EmbeddedPostgres:
@@ -144,10 +129,10 @@ class EmbeddedPostgres:
         """
         self.home.mkdir(parents=True, exist_ok=True)
         with self._alone():
-            if self._postmaster() is None:
+            if postmaster.find(self.data) is None:
                 binaries.check_processor()
-                self._remove_remains()
-                self._initialise()
+                postmaster.remove_remains(self.data)
+                cluster.initialise(self.data, self.account)
                 self._launch()
             self._await_ready()
             self._ensure_database(DATABASE)
@@ -171,7 +156,7 @@ class EmbeddedPostgres:
             return self._stop()
 
     def _stop(self) -> bool:
-        running = self._postmaster()
+        running = postmaster.find(self.data)
         if running is None:
             return False
         # Fast shutdown (SIGINT) rolls open transactions back; immediate (SIGQUIT) needs recovery.
@@ -196,7 +181,7 @@ class EmbeddedPostgres:
         while time.monotonic() < deadline:
             if self._child is not None and self._child.pid == pid:
                 self._child.poll()  # reaps it: a zombie would look alive to others
-            if not self._is_our_postgres(pid):
+            if not postmaster.is_postgres_of(pid, self.data):
                 return True
             time.sleep(0.02)
         return False
@@ -222,10 +207,10 @@ class EmbeddedPostgres:
 
     def is_running(self) -> bool:
         """Whether the server is alive and answers for this data folder."""
-        if not self.home.exists() or (running := self._postmaster()) is None:
+        if not self.home.exists() or (running := postmaster.find(self.data)) is None:
             return False
         try:
-            self._check_identity(running)
+            postmaster.check_identity(running, self.data)
         except (psycopg.Error, EmbeddedDatabaseError):
             return False
         return True
@@ -236,7 +221,7 @@ class EmbeddedPostgres:
         Raises:
             EmbeddedDatabaseError: the server does not run.
         """
-        running = self._postmaster()
+        running = postmaster.find(self.data)
         if running is None or running.socket_folder is None:
             raise EmbeddedDatabaseError(f"no Postgres is running in {self.data}")
         host = quote(str(running.socket_folder), safe="/")
@@ -274,57 +259,14 @@ class EmbeddedPostgres:
 
     # -- is it alive? --------------------------------------------------------------------------
 
-    def _postmaster(self) -> Postmaster | None:
-        """The live server of this data folder, ready or not."""
-        try:
-            lines = (self.data / "postmaster.pid").read_text().splitlines()
-            pid = int(lines[0])
-        except (OSError, ValueError, IndexError):
-            return None
-        if not self._is_our_postgres(pid):
-            return None
-        # The file grows while the server starts: a line that is missing or empty is still to come.
-        port, folder = (*lines[3:5], "", "")[:2]
-        if not port.isdigit() or not folder.startswith("/"):
-            return Postmaster(pid=pid)
-        return Postmaster(pid=pid, port=int(port), socket_folder=Path(folder))
-
-    def _is_our_postgres(self, pid: int) -> bool:
-        """A pid alone proves nothing: it may be a zombie's, or have been given to another."""
-        try:
-            process = psutil.Process(pid)
-            return (
-                process.status() != psutil.STATUS_ZOMBIE
-                and process.name() == "postgres"
-                and str(self.data) in process.cmdline()
-            )
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            return False
-
-    def _check_identity(self, running: Postmaster) -> None:
-        """Connect, and make sure that the answer comes from this data folder."""
-        with psycopg.connect(
-            host=str(running.socket_folder),
-            port=running.port,
-            user=SUPERUSER,
-            dbname="postgres",
-            connect_timeout=5,
-            autocommit=True,
-        ) as connection:
-            row = connection.execute("SHOW data_directory").fetchone()
-        if row is None or Path(row[0]) != self.data:
-            raise EmbeddedDatabaseError(
-                f"the Postgres at {running.socket_folder} serves {row and row[0]}, not {self.data}"
-            )
-
     def _await_ready(self) -> None:
         began = said = time.monotonic()
         while True:
             reason = "it has not opened its socket yet"
-            running = self._postmaster()
+            running = postmaster.find(self.data)
             if running is not None and running.socket_folder is not None:
                 try:
-                    return self._check_identity(running)
+                    return postmaster.check_identity(running, self.data)
                 except psycopg.OperationalError as error:
                     reason = str(error).strip()
             elif running is None and (self._child is None or self._child.poll() is not None):
@@ -341,94 +283,14 @@ class EmbeddedPostgres:
         except OSError:
             return ""
 
-    # -- the steps of a start ------------------------------------------------------------------
-
-    def _remove_remains(self) -> None:
-        """Clear away what a server that was killed has left, once nothing of it lives."""
-        self._end_orphans()
-        pid_file = self.data / "postmaster.pid"
-        try:
-            lines = pid_file.read_text().splitlines()
-        except OSError:
-            return
-        logger.info("removing %s: its server is dead", pid_file)
-        if len(lines) > 4:
-            binaries.remove_sockets(Path(lines[4]))
-        pid_file.unlink(missing_ok=True)
-
-    def _end_orphans(self) -> None:
-        """Wait for the backends of a killed postmaster, and end those that do not notice.
-
-        Two servers on one data folder would destroy it.
-        """
-        deadline = time.monotonic() + ORPHAN_SECONDS
-        while orphans := self._orphans():
-            if time.monotonic() > deadline:
-                logger.warning("ending backends of a dead server: %s", [p.pid for p in orphans])
-                for process in orphans:
-                    with suppress(psutil.NoSuchProcess):
-                        process.kill()
-                psutil.wait_procs(orphans, timeout=5)
-            time.sleep(0.05)
-
-    def _orphans(self) -> list[psutil.Process]:
-        """Backends are known by their working directory, which is the data folder."""
-        found = []
-        for process in psutil.process_iter(["name"]):
-            if process.info["name"] != "postgres":
-                continue
-            with suppress(psutil.Error, OSError):
-                if process.status() != psutil.STATUS_ZOMBIE and process.cwd() == str(self.data):
-                    found.append(process)
-        return found
-
-    def _initialise(self) -> None:
-        """Run initdb beside the data folder and move the result there: never half a cluster."""
-        if (self.data / "PG_VERSION").exists():
-            return
-        parent = self.data.parent
-        parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix="postgres.new.", dir=parent))
-        self.account.own(partial)
-        logger.info("making a new database cluster in %s", self.data)
-        command = [
-            *(str(self._bin / "initdb"), "-D", str(partial), "-U", SUPERUSER),
-            *("--auth-local=trust", "--auth-host=scram-sha-256", "--encoding=UTF8"),
-            *("--locale-provider=builtin", "--locale=C.UTF-8", "--no-instructions"),
-        ]
-        done = self._run(command)
-        if done.returncode != 0:
-            shutil.rmtree(partial, ignore_errors=True)  # made by mkdtemp above
-            raise EmbeddedDatabaseError(f"initdb failed:\n{done.stdout.strip()}")
-        with (partial / "postgresql.conf").open("a") as configuration:
-            configuration.write("\n# Written anew at each start by siglip-pipeline:\n")
-            configuration.write("include = 'siglip.conf'\n")
-        partial.rename(self.data)
-
-    @property
-    def _bin(self) -> Path:
-        return binaries.find_binaries(self.account)
-
-    def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command,
-            cwd="/",
-            env=_server_environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            **self.account.popen_options(),
-        )
-
     def _launch(self) -> None:
-        self._write_configuration()
-        command = [str(self._bin / "postgres"), "-D", str(self.data)]
+        cluster.write_configuration(self.data, self.account, self.configuration(), port=self.port)
+        command = [str(binaries.find_binaries(self.account) / "postgres"), "-D", str(self.data)]
         with _append_log(self.log) as log:
             self._child = subprocess.Popen(
                 command,
                 cwd="/",
-                env=_server_environment(),
+                env=cluster.server_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -436,22 +298,6 @@ class EmbeddedPostgres:
                 start_new_session=True,
                 **self.account.popen_options(),
             )
-
-    def _write_configuration(self) -> None:
-        folder = binaries.socket_folder(self.data, self.account)
-        settings = self.configuration() | {
-            "unix_socket_directories": str(folder),
-            "unix_socket_permissions": "0700",
-            "listen_addresses": "" if self.port is None else "127.0.0.1",
-            "port": str(self.port or 5432),
-            "log_timezone": "UTC",
-            "timezone": "UTC",
-            "cluster_name": "siglip-pipeline",
-        }
-        lines = [f"{name} = '{_quoted(value)}'\n" for name, value in settings.items()]
-        path = self.data / "siglip.conf"
-        path.write_text("".join(lines))
-        self.account.own(path)
 
     def _ensure_database(self, name: str) -> None:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
@@ -480,12 +326,3 @@ def _append_log(path: Path) -> Iterator[Any]:
         path.replace(path.with_suffix(".log.1"))
     with path.open("ab") as log:
         yield log
-
-
-def _server_environment() -> dict[str, str]:
-    # None of the caller's PG* variables or locale may steer the server.
-    return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
-
-
-def _quoted(value: str) -> str:
-    return value.replace("'", "''")

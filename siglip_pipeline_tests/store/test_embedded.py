@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from siglip_pipeline.errors import EmbeddedDatabaseError
-from siglip_pipeline.store import binaries, embedded
+from siglip_pipeline.store import binaries, embedded, postmaster
 from siglip_pipeline.store.embedded import EmbeddedPostgres
 
 AS_ROOT = os.geteuid() == 0
@@ -41,7 +41,7 @@ def server(shared_home: Path) -> Iterator[EmbeddedPostgres]:
 
 
 def pid_of(server: EmbeddedPostgres) -> int:
-    running = server._postmaster()
+    running = postmaster.find(server.data)
     assert running is not None
     return running.pid
 
@@ -130,7 +130,7 @@ def test_a_pid_file_that_is_half_written_names_no_folder(
         kept = whole.splitlines()[:lines]
         try:
             pid_file.write_text("\n".join([*kept, "", ""]))
-            running = server._postmaster()
+            running = postmaster.find(server.data)
             assert running is not None
             assert running.socket_folder is None
         finally:
@@ -175,20 +175,20 @@ def test_a_socket_folder_with_other_files_keeps_them(tmp_path: Path) -> None:
 def test_a_slow_recovery_is_waited_for_and_reported(
     server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real = EmbeddedPostgres._check_identity
+    real = postmaster.check_identity
     calls = 0
     now = time.monotonic()
 
-    def recovering(self: EmbeddedPostgres, running: embedded.Postmaster) -> None:
+    def recovering(running: postmaster.Postmaster, data: Path) -> None:
         nonlocal calls
         calls += 1
         if calls < 8:
             raise psycopg.OperationalError("the database system is starting up")
-        real(self, running)
+        real(running, data)
 
     # Each look at the clock is a minute later: the wheel's own launcher gives up after 10 s.
     clock = iter(now + 60 * step for step in range(10_000))
-    monkeypatch.setattr(EmbeddedPostgres, "_check_identity", recovering)
+    monkeypatch.setattr(postmaster, "check_identity", recovering)
     monkeypatch.setattr(
         embedded, "time", type("Clock", (), {"monotonic": lambda: next(clock), "sleep": time.sleep})
     )
