@@ -20,10 +20,14 @@ from siglip_pipeline.defs.resources import (
     UploadsResource,
 )
 from siglip_pipeline.defs.sensors import automation, new_uploads
+from siglip_pipeline.defs.similarity import video_similarity
 from siglip_pipeline.settings import Settings
 
 defs = dg.Definitions(
-    assets=[uploads_asset, video_frames, frame_embeddings, similarity_index, reconciliation],
+    assets=[
+        *(uploads_asset, video_frames, frame_embeddings, similarity_index, video_similarity),
+        reconciliation,
+    ],
     jobs=JOBS,
     schedules=SCHEDULES,
     sensors=[new_uploads, deleted_uploads, automation, run_failures],

@@ -159,7 +159,7 @@ def _limit_gpu_pool(instance: dg.DagsterInstance) -> None:
 
 automation = dg.AutomationConditionSensorDefinition(
     "automation",
-    target=dg.AssetSelection.assets(frame_embeddings, similarity_index),
+    target=dg.AssetSelection.assets(frame_embeddings, similarity_index, video_similarity),
     minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Runs what is out of date: the vectors of new frames, then the index.",

@@ -9,6 +9,7 @@ def test_inventory() -> None:
     graph = defs.resolve_asset_graph()
     assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {
         *("uploads", "video_frames", "frame_embeddings", "similarity_index", "reconciliation"),
+        "video_similarity",
     }
     parents = {
         key.to_user_string(): {parent.to_user_string() for parent in graph.get(key).parent_keys}
@@ -19,6 +20,7 @@ def test_inventory() -> None:
         "video_frames": {"uploads"},
         "frame_embeddings": {"video_frames"},
         "similarity_index": {"frame_embeddings"},
+        "video_similarity": {"frame_embeddings"},
         "reconciliation": {"similarity_index"},
     }
     assert {sensor.name for sensor in defs.sensors or []} == {
