@@ -26,6 +26,7 @@ from siglip_pipeline.defs.partitions import (
     videos_partitions,
 )
 from siglip_pipeline.defs.resources import DatabaseResource, UploadsResource
+from siglip_pipeline.defs.similarity import video_similarity
 from siglip_pipeline.records import Upload
 from siglip_pipeline.store.videos import VideoStore
 
