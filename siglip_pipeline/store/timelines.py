@@ -1,5 +1,6 @@
 """What a player shows of a video: its stored frames and moments in time, without their vectors."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -79,6 +80,29 @@ class TimelineStore:
                 [video_id],
             )
             return Timeline(frames=tuple(rows), moments=tuple(moments.fetchall()))
+
+    def frames_at(self, places: Sequence[tuple[int, float]]) -> list[int | None]:
+        """The frame nearest to each place, a video's id and seconds, under the active model.
+
+        Returns:
+            ``frame_index`` in the order of ``places``; None where a video has no vectors.
+        """
+        with self._database.connection() as connection:
+            model_id = _active_model(connection)
+            if model_id is None:
+                return [None] * len(places)
+            rows = connection.execute(
+                sql.SQL(
+                    "SELECT f.frame_index FROM unnest(%s::integer[], %s::float8[])"
+                    " WITH ORDINALITY p (video_id, seconds, place)"
+                    " LEFT JOIN LATERAL (SELECT frame_index FROM {} f"
+                    " WHERE f.video_id = p.video_id"
+                    " ORDER BY abs(f.time_seconds - p.seconds), frame_index LIMIT 1) f ON true"
+                    " ORDER BY p.place"
+                ).format(tables.frames(model_id)),
+                [[video_id for video_id, _ in places], [seconds for _, seconds in places]],
+            ).fetchall()
+        return [frame_index for (frame_index,) in rows]
 
     def name(self, video_id: int) -> VideoName | None:
         """A video by id; None if unknown."""

@@ -1,6 +1,7 @@
 """The JSON API. Handlers are plain functions: they run in threads, never on the event loop."""
 
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query
 from starlette.concurrency import run_in_threadpool
@@ -24,12 +25,14 @@ from siglip_pipeline.web.query import (
     search_text,
 )
 from siglip_pipeline.web.schemas import (
+    DuplicatesAnswer,
     ErrorAnswer,
     FrameAnswer,
     HealthAnswer,
     HitAnswer,
     MomentAnswer,
     SearchAnswer,
+    SharedSegmentAnswer,
     VideoAnswer,
     VideoDetailAnswer,
     VideosAnswer,
@@ -183,6 +186,40 @@ def video_detail(services: Services, video_id: int) -> VideoDetailAnswer:
             MomentAnswer(start_seconds=moment.start_seconds, end_seconds=moment.end_seconds)
             for moment in timeline.moments
         ],
+    )
+
+
+@router.get(
+    "/api/duplicates",
+    tags=["videos"],
+    summary="Near-duplicate videos",
+    responses={404: {"model": ErrorAnswer, "description": "No such video"}},
+)
+def duplicates(
+    services: CurrentServices,
+    video_id: Annotated[
+        int | None, Query(ge=1, le=MAX_ID, description="Only with this video.")
+    ] = None,
+    segments: Annotated[
+        bool, Query(description="Also what videos share that are no copies of each other.")
+    ] = False,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    offset: Annotated[int, Query(ge=0, le=100_000)] = 0,
+) -> DuplicatesAnswer:
+    """Stretches that two videos share, as the asset `video_similarity` found them last."""
+    found = services.similarity.segments(
+        video=None if video_id is None else services.name(video_id).video,
+        duplicates_only=not segments,
+        limit=offset + limit + 1,
+    )
+    following = {"limit": limit, "offset": offset + limit, "segments": str(segments).lower()}
+    if video_id is not None:
+        following["video_id"] = video_id
+    return DuplicatesAnswer(
+        segments=[
+            SharedSegmentAnswer(**segment.to_json()) for segment in found[offset : offset + limit]
+        ],
+        next=f"/api/duplicates?{urlencode(following)}" if len(found) > offset + limit else None,
     )
 
 

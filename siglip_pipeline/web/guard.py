@@ -134,7 +134,7 @@ class Guard:
         return counted
 
     def _too_large(self) -> HttpError:
-        limit = f"{self._max_body_bytes / 2**20:g}"
+        limit = f"{self._max_body_bytes / 2**20:.3g}"
         return HttpError(413, f"the body is larger than {limit} MiB (SIGLIP_HTTP_MAX_BODY_MIB)")
 
     async def _refuse(self, error: HttpError, scope: Scope, receive: Receive, send: Send) -> None:

@@ -64,11 +64,10 @@ def thumbnail(
     return Response(jpeg, media_type="image/jpeg", headers=headers)
 
 
-@router.api_route(
+@router.head("/api/videos/{video_id}/stream", include_in_schema=False)
+@router.get(
     "/api/videos/{video_id}/stream",
-    methods=["GET", "HEAD"],
     summary="The upload itself, whole or in ranges",
-    operation_id="stream_video",
     response_class=Response,
     responses={
         200: {"content": {"video/*": {}}},

@@ -37,6 +37,7 @@ from siglip_pipeline.web.services import CurrentServices, Services
 HITS_PER_PAGE = 24
 VIDEOS_PER_PAGE = 50
 FAILURES_SHOWN = 200
+SEGMENTS_SHOWN = 100
 _SESSION_SECONDS = 30 * 24 * 3600
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
@@ -144,6 +145,27 @@ def video_page(
     duration = max(video.duration_seconds or 0.0, *ends, 0.001)
     current = next((m for m in video.moments if m.start_seconds <= t < m.end_seconds), None)
     return render("video.html", video=video, t=t, duration=duration, current=current, q=q[:1000])
+
+
+@router.get("/duplicates")
+def duplicates_page(services: CurrentServices, segments: bool = False) -> Response:
+    """Pairs of videos that are copies of each other, and what else videos share."""
+    found = services.similarity.segments(duplicates_only=not segments, limit=SEGMENTS_SHOWN)
+    frames = services.timelines.frames_at(
+        [
+            place
+            for segment in found
+            for place in (
+                (segment.video_a_id, segment.start_a),
+                (segment.video_b_id, segment.start_b),
+            )
+        ]
+    )
+    rows = [
+        {"segment": segment, "frame_a": frames[2 * row], "frame_b": frames[2 * row + 1]}
+        for row, segment in enumerate(found)
+    ]
+    return render("duplicates.html", rows=rows, segments=segments)
 
 
 @router.get("/status")

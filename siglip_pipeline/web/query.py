@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import Depends, Query
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from siglip_pipeline.search import MAX_K, SearchFilter, SearchResult, parse_moment, parse_query
 from siglip_pipeline.web.errors import HttpError
@@ -17,6 +17,12 @@ MAX_SECONDS = 1e7
 
 # Forms send what was left empty as an empty text.
 _Blank = BeforeValidator(lambda value: None if value == "" else value)
+_Seconds = Annotated[
+    Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)] | None, _Blank
+]
+_Share = Annotated[Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None, _Blank]
+_Count = Annotated[Annotated[int, Field(ge=1, le=MAX_K)] | None, _Blank]
+_Day = Annotated[datetime | None, _Blank]
 
 
 async def _filter(
@@ -29,29 +35,15 @@ async def _filter(
             examples=[["holiday/**"]],
         ),
     ] = None,
-    from_seconds: Annotated[
-        float | None,
-        _Blank,
-        Query(ge=0, le=MAX_SECONDS, allow_inf_nan=False, description="From this time of a video."),
-    ] = None,
-    to_seconds: Annotated[
-        float | None,
-        _Blank,
-        Query(ge=0, le=MAX_SECONDS, allow_inf_nan=False, description="Before this time."),
-    ] = None,
+    from_seconds: Annotated[_Seconds, Query(description="From this time of a video.")] = None,
+    to_seconds: Annotated[_Seconds, Query(description="Before this time.")] = None,
     uploaded_since: Annotated[
-        datetime | None, _Blank, Query(description="Uploads modified at this time or later; UTC.")
+        _Day, Query(description="Uploads modified at this time or later; UTC.")
     ] = None,
-    uploaded_until: Annotated[datetime | None, Query(description="… before this time.")] = None,
-    min_probability: Annotated[
-        float | None,
-        _Blank,
-        Query(ge=0, le=1, allow_inf_nan=False, description="Hide what is less probable."),
-    ] = None,
+    uploaded_until: Annotated[_Day, Query(description="… before this time.")] = None,
+    min_probability: Annotated[_Share, Query(description="Hide what is less probable.")] = None,
     max_per_video: Annotated[
-        int | None,
-        _Blank,
-        Query(ge=1, le=MAX_K, description="At most so many moments of one video."),
+        _Count, Query(description="At most so many moments of one video.")
     ] = None,
 ) -> SearchFilter:
     return SearchFilter(

@@ -129,6 +129,31 @@ class VideoDetailAnswer(VideoAnswer):
     moments: list[MomentAnswer]
 
 
+class SharedSegmentAnswer(BaseModel):
+    """A stretch that two videos share; `a` is the one that was known first."""
+
+    video_a: str = Field(examples=["holiday/beach.mp4"])
+    video_b: str = Field(examples=["holiday/beach (copy).mp4"])
+    video_a_id: int
+    video_b_id: int
+    start_a_seconds: float
+    end_a_seconds: float
+    start_b_seconds: float
+    end_b_seconds: float
+    speed: float = Field(description="Seconds of b that pass in a second of a.")
+    score: float = Field(description="Mean cosine of the frames that meet.")
+    evidence: float = Field(description="How many different frames it has.")
+    duplicate: bool = Field(description="Copies, or one is a copy of a part of the other.")
+    covered: float = Field(description="Share of the shorter video that is in the other one.")
+
+
+class DuplicatesAnswer(BaseModel):
+    """Stretches that videos share, copies first."""
+
+    segments: list[SharedSegmentAnswer]
+    next: str | None = Field(examples=["/api/duplicates?limit=50&offset=50"])
+
+
 class HealthAnswer(BaseModel):
     """The process answers."""
 

@@ -12,6 +12,7 @@ from siglip_pipeline.search import QueryEmbedder, SearchService
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.timelines import TimelineStore, VideoName
+from siglip_pipeline.store.video_similarity import VideoSimilarityStore
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
@@ -33,6 +34,7 @@ class Services:
     search: SearchService
     videos: VideoStore
     timelines: TimelineStore
+    similarity: VideoSimilarityStore
     uploads: UploadStore
     frames: FrameStore
     image_lock: threading.Lock = field(default_factory=threading.Lock)
@@ -53,6 +55,7 @@ class Services:
             search=SearchService(database, settings, embedder=embedder),
             videos=VideoStore(database),
             timelines=TimelineStore(database),
+            similarity=VideoSimilarityStore(database),
             uploads=UploadStore(settings.uploads, settle_seconds=0),
             frames=FrameStore(settings.frame_store_url),
         )

@@ -1,0 +1,169 @@
+"""The real service in front of a real index: rendered films, the demo model, Postgres, uvicorn."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from siglip_pipeline import stages
+from siglip_pipeline.demo.run import MODEL_FOLDER
+from siglip_pipeline.demo.scenes import DemoVideo, demo_scenes, render_video
+from siglip_pipeline.launcher import free_port
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.embedded import EmbeddedPostgres
+from siglip_pipeline.store.index import build_index
+from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.video.frame_store import FrameStore
+from siglip_pipeline.web.app import create_app
+from siglip_pipeline.web.guard import Guard
+from siglip_pipeline_tests.conftest import fresh_database
+
+SCENES_PER_FILM = 6
+SECONDS_PER_SCENE = 2
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Three films, indexed, and a file that is none."""
+
+    settings: Settings
+    films: dict[str, DemoVideo]
+
+    def ids(self) -> dict[str, int]:
+        with (
+            Database(self.settings.database_url or "") as database,
+            database.connection() as connection,
+        ):
+            rows = connection.execute("SELECT path, video_id FROM videos").fetchall()
+        return {str(path): int(video_id) for path, video_id in rows}
+
+
+@dataclass(frozen=True)
+class Served:
+    """A service that listens, and a client of it."""
+
+    url: str
+    client: httpx.Client
+    app: Guard
+
+
+Serve = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def collection(
+    postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Collection]:
+    home = tmp_path_factory.mktemp("web")
+    uploads = home / "uploads"
+    (uploads / "more").mkdir(parents=True)
+    scenes = demo_scenes()
+    names = {"one.mp4": "libx264", "more/two words.webm": "libvpx-vp9", "old.avi": "mpeg4"}
+    films = {
+        name: render_video(
+            uploads / name,
+            scenes[number * SCENES_PER_FILM : (number + 1) * SCENES_PER_FILM],
+            seconds_per_scene=SECONDS_PER_SCENE,
+            codec=codec,
+        )
+        for number, (name, codec) in enumerate(names.items())
+    }
+    (uploads / "broken <b>.mp4").write_text("this is no film")
+    with fresh_database(postgres) as url:
+        settings = Settings.load(
+            home=home,
+            uploads=str(uploads),
+            model_name=str(MODEL_FOLDER),
+            database_url=url,
+            http_requests_per_second=0,
+        )
+        index_uploads(settings)
+        yield Collection(settings, films)
+
+
+def index_uploads(settings: Settings) -> None:
+    """The pipeline's stages one after the other, in this process."""
+    from siglip_pipeline.siglip.engine import EmbeddingEngine
+    from siglip_pipeline.siglip.model import get_models
+
+    uploads = UploadStore(settings.uploads, settle_seconds=0)
+    frames = FrameStore(settings.frame_store_url)
+    with Database(settings.database_url or "") as database:
+        videos = [upload.path for upload in uploads.list()]
+        for _ in stages.sample_videos(
+            videos, uploads=uploads, frame_store=frames, database=database, settings=settings
+        ):
+            pass
+        models = get_models(settings)
+        spec = models[0].spec
+        model_id = ModelStore(database).register(spec)
+        for _ in stages.embed_videos(
+            [video for video in videos if frames.exists(video)],
+            frame_store=frames,
+            database=database,
+            model_id=model_id,
+            model_key=spec.key,
+            engine=lambda: EmbeddingEngine(models),
+        ):
+            pass
+        report = build_index(database, model_id, settings=settings)
+        assert report.published, report.reason
+
+
+@contextmanager
+def serving(settings: Settings, **changes: Any) -> Iterator[Served]:
+    """The service on a free port, on a thread of this process."""
+    complete = settings.model_copy(update=changes)
+    with Database(complete.database_url or "") as database:
+        app = create_app(complete, database)
+        port = free_port()
+        config = uvicorn.Config(app, port=port, lifespan="on", log_config=None, access_log=False)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{port}"
+        try:
+            wait_until(lambda: server.started)
+            with httpx.Client(base_url=url, timeout=60) as client:
+                yield Served(url, client, app)
+        finally:
+            server.should_exit = True
+            thread.join(timeout=30)
+
+
+def wait_until(condition: Callable[[], object], *, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "this should have happened by now"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def served(collection: Collection) -> Iterator[Served]:
+    with serving(collection.settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def client(served: Served) -> httpx.Client:
+    return served.client
+
+
+@pytest.fixture
+def picture(collection: Collection, tmp_path: Path) -> Path:
+    """A still of the third scene of ``more/two words.webm``, made anew."""
+    from siglip_pipeline.demo.scenes import render_picture
+
+    _, _, scene = collection.films["more/two words.webm"].timeline[2]
+    path = tmp_path / "query.png"
+    render_picture(scene).save(path)
+    return path

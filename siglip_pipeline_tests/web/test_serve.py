@@ -1,0 +1,164 @@
+"""`siglip-pipeline serve` as a process of its own."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from siglip_pipeline.launcher import free_port
+from siglip_pipeline.settings import Settings, child_environment
+from siglip_pipeline_tests.web.conftest import Collection, wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+COMMAND = [sys.executable, "-m", "siglip_pipeline.cli", "serve", "--json"]
+
+# Asks a service in this process, and prints what it has loaded after each kind of query.
+PROBE = """
+import json, sys
+from pathlib import Path
+from starlette.testclient import TestClient
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.web.app import create_app
+
+def loaded():
+    model = sys.modules.get("siglip_pipeline.siglip.model")
+    towers = sorted(held.tower for held in model._loaded.values()) if model else []
+    return {"torch": "torch" in sys.modules, "av": "av" in sys.modules, "towers": towers}
+
+settings, seen = Settings.load(), {}
+with Database(settings.database_url) as database:
+    app = create_app(settings, database)
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        seen["start"] = loaded()
+        for path in ("/", "/status", "/api/videos/1", "/api/similar?like=one.mp4@3"):
+            assert client.get(path).status_code == 200, path
+        seen["moment"] = loaded()
+        assert client.get("/api/search?q=a+star").status_code == 200
+        seen["text"] = loaded()
+        body = Path(sys.argv[1]).read_bytes()
+        headers = {"Content-Type": "image/png"}
+        assert client.post("/api/search", content=body, headers=headers).status_code == 200
+        seen["picture"] = loaded()
+print(json.dumps(seen))
+"""
+
+
+def test_each_tower_is_loaded_when_a_query_needs_it(collection: Collection, picture: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, str(picture)],
+        env=child_environment(collection.settings),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    nothing = {"torch": False, "av": False, "towers": []}
+    assert seen["start"] == nothing
+    assert seen["moment"] == nothing
+    assert seen["text"] == {"torch": True, "av": False, "towers": ["text"]}
+    assert seen["picture"]["towers"] == ["both"]
+
+
+@contextmanager
+def _serving(settings: Settings, *options: str) -> Iterator[tuple[Any, str]]:
+    process = subprocess.Popen(
+        [*COMMAND, *options],
+        env=child_environment(settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        # The document is printed over several lines; its last one closes it.
+        document = ""
+        while not document.endswith("}\n"):
+            line = process.stdout.readline()
+            assert line, process.stderr.read() if process.stderr else ""
+            document += line
+        yield process, json.loads(document)["url"]
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def _get(url: str) -> tuple[int, Any]:
+    try:
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_answers_until_it_is_stopped(collection: Collection, number: signal.Signals) -> None:
+    port = free_port()
+    with _serving(collection.settings, "--port", str(port)) as (process, url):
+        assert url == f"http://127.0.0.1:{port}"
+        assert _get(f"{url}/api/videos")[1]["total"] == 4
+        process.send_signal(number)
+        assert process.wait(timeout=60) == 0
+
+
+def test_it_is_ready_once_the_model_is_there_that_it_was_to_load(collection: Collection) -> None:
+    with _serving(collection.settings, "--port", str(free_port()), "--load-model") as (_, url):
+        assert _get(f"{url}/healthz")[0] == 200
+        seen = []
+
+        def is_ready() -> bool:
+            status, document = _get(f"{url}/readyz")
+            seen.append((status, document.get("error", {}).get("type")))
+            return status == 200
+
+        wait_until(is_ready, seconds=300)
+    assert set(seen[:-1]) <= {(503, "NotReady")}
+
+
+def test_nothing_is_indexed_yet(database_url: str, tmp_path: Path) -> None:
+    settings = Settings.load(home=tmp_path, uploads=str(tmp_path), database_url=database_url)
+    with _serving(settings, "--port", str(free_port())) as (_, url):
+        assert _get(f"{url}/readyz") == (
+            503,
+            {"error": {"type": "NotReady", "message": "nothing is indexed yet"}},
+        )
+        status, document = _get(f"{url}/api/similar?like=a.mp4@3")
+        assert (status, document["error"]["type"]) == (409, "NothingIndexedError")
+        assert str(tmp_path) not in document["error"]["message"]
+        assert _get(f"{url}/api/videos") == (200, {"videos": [], "total": 0, "next": None})
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--host", "0.0.0.0"], "SIGLIP_API_KEY"),
+        (["--port", "TAKEN"], "--port"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_with_the_way_out(
+    collection: Collection, options: list[str], named: str
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [*COMMAND, *[port if option == "TAKEN" else option for option in options]],
+            env=child_environment(collection.settings),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert named in json.loads(done.stdout)["error"]["message"]
