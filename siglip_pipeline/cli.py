@@ -224,8 +224,8 @@ def worker(
     """Take steps from a Celery queue and run them here; one process, one step at a time.
 
     `--queue siglip` on machines with a GPU (one worker per GPU; the model stays loaded), `--queue
-    dagster` on machines that decode. Needs SIGLIP_CELERY_BROKER_URL. SIGTERM ends it after the step
-    in hand.
+    dagster` on machines that decode. Needs SIGLIP_CELERY_BROKER_URL. SIGTERM ends it, and gives the
+    step in hand back to the queue: what is done of it is not done again.
     """
     try:
         import celery  # noqa: F401

@@ -100,6 +100,7 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         # A solo worker answers nothing while a step runs; a dead one closes its connection.
         "broker_heartbeat": 0,
         "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
     }
     if is_redis(broker_url(settings)):
         config["broker_transport_options"] = {

@@ -18,11 +18,15 @@ from typing import Any
 import psycopg2
 import sqlalchemy.exc
 from celery import Celery, Task
+from celery.exceptions import Reject
 from celery.signals import worker_ready
-from dagster import DagsterInstance, DagsterRunStatus
-from dagster._serdes import pack_value
+from celery.worker import state
+from dagster import DagsterExecutionInterruptedError, DagsterInstance, DagsterRunStatus
+from dagster._grpc.types import ExecuteStepArgs
+from dagster._serdes import pack_value, unpack_value
 from dagster_celery.make_app import make_app
 from dagster_celery.tasks import create_task
+from dagster_shared.record import copy
 
 from siglip_pipeline.leases import renewed_lease
 from siglip_pipeline.queues import backend_url, broker_url, celery_config, is_redis
@@ -42,22 +46,32 @@ class StepTask(Task):  # type: ignore[misc]  # Celery has no types
     """Around dagster-celery's task: this machine's instance, runs that are over, the lease."""
 
     settings: Settings
+    # Celery's log shows results, which here are all the events of a step.
+    resultrepr_maxsize = 32
 
     def __call__(
         self, execute_step_args_packed: dict[str, Any], executable_dict: dict[str, Any]
     ) -> Any:
         """Run one step; its serialized Dagster events, none if its run is over."""
-        run_id = execute_step_args_packed["run_id"]
+        sent = unpack_value(execute_step_args_packed, as_type=ExecuteStepArgs)
         with DagsterInstance.get() as instance:
-            run = instance.get_run_by_id(run_id)
+            run = instance.get_run_by_id(sent.run_id)
             if run is None or run.is_finished or run.status == DagsterRunStatus.CANCELING:
-                state = "unknown here" if run is None else run.status.value
-                logger.warning("a step of run %s is left out: the run is %s", run_id, state)
+                status = "unknown here" if run is None else run.status.value
+                logger.warning("a step of run %s is left out: the run is %s", sent.run_id, status)
                 return []
             # The sender's instance names folders of the sender's machine.
-            own = {**execute_step_args_packed, "instance_ref": pack_value(instance.get_ref())}
-        with self._lease():
-            return self.run(execute_step_args_packed=own, executable_dict=executable_dict)
+            own = copy(sent, instance_ref=instance.get_ref())
+        try:
+            with self._lease():
+                return self.run(
+                    execute_step_args_packed=pack_value(own), executable_dict=executable_dict
+                )
+        except DagsterExecutionInterruptedError as error:
+            # Dagster takes SIGTERM and SIGINT while a step runs. What is done of it is stored.
+            logger.warning("stopping: a step of run %s goes back to the queue", sent.run_id)
+            state.should_stop = 0
+            raise Reject(error, requeue=True) from error
 
     def _lease(self) -> Any:
         tag = (self.request.properties or {}).get("delivery_tag")
@@ -93,7 +107,7 @@ def worker_app(settings: Settings) -> Celery:
 
 
 def run_worker(settings: Settings, queues: Sequence[str], *, name: str | None = None) -> int:
-    """Take steps until SIGTERM or SIGINT; the step in hand is finished first.
+    """Take steps until SIGTERM or SIGINT; the step in hand then goes back to the queue.
 
     Args:
         settings: of this machine; unset databases mean the embedded ones of its home.

@@ -1,0 +1,200 @@
+"""A cluster of hosts: what they share is Postgres over TCP, a broker and a bucket."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import psycopg
+from moto.server import ThreadedMotoServer
+from psycopg import sql
+
+from siglip_pipeline.demo.evaluate import MODEL_FOLDER
+from siglip_pipeline.launcher import free_port, prepare_dagster_home
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.store.database import Database, migrate, open_database
+from siglip_pipeline.store.embedded import EmbeddedPostgres
+from siglip_pipeline_tests.distributed.services import Broker, end, running, wait_until
+
+UPLOADS, FRAMES = "uploads", "frames"
+READY = " ready."
+LOADED = "loaded SiglipModel("
+
+
+@dataclass
+class Host:
+    """A machine: a working folder, a SIGLIP_HOME, a log; none of them anyone else's."""
+
+    name: str
+    folder: Path
+    environment: dict[str, str]
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log"
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def start(self, *arguments: str) -> "subprocess.Popen[bytes]":
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                cwd=self.folder,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        return self.process
+
+    def start_worker(self, queue: str, *, wait: bool = True, seconds: float = 240) -> None:
+        before = self.said.count(READY)
+        process = self.start("siglip_pipeline.cli", "worker", "--queue", queue, "--name", self.name)
+
+        if not wait:
+            return
+
+        def ready() -> bool:
+            assert process.poll() is None, self.said[-4000:]
+            return self.said.count(READY) > before
+
+        wait_until(ready, f"worker {self.name} is ready", seconds)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            end(self.process)
+            self.process = None
+
+
+@dataclass
+class Cluster:
+    """The shared services, and hosts made on demand."""
+
+    folder: Path
+    settings: Settings
+    broker: Broker
+    postgres: EmbeddedPostgres
+    s3: dict[str, Any]
+    hosts: dict[str, Host] = field(default_factory=dict)
+
+    def host(self, name: str) -> Host:
+        """The host of this name; made when it is first asked for."""
+        if name not in self.hosts:
+            folder = self.folder / name
+            (folder / "tmp").mkdir(parents=True)
+            home = folder / "home"
+            settings = self.settings.model_copy(update={"home": home})
+            self.hosts[name] = Host(
+                name,
+                folder,
+                {
+                    **os.environ,
+                    **settings.environment(),
+                    "AWS_ENDPOINT_URL": self.s3["endpoint_url"],
+                    "AWS_ACCESS_KEY_ID": self.s3["key"],
+                    "AWS_SECRET_ACCESS_KEY": self.s3["secret"],
+                    "AWS_DEFAULT_REGION": "us-east-1",
+                    "DAGSTER_HOME": str(prepare_dagster_home(home, runs=16)),
+                    "TMPDIR": str(folder / "tmp"),
+                    "OMP_NUM_THREADS": "1",
+                },
+            )
+        return self.hosts[name]
+
+    def start_run(self, name: str, asset: str, *ends: str) -> Host:
+        """A run of an asset in a process and a home of its own, as on Dagster's host."""
+        host = self.host(name)
+        host.start("siglip_pipeline_tests.distributed.run_assets", asset, *ends)
+        return host
+
+    def bucket(self, name: str) -> Any:
+        """The file system, and a path prefix, of one of the buckets."""
+        return fsspec.filesystem("s3", **self.s3), name
+
+    def upload(self, file: Path, name: str | None = None) -> None:
+        fs, bucket = self.bucket(UPLOADS)
+        fs.put_file(str(file), f"{bucket}/{name or file.name}")
+
+    def rows(self) -> dict[str, list[tuple[int, float]]]:
+        """(frame_index, time_seconds) of every stored vector, by video."""
+        with open_database(self.settings) as database, database.connection() as connection:
+            found: dict[str, list[tuple[int, float]]] = {}
+            tables = connection.execute(
+                "SELECT tablename FROM pg_tables WHERE tablename ~ '^frames_[0-9]+$'"
+            ).fetchall()
+            for (table,) in tables:
+                for video, frame, seconds in connection.execute(
+                    sql.SQL(
+                        "SELECT path, frame_index, time_seconds FROM {} JOIN videos USING (video_id)"
+                        " ORDER BY 1, 2"
+                    ).format(sql.Identifier(table))
+                ):
+                    found.setdefault(video, []).append((frame, seconds))
+        return found
+
+    def stop(self) -> None:
+        for host in self.hosts.values():
+            if host.process is not None:
+                host.process.terminate()
+        for host in self.hosts.values():
+            host.stop()
+
+
+@contextmanager
+def cluster(folder: Path, broker: Broker, **overrides: Any) -> Iterator[Cluster]:
+    """Postgres over TCP, the broker and an S3 server, without hosts yet; all stopped on leaving."""
+    with ExitStack() as stack:
+        stack.enter_context(running(broker))
+        # Not below pytest's folders: the user that root runs Postgres as cannot enter those.
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="siglip-tests-")))
+        home.chmod(0o755)
+        postgres = EmbeddedPostgres(home, port=free_port())
+        stack.enter_context(postgres.lease())
+        with psycopg.connect(postgres.tcp_url("postgres"), autocommit=True) as connection:
+            connection.execute("CREATE DATABASE dagster")
+        with Database(postgres.tcp_url()) as database:
+            migrate(database)
+        s3 = stack.enter_context(_s3())
+        settings = Settings.load(
+            home=folder / "control",
+            uploads=f"s3://{UPLOADS}",
+            frame_store=f"s3://{FRAMES}",
+            model_name=str(MODEL_FOLDER),
+            device="cpu",
+            database_url=postgres.tcp_url(),
+            dagster_postgres_url=postgres.tcp_url("dagster").replace(
+                "postgresql://", "postgresql+psycopg2://"
+            ),
+            executor="celery",
+            celery_broker_url=broker.url,
+            decode_workers=1,
+            uploads_settle_seconds=0,
+            **overrides,
+        )
+        made = Cluster(folder, settings, broker, postgres, s3)
+        stack.callback(made.stop)
+        yield made
+
+
+@contextmanager
+def _s3() -> Iterator[dict[str, Any]]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        options = {"endpoint_url": f"http://{host}:{port}", "key": "testing", "secret": "testing"}
+        fs = fsspec.filesystem("s3", **options)
+        for bucket in (UPLOADS, FRAMES):
+            fs.mkdir(bucket)
+        yield options
+    finally:
+        server.stop()

@@ -1,0 +1,237 @@
+"""Steps on workers of their own: routed, exact, once; and what becomes of them in faults.
+
+The workers and runs are processes with a working folder and a SIGLIP_HOME each; they share
+Postgres over TCP, the broker and an S3 server. A step is held in its middle, where it waits for an
+advisory lock that the test has taken, so that each fault strikes a step at work.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+import psycopg
+import pytest
+import redis
+
+from siglip_pipeline.defs.partitions import VIDEOS_PARTITIONS_NAME
+from siglip_pipeline.demo.scenes import demo_scenes, render_video
+from siglip_pipeline.queues import DEFAULT_QUEUE, EMBEDDING_QUEUE
+from siglip_pipeline.settings import process_environment
+from siglip_pipeline.store.database import LOCK_VIDEO, open_database
+from siglip_pipeline_tests.distributed.hosts import LOADED, READY, Cluster, Host, cluster
+from siglip_pipeline_tests.distributed.services import (
+    RABBITMQ_SERVER,
+    RabbitServer,
+    RedisServer,
+    listens,
+    wait_until,
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+VIDEOS = [
+    "first.mp4",
+    "second.mp4",
+    "killed.mp4",
+    "stopped.mp4",
+    "no_broker.mp4",
+    "no_database.mp4",
+]
+SECONDS = 3
+EXACT = [(25 * second, float(second)) for second in range(SECONDS)]
+EMBEDDERS = ("embedder1", "embedder2")
+VISIBILITY_SECONDS = 10
+RUN_SECONDS = 240
+TAKEN = "received"
+
+
+@pytest.fixture(scope="module", params=["redis", "rabbitmq"])
+def shared(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
+    """One decoding and two embedding workers; every video is decoded, none embedded."""
+    folder = tmp_path_factory.mktemp(request.param)
+    broker: RedisServer | RabbitServer
+    if request.param == "redis":
+        if shutil.which("redis-server") is None:
+            in_ci = os.environ.get("CI", "").lower() in ("1", "true")
+            assert not in_ci, "redis-server is missing; .ci/run installs it"
+            pytest.skip("redis-server is not installed: apt-get install redis-server")
+        broker = RedisServer(folder / "broker")
+    else:
+        if not RABBITMQ_SERVER.exists():
+            pytest.skip("rabbitmq-server is not installed: apt-get install rabbitmq-server")
+        broker = RabbitServer(folder / "broker")
+    with cluster(folder, broker, celery_visibility_seconds=VISIBILITY_SECONDS) as made:
+        film = folder / "film.mp4"
+        render_video(film, demo_scenes()[:1], seconds_per_scene=SECONDS)
+        for name in VIDEOS:
+            made.upload(film, name)
+        with _instance(made) as instance:
+            instance.add_dynamic_partitions(VIDEOS_PARTITIONS_NAME, VIDEOS)
+        made.host("decoder").start_worker(DEFAULT_QUEUE, wait=False)
+        for name in EMBEDDERS:
+            made.host(name).start_worker(EMBEDDING_QUEUE, wait=False)
+        runs = [
+            made.start_run("decode1", "video_frames", VIDEOS[0], VIDEOS[1]),
+            made.start_run("decode2", "video_frames", VIDEOS[2], VIDEOS[-1]),
+        ]
+        for run in runs:
+            _succeeds(run)
+        yield made
+
+
+@contextmanager
+def _instance(cluster: Cluster) -> Iterator[dg.DagsterInstance]:
+    home = cluster.host("control").environment["DAGSTER_HOME"]
+    with (
+        process_environment(cluster.settings, DAGSTER_HOME=home),
+        dg.DagsterInstance.get() as instance,
+    ):
+        yield instance
+
+
+def _succeeds(run: Host) -> None:
+    assert run.process is not None
+    assert run.process.wait(RUN_SECONDS) == 0, run.said[-6000:]
+
+
+@contextmanager
+def _held(cluster: Cluster, video: str) -> Iterator[psycopg.Connection[tuple[int]]]:
+    """Hold a video's lock: the step that writes its vectors waits for it."""
+    with psycopg.connect(str(cluster.settings.database_url), autocommit=True) as connection:
+        (video_id,) = connection.execute(
+            "SELECT video_id FROM videos WHERE path = %s", [video]
+        ).fetchone() or (None,)
+        connection.execute("SELECT pg_advisory_lock(%s, %s)", [LOCK_VIDEO, video_id])
+        yield connection
+
+
+def _await_waiting_step(connection: "psycopg.Connection[tuple[int]]") -> None:
+    def waiting() -> bool:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        ).fetchone()
+        return row is not None and row[0] > 0
+
+    wait_until(waiting, "a step waits for the lock", RUN_SECONDS)
+
+
+def _embedders(cluster: Cluster) -> list[Host]:
+    return [cluster.host(name) for name in EMBEDDERS]
+
+
+def _taken(cluster: Cluster) -> list[int]:
+    return [host.said.count(f"] {TAKEN}") for host in _embedders(cluster)]
+
+
+def test_steps_run_on_the_workers_of_their_queue(shared: Cluster) -> None:
+    _succeeds(shared.start_run("embed", "frame_embeddings", VIDEOS[0], VIDEOS[1]))
+    assert shared.rows() == {"first.mp4": EXACT, "second.mp4": EXACT}
+    assert sum(_taken(shared)) == 1
+    assert sum(host.said.count(LOADED) for host in _embedders(shared)) == 1
+    others = [host for name, host in shared.hosts.items() if name not in EMBEDDERS]
+    assert all(LOADED not in host.said for host in others)
+    # Nothing of the videos stays on a machine: the next step may run on another.
+    assert not [path for host in others for path in host.folder.rglob("*.parquet")]
+
+
+def test_a_killed_workers_step_is_done_by_the_other(shared: Cluster) -> None:
+    before = _taken(shared)
+    with _held(shared, "killed.mp4") as connection:
+        run = shared.start_run("killed", "frame_embeddings", "killed.mp4", "killed.mp4")
+        _await_waiting_step(connection)
+        if isinstance(shared.broker, RedisServer):
+            # The step outlasts the visibility timeout, and still is nobody else's.
+            broker = redis.Redis(port=shared.broker.port)
+            ((_, first),) = broker.zrange("unacked_index", 0, -1, withscores=True)
+            wait_until(
+                lambda: _lease(broker) > first + VISIBILITY_SECONDS + 2,
+                "the lease is renewed",
+                RUN_SECONDS,
+            )
+        after = _taken(shared)
+        assert sum(after) == sum(before) + 1
+        victim = next(
+            host for host, a, b in zip(_embedders(shared), after, before, strict=True) if a > b
+        )
+        assert victim.process is not None
+        victim.process.send_signal(signal.SIGKILL)
+        victim.process.wait()
+    _succeeds(run)
+    assert shared.rows()["killed.mp4"] == EXACT
+    assert sum(_taken(shared)) == sum(after) + 1
+    victim.start_worker(EMBEDDING_QUEUE)
+
+
+def test_a_stopped_worker_gives_its_step_back(shared: Cluster) -> None:
+    before = _taken(shared)
+    with _held(shared, "stopped.mp4") as connection:
+        run = shared.start_run("stopped", "frame_embeddings", "stopped.mp4", "stopped.mp4")
+        _await_waiting_step(connection)
+        (victim,) = (
+            host
+            for host, was, now in zip(_embedders(shared), before, _taken(shared), strict=True)
+            if now > was
+        )
+        assert victim.process is not None
+        victim.process.terminate()
+        assert victim.process.wait(60) == 0, victim.said[-4000:]
+    _succeeds(run)
+    assert shared.rows()["stopped.mp4"] == EXACT
+    victim.start_worker(EMBEDDING_QUEUE)
+
+
+def _lease(broker: "redis.Redis") -> float:
+    leases = broker.zrange("unacked_index", 0, -1, withscores=True)
+    return max((score for _, score in leases), default=0.0)
+
+
+def test_a_broker_that_went_away_is_waited_for(shared: Cluster) -> None:
+    ready = [host.said.count(READY) for host in _embedders(shared)]
+    broker = shared.broker
+    with _held(shared, "no_broker.mp4") as connection:
+        run = shared.start_run("no_broker", "frame_embeddings", "no_broker.mp4", "no_broker.mp4")
+        _await_waiting_step(connection)
+        broker.stop()
+        wait_until(lambda: not listens(broker.port), "the broker is away", 30)
+    wait_until(lambda: shared.rows().get("no_broker.mp4") == EXACT, "the step ends", RUN_SECONDS)
+    broker.start()
+    _succeeds(run)
+    assert shared.rows()["no_broker.mp4"] == EXACT
+    wait_until(
+        lambda: all(
+            "Connected to" in host.said[host.said.rfind("lost") :] for host in _embedders(shared)
+        ),
+        "the workers found the broker again",
+        RUN_SECONDS,
+    )
+    assert [host.said.count(READY) for host in _embedders(shared)] >= ready
+
+
+def test_a_database_that_restarts_is_waited_for(shared: Cluster) -> None:
+    with contextlib.suppress(psycopg.OperationalError), _held(shared, "no_database.mp4") as held:
+        run = shared.start_run("no_db", "frame_embeddings", "no_database.mp4", "no_database.mp4")
+        _await_waiting_step(held)
+        shared.postgres.stop(force=True)
+    shared.postgres.start()
+    _succeeds(run)
+    assert shared.rows()["no_database.mp4"] == EXACT
+
+
+def test_in_the_end_everything_is_there_once(shared: Cluster) -> None:
+    assert shared.rows() == dict.fromkeys(VIDEOS, EXACT)
+    with open_database(shared.settings) as database, database.connection() as connection:
+        ingests = connection.execute("SELECT count(*) FROM ingests").fetchone()
+    assert ingests == (len(VIDEOS),)
+    with _instance(shared) as instance:
+        done = instance.get_materialized_partitions(dg.AssetKey("frame_embeddings"))
+        assert done == set(VIDEOS)
+        assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.SUCCESS}
+    for host in _embedders(shared):
+        # Each time that a worker starts it loads the model once, whatever it then does.
+        assert host.said.count(LOADED) <= host.said.count(READY)
