@@ -1,0 +1,308 @@
+"""The page in headless Chromium, the real service behind it."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+
+from siglip_pipeline_tests.web.conftest import Collection, Served, serving, wait_until
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+DRIVER = shutil.which("chromedriver")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(
+        CHROMIUM is None or DRIVER is None,
+        reason="chromium and chromedriver are not installed (apt-get install chromium-driver)",
+    ),
+]
+
+PHONE = (390, 844)
+
+
+class Page:
+    """A browser on the service, and what people do with it."""
+
+    def __init__(self, browser: webdriver.Chrome, url: str) -> None:
+        self.browser = browser
+        self.url = url
+
+    def go(self, path: str) -> None:
+        self.browser.get(self.url + path)
+
+    def find(self, selector: str) -> WebElement:
+        return self.browser.find_element(By.CSS_SELECTOR, selector)
+
+    def all(self, selector: str) -> list[WebElement]:
+        return self.browser.find_elements(By.CSS_SELECTOR, selector)
+
+    def press(self, *keys: str) -> None:
+        self.browser.switch_to.active_element.send_keys(*keys)
+
+    def run(self, script: str, *values: object) -> object:
+        return self.browser.execute_script(script, *values)  # type: ignore[no-untyped-call]
+
+    def path(self) -> str:
+        return self.browser.current_url.removeprefix(self.url)
+
+    def has_loaded_all_pictures(self) -> bool:
+        script = (
+            "return [...document.images].filter(i => i.loading != 'lazy')"
+            ".every(i => i.complete && i.naturalWidth > 0)"
+        )
+        return bool(self.run(script))
+
+    def faults(self) -> list[str]:
+        """What the browser complained about: scripts that failed, what the policy forbade."""
+        log = self.browser.get_log("browser")  # type: ignore[no-untyped-call]
+        return [entry["message"] for entry in log if entry["level"] == "SEVERE"]
+
+    def colour_scheme(self, scheme: str) -> None:
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM or ""
+    for argument in (
+        *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
+        *("--autoplay-policy=no-user-gesture-required", "--window-size=1200,900"),
+        "--disable-background-networking",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    started = webdriver.Chrome(options=options, service=Service(DRIVER))
+    try:
+        yield started
+    finally:
+        started.quit()
+
+
+@pytest.fixture
+def page(browser: webdriver.Chrome, served: Served) -> Iterator[Page]:
+    browser.set_window_size(1200, 900)
+    page = Page(browser, served.url)
+    page.faults()
+    yield page
+    assert page.faults() == []
+
+
+@pytest.fixture
+def caption(collection: Collection) -> str:
+    return collection.films["one.mp4"].timeline[2][2].caption
+
+
+def _search(page: Page, text: str) -> None:
+    page.go("/")
+    page.find("#q").send_keys(text, Keys.ENTER)
+    wait_until(lambda: page.path().startswith("/?q="))
+    wait_until(lambda: page.all("#summary"))
+
+
+def test_from_words_to_the_moment_in_the_video(
+    page: Page, collection: Collection, caption: str
+) -> None:
+    _search(page, caption)
+    # Filters that were left empty are not in the address.
+    assert "videos=" not in page.path()
+    wait_until(page.has_loaded_all_pictures)
+    hits = page.all(".hit")
+    assert len(hits) > 3
+    best = next(hit for hit in hits if "one.mp4" in hit.text)
+    assert "score" in best.text
+    assert "%" in best.text
+    best.find_element(By.CSS_SELECTOR, ".open").click()
+    wait_until(lambda: page.path().startswith(f"/videos/{collection.ids()['one.mp4']}?t="))
+    wanted = float(page.path().partition("t=")[2].partition("&")[0])
+    # The player has gone to the second, and shows a picture of it.
+    wait_until(lambda: page.run("return document.getElementById('video').readyState >= 2"))
+    wait_until(
+        lambda: page.run("return document.getElementById('video').currentTime") >= wanted - 0.1  # type: ignore[operator]
+    )
+    assert page.run("return document.getElementById('video').videoWidth") == 320
+    marked = page.all(".strip li.current a")
+    assert marked
+    times = [float(link.get_attribute("data-time") or "nan") for link in marked]
+    (moment,) = page.all(".moment.current")
+    start = float(moment.get_attribute("data-start") or "nan")
+    end = float(moment.get_attribute("data-end") or "nan")
+    assert all(start <= time < end for time in times)
+
+
+def test_a_frame_of_the_strip_leads_the_player_there(page: Page, collection: Collection) -> None:
+    page.go(f"/videos/{collection.ids()['one.mp4']}?t=0")
+    wait_until(lambda: page.run("return document.getElementById('video').readyState >= 2"))
+    page.run("document.getElementById('video').pause()")
+    frame = page.find('.strip a[data-time="9"]')
+    page.run("arguments[0].click()", frame)
+    wait_until(lambda: page.run("return document.getElementById('video').currentTime") >= 9)  # type: ignore[operator]
+    wait_until(lambda: frame.get_attribute("aria-current") == "true")
+    assert page.path().endswith("?t=9")
+
+
+def test_a_file_that_no_browser_plays_is_shown_by_its_frames(
+    page: Page, collection: Collection
+) -> None:
+    page.go(f"/videos/{collection.ids()['old.avi']}?t=6")
+    still = page.find("#picture-at")
+    wait_until(still.is_displayed)
+    wait_until(lambda: page.run("return arguments[0].naturalWidth", still))
+    sixth = page.find('.strip a[data-time="6"] img').get_attribute("data-picture")
+    assert (still.get_attribute("src") or "").endswith(sixth or "nothing")
+
+
+def test_more_like_this(page: Page, caption: str) -> None:
+    _search(page, caption)
+    first = page.find(".hit .name").text
+    page.find(".hit .more").click()
+    wait_until(lambda: "video_id=" in page.path())
+    assert "More like" in page.find(".asked").text
+    assert page.find(".hit .name").text == first
+
+
+def test_filters(page: Page) -> None:
+    page.go("/")
+    page.find("summary").click()
+    page.find("[name=videos]").send_keys("*.avi")
+    page.find("#q").send_keys("a star", Keys.ENTER)
+    wait_until(lambda: page.all(".hit"))
+    assert {name.text for name in page.all(".hit .name")} == {"old.avi"}
+    assert page.find("[name=videos]").get_attribute("value") == "*.avi"
+    page.find("#summary a").click()
+    wait_until(lambda: len({name.text for name in page.all(".hit .name")}) > 1)
+
+
+def test_nothing_here_is_said(page: Page) -> None:
+    page.go("/?q=a+star&min_probability=1")
+    assert "Nothing here fits" in page.find("#summary").text
+    assert page.all(".hit") == []
+
+
+def test_a_chosen_picture_is_searched_by(page: Page, picture: Path) -> None:
+    page.go("/")
+    page.find("#image").send_keys(str(picture))
+    wait_until(lambda: page.all(".asked img"))
+    wait_until(page.has_loaded_all_pictures)
+    assert page.find(".hit .name").text == "more/two words.webm"
+
+
+@pytest.mark.parametrize("kind", ["paste", "drop"])
+def test_a_picture_is_dropped_or_pasted(page: Page, picture: Path, kind: str) -> None:
+    page.go("/")
+    script = """
+        const [bytes, kind] = arguments, data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(bytes)], "q.png", {type: "image/png"}));
+        document.dispatchEvent(kind == "paste"
+            ? new ClipboardEvent("paste", {clipboardData: data, bubbles: true, cancelable: true})
+            : new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true}));
+    """
+    page.run(script, list(picture.read_bytes()), kind)
+    wait_until(lambda: page.all(".asked img"))
+    assert page.find(".hit .name").text == "more/two words.webm"
+
+
+def test_everything_by_keyboard(page: Page, caption: str) -> None:
+    page.go("/")
+    assert page.browser.switch_to.active_element.get_attribute("id") == "q"
+    page.press(caption, Keys.ENTER)
+    wait_until(lambda: len(page.all(".hit .open")) > 3)
+    page.find("h1").click()
+    page.find("body").send_keys("/")
+    assert page.browser.switch_to.active_element.get_attribute("id") == "q"
+    links = page.all(".hit .open")
+    page.press(Keys.ARROW_DOWN)
+    assert page.browser.switch_to.active_element == links[0]
+    page.press(Keys.ARROW_RIGHT)
+    assert page.browser.switch_to.active_element == links[1]
+    page.press(Keys.ARROW_LEFT)
+    page.press(Keys.ENTER)
+    wait_until(lambda: page.path().startswith("/videos/"))
+
+
+def test_status_names_what_failed_and_why(
+    browser: webdriver.Chrome, collection: Collection
+) -> None:
+    with serving(collection.settings, dagster_url="http://127.0.0.1:9/") as running:
+        page = Page(browser, running.url)
+        page.go("/status")
+        (row,) = page.all("tbody tr")
+        assert "broken <b>.mp4" in row.text
+        assert "not a video" in row.text
+        link = row.find_element(By.CSS_SELECTOR, "a").get_attribute("href")
+    assert link == (
+        "http://127.0.0.1:9/assets/video_frames?view=partitions&partition=broken%20%3Cb%3E.mp4"
+    )
+
+
+def test_a_wrong_query_is_explained_on_the_page(page: Page) -> None:
+    page.go("/?q=a+star&videos=no-such.mp4")
+    assert "no-such.mp4" in page.find('[role="alert"]').text
+    assert page.find("#q").get_attribute("value") == "a star"
+    # The browser notes the status of the page itself.
+    assert all("400" in fault for fault in page.faults())
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/?q=a+star", "/videos", "/videos/{}", "/status", "/duplicates"]
+)
+def test_it_is_readable_on_a_phone(page: Page, collection: Collection, path: str) -> None:
+    page.browser.set_window_size(*PHONE)
+    metrics = {"width": PHONE[0], "height": PHONE[1], "deviceScaleFactor": 2, "mobile": True}
+    page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        page.go(path.format(collection.ids()["one.mp4"]))
+        assert page.run("return document.documentElement.scrollWidth") == PHONE[0]
+        size = page.run("return parseFloat(getComputedStyle(document.body).fontSize)")
+        assert size >= 16  # type: ignore[operator]
+    finally:
+        page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def _contrast(page: Page, selector: str) -> float:
+    """WCAG 2.2's contrast ratio of a text with the page behind it."""
+    colours = json.loads(
+        str(
+            page.run(
+                "const element = document.querySelector(arguments[0]);"
+                "return JSON.stringify([getComputedStyle(element).color,"
+                "getComputedStyle(document.body).backgroundColor]"
+                ".map(c => c.match(/[0-9.]+/g).slice(0, 3).map(Number)))",
+                selector,
+            )
+        )
+    )
+
+    def luminance(rgb: list[float]) -> float:
+        linear = [
+            c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4
+            for c in rgb
+        ]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    light, dark = sorted((luminance(colour) for colour in colours), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_light_and_dark_are_both_readable(page: Page) -> None:
+    backgrounds = set()
+    for scheme in ("light", "dark"):
+        page.colour_scheme(scheme)
+        page.go("/")
+        backgrounds.add(page.run("return getComputedStyle(document.body).backgroundColor"))
+        for selector in ("h1", ".quiet", "nav a"):
+            assert _contrast(page, selector) >= 4.5, (scheme, selector)
+    page.colour_scheme("light")
+    assert len(backgrounds) == 2
