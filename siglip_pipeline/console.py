@@ -73,6 +73,13 @@ def status_table(status: PipelineStatus) -> Table:
     )
     table.add_row("frames", str(status.frames))
     table.add_row("vectors", str(status.vectors))
+    stale = status.out_of_date
+    if stale.videos:
+        table.add_row(
+            "out of date",
+            f"frames of {len(stale.frames)} and vectors of {len(stale.vectors)} videos; "
+            "`siglip-pipeline materialize --stale` makes them anew",
+        )
     if status.model:
         table.add_row(
             "model",

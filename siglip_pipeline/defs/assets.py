@@ -100,7 +100,7 @@ def video_frames(
     uploads: UploadsResource,
     frame_store: FrameStoreResource,
     database: DatabaseResource,
-) -> Iterator[dg.MaterializeResult[Any]]:
+) -> Iterator[dg.MaterializeResult[Any] | dg.Output[None]]:
     """Sampled frames of each video, as JPEG in one Parquet file per video.
 
     The video is decoded once, in a watched process of its own; `SIGLIP_SAMPLING` says which frames
@@ -150,7 +150,7 @@ def frame_embeddings(
     frame_store: FrameStoreResource,
     database: DatabaseResource,
     siglip: SiglipResource,
-) -> Iterator[dg.MaterializeResult[Any]]:
+) -> Iterator[dg.MaterializeResult[Any] | dg.Output[None]]:
     """SigLIP 2 vectors of every sampled frame, in Postgres with pgvector.
 
     One transaction per video replaces that video's vectors. The model loads once per run, and only

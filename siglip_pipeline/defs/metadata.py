@@ -77,6 +77,7 @@ def engine_metadata(report: EngineReport) -> Mapping[str, Any]:
         "device": report.device,
         "device_name": report.device_name,
         "devices": report.devices,
+        "model_workers": report.model_workers,
         "dtype": report.dtype,
         "peak_memory_mib": report.peak_memory_bytes / 2**20,
         "throughput": _table(

@@ -113,7 +113,7 @@ class PartitionOutcomes:
         self._failures[key] = reason
         self._context.log.error(f"{key}: {reason}")
 
-    def finish(self) -> Iterator[dg.MaterializeResult[Any]]:
+    def finish(self) -> Iterator[dg.MaterializeResult[Any] | dg.Output[None]]:
         """Yield what the step has to yield.
 
         Raises:
@@ -132,6 +132,9 @@ class PartitionOutcomes:
             )
         if self._pending is not None:
             yield self._pending
+        # The checks were reported partition by partition; their outputs must be there all the same.
+        for spec in self._context.assets_def.check_specs:
+            yield dg.Output(None, output_name=spec.get_python_identifier())
 
     def _inputs_of(self, key: str) -> dict[str, str]:
         """Tags that say which code and which inputs a partition is made from.

@@ -1,0 +1,181 @@
+"""Removal of deleted uploads, alerts, and which partitions runs are over."""
+
+import json
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from siglip_pipeline.definitions import defs
+from siglip_pipeline.defs.alerts import run_failures
+from siglip_pipeline.defs.in_flight import partitions_in_flight, partitions_of_waiting_runs
+from siglip_pipeline.defs.removal import deleted_uploads
+from siglip_pipeline.defs.sensors import new_uploads
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.videos import VideoStore
+from siglip_pipeline_tests.defs.test_sensors import uploads
+
+__all__ = ["uploads"]
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+def _tick(sensor: dg.SensorDefinition, instance: dg.DagsterInstance) -> object:
+    """Evaluate a sensor and do with its result what the daemon does."""
+    context = dg.build_sensor_context(
+        instance=instance, definitions=defs, resources=dict(defs.resources or {})
+    )
+    result = sensor(context)
+    if isinstance(result, dg.SensorResult):
+        for request in result.dynamic_partitions_requests or []:
+            if isinstance(request, dg.AddDynamicPartitionsRequest):
+                instance.add_dynamic_partitions(
+                    request.partitions_def_name, list(request.partition_keys)
+                )
+            else:
+                for key in request.partition_keys:
+                    instance.delete_dynamic_partition(request.partitions_def_name, key)
+    return result
+
+
+def _run(
+    instance: dg.DagsterInstance, asset: str, status: dg.DagsterRunStatus, first: str, last: str
+) -> dg.DagsterRun:
+    return instance.create_run_for_job(
+        defs.resolve_implicit_global_asset_job_def(),
+        status=status,
+        asset_selection=frozenset({dg.AssetKey(asset)}),
+        tags={
+            "dagster/asset_partition_range_start": first,
+            "dagster/asset_partition_range_end": last,
+        },
+    )
+
+
+def test_a_deleted_upload_is_forgotten_after_its_grace_and_not_under_a_run(
+    uploads: Path,
+    instance: dg.DagsterInstance,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        (uploads / name).write_bytes(b"x")
+    _tick(new_uploads, instance)
+    (uploads / "b.mp4").unlink()
+    _tick(new_uploads, instance)
+    # Within the grace nothing happens, and a file that comes back is as it was.
+    assert isinstance(_tick(deleted_uploads, instance), dg.SkipReason)
+    (uploads / "b.mp4").write_bytes(b"x")
+    _tick(new_uploads, instance)
+    assert VideoStore(database).missing_for(timedelta(0)) == []
+
+    (uploads / "b.mp4").unlink()
+    _tick(new_uploads, instance)
+    monkeypatch.setenv("SIGLIP_REMOVE_GRACE_HOURS", "0")
+    monkeypatch.setenv("SIGLIP_REMOVE_DELETED", "false")
+    assert isinstance(_tick(deleted_uploads, instance), dg.SkipReason)
+    monkeypatch.setenv("SIGLIP_REMOVE_DELETED", "true")
+    run = _run(instance, "video_frames", dg.DagsterRunStatus.STARTED, "a.mp4", "b.mp4")
+    assert isinstance(_tick(deleted_uploads, instance), dg.SkipReason)
+    instance.report_run_canceled(run)
+    assert isinstance(_tick(deleted_uploads, instance), dg.SensorResult)
+    assert instance.get_dynamic_partitions("videos") == ["a.mp4", "c.mp4"]
+    assert VideoStore(database).paths() == {"a.mp4", "c.mp4"}
+
+    # Back again, it is a new upload, with a run of its own.
+    (uploads / "b.mp4").write_bytes(b"x")
+    result = _tick(new_uploads, instance)
+    assert isinstance(result, dg.SensorResult)
+    assert len(result.run_requests or []) == 1
+
+
+def test_storage_that_is_not_mounted_is_no_deletion(
+    uploads: Path, instance: dg.DagsterInstance, database: Database
+) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        (uploads / name).write_bytes(b"x")
+    _tick(new_uploads, instance)
+    for name in ("a.mp4", "b.mp4"):
+        (uploads / name).unlink()
+    _tick(new_uploads, instance)
+    assert VideoStore(database).missing_for(timedelta(0)) == []
+
+
+def test_the_gpu_pool_has_its_limit_before_the_first_run(uploads: Path, tmp_path: Path) -> None:
+    config = {"concurrency": {"pools": {"default_limit": 1, "granularity": "run"}}}
+    with dg.instance_for_test(temp_dir=str(tmp_path), overrides=config) as instance:
+        assert instance.event_log_storage.get_pool_limits() == []
+        _tick(new_uploads, instance)
+        (limit,) = instance.event_log_storage.get_pool_limits()
+        assert (limit.name, limit.limit) == ("gpu", 1)
+
+
+def test_partitions_of_waiting_runs_and_of_runs_in_flight(instance: dg.DagsterInstance) -> None:
+    keys = [f"{n}.mp4" for n in range(8)]
+    instance.add_dynamic_partitions("videos", keys)
+    status = dg.DagsterRunStatus
+    _run(instance, "frame_embeddings", status.NOT_STARTED, "1.mp4", "2.mp4")
+    _run(instance, "frame_embeddings", status.STARTED, "0.mp4", "0.mp4")
+    _run(instance, "video_frames", status.NOT_STARTED, "4.mp4", "4.mp4")
+    _run(instance, "frame_embeddings", status.NOT_STARTED, "6.mp4", "6.mp4")
+    _run(instance, "frame_embeddings", status.SUCCESS, "7.mp4", "7.mp4")
+    _run(instance, "frame_embeddings", status.NOT_STARTED, "gone.mp4", "7.mp4")
+    waiting = partitions_of_waiting_runs(instance, dg.AssetKey("frame_embeddings"))
+    assert waiting == ["1.mp4", "2.mp4", "6.mp4"]
+    assert partitions_in_flight(instance, keys) == {
+        *("0.mp4", "1.mp4", "2.mp4", "4.mp4", "6.mp4"),
+    }
+
+
+def test_a_failed_run_is_told_with_its_reasons(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            told.append(json.loads(body)["text"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    @dg.op
+    def broken() -> None:
+        raise dg.Failure("1 of 2 videos failed:\nbad.mp4: it is no film")
+
+    @dg.job
+    def sampling() -> None:
+        broken()
+
+    result = sampling.execute_in_process(instance=instance, raise_on_error=False)
+    context = dg.build_run_status_sensor_context(
+        sensor_name="run_failures",
+        dagster_event=result.get_run_failure_event(),
+        dagster_instance=instance,
+        dagster_run=result.dagster_run,
+    ).for_run_failure()
+    with HTTPServer(("127.0.0.1", 0), Hook) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setenv("SIGLIP_ALERT_WEBHOOK", f"http://127.0.0.1:{server.server_port}/hook")
+        try:
+            run_failures(context)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert len(told) == 1
+    assert result.run_id in told[0]
+    assert "bad.mp4: it is no film" in told[0]
+    # Nobody there: the sensor goes on.
+    run_failures(context)

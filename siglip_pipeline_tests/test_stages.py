@@ -1,0 +1,246 @@
+"""Equal content is worked on once, and the counts that must agree do, or are made to."""
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from siglip_pipeline.demo.run import MODEL_FOLDER
+from siglip_pipeline.demo.scenes import demo_scenes, render_video
+from siglip_pipeline.errors import VideoError
+from siglip_pipeline.freshness import out_of_date
+from siglip_pipeline.reconcile import reconcile
+from siglip_pipeline.removal import forget_video
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.siglip.engine import EmbeddingEngine
+from siglip_pipeline.siglip.identity import model_spec
+from siglip_pipeline.siglip.model import get_model
+from siglip_pipeline.stages import FramesStored, VectorsStored, embed_videos, sample_videos
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.store.vectors import VectorStore
+from siglip_pipeline.store.videos import VideoStore
+from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.video.frame_store import FrameStore
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    return render_video(path, demo_scenes()[:2], seconds_per_scene=2).path
+
+
+@dataclass
+class Bench:
+    """The two stages over a folder, and what they were asked for."""
+
+    settings: Settings
+    database: Database
+    model_id: int
+    model_key: str
+    engines: list[EmbeddingEngine] = field(default_factory=list)
+
+    @property
+    def uploads(self) -> UploadStore:
+        return UploadStore(self.settings.uploads, settle_seconds=0)
+
+    @property
+    def frames(self) -> FrameStore:
+        return FrameStore(self.settings.frame_store_url)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.settings.uploads)
+
+    def sample(self, *videos: str, force: bool = False) -> dict[str, FramesStored | VideoError]:
+        VideoStore(self.database).register(self.uploads.get(video) for video in videos)
+        results = sample_videos(
+            videos,
+            uploads=self.uploads,
+            frame_store=self.frames,
+            database=self.database,
+            settings=self.settings,
+            force=force,
+        )
+        return {result.video: result for result in results}
+
+    def embed(
+        self, *videos: str, ahead: tuple[str, ...] = (), force: bool = False
+    ) -> dict[str, VectorsStored | VideoError]:
+        def engine() -> EmbeddingEngine:
+            self.engines.append(EmbeddingEngine([get_model(self.settings)]))
+            return self.engines[-1]
+
+        results = embed_videos(
+            videos,
+            frame_store=self.frames,
+            database=self.database,
+            model_id=self.model_id,
+            model_key=self.model_key,
+            engine=engine,
+            ahead=ahead,
+            force=force,
+        )
+        return {result.video: result for result in results}
+
+
+@pytest.fixture
+def bench(tmp_path: Path, database: Database, database_url: str) -> Bench:
+    (tmp_path / "uploads").mkdir()
+    settings = Settings.load(
+        home=tmp_path / "home",
+        uploads=str(tmp_path / "uploads"),
+        database_url=database_url,
+        model_name=str(MODEL_FOLDER),
+        decode_workers=1,
+    )
+    spec = model_spec(settings)
+    return Bench(settings, database, ModelStore(database).register(spec), spec.key)
+
+
+def _from(result: FramesStored | VectorsStored | VideoError) -> str | None:
+    assert not isinstance(result, VideoError), result
+    return result.reused_from
+
+
+def test_a_duplicate_takes_over_frames_and_vectors(bench: Bench, film: Path) -> None:
+    shutil.copyfile(film, bench.folder / "a.mp4")
+    assert _from(bench.sample("a.mp4")["a.mp4"]) is None
+    assert _from(bench.embed("a.mp4")["a.mp4"]) is None
+    (bench.folder / "moved").mkdir()
+    (bench.folder / "a.mp4").rename(bench.folder / "moved" / "b.mp4")
+    sampled = bench.sample("moved/b.mp4")["moved/b.mp4"]
+    assert _from(sampled) == "a.mp4"
+    assert isinstance(sampled, FramesStored)
+    assert sampled.report is None
+    engines = len(bench.engines)
+    assert _from(bench.embed("moved/b.mp4")["moved/b.mp4"]) == "a.mp4"
+    assert len(bench.engines) == engines, "a model was asked for"
+
+    # The old name's end does not touch the new one.
+    forget_video(bench.database, bench.frames, "a.mp4")
+    assert not bench.frames.exists("a.mp4")
+    assert bench.frames.metadata("moved/b.mp4").frames == 4
+    vectors = VectorStore(bench.database).vectors(bench.model_id, "moved/b.mp4")
+    assert vectors.embeddings_ND.shape == (4, 128)
+
+
+def test_duplicates_in_one_batch_are_worked_on_once(bench: Bench, film: Path) -> None:
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        shutil.copyfile(film, bench.folder / name)
+    # As long as the film, and something else.
+    (bench.folder / "other.mp4").write_bytes(b"x" * film.stat().st_size)
+    sampled = bench.sample("a.mp4", "b.mp4", "c.mp4", "other.mp4")
+    assert isinstance(sampled["other.mp4"], VideoError)
+    assert [_from(sampled[name]) for name in ("a.mp4", "b.mp4", "c.mp4")] == [
+        *(None, "a.mp4", "a.mp4"),
+    ]
+    embedded = bench.embed("a.mp4", "b.mp4", "c.mp4")
+    assert [_from(embedded[name]) for name in ("a.mp4", "b.mp4", "c.mp4")] == [
+        *(None, "a.mp4", "a.mp4"),
+    ]
+    assert bench.engines[0].report is not None
+    assert bench.engines[0].report.frames == 4
+
+
+def test_broken_duplicates_fail_with_the_same_reason(bench: Bench) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        (bench.folder / name).write_bytes(b"no film at all")
+    sampled = bench.sample("a.mp4", "b.mp4")
+    reasons = {result.reason for result in sampled.values() if isinstance(result, VideoError)}
+    assert len(reasons) == 1
+    assert {f.video for f in VideoStore(bench.database).failures()} == {"a.mp4", "b.mp4"}
+
+
+def test_force_does_everything_again(bench: Bench, film: Path) -> None:
+    shutil.copyfile(film, bench.folder / "a.mp4")
+    shutil.copyfile(film, bench.folder / "b.mp4")
+    bench.sample("a.mp4", "b.mp4")
+    bench.embed("a.mp4", "b.mp4")
+    sampled = bench.sample("b.mp4", force=True)["b.mp4"]
+    assert isinstance(sampled, FramesStored)
+    assert sampled.report is not None
+    embedded = bench.embed("b.mp4", force=True)["b.mp4"]
+    assert isinstance(embedded, VectorsStored)
+    assert embedded.written
+    assert embedded.reused_from is None
+
+
+def test_ahead_is_done_too_and_costs_nothing_when_it_is_not_there(bench: Bench, film: Path) -> None:
+    shutil.copyfile(film, bench.folder / "a.mp4")
+    scenes = demo_scenes()[2:3]
+    render_video(bench.folder / "b.mp4", scenes, seconds_per_scene=2)
+    bench.sample("a.mp4", "b.mp4")
+    done = bench.embed("a.mp4", ahead=("b.mp4", "never-sampled.mp4"))
+    assert set(done) == {"a.mp4", "b.mp4"}
+    assert len(bench.engines) == 1
+    assert VideoStore(bench.database).failures() == []
+    again = bench.embed("b.mp4")["b.mp4"]
+    assert isinstance(again, VectorsStored)
+    assert not again.written
+    assert len(bench.engines) == 1
+
+
+def test_what_is_out_of_date_is_what_the_settings_changed(bench: Bench, film: Path) -> None:
+    shutil.copyfile(film, bench.folder / "a.mp4")
+    bench.sample("a.mp4")
+    assert out_of_date(bench.database, bench.settings).vectors == ("a.mp4",)
+    bench.embed("a.mp4")
+    assert out_of_date(bench.database, bench.settings).videos == []
+    for change, frames, vectors in [
+        ({"sampling": "fps:2"}, ("a.mp4",), ()),
+        ({"jpeg_quality": 80}, ("a.mp4",), ()),
+        ({"model_name": "another/model"}, (), ("a.mp4",)),
+        ({"index_kind": "hnsw"}, (), ()),
+    ]:
+        found = out_of_date(bench.database, bench.settings.model_copy(update=change))
+        assert (found.frames, found.vectors) == (frames, vectors), change
+
+
+def _reconcile(bench: Bench, partitions: set[str], busy: frozenset[str] = frozenset()) -> object:
+    found = reconcile(
+        uploads=bench.uploads,
+        frame_store=bench.frames,
+        database=bench.database,
+        partitions=partitions,
+        busy=busy,
+    )
+    return [(d.video, d.repair) for d in found.differences]
+
+
+def test_reconciliation_finds_what_was_skipped_and_has_it_taken_up_again(
+    bench: Bench, film: Path
+) -> None:
+    names = ["a.mp4", "b.mp4", "c.mp4", "d.mp4"]
+    for name in names:
+        shutil.copyfile(film, bench.folder / name)
+    bench.sample("a.mp4", "b.mp4")
+    bench.embed("a.mp4", "b.mp4")
+    with bench.database.connection() as connection:
+        connection.execute("UPDATE models SET is_active = true")
+    store = VideoStore(bench.database)
+    assert _reconcile(bench, {"a.mp4", "b.mp4"}) == []
+
+    bench.frames.delete("a.mp4")
+    with bench.database.connection() as connection:
+        connection.execute(
+            f"DELETE FROM frames_{bench.model_id} WHERE frame_index = 0 AND video_id ="
+            " (SELECT video_id FROM videos WHERE path = 'b.mp4')"
+        )
+    store.register([bench.uploads.get("c.mp4")])
+    again = "taken up again"
+    assert _reconcile(bench, {*names[:3], "ghost.mp4"}, frozenset({"c.mp4"})) == [
+        ("a.mp4", again),
+        ("ghost.mp4", "partition removed"),
+        ("b.mp4", again),
+    ]
+    # c was left alone while a run had it; d is new, and the sensor's.
+    assert set(store.listed_fingerprints()) == {"c.mp4"}
+    assert ("c.mp4", again) in _reconcile(bench, set(names[:3]))  # type: ignore[operator]
+
+    bench.sample("a.mp4", "b.mp4")
+    embedded = bench.embed("a.mp4", "b.mp4")
+    assert isinstance(embedded["b.mp4"], VectorsStored)
+    assert embedded["b.mp4"].written
+    assert VectorStore(bench.database).summary(bench.model_id, "b.mp4").vectors == 4
