@@ -5,16 +5,16 @@ Every command takes `--json` and then prints exactly one JSON document on stdout
 """
 
 import contextlib
-import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from siglip_pipeline import __version__, console
+from siglip_pipeline import __version__, console, search_cli
+from siglip_pipeline.cli_settings import load_settings as _settings
 from siglip_pipeline.errors import SiglipPipelineError
 from siglip_pipeline.settings import Settings
 
@@ -35,9 +35,9 @@ models_app = typer.Typer(no_args_is_help=True, help="Models side by side: list, 
 db_app = typer.Typer(no_args_is_help=True, help="The database: where it is, start, stop, migrate.")
 app.add_typer(models_app, name="models")
 app.add_typer(db_app, name="db")
+search_cli.register(app)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-K = Annotated[int, typer.Option("--k", "-k", help="How many moments at the most.")]
 
 
 @app.callback()
@@ -242,30 +242,6 @@ def worker(
 
 
 @app.command()
-def search(
-    text: Annotated[str | None, typer.Argument(help="What to look for, as in a caption.")] = None,
-    image: Annotated[Path | None, typer.Option(help="Look for what a picture shows.")] = None,
-    like: Annotated[
-        str | None, typer.Option(help="VIDEO@SECONDS: look for what that moment shows.")
-    ] = None,
-    k: K = 10,
-    json_: Json = False,
-) -> None:
-    """Find moments by text, by picture, or by another moment."""
-    from siglip_pipeline.commands import search_moments
-
-    given = [value is not None for value in (text, image, like)]
-    if sum(given) != 1:
-        raise typer.BadParameter("give one of TEXT, --image FILE and --like VIDEO@SECONDS")
-    result = search_moments(_settings(), text=text, image=image, like=like, k=k)
-    if json_:
-        console.print_json(result.to_json())
-    else:
-        title = text or (f"like {image or like}")
-        console.out.print(console.hits_table(title, result.hits))
-
-
-@app.command()
 def status(json_: Json = False) -> None:
     """Say what is searchable, what failed and why, and what is still to come."""
     from siglip_pipeline.commands import pipeline_status
@@ -420,18 +396,6 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def _settings(**overrides: Any) -> Settings:
-    settings = Settings.load(**{k: v for k, v in overrides.items() if v is not None})
-    logging.basicConfig(
-        level=settings.log_level,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    for noisy in ("httpx", "alembic", "urllib3", "dagster"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    return settings
 
 
 def _make_uploads_folder(settings: Settings) -> None:

@@ -1,11 +1,9 @@
 """What the commands do, as functions that return the documents they print with `--json`."""
 
-from pathlib import Path
 from typing import Any
 
 from siglip_pipeline.errors import EmbeddedDatabaseError
 from siglip_pipeline.launcher import prepare_dagster_home, with_databases
-from siglip_pipeline.search import SearchResult, SearchService, parse_moment
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.status import PipelineStatus, collect_status
 from siglip_pipeline.store.database import (
@@ -27,24 +25,6 @@ def pipeline_status(settings: Settings) -> PipelineStatus:
     """The state of everything, as `status` shows it."""
     with open_database(settings) as database:
         return collect_status(database, settings)
-
-
-def search_moments(
-    settings: Settings, *, text: str | None, image: Path | None, like: str | None, k: int
-) -> SearchResult:
-    """One search; exactly one of ``text``, ``image`` and ``like`` is given.
-
-    Raises:
-        SearchError: the query is wrong, or nothing is indexed.
-    """
-    with open_database(settings) as database:
-        service = SearchService(database, settings)
-        if text is not None:
-            return service.by_text(text, k=k)
-        if image is not None:
-            return service.by_image(image, k=k)
-        video, seconds = parse_moment(like or "")
-        return service.by_moment(video, seconds, k=k)
 
 
 def list_models(settings: Settings) -> dict[str, Any]:

@@ -1,0 +1,83 @@
+"""Hits as files: a thumbnail each, or the moment cut out of its video."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from siglip_pipeline.errors import FrameStoreError, QueryError, VideoError
+from siglip_pipeline.records import Hit
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.video.clips import cut_clip
+from siglip_pipeline.video.frame_store import FrameStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """What became of one hit."""
+
+    hit: Hit
+    path: Path | None
+    """The file; None when it could not be made."""
+    reason: str | None
+    """Why there is none."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``search --export DIR --json``."""
+        return {
+            "video": self.hit.video,
+            "time_seconds": round(self.hit.time_seconds, 3),
+            "path": None if self.path is None else str(self.path),
+            "reason": self.reason,
+        }
+
+
+def export_hits(
+    hits: Iterable[Hit], folder: Path, settings: Settings, *, clips: bool = False
+) -> list[Exported]:
+    """Write hits to a folder, numbered in their order; a hit that fails does not stop the others.
+
+    Args:
+        hits: best first.
+        folder: made if missing; files of the same name are replaced.
+        settings: where stored frames and uploads are.
+        clips: cut the moments out of the uploads (MP4, no sound), instead of thumbnails (JPEG).
+
+    Raises:
+        QueryError: the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise QueryError(f"{folder} cannot be made: {error.strerror}; name a folder") from error
+    frames = FrameStore(settings.frame_store_url)
+    uploads = UploadStore(settings.uploads, settle_seconds=0)
+    done = []
+    for number, hit in enumerate(hits, 1):
+        suffix = "mp4" if clips else "jpg"
+        path = folder / f"{number:03d}-{_plain(hit.video)}-{hit.time_seconds:.1f}s.{suffix}"
+        try:
+            if clips:
+                cut_clip(
+                    uploads,
+                    hit.video,
+                    hit.start_seconds,
+                    hit.end_seconds,
+                    path,
+                    stall_seconds=settings.decode_stall_seconds,
+                )
+            else:
+                path.write_bytes(frames.thumbnail(hit.video, hit.frame_index))
+            done.append(Exported(hit=hit, path=path, reason=None))
+        except (VideoError, FrameStoreError) as error:
+            done.append(Exported(hit=hit, path=None, reason=str(error)))
+        except OSError as error:
+            raise QueryError(f"{path} cannot be written: {error.strerror}") from error
+    return done
+
+
+def _plain(video: str) -> str:
+    """A video's path as part of a file name, on any system."""
+    return re.sub(r"[^\w.-]+", "_", video, flags=re.ASCII)[-80:].strip("._-") or "video"

@@ -1,0 +1,219 @@
+"""The commands `search` and `duplicates`; `cli.py` adds them to the others."""
+
+import webbrowser
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+import typer
+
+from siglip_pipeline import console
+from siglip_pipeline.cli_settings import load_settings
+from siglip_pipeline.errors import LaunchError, NothingIndexedError
+from siglip_pipeline.records import Hit
+from siglip_pipeline.search import (
+    ImagePart,
+    MomentPart,
+    QueryPart,
+    SearchFilter,
+    SearchResult,
+    SearchService,
+    parse_moment,
+    parse_query,
+)
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.store.database import open_database
+from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.store.video_similarity import SharedSegment, VideoSimilarityStore
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Time = datetime | None
+
+
+def search(
+    text: Annotated[
+        str | None,
+        typer.Argument(
+            help='What to look for, as in a caption; or a mix: \'+"snow" -"people"^0.5\'.'
+        ),
+    ] = None,
+    image: Annotated[Path | None, typer.Option(help="Look for what a picture shows.")] = None,
+    like: Annotated[
+        str | None, typer.Option(help="VIDEO@SECONDS: look for what that moment shows.")
+    ] = None,
+    clip: Annotated[
+        Path | None, typer.Option(help="Look for what a short video file shows.")
+    ] = None,
+    k: Annotated[int, typer.Option("--k", "-k", help="How many moments at the most.")] = 10,
+    video: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these videos: path or glob, * within a folder, ** across."),
+    ] = None,
+    from_seconds: Annotated[
+        float | None, typer.Option("--from", help="Only from this second of a video on.")
+    ] = None,
+    to_seconds: Annotated[
+        float | None, typer.Option("--to", help="Only before this second of a video.")
+    ] = None,
+    since: Annotated[Time, typer.Option(help="Only uploads since this time, UTC.")] = None,
+    until: Annotated[Time, typer.Option(help="Only uploads before this time, UTC.")] = None,
+    min_probability: Annotated[
+        float | None,
+        typer.Option(help="Hide what is less probable. Default: SIGLIP_SEARCH_MIN_PROBABILITY."),
+    ] = None,
+    per_video: Annotated[
+        int | None, typer.Option(help="At most so many moments of one video.")
+    ] = None,
+    open_: Annotated[
+        bool, typer.Option("--open", help="Open the best hit in the search page of a running `up`.")
+    ] = False,
+    export: Annotated[
+        Path | None, typer.Option(help="Write a thumbnail of each hit to this folder.")
+    ] = None,
+    clips: Annotated[
+        bool, typer.Option("--clips", help="With --export: the moments as MP4, not thumbnails.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Find moments by text, picture, another moment, a clip, or several of these at once.
+
+    TEXT, --image and --like together make one query of equal parts.
+
+    Exits 1 when a hit could not be exported, 2 when the search could not be made. Nothing found is
+    no error.
+    """
+    settings = load_settings()
+    if clips and export is None:
+        raise typer.BadParameter("--clips needs --export FOLDER")
+    limits = SearchFilter(
+        videos=tuple(video) if video else None,
+        from_seconds=from_seconds,
+        to_seconds=to_seconds,
+        uploaded_since=since,
+        uploaded_until=until,
+        min_probability=min_probability,
+        max_per_video=per_video,
+    )
+    parts = _parts(text, image, like)
+    if (clip is not None and parts) or (clip is None and not parts):
+        raise typer.BadParameter(
+            "give TEXT, --image FILE, --like VIDEO@SECONDS or several of them, or --clip FILE"
+        )
+    with open_database(settings) as database:
+        service = SearchService(database, settings)
+        if clip is not None:
+            result = service.by_clip(clip, k=k, filter=limits)
+        else:
+            result = service.by_mix(parts, k=k, filter=limits)
+    document = result.to_json()
+    failed = False
+    if export is not None:
+        from siglip_pipeline.export import export_hits
+
+        exported = export_hits(result.hits, export, settings, clips=clips)
+        document["exported"] = [file.to_json() for file in exported]
+        failed = any(file.path is None for file in exported)
+    if open_ and result.hits:
+        document["opened"] = page_address(settings, result.hits[0])
+        webbrowser.open(document["opened"])
+    if json_:
+        console.print_json(document)
+    else:
+        _show(result, document, title=text or f"like {clip or image or like}")
+    raise typer.Exit(1 if failed else 0)
+
+
+def duplicates(
+    video: Annotated[
+        str | None, typer.Argument(help="Only what this video shares: path below SIGLIP_UPLOADS.")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--segments", help="Also stretches that make no copy: intros, quotes.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """List videos that are copies of each other, wholly or in part.
+
+    As the asset `video_similarity` found them last.
+    """
+    with open_database(load_settings()) as database:
+        if ModelStore(database).active() is None:
+            raise NothingIndexedError(
+                "nothing is indexed yet; run `siglip-pipeline up`, or `siglip-pipeline ingest "
+                "FILE... --wait`, then materialize video_similarity"
+            )
+        segments = VideoSimilarityStore(database).segments(video=video, duplicates_only=not every)
+    if json_:
+        console.print_json({"segments": [segment.to_json() for segment in segments]})
+    elif segments:
+        console.out.print(duplicates_table(segments))
+    else:
+        console.out.print("No copies are known. The asset video_similarity looks for them.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(search)
+    app.command()(duplicates)
+
+
+def page_address(settings: Settings, hit: Hit) -> str:
+    """Where the search page of a running `up` shows a hit.
+
+    Raises:
+        LaunchError: no `up` runs in this home.
+    """
+    from siglip_pipeline.launcher import running
+
+    found = running(settings.home)
+    if found is None:
+        raise LaunchError(
+            f"no `siglip-pipeline up` runs in SIGLIP_HOME={settings.home}: start it to open hits"
+        )
+    return f"{found.page_url}/videos/{hit.video_id}?{urlencode({'t': f'{hit.time_seconds:g}'})}"
+
+
+def duplicates_table(segments: list[SharedSegment]) -> Any:
+    """Shared stretches as rows."""
+    from rich.table import Table
+
+    table = Table()
+    for column in ("video", "part", "is in", "part", "speed", "covered", ""):
+        table.add_column(column, justify="right" if column in ("speed", "covered") else "left")
+    for s in segments:
+        table.add_row(
+            s.video_a,
+            f"{console.timecode(s.start_a)} – {console.timecode(s.end_a)}",
+            s.video_b,
+            f"{console.timecode(s.start_b)} – {console.timecode(s.end_b)}",
+            f"{s.speed:.2f}",
+            f"{s.covered:.0%}",
+            "copy" if s.duplicate else "",
+        )
+    return table
+
+
+def _parts(text: str | None, image: Path | None, like: str | None) -> list[QueryPart]:
+    parts: list[QueryPart] = []
+    if text is not None:
+        parts += parse_query(text)
+    if image is not None:
+        parts.append(ImagePart(image))
+    if like is not None:
+        parts.append(MomentPart(*parse_moment(like)))
+    return parts
+
+
+def _show(result: SearchResult, document: dict[str, Any], *, title: str) -> None:
+    if result.hits:
+        console.out.print(console.hits_table(title, result.hits))
+    else:
+        console.out.print("Nothing here: no moment passes the filters and is probable enough.")
+    for file in document.get("exported", ()):
+        if file["path"] is None:
+            console.err.print(f"not exported: {file['reason']}", style="yellow", highlight=False)
+        else:
+            console.err.print(f"wrote {file['path']}", highlight=False)
+    if "opened" in document:
+        console.err.print(f"opened {document['opened']}", highlight=False)

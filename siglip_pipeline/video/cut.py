@@ -1,0 +1,66 @@
+"""A stretch of a video as a file of its own: H.264 in MP4, upright, without sound."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.error
+import numpy as np
+
+from siglip_pipeline.errors import VideoError
+from siglip_pipeline.video.decode import decode_frames
+from siglip_pipeline.video.picture import PictureMaker
+from siglip_pipeline.video.plan import plan_decode
+from siglip_pipeline.video.probe import nothing_decoded_reason, scan
+from siglip_pipeline.video.source import MediaSource
+from siglip_pipeline.video.stills import is_picture
+
+TIME_BASE = Fraction(1, 90_000)
+
+
+def cut(source: MediaSource, start_seconds: float, end_seconds: float, target: Path) -> int:
+    """Write the frames on screen in [start, end) to ``target``, at their times; how many.
+
+    They are encoded anew, so that the clip begins at the very frame and not at the key frame before
+    it.
+
+    Raises:
+        VideoError: nothing can be decoded there.
+    """
+    if is_picture(source):
+        raise VideoError(source.video, "it is a picture, which has no clips")
+    scanned = scan(source)
+    pts_N = scanned.packets.pts_N
+    times_N = (pts_N - pts_N[0]) * float(scanned.time_base)
+    # The frame that is on screen at the start began before it.
+    first = max(0, int(np.searchsorted(times_N, start_seconds, side="right")) - 1)
+    last = max(first + 1, int(np.searchsorted(times_N, end_seconds, side="left")))
+    pictures = PictureMaker(longest_side=None)
+    written = 0
+    with av.open(str(target), "w", format="mp4", options={"movflags": "+faststart"}) as output:
+        stream: av.VideoStream | None = None
+        begin = 0.0
+        plan = plan_decode(scanned.packets, np.arange(first, last, dtype=np.int64))
+        for decoded in decode_frames(source, scanned, plan):
+            pixels_HWC = pictures.rgb(decoded.frame, scanned.geometry(decoded.frame))
+            # 4:2:0 has one chroma sample for two by two pixels.
+            height, width = (side - side % 2 for side in pixels_HWC.shape[:2])
+            if stream is None:
+                options = {"crf": "20", "preset": "veryfast"}
+                added = output.add_stream("libx264", rate=25, options=options)
+                assert isinstance(added, av.VideoStream)
+                stream = added
+                stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+                stream.codec_context.time_base = TIME_BASE
+                begin = decoded.time_seconds
+            frame = av.VideoFrame.from_ndarray(
+                np.ascontiguousarray(pixels_HWC[: stream.height, : stream.width]), format="rgb24"
+            )
+            frame.pts = round((decoded.time_seconds - begin) / TIME_BASE)
+            frame.time_base = TIME_BASE
+            output.mux(stream.encode(frame))
+            written += 1
+        if stream is None:
+            raise VideoError(source.video, nothing_decoded_reason(scanned))
+        output.mux(stream.encode(None))
+    return written
