@@ -134,8 +134,8 @@ class Cluster:
             for (table,) in tables:
                 for video, frame, seconds in connection.execute(
                     sql.SQL(
-                        "SELECT path, frame_index, time_seconds FROM {} JOIN videos USING (video_id)"
-                        " ORDER BY 1, 2"
+                        "SELECT path, frame_index, time_seconds FROM {}"
+                        " JOIN videos USING (video_id) ORDER BY 1, 2"
                     ).format(sql.Identifier(table))
                 ):
                     found.setdefault(video, []).append((frame, seconds))
