@@ -17,7 +17,7 @@ from siglip_pipeline.errors import SettingsError
 
 Device = str
 DType = Literal["auto", "float32", "bfloat16", "float16"]
-IndexKind = Literal["moments", "hnsw", "hnsw_binary", "ivfflat", "exact"]
+IndexKind = Literal["auto", "moments", "hnsw", "hnsw_binary", "ivfflat", "exact"]
 
 
 class Settings(BaseSettings):
@@ -132,7 +132,8 @@ class Settings(BaseSettings):
     # Index
     index_kind: IndexKind = Field(
         "moments",
-        description="`moments`, `hnsw`, `hnsw_binary`, `ivfflat` or `exact`; see docs/indexes.md.",
+        description="`moments`, `hnsw`, `hnsw_binary`, `ivfflat` or `exact`, or `auto`: `moments` "
+        "where footage makes few of them, else `hnsw`; see docs/indexes.md.",
     )
     moment_threshold: float = Field(
         0.9,

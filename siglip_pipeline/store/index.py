@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.store import building, generations, publishing, recall
+from siglip_pipeline.store import building, counts, generations, publishing, recall
+from siglip_pipeline.store.choice import AUTO, choose_kind_for
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index_kinds import Generation, index_kind
 from siglip_pipeline.store.models import ModelRow, ModelStore
@@ -92,7 +93,8 @@ def build_index(
     Args:
         database: where.
         model_id: whose vectors.
-        settings: ``index_kind``, ``index_min_recall``, ``index_rebuild_share``,
+        settings: ``index_kind`` (``auto``: :mod:`~siglip_pipeline.store.choice` decides),
+            ``index_min_recall``, ``index_rebuild_share``,
             ``moment_threshold``, ``promote_automatically``.
         kind: instead of ``settings.index_kind``.
         progress: is told in sentences how far the build is.
@@ -106,8 +108,9 @@ def build_index(
         ModelNotFoundError: no such model.
     """
     model = ModelStore(database).get(model_id)
-    chosen = index_kind(kind or settings.index_kind).name
-    building.check_kind(database, chosen, force=force)
+    wanted = kind or settings.index_kind
+    if wanted != AUTO:
+        building.check_kind(database, index_kind(wanted).name, force=force)
     with building.building(database, model_id):
         queries = prepare_queries(
             database,
@@ -117,6 +120,9 @@ def build_index(
             count=settings.index_recall_queries,
         )
         live, changed = _live(database, model_id)
+        if model.moment_threshold != settings.moment_threshold:
+            building.recut(database, model_id, settings.moment_threshold, progress)
+        chosen = wanted if wanted != AUTO else _choose(database, model_id, live, progress)
         why = "asked for" if force else _why_anew(model, live, changed, chosen, settings)
         if why is None and live is not None:
             checked = _check_live(database, live, changed, queries, settings, progress)
@@ -131,6 +137,16 @@ def _live(database: Database, model_id: int) -> tuple[Generation | None, float]:
     with database.connection() as connection:
         live = generations.live(connection, model_id)
         return live, 0.0 if live is None else generations.changed_share(connection, live)
+
+
+def _choose(
+    database: Database, model_id: int, live: Generation | None, progress: Callable[[str], object]
+) -> str:
+    with database.connection() as connection:
+        stored = counts.stored(connection, model_id)
+    kind, why = choose_kind_for(stored, None if live is None else live.kind)
+    progress(why)
+    return kind
 
 
 def _why_anew(
@@ -191,8 +207,6 @@ def _build(
     progress: Callable[[str], object],
 ) -> IndexReport:
     began = time.monotonic()
-    if model.moment_threshold != settings.moment_threshold:
-        building.recut(database, model.model_id, settings.moment_threshold, progress)
     target = building.begin(database, model.model_id, kind)
     try:
         rows = building.fill(database, target)

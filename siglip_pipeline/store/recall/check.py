@@ -25,10 +25,7 @@ from siglip_pipeline.store.search import choose_kind, effort_of
 
 DEPTHS = (1, 10, 100)
 SHARES = (0.001, 0.01, 0.05, 0.3)
-# Queries of the sweep over efforts, of each modality: it serves the plot only.
-SWEEP_QUERIES = 50
-# Recall@10 that the effort of an index is chosen for: above what publishing asks for by default,
-# since it is read off a part of the queries.
+# Recall@10 that the effort of an index is chosen for: above what publishing asks for by default.
 AIM = 0.99
 # Below, scanning the few rows may be quicker than the index, and the planner knows it.
 INDEX_EXPECTED_ROWS = 10_000
@@ -136,7 +133,6 @@ def _sweep(
     """Recall and latency over rising efforts, to one past the first that reaches the aim."""
     cases: list[RecallCase] = []
     for effort in index_kind(target.kind).efforts:
-        some = [rows[:SWEEP_QUERIES] for rows in groups.values() if rows]
         cases += [
             measure(
                 connection,
@@ -146,7 +142,8 @@ def _sweep(
                 effort=effort,
                 depths=(10,),
             )
-            for rows in some
+            for rows in groups.values()
+            if rows
         ]
         if choose_effort(cases) < effort:
             break
