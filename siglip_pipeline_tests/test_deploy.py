@@ -1,0 +1,69 @@
+"""The deployment files name what exists: settings, commands, and the instance they copy."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from siglip_pipeline.cli import app
+from siglip_pipeline.settings import Settings, variable_of
+
+ROOT = Path(__file__).parents[1]
+DEPLOY = ROOT / "deploy"
+FILES = ["docker-compose.yml", "kubernetes/values.yaml", "kubernetes/workers.yaml", "env.example"]
+# Of Compose alone: which image to run.
+NO_SETTINGS = {"SIGLIP_IMAGE", "SIGLIP_GPU_IMAGE"}
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_variable_is_a_setting(name: str) -> None:
+    known = {variable_of(field) for field in Settings.model_fields} | NO_SETTINGS
+    named = set(re.findall(r"\bSIGLIP_[A-Z0-9_]+", (DEPLOY / name).read_text()))
+    assert named
+    assert named <= known
+
+
+@pytest.mark.parametrize("name", FILES[:3])
+def test_every_command_is_one_of_ours(name: str) -> None:
+    text = (DEPLOY / name).read_text()
+    for command in set(re.findall(r"\[siglip-pipeline, ([a-z]+)", text)):
+        assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0, command
+
+
+def test_compose_starts_every_service() -> None:
+    services = load(DEPLOY / "docker-compose.yml")["services"]
+    assert set(services) == {
+        *("postgres", "redis", "migrate", "code", "webserver", "daemon"),
+        *("cpu-worker", "gpu-worker", "search"),
+    }
+    assert services["cpu-worker"]["command"][-1] == "dagster"
+    assert services["gpu-worker"]["command"][-1] == "siglip"
+    devices = services["gpu-worker"]["deploy"]["resources"]["reservations"]["devices"]
+    assert devices[0]["capabilities"] == ["gpu"]
+
+
+def test_images_are_pinned_and_no_container_is_root() -> None:
+    for service in load(DEPLOY / "docker-compose.yml")["services"].values():
+        assert not service["image"].endswith(":latest")
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    assert re.search(r"^USER \d+$", dockerfile, re.MULTILINE)
+    assert "--constraint constraints.txt" in dockerfile
+
+
+def test_the_clusters_instance_differs_where_it_says_so() -> None:
+    here, there = load(ROOT / "dagster.yaml"), load(DEPLOY / "dagster.yaml")
+    assert (
+        there.pop("concurrency")["pools"]["granularity"]
+        == here.pop("concurrency")["pools"]["granularity"]
+    )
+    assert there.pop("compute_logs")["class"] == "NoOpComputeLogManager"
+    assert there["run_monitoring"].pop("max_runtime_seconds") == 86400
+    here.pop("compute_logs", None)
+    assert there == here
