@@ -1,0 +1,92 @@
+"""Queries as people write them."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from siglip_pipeline.errors import QueryError
+from siglip_pipeline.search import MomentPart, TextPart, parse_moment, parse_query
+from siglip_pipeline.search.parts import format_query
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("a red car", [TextPart("a red car")]),
+        ("a red-haired woman - not 'old'", [TextPart("a red-haired woman - not 'old'")]),
+        ('a "quoted" word', [TextPart('a "quoted" word')]),
+        ("+1 dog", [TextPart("+1 dog")]),
+        ('+"snow"', [TextPart("snow")]),
+        ('+"snow" -"people"', [TextPart("snow"), TextPart("people", -1)]),
+        ('  -"people"^0.5+"deep snow"^2 ', [TextPart("people", -0.5), TextPart("deep snow", 2)]),
+        (r'+"a \"b\" \\ c"', [TextPart('a "b" \\ c')]),
+        ('+"a"^.25', [TextPart("a", 0.25)]),
+    ],
+)
+def test_texts_and_mixes(text: str, parts: list[TextPart]) -> None:
+    assert parse_query(text) == parts
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "empty"),
+        ("   ", "empty"),
+        ('+""', "empty"),
+        ('-"people"', "at least one part to look for"),
+        ('+"snow" people', "cannot be read from 'people'"),
+        ('+"snow', "cannot be read"),
+        ('+"snow"x', "cannot be read"),
+        ('+"snow"^', "weight"),
+        ('+"snow"^0', "not a number above 0"),
+        ('+"snow"^1e5', "weight"),
+        ('+"snow"^two', r"\^two"),
+    ],
+)
+def test_faults_are_shown(text: str, message: str) -> None:
+    with pytest.raises(QueryError, match=message):
+        parse_query(text)
+
+
+weights = st.integers(1, 10**6).map(lambda n: n / 1000)
+texts = st.text(min_size=1, max_size=30).filter(lambda text: text.strip() != "")
+parts = st.builds(
+    lambda text, weight, negative: TextPart(text, -weight if negative else weight),
+    texts,
+    weights,
+    st.booleans(),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(parts, min_size=1, max_size=5))
+def test_what_is_written_is_read_back(mix: list[TextPart]) -> None:
+    mix = [TextPart("first"), *mix]
+    assert parse_query(format_query(mix)) == mix
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(alphabet='+-"\\^. ab12', max_size=25))
+def test_any_text_is_read_or_refused_with_a_reason(text: str) -> None:
+    try:
+        read = parse_query(text)
+    except QueryError as error:
+        assert str(error)
+    else:
+        assert any(part.weight > 0 for part in read)
+        assert all(part.text.strip() and math.isfinite(part.weight) for part in read)
+
+
+@pytest.mark.parametrize("weight", [0.0, math.nan, math.inf])
+def test_weights_that_mean_nothing(weight: float) -> None:
+    with pytest.raises(QueryError, match="any number but 0"):
+        MomentPart("a.mp4", 1, weight)
+
+
+def test_moments() -> None:
+    assert parse_moment("me@home/b.mp4@12.5") == ("me@home/b.mp4", 12.5)
+    for wrong in ("b.mp4", "@3", "b.mp4@", "b.mp4@-1", "b.mp4@inf", "b.mp4@nan"):
+        with pytest.raises(QueryError, match="VIDEO@SECONDS"):
+            parse_moment(wrong)
