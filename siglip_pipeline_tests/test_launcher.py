@@ -8,12 +8,14 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import psutil
 import pytest
@@ -81,6 +83,12 @@ def _cli(settings: Settings, *arguments: str) -> "subprocess.CompletedProcess[st
     )
 
 
+def _error_of(url: str) -> str:
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(url, timeout=60)
+    return str(json.load(caught.value)["error"]["type"])
+
+
 @contextmanager
 def _up(settings: Settings, log: Path) -> Iterator[Up]:
     with log.open("ab") as output:
@@ -115,6 +123,7 @@ def settings(tmp_path: Path) -> Settings:
         model_name=str(MODEL_FOLDER),
         uploads_settle_seconds=0.5,
         dagster_port=free_port(),
+        page_port=free_port(),
     )
 
 
@@ -127,6 +136,11 @@ def test_an_upload_becomes_searchable_and_everything_stops_and_goes_on(
         url = f"http://127.0.0.1:{settings.dagster_port}/server_info"
         with urllib.request.urlopen(url, timeout=10) as answer:
             assert json.load(answer)["dagster_version"]
+        up_now = running(settings.home)
+        assert up_now is not None
+        assert up_now.page_url == f"http://127.0.0.1:{settings.page_port}"
+        assert up_now.page_url in log.read_text()
+        assert _error_of(f"{up_now.page_url}/readyz") == "NotReady"
         assert str(settings.dagster_port) in log.read_text()
         # One process group, but for Postgres: the terminal's Ctrl-C must not reach it first.
         groups = {os.getpgid(p.pid) for p in up.family() if p.name() != "postgres"}
@@ -141,6 +155,13 @@ def test_an_upload_becomes_searchable_and_everything_stops_and_goes_on(
         found = _cli(settings, "search", scenes[2].caption, "--k", "1", "--json")
         hit = json.loads(found.stdout)["hits"][0]
         assert 4 <= hit["time_seconds"] < 6
+        found_by_page = (
+            f"{up_now.page_url}/api/search?{urlencode({'q': scenes[2].caption, 'k': 1})}"
+        )
+        with urllib.request.urlopen(found_by_page, timeout=120) as answer:
+            assert json.load(answer)["hits"][0]["frame_index"] == hit["frame_index"]
+        with urllib.request.urlopen(f"{up_now.page_url}/status", timeout=60) as answer:
+            assert f"http://127.0.0.1:{settings.dagster_port}/assets" in answer.read().decode()
         # Interrupted in the middle of a run, and nothing is lost: the next `up` goes on.
         shutil.copyfile(Path(settings.uploads) / "a.mp4", Path(settings.uploads) / "b.mp4")
         up.wait_until(up.has_started_run, seconds=120)
@@ -151,12 +172,19 @@ def test_an_upload_becomes_searchable_and_everything_stops_and_goes_on(
         assert up.interrupt() < 10
 
 
-def test_a_taken_port_is_named_with_the_way_out(settings: Settings) -> None:
+@pytest.mark.parametrize("option", ["--port", "--page-port"])
+def test_a_taken_port_is_named_with_the_way_out(settings: Settings, option: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = _cli(settings, "up", "--port", str(port))
+        done = _cli(settings, "up", option, str(port))
     assert done.returncode == 2
     assert f"port {port}" in done.stderr
-    assert "--port" in done.stderr
+    assert option in done.stderr
+
+
+def test_other_machines_are_let_in_only_with_a_key(settings: Settings) -> None:
+    done = _cli(settings, "up", "--host", "0.0.0.0")
+    assert done.returncode == 2
+    assert "SIGLIP_API_KEY" in done.stderr

@@ -32,7 +32,13 @@ class BatchingEmbedder(QueryEmbedder):
 
     def embed_texts(self, model: ModelRow, texts: Sequence[str]) -> FloatArray:
         """Unit vectors [N, D]; every text of a batch meets the error that the batch met."""
-        futures = [self._future(model, text) for text in texts]
+        with self._queue_lock:
+            before = len(self._waiting)
+            futures = [self._future(model, text) for text in texts]
+            fresh = len(self._waiting) - before
+        # Every text asks for a pass; the first one takes all, and the others find nothing.
+        for _ in range(fresh):
+            self._worker.submit(self._pass)
         return np.stack([future.result() for future in futures])
 
     def forward(self, model: ModelRow, texts: Sequence[str]) -> FloatArray:
@@ -50,15 +56,12 @@ class BatchingEmbedder(QueryEmbedder):
 
     def _future(self, model: ModelRow, text: str) -> "Future[FloatArray]":
         key = (model.key, text)
-        with self._queue_lock:
-            if key in self._running:
-                return self._running[key]
-            if key in self._waiting:
-                return self._waiting[key][1]
-            future: Future[FloatArray] = Future()
-            self._waiting[key] = (model, future)
-        # Every text asks for a pass; the first one takes all, and the others find nothing.
-        self._worker.submit(self._pass)
+        if key in self._running:
+            return self._running[key]
+        if key in self._waiting:
+            return self._waiting[key][1]
+        future: Future[FloatArray] = Future()
+        self._waiting[key] = (model, future)
         return future
 
     def _pass(self) -> None:

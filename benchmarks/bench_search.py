@@ -1,0 +1,318 @@
+"""What does the HTTP service add to a search? Latency and throughput of /api/search.
+
+On made footage (``vectors.py``) of 10k, 100k and 1M frames. The service runs in a process of its
+own and is asked over one kept connection. The reference is the statement that finds the same
+frames in pgvector, on one open connection and in one open transaction; both take turns query by
+query. The texts' vectors are made too, so that no model runs: text encoding is a case of its own.
+
+    python benchmarks/bench_search.py [--quick] [--json] [--frames 10000 …] [--kind moments]
+"""
+
+import argparse
+import http.client
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+from store_report import Case, print_report
+from vectors import Footage
+
+from siglip_pipeline.launcher import free_port
+from siglip_pipeline.records import FloatArray, ModelSpec
+from siglip_pipeline.search import QueryEmbedder
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.store import generations
+from siglip_pipeline.store.database import Database, open_database
+from siglip_pipeline.store.index import build_index
+from siglip_pipeline.store.index_kinds import Generation, Scope, index_kind
+from siglip_pipeline.store.models import ModelRow, ModelStore
+from siglip_pipeline.store.near_frames import NearFrames
+from siglip_pipeline.store.search import effort_of
+from siglip_pipeline.store.vectors import VectorStore
+
+K = 10
+OVERHEAD_GOAL_MS = 3.0
+CLIENTS = 4
+_START_SECONDS = 120.0
+
+Ask = Callable[[int], object]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="10,000 frames, within 5 minutes")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--frames", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--dim", type=int, default=768)
+    parser.add_argument("--queries", type=int, default=None, help="timed one after the other")
+    parser.add_argument("--kind", default="moments", help="of index")
+    parser.add_argument("--serve", nargs=2, metavar=("URL", "PORT"), help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    sizes = [10_000] if options.quick else options.frames
+    queries = options.queries or (200 if options.quick else 1000)
+    if options.serve:
+        serve(Footage(options.frames[0], dim=options.dim), queries, *options.serve)
+        return
+    cases = text_encoding()
+    for frames in sizes:
+        cases += run(Footage(frames, dim=options.dim), queries, options.kind)
+    print_report("search", cases, as_json=options.json)
+
+
+def log(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def run(footage: Footage, queries: int, kind: str) -> list[Case]:
+    log(f"{footage.frames:,} frames")
+    with tempfile.TemporaryDirectory(prefix="siglip-bench-") as folder:
+        Path(folder).chmod(0o755)
+        settings = Settings.load(
+            home=folder, database_url=None, index_min_recall=0.0, index_kind=kind
+        )
+        with open_database(settings) as database:
+            return measure(footage, queries, database, settings)
+
+
+def measure(footage: Footage, queries: int, database: Database, settings: Settings) -> list[Case]:
+    models = ModelStore(database)
+    spec = ModelSpec(
+        name="made", revision=None, key="made", dim=footage.dim, logit_scale=4.6, logit_bias=-16
+    )
+    model_id = models.register(spec, moment_threshold=settings.moment_threshold)
+    for batch in footage:
+        VectorStore(database).load(model_id, batch, source_sha256="0" * 64, sampling="fps:1")
+    log("made and loaded")
+    report = build_index(
+        database,
+        model_id,
+        settings=settings,
+        embed_texts=lambda labels: footage.text_queries(len(labels)),
+        progress=log,
+    )
+    assert report.published, report.reason
+    with database.connection() as connection:
+        target = generations.live(connection, model_id)
+    assert target is not None
+    effort = effort_of(index_kind(target.kind), target)
+    note = f"{target.kind}, ef {effort}, k {K}, dim {footage.dim}"
+    vectors_ND = footage.text_queries(queries)
+    with service(footage, queries, database.url) as port:
+        return [
+            *latency(footage, note, database, target, vectors_ND, port),
+            *throughput(footage, note, database, target, vectors_ND, port),
+        ]
+
+
+def latency(
+    footage: Footage,
+    note: str,
+    database: Database,
+    target: Generation,
+    vectors_ND: FloatArray,
+    port: int,
+) -> list[Case]:
+    with (
+        over_http(port) as ask,
+        over_sql(database, target, vectors_ND) as near,
+    ):
+        own, raw = alternate([ask, near], len(vectors_ND))
+    prefix = f"{footage.frames // 1000}k"
+    cases = [
+        Case(
+            name=f"{prefix}_{name}",
+            value=float(np.percentile(own, percent)),
+            unit="milliseconds",
+            reference="pgvector SQL on an open connection",
+            reference_value=float(np.percentile(raw, percent)),
+            better="lower",
+            note=note,
+        )
+        for name, percent in (("search_p50", 50), ("search_p95", 95))
+    ]
+    overhead = Case(
+        name=f"{prefix}_overhead_at_the_median",
+        value=float(np.median(own) - np.median(raw)),
+        unit="milliseconds",
+        goal=OVERHEAD_GOAL_MS,
+        better="lower",
+        note=note,
+    )
+    return [*cases, overhead]
+
+
+def throughput(
+    footage: Footage,
+    note: str,
+    database: Database,
+    target: Generation,
+    vectors_ND: FloatArray,
+    port: int,
+) -> list[Case]:
+    """Several clients at once, each with a connection of its own, each asking every query once."""
+    own = together(lambda: over_http(port), len(vectors_ND))
+    raw = together(lambda: over_sql(database, target, vectors_ND), len(vectors_ND))
+    return [
+        Case(
+            name=f"{footage.frames // 1000}k_requests_per_second_{CLIENTS}_clients",
+            value=own,
+            unit="requests_per_second",
+            reference=f"pgvector SQL on {CLIENTS} connections",
+            reference_value=raw,
+            better="higher",
+            note=note,
+        )
+    ]
+
+
+def alternate(asks: Sequence[Ask], queries: int) -> list[list[float]]:
+    """Milliseconds of each query, the ways of asking taking turns, after a round to warm up."""
+    for query in range(min(20, queries)):
+        for ask in asks:
+            ask(query)
+    spent: list[list[float]] = [[] for _ in asks]
+    for query in range(queries):
+        for times, ask in zip(spent, asks, strict=True):
+            began = time.perf_counter()
+            ask(query)
+            times.append(1000 * (time.perf_counter() - began))
+    return spent
+
+
+def together(connect: Callable[[], AbstractContextManager[Ask]], queries: int) -> float:
+    """Queries a second of several clients."""
+    start = threading.Barrier(CLIENTS + 1)
+
+    def client(number: int) -> None:
+        with connect() as ask:
+            ask(number)
+            start.wait()
+            for query in range(queries):
+                ask((query + number) % queries)
+
+    threads = [threading.Thread(target=client, args=[number]) for number in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    start.wait()
+    began = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    return CLIENTS * queries / (time.perf_counter() - began)
+
+
+@contextmanager
+def over_http(port: int) -> Iterator[Ask]:
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+
+    def ask(query: int) -> object:
+        connection.request("GET", f"/api/search?q={quote(f'query {query}')}&k={K}")
+        answer = connection.getresponse()
+        body = answer.read()
+        assert answer.status == 200, body
+        return body
+
+    try:
+        yield ask
+    finally:
+        connection.close()
+
+
+@contextmanager
+def over_sql(database: Database, target: Generation, vectors_ND: FloatArray) -> Iterator[Ask]:
+    with database.connection() as connection:
+        near = NearFrames(connection, index_kind(target.kind), target, k=K, scope=Scope())
+        yield lambda query: near(vectors_ND[query])
+
+
+class MadeEmbedder(QueryEmbedder):
+    """``query 17`` is the 17th made text query."""
+
+    def __init__(self, settings: Settings, vectors_ND: FloatArray) -> None:
+        super().__init__(settings)
+        self._vectors_ND = vectors_ND
+
+    def texts(self, model: ModelRow, texts: Sequence[str]) -> FloatArray:
+        """Looked up: no model runs."""
+        return self._vectors_ND[[int(text.rpartition(" ")[2]) for text in texts]]
+
+
+def serve(footage: Footage, queries: int, url: str, port: str) -> None:
+    """The service as `siglip-pipeline serve` runs it, but for the made vectors and no limits."""
+    import uvicorn
+
+    from siglip_pipeline.web.app import create_app
+
+    settings = Settings.load(database_url=url, http_requests_per_second=0)
+    with Database(url) as database:
+        embedder = MadeEmbedder(settings, footage.text_queries(queries))
+        app = create_app(settings, database, embedder=embedder)
+        uvicorn.run(app, port=int(port), log_config=None, access_log=False, lifespan="on")
+
+
+@contextmanager
+def service(footage: Footage, queries: int, url: str) -> Iterator[int]:
+    port = free_port()
+    process = subprocess.Popen(
+        [
+            *(sys.executable, str(Path(__file__).resolve())),
+            *("--serve", url, str(port), "--queries", str(queries)),
+            *("--frames", str(footage.frames), "--dim", str(footage.dim)),
+        ]
+    )
+    try:
+        deadline = time.monotonic() + _START_SECONDS
+        while not answers(port):
+            assert process.poll() is None, "the service ended"
+            assert time.monotonic() < deadline, "the service did not start"
+            time.sleep(0.1)
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def answers(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/healthz")
+        return json.load(connection.getresponse()) == {"status": "ok"}
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def text_encoding() -> list[Case]:
+    """The demo model's text tower, one text a pass: what the figures above leave out."""
+    from siglip_pipeline.demo.run import MODEL_FOLDER
+    from siglip_pipeline.siglip.embeddings import extract_text_embeddings
+    from siglip_pipeline.siglip.model import get_model
+
+    settings = Settings.load(model_name=str(MODEL_FOLDER))
+    model = get_model(settings, tower="text")
+
+    def embed(query: int) -> object:
+        return extract_text_embeddings([f"a red circle {query}"], model=model)
+
+    (times,) = alternate([embed], 100)
+    return [
+        Case(
+            name="text_encoding_p50",
+            value=float(np.median(times)),
+            unit="milliseconds",
+            better="lower",
+            note=f"the demo's tiny model on {model.device}, not part of the other figures",
+        )
+    ]
+
+
+if __name__ == "__main__":
+    main()
