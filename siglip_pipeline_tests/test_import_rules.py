@@ -20,6 +20,7 @@ LIGHT = [
     "siglip_pipeline.search",
     "siglip_pipeline.cli",
     "siglip_pipeline.definitions",
+    "siglip_pipeline.web.app",
 ]
 DOMAIN = [
     "siglip_pipeline.uploads",
@@ -31,6 +32,7 @@ DOMAIN = [
     "siglip_pipeline.siglip.embeddings",
     "siglip_pipeline.video.extract",
     "siglip_pipeline.video.worker",
+    "siglip_pipeline.web.app",
 ]
 
 
