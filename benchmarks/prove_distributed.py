@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def prove(hosts: Cluster, folder: Path, videos: int, *, faults: bool) -> dict[st
         wave = names[start : start + WAVE]
         for name in wave:
             hosts.upload(folder / name)
-        wait_until(lambda wave=wave: set(wave) <= registered(hosts), "the wave is seen", 600)
+        wait_until(partial(are_registered, hosts, wave), "the wave is seen", 600)
         log(f"{start + len(wave)} uploaded, {len(indexed(hosts))} indexed")
         while todo and (start + len(wave)) >= todo[0][0] * videos:
             events.append(todo.pop(0)[1]())
@@ -125,8 +126,8 @@ def patiently(query: Callable[[], Any]) -> Any:
             time.sleep(1)
 
 
-def registered(hosts: Cluster) -> set[str]:
-    return {row[0] for row in rows(hosts, "SELECT path FROM videos")}
+def are_registered(hosts: Cluster, names: Sequence[str]) -> bool:
+    return set(names) <= {row[0] for row in rows(hosts, "SELECT path FROM videos")}
 
 
 def indexed(hosts: Cluster) -> set[str]:

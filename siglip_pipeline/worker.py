@@ -71,7 +71,7 @@ class StepTask(Task):  # type: ignore[misc]  # Celery has no types
             # Dagster takes SIGTERM and SIGINT while a step runs. What is done of it is stored.
             logger.warning("stopping: a step of run %s goes back to the queue", sent.run_id)
             state.should_stop = 0
-            raise Reject(error, requeue=True) from error
+            raise Reject(error, requeue=True) from None
 
     def _lease(self) -> Any:
         tag = (self.request.properties or {}).get("delivery_tag")
@@ -87,14 +87,14 @@ def worker_app(settings: Settings) -> Celery:
     Raises:
         SettingsError: no broker is named.
     """
-    app = make_app(
+    app: Celery = make_app(  # type: ignore[no-untyped-call]
         {
             "broker": broker_url(settings),
             "backend": backend_url(settings),
             "config_source": celery_config(settings),
         }
     )
-    create_task(
+    create_task(  # type: ignore[no-untyped-call]
         app,
         base=type("ConfiguredStepTask", (StepTask,), {"settings": settings}),
         # What a step meets before or after its own retries: Dagster's storage cannot be reached.

@@ -24,6 +24,7 @@ class Broker(Protocol):
     """A broker that a test may stop and start again, with what it holds."""
 
     url: str
+    port: int
 
     def start(self) -> None: ...
     def stop(self) -> None: ...
