@@ -8,7 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
-from siglip_pipeline.errors import NothingIndexedError, SiglipPipelineError
+from siglip_pipeline.errors import SiglipPipelineError
 from siglip_pipeline.search import SearchResult
 from siglip_pipeline.status import collect_status
 from siglip_pipeline.web.errors import HttpError
@@ -243,12 +243,9 @@ async def healthz() -> HealthAnswer:
 def readyz(services: CurrentServices) -> HealthAnswer:
     """200 once there is a published index, and the model is loaded where it is to be at start."""
     try:
-        if services.search.active_model().active_generation is None:
-            raise HttpError(503, "the active model has no published index", kind="NotReady")
-        with services.database.connection() as connection:
-            connection.execute("SELECT 1 FROM models LIMIT 1")
-    except NothingIndexedError as error:
-        raise HttpError(503, "nothing is indexed yet", kind="NotReady") from error
+        services.videos.count()
+        if not services.is_ready():
+            raise HttpError(503, "nothing is indexed yet", kind="NotReady")
     except SiglipPipelineError as error:
         raise HttpError(503, "the database does not answer", kind="NotReady") from error
     if services.settings.load_model_at_start and not services.model_loaded.is_set():

@@ -92,8 +92,9 @@ def search_page(
     if q.strip():
         result = search_text(services, q, page, filter)
         return _results(request, result, page, filter, began, q=q)
-    status = collect_status(services.database, services.settings)
-    return render("home.html", q="", filter=filter, status=status)
+    return render(
+        "home.html", q="", filter=filter, total=services.videos.count(), ready=services.is_ready()
+    )
 
 
 @router.post("/")

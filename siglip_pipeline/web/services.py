@@ -70,6 +70,17 @@ class Services:
         """Load the text tower as soon as there is a model that searches use."""
         threading.Thread(target=self._load_model, name="load-model", daemon=True).start()
 
+    def is_ready(self) -> bool:
+        """Whether there is a published index to search.
+
+        Raises:
+            DatabaseUnavailableError: nobody can tell.
+        """
+        try:
+            return self.search.active_model().active_generation is not None
+        except NothingIndexedError:
+            return False
+
     def name(self, video_id: int) -> VideoName:
         """A video by id.
 
