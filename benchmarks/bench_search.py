@@ -76,7 +76,12 @@ def run(footage: Footage, queries: int, kind: str) -> list[Case]:
     with tempfile.TemporaryDirectory(prefix="siglip-bench-") as folder:
         Path(folder).chmod(0o755)
         settings = Settings.load(
-            home=folder, database_url=None, index_min_recall=0.0, index_kind=kind
+            home=folder,
+            database_url=None,
+            index_min_recall=0.0,
+            # Recall has a benchmark of its own.
+            index_recall_queries=20,
+            index_kind=kind,
         )
         with open_database(settings) as database:
             return measure(footage, queries, database, settings)
@@ -106,6 +111,7 @@ def measure(footage: Footage, queries: int, database: Database, settings: Settin
     note = f"{target.kind}, ef {effort}, k {K}, dim {footage.dim}"
     vectors_ND = footage.text_queries(queries)
     with service(footage, queries, database.url) as port:
+        log("the service answers")
         return [
             *latency(footage, note, database, target, vectors_ND, port),
             *throughput(footage, note, database, target, vectors_ND, port),
