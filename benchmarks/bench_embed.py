@@ -4,8 +4,9 @@ For each model the same stored frames go three ways, in turn, several rounds:
 
 engine        FrameStore.read -> EmbeddingEngine -> vectors: what the pipeline does
 ceiling       the vision tower alone on tensors that lie ready, same batch, dtype and device
-plain loop    AutoProcessor + AutoModel over the same JPEGs, in batches of the engine's size
-single loop   the same, a picture at a time, as the model cards show it
+plain loop    AutoProcessor + AutoModel over the same JPEGs, in batches of the engine's size and in
+              its number format: what a user who measures would write
+single loop   a picture at a time, in the checkpoint's own number format: the model cards' example
 
 The models have the exact vision tower of siglip2-base-patch16-256 and siglip2-so400m-patch14-384
 with seeded random weights, built in a temporary folder; their text tower is small, since no text is
@@ -52,6 +53,7 @@ from siglip_pipeline.siglip.device import device_name, is_out_of_memory
 from siglip_pipeline.siglip.engine import EmbeddingEngine, EngineReport
 from siglip_pipeline.siglip.model import SiglipModel, get_model, release_model
 from siglip_pipeline.siglip.preprocess import assemble, prepare
+from siglip_pipeline.siglip.workers import plan_workers
 from siglip_pipeline.video.frame_store import FrameStore, StoredFrame
 
 transformers: Any = _transformers
@@ -85,6 +87,11 @@ TEXT_TOWERS: dict[str, dict[str, int]] = {
     },
 }  # fmt: skip
 GEMMA_VOCABULARY = 256_000
+
+WAY_SECONDS = 8.0
+"""Most that one way may take in one round, by the speed of the model alone."""
+MODEL_SECONDS = 100.0
+"""No round of a model begins later than this."""
 
 # Dense bfloat16 peak in TFLOP/s, from NVIDIA's data sheets, by a part of the card's name.
 PEAK_BF16_TFLOPS = {
@@ -179,12 +186,12 @@ def ceiling(model: SiglipModel, jpegs: list[bytes], batch: int) -> Callable[[int
 
 
 def plain_loop(
-    folder: Path, model: SiglipModel, jpegs: list[bytes], batch: int
+    folder: Path, device: str, jpegs: list[bytes], batch: int, dtype: torch.dtype | None
 ) -> Callable[[int], float]:
-    """What transformers' documentation leads a user to write."""
+    """What transformers' documentation leads a user to write; ``dtype`` None is its default."""
     processor = transformers.AutoImageProcessor.from_pretrained(folder)
-    plain = transformers.AutoModel.from_pretrained(folder, dtype=model.torch_dtype)
-    plain = plain.to(model.device).eval()
+    chosen = {} if dtype is None else {"dtype": dtype}
+    plain = transformers.AutoModel.from_pretrained(folder, **chosen).to(device).eval()
 
     def run(frames: int) -> float:
         begin = time.perf_counter()
@@ -194,8 +201,8 @@ def plain_loop(
                 Image.open(io.BytesIO(jpegs[i % len(jpegs)])).convert("RGB")
                 for i in range(start, min(start + batch, frames))
             ]
-            inputs = processor(images=images, return_tensors="pt").to(model.device)
-            inputs["pixel_values"] = inputs["pixel_values"].to(model.torch_dtype)
+            inputs = processor(images=images, return_tensors="pt").to(device)
+            inputs["pixel_values"] = inputs["pixel_values"].to(plain.dtype)
             with torch.no_grad():
                 features = plain.get_image_features(**inputs).pooler_output.float()
             vectors.append((features / features.norm(dim=-1, keepdim=True)).cpu().numpy())
@@ -217,28 +224,40 @@ def best_batch(model: SiglipModel, store: FrameStore, names: list[str]) -> int:
 
 def measure(
     name: str, folder: Path, store: FrameStore, options: argparse.Namespace, *, frames: int,
-    rounds: int, batch: int | None, goals: dict[str, float],
+    rounds: int, batch: int | None, goals: dict[str, float], skipped: list[str],
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """Cases of one model: each way in turn, the median over rounds."""
+    """Cases of one model: each way in turn, the median over rounds.
+
+    ``frames`` is the most; fewer are taken where one way would need more than ``WAY_SECONDS``, and
+    rounds end after ``MODEL_SECONDS``.
+    """
+    began = time.perf_counter()
     settings = Settings(model_name=str(folder), home=store.url, device=options.device)
     model = get_model(settings, tower="image")
     names = store_frames(store, frames, videos=max(1, frames // 48))
     jpegs = [data for video in names for part in store.read(video) for data in part.jpegs]
     batch = batch or best_batch(model, store, names)
-    frames -= frames % batch
     alone = ceiling(model, jpegs, batch)
+    alone(batch)  # warm
+    whole = batch * len(plan_workers([model], torch.get_num_threads()))
+    affordable = int(WAY_SECONDS / alone(batch) * batch)
+    frames = max(whole, min(frames, affordable) // whole * whole)
+    if frames < len(jpegs):
+        names = store_frames(store, frames, videos=max(1, frames // 48))
     ways = {
         "ceiling": alone,
-        "plain loop": plain_loop(folder, model, jpegs, batch),
-        "single loop": plain_loop(folder, model, jpegs, 1),
+        "plain loop": plain_loop(folder, model.device, jpegs, batch, model.torch_dtype),
+        "single loop": plain_loop(folder, model.device, jpegs, 1, None),
     }
     # A picture at a time is too slow to be repeated for long, and only telling for a cheap model.
     counts = {"single loop": 32 if name == "demo" else 0}
-    alone(batch)  # warm
     run_engine(model, store, names[:1], batch)
     rates: dict[str, list[float]] = {"engine": [], **{way: [] for way in ways}}
     reports = []
-    for _ in range(rounds):
+    for done in range(rounds):
+        if done and time.perf_counter() - began > MODEL_SECONDS:
+            skipped.append(f"{name}: rounds after the first {done} of {rounds}, for want of time")
+            break
         report = run_engine(model, store, names, batch)
         reports.append(report)
         rates["engine"].append(report.frames_per_second)
@@ -260,9 +279,10 @@ def measure(
             "better": "higher",
             "batch_size": batch,
             "frames": last.frames,
-            "rounds": rounds,
+            "rounds": len(reports),
             "device": model.device,
             "dtype": model.dtype,
+            "model_workers": last.model_workers,
             "model_busy_share": statistics.median(r.model_busy_share for r in reports),
             "peak_memory_bytes": max(r.peak_memory_bytes for r in reports),
         }
@@ -368,8 +388,8 @@ def cases(options: argparse.Namespace, work: Path, skipped: list[str]) -> Iterat
         plans.append((base, 6144, 3, None, {"ceiling": 0.85, "plain loop": 1.0}))
         plans.append((large, 1536, 3, None, {"ceiling": 0.95, "plain loop": 1.0}))
     else:
-        rounds, count, size = (3, 8, 4) if options.quick else (5, 32, 8)
-        plans.append((base, count, rounds, size, {"ceiling": 0.95, "plain loop": 1.0}))
+        rounds, count = (3, 32) if options.quick else (5, 64)
+        plans.append((base, count, rounds, 8, {"ceiling": 0.95, "plain loop": 1.0}))
         if options.quick:
             skipped.append(f"{large}: about 10 s a frame on a CPU; left out by --quick")
         else:
@@ -384,7 +404,7 @@ def cases(options: argparse.Namespace, work: Path, skipped: list[str]) -> Iterat
         try:
             yield from measure(
                 name, folder, FrameStore(work / f"frames-{name}"), options, frames=count,
-                rounds=rounds, batch=batch, goals=goals,
+                rounds=rounds, batch=batch, goals=goals, skipped=skipped,
             )  # fmt: skip
         except Exception as error:
             if not is_out_of_memory(error):
@@ -424,7 +444,9 @@ def main() -> None:
         "benchmark": "embed",
         "machine": machine(options.device),
         "versions": {
-            name: version(name) for name in ("torch", "transformers", "pillow", "numpy", "pyarrow")
+            name: version(name) for name in (
+                "torch", "transformers", "pillow", "simplejpeg", "numpy", "pyarrow"
+            )
         } | {"python": platform.python_version()},
         "cases": [],
     }  # fmt: skip

@@ -95,8 +95,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that the device's (or the host's) memory did not suffice."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    # The CPU allocator and MPS have no exception class of their own.
+    # The CPU allocator, MPS and cuBLAS have no exception class of their own.
     text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in text or "out of memory" in text
+    return isinstance(error, RuntimeError) and any(
+        says in text
+        for says in ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
     )
+
+
+def give_back_memory() -> None:
+    """Return the memory that torch keeps for reuse to the cards."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()

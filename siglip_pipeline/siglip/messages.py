@@ -77,7 +77,3 @@ class Crash:
 
 class AllRead:
     """The caller's videos are exhausted."""
-
-
-class Nothing:
-    """No batch is ready yet."""

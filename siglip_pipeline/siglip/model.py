@@ -4,165 +4,25 @@
 object. A process that only searches asks for the text tower and never reads the vision weights.
 """
 
-import contextlib
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 
-from siglip_pipeline.errors import CorruptWeightsError, ModelError, UnsupportedModelError
-from siglip_pipeline.records import ModelSpec
+from siglip_pipeline.errors import CorruptWeightsError
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip import device as devices
 from siglip_pipeline.siglip.checkpoint import Checkpoint, open_checkpoint
 from siglip_pipeline.siglip.identity import fingerprint_cache, spec_of
-from siglip_pipeline.siglip.preprocess import ImageBatch, ModelInputs, model_inputs
-from siglip_pipeline.siglip.recipe import Recipe, read_recipe
+from siglip_pipeline.siglip.loaded import SiglipModel, Tower, quiet_transformers
+from siglip_pipeline.siglip.recipe import read_recipe
 
-Tower = Literal["both", "text", "image"]
+__all__ = ["SiglipModel", "Tower", "get_model", "get_models", "load_model", "release_model"]
 
 _log = logging.getLogger(__name__)
-
-
-class Tokens(NamedTuple):
-    """Texts as the text tower takes them."""
-
-    ids_NT: torch.Tensor
-    """int64 [N, T] with T = ``recipe.text_length``."""
-    cut_N: list[int]
-    """How many tokens of each text did not fit."""
-
-
-class SiglipModel:
-    """A loaded SigLIP or SigLIP 2 model, whole or one tower of it.
-
-    Attributes:
-        spec: identity; vectors of models with equal ``spec.key`` may be compared.
-        recipe: how pictures and texts are prepared.
-        device: ``cuda:N``, ``mps`` or ``cpu``.
-        dtype: ``float32``, ``bfloat16`` or ``float16``; vectors always come out in float32.
-        tower: what is loaded.
-        settled_batch_size: found by the embedding engine and kept for its next run.
-    """
-
-    def __init__(
-        self,
-        *,
-        spec: ModelSpec,
-        recipe: Recipe,
-        checkpoint: Checkpoint,
-        device: str,
-        dtype: torch.dtype,
-        tower: Tower,
-        text: torch.nn.Module | None,
-        vision: torch.nn.Module | None,
-    ) -> None:
-        self.spec = spec
-        self.recipe = recipe
-        self.device = device
-        self.dtype = str(dtype).removeprefix("torch.")
-        self.tower = tower
-        self.torch_dtype = dtype
-        self.torch_device = torch.device(device)
-        self.settled_batch_size: int | None = None
-        self._checkpoint = checkpoint
-        self._text = text
-        self._vision = vision
-        self._tokenizer: Any = None
-        self._tokenizer_lock = threading.Lock()
-
-    def __repr__(self) -> str:
-        return (
-            f"SiglipModel({self.spec.name!r}, key={self.spec.key!r}, tower={self.tower!r}, "
-            f"device={self.device!r}, dtype={self.dtype!r})"
-        )
-
-    @property
-    def vision(self) -> torch.nn.Module:
-        """The vision tower.
-
-        Raises:
-            ModelError: only the text tower is loaded.
-        """
-        if self._vision is None:
-            raise ModelError("this model was loaded with tower='text': it cannot embed pictures")
-        return self._vision
-
-    @property
-    def text(self) -> torch.nn.Module:
-        """The text tower.
-
-        Raises:
-            ModelError: only the vision tower is loaded.
-        """
-        if self._text is None:
-            raise ModelError("this model was loaded with tower='image': it cannot embed texts")
-        return self._text
-
-    def inputs(self, batch: ImageBatch) -> ModelInputs:
-        """A batch that is on this model's device, as the vision tower takes it."""
-        with torch.inference_mode():
-            return model_inputs(batch, self.recipe, self.torch_dtype)
-
-    def encode_images(self, inputs: ModelInputs) -> torch.Tensor:
-        """Unit vectors [N, D] in float32, on the device. A row may be NaN: callers must look."""
-        arguments = dict(inputs.arguments)
-        if self.recipe.family == "siglip2":
-            # No padding in the batch: no mask, and attention takes its fast path.
-            arguments.setdefault("pixel_attention_mask", None)  # type: ignore[arg-type]
-        with torch.inference_mode():
-            return _unit(self.vision(**arguments).pooler_output)
-
-    def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """Texts as token ids, prepared as SigLIP was trained.
-
-        Lowercased here because the tokenizers of ``siglip`` checkpoints with a Gemma vocabulary do
-        not; padded to the full length because the tower pools the last position, whatever it holds.
-        """
-        lowered = [text.lower() for text in texts]
-        length = self.recipe.text_length
-        # A fast tokenizer keeps its padding and truncation in shared state.
-        with self._tokenizer_lock:
-            tokenizer = self._load_tokenizer()
-            whole = tokenizer(lowered, padding=False, truncation=False, verbose=False)["input_ids"]
-            ids = tokenizer(
-                lowered,
-                padding="max_length",
-                max_length=length,
-                truncation=True,
-                return_tensors="pt",
-            )["input_ids"]
-        return Tokens(ids, [max(0, len(tokens) - length) for tokens in whole])
-
-    def encode_texts(self, ids_NT: torch.Tensor) -> torch.Tensor:
-        """Unit vectors [N, D] in float32, on the device. No attention mask: training had none."""
-        with torch.inference_mode():
-            return _unit(self.text(input_ids=ids_NT.to(self.torch_device)).pooler_output)
-
-    def _load_tokenizer(self) -> Any:
-        if self._tokenizer is None:
-            from transformers import AutoTokenizer
-
-            try:
-                with _quiet_transformers():
-                    self._tokenizer = AutoTokenizer.from_pretrained(
-                        self._checkpoint.folder, local_files_only=True, trust_remote_code=False
-                    )
-            except (OSError, ValueError, ImportError, KeyError) as error:
-                raise UnsupportedModelError(
-                    f"{self.spec.name!r}: its tokenizer cannot be loaded ({error}). Needed are "
-                    "tokenizer.json or spiece.model beside config.json"
-                ) from error
-        return self._tokenizer
-
-
-def _unit(vectors_ND: torch.Tensor) -> torch.Tensor:
-    # Normalised in float32: in bfloat16 the length alone would be off by half a percent.
-    vectors_ND = vectors_ND.float()
-    return torch.nn.functional.normalize(vectors_ND, dim=-1, eps=0.0)
 
 
 @dataclass(frozen=True)
@@ -214,8 +74,7 @@ def release_model() -> None:
     """Let go of the loaded model and its memory. The next :func:`get_model` loads again."""
     with _lock:
         _loaded.clear()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        devices.give_back_memory()
 
 
 def _get(settings: Settings, names: Sequence[str], tower: Tower) -> tuple[SiglipModel, ...]:
@@ -274,7 +133,7 @@ def _load_network(checkpoint: Checkpoint, tower: Tower, dtype: torch.dtype) -> A
     prefix = {"siglip": "Siglip", "siglip2": "Siglip2"}[checkpoint.family]
     part = {"both": "Model", "text": "TextModel", "image": "VisionModel"}[tower]
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             network, info = getattr(transformers, prefix + part).from_pretrained(
                 checkpoint.folder,
                 dtype=dtype,
@@ -298,19 +157,3 @@ def _load_network(checkpoint: Checkpoint, tower: Tower, dtype: torch.dtype) -> A
             f"({', '.join(lacking[:3])}…): config.json does not belong to them"
         )
     return network
-
-
-@contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No progress bar, and no report about the tower that is left out on purpose."""
-    from transformers.utils import logging as hf
-
-    verbosity, bars = hf.get_verbosity(), hf.is_progress_bar_enabled()
-    hf.set_verbosity(logging.ERROR)
-    hf.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        hf.set_verbosity(verbosity)
-        if bars:
-            hf.enable_progress_bar()  # type: ignore[no-untyped-call]

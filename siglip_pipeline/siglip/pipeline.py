@@ -1,10 +1,10 @@
-"""The threads and queues of one embedding run.
+"""One embedding run: what goes through its threads and queues.
 
 ::
 
-    feeder thread -> decoding threads -> assembler thread -> one thread per device -> caller
-    reads frames     JPEG to uint8       fills batches       runs the model           whole videos,
-                                         across videos                                in order
+    feeder thread -> decoding threads -> assembler thread -> model workers -> caller
+    reads frames     JPEG to uint8       fills batches       one per device   whole videos,
+                                         across videos       or core          in order
 
 Every stage works ahead of the next, up to a budget of frames in flight, so that the model never
 waits and memory does not grow with the length of a video. Only vectors are kept until a video is
@@ -18,7 +18,7 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -29,7 +29,7 @@ import torch
 from siglip_pipeline.errors import SiglipPipelineError, VideoError
 from siglip_pipeline.records import EmbeddingBatch, FrameBatch
 from siglip_pipeline.siglip.collect import Collector
-from siglip_pipeline.siglip.device import device_name, is_out_of_memory
+from siglip_pipeline.siglip.device import device_name
 from siglip_pipeline.siglip.messages import (
     AllRead,
     Begin,
@@ -39,21 +39,14 @@ from siglip_pipeline.siglip.messages import (
     Failed,
     Frame,
     Job,
-    Nothing,
     Vectors,
 )
 from siglip_pipeline.siglip.model import SiglipModel
 from siglip_pipeline.siglip.preprocess import Prepared, assemble, prepare
 from siglip_pipeline.siglip.report import EngineReport, Meter
-from siglip_pipeline.siglip.runner import (
-    BatchOutcome,
-    BatchSize,
-    Launched,
-    finish,
-    launch,
-    run_batch,
-    run_halves,
-)
+from siglip_pipeline.siglip.runner import BatchOutcome, BatchSize
+from siglip_pipeline.siglip.threads import Stopped, Threads
+from siglip_pipeline.siglip.workers import plan_workers, work
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +54,7 @@ _DECODED_AT_ONCE = 8
 """Frames per task of a decoding thread: few enough to spread, enough to pay for the hand-over."""
 
 _READY_BATCHES = 2
-"""Batches that wait, complete, for each device."""
+"""Batches that wait, complete, for each model worker."""
 
 Videos = Iterable[tuple[str, Iterable[FrameBatch]]]
 
@@ -73,31 +66,30 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-class _Stopped(Exception):
-    """The caller is gone: a thread should end."""
-
-
 class PipelineRun:
     """One call of :meth:`EmbeddingEngine.embed`: its threads, queues and counts."""
 
     def __init__(
         self, models: Sequence[SiglipModel], sizes: BatchSize, *, decode_threads: int
     ) -> None:
-        self.meter = Meter(devices=len(models))
+        self._torch_threads = torch.get_num_threads()
+        self._workers = plan_workers(models, self._torch_threads)
+        self.meter = Meter(devices=len(models), workers=len(self._workers))
         self._models = models
         self._sizes = sizes
         self._recipe = models[0].recipe
         self._device_resizes = models[0].torch_device.type == "cuda"
         self._decode_threads = decode_threads
-        self._stop = threading.Event()
         self._failed: set[int] = set()
         self._fed: queue.Queue[Any] = queue.Queue(1024)
-        self._ready: queue.Queue[Job | None] = queue.Queue(_READY_BATCHES * len(models))
+        self._ready: queue.Queue[Job | None] = queue.Queue(_READY_BATCHES * len(self._workers))
         self._outbox: queue.Queue[Any] = queue.Queue(1024)
         self._in_flight = 0
         self._budget = threading.Condition()
+        self._process = psutil.Process()
         self._peak_rss = 0
-        self._threads: list[threading.Thread] = []
+        self._threads = Threads(lambda error: self._put(self._outbox, Crash(error)))
+        self._put, self._get = self._threads.put, self._threads.get
         self._pool: ThreadPoolExecutor | None = None
 
     # -- threads ---------------------------------------------------------------------------------
@@ -108,47 +100,34 @@ class PipelineRun:
         for model in self._models:
             if model.torch_device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(model.torch_device)
-        self._pool = ThreadPoolExecutor(self._decode_threads, thread_name_prefix="siglip-decode")
-        self._spawn("siglip-feed", self._feed, videos)
-        self._spawn("siglip-assemble", self._assemble)
-        for model in self._models:
-            work = self._work_cuda if model.torch_device.type == "cuda" else self._work
-            self._spawn(f"siglip-{model.device}", work, model)
+        # A picture is too little work to be split: decoding threads would wait for each other.
+        self._pool = ThreadPoolExecutor(
+            self._decode_threads,
+            thread_name_prefix="siglip-decode",
+            initializer=torch.set_num_threads,
+            initargs=(1,),
+        )
+        self._threads.spawn("siglip-feed", self._feed, videos)
+        self._threads.spawn("siglip-assemble", self._assemble)
+        for number, worker in enumerate(self._workers):
+            self._threads.spawn(
+                f"siglip-{worker.model.device}-{number}",
+                work,
+                worker,
+                self._sizes,
+                self._next_job,
+                self._deliver,
+            )
         try:
             yield
         finally:
-            self._stop.set()
+            self._threads.stop()
             self._pool.shutdown(wait=False, cancel_futures=True)
-            for thread in self._threads:
-                thread.join()
+            self._threads.join()
             self._pool.shutdown(wait=True)
             self.meter.stop()
-
-    def _spawn(self, name: str, body: Callable[..., None], *args: Any) -> None:
-        def guarded() -> None:
-            try:
-                body(*args)
-            except _Stopped:
-                pass
-            except BaseException as error:
-                with contextlib.suppress(_Stopped):
-                    self._put(self._outbox, Crash(error))
-
-        thread = threading.Thread(target=guarded, name=name, daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
-    def _put(self, target: "queue.Queue[Any]", item: Any) -> None:
-        while not self._stop.is_set():
-            with contextlib.suppress(queue.Full):
-                return target.put(item, timeout=0.1)
-        raise _Stopped
-
-    def _get(self, source: "queue.Queue[Any]") -> Any:
-        while not self._stop.is_set():
-            with contextlib.suppress(queue.Empty):
-                return source.get(timeout=0.1)
-        raise _Stopped
+            # Each thread has a number of its own, but the last one set is what new threads get.
+            torch.set_num_threads(self._torch_threads)
 
     # -- reading and decoding --------------------------------------------------------------------
 
@@ -163,7 +142,7 @@ class PipelineRun:
                     for frames, jpegs in _chunks(number, count, batch):
                         self._submit(frames, jpegs)
                     count += len(batch)
-            except _Stopped:
+            except Stopped:
                 raise
             # The iterator may be anything: whatever it raises, it cost this video only.
             except Exception as error:
@@ -177,15 +156,13 @@ class PipelineRun:
         assert self._pool is not None
         with self._budget:
             while self._in_flight + len(frames) > self._most_in_flight():
-                if self._stop.is_set():
-                    raise _Stopped
-                self._budget.wait(timeout=0.1)
+                self._threads.wait(self._budget)
             self._in_flight += len(frames)
         self._put(self._fed, Chunk(frames, self._pool.submit(self._decode, jpegs)))
 
     def _most_in_flight(self) -> int:
         # Batches being computed, waiting, being filled and being handed to the caller.
-        batches = len(self._models) * (_READY_BATCHES + 2) + 1
+        batches = len(self._workers) * (_READY_BATCHES + 2) + 1
         return batches * self._sizes.current + self._decode_threads * _DECODED_AT_ONCE
 
     def _release(self, frames: int) -> None:
@@ -217,7 +194,7 @@ class PipelineRun:
             if isinstance(entry, AllRead):
                 if waiting:
                     self._ship(waiting, self._sizes.current)
-                for _ in self._models:
+                for _ in self._workers:
                     self._put(self._ready, None)
             if isinstance(entry, Failed):
                 self._failed.add(entry.video)
@@ -241,63 +218,14 @@ class PipelineRun:
         self._put(self._outbox, Failed(frame.video, reason))
 
     def _ship(self, pictures: list[tuple[Frame, Prepared]], capacity: int) -> None:
-        batch = assemble([picture for _, picture in pictures])
-        if self._device_resizes:
-            batch = batch.pinned()
+        batch = assemble([picture for _, picture in pictures], pinned=self._device_resizes)
         self._put(self._ready, Job([frame for frame, _ in pictures], batch, capacity))
 
     # -- the model -------------------------------------------------------------------------------
 
-    def _work(self, model: SiglipModel) -> None:
-        while (job := self._get(self._ready)) is not None:
-            self._deliver(job, run_batch(model, job.batch, self._sizes), model)
-
-    def _work_cuda(self, model: SiglipModel) -> None:
-        """As :meth:`_work`, with the next batch copied and launched while the last one computes."""
-        copies = torch.cuda.Stream(model.torch_device)  # type: ignore[no-untyped-call]
-        running: tuple[Job, Launched] | None = None
-        with torch.cuda.device(model.torch_device):
-            while True:
-                job = self._next_job(wait=running is None)
-                if isinstance(job, Job):
-                    launched = self._launch_copied(model, job, copies)
-                if running is not None:
-                    self._deliver(running[0], finish(running[1], self._sizes), model)
-                    running = None
-                if job is None:
-                    return
-                if isinstance(job, Job):
-                    if launched is None:  # no memory for it beside the one before: alone, in halves
-                        self._deliver(job, run_halves(model, job.batch, self._sizes), model)
-                    else:
-                        running = (job, launched)
-
-    def _next_job(self, *, wait: bool) -> "Job | Nothing | None":
-        if wait:
-            job: Job | None = self._get(self._ready)
-            return job
-        try:
-            return self._ready.get_nowait()
-        except queue.Empty:
-            return Nothing()
-
-    def _launch_copied(
-        self, model: SiglipModel, job: Job, copies: "torch.cuda.Stream"
-    ) -> Launched | None:
-        computing = torch.cuda.current_stream()
-        try:
-            with torch.cuda.stream(copies):
-                copied = job.batch.to(model.torch_device)
-            computing.wait_stream(copies)
-            for group in copied.groups:  # not to be reused before the model has read them
-                for tensor in (group.pixels_NHWC, group.rows):
-                    if tensor is not None:
-                        tensor.record_stream(computing)
-            return launch(model, job.batch, copied)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-        return None
+    def _next_job(self, *, wait: bool) -> Job | None:
+        job: Job | None = self._get(self._ready) if wait else self._ready.get_nowait()
+        return job
 
     def _deliver(self, job: Job, outcome: BatchOutcome, model: SiglipModel) -> None:
         self.meter.batch(
@@ -307,7 +235,7 @@ class PipelineRun:
             patches=outcome.patches,
             padding=outcome.padding,
         )
-        self._peak_rss = max(self._peak_rss, psutil.Process().memory_info().rss)
+        self._peak_rss = max(self._peak_rss, self._process.memory_info().rss)
         for i in np.flatnonzero(~np.isfinite(outcome.vectors_ND).all(axis=1)):
             remedy = "" if model.dtype == "float32" else "; set SIGLIP_DTYPE=float32"
             self._fail(job.frames[i], f"its vector is not finite in {model.dtype}{remedy}")

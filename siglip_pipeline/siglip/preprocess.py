@@ -9,32 +9,22 @@ first stacks bytes, the second resizes what is left to resize, scales and normal
 Pictures travel as uint8, a quarter of the bytes of float32.
 """
 
-import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-import pyarrow
 import torch
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
-from siglip_pipeline.siglip.recipe import Recipe
-
-ImageLike = Image.Image | bytes | NDArray[np.uint8]
-
-DRAFT_MARGIN = 3
-"""A JPEG is decoded at 1/2, 1/4 or 1/8 of its size while that leaves this many times the target.
-At 3 the antialiasing filter still does most of the work, and vectors keep a cosine of 0.9999 to
-those of a full decode."""
+from siglip_pipeline.siglip.decode import ImageLike, decode
+from siglip_pipeline.siglip.recipe import Recipe, target_size
 
 DEVICE_RESIZE_PIXELS = 2_000_000
 """Larger pictures are shrunk on the host even where the device resizes: they cost more to carry."""
 
-_EXIF_ORIENTATION = 0x0112
+DEVICE_RESIZE_FACTOR = 8
+"""So are those that shrink by more: on cuda torch's antialiasing kernel keeps its weights in shared
+memory, and raises where they do not fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +32,7 @@ class Prepared:
     """One decoded picture on its way into a batch."""
 
     pixels_HWC: torch.Tensor
-    """uint8, at the target size or on its way there; C is 3, or 4 where the last one is filler."""
+    """uint8, at the target size or on its way there."""
     height: int
     """Target height in pixels."""
     width: int
@@ -55,7 +45,7 @@ class Group:
     positions: torch.Tensor
     """int64 [n] on the host: places in the batch."""
     pixels_NHWC: torch.Tensor
-    """uint8 [n, H, W, 3 or 4]"""
+    """uint8 [n, H, W, 3]"""
     height: int
     """Target height in pixels."""
     width: int
@@ -100,118 +90,6 @@ class ImageBatch:
         )
         return ImageBatch(self.count, moved)
 
-    def pinned(self) -> "ImageBatch":
-        """The batch in page-locked memory, from which a GPU copies without the CPU's help."""
-        pinned = tuple(
-            replace(
-                group,
-                positions=group.positions.pin_memory(),
-                pixels_NHWC=group.pixels_NHWC.pin_memory(),
-            )
-            for group in self.groups
-        )
-        return ImageBatch(self.count, pinned)
-
-
-def target_size(height: int, width: int, recipe: Recipe) -> tuple[int, int]:
-    """Height and width in pixels that a picture of ``height`` x ``width`` is resized to."""
-    if recipe.size is not None:
-        return recipe.size, recipe.size
-    assert recipe.max_num_patches is not None
-    return naflex_size(height, width, recipe.patch_size, recipe.max_num_patches)
-
-
-def naflex_size(height: int, width: int, patch: int, max_num_patches: int) -> tuple[int, int]:
-    """The largest size of about the same aspect ratio that is at most ``max_num_patches`` patches.
-
-    Both sides are multiples of ``patch``. The search is the one that NaFlex checkpoints were
-    trained with (transformers' ``get_image_size_for_max_num_patches``), step for step: at the
-    edges a closed formula would differ by a patch.
-    """
-
-    def scaled(scale: float, side: int) -> int:
-        return int(max(patch, math.ceil(side * scale / patch) * patch))
-
-    low, high = 1e-6, 100.0
-    while high - low >= 1e-5:
-        middle = (low + high) / 2
-        patches = (scaled(middle, height) / patch) * (scaled(middle, width) / patch)
-        low, high = (middle, high) if patches <= max_num_patches else (low, middle)
-    return scaled(low, height), scaled(low, width)
-
-
-def decode(image: ImageLike, recipe: Recipe) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """Pixels [H, W, 3 or 4] of a picture, and its size (height, width) before any draft shrinking.
-
-    A fourth channel is filler, not opacity. Transparency is laid on white and EXIF orientation
-    applied, as a person would see the picture.
-
-    Raises:
-        ValueError: not a picture that can be read, or an array that is not uint8 [H, W, 3].
-    """
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise ValueError(f"image is {image.dtype} {image.shape}, expected uint8 [H, W, 3]")
-        return image, (image.shape[0], image.shape[1])
-    try:
-        if isinstance(image, bytes):
-            with Image.open(io.BytesIO(image)) as opened:
-                return _read(opened, recipe)
-        return _pixels(_rgb(image)), (image.height, image.width)
-    # Pillow's readers raise SyntaxError, struct.error and more on damaged files.
-    except Exception as error:
-        raise ValueError(f"not a picture that can be read ({error})") from error
-
-
-def _read(opened: Image.Image, recipe: Recipe) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    turned = opened.getexif().get(_EXIF_ORIENTATION, 1) if opened.info.get("exif") else 1
-    width, height = opened.size
-    size = (width, height) if turned in (5, 6, 7, 8) else (height, width)
-    if opened.format == "JPEG":
-        target_height, target_width = target_size(*size, recipe)
-        if turned in (5, 6, 7, 8):
-            target_height, target_width = target_width, target_height
-        opened.draft("RGB", (target_width * DRAFT_MARGIN, target_height * DRAFT_MARGIN))
-    upright = ImageOps.exif_transpose(opened) if turned != 1 else opened
-    return _pixels(_rgb(upright)), size
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if "A" in image.getbands() or image.info.get("transparency") is not None:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-class _Lent:
-    """Memory of Pillow's that numpy may look at, kept alive by the array that looks."""
-
-    def __init__(self, owner: Any, address: int, shape: tuple[int, int, int]) -> None:
-        self._owner = owner
-        self.__array_interface__ = {
-            "version": 3,
-            "typestr": "|u1",
-            "shape": shape,
-            "data": (address, False),
-        }
-
-
-def _pixels(image: Image.Image) -> NDArray[np.uint8]:
-    """The picture's memory as [H, W, 4] without a copy; [H, W, 3] with one if it is scattered.
-
-    Pillow keeps RGB in four bytes a pixel. Copying them out as three takes as long as a third of
-    decoding the JPEG, and torch resizes four channels as fast as three.
-    """
-    image.load()
-    try:
-        lent = pyarrow.array(image)
-    except ValueError:  # pictures of more than 4 million pixels lie in several blocks
-        return np.array(image)
-    buffer = lent.buffers()[-1]
-    shape = (image.height, image.width, 4)
-    return np.asarray(_Lent((image, lent), buffer.address, shape))
-
 
 def prepare(image: ImageLike, recipe: Recipe, *, device_resizes: bool = False) -> Prepared:
     """Decode one picture and, unless the device will do it, resize it.
@@ -222,9 +100,15 @@ def prepare(image: ImageLike, recipe: Recipe, *, device_resizes: bool = False) -
     pixels, (height, width) = decode(image, recipe)
     target_height, target_width = target_size(height, width, recipe)
     tensor_HWC = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
-    if not device_resizes or pixels.shape[0] * pixels.shape[1] > DEVICE_RESIZE_PIXELS:
-        tensor_HWC = _resize(tensor_HWC[None], target_height, target_width, recipe)[0, :, :, :3]
+    if not (device_resizes and _suits_a_gpu(tensor_HWC, target_height, target_width)):
+        tensor_HWC = _resize(tensor_HWC[None], target_height, target_width, recipe)[0]
     return Prepared(tensor_HWC, target_height, target_width)
+
+
+def _suits_a_gpu(pixels_HWC: torch.Tensor, target_height: int, target_width: int) -> bool:
+    height, width, _ = pixels_HWC.shape
+    steepest = max(height / target_height, width / target_width)
+    return height * width <= DEVICE_RESIZE_PIXELS and steepest <= DEVICE_RESIZE_FACTOR
 
 
 def _resize(pixels_NHWC: torch.Tensor, height: int, width: int, recipe: Recipe) -> torch.Tensor:
@@ -246,8 +130,13 @@ def _resize(pixels_NHWC: torch.Tensor, height: int, width: int, recipe: Recipe) 
     return resized.permute(0, 2, 3, 1).contiguous()
 
 
-def assemble(pictures: Sequence[Prepared]) -> ImageBatch:
-    """Stack pictures into a batch, those of equal shape together."""
+def assemble(pictures: Sequence[Prepared], *, pinned: bool = False) -> ImageBatch:
+    """Stack pictures into a batch, those of equal shape together.
+
+    Args:
+        pictures: at least one.
+        pinned: stack in page-locked memory, from which a GPU copies without the CPU's help.
+    """
     groups: dict[tuple[Any, ...], list[int]] = {}
     for i, picture in enumerate(pictures):
         key = (tuple(picture.pixels_HWC.shape), picture.height, picture.width)
@@ -256,14 +145,22 @@ def assemble(pictures: Sequence[Prepared]) -> ImageBatch:
         len(pictures),
         tuple(
             Group(
-                torch.tensor(places),
-                torch.stack([pictures[i].pixels_HWC for i in places]),
+                torch.tensor(places, pin_memory=pinned),
+                _stack([pictures[i].pixels_HWC for i in places], pinned=pinned),
                 height,
                 width,
             )
             for (_, height, width), places in groups.items()
         ),
     )
+
+
+def _stack(pictures_HWC: list[torch.Tensor], *, pinned: bool) -> torch.Tensor:
+    if not pinned:
+        return torch.stack(pictures_HWC)
+    shape = (len(pictures_HWC), *pictures_HWC[0].shape)
+    stacked = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+    return torch.stack(pictures_HWC, out=stacked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +183,7 @@ def model_inputs(batch: ImageBatch, recipe: Recipe, dtype: torch.dtype) -> Model
     """
     parts = []
     for group in batch.groups:
-        resized = _resize(group.pixels_NHWC, group.height, group.width, recipe)[..., :3]
+        resized = _resize(group.pixels_NHWC, group.height, group.width, recipe)
         scale, shift = _scale_and_shift(recipe, resized.device)
         parts.append(resized.to(torch.float32).mul_(scale).add_(shift).to(dtype))
     if recipe.size is not None:

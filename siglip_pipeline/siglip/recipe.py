@@ -3,6 +3,7 @@
 No torch here: the record is part of the model's identity, and that must be known cheaply.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -124,6 +125,33 @@ def read_recipe(checkpoint: Checkpoint, *, max_num_patches: int | None = None) -
         # The text tower pools the last position, so it only works at its full length.
         text_length=int(checkpoint.text_config.get("max_position_embeddings", 64)),
     )
+
+
+def target_size(height: int, width: int, recipe: Recipe) -> tuple[int, int]:
+    """Height and width in pixels that a picture of ``height`` x ``width`` is resized to."""
+    if recipe.size is not None:
+        return recipe.size, recipe.size
+    assert recipe.max_num_patches is not None
+    return naflex_size(height, width, recipe.patch_size, recipe.max_num_patches)
+
+
+def naflex_size(height: int, width: int, patch: int, max_num_patches: int) -> tuple[int, int]:
+    """The largest size of about the same aspect ratio that is at most ``max_num_patches`` patches.
+
+    Both sides are multiples of ``patch``. The search is the one that NaFlex checkpoints were
+    trained with (transformers' ``get_image_size_for_max_num_patches``), step for step: at the
+    edges a closed formula would differ by a patch.
+    """
+
+    def scaled(scale: float, side: int) -> int:
+        return int(max(patch, math.ceil(side * scale / patch) * patch))
+
+    low, high = 1e-6, 100.0
+    while high - low >= 1e-5:
+        middle = (low + high) / 2
+        patches = (scaled(middle, height) / patch) * (scaled(middle, width) / patch)
+        low, high = (middle, high) if patches <= max_num_patches else (low, middle)
+    return scaled(low, height), scaled(low, width)
 
 
 def _triple(

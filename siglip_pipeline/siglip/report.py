@@ -53,7 +53,7 @@ class EngineReport:
     """Wall time from the first call to now, or to the end."""
     frames_per_second: float
     model_busy_share: float
-    """Share of the wall time in which the model computed, averaged over devices."""
+    """Share of the wall time in which the model computed, averaged over model workers."""
     padding_share: float
     """Share of the patches fed to the model that held no picture (NaFlex only)."""
     batch_fill_share: float
@@ -66,6 +66,8 @@ class EngineReport:
     device_name: str
     """The card or processor in words."""
     devices: int
+    model_workers: int
+    """Threads that ran the model: one per GPU, on a CPU one per core or so."""
     dtype: str
     peak_memory_bytes: int
     """Of the device on cuda, summed over devices; else of this process."""
@@ -76,10 +78,17 @@ class EngineReport:
 class Meter:
     """Counts while a run goes on. Thread-safe; ``clock`` gives the seconds."""
 
-    def __init__(self, *, devices: int = 1, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        *,
+        devices: int = 1,
+        workers: int | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._lock = threading.Lock()
         self._clock = clock
         self._devices = devices
+        self._workers = workers or devices
         self._start = clock()
         self._end: float | None = None
         self.frames = 0
@@ -158,7 +167,7 @@ class Meter:
         """The figures so far."""
         with self._lock:
             elapsed = self._elapsed()
-            whole = elapsed * self._devices
+            whole = elapsed * self._workers
             points = []
             for i, frames in enumerate(self._stretches):
                 begin = i * self._stretch_seconds
@@ -179,6 +188,7 @@ class Meter:
                 device=device,
                 device_name=device_name,
                 devices=self._devices,
+                model_workers=self._workers,
                 dtype=dtype,
                 peak_memory_bytes=peak_memory_bytes,
                 throughput=tuple(points),

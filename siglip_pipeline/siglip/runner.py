@@ -10,7 +10,7 @@ import torch
 
 from siglip_pipeline.errors import EmbeddingError
 from siglip_pipeline.records import FloatArray
-from siglip_pipeline.siglip.device import is_out_of_memory
+from siglip_pipeline.siglip.device import give_back_memory, is_out_of_memory
 from siglip_pipeline.siglip.model import SiglipModel
 from siglip_pipeline.siglip.preprocess import ImageBatch
 
@@ -169,8 +169,7 @@ def run_batch(model: SiglipModel, batch: ImageBatch, sizes: BatchSize) -> BatchO
 def run_halves(model: SiglipModel, batch: ImageBatch, sizes: BatchSize) -> BatchOutcome:
     """Embed a batch that ran out of memory, half by half."""
     sizes.out_of_memory(len(batch))
-    if model.torch_device.type == "cuda":
-        torch.cuda.empty_cache()
+    give_back_memory()
     first, second = (run_batch(model, half, sizes) for half in batch.split())
     return BatchOutcome(
         np.concatenate([first.vectors_ND, second.vectors_ND]),

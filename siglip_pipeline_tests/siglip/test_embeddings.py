@@ -20,9 +20,9 @@ from PIL import Image
 
 from siglip_pipeline.errors import EmbeddingError, ModelError
 from siglip_pipeline.siglip.embeddings import extract_image_embeddings, extract_text_embeddings
+from siglip_pipeline.siglip.decode import ImageLike
 from siglip_pipeline.siglip.labels import label_frames
 from siglip_pipeline.siglip.model import SiglipModel, get_model
-from siglip_pipeline.siglip.preprocess import ImageLike
 from siglip_pipeline.siglip.similarity import probability
 from siglip_pipeline_tests.siglip.checkpoints import Kind
 from siglip_pipeline_tests.siglip.conftest import Make, jpeg, picture, real_jpegs
