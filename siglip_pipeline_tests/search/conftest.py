@@ -1,0 +1,109 @@
+"""Indexed films and copies of them, made without Dagster."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from siglip_pipeline.demo.run import MODEL_FOLDER
+from siglip_pipeline.demo.scenes import DemoVideo, demo_scenes, render_video
+from siglip_pipeline.errors import VideoError
+from siglip_pipeline.records import EmbeddingBatch
+from siglip_pipeline.search import SearchService
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.siglip.embeddings import extract_image_embeddings
+from siglip_pipeline.siglip.model import get_model
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.embedded import EmbeddedPostgres
+from siglip_pipeline.store.index import build_index
+from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.store.vectors import VectorStore
+from siglip_pipeline.store.videos import VideoStore
+from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.video.extract import extract_many
+from siglip_pipeline.video.frame_store import FrameStore
+from siglip_pipeline_tests.conftest import fresh_database
+
+SIZE = (160, 120)
+SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Films:
+    """A collection with a real model: films of two seconds a scene."""
+
+    database: Database
+    settings: Settings
+    service: SearchService
+    films: dict[str, DemoVideo]
+
+
+@pytest.fixture(scope="session")
+def films(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Films]:
+    home = tmp_path_factory.mktemp("films")
+    uploads = home / "uploads"
+    scenes = demo_scenes()
+    rendered = {
+        name: render_video(uploads / name, part, seconds_per_scene=SECONDS, size=SIZE)
+        for name, part in (("one.mp4", scenes[:6]), ("sub/two.mp4", scenes[8:14]))
+    }
+    with fresh_database(postgres) as url, Database(url) as database:
+        settings = Settings.load(
+            home=home,
+            uploads=str(uploads),
+            model_name=str(MODEL_FOLDER),
+            database_url=url,
+            index_min_recall=0.0,
+            index_recall_queries=4,
+        )
+        index_folder(database, settings)
+        yield Films(database, settings, SearchService(database, settings), rendered)
+
+
+def index_folder(database: Database, settings: Settings) -> int:
+    """Decode, embed and index what lies in the uploads; the model's id."""
+    uploads = UploadStore(settings.uploads, settle_seconds=0)
+    frames = FrameStore(settings.frame_store_url)
+    model = get_model(settings, tower="image")
+    model_id = ModelStore(database).register(model.spec)
+    for upload, report in extract_many(
+        list(uploads.list()), uploads, frames, sampling="fps:1", workers=1
+    ):
+        assert not isinstance(report, VideoError), report
+        VideoStore(database).record_frames(
+            upload=upload,
+            info=report.info,
+            source_sha256=report.source_sha256,
+            sampling=report.sampling,
+            frames=report.frames,
+            damaged_share=report.damaged_share,
+            source_fingerprint=report.source_fingerprint,
+        )
+        for batch in frames.read(upload.path, batch_size=10_000):
+            vectors_ND = extract_image_embeddings(batch.jpegs, model=model)
+            VectorStore(database).load(
+                model_id,
+                EmbeddingBatch(
+                    video=upload.path,
+                    frame_index_N=batch.frame_index_N,
+                    time_seconds_N=batch.time_seconds_N,
+                    embeddings_ND=vectors_ND,
+                ),
+                source_sha256=report.source_sha256,
+                sampling=report.sampling,
+            )
+    build_index(database, model_id, settings=settings, force=True)
+    return model_id
+
+
+def query_frame(film: DemoVideo, second: float, target: Path) -> Path:
+    """A still of a film, as a person would cut one out."""
+    import av
+
+    with av.open(str(film.path)) as container:
+        for frame in container.decode(video=0):
+            if frame.time is not None and frame.time >= second:
+                frame.to_image().save(target)  # type: ignore[no-untyped-call]
+                return target
+    raise AssertionError(f"{film.path} ends before {second} s")
