@@ -15,16 +15,15 @@ from typing import Any, Literal
 
 from siglip_pipeline.errors import (
     CorruptWeightsError,
-    ModelError,
     ModelNotFoundError,
     UnsupportedModelError,
 )
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.siglip.hub import EXAMPLE, download
 
 Family = Literal["siglip", "siglip2"]
 """``siglip``: fixed resolution, whichever generation. ``siglip2``: NaFlex, aspect ratio kept."""
 
-_EXAMPLE = "google/siglip2-base-patch16-256"
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "spiece.model",
@@ -33,9 +32,6 @@ _TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-# No *.bin, *.pt or *.py: what could run code is not even downloaded.
-_DOWNLOADED = ("*.json", "*.safetensors", "spiece.model", "tokenizer.model")
-
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 _SCALAR_FORMATS = {"F64": "<d", "F32": "<f", "F16": "<e"}
@@ -78,6 +74,7 @@ def open_checkpoint(settings: Settings) -> Checkpoint:
     Raises:
         ModelNotFoundError: no such folder or repository, or the hub cannot be reached and the
             model is not in the cache.
+        ModelError: the hub failed, or its cache cannot be written.
         UnsupportedModelError: not a SigLIP or SigLIP 2 model with both towers.
         CorruptWeightsError: weights missing, truncated, or only there as a pickle.
     """
@@ -109,51 +106,11 @@ def _locate(name: str, revision: str | None) -> tuple[Path, str | None]:
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or "\\" in name:
         raise ModelNotFoundError(
             f"SIGLIP_MODEL_NAME={name!r}: there is no such folder. Give a folder that exists, or a "
-            f"hub id such as {_EXAMPLE!r}"
+            f"hub id such as {EXAMPLE!r}"
         )
-    folder = _download(name, revision)
+    folder = download(name, revision)
     # The cache's snapshot folders are named by commit.
     return folder, folder.name if _COMMIT.fullmatch(folder.name) else None
-
-
-def _download(name: str, revision: str | None) -> Path:
-    import huggingface_hub  # half a second that a local folder need not pay
-    from huggingface_hub import errors as hub
-
-    at = f"{name!r}" + (f" at revision {revision!r}" if revision else "")
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                name, revision=revision, allow_patterns=list(_DOWNLOADED)
-            )
-        )
-    except hub.HFValidationError as error:
-        raise ModelNotFoundError(
-            f"SIGLIP_MODEL_NAME={name!r} is neither a folder that exists nor a hub id of the form "
-            f"'owner/name' such as {_EXAMPLE!r}"
-        ) from error
-    except hub.RevisionNotFoundError as error:
-        raise ModelNotFoundError(
-            f"SIGLIP_MODEL_REVISION={revision!r}: {name!r} has no such branch, tag or commit"
-        ) from error
-    except hub.GatedRepoError as error:
-        raise ModelNotFoundError(
-            f"{at} asks for its terms to be accepted: do so on its page and log in with `hf auth "
-            "login`"
-        ) from error
-    except hub.RepositoryNotFoundError as error:
-        raise ModelNotFoundError(
-            f"{at} does not exist on the hub, or is private: check SIGLIP_MODEL_NAME, or log in "
-            "with `hf auth login`"
-        ) from error
-    except hub.HfHubHTTPError as error:
-        raise ModelError(f"{at}: the hub answered with an error, try later: {error}") from error
-    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, OSError) as error:
-        raise ModelNotFoundError(
-            f"{at} is not in the local cache and the hub cannot be reached (or HF_HUB_OFFLINE is "
-            f"set). On a machine with network run `hf download {name}`, then copy its folder here "
-            "and set SIGLIP_MODEL_NAME to it"
-        ) from error
 
 
 def _read_json(path: Path, name: str) -> dict[str, Any]:
@@ -162,7 +119,7 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UnsupportedModelError(
             f"{name!r} has no {path.name}: not a folder that transformers' save_pretrained wrote. "
-            f"Expected a SigLIP checkpoint such as {_EXAMPLE!r}"
+            f"Expected a SigLIP checkpoint such as {EXAMPLE!r}"
         ) from error
     except ValueError as error:
         raise UnsupportedModelError(f"{name!r}: {path.name} is not JSON ({error})") from error
@@ -179,7 +136,7 @@ def _family(name: str, config: Mapping[str, Any]) -> Family:
         return "siglip2"
     raise UnsupportedModelError(
         f"{name!r} is a {model_type!r} model; allowed are 'siglip' and 'siglip2' with both towers, "
-        f"such as {_EXAMPLE!r} or 'google/siglip2-so400m-patch14-384'"
+        f"such as {EXAMPLE!r} or 'google/siglip2-so400m-patch14-384'"
     )
 
 
@@ -264,7 +221,7 @@ def _read_scalars(files: tuple[Path, ...], names: tuple[str, ...], model: str) -
     if missing:
         raise UnsupportedModelError(
             f"{model!r} has no {' and no '.join(missing)}: a part of a SigLIP model (one tower, or "
-            f"a classifier) cannot be used; both towers are needed, as in {_EXAMPLE!r}"
+            f"a classifier) cannot be used; both towers are needed, as in {EXAMPLE!r}"
         )
     return found
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from siglip_pipeline.errors import EmbeddingError, ModelError
-from siglip_pipeline.siglip.embeddings import extract_image_embeddings, extract_text_embeddings
 from siglip_pipeline.siglip.decode import ImageLike
+from siglip_pipeline.siglip.embeddings import extract_image_embeddings, extract_text_embeddings
 from siglip_pipeline.siglip.labels import label_frames
 from siglip_pipeline.siglip.model import SiglipModel, get_model
 from siglip_pipeline.siglip.similarity import probability
