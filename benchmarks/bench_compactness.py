@@ -1,10 +1,10 @@
 """From how many frames a moment on do moments pay? What ``SIGLIP_INDEX_KIND=auto`` goes by.
 
-One made collection, its moments cut at rising thresholds, so that there are fewer and fewer frames
-in each. Each time: size, build time, and queries a second at the effort that reaches recall, beside
-HNSW over all frames of the same vectors.
+Made collections of ever shorter scenes, down to one frame, so that fewer and fewer frames make up a
+moment. On each: size, build time, and queries a second of moments beside HNSW over all frames of
+the same vectors, each at the effort that reaches recall.
 
-    python benchmarks/bench_compactness.py [--quick] [--json] [--frames 50000] [--thresholds 0.9 …]
+    python benchmarks/bench_compactness.py [--quick] [--json] [--frames 30000] [--scenes 40 …]
 """
 
 import argparse
@@ -16,74 +16,78 @@ from store_report import Case, print_report
 from timing import alternate, searcher
 from vectors import Footage
 
-from siglip_pipeline.store import building, counts, recall
+from siglip_pipeline.store import counts, recall
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.recall.queries import Query, prepare_queries
 
-THRESHOLDS = [0.9, 0.92, 0.925, 0.93, 0.935, 0.94]
+SCENES = [40, 8, 4, 3, 2, 1]
+QUERIES = 100
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="20,000 frames")
+    parser.add_argument("--quick", action="store_true", help="10,000 frames")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--frames", type=int, default=50_000)
-    parser.add_argument("--neighbours", type=float, default=0.93)
-    parser.add_argument("--thresholds", type=float, nargs="+", default=THRESHOLDS)
+    parser.add_argument("--frames", type=int, default=30_000)
+    parser.add_argument("--scenes", type=int, nargs="+", default=SCENES, help="mean lengths")
     options = parser.parse_args(arguments)
-    frames = 20_000 if options.quick else options.frames
-    made = MadeFootage(Footage(frames, neighbours=options.neighbours))
-    print_report("compactness", run(made, options.thresholds), as_json=options.json)
-
-
-def run(made: MadeFootage, thresholds: Sequence[float]) -> list[Case]:
+    frames = 10_000 if options.quick else options.frames
     cases: list[Case] = []
-    with fresh_database(thresholds[0], {}) as (database, settings):
+    for scene_frames in options.scenes:
+        cases += run(MadeFootage(Footage(frames, scene_frames=scene_frames)))
+    print_report("compactness", cases, as_json=options.json)
+
+
+def run(made: MadeFootage) -> list[Case]:
+    with fresh_database(None, {}) as (database, settings):
         models = ModelStore(database)
-        model_id = models.register(made.spec, moment_threshold=thresholds[0])
+        model_id = models.register(made.spec, moment_threshold=settings.moment_threshold)
         made.load(database, model_id, settings)
         queries = prepare_queries(
-            database, models.get(model_id), embed_texts=made.embed_texts, count=100
+            database, models.get(model_id), embed_texts=made.embed_texts, count=QUERIES
         )
-        frames, checked_frames = built(database, model_id, "hnsw", queries)
-        for threshold in thresholds:
-            building.recut(database, model_id, threshold, log)
-            moments, checked = built(database, model_id, "moments", queries)
-            with database.connection() as connection:
-                stored = counts.stored(connection, model_id)
-            compactness = stored.frames / stored.moments
-            own, theirs = alternate(
-                database, [searcher(moments.target), searcher(frames.target)], queries
-            )
-            note = (
-                f"threshold {threshold}; recall@10 {plain_recall(checked)} at {checked.effort}, "
-                f"of hnsw {plain_recall(checked_frames)} at {checked_frames.effort}"
-            )
-            for what, unit, value, reference, better in (
-                ("qps", "queries_per_second", own, theirs, "higher"),
-                ("build", "seconds", moments.seconds, frames.seconds, "lower"),
-                (
-                    "bytes",
-                    "bytes_per_frame",
-                    checked.bytes_per_frame,
-                    checked_frames.bytes_per_frame,
-                    "lower",
-                ),
-            ):
-                cases.append(
-                    Case(
-                        name=f"{compactness:.1f}_frames_a_moment_{what}",
-                        value=value,
-                        unit=unit,
-                        reference="hnsw of all frames",
-                        reference_value=reference,
-                        better="higher" if better == "higher" else "lower",
-                        note=note,
-                    )
-                )
-            log(f"{compactness:.1f} frames a moment: {own / theirs:.2f} of its speed; {note}")
-    return cases
+        with database.connection() as connection:
+            stored = counts.stored(connection, model_id)
+        moments, own = built(database, model_id, "moments", queries)
+        frames, theirs = built(database, model_id, "hnsw", queries)
+        own_qps, their_qps = alternate(
+            database, [searcher(moments.target), searcher(frames.target)], queries
+        )
+    compactness = stored.frames / stored.moments
+    note = (
+        f"recall@10 {plain_recall(own)} at effort {own.effort}, of hnsw {plain_recall(theirs)} at "
+        f"{theirs.effort}"
+    )
+    log(f"{compactness:.1f} frames a moment: {own_qps / their_qps:.2f} of its speed; {note}")
+    name, reference = f"{compactness:.1f}_frames_a_moment", "hnsw of all frames"
+    return [
+        Case(
+            name=f"{name}_qps",
+            value=own_qps,
+            unit="queries_per_second",
+            reference=reference,
+            reference_value=their_qps,
+            better="higher",
+            note=note,
+        ),
+        Case(
+            name=f"{name}_build",
+            value=moments.seconds,
+            unit="seconds",
+            reference=reference,
+            reference_value=frames.seconds,
+            better="lower",
+        ),
+        Case(
+            name=f"{name}_bytes",
+            value=own.bytes_per_frame,
+            unit="bytes_per_frame",
+            reference=reference,
+            reference_value=theirs.bytes_per_frame,
+            better="lower",
+        ),
+    ]
 
 
 def built(

@@ -31,11 +31,11 @@ from siglip_pipeline.search import QueryEmbedder
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store import generations
 from siglip_pipeline.store.database import Database, open_database
+from siglip_pipeline.store.execution import effort_of
 from siglip_pipeline.store.index import build_index
 from siglip_pipeline.store.index_kinds import Generation, Scope, index_kind
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.near_frames import NearFrames
-from siglip_pipeline.store.search import effort_of
 from siglip_pipeline.store.vectors import VectorStore
 
 K = 10

@@ -16,8 +16,6 @@ import numpy as np
 from siglip_pipeline.records import EmbeddingBatch, FloatArray
 
 FRAMES_PER_VIDEO = 500
-SCENE_FRAMES = 40
-"""Mean length of a scene; lengths are geometric."""
 
 # Shares of the squared length of a frame's vector. The rest is the walk within the scene.
 COMMON, TOPIC, VIDEO, SCENE = 0.25, 0.15, 0.15, 0.30
@@ -34,6 +32,8 @@ class Footage:
     dim: int = 768
     neighbours: float = 0.97
     """Mean cosine of neighbouring frames of a scene."""
+    scene_frames: int = 40
+    """Mean length of a scene; lengths are geometric."""
     seed: int = 7
 
     @property
@@ -65,7 +65,7 @@ class Footage:
         topics = self._topics()
         topic_D = topics[rng.integers(len(topics))]
         video_D = _directions(rng, 1, self.dim)[0]
-        starts = np.flatnonzero(rng.random(count) < 1 / SCENE_FRAMES)
+        starts = np.flatnonzero(rng.random(count) < 1 / self.scene_frames)
         bounds = np.unique(np.concatenate([[0], starts, [count]]))
         scenes_SD = _directions(rng, len(bounds) - 1, self.dim)
         # Where only the walk differs, the cosine is 1 - WALK + WALK * step.

@@ -7,8 +7,8 @@ from psycopg import sql
 
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store.database import Connection
+from siglip_pipeline.store.execution import apply_settings, effort_of, execute
 from siglip_pipeline.store.index_kinds import Generation, IndexKind, Scope, index_kind
-from siglip_pipeline.store.search import apply_settings, effort_of, execute
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from siglip_pipeline.errors import NothingIndexedError, QueryError
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store import generations, tables
 from siglip_pipeline.store.database import Connection, Database
+from siglip_pipeline.store.execution import apply_settings, choose_kind, effort_of, execute
 from siglip_pipeline.store.grouping import (
     MomentGroup,
     MomentKey,
@@ -27,8 +28,6 @@ from siglip_pipeline.store.index_kinds import Generation, IndexKind, Scope, inde
 from siglip_pipeline.store.models import ModelRow
 from siglip_pipeline.store.scope import resolve_scope
 
-# Up to so many frames, looking at each is quicker than an index with a filter, and exact.
-EXACT_FRAMES = 20_000
 ROWS_MAX = 20_000
 # Of an exact search: frames of the best moments crowd out the others.
 EXACT_ROWS = 256
@@ -303,42 +302,3 @@ def _keep_best(found: dict[MomentKey, ScoredMoment], scored: Sequence[ScoredMome
         best = found.get(moment.key)
         if best is None or moment.rank < best.rank:
             found[moment.key] = moment
-
-
-def choose_kind(target: Generation, scope: Scope) -> IndexKind:
-    """The live index, or none at all where so little is in scope that looking at it is quicker."""
-    if scope.video_ids is not None and scope.frames <= EXACT_FRAMES:
-        return index_kind("exact")
-    return index_kind(target.kind)
-
-
-def effort_of(kind: IndexKind, target: Generation) -> int:
-    """How hard to look when nobody says."""
-    if kind.name == target.kind and target.effort is not None:
-        return target.effort
-    return kind.default_effort
-
-
-def apply_settings(
-    connection: Connection, kind: IndexKind, *, rows: int, scope: Scope, effort: int
-) -> None:
-    """Set the server up for a search, until the transaction ends."""
-    settings = kind.settings(effort=effort, rows=rows, scope=scope)
-    if settings:
-        calls = sql.SQL(", ").join([sql.SQL("set_config(%s, %s, true)")] * len(settings))
-        values = [part for item in settings.items() for part in item]
-        connection.execute(sql.SQL("SELECT {}").format(calls), values)
-
-
-def execute(
-    connection: Connection,
-    query: sql.Composed | bytes,
-    kind: IndexKind,
-    target: Generation,
-    query_D: FloatArray,
-    scope: Scope,
-) -> psycopg.Cursor[tuple[Any, ...]]:
-    """Run a query that :meth:`IndexKind.near` is part of."""
-    values = scope.parameters() | kind.plan_parameters(target) | {"query": HalfVector(query_D)}
-    # Never prepared: a plan that does not know the filter may shun the index.
-    return connection.execute(query, values, prepare=False)

@@ -89,7 +89,7 @@ def test_a_narrow_filter_finds_as_many_as_there_are(
     service: SearchService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Past the exact path, where the index walks its graph and names too few."""
-    monkeypatch.setattr("siglip_pipeline.store.search.EXACT_FRAMES", 0)
+    monkeypatch.setattr("siglip_pipeline.store.execution.EXACT_FRAMES", 0)
     monkeypatch.setattr("siglip_pipeline.store.index_kinds.moments.EXACT_MOMENTS", 0)
     for k in (1, 2, 3, 50):
         limits = SearchFilter(videos=("v06.mp4",))

@@ -100,6 +100,16 @@ def test_another_kind_or_threshold_is_rebuilt(database: Database, model_id: int)
         assert row.fetchone() == (96, 0.9999), "every frame is a moment of its own now"
 
 
+def test_a_build_tells_the_planner_about_the_frames(database: Database, model_id: int) -> None:
+    build_index(database, model_id, settings=SETTINGS)
+    with database.connection() as connection:
+        row = connection.execute(
+            "SELECT n_distinct FROM pg_stats WHERE tablename = %s AND attname = 'video_id'",
+            [f"frames_{model_id}"],
+        ).fetchone()
+    assert row is not None, "no statistics: a search of one video would read all frames"
+
+
 def test_recall_that_fell_asks_for_a_new_generation(database: Database, model_id: int) -> None:
     build_index(database, model_id, settings=SETTINGS)
     with database.connection() as connection:  # the live index has lost most of its frames

@@ -173,7 +173,7 @@ def test_a_filter_over_many_frames_finds_the_best_moments(
     model_id = made.collection(database, videos=8)
     build_index(database, model_id, settings=made.settings(index_kind="moments"))
     model = ModelStore(database).get(model_id)
-    monkeypatch.setattr("siglip_pipeline.store.search.EXACT_FRAMES", 0)
+    monkeypatch.setattr("siglip_pipeline.store.execution.EXACT_FRAMES", 0)
     monkeypatch.setattr("siglip_pipeline.store.index_kinds.moments.EXACT_MOMENTS", most)
     chosen = ["v01.mp4", "v04.mp4", "v06.mp4"]
     query_D = made.footage(77)[0]

@@ -16,12 +16,12 @@ from psycopg import sql
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store import counts, tables
 from siglip_pipeline.store.database import Connection, Database
+from siglip_pipeline.store.execution import choose_kind, effort_of
 from siglip_pipeline.store.index_kinds import Generation, IndexKind, Scope, index_kind
 from siglip_pipeline.store.near_frames import NearFrames
 from siglip_pipeline.store.recall.queries import SEED, Modality, Query
 from siglip_pipeline.store.recall.report import RecallCase, RecallReport
 from siglip_pipeline.store.recall.truth import bootstrap, find_truth, found_share
-from siglip_pipeline.store.search import choose_kind, effort_of
 
 DEPTHS = (1, 10, 100)
 SHARES = (0.001, 0.01, 0.05, 0.3)
