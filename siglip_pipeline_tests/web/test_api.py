@@ -82,7 +82,7 @@ def test_a_moment_finds_itself_by_path_and_by_id(
 
 
 def test_filters_hold_for_every_kind_of_query(client: httpx.Client, picture: Path) -> None:
-    chosen = {"videos": "*.avi", "from_seconds": 4, "to_seconds": 8, "k": 50}
+    chosen: dict[str, str | int] = {"videos": "*.avi", "from_seconds": 4, "to_seconds": 8, "k": 50}
     picture_headers = {"Content-Type": "image/png"}
     answers = [
         client.get("/api/search", params={"q": "a blue star", **chosen}),
@@ -124,7 +124,7 @@ def test_a_mix_is_read_as_the_command_line_reads_it(client: httpx.Client) -> Non
 def test_pages_of_hits_follow_each_other(client: httpx.Client) -> None:
     whole = _hits(client.get("/api/search", params={"q": "a green square", "k": 9}))
     url: str | None = "/api/search?q=a+green+square&k=3"
-    pages = []
+    pages: list[list[dict[str, Any]]] = []
     while url and len(pages) < 3:
         answer = client.get(url)
         pages += [_hits(answer)]

@@ -51,7 +51,7 @@ class Page:
         self.browser.switch_to.active_element.send_keys(*keys)
 
     def run(self, script: str, *values: object) -> object:
-        return self.browser.execute_script(script, *values)  # type: ignore[no-untyped-call]
+        return self.browser.execute_script(script, *values)
 
     def path(self) -> str:
         return self.browser.current_url.removeprefix(self.url)
