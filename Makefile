@@ -21,10 +21,11 @@ demo: $(STAMP) ## render sample videos, index them, search them: the main job on
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
-check: $(STAMP) ## lint, formatting, types
+check: $(STAMP) ## lint, formatting, types, and whether Dagster loads the definitions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	DAGSTER_HOME=$$(mktemp -d) $(BIN)/dagster definitions validate -w workspace.yaml
 
 format: $(STAMP) ## apply the formatter and the lint fixes
 	$(BIN)/ruff format .

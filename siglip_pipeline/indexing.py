@@ -178,7 +178,7 @@ def _wait_for_services(settings: Settings, videos: Sequence[str], *, quiet: bool
     """Wait until the services that run here have indexed the videos; say what became of them."""
     with open_database(settings) as database:
         watch_until(
-            database, settings, len(videos), lambda: _settled(database, videos), quiet=quiet
+            database, settings, len(videos), lambda _: _settled(database, videos), quiet=quiet
         )
         return _outcome(database, videos)
 
@@ -187,23 +187,25 @@ def watch_until(
     database: Database,
     settings: Settings,
     expected: int,
-    done: Callable[[], bool],
+    done: Callable[[PipelineStatus], bool],
     *,
     quiet: bool,
     tick: Callable[[], None] = lambda: None,
 ) -> PipelineStatus:
-    """Show live progress until ``done``; ``tick`` is called at every look."""
+    """Show live progress until ``done`` says so of a status; ``tick`` is called at every look."""
     progress = console.PipelineProgress()
+
+    def look() -> PipelineStatus:
+        status = collect_status(database, settings)
+        if not quiet:
+            progress.show(status, max(expected, status.total))
+        return status
+
     with nullcontext() if quiet else progress:
-        while True:
-            finished = done()
-            status = collect_status(database, settings)
-            if not quiet:
-                progress.show(status, max(expected, status.total))
-            if finished:
-                return status
+        while not done(look()):
             tick()
             time.sleep(_POLL_SECONDS)
+        return look()
 
 
 class _InBackground:
@@ -221,7 +223,7 @@ class _InBackground:
         self._thread = threading.Thread(target=run, name="materialize", daemon=True)
         self._thread.start()
 
-    def is_done(self) -> bool:
+    def is_done(self, status: PipelineStatus) -> bool:
         return not self._thread.is_alive()
 
     def finish(self) -> None:

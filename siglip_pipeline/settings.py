@@ -181,6 +181,11 @@ class Settings(BaseSettings):
         description="Where people reach the Dagster UI, for links on the status page. Unset: the "
         "one that `up` runs in this home.",
     )
+    page_url: str | None = Field(
+        None,
+        description="Address of the search page as people reach it, for links from Dagster. "
+        "Unset: `http://SIGLIP_HOST:SIGLIP_PAGE_PORT`.",
+    )
     alert_webhook: str | None = Field(
         None,
         description="URL that a summary of every failed run is posted to, as JSON with a `text` "
@@ -293,6 +298,11 @@ class Settings(BaseSettings):
     def frame_store_url(self) -> str:
         """Folder or fsspec URL of the frame store, default applied."""
         return self.frame_store or str(self.home / "frames")
+
+    def page_address(self, path: str = "") -> str:
+        """Where people find a page of the search service."""
+        root = self.page_url or f"http://{self.host}:{self.page_port}"
+        return f"{root.rstrip('/')}/{path}"
 
     @property
     def model_choice(self) -> str:

@@ -180,11 +180,13 @@ def frame_embeddings(
             elif isinstance(result, VideoError):
                 outcomes.fail(key, result.reason)
             else:
+                summary = vectors.summary(model_id, result.video)
+                page = siglip.settings().page_address(f"videos/{summary.video_id}")
                 outcomes.succeed(
                     key,
                     data_version=result.data_version,
-                    metadata=embedding_metadata(result, spec),
-                    checks=check_vectors(result, vectors.summary(model_id, result.video)),
+                    metadata=embedding_metadata(result, spec, page_address=page),
+                    checks=check_vectors(result, summary),
                 )
         if (report := engine.report) is not None:
             context.log_event(

@@ -35,29 +35,41 @@ def frames_metadata(result: FramesStored, frame_store: FrameStore) -> Mapping[st
         "resolution": f"{info.width}x{info.height}",
         "sampling": result.stored.sampling,
         "source_sha256": result.stored.source_sha256,
+        "damaged_share": result.damaged_share,
         "reused": result.report is None,
         "contact_sheet": inline_picture(
             frame_store.contact_sheet(result.video, max_bytes=_PICTURE_BYTES)
         ),
     }
     if (report := result.report) is not None:
-        metadata["damaged_share"] = report.damaged_share
         metadata["damaged_packets"] = report.damaged_packets
         metadata["decode_cpu_seconds"] = report.decode_cpu_seconds
         metadata["video_seconds_per_second"] = info.duration_seconds / max(
             report.wall_seconds, 1e-6
         )
-    return metadata
+    return metadata | _reused_from(result)
 
 
-def embedding_metadata(result: VectorsStored, spec: ModelSpec) -> Mapping[str, Any]:
-    """Metadata of one partition of ``frame_embeddings``."""
+def _reused_from(result: FramesStored | VectorsStored) -> dict[str, Any]:
+    return {} if result.reused_from is None else {"reused_from": result.reused_from}
+
+
+def embedding_metadata(
+    result: VectorsStored, spec: ModelSpec, *, page_address: str
+) -> Mapping[str, Any]:
+    """Metadata of one partition of ``frame_embeddings``.
+
+    Args:
+        page_address: of the video's page in the search service.
+    """
     return {
+        "search_page": dg.MetadataValue.url(page_address),
         "vectors": result.vectors,
         "dim": spec.dim,
         "model": spec.name,
         "model_key": result.model_key,
-        "reused": not result.written,
+        "reused": not result.written or result.reused_from is not None,
+        **_reused_from(result),
     }
 
 

@@ -30,8 +30,9 @@ from siglip_pipeline.defs.similarity import video_similarity
 from siglip_pipeline.records import Upload
 from siglip_pipeline.store.videos import VideoStore
 
-# A tick is ended after 60 s, and each new key costs a query: take so many at a time.
-UPLOADS_PER_TICK = 500
+# A tick is ended after 60 s, and the daemon writes the event of each new upload by itself, with
+# some five queries: take so many at a time, which is eight full runs.
+UPLOADS_PER_TICK = 256
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from siglip_pipeline import console
-from siglip_pipeline.indexing import watch_until
 from siglip_pipeline.demo.scenes import DemoVideo, Scene, render_demo_videos, render_picture
 from siglip_pipeline.errors import LaunchError
+from siglip_pipeline.indexing import watch_until
 from siglip_pipeline.launcher import Launcher, free_port, launch
 from siglip_pipeline.search import SearchResult, SearchService
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.status import PipelineStatus, collect_status
+from siglip_pipeline.status import PipelineStatus
 from siglip_pipeline.store.database import Database, open_database
 
 MODEL_FOLDER = Path(__file__).parent / "model"
@@ -102,8 +102,7 @@ def demo_settings(settings: Settings) -> Settings:
 def _wait(launcher: Launcher, database: Database, expected: int, *, quiet: bool) -> PipelineStatus:
     deadline = time.monotonic() + _GIVE_UP_SECONDS
 
-    def done() -> bool:
-        status = collect_status(database, launcher.settings)
+    def done(status: PipelineStatus) -> bool:
         if time.monotonic() > deadline:
             raise LaunchError(
                 f"only {status.indexed} of {expected} videos were indexed within "

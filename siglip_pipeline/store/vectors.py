@@ -41,6 +41,7 @@ class StoredVector:
 class VectorSummary:
     """What is stored of one video under one model."""
 
+    video_id: int
     vectors: int
     shortest: float
     """Smallest Euclidean length of a vector; 1 when there is none."""
@@ -154,14 +155,15 @@ class VectorStore:
     def summary(self, model_id: int, video: str) -> VectorSummary:
         """Count and lengths of a video's vectors, as the database holds them."""
         query = sql.SQL(
-            "SELECT count(*), coalesce(min(l2_norm(embedding)), 1),"
-            " coalesce(max(l2_norm(embedding)), 1) FROM {} WHERE video_id ="
-            " (SELECT video_id FROM videos WHERE path = %s)"
+            "SELECT v.video_id, count(f.video_id), coalesce(min(l2_norm(embedding)), 1),"
+            " coalesce(max(l2_norm(embedding)), 1) FROM videos v LEFT JOIN {} f"
+            " USING (video_id) WHERE v.path = %s GROUP BY v.video_id"
         ).format(tables.frames(model_id))
         with self._database.connection() as connection:
             row = connection.execute(query, [video]).fetchone()
         assert row is not None
-        return VectorSummary(vectors=row[0], shortest=row[1], longest=row[2])
+        video_id, vectors, shortest, longest = row
+        return VectorSummary(video_id=video_id, vectors=vectors, shortest=shortest, longest=longest)
 
     def miscounted(self, model_id: int) -> dict[str, tuple[int, int]]:
         """Videos whose vectors are not as many as were recorded: ``(stored, recorded)`` by path."""

@@ -120,14 +120,15 @@ def test_the_gpu_pool_has_its_limit_before_the_first_run(uploads: Path, tmp_path
 
 def test_partitions_of_waiting_runs_and_of_runs_in_flight(instance: dg.DagsterInstance) -> None:
     keys = [f"{n}.mp4" for n in range(8)]
-    instance.add_dynamic_partitions("videos", keys)
+    instance.add_dynamic_partitions("videos", [*keys, "gone.mp4"])
     status = dg.DagsterRunStatus
     _run(instance, "frame_embeddings", status.NOT_STARTED, "1.mp4", "2.mp4")
     _run(instance, "frame_embeddings", status.STARTED, "0.mp4", "0.mp4")
     _run(instance, "video_frames", status.NOT_STARTED, "4.mp4", "4.mp4")
     _run(instance, "frame_embeddings", status.NOT_STARTED, "6.mp4", "6.mp4")
     _run(instance, "frame_embeddings", status.SUCCESS, "7.mp4", "7.mp4")
-    _run(instance, "frame_embeddings", status.NOT_STARTED, "gone.mp4", "7.mp4")
+    _run(instance, "frame_embeddings", status.NOT_STARTED, "7.mp4", "gone.mp4")
+    instance.delete_dynamic_partition("videos", "gone.mp4")
     waiting = partitions_of_waiting_runs(instance, dg.AssetKey("frame_embeddings"))
     assert waiting == ["1.mp4", "2.mp4", "6.mp4"]
     assert partitions_in_flight(instance, keys) == {

@@ -1,0 +1,206 @@
+"""Under a real webserver and daemon: what people do in the UI, through the calls that it makes.
+
+One `up` serves the module. Its videos are rendered, its model is the demo's.
+"""
+
+import json
+import shutil
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from siglip_pipeline.dagster_api import FINISHED, DagsterApi
+from siglip_pipeline.demo.run import MODEL_FOLDER
+from siglip_pipeline.demo.scenes import demo_scenes, render_video
+from siglip_pipeline.launcher import free_port
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.store.database import open_database
+from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.store.vectors import VectorStore
+from siglip_pipeline_tests.test_launcher import Up, _cli, _up
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
+
+
+class Services:
+    """A running `up`, its uploads folder and its GraphQL."""
+
+    def __init__(self, up: Up) -> None:
+        self.up = up
+        self.url = f"http://127.0.0.1:{up.settings.dagster_port}"
+        self.uploads = Path(up.settings.uploads)
+        self._scenes = iter(demo_scenes() * 4)
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        request = urllib.request.Request(
+            f"{self.url}/graphql",
+            data=json.dumps({"query": query, "variables": variables}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            document = json.load(answer)
+        assert "errors" not in document, document
+        return document["data"]
+
+    def render(self, *names: str, seconds: int = 1) -> None:
+        """Films of one scene each, no two alike."""
+        for name in names:
+            render_video(self.uploads / name, [next(self._scenes)], seconds_per_scene=seconds)
+
+    def runs(self, asset: str, status: str | None = None) -> list[Any]:
+        query = """query($filter: RunsFilter) { runsOrError(filter: $filter) { ... on Runs {
+            results { id status assetSelection { path } tags { key value } } } } }"""
+        wanted = {} if status is None else {"statuses": [status]}
+        results = self.ask(query, filter=wanted)["runsOrError"]["results"]
+        return [
+            run
+            for run in results
+            if [key["path"] for key in run["assetSelection"] or []] == [[asset]]
+        ]
+
+    def events(self, run_id: str) -> list[str]:
+        query = """query($id: ID!) { runOrError(runId: $id) { ... on Run {
+            eventConnection { events { ... on MessageEvent { message } } } } } }"""
+        events = self.ask(query, id=run_id)["runOrError"]["eventConnection"]["events"]
+        return [event["message"] for event in events if event]
+
+    def wait(self, condition: Callable[[], Any], *, seconds: float = 240) -> Any:
+        deadline = time.monotonic() + seconds
+        while not (found := condition()):
+            assert self.up.process.poll() is None, self.up.log.read_text()
+            assert time.monotonic() < deadline, (self.up.status(), self.up.log.read_text())
+            time.sleep(0.5)
+        return found
+
+    def states(self) -> Any:
+        return self.up.status()["videos"]
+
+    def settled(self, *, indexed: int, failed: int = 0) -> bool:
+        found = self.states()
+        return (found["indexed"], found["failed"]) == (indexed, failed)
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    folder = tmp_path_factory.mktemp("daemon")
+    (folder / "uploads").mkdir()
+    settings = Settings.load(
+        home=folder / "home",
+        uploads=str(folder / "uploads"),
+        model_name=str(MODEL_FOLDER),
+        uploads_settle_seconds=0.2,
+        dagster_port=free_port(),
+        page_port=free_port(),
+        remove_deleted=False,
+    )
+    with _up(settings, folder / "up.log") as up:
+        yield Services(up)
+
+
+def test_a_batch_with_bad_files_is_searchable_but_for_those(services: Services) -> None:
+    good = [f"{n:02d}.mp4" for n in (0, 2, 3, 5, 6, 8, 9)]
+    services.render(*good)
+    for name in ("01.mp4", "04.mp4", "07.mp4"):
+        (services.uploads / name).write_bytes(b"this is no film: " + name.encode())
+    services.wait(lambda: services.settled(indexed=7, failed=3))
+    failures = services.up.status()["failures"]
+    assert [failure["video"] for failure in failures] == ["01.mp4", "04.mp4", "07.mp4"]
+    assert all(failure["reason"] for failure in failures)
+    # The index followed: nobody asked for it.
+    services.wait(lambda: services.up.status()["index"]["rows"] == services.up.status()["frames"])
+
+
+def test_failed_ones_alone_are_made_again(services: Services) -> None:
+    services.render("01.mp4")
+    shutil.copyfile(services.uploads / "01.mp4", services.uploads / "04.mp4")
+    # Through the running Dagster, as a shell does it; one stays broken.
+    before = {run["id"] for run in services.runs("video_frames")}
+    done = _cli(services.up.settings, "materialize", "--failed", "--wait", "--json")
+    document = json.loads(done.stdout)
+    assert done.returncode == 1, done.stderr
+    assert document["videos"] == ["01.mp4", "04.mp4", "07.mp4"]
+    assert document["indexed"] == ["01.mp4", "04.mp4"]
+    assert [failure["video"] for failure in document["failed"]] == ["07.mp4"]
+    assert {run["id"] for run in services.runs("video_frames")} > before
+    missing = _cli(services.up.settings, "materialize", "absent.mp4", "--json")
+    assert missing.returncode == 2
+
+
+def test_a_fragmented_backfill_loads_the_model_once(services: Services) -> None:
+    before = {run["id"] for run in services.runs("frame_embeddings")}
+    keys = ["00.mp4", "02.mp4", "05.mp4", "08.mp4"]
+    # Their vectors are gone, as after a change of the model.
+    settings = services.up.settings
+    with open_database(settings) as database:
+        model = ModelStore(database).active()
+        assert model is not None
+        VectorStore(database).mark_outdated(model.model_id, keys)
+    api = DagsterApi(services.url)
+    backfill = api.launch_backfill(["frame_embeddings"], keys)
+    services.wait(lambda: api.backfill_status(backfill) in FINISHED)
+    assert api.backfill_status(backfill) == "COMPLETED_SUCCESS"
+    runs = [run for run in services.runs("frame_embeddings") if run["id"] not in before]
+    assert len(runs) == len(keys)
+    loads = [
+        run["id"]
+        for run in runs
+        if any("is loaded on" in message for message in services.events(run["id"]))
+    ]
+    # The first run may have looked before the last ones were queued.
+    assert 1 <= len(loads) <= 2
+
+
+def test_cancelling_a_run_keeps_what_is_done_and_frees_the_slot(services: Services) -> None:
+    names = [f"long-{n}.mp4" for n in range(6)]
+    services.render(*names, seconds=40)
+    (run,) = services.wait(
+        lambda: [
+            run
+            for run in services.runs("video_frames", "STARTED")
+            if any("long-0.mp4" in m for m in services.events(run["id"]))
+        ]
+    )
+    began = time.monotonic()
+    services.ask(
+        """mutation($id: String!) { terminateRun(runId: $id) { __typename } }""", id=run["id"]
+    )
+    services.wait(lambda: not services.runs("video_frames", "CANCELING"), seconds=60)
+    services.wait(lambda: not services.runs("video_frames", "STARTED"), seconds=60)
+    assert time.monotonic() - began < 30
+    status = services.ask(
+        "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }", id=run["id"]
+    )
+    assert status["runOrError"]["status"] == "CANCELED"
+    pending = services.states()["pending"]
+    assert pending >= 1
+    done = _cli(services.up.settings, "materialize", "--all-missing", "--wait", "--json")
+    assert done.returncode == 0, done.stderr
+    assert services.states()["pending"] == 0
+    used = services.ask(
+        """{ instance { concurrencyLimits { concurrencyKey slotCount activeSlotCount } } }"""
+    )["instance"]["concurrencyLimits"]
+    assert {limit["concurrencyKey"]: limit["slotCount"] for limit in used}["gpu"] == 1
+
+
+def test_a_killed_daemon_is_started_again_and_goes_on(services: Services) -> None:
+    def daemons() -> list[psutil.Process]:
+        return [p for p in services.up.family() if "dagster._daemon" in p.cmdline()]
+
+    (daemon,) = daemons()
+    services.render("late-1.mp4", "late-2.mp4")
+    services.wait(lambda: services.runs("video_frames", "STARTED"))
+    daemon.kill()
+    services.wait(lambda: [p for p in daemons() if p.pid != daemon.pid])
+    services.render("late-3.mp4")
+    before = services.states()["indexed"]
+    services.wait(lambda: services.states()["pending"] == 0, seconds=300)
+    assert services.states()["indexed"] >= before
+    states = json.loads(_cli(services.up.settings, "status", "--json").stdout)
+    assert not [f for f in states["failures"] if f["video"].startswith("late")]
+    hits = _cli(services.up.settings, "search", "--like", "late-3.mp4@0", "--k", "1", "--json")
+    assert json.loads(hits.stdout)["hits"][0]["video"] == "late-3.mp4"
