@@ -22,13 +22,17 @@ from siglip_pipeline.records import FloatArray, IntArray, SecondsArray
 
 MATCH_COSINE = 0.94
 """Frames at least as alike may be the same picture. Re-encoded copies lie above 0.97."""
-MIN_DIFFERENT = 2.5
+MIN_DIFFERENT = 2.0
 """A stretch of fewer different frames proves nothing: pictures that stand still look alike."""
 SPEEDS = (1.0, 2 / 3, 3 / 4, 4 / 5, 5 / 4, 4 / 3, 3 / 2, 1 / 2, 2.0)
 MAX_SEGMENTS = 8
 _MATCHES_PER_FRAME = 8
 _SHARPNESS = 0.01
 """Cosine by which a match must stay behind the best of its frames to count for 1/e of it."""
+_CLEARLY = 1.2
+"""Ratio of distances from which one is clearly the larger; Lowe's ratio test is 1 / 0.8."""
+_ROUNDING = 5e-4
+"""What half precision does to a cosine, at the most."""
 _MAX_GAP_STEPS = 3.5
 _FIT_ROUNDS = 3
 
@@ -140,13 +144,19 @@ def _best_segment(
     cosines = matches.cosine_N[left_N]
     time_a, time_b = a.time_seconds_N[rows], b.time_seconds_N[columns]
     weights = _match_weights(rows, columns, cosines)
-    speed, offset = _vote(time_a, time_b, weights, max(a.step_seconds, b.step_seconds))
+    speed, offset = _vote(a, b, rows, columns, weights)
+    voted = speed
+    support = _support(rows, columns, weights, _near(a, b, time_a, time_b, speed, offset))
     for _ in range(_FIT_ROUNDS):
-        near = np.abs(time_b - speed * time_a - offset) <= _tolerance(a, b, speed)
-        fitted = _fit(time_a[near], time_b[near], weights[near], speed)
-        if fitted is None or abs(fitted[0] - speed) < 1e-6 > abs(fitted[1] - offset):
+        near = _near(a, b, time_a, time_b, speed, offset)
+        fitted = _fit(time_a[near], time_b[near], weights[near], voted)
+        if fitted is None:
             break
-        speed, offset = fitted
+        # Matches of a picture that stands still fill a block, along which any line fits.
+        better = _support(rows, columns, weights, _near(a, b, time_a, time_b, *fitted))
+        if better <= support:
+            break
+        (speed, offset), support = fitted, better
     miss = np.abs(time_b - speed * time_a - offset)
     chain = _one_to_one(rows, columns, miss, _tolerance(a, b, speed))
     if not len(chain):
@@ -170,26 +180,51 @@ def _match_weights(rows: IntArray, columns: IntArray, cosines: FloatArray) -> Se
 
 
 def _vote(
-    time_a: SecondsArray, time_b: SecondsArray, weights: SecondsArray, step: float
+    a: Footage, b: Footage, rows: IntArray, columns: IntArray, weights: SecondsArray
 ) -> tuple[float, float]:
-    """The speed and offset that most matches agree on; of equals, the natural speed."""
-    best = (-1.0, 1.0, 0.0)
+    """The speed and offset that most frames agree on; of equals, the natural speed."""
+    time_a, time_b = a.time_seconds_N[rows], b.time_seconds_N[columns]
+    step = max(a.step_seconds, b.step_seconds)
+    most, line = -1.0, (1.0, 0.0)
     for speed in SPEEDS:
         offsets = time_b - speed * time_a
         # Bins that overlap by half: an offset on an edge loses no votes.
         bins = np.floor(offsets / (step / 2)).astype(np.int64)
         bins -= bins.min()
         votes = np.bincount(bins, weights, minlength=int(bins.max()) + 2)
-        double = votes[:-1] + votes[1:]
-        top = int(np.argmax(double))
-        if double[top] > best[0] * (1 + 1e-9) + 1e-9:
-            inside = (bins == top) | (bins == top + 1)
-            best = (
-                float(double[top]),
-                speed,
-                float(np.average(offsets[inside], weights=weights[inside])),
-            )
-    return best[1], best[2]
+        top = int(np.argmax(votes[:-1] + votes[1:]))
+        inside = (bins == top) | (bins == top + 1)
+        offset = float(np.average(offsets[inside], weights=weights[inside]))
+        near = _near(a, b, time_a, time_b, speed, offset)
+        support = _support(rows, columns, weights, near)
+        if support > most + 1e-9:
+            most, line = support, (speed, offset)
+    return line
+
+
+def _near(
+    a: Footage,
+    b: Footage,
+    time_a: SecondsArray,
+    time_b: SecondsArray,
+    speed: float,
+    offset: float,
+) -> NDArray[np.bool_]:
+    """Which matches lie on the line, to within a step."""
+    result: NDArray[np.bool_] = np.abs(time_b - speed * time_a - offset) <= _tolerance(a, b, speed)
+    return result
+
+
+def _support(
+    rows: IntArray, columns: IntArray, weights: SecondsArray, near: NDArray[np.bool_]
+) -> float:
+    """Weight of the matches on a line, each frame of either video counted once."""
+    total = []
+    for frames in (rows, columns):
+        best = np.zeros(int(frames.max()) + 1)
+        np.maximum.at(best, frames[near], weights[near])
+        total.append(float(best.sum()))
+    return min(total)
 
 
 def _tolerance(a: Footage, b: Footage, speed: float) -> float:
@@ -247,10 +282,11 @@ def _segment(
 ) -> Segment:
     unique_columns = np.unique(columns)
     cosine = float(np.mean(cosines))
-    # Frames are different when a copy resembles its original more than they resemble each other.
+    # Frames are different when they are clearly further apart than a copy is from its original.
+    alike = 1 - max(_CLEARLY * (1 - cosine), _ROUNDING)
     different = min(
-        float(difference_weights(a.embeddings_ND[rows], cosine).sum()),
-        float(difference_weights(b.embeddings_ND[unique_columns], cosine).sum()),
+        float(difference_weights(a.embeddings_ND[rows], alike).sum()),
+        float(difference_weights(b.embeddings_ND[unique_columns], alike).sum()),
     )
     return Segment(
         rows=rows,

@@ -1,0 +1,173 @@
+"""Which videos are called copies: made footage for the rules, rendered films for the real thing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from siglip_pipeline.demo.run import MODEL_FOLDER
+from siglip_pipeline.demo.scenes import demo_scenes, render_video
+from siglip_pipeline.records import FloatArray
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.store.video_similarity import VideoSimilarityStore, compare_videos
+from siglip_pipeline.store.videos import VideoStore
+from siglip_pipeline_tests.search.conftest import index_folder
+from siglip_pipeline_tests.store import made
+from siglip_pipeline_tests.store.test_alignment import copied, frames, still
+from siglip_pipeline_tests.video.copies import TRANSFORMS, transformed_copy
+
+DIM = 64
+
+
+@pytest.fixture
+def model_id(database: Database) -> int:
+    return ModelStore(database).register(made.spec(dim=DIM))
+
+
+def load(database: Database, model_id: int, **videos: FloatArray) -> None:
+    for name, vectors_ND in videos.items():
+        made.record(database, f"{name}.mp4", frames=len(vectors_ND))
+        made.load(database, model_id, f"{name}.mp4", vectors_ND)
+
+
+def copies(database: Database, model_id: int) -> set[tuple[str, str]]:
+    compare_videos(database, model_id)
+    found = VideoSimilarityStore(database).segments(model_id=model_id, duplicates_only=True)
+    return {(segment.video_a[:-4], segment.video_b[:-4]) for segment in found}
+
+
+def test_a_copy_and_a_part_are_copies(database: Database, model_id: int) -> None:
+    film = frames(1, 30)
+    load(
+        database, model_id, film=film, again=copied(film), part=copied(film[8:20]), no=frames(2, 30)
+    )
+    assert copies(database, model_id) == {("film", "again"), ("film", "part"), ("again", "part")}
+    store = VideoSimilarityStore(database)
+    (segment,) = [
+        s for s in store.segments(model_id=model_id, video="part.mp4") if s.video_a_id == 1
+    ]
+    assert (segment.video_a, segment.video_b) == ("film.mp4", "part.mp4")
+    assert (segment.start_a, segment.end_a) == (8, 20)
+    assert (segment.start_b, segment.end_b) == (0, 12)
+    assert segment.covered == pytest.approx(1)
+    near = store.similar("film.mp4", model_id=model_id)
+    assert [video.video for video in near] == ["again.mp4", "part.mp4", "no.mp4"]
+    assert near[0].score > near[1].score > near[2].score
+
+
+def test_a_black_opening_is_no_segment_at_all(database: Database, model_id: int) -> None:
+    black = still(9, 15)
+    load(
+        database,
+        model_id,
+        **{
+            f"v{i}": np.concatenate([copied(black, noise=0.001, seed=i), frames(i, 12)])
+            for i in range(4)
+        },
+    )
+    assert copies(database, model_id) == set()
+    assert VideoSimilarityStore(database).segments(model_id=model_id) == []
+
+
+def test_an_intro_of_two_videos_is_a_segment_and_no_copy(database: Database, model_id: int) -> None:
+    intro = frames(7, 8)
+    load(
+        database,
+        model_id,
+        one=np.concatenate([intro, frames(1, 20)]),
+        two=np.concatenate([frames(3, 2), copied(intro), frames(2, 20)]),
+    )
+    assert copies(database, model_id) == set()
+    (segment,) = VideoSimilarityStore(database).segments(model_id=model_id)
+    assert (segment.end_a, segment.start_b) == (8, 2)
+    assert not segment.duplicate
+
+
+def test_an_intro_of_many_videos_is_no_news(database: Database, model_id: int) -> None:
+    """Even where it is most of each video."""
+    intro = frames(7, 10)
+    many = {
+        f"v{i:02d}": np.concatenate([copied(intro, seed=i), frames(100 + i, 6)]) for i in range(14)
+    }
+    load(database, model_id, **many)
+    assert copies(database, model_id) == set()
+    assert VideoSimilarityStore(database).segments(model_id=model_id) == []
+
+
+def test_many_uploads_of_one_video_are_copies_all_the_same(
+    database: Database, model_id: int
+) -> None:
+    film = frames(1, 12)
+    load(database, model_id, **{f"v{i:02d}": copied(film, seed=i) for i in range(14)})
+    assert len(copies(database, model_id)) == 14 * 13 / 2
+
+
+def test_stills_are_copies_only_when_both_are_the_same_still(
+    database: Database, model_id: int
+) -> None:
+    load(
+        database,
+        model_id,
+        slide=still(1, 10),
+        again=copied(still(1, 12), noise=0.005),
+        shown=np.concatenate([frames(2, 10), still(1, 10)]),
+    )
+    assert copies(database, model_id) == {("slide", "again")}
+
+
+def test_each_run_replaces_what_was_found(database: Database, model_id: int) -> None:
+    film = frames(1, 12)
+    load(database, model_id, film=film, again=copied(film))
+    assert copies(database, model_id) == {("film", "again")}
+    made.load(database, model_id, "again.mp4", frames(5, 12))
+    assert copies(database, model_id) == set()
+    made.load(database, model_id, "again.mp4", copied(film))
+    assert copies(database, model_id) == {("film", "again")}
+    VideoStore(database).delete("again.mp4")
+    assert VideoSimilarityStore(database).segments(model_id=model_id) == []
+
+
+def test_no_videos_at_all(database: Database, model_id: int) -> None:
+    report = compare_videos(database, model_id)
+    assert (report.videos, report.duplicates, report.segments) == (0, 0, 0)
+
+
+@pytest.mark.slow
+def test_copies_of_real_films_are_found_and_nothing_else(
+    database: Database, tmp_path: Path
+) -> None:
+    """Precision 1.0, and recall of at least 0.9 on re-encoded, scaled and cut copies."""
+    uploads = tmp_path / "uploads"
+    scenes = demo_scenes()
+    uploads.mkdir()
+    films = {
+        f"film{number}": render_video(
+            uploads / f"film{number}.mp4",
+            scenes[8 * number : 8 * number + 6],
+            seconds_per_scene=2,
+            size=(160, 120),
+        ).path
+        for number in range(4)
+    }
+    wanted = [t for t in TRANSFORMS if t.name in ("re-encode", "scale", "cut")]
+    for name, path in films.items():
+        for transform in wanted:
+            transformed_copy(path, uploads / f"{name}-{transform.name}.mp4", transform)
+    settings = Settings.load(
+        home=tmp_path,
+        uploads=str(uploads),
+        model_name=str(MODEL_FOLDER),
+        database_url=database.url,
+        index_kind="exact",
+        index_min_recall=0.0,
+        index_recall_queries=2,
+    )
+    found = copies(database, index_folder(database, settings))
+    assert all(a.partition("-")[0] == b.partition("-")[0] for a, b in found), "precision"
+    pairs = {
+        tuple(sorted((name, f"{name}-{transform.name}"))) for name in films for transform in wanted
+    }
+    hit = {tuple(sorted(pair)) for pair in found} & pairs
+    assert len(hit) / len(pairs) >= 0.9, pairs - hit
