@@ -73,7 +73,7 @@ def prove(hosts: Cluster, folder: Path, videos: int, *, faults: bool) -> dict[st
         hosts.host(name).start_worker(EMBEDDING_QUEUE, wait=False)
     control = hosts.host("control")
     control.start("siglip_pipeline.cli", "up")
-    wait_until(lambda: "Running." in control.said, "up is running", 300)
+    wait_until(lambda: "Running." in control.said, "up is running", 600)
     log("the control host and four workers run")
     began = time.monotonic()
     names = sorted(expected)

@@ -56,7 +56,7 @@ class Host:
             )
         return self.process
 
-    def start_worker(self, queue: str, *, wait: bool = True, seconds: float = 240) -> None:
+    def start_worker(self, queue: str, *, wait: bool = True, seconds: float = 420) -> None:
         before = self.said.count(READY)
         process = self.start("siglip_pipeline.cli", "worker", "--queue", queue, "--name", self.name)
 

@@ -32,7 +32,7 @@ from siglip_pipeline_tests.distributed.services import (
     wait_until,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 VIDEOS = [
     "first.mp4",
@@ -46,7 +46,7 @@ SECONDS = 3
 EXACT = [(25 * second, float(second)) for second in range(SECONDS)]
 EMBEDDERS = ("embedder1", "embedder2")
 VISIBILITY_SECONDS = 20
-RUN_SECONDS = 240
+RUN_SECONDS = 420
 TAKEN = "received"
 
 
