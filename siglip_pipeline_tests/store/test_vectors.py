@@ -1,6 +1,7 @@
 """Loading vectors: exact, idempotent, one transaction, nothing that poisons a search."""
 
 import threading
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,26 @@ def test_blocks_of_any_size_encode_the_same_bytes(rows: int, dim: int, chunk: in
         patch.setattr("siglip_pipeline.store.copy.CHUNK_BYTES", chunk)
         assert b"".join(encode(columns, vectors_ND)) == whole
     assert len(whole) == 19 + rows * (2 + 8 + 12 + 8 + 2 * dim) + 2
+
+
+@pytest.mark.parametrize("dim", [32, 768, 1152])
+def test_blocks_are_as_large_as_psycopg_passes_on_undivided(dim: int) -> None:
+    vectors_ND = np.ones((400, dim), np.float32)
+    sizes = [len(block) for block in encode({"video_id": ("int4", 7)}, vectors_ND)]
+    assert max(sizes) <= 4 * 32 * 1024, "psycopg's MAX_BUFFER_SIZE: more is copied to be divided"
+
+
+def test_a_forced_load_overwrites_what_is_current(database: Database) -> None:
+    model_id = ModelStore(database).register(made.spec())
+    store = VectorStore(database)
+    load = partial(store.load, model_id, source_sha256=made.sha("a"), sampling="fps:1")
+    load(made.batch("a.mp4", made.footage(1)))
+    again = made.batch("a.mp4", made.footage(2))
+    assert load(again).outcome == "current"
+    assert load(again, force=True).outcome == "written"
+    np.testing.assert_allclose(
+        store.vectors(model_id, "a.mp4").embeddings_ND, again.embeddings_ND, atol=1e-3
+    )
 
 
 def test_loading_the_same_again_writes_nothing(database: Database) -> None:
