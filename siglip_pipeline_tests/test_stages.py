@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -188,12 +189,13 @@ def test_what_is_out_of_date_is_what_the_settings_changed(bench: Bench, film: Pa
     assert out_of_date(bench.database, bench.settings).vectors == ("a.mp4",)
     bench.embed("a.mp4")
     assert out_of_date(bench.database, bench.settings).videos == []
-    for change, frames, vectors in [
+    cases: list[tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]] = [
         ({"sampling": "fps:2"}, ("a.mp4",), ()),
         ({"jpeg_quality": 80}, ("a.mp4",), ()),
         ({"model_name": "another/model"}, (), ("a.mp4",)),
         ({"index_kind": "hnsw"}, (), ()),
-    ]:
+    ]
+    for change, frames, vectors in cases:
         found = out_of_date(bench.database, bench.settings.model_copy(update=change))
         assert (found.frames, found.vectors) == (frames, vectors), change
 

@@ -18,7 +18,9 @@ partitions = dg.DynamicPartitionsDefinition(name="videos")
     backfill_policy=dg.BackfillPolicy.multi_run(10),
     output_required=False,
 )
-def graded(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
+def graded(
+    context: dg.AssetExecutionContext,
+) -> Iterator[dg.MaterializeResult[Any] | dg.Output[None]]:
     outcomes = PartitionOutcomes(context)
     for key in context.partition_keys:
         if key.startswith("bad"):

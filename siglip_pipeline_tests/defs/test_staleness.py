@@ -15,13 +15,14 @@ partitions = dg.DynamicPartitionsDefinition(name="videos")
 
 
 def _assets(frames_code: str, vectors_code: str, content: str = "1") -> list[Any]:
-    common: dict[str, Any] = {
-        "partitions_def": partitions,
-        "backfill_policy": dg.BackfillPolicy.multi_run(10),
-        "output_required": False,
-    }
+    policy = dg.BackfillPolicy.multi_run(10)
 
-    @dg.asset(**common, code_version=frames_code)
+    @dg.asset(
+        partitions_def=partitions,
+        backfill_policy=policy,
+        output_required=False,
+        code_version=frames_code,
+    )
     def frames(context: dg.AssetExecutionContext) -> Iterator[Any]:
         outcomes = PartitionOutcomes(context)
         for key in context.partition_keys:
@@ -29,7 +30,9 @@ def _assets(frames_code: str, vectors_code: str, content: str = "1") -> list[Any
         yield from outcomes.finish()
 
     @dg.asset(
-        **common,
+        partitions_def=partitions,
+        backfill_policy=policy,
+        output_required=False,
         code_version=vectors_code,
         deps=[frames],
         check_specs=[dg.AssetCheckSpec("whole", asset="vectors", partitions_def=partitions)],
