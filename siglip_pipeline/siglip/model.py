@@ -112,7 +112,9 @@ def load_model(
     """
     checkpoint = open_checkpoint(settings)
     recipe = read_recipe(checkpoint, max_num_patches=settings.max_num_patches)
-    network = _load_network(checkpoint, tower, dtype).to(device).eval().requires_grad_(False)
+    # Not frozen: for weights without grad torch's matmul copies the pooling head's once per patch,
+    # which took half of a forward pass. Under inference_mode nothing is recorded anyway.
+    network = _load_network(checkpoint, tower, dtype).to(device).eval()
     model = SiglipModel(
         spec=spec_of(checkpoint, recipe, cache=fingerprint_cache(settings)),
         recipe=recipe,

@@ -17,12 +17,14 @@ import torch
 import transformers as _transformers
 from numpy.typing import NDArray
 from PIL import Image
+from torch.profiler import ProfilerActivity, profile
 
 from siglip_pipeline.errors import EmbeddingError, ModelError
 from siglip_pipeline.siglip.decode import ImageLike
 from siglip_pipeline.siglip.embeddings import extract_image_embeddings, extract_text_embeddings
 from siglip_pipeline.siglip.labels import label_frames
 from siglip_pipeline.siglip.model import SiglipModel, get_model
+from siglip_pipeline.siglip.preprocess import assemble, prepare
 from siglip_pipeline.siglip.similarity import probability
 from siglip_pipeline_tests.siglip.checkpoints import Kind
 from siglip_pipeline_tests.siglip.conftest import Make, jpeg, picture, real_jpegs
@@ -159,6 +161,25 @@ def test_half_precision_stays_close_on_real_frames(
     whole = get_model(full)
     assert cosines(low, extract_image_embeddings(frames, model=whole)).mean() >= 0.999
     assert cosines(low_text, extract_text_embeddings(TEXTS, model=whole)).mean() >= 0.999
+
+
+def test_no_weight_is_copied_for_every_patch(model: SiglipModel) -> None:
+    """The pooling head's matmul, on a model that is frozen, expands its weights by the patches."""
+    inputs = model.inputs(assemble([prepare(real_jpegs()[0], model.recipe)] * 2))
+    patches = inputs.patches // 2
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+        model.encode_images(inputs)
+    batched = [e.input_shapes for e in profiler.events() if e.name == "aten::bmm"]
+    assert not [shapes for shapes in batched if shapes[0][0] == patches], batched
+    # The bar means something: freezing brings the copies back.
+    model.vision.requires_grad_(False)
+    try:
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+            model.encode_images(inputs)
+    finally:
+        model.vision.requires_grad_(True)
+    batched = [e.input_shapes for e in profiler.events() if e.name == "aten::bmm"]
+    assert [shapes for shapes in batched if shapes[0][0] == patches]
 
 
 # -- silent mistakes: texts --------------------------------------------------------------------
