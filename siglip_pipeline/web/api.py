@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
+from starlette.responses import Response
 
 from siglip_pipeline.errors import SiglipPipelineError
 from siglip_pipeline.search import SearchResult
@@ -73,7 +74,7 @@ router = APIRouter(responses=_FAILURES)
 health = APIRouter(tags=["health"])
 
 
-@router.get("/api/search", tags=["search"], summary="Search by text")
+@router.get("/api/search", tags=["search"], summary="Search by text", response_model=SearchAnswer)
 def search_by_text(
     request: Request,
     services: CurrentServices,
@@ -88,7 +89,7 @@ def search_by_text(
             examples=["a red car on a bridge"],
         ),
     ],
-) -> SearchAnswer:
+) -> Response:
     """Moments that show what the text says, best first."""
     return _answer(request, page, search_text(services, q, page, filter))
 
@@ -97,23 +98,25 @@ def search_by_text(
     "/api/search",
     tags=["search"],
     summary="Search by picture",
+    response_model=SearchAnswer,
     responses=_MEDIA_FAILURES,
     openapi_extra=_PICTURE_BODY,
 )
 async def search_by_picture(
     request: Request, services: CurrentServices, page: Page, filter: Filter
-) -> SearchAnswer:
+) -> Response:
     """Moments that look like the picture in the body, raw or as the form field `image`."""
     data = await picture_in(request)
     result = await run_in_threadpool(search_picture, services, data, page, filter)
     # Its next page would need the picture again: send it with another offset.
-    return _answer(request, page, result).model_copy(update={"next": None})
+    return _answer(request, page, result, has_next=False)
 
 
 @router.get(
     "/api/similar",
     tags=["search"],
     summary="More like a moment",
+    response_model=SearchAnswer,
     responses={404: {"model": ErrorAnswer, "description": "No such video"}},
 )
 def similar(
@@ -126,7 +129,7 @@ def similar(
     ] = None,
     video_id: Annotated[int | None, Query(ge=1, le=MAX_ID)] = None,
     seconds: Annotated[float | None, Query(ge=0, le=MAX_SECONDS, allow_inf_nan=False)] = None,
-) -> SearchAnswer:
+) -> Response:
     """Moments that look like another one, given as `like`, or as `video_id` and `seconds`."""
     result = search_similar(services, page, filter, like=like, video_id=video_id, seconds=seconds)
     return _answer(request, page, result)
@@ -283,15 +286,15 @@ async def _picture_of_form(request: Request) -> bytes:
     raise HttpError(415, "the form has no file in its field 'image'")
 
 
-def _answer(request: Request, page: Slice, result: SearchResult) -> SearchAnswer:
+def _answer(
+    request: Request, page: Slice, result: SearchResult, *, has_next: bool = True
+) -> Response:
+    """The answer as bytes: FastAPI would validate it again, on another thread."""
     hits = [
         HitAnswer(**hit.to_json(), **hit_urls(hit.video_id, hit.frame_index, hit.time_seconds))
         for hit in result.hits
     ]
     items = request.query_params.multi_items()
-    return SearchAnswer(
-        query=result.query,
-        model=result.model,
-        hits=hits,
-        next=page.next_url(request.url.path, items, len(hits)),
-    )
+    following = page.next_url(request.url.path, items, len(hits)) if has_next else None
+    answer = SearchAnswer(query=result.query, model=result.model, hits=hits, next=following)
+    return Response(answer.model_dump_json(), media_type="application/json")
