@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from siglip_pipeline.store import counts
 from siglip_pipeline.store.database import Database
 
 
@@ -19,12 +20,11 @@ def live_index(database: Database, model_id: int) -> LiveIndex | None:
     """The published generation; None before the first one."""
     with database.connection() as connection:
         row = connection.execute(
-            "SELECT g.kind, g.recall_at_10, (SELECT coalesce(sum(v.frames), 0)"
-            "   FROM generation_videos v WHERE v.model_id = g.model_id"
-            "   AND v.generation = g.generation AND v.ingest_id IS NOT NULL)"
-            " FROM generations g WHERE g.model_id = %s AND g.state = 'live'",
+            "SELECT generation, kind, recall_at_10 FROM generations"
+            " WHERE model_id = %s AND state = 'live'",
             [model_id],
         ).fetchone()
-    if row is None:
-        return None
-    return LiveIndex(kind=row[0], recall_at_10=row[1], frames=int(row[2]))
+        if row is None:
+            return None
+        frames = counts.answered_frames(connection, model_id, row[0])
+    return LiveIndex(kind=row[1], recall_at_10=row[2], frames=frames)

@@ -15,8 +15,10 @@ from siglip_pipeline.store import building, generations, publishing, recall, tun
 from siglip_pipeline.store.database import LOCK_BUILD, Database
 from siglip_pipeline.store.index import build_index
 from siglip_pipeline.store.index_kinds import index_kind
+from siglip_pipeline.store.live_index import live_index
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.search import search_frames
+from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.store import made
 
@@ -98,6 +100,17 @@ def test_another_kind_or_threshold_is_rebuilt(database: Database, model_id: int)
     with database.connection() as connection:
         row = connection.execute("SELECT sum(moments), min(moment_threshold) FROM ingests")
         assert row.fetchone() == (96, 0.9999), "every frame is a moment of its own now"
+
+
+def test_the_live_index_counts_the_frames_that_it_answers_for(
+    database: Database, model_id: int
+) -> None:
+    assert live_index(database, model_id) is None
+    build_index(database, model_id, settings=SETTINGS)
+    VectorStore(database).delete_video("v00.mp4")
+    live = live_index(database, model_id)
+    assert live is not None
+    assert (live.kind, live.frames) == ("moments", 3 * 24)
 
 
 def test_a_build_tells_the_planner_about_the_frames(database: Database, model_id: int) -> None:
