@@ -5,8 +5,9 @@ from siglip_pipeline.store.counts import StoredCounts
 AUTO = "auto"
 COMPACT, VARIED = "moments", "hnsw"
 
-# Frames a moment from which moments find as much and cost less: benchmarks/results/index.md.
-FRAMES_PER_MOMENT = 3.0
+# Frames a moment from which moments find at least as much, in less space: see
+# docs/decisions/0040-kind-by-compactness.md.
+FRAMES_PER_MOMENT = 1.5
 # A live index of either kind stays until the footage is clearly on the other side, so that a few
 # uploads do not turn a collection back and forth.
 MARGIN = 1.25
