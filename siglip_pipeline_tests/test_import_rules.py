@@ -18,6 +18,8 @@ LIGHT = [
     "siglip_pipeline.store",
     "siglip_pipeline.store.index",
     "siglip_pipeline.search",
+    "siglip_pipeline.export",
+    "siglip_pipeline.video.clip",
     "siglip_pipeline.cli",
     "siglip_pipeline.definitions",
     "siglip_pipeline.web.app",
@@ -25,6 +27,8 @@ LIGHT = [
 DOMAIN = [
     "siglip_pipeline.uploads",
     "siglip_pipeline.search",
+    "siglip_pipeline.export",
+    "siglip_pipeline.store.video_similarity",
     "siglip_pipeline.stages",
     "siglip_pipeline.store.index",
     "siglip_pipeline.siglip.engine",

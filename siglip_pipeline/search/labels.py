@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from siglip_pipeline.errors import QueryError
+from siglip_pipeline.records import FloatArray
+from siglip_pipeline.search.chances import probability_of, score_of
+from siglip_pipeline.search.filters import SearchFilter
 from siglip_pipeline.siglip.labels import PROMPT_TEMPLATE
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.label_scores import fit_in_videos
+from siglip_pipeline.store.models import ModelRow
+from siglip_pipeline.store.scope import resolve_scope
 
 SURE = 0.5
 """A frame has a label when its probability is at least this."""
@@ -98,3 +105,55 @@ def label_sentences(labels: Sequence[str], template: str = PROMPT_TEMPLATE) -> l
     if "{label}" not in template:
         raise QueryError(f"template={template!r} has no {{label}} in it")
     return [template.replace("{label}", label) for label in labels]
+
+
+def label_videos(
+    database: Database,
+    model: ModelRow,
+    labels: Sequence[str],
+    vectors_LD: FloatArray,
+    chosen: SearchFilter,
+) -> LabelReport:
+    """Judge every frame in scope by the vector of each label; see :meth:`.SearchService.label`."""
+    sure = SURE if chosen.min_probability is None else chosen.min_probability
+    by_video: dict[str, tuple[int, int, list[LabelScore]]] = {}
+    with database.connection() as connection:
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        scope = resolve_scope(
+            connection,
+            model.model_id,
+            videos=chosen.videos,
+            time_range=chosen.time_range,
+            uploaded_after=chosen.uploaded_since,
+            uploaded_before=chosen.uploaded_until,
+        )
+        for label, vector_D in zip(labels, vectors_LD, strict=True):
+            for fit in fit_in_videos(
+                connection,
+                model.model_id,
+                vector_D,
+                scope=scope,
+                min_score=score_of(sure, model),
+            ):
+                score = LabelScore(
+                    label=label,
+                    probability=probability_of(fit.best_score, model),
+                    score=fit.best_score,
+                    time_seconds=fit.best_seconds,
+                    share=fit.fitting / fit.frames,
+                )
+                entry = by_video.setdefault(fit.video, (fit.video_id, fit.frames, []))
+                entry[2].append(score)
+    return LabelReport(
+        model=model.name,
+        labels=tuple(labels),
+        videos=tuple(
+            VideoLabels(
+                video=video,
+                video_id=video_id,
+                frames=frames,
+                labels=tuple(sorted(scores, key=lambda score: -score.score)),
+            )
+            for video, (video_id, frames, scores) in by_video.items()
+        ),
+    )
