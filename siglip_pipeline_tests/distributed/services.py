@@ -17,7 +17,7 @@ import psutil
 from siglip_pipeline.launcher import free_port
 
 RABBITMQ_SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
-START_SECONDS = 90.0
+START_SECONDS = 300.0
 
 
 class Broker(Protocol):
