@@ -37,13 +37,38 @@ CORPUS = [
 TEXT_LENGTH = 64
 
 
-def make_checkpoint(folder: Path, kind: Kind = "siglip2", *, seed: int = 0, **vision: Any) -> Path:
+GIANT_TEXT = {
+    "hidden_size": 1152,
+    "intermediate_size": 96,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 16,
+    "projection_size": 1536,
+}
+GIANT_VISION = {
+    "hidden_size": 1536,
+    "intermediate_size": 96,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 16,
+    "image_size": 256,
+    "patch_size": 16,
+}
+"""The widths of google/siglip2-giant-opt-patch16-256, with one thin layer of its 27 and 40."""
+
+
+def make_checkpoint(
+    folder: Path,
+    kind: Kind = "siglip2",
+    *,
+    seed: int = 0,
+    text: dict[str, Any] | None = None,
+    **vision: Any,
+) -> Path:
     """Write a tiny random checkpoint and return its folder.
 
     ``siglip2``: fixed resolution with a Gemma tokenizer, as the SigLIP 2 checkpoints of the hub.
     ``siglip1``: fixed resolution with a SentencePiece tokenizer, as the first generation.
     ``naflex``: model_type ``siglip2``, aspect ratio kept.
-    ``vision`` overrides fields of the vision config.
+    ``text`` and ``vision`` override fields of the towers' configs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = sentencepiece_tokenizer(folder) if kind == "siglip1" else gemma_tokenizer()
@@ -58,6 +83,7 @@ def make_checkpoint(folder: Path, kind: Kind = "siglip2", *, seed: int = 0, **vi
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
+        **(text or {}),
     }
     vision_config: dict[str, Any] = {
         "hidden_size": 32,

@@ -20,13 +20,19 @@ from PIL import Image
 from torch.profiler import ProfilerActivity, profile
 
 from siglip_pipeline.errors import EmbeddingError, ModelError
+from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.decode import ImageLike
 from siglip_pipeline.siglip.embeddings import extract_image_embeddings, extract_text_embeddings
 from siglip_pipeline.siglip.labels import label_frames
 from siglip_pipeline.siglip.model import SiglipModel, get_model
 from siglip_pipeline.siglip.preprocess import assemble, prepare
 from siglip_pipeline.siglip.similarity import probability
-from siglip_pipeline_tests.siglip.checkpoints import Kind
+from siglip_pipeline_tests.siglip.checkpoints import (
+    GIANT_TEXT,
+    GIANT_VISION,
+    Kind,
+    make_checkpoint,
+)
 from siglip_pipeline_tests.siglip.conftest import Make, jpeg, picture, real_jpegs
 
 transformers: Any = _transformers
@@ -135,6 +141,22 @@ def test_texts_agree_with_the_reference(
     ours = extract_text_embeddings(TEXTS, model=get_model(settings_for(kind)))
     theirs = references(kind).texts([text.lower() for text in TEXTS])
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_giants_towers_of_different_width_agree_with_the_reference(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "giant", text=GIANT_TEXT, **GIANT_VISION)
+    settings = Settings(model_name=str(folder), home=tmp_path, device="cpu", dtype="float32")
+    model, reference = get_model(settings), Reference(folder)
+    assert (model.spec.dim, model.recipe.size, model.recipe.patch_size) == (1536, 256, 16)
+    frames = real_jpegs()[:3]
+    ours = extract_image_embeddings(frames, model=model)
+    assert ours.shape == (3, 1536)
+    theirs = reference.images([Image.open(io.BytesIO(data)) for data in frames])
+    assert cosines(ours, theirs).min() >= 0.9999
+    right = reference.texts(["a cat", "a dog"])
+    texts = extract_text_embeddings(["A cat", "a dog"], model=model)
+    np.testing.assert_allclose(texts, right, atol=1e-5)
 
 
 def test_bytes_arrays_and_pil_images_are_the_same_picture(model: SiglipModel) -> None:
