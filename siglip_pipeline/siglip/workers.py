@@ -52,7 +52,7 @@ def plan_workers(models: Sequence[SiglipModel], cores: int) -> tuple[Worker, ...
     """Who runs which model.
 
     On a GPU one thread keeps the device busy. On a CPU a batch on each core beats one batch on all
-    cores: nothing is split, so nothing waits for the slowest part (decision 0025 has figures).
+    cores: nothing is split, so nothing waits for the slowest part (decision 0034 has figures).
 
     Args:
         models: the models of the run; workers on a CPU share one model's weights.
