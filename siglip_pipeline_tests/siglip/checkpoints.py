@@ -37,14 +37,14 @@ CORPUS = [
 TEXT_LENGTH = 64
 
 
-GIANT_TEXT = {
+GIANT_TEXT: dict[str, Any] = {
     "hidden_size": 1152,
     "intermediate_size": 96,
     "num_hidden_layers": 1,
     "num_attention_heads": 16,
     "projection_size": 1536,
 }
-GIANT_VISION = {
+GIANT_VISION: dict[str, Any] = {
     "hidden_size": 1536,
     "intermediate_size": 96,
     "num_hidden_layers": 1,

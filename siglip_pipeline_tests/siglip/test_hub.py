@@ -88,7 +88,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"}, body=body)
         if body and self.server.hang_up:
             self.close_connection = True
-            return self.connection.shutdown(socket.SHUT_RDWR)
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
         headers = {"ETag": f'"{etag(data)}"', "X-Repo-Commit": COMMIT}
         self.send(200, data, headers, body=body)
 
