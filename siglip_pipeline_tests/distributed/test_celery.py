@@ -50,7 +50,9 @@ RUN_SECONDS = 420
 TAKEN = "received"
 
 
-@pytest.fixture(scope="module", params=["redis", "rabbitmq"])
+@pytest.fixture(
+    scope="module", params=["redis", pytest.param("rabbitmq", marks=pytest.mark.faults)]
+)
 def shared(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cluster]:
@@ -68,10 +70,9 @@ def shared(
             pytest.skip("rabbitmq-server is not installed: apt-get install rabbitmq-server")
         broker = RabbitServer(folder / "broker")
     with cluster(folder, broker, celery_visibility_seconds=VISIBILITY_SECONDS) as made:
-        film = folder / "film.mp4"
-        render_video(film, demo_scenes()[:1], seconds_per_scene=SECONDS)
-        for name in VIDEOS:
-            made.upload(film, name)
+        for name, scene in zip(VIDEOS, demo_scenes(), strict=False):
+            film = render_video(folder / name, [scene], seconds_per_scene=SECONDS)
+            made.upload(film.path, name)
         with _instance(made) as instance:
             instance.add_dynamic_partitions(VIDEOS_PARTITIONS_NAME, VIDEOS)
         made.host("decoder").start_worker(DEFAULT_QUEUE, wait=False)
@@ -141,6 +142,7 @@ def test_steps_run_on_the_workers_of_their_queue(shared: Cluster) -> None:
     assert not [path for host in others for path in host.folder.rglob("*.parquet")]
 
 
+@pytest.mark.faults
 def test_a_killed_workers_step_is_done_by_the_other(shared: Cluster) -> None:
     before = _taken(shared)
     with _held(shared, "killed.mp4") as connection:
@@ -169,6 +171,7 @@ def test_a_killed_workers_step_is_done_by_the_other(shared: Cluster) -> None:
     assert sum(_taken(shared)) > sum(after)
 
 
+@pytest.mark.faults
 def test_a_stopped_worker_gives_its_step_back(shared: Cluster) -> None:
     before = _taken(shared)
     with _held(shared, "stopped.mp4") as connection:
@@ -193,6 +196,7 @@ def _lease(broker: redis.Redis) -> float:
     return max((float(score) for _, score in leases), default=0.0)
 
 
+@pytest.mark.faults
 def test_a_broker_that_went_away_is_waited_for(shared: Cluster) -> None:
     ready = [host.said.count(READY) for host in _embedders(shared)]
     broker = shared.broker
@@ -215,6 +219,7 @@ def test_a_broker_that_went_away_is_waited_for(shared: Cluster) -> None:
     assert [host.said.count(READY) for host in _embedders(shared)] >= ready
 
 
+@pytest.mark.faults
 def test_a_database_that_restarts_is_waited_for(shared: Cluster) -> None:
     with contextlib.suppress(psycopg.OperationalError), _held(shared, "no_database.mp4") as held:
         run = shared.start_run("no_db", "frame_embeddings", "no_database.mp4", "no_database.mp4")
@@ -225,6 +230,7 @@ def test_a_database_that_restarts_is_waited_for(shared: Cluster) -> None:
     assert shared.rows()["no_database.mp4"] == EXACT
 
 
+@pytest.mark.faults
 def test_in_the_end_everything_is_there_once(shared: Cluster) -> None:
     assert shared.rows() == dict.fromkeys(VIDEOS, EXACT)
     with open_database(shared.settings) as database, database.connection() as connection:
