@@ -8,18 +8,21 @@ import shutil
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
 import pytest
 
 from siglip_pipeline.dagster_api import FINISHED, DagsterApi
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.demo.scenes import demo_scenes, render_video
+from siglip_pipeline.freshness import out_of_date
 from siglip_pipeline.launcher import free_port
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.store.database import open_database
+from siglip_pipeline.store.database import LOCK_VIDEO, Database, open_database
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline_tests.test_launcher import Up, _cli, _up
@@ -77,6 +80,14 @@ class Services:
             time.sleep(0.5)
         return found
 
+    def status_of(self, run_id: str) -> str:
+        query = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+        return str(self.ask(query, id=run_id)["runOrError"]["status"])
+
+    def ask_for_backfill(self, keys: list[str]) -> str:
+        """As the UI does it."""
+        return DagsterApi(self.url).launch_backfill(["frame_embeddings"], keys)
+
     def states(self) -> Any:
         return self.up.status()["videos"]
 
@@ -131,17 +142,21 @@ def test_failed_ones_alone_are_made_again(services: Services) -> None:
     assert missing.returncode == 2
 
 
+@contextmanager
+def _active_model(services: Services) -> Iterator[tuple[Database, int]]:
+    with open_database(services.up.settings) as database:
+        model = ModelStore(database).active()
+        assert model is not None
+        yield database, model.model_id
+
+
 def test_a_fragmented_backfill_loads_the_model_once(services: Services) -> None:
     before = {run["id"] for run in services.runs("frame_embeddings")}
     keys = ["00.mp4", "02.mp4", "05.mp4", "08.mp4"]
-    # Their vectors are gone, as after a change of the model.
-    settings = services.up.settings
-    with open_database(settings) as database:
-        model = ModelStore(database).active()
-        assert model is not None
-        VectorStore(database).mark_outdated(model.model_id, keys)
+    with _active_model(services) as (database, model_id):
+        VectorStore(database).mark_outdated(model_id, keys)
     api = DagsterApi(services.url)
-    backfill = api.launch_backfill(["frame_embeddings"], keys)
+    backfill = services.ask_for_backfill(keys)
     services.wait(lambda: api.backfill_status(backfill) in FINISHED)
     assert api.backfill_status(backfill) == "COMPLETED_SUCCESS"
     runs = [run for run in services.runs("frame_embeddings") if run["id"] not in before]
@@ -156,35 +171,32 @@ def test_a_fragmented_backfill_loads_the_model_once(services: Services) -> None:
 
 
 def test_cancelling_a_run_keeps_what_is_done_and_frees_the_slot(services: Services) -> None:
-    names = [f"long-{n}.mp4" for n in range(6)]
-    services.render(*names, seconds=40)
-    (run,) = services.wait(
-        lambda: [
-            run
-            for run in services.runs("video_frames", "STARTED")
-            if any("long-0.mp4" in m for m in services.events(run["id"]))
-        ]
-    )
-    began = time.monotonic()
-    services.ask(
-        """mutation($id: String!) { terminateRun(runId: $id) { __typename } }""", id=run["id"]
-    )
-    services.wait(lambda: not services.runs("video_frames", "CANCELING"), seconds=60)
-    services.wait(lambda: not services.runs("video_frames", "STARTED"), seconds=60)
-    assert time.monotonic() - began < 30
-    status = services.ask(
-        "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }", id=run["id"]
-    )
-    assert status["runOrError"]["status"] == "CANCELED"
-    pending = services.states()["pending"]
-    assert pending >= 1
-    done = _cli(services.up.settings, "materialize", "--all-missing", "--wait", "--json")
-    assert done.returncode == 0, done.stderr
-    assert services.states()["pending"] == 0
-    used = services.ask(
-        """{ instance { concurrencyLimits { concurrencyKey slotCount activeSlotCount } } }"""
-    )["instance"]["concurrencyLimits"]
-    assert {limit["concurrencyKey"]: limit["slotCount"] for limit in used}["gpu"] == 1
+    settings = services.up.settings
+    done, held = "05.mp4", "06.mp4"
+    with _active_model(services) as (database, model_id):
+        VectorStore(database).mark_outdated(model_id, [done, held])
+        # The run waits in its middle, for a lock that this test has.
+        with psycopg.connect(database.url) as connection:
+            connection.execute(
+                "SELECT pg_advisory_lock(%s, video_id) FROM videos WHERE path = %s",
+                [LOCK_VIDEO, held],
+            )
+            services.ask_for_backfill([done, held])
+            services.wait(lambda: out_of_date(database, settings).vectors == (held,))
+            (run,) = services.runs("frame_embeddings", "STARTED")
+            began = time.monotonic()
+            services.ask(
+                "mutation($id: String!) { terminateRun(runId: $id) { __typename } }",
+                id=run["id"],
+            )
+            services.wait(lambda: services.status_of(run["id"]) == "CANCELED", seconds=60)
+            assert time.monotonic() - began < 30
+        assert out_of_date(database, settings).vectors == (held,)
+    # The slot of the pool is free again: the next run gets it.
+    again = _cli(settings, "materialize", "--stale", "--assets", "frame_embeddings", "--json")
+    assert again.returncode == 0, again.stderr
+    document = json.loads(again.stdout)
+    assert document["videos"] == document["indexed"] == [held]
 
 
 def test_a_killed_daemon_is_started_again_and_goes_on(services: Services) -> None:

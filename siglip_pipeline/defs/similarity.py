@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from typing import Any
+
 import dagster as dg
 
 from siglip_pipeline.console import timecode
@@ -38,7 +40,7 @@ def video_similarity(
         model_id = ModelStore(db).register(siglip.spec())
         report = compare_videos(db, model_id, progress=context.log.info)
         segments = VideoSimilarityStore(db).segments(model_id=model_id, limit=SEGMENTS_SHOWN)
-    metadata: dict[str, object] = {
+    metadata: dict[str, Any] = {
         "videos": report.videos,
         "frames": report.frames,
         "pairs_compared": report.pairs_compared,
