@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-faults check format docs clean
+.PHONY: help demo test test-long test-faults check format docs clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
@@ -20,6 +20,9 @@ demo: $(STAMP) ## render sample videos, index them, search them: the main job on
 
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+test-long: $(STAMP) ## run the tests that wait for Dagster's daemon for minutes
+	$(BIN)/python -m pytest -m long $(ARGS)
 
 test-faults: $(STAMP) ## run the tests that end processes and services at work; takes long
 	$(BIN)/python -m pytest -m faults $(ARGS)

@@ -4,7 +4,6 @@ One `up` serves the module. Its videos are rendered, its model is the demo's.
 """
 
 import json
-import shutil
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -114,13 +113,13 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
 
 
 def test_a_batch_with_bad_files_is_searchable_but_for_those(services: Services) -> None:
-    good = [f"{n:02d}.mp4" for n in (0, 2, 3, 5, 6, 8, 9)]
+    good = [f"{n:02d}.mp4" for n in (0, 2, 3, 5)]
     services.render(*good)
-    for name in ("01.mp4", "04.mp4", "07.mp4"):
+    for name in ("01.mp4", "04.mp4"):
         (services.uploads / name).write_bytes(b"this is no film: " + name.encode())
-    services.wait(lambda: services.settled(indexed=7, failed=3))
+    services.wait(lambda: services.settled(indexed=4, failed=2))
     failures = services.up.status()["failures"]
-    assert [failure["video"] for failure in failures] == ["01.mp4", "04.mp4", "07.mp4"]
+    assert [failure["video"] for failure in failures] == ["01.mp4", "04.mp4"]
     assert all(failure["reason"] for failure in failures)
     # The index followed: nobody asked for it.
     services.wait(lambda: services.up.status()["index"]["rows"] == services.up.status()["frames"])
@@ -128,15 +127,14 @@ def test_a_batch_with_bad_files_is_searchable_but_for_those(services: Services) 
 
 def test_failed_ones_alone_are_made_again(services: Services) -> None:
     services.render("01.mp4")
-    shutil.copyfile(services.uploads / "01.mp4", services.uploads / "04.mp4")
     # Through the running Dagster, as a shell does it; one stays broken.
     before = {run["id"] for run in services.runs("video_frames")}
     done = _cli(services.up.settings, "materialize", "--failed", "--wait", "--json")
     document = json.loads(done.stdout)
     assert done.returncode == 1, done.stderr
-    assert document["videos"] == ["01.mp4", "04.mp4", "07.mp4"]
-    assert document["indexed"] == ["01.mp4", "04.mp4"]
-    assert [failure["video"] for failure in document["failed"]] == ["07.mp4"]
+    assert document["videos"] == ["01.mp4", "04.mp4"]
+    assert document["indexed"] == ["01.mp4"]
+    assert [failure["video"] for failure in document["failed"]] == ["04.mp4"]
     assert {run["id"] for run in services.runs("video_frames")} > before
     missing = _cli(services.up.settings, "materialize", "absent.mp4", "--json")
     assert missing.returncode == 2
@@ -150,9 +148,10 @@ def _active_model(services: Services) -> Iterator[tuple[Database, int]]:
         yield database, model.model_id
 
 
+@pytest.mark.long
 def test_a_fragmented_backfill_loads_the_model_once(services: Services) -> None:
     before = {run["id"] for run in services.runs("frame_embeddings")}
-    keys = ["00.mp4", "02.mp4", "05.mp4", "08.mp4"]
+    keys = ["00.mp4", "02.mp4", "05.mp4"]
     with _active_model(services) as (database, model_id):
         VectorStore(database).mark_outdated(model_id, keys)
     api = DagsterApi(services.url)
@@ -170,9 +169,10 @@ def test_a_fragmented_backfill_loads_the_model_once(services: Services) -> None:
     assert 1 <= len(loads) <= 2
 
 
+@pytest.mark.long
 def test_cancelling_a_run_keeps_what_is_done_and_frees_the_slot(services: Services) -> None:
     settings = services.up.settings
-    done, held = "05.mp4", "06.mp4"
+    done, held = "02.mp4", "03.mp4"
     with _active_model(services) as (database, model_id):
         VectorStore(database).mark_outdated(model_id, [done, held])
         # The run waits in its middle, for a lock that this test has.
@@ -199,19 +199,19 @@ def test_cancelling_a_run_keeps_what_is_done_and_frees_the_slot(services: Servic
     assert document["videos"] == document["indexed"] == [held]
 
 
+@pytest.mark.long
 def test_a_killed_daemon_is_started_again_and_goes_on(services: Services) -> None:
     def daemons() -> list[psutil.Process]:
         return [p for p in services.up.family() if "dagster._daemon" in p.cmdline()]
 
     (daemon,) = daemons()
+    before = len(services.runs("video_frames"))
     services.render("late-1.mp4", "late-2.mp4")
-    services.wait(lambda: services.runs("video_frames", "STARTED"))
+    services.wait(lambda: len(services.runs("video_frames")) > before)
     daemon.kill()
     services.wait(lambda: [p for p in daemons() if p.pid != daemon.pid])
     services.render("late-3.mp4")
-    before = services.states()["indexed"]
     services.wait(lambda: services.states()["pending"] == 0, seconds=300)
-    assert services.states()["indexed"] >= before
     states = json.loads(_cli(services.up.settings, "status", "--json").stdout)
     assert not [f for f in states["failures"] if f["video"].startswith("late")]
     hits = _cli(services.up.settings, "search", "--like", "late-3.mp4@0", "--k", "1", "--json")

@@ -1,7 +1,6 @@
 """The asset `video_similarity`: which videos are copies of each other, or share a stretch."""
 
 from collections.abc import Iterable
-
 from typing import Any
 
 import dagster as dg
