@@ -26,7 +26,7 @@ from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline_tests.test_launcher import Up, _cli, _up
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(480)]
 
 
 class Services:
@@ -148,7 +148,6 @@ def _active_model(services: Services) -> Iterator[tuple[Database, int]]:
         yield database, model.model_id
 
 
-@pytest.mark.long
 def test_a_fragmented_backfill_loads_the_model_once(services: Services) -> None:
     before = {run["id"] for run in services.runs("frame_embeddings")}
     keys = ["00.mp4", "02.mp4", "05.mp4"]
@@ -169,7 +168,6 @@ def test_a_fragmented_backfill_loads_the_model_once(services: Services) -> None:
     assert 1 <= len(loads) <= 2
 
 
-@pytest.mark.long
 def test_cancelling_a_run_keeps_what_is_done_and_frees_the_slot(services: Services) -> None:
     settings = services.up.settings
     done, held = "02.mp4", "03.mp4"
@@ -199,7 +197,6 @@ def test_cancelling_a_run_keeps_what_is_done_and_frees_the_slot(services: Servic
     assert document["videos"] == document["indexed"] == [held]
 
 
-@pytest.mark.long
 def test_a_killed_daemon_is_started_again_and_goes_on(services: Services) -> None:
     def daemons() -> list[psutil.Process]:
         return [p for p in services.up.family() if "dagster._daemon" in p.cmdline()]
