@@ -20,6 +20,7 @@ from siglip_pipeline.defs.partitions import (
 )
 from siglip_pipeline.defs.sensors import upload_event
 from siglip_pipeline.errors import RunFailedError, UploadNotFoundError
+from siglip_pipeline.indexing import ASSETS
 from siglip_pipeline.launcher import prepare_dagster_home, with_databases
 from siglip_pipeline.settings import Settings, process_environment
 from siglip_pipeline.store.database import open_database
@@ -40,14 +41,13 @@ def pipeline_environment(settings: Settings) -> Iterator[Settings]:
 
 
 PER_VIDEO = (video_frames, frame_embeddings)
-ALL_ASSETS = tuple(asset.key.to_user_string() for asset in (*PER_VIDEO, similarity_index))
 
 
 def materialize_videos(
     settings: Settings,
     videos: Sequence[str],
     *,
-    assets: Sequence[str] = ALL_ASSETS,
+    assets: Sequence[str] = ASSETS,
     force: bool = False,
 ) -> bool:
     """Run `video_frames`, `frame_embeddings` and `similarity_index` for some uploads, here.

@@ -158,14 +158,15 @@ def frame_embeddings(
     wait for the slot are embedded ahead: those runs find their vectors stored.
     """
     outcomes = PartitionOutcomes(context)
-    own = set(context.partition_keys)
+    own = list(context.partition_keys)
+    settings = siglip.settings()
     ahead = partitions_of_waiting_runs(context.instance, context.asset_key)
     with retrying_what_heals(context), database.open() as db:
         spec = siglip.spec()
         engine = siglip.engine(context.log.info)
         model_id, vectors = ModelStore(db).register(spec), VectorStore(db)
         for result in stages.embed_videos(
-            [path_of_partition(key) for key in context.partition_keys],
+            [path_of_partition(key) for key in own],
             frame_store=frame_store.store(),
             database=db,
             model_id=model_id,
@@ -181,7 +182,7 @@ def frame_embeddings(
                 outcomes.fail(key, result.reason)
             else:
                 summary = vectors.summary(model_id, result.video)
-                page = siglip.settings().page_address(f"videos/{summary.video_id}")
+                page = settings.page_address(f"videos/{summary.video_id}")
                 outcomes.succeed(
                     key,
                     data_version=result.data_version,

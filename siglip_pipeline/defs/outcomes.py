@@ -51,18 +51,11 @@ class PartitionOutcomes:
         self._failures: dict[str, str] = {}
         self._succeeded: list[str] = []
         self._pending: dg.MaterializeResult[Any] | None = None
+        # Once: Dagster reads every dynamic partition anew each time that it is asked.
+        keys = context.partition_keys
+        self._is_single = len(keys) == 1
         # As they are before the work begins: an input that changes meanwhile shows as newer.
-        self._provenance = (
-            {} if self._is_single else {key: self._inputs_of(key) for key in self._keys}
-        )
-
-    @property
-    def _keys(self) -> list[str]:
-        return list(self._context.partition_keys)
-
-    @property
-    def _is_single(self) -> bool:
-        return len(self._keys) == 1
+        self._provenance = {} if self._is_single else {key: self._inputs_of(key) for key in keys}
 
     @property
     def succeeded_count(self) -> int:
