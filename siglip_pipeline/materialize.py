@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import dagster as dg
 
 from siglip_pipeline.definitions import defs
+from siglip_pipeline.defs.announcements import report_uploads
 from siglip_pipeline.defs.assets import frame_embeddings, similarity_index, video_frames
 from siglip_pipeline.defs.partitions import (
     RANGE_END_TAG,
@@ -18,7 +19,6 @@ from siglip_pipeline.defs.partitions import (
     contiguous_ranges,
     partition_key,
 )
-from siglip_pipeline.defs.sensors import upload_event
 from siglip_pipeline.errors import RunFailedError, UploadNotFoundError
 from siglip_pipeline.indexing import ASSETS
 from siglip_pipeline.launcher import prepare_dagster_home, with_databases
@@ -89,8 +89,7 @@ def _register(instance: dg.DagsterInstance, settings: Settings, videos: Sequence
     instance.add_dynamic_partitions(
         VIDEOS_PARTITIONS_NAME, [partition_key(upload.path) for upload in uploads]
     )
-    for upload in uploads:
-        instance.report_runless_asset_event(upload_event(upload))
+    report_uploads(instance, uploads)
     with open_database(settings) as database:
         VideoStore(database).register(uploads)
 

@@ -6,30 +6,17 @@ only there are symlinks and half-written files a concern.
 """
 
 import hashlib
-import logging
 import os
-import time
-from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Final, cast
 
 import fsspec
 
 from siglip_pipeline.errors import UploadError, UploadNotFoundError, UploadsUnavailableError
+from siglip_pipeline.listing import local_upload, local_uploads, remote_upload, remote_uploads
 from siglip_pipeline.records import Upload
-
-logger = logging.getLogger(__name__)
-
-TEMPORARY_SUFFIXES: Final = frozenset(
-    {".part", ".partial", ".tmp", ".temp", ".crdownload", ".download", ".swp", ".filepart"}
-)
-"""Suffixes that browsers, copying tools and editors give to files they have not finished."""
-
-SIDECAR_SUFFIXES: Final = frozenset(
-    {".txt", ".md", ".srt", ".vtt", ".ass", ".json", ".xml", ".nfo", ".csv", ".md5", ".sha256"}
-)
-"""Text that travels with videos and holds no picture."""
 
 BUCKET_PROTOCOLS: Final = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az"})
 """Storages without folders: a prefix is not there until the first file below it is."""
@@ -115,7 +102,7 @@ class UploadStore:
             UploadsUnavailableError: the folder or bucket is missing or does not answer.
         """
         uploads = self._list_folder(self._folder) if self._folder else self._list_remote()
-        return iter(sorted(uploads, key=lambda upload: upload.path))
+        return iter(sorted(uploads, key=attrgetter("path")))
 
     def get(self, path: str) -> Upload:
         """One upload as a listing would show it, settled or not.
@@ -130,7 +117,7 @@ class UploadStore:
             try:
                 if not file.is_file() or not self._is_inside(file):
                     raise UploadNotFoundError(self._missing(path))
-                return _local_upload(path, file.stat())
+                return local_upload(path, file.stat())
             except (OSError, ValueError) as error:
                 raise UploadNotFoundError(self._missing(path)) from error
         try:
@@ -142,7 +129,7 @@ class UploadStore:
             raise self._unavailable(error) from error
         if entry.get("type") != "file":
             raise UploadNotFoundError(self._missing(path))
-        return _remote_upload(path, entry)
+        return remote_upload(path, entry)
 
     def open(self, path: str) -> BinaryIO:
         """The upload as a seekable binary file; remote ones are read block by block.
@@ -202,57 +189,10 @@ class UploadStore:
     def _list_folder(self, folder: Path) -> Iterator[Upload]:
         if not folder.is_dir():
             raise self._unavailable(FileNotFoundError(f"no such folder: {folder}"))
-        # Folders by their real path: a symlink to a parent must not be walked for ever.
-        seen: set[str] = {os.path.realpath(folder)}
-        pending = [folder]
-        while pending:
-            current = pending.pop()
-            try:
-                entries = [*os.scandir(current)]
-            except OSError as error:
-                if current == folder:
-                    raise self._unavailable(error) from error
-                logger.debug("uploads: %s ignored: %s", current, error)
-                continue
-            for entry in entries:
-                file = current / entry.name
-                path = file.relative_to(folder).as_posix()
-                is_folder = entry.is_dir()
-                if (reason := self._ignored_entry(entry, file, path, is_folder)) is not None:
-                    logger.debug("uploads: %r ignored: %s", path, reason)
-                elif is_folder:
-                    if (real := os.path.realpath(file)) not in seen:
-                        seen.add(real)
-                        pending.append(file)
-                elif (upload := self._settled(file, path)) is not None:
-                    yield upload
-
-    def _ignored_entry(
-        self, entry: "os.DirEntry[str]", file: Path, path: str, is_folder: bool
-    ) -> str | None:
-        if (reason := _ignored_name(entry.name, is_folder=is_folder)) is not None:
-            return reason
-        if entry.is_symlink() and not self._is_inside(file):
-            return f"a symlink that leaves {self._folder}"
-        if not is_folder and not entry.is_file():
-            return "not a regular file"
         try:
-            path.encode("utf-8")
-        except UnicodeEncodeError:
-            return "its name is not valid UTF-8; rename it"
-        return None
-
-    def _settled(self, file: Path, path: str) -> Upload | None:
-        try:
-            status = file.stat()
-        except OSError:  # deleted since the folder was read
-            return None
-        # ctime too: a copy that keeps the source's mtime still grows.
-        age_seconds = time.time() - max(status.st_mtime, status.st_ctime)
-        if 0 <= age_seconds < self._settle_seconds:
-            logger.debug("uploads: %r left for later: changed %.1f s ago", path, age_seconds)
-            return None
-        return _local_upload(path, status)
+            yield from local_uploads(folder, settle_seconds=self._settle_seconds)
+        except OSError as error:
+            raise self._unavailable(error) from error
 
     def _list_remote(self) -> Iterator[Upload]:
         try:
@@ -262,24 +202,9 @@ class UploadStore:
                 raise FileNotFoundError(f"no such bucket or folder: {self._container()}")
         except Exception as error:  # each storage has exceptions of its own
             raise self._unavailable(error) from error
-        prefix = self._root.rstrip("/") + "/"
-        for name, entry in found.items():
-            path = name.removeprefix(prefix)
-            if entry.get("type", "file") != "file" or path == name or not path.strip("/"):
-                continue
-            *folders, last = path.split("/")
-            reason = _ignored_name(last, is_folder=False) or _first_reason(folders)
-            upload = _remote_upload(path, entry)
-            age_seconds = time.time() - (upload.modified_at or 0)
-            if reason is not None:
-                logger.debug("uploads: %r ignored: %s", path, reason)
-            elif (
-                not self._protocols & WHOLE_FILE_PROTOCOLS
-                and 0 <= age_seconds < self._settle_seconds
-            ):
-                logger.debug("uploads: %r left for later: changed %.1f s ago", path, age_seconds)
-            else:
-                yield upload
+        appear_whole = bool(self._protocols & WHOLE_FILE_PROTOCOLS)
+        settle_seconds = 0.0 if appear_whole else self._settle_seconds
+        yield from remote_uploads(found, self._root, settle_seconds=settle_seconds)
 
 
 def _reopen(url: str, settle_seconds: float, storage_options: dict[str, Any]) -> UploadStore:
@@ -292,47 +217,3 @@ def _check_path(path: str, url: str) -> None:
         raise UploadNotFoundError(
             f"{path!r} is not a path below UPLOADS; give it relative to {url}, without .."
         )
-
-
-def _ignored_name(name: str, *, is_folder: bool) -> str | None:
-    """Why a name is no upload; None when it may be one."""
-    if name.startswith("."):
-        return "hidden"
-    if is_folder:
-        return None
-    suffix = PurePosixPath(name).suffix.lower()
-    if suffix in TEMPORARY_SUFFIXES or name.endswith("~") or name.startswith("~$"):
-        return "temporary"
-    if suffix in SIDECAR_SUFFIXES:
-        return f"{suffix} is text that travels with videos"
-    return None
-
-
-def _first_reason(folders: Iterable[str]) -> str | None:
-    reasons = (_ignored_name(folder, is_folder=True) for folder in folders)
-    return next((reason for reason in reasons if reason is not None), None)
-
-
-def _local_upload(path: str, status: os.stat_result) -> Upload:
-    return Upload(path=path, size_bytes=status.st_size, modified_at=status.st_mtime)
-
-
-def _remote_upload(path: str, entry: dict[str, Any]) -> Upload:
-    """An fsspec directory entry; each storage names size, time and tag in its own way."""
-    names = ("LastModified", "mtime", "updated", "last_modified", "created")
-    modified = next((entry[name] for name in names if entry.get(name) is not None), None)
-    if isinstance(modified, str):
-        try:
-            modified = datetime.fromisoformat(modified)
-        except ValueError:
-            modified = None
-    if isinstance(modified, datetime):
-        aware = modified if modified.tzinfo else modified.replace(tzinfo=UTC)
-        modified = aware.timestamp()
-    etag = entry.get("ETag") or entry.get("etag")
-    return Upload(
-        path=path,
-        size_bytes=int(entry.get("size") or 0),
-        modified_at=modified,
-        etag=None if etag is None else str(etag).strip('"'),
-    )

@@ -131,6 +131,9 @@ def test_symlinks_stay_inside(tmp_path: Path) -> None:
     (uploads / "inside.mp4").symlink_to(uploads / "real" / "a.mp4")
     (uploads / "real" / "loop").symlink_to(uploads)
     (uploads / "broken.mp4").symlink_to(uploads / "nothing")
+    # A folder is listed by its own name, whichever of its names comes first.
+    (uploads / "a-link").symlink_to(uploads / "real")
+    (uploads / "z-link").symlink_to(uploads / "real")
     store = UploadStore(uploads, settle_seconds=0)
     assert paths(store) == ["inside.mp4", "real/a.mp4"]
     for path in ("leaves.mp4", "leaves/secret.mp4"):

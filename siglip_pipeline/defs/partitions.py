@@ -1,5 +1,6 @@
 """One dynamic partition per upload, and the mapping between a path and its partition key."""
 
+import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from urllib.parse import unquote_to_bytes
@@ -16,7 +17,7 @@ videos_partitions = dg.DynamicPartitionsDefinition(name=VIDEOS_PARTITIONS_NAME)
 
 # Dagster refuses "..." and these control characters in dynamic partition keys
 # (INVALID_PARTITION_SUBSTRINGS in dagster._core.definitions.partitions.utils).
-_REFUSED_CHARACTERS = frozenset("\a\b\f\n\r\t\v\0%")
+_REFUSED = re.compile("[\a\b\f\n\r\t\v\0%\ud800-\udfff]")
 
 
 def partition_key(path: str) -> str:
@@ -25,13 +26,11 @@ def partition_key(path: str) -> str:
     Names that are not UTF-8 (surrogate escapes, as Python lists them) are encoded byte by byte, so
     every file name that a disk can hold has a key, and no two share one.
     """
-    key = "".join(
-        "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
-        if character in _REFUSED_CHARACTERS or "\ud800" <= character <= "\udfff"
-        else character
-        for character in path
-    )
-    return key.replace("...", "%2E%2E%2E")
+    return _REFUSED.sub(_percent_encoded, path).replace("...", "%2E%2E%2E")
+
+
+def _percent_encoded(found: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in found.group().encode("utf-8", "surrogateescape"))
 
 
 def path_of_partition(key: str) -> str:

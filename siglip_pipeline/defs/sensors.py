@@ -7,15 +7,14 @@ from dataclasses import dataclass
 
 import dagster as dg
 
+from siglip_pipeline.defs.announcements import report_uploads
 from siglip_pipeline.defs.assets import (
     FRAMES_PER_RUN,
     GPU_POOL,
     frame_embeddings,
     similarity_index,
-    uploads_asset,
     video_frames,
 )
-from siglip_pipeline.defs.outcomes import DATA_VERSION_TAG
 from siglip_pipeline.defs.partitions import (
     RANGE_END_TAG,
     RANGE_START_TAG,
@@ -30,9 +29,10 @@ from siglip_pipeline.defs.similarity import video_similarity
 from siglip_pipeline.records import Upload
 from siglip_pipeline.store.videos import VideoStore
 
-# A tick is ended after 60 s, and the daemon writes the event of each new upload by itself, with
-# some five queries: take so many at a time, which is eight full runs.
+# A tick is ended after 60 s, and the daemon looks each new partition up by itself: take so many at
+# a time, which is eight full runs, and fewer where listing took long.
 UPLOADS_PER_TICK = 256
+TICK_BUDGET_SECONDS = 12.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +70,6 @@ def upload_changes(
     )
 
 
-def upload_event(upload: Upload) -> dg.AssetMaterialization:
-    """The event that tells Dagster that an upload is there, or has changed."""
-    return dg.AssetMaterialization(
-        uploads_asset.key,
-        partition=partition_key(upload.path),
-        metadata={
-            "path": upload.path,
-            "size_bytes": upload.size_bytes,
-            "modified": dg.MetadataValue.timestamp(upload.modified_at or time.time()),
-        },
-        tags={DATA_VERSION_TAG: upload.fingerprint},
-    )
-
-
 def frame_runs(
     announcements: Mapping[str, str], partitions: Sequence[str]
 ) -> Iterator[dg.RunRequest]:
@@ -112,13 +98,19 @@ def frame_runs(
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
         "Lists the uploads, gives every new file a partition, and samples the frames of new and "
-        f"changed files; at most {UPLOADS_PER_TICK} in a tick, in sorted order."
+        f"changed files, in sorted order; at most {UPLOADS_PER_TICK} in a tick, fewer where it "
+        "takes long."
     ),
 )
 def new_uploads(
     context: dg.SensorEvaluationContext, uploads: UploadsResource, database: DatabaseResource
 ) -> dg.SensorResult | dg.SkipReason:
-    """Turn new and changed files below UPLOADS into partitions, events and runs."""
+    """Turn new and changed files below UPLOADS into partitions, events and runs.
+
+    What was announced is known from the table of videos and from Dagster's partitions: whatever a
+    tick that was ended left undone, the next one does.
+    """
+    began = time.monotonic()
     _limit_gpu_pool(context.instance)
     existing = context.instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)
     with database.open() as db:
@@ -132,18 +124,33 @@ def new_uploads(
             )
         else:
             records.note_missing(changes.deleted)
-        batch = [*changes.new, *changes.changed][:UPLOADS_PER_TICK]
-        if not batch:
+        waiting = [*changes.new, *changes.changed]
+        if not waiting:
             return dg.SkipReason("no new or changed upload")
+        batch = _report(context.instance, waiting[:UPLOADS_PER_TICK], began)
         announcements = records.register(batch)
-    waiting = len(changes.new) + len(changes.changed) - len(batch)
-    context.log.info(f"{len(batch)} uploads taken up, {waiting} left for the next tick")
+    left = len(waiting) - len(batch)
+    context.log.info(f"{len(batch)} uploads taken up, {left} left for the next tick")
     keys = [partition_key(upload.path) for upload in batch]
     return dg.SensorResult(
         dynamic_partitions_requests=[videos_partitions.build_add_request(keys)],
-        asset_events=[upload_event(upload) for upload in batch],
         run_requests=[*frame_runs(announcements, [*dict.fromkeys([*existing, *keys])])],
     )
+
+
+def _report(instance: dg.DagsterInstance, uploads: Sequence[Upload], began: float) -> list[Upload]:
+    """Write the events of as many uploads as there is time for, one run's worth at the least.
+
+    Before they are noted as announced: a tick that ends in between reports them twice, never not.
+    """
+    reported: list[Upload] = []
+    for start in range(0, len(uploads), FRAMES_PER_RUN):
+        if reported and time.monotonic() - began > TICK_BUDGET_SECONDS:
+            break
+        chunk = uploads[start : start + FRAMES_PER_RUN]
+        report_uploads(instance, chunk)
+        reported += chunk
+    return reported
 
 
 def _limit_gpu_pool(instance: dg.DagsterInstance) -> None:

@@ -148,7 +148,7 @@ class VideoStore:
             rows = connection.execute(
                 "SELECT path, listed_fingerprint FROM videos WHERE listed_fingerprint IS NOT NULL"
             ).fetchall()
-        return {str(path): str(fingerprint) for path, fingerprint in rows}
+        return dict(rows)
 
     def record_frames(
         self,
