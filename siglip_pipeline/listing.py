@@ -53,16 +53,15 @@ class _Walk:
         self._settle_seconds = settle_seconds
         # Folders as (device, inode): a symlink to a parent must not be walked for ever.
         self._seen: set[tuple[int, int]] = set()
-        self._folders: deque[tuple[str, str]] = deque()
+        self._folders: deque[tuple[str, str]] = deque([(os.fspath(folder), "")])
         self._linked_folders: deque[tuple[str, str]] = deque()
 
     def uploads(self) -> Iterator[Upload]:
-        self._enter(os.fspath(self._root), "", self._root.stat(), linked=False)
         while self._folders or self._linked_folders:
+            # Links last: a folder is listed under its own name, whichever name is read first.
             folder, prefix = (self._folders or self._linked_folders).popleft()
             try:
-                with os.scandir(folder) as entries:
-                    listed = [*entries]
+                listed = self._entries(folder)
             except OSError as error:
                 if not prefix:
                     raise
@@ -72,11 +71,14 @@ class _Walk:
                 if (upload := self._look_at(entry, prefix + entry.name)) is not None:
                     yield upload
 
-    def _enter(self, folder: str, prefix: str, status: os.stat_result, *, linked: bool) -> None:
-        identity = (status.st_dev, status.st_ino)
-        if identity not in self._seen:
-            self._seen.add(identity)
-            (self._linked_folders if linked else self._folders).append((folder, prefix))
+    def _entries(self, folder: str) -> list["os.DirEntry[str]"]:
+        """What a folder holds; nothing the second time."""
+        status = Path(folder).stat()
+        if (identity := (status.st_dev, status.st_ino)) in self._seen:
+            return []
+        self._seen.add(identity)
+        with os.scandir(folder) as entries:
+            return [*entries]
 
     def _look_at(self, entry: "os.DirEntry[str]", path: str) -> Upload | None:
         """The upload that a directory entry is, if it is one; a folder is kept for later."""
@@ -85,11 +87,12 @@ class _Walk:
             if (reason := self._reason_to_ignore(entry, is_folder=is_folder)) is not None:
                 logger.debug("uploads: %r ignored: %s", path, reason)
                 return None
+            if is_folder:
+                later = self._linked_folders if entry.is_symlink() else self._folders
+                later.append((entry.path, path + "/"))
+                return None
             status = entry.stat()
         except OSError:  # deleted since the folder was read
-            return None
-        if is_folder:
-            self._enter(entry.path, path + "/", status, linked=entry.is_symlink())
             return None
         # ctime too: a copy that keeps the source's mtime still grows.
         age_seconds = time.time() - max(status.st_mtime, status.st_ctime)

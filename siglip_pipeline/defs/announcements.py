@@ -43,7 +43,7 @@ def _log_entry(upload: Upload) -> dg.EventLogEntry:
         event_specific_data=StepMaterializationData(upload_event(upload)),
         job_name=RUNLESS_JOB_NAME,
     )
-    return dg.EventLogEntry(
+    return dg.EventLogEntry(  # type: ignore[no-untyped-call]
         error_info=None,
         user_message="",
         level=logging.INFO,
