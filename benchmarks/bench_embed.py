@@ -404,7 +404,8 @@ def cases(options: argparse.Namespace, work: Path, skipped: list[str]) -> Iterat
     demo_is_there = (DEMO / "config.json").is_file()
     if not demo_is_there:
         skipped.append("demo weights: not trained in this checkout; random ones of the same shape")
-    goals = {"plain loop": 5.0, "single loop": 5.0, "ceiling": 0.0}
+    # Five times the batched loop would be faster than the model alone: results/embed.md says why.
+    goals = {"single loop": 5.0, "plain loop": 1.0, "ceiling": 0.0}
     if importlib.util.find_spec("sentence_transformers") is None:
         skipped.append("sentence-transformers: not installed")
     elif demo_is_there:
@@ -419,7 +420,7 @@ def cases(options: argparse.Namespace, work: Path, skipped: list[str]) -> Iterat
         rounds, count = (3, 32) if options.quick else (5, 64)
         plans.append((base, count, rounds, 8, {"ceiling": 0.95, "plain loop": 1.0}))
         if options.quick:
-            skipped.append(f"{large}: about 10 s a frame on a CPU; left out by --quick")
+            skipped.append(f"{large}: some 100 s on two CPU cores; left out by --quick")
         else:
             plans.append((large, 4, 2, 2, {"ceiling": 0.95, "plain loop": 1.0}))
         skipped.append("GPU: none was used; the share of its peak, the side stream and pinned "
