@@ -16,6 +16,7 @@ import typer
 from siglip_pipeline import __version__, console, search_cli
 from siglip_pipeline.cli_settings import load_settings as _settings
 from siglip_pipeline.errors import SiglipPipelineError
+from siglip_pipeline.interrupts import heed_interrupts
 from siglip_pipeline.settings import Settings
 
 app = typer.Typer(
@@ -387,6 +388,7 @@ def db_migrate(json_: Json = False) -> None:
 
 def main() -> None:
     """Entry point: errors of this package become one message and exit code 2."""
+    heed_interrupts()
     try:
         app()
     except SiglipPipelineError as error:

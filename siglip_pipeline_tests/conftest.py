@@ -14,11 +14,17 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from siglip_pipeline.interrupts import heed_interrupts
 from siglip_pipeline.store import binaries
 from siglip_pipeline.store.database import Database, migrate
 from siglip_pipeline.store.embedded import EmbeddedPostgres
 
 TEMPLATE = "template_migrated"
+
+
+def pytest_configure() -> None:
+    """Processes that tests start must end when they are told to, even in `make test &`."""
+    heed_interrupts()
 
 
 def pytest_report_header() -> str:

@@ -201,6 +201,8 @@ def test_two_builds_at_once_are_refused(database: Database, model_id: int) -> No
         other.execute("SELECT pg_advisory_lock(%s, %s)", [LOCK_BUILD, model_id])
         with pytest.raises(SimilarityIndexError, match="another process is building"):
             build_index(database, model_id, settings=SETTINGS)
+        # Not by closing: the server lets go of the lock some time after that.
+        other.execute("SELECT pg_advisory_unlock(%s, %s)", [LOCK_BUILD, model_id])
     assert build_index(database, model_id, settings=SETTINGS).published
 
 
