@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import fsspec
 import psycopg
 from moto.server import ThreadedMotoServer
@@ -17,7 +18,7 @@ from psycopg import sql
 
 from siglip_pipeline.demo.evaluate import MODEL_FOLDER
 from siglip_pipeline.launcher import free_port, prepare_dagster_home
-from siglip_pipeline.settings import Settings
+from siglip_pipeline.settings import Settings, process_environment
 from siglip_pipeline.store.database import Database, migrate, open_database
 from siglip_pipeline.store.embedded import EmbeddedPostgres
 from siglip_pipeline_tests.distributed.services import Broker, end, running, wait_until
@@ -109,6 +110,16 @@ class Cluster:
                 },
             )
         return self.hosts[name]
+
+    @contextmanager
+    def instance(self) -> Iterator[dg.DagsterInstance]:
+        """Dagster's instance, as the control host sees it."""
+        home = self.host("control").environment["DAGSTER_HOME"]
+        with (
+            process_environment(self.settings, DAGSTER_HOME=home),
+            dg.DagsterInstance.get() as instance,
+        ):
+            yield instance
 
     def start_run(self, name: str, asset: str, *ends: str) -> Host:
         """A run of an asset in a process and a home of its own, as on Dagster's host."""

@@ -21,7 +21,6 @@ import redis
 from siglip_pipeline.defs.partitions import VIDEOS_PARTITIONS_NAME
 from siglip_pipeline.demo.scenes import demo_scenes, render_video
 from siglip_pipeline.queues import DEFAULT_QUEUE, EMBEDDING_QUEUE
-from siglip_pipeline.settings import process_environment
 from siglip_pipeline.store.database import LOCK_VIDEO, open_database
 from siglip_pipeline_tests.distributed.hosts import LOADED, READY, Cluster, Host, cluster
 from siglip_pipeline_tests.distributed.services import (
@@ -73,7 +72,7 @@ def shared(
         for name, scene in zip(VIDEOS, demo_scenes(), strict=False):
             film = render_video(folder / name, [scene], seconds_per_scene=SECONDS)
             made.upload(film.path, name)
-        with _instance(made) as instance:
+        with made.instance() as instance:
             instance.add_dynamic_partitions(VIDEOS_PARTITIONS_NAME, VIDEOS)
         made.host("decoder").start_worker(DEFAULT_QUEUE, wait=False)
         for name in EMBEDDERS:
@@ -85,16 +84,6 @@ def shared(
         for run in runs:
             _succeeds(run)
         yield made
-
-
-@contextmanager
-def _instance(cluster: Cluster) -> Iterator[dg.DagsterInstance]:
-    home = cluster.host("control").environment["DAGSTER_HOME"]
-    with (
-        process_environment(cluster.settings, DAGSTER_HOME=home),
-        dg.DagsterInstance.get() as instance,
-    ):
-        yield instance
 
 
 def _succeeds(run: Host) -> None:
@@ -236,7 +225,7 @@ def test_in_the_end_everything_is_there_once(shared: Cluster) -> None:
     with open_database(shared.settings) as database, database.connection() as connection:
         ingests = connection.execute("SELECT count(*) FROM ingests").fetchone()
     assert ingests == (len(VIDEOS),)
-    with _instance(shared) as instance:
+    with shared.instance() as instance:
         done = instance.get_materialized_partitions(dg.AssetKey("frame_embeddings"))
         assert done == set(VIDEOS)
         assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.SUCCESS}

@@ -1,0 +1,212 @@
+"""A collection that several hosts index while they are struck, and what became of it.
+
+One control host (`siglip-pipeline up`: code server, webserver, daemon) and workers, each a process
+with a working folder and a SIGLIP_HOME of its own. Distinct rendered films arrive in waves.
+"""
+
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from siglip_pipeline.demo.scenes import demo_scenes, render_video
+from siglip_pipeline.errors import StoreError
+from siglip_pipeline.queues import DEFAULT_QUEUE, EMBEDDING_QUEUE
+from siglip_pipeline.store.database import open_database
+from siglip_pipeline_tests.distributed.hosts import LOADED, READY, Cluster, Host
+from siglip_pipeline_tests.distributed.services import wait_until
+
+WAVE = 5
+BROKER_AWAY_SECONDS = 20
+LIMIT_SECONDS = 3600
+
+Rows = dict[str, list[tuple[int, float]]]
+
+
+def log(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+@dataclass
+class Fault:
+    """Something that happens once this share of the films has been uploaded."""
+
+    share: float
+    strike: Callable[["Proof"], str]
+
+
+class Proof:
+    """Uploads films, lets faults strike, and waits until all is indexed and no run is left."""
+
+    def __init__(
+        self, cluster: Cluster, *, videos: int, decoders: Sequence[str], embedders: Sequence[str]
+    ) -> None:
+        self.cluster = cluster
+        self.embedders = [cluster.host(name) for name in embedders]
+        self.workers = [*map(cluster.host, decoders), *self.embedders]
+        self.expected = _render(cluster.folder, videos)
+        self.events: list[str] = []
+        self.seconds = 0.0
+        for name in decoders:
+            cluster.host(name).start_worker(DEFAULT_QUEUE, wait=False)
+        for host in self.embedders:
+            host.start_worker(EMBEDDING_QUEUE, wait=False)
+        control = cluster.host("control")
+        control.start("siglip_pipeline.cli", "up")
+        wait_until(lambda: "Running." in control.said, "up is running", 600)
+        log("the control host and the workers run")
+
+    def run(self, faults: Sequence[Fault] = ()) -> None:
+        """Upload everything, wave by wave; return when the last run has ended."""
+        began = time.monotonic()
+        names = sorted(self.expected)
+        pending = sorted(faults, key=lambda fault: fault.share)
+        for start in range(0, len(names), WAVE):
+            wave = names[start : start + WAVE]
+            for name in wave:
+                self.cluster.upload(self.cluster.folder / name)
+            wait_until(partial(self._registered, wave), "the wave is seen", 600)
+            uploaded = start + len(wave)
+            log(f"{uploaded} uploaded, {len(self.indexed())} indexed")
+            while pending and uploaded >= pending[0].share * len(names):
+                self.events.append(pending.pop(0).strike(self))
+                log(self.events[-1])
+        wait_until(lambda: len(self.indexed()) == len(names), "all are indexed", LIMIT_SECONDS)
+        self.seconds = time.monotonic() - began
+        log("all are indexed; waiting for the last run to end")
+        wait_until(lambda: all(r.is_finished for r in self.runs()), "no run is in progress", 900)
+
+    def _registered(self, names: Sequence[str]) -> bool:
+        return set(names) <= {row[0] for row in self.rows("SELECT path FROM videos")}
+
+    def indexed(self) -> set[str]:
+        query = "SELECT DISTINCT path FROM ingests JOIN videos USING (video_id)"
+        return {row[0] for row in self.rows(query)}
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """What a query gives, once the database is there: it is restarted on purpose."""
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                with (
+                    open_database(self.cluster.settings, migrate=False) as database,
+                    database.connection() as connection,
+                ):
+                    return connection.execute(query.encode()).fetchall()
+            except StoreError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
+
+    def runs(self) -> list[dg.DagsterRun]:
+        with self.cluster.instance() as instance:
+            return list(instance.get_runs())
+
+    def report(self) -> dict[str, Any]:
+        """What is stored, what became of the runs, and what each worker did."""
+        stored = self.cluster.rows()
+        (ingests,) = self.rows("SELECT count(*) FROM ingests")[0]
+        workers = {}
+        for host in self.workers:
+            workers[host.name] = {
+                "started": host.said.count(READY),
+                "steps_taken": host.said.count("] received"),
+                "model_loaded": host.said.count(LOADED),
+            }
+        return {
+            "videos": len(self.expected),
+            "exact": stored == self.expected and ingests == len(self.expected),
+            "rows": sum(map(len, stored.values())),
+            "ingests": ingests,
+            "seconds": round(self.seconds),
+            "faults": self.events,
+            "runs": dict(Counter(run.status.value for run in self.runs())),
+            "failed_runs": self._failed_runs(),
+            "model_loaded_once_per_life": all(
+                host["model_loaded"] <= host["started"] for host in workers.values()
+            ),
+            "workers": workers,
+        }
+
+    def _failed_runs(self) -> list[dict[str, Any]]:
+        """Runs that failed: why, and the run that took their place by itself, if one did."""
+        with self.cluster.instance() as instance:
+            runs = list(instance.get_runs())
+            return [
+                {
+                    "run": run.run_id[:8],
+                    "assets": sorted(key.to_user_string() for key in run.asset_selection or ()),
+                    "reasons": [
+                        _reason(entry) for entry in instance.all_logs(run.run_id, of_type=_FAILURES)
+                    ],
+                    "replaced_by": [
+                        f"{other.run_id[:8]} {other.status.value}"
+                        for other in runs
+                        if other.parent_run_id == run.run_id
+                    ],
+                }
+                for run in runs
+                if run.status == dg.DagsterRunStatus.FAILURE
+            ]
+
+
+_FAILURES = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.PIPELINE_FAILURE}
+
+
+def kill_an_embedder(proof: Proof) -> str:
+    wait_until(lambda: any(map(at_work, proof.embedders)), "an embedding worker is at work", 600)
+    victim = next(host for host in proof.embedders if at_work(host))
+    assert victim.process is not None
+    victim.process.send_signal(signal.SIGKILL)
+    victim.process.wait()
+    victim.start_worker(EMBEDDING_QUEUE)
+    return f"{victim.name} was killed in a step, and started again"
+
+
+def stop_the_broker(proof: Proof) -> str:
+    proof.cluster.broker.stop()
+    time.sleep(BROKER_AWAY_SECONDS)
+    proof.cluster.broker.start()
+    return f"the broker was away for {BROKER_AWAY_SECONDS} s"
+
+
+def restart_postgres(proof: Proof) -> str:
+    began = time.monotonic()
+    proof.cluster.postgres.stop(force=True)
+    proof.cluster.postgres.start()
+    return f"Postgres was restarted, in {time.monotonic() - began:.0f} s"
+
+
+def at_work(host: Host) -> bool:
+    """Whether the worker has taken a step that it has not finished."""
+    ended = host.said.count("] succeeded in") + host.said.count("] raised unexpected")
+    return host.said.count("] received") > ended
+
+
+def _render(folder: Path, videos: int) -> Rows:
+    """Distinct films of 2 to 5 seconds, 5 frames a second; the rows that each must give."""
+    scenes = demo_scenes()
+    expected = {}
+    for number in range(videos):
+        seconds = 2 + number % 4
+        name = f"film{number:03}.mp4"
+        scene = scenes[number % len(scenes)]
+        render_video(folder / name, [scene], seconds_per_scene=seconds, fps=5, size=(160, 120))
+        expected[name] = [(5 * second, float(second)) for second in range(seconds)]
+    return expected
+
+
+def _reason(entry: dg.EventLogEntry) -> str:
+    event = entry.get_dagster_event()
+    error = getattr(event.event_specific_data, "error", None)
+    while error is not None and error.cause is not None:
+        error = error.cause
+    text = error.message if error is not None else event.message or ""
+    return f"{event.event_type_value}: {text.strip()[:300]}"
