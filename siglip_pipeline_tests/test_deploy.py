@@ -1,11 +1,14 @@
 """The deployment files name what exists: settings, commands, and the instance they copy."""
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from typer.testing import CliRunner
 
 from siglip_pipeline.cli import app
@@ -55,6 +58,28 @@ def test_images_are_pinned_and_no_container_is_root() -> None:
     dockerfile = (DEPLOY / "Dockerfile").read_text()
     assert re.search(r"^USER \d+$", dockerfile, re.MULTILINE)
     assert "--constraint constraints.txt" in dockerfile
+
+
+def test_the_image_installs_nothing_that_is_not_pinned() -> None:
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    extras = re.search(r"'\.\[([a-z0-9,]+)\]'", dockerfile)
+    assert extras is not None
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"]]
+    for extra in extras[1].split(","):
+        wanted += project["optional-dependencies"][extra]
+    pinned = {
+        canonicalize_name(line.partition("==")[0])
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    }
+    assert {canonicalize_name(Requirement(text).name) for text in wanted} <= pinned
+
+
+def test_the_cluster_launches_runs_with_what_the_image_holds() -> None:
+    # The chart's instance names classes of dagster_k8s, which every process of it has to load.
+    assert load(DEPLOY / "kubernetes" / "values.yaml")["runLauncher"]["type"] == "K8sRunLauncher"
+    assert "k8s" in (DEPLOY / "Dockerfile").read_text()
 
 
 def test_the_clusters_instance_differs_where_it_says_so() -> None:
