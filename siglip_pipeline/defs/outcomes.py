@@ -18,6 +18,7 @@ from dagster._core.definitions.data_version import (
 )
 from dagster._core.definitions.metadata import normalize_metadata
 
+from siglip_pipeline.defs.connections import held_connections
 from siglip_pipeline.errors import SiglipPipelineError
 
 __all__ = ["DATA_VERSION_TAG", "CheckOutcome", "PartitionOutcomes", "retrying_what_heals"]
@@ -55,7 +56,10 @@ class PartitionOutcomes:
         keys = context.partition_keys
         self._is_single = len(keys) == 1
         # As they are before the work begins: an input that changes meanwhile shows as newer.
-        self._provenance = {} if self._is_single else {key: self._inputs_of(key) for key in keys}
+        self._provenance: dict[str, dict[str, str]] = {}
+        if not self._is_single:
+            with held_connections(context.instance):
+                self._provenance = {key: self._inputs_of(key) for key in keys}
 
     @property
     def succeeded_count(self) -> int:
