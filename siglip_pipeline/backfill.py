@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from siglip_pipeline.dagster_api import FINISHED, DagsterApi
-from siglip_pipeline.defs.partitions import VIDEOS_PARTITIONS_NAME, partition_key
+from siglip_pipeline.defs.partitions import VIDEOS_PARTITIONS_NAME, asset_key, partition_key
 from siglip_pipeline.errors import RunFailedError
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import open_database
@@ -36,7 +36,7 @@ def start_backfills(
     Raises:
         UploadNotFoundError: a path is not below UPLOADS.
     """
-    store = UploadStore(settings.uploads, settle_seconds=0)
+    store = UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
     uploads = [store.get(video) for video in videos]
     keys = [partition_key(video) for video in videos]
     api.add_partitions(VIDEOS_PARTITIONS_NAME, keys)
@@ -48,7 +48,7 @@ def start_backfills(
 
     def forced(asset: str) -> Callable[[], str]:
         # A run's config may name only what the run holds: an asset at a time.
-        config = {"ops": {asset: {"config": {"force": True}}}}
+        config = {"ops": {asset_key(asset).to_python_identifier(): {"config": {"force": True}}}}
         return lambda: api.launch_backfill([asset], keys, config=config)
 
     return [forced(asset) for asset in partitioned]

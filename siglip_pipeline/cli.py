@@ -402,7 +402,7 @@ def main() -> None:
 
 def _make_uploads_folder(settings: Settings) -> None:
     if "://" not in settings.uploads:
-        Path(settings.uploads).mkdir(parents=True, exist_ok=True)
+        (Path(settings.uploads) / (settings.part or "")).mkdir(parents=True, exist_ok=True)
 
 
 def _escape(text: str) -> str:

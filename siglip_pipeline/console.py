@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -73,6 +74,8 @@ def status_table(status: PipelineStatus) -> Table:
     )
     table.add_row("frames", str(status.frames))
     table.add_row("vectors", str(status.vectors))
+    for warning in status.warnings:
+        table.add_row("[yellow]warning[/yellow]", escape(warning))
     stale = status.out_of_date
     if stale.videos:
         table.add_row(

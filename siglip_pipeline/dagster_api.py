@@ -64,14 +64,16 @@ class DagsterApi:
 
     Args:
         url: where its UI is, such as ``http://127.0.0.1:3000``.
+        part: the part of the collection whose assets are meant, as in ``SIGLIP_PART``.
 
     Raises:
         LaunchError: nobody answers there, or the pipeline is not loaded there.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, part: str | None = None) -> None:
         self._url = url.rstrip("/")
-        self._repository = self._find_repository("video_frames")
+        self._prefix = part.split("/") if part else []
+        self._repository = self._find_repository(self._path("video_frames"))
 
     def backfill_url(self, backfill_id: str) -> str:
         """The page that shows a backfill."""
@@ -97,7 +99,7 @@ class DagsterApi:
     ) -> str:
         """Start a backfill of some assets over some partitions; gives its id."""
         params: dict[str, Any] = {
-            "assetSelection": [{"path": [asset]} for asset in assets],
+            "assetSelection": [{"path": self._path(asset)} for asset in assets],
             "partitionNames": list(keys),
             "title": "siglip-pipeline materialize",
         }
@@ -145,14 +147,17 @@ class DagsterApi:
             raise RunFailedError(f"run {run_id}: {_why(answer)}")
         return str(answer["status"])
 
-    def _find_repository(self, asset: str) -> _Repository:
+    def _path(self, asset: str) -> list[str]:
+        return [*self._prefix, asset]
+
+    def _find_repository(self, asset: list[str]) -> _Repository:
         answer = self._ask(_REPOSITORIES, {})["repositoriesOrError"]
         for node in answer.get("nodes", []):
-            if any(found["assetKey"]["path"] == [asset] for found in node["assetNodes"]):
+            if any(found["assetKey"]["path"] == asset for found in node["assetNodes"]):
                 return _Repository(node["name"], node["location"]["name"])
         raise LaunchError(
-            f"Dagster at {self._url} has not loaded siglip_pipeline: start it with its "
-            f"workspace.yaml, or look at {self._url}/locations for the reason"
+            f"Dagster at {self._url} has not loaded {'/'.join(asset)} of siglip_pipeline: start it "
+            f"with its workspace.yaml, or look at {self._url}/locations for the reason"
         )
 
     def _ask(self, query: str, variables: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from siglip_pipeline.settings import Settings
 from siglip_pipeline.status import PipelineStatus, collect_status
 from siglip_pipeline.store.database import Database, open_database
 from siglip_pipeline.store.videos import VideoStore
-from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.uploads import UploadStore, is_in_part
 
 ASSETS = ("video_frames", "frame_embeddings", "similarity_index")
 """What is materialized of a video, in this order."""
@@ -34,10 +34,10 @@ def ingest_videos(
         [{"video", "stage", "reason"}]}``
     """
     if "://" not in settings.uploads:
-        Path(settings.uploads).mkdir(parents=True, exist_ok=True)
-    uploads = UploadStore(settings.uploads, settle_seconds=0)
+        (Path(settings.uploads) / (settings.part or "")).mkdir(parents=True, exist_ok=True)
+    uploads = UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
     outcomes = []
-    for outcome in bring_in(paths, uploads, replace=replace):
+    for outcome in bring_in(paths, uploads, part=settings.part, replace=replace):
         outcomes.append(outcome)
         if not quiet:
             console.err.print(f"{outcome.outcome:>9}  {outcome.video}", highlight=False)
@@ -102,11 +102,12 @@ def materialize_uploads(
         )
     chosen = set(videos)
     with open_database(settings) as database:
-        states = VideoStore(database).states()
+        known = VideoStore(database).states()
+        states = {path: s for path, s in known.items() if is_in_part(path, settings.part)}
         if stale:
-            chosen |= set(out_of_date(database, settings).videos)
+            chosen |= states.keys() & set(out_of_date(database, settings).videos)
     if all_missing:
-        listing = UploadStore(settings.uploads, settle_seconds=0).list()
+        listing = UploadStore(settings.uploads, part=settings.part, settle_seconds=0).list()
         chosen |= {u.path for u in listing if states.get(u.path) not in ("indexed", "failed")}
     if failed:
         chosen |= {path for path, state in states.items() if state == "failed"}
@@ -158,7 +159,7 @@ def _index_through_dagster(
     from siglip_pipeline.backfill import see_through, start_backfills
     from siglip_pipeline.dagster_api import DagsterApi
 
-    api = DagsterApi(url)
+    api = DagsterApi(url, part=settings.part)
     steps = start_backfills(api, settings, videos, assets=assets, force=force)
     if not wait:
         # What one backfill leaves to the next, the automation does: the index, for one.

@@ -32,23 +32,29 @@ class Ingested:
 
 
 def bring_in(
-    paths: Iterable[Path], uploads: UploadStore, *, replace: bool = False
+    paths: Iterable[Path],
+    uploads: UploadStore,
+    *,
+    part: str | None = None,
+    replace: bool = False,
 ) -> Iterator[Ingested]:
     """Copy files, and all files below folders, into UPLOADS; what is there already stays.
 
-    A file keeps its name; a file in a folder keeps its path below that folder. A copy appears
-    under its name only when it is complete.
+    A file keeps its name; a file in a folder keeps its path below that folder; both below the
+    part, if there is one. A copy appears under its name only when it is complete.
 
     Args:
         paths: files and folders of this machine.
         uploads: where they go.
+        part: the folder below UPLOADS that they go into; None: UPLOADS itself.
         replace: overwrite a different file of the same name instead of reporting a conflict.
 
     Yields:
         One outcome per file.
     """
     for path in paths:
-        for source, video in _files(path):
+        for source, name in _files(path):
+            video = f"{part}/{name}" if part else name
             yield _bring_in_file(source, video, uploads, replace=replace)
 
 

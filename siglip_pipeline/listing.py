@@ -28,7 +28,9 @@ SIDECAR_SUFFIXES: Final = frozenset(
 """Text that travels with videos and holds no picture."""
 
 
-def local_uploads(folder: Path, *, settle_seconds: float) -> Iterator[Upload]:
+def local_uploads(
+    folder: Path, *, settle_seconds: float, part: str | None = None
+) -> Iterator[Upload]:
     """Files below a folder that are ready, in no particular order.
 
     Symlinks are followed where they stay inside; a folder is walked once, by its real path first.
@@ -36,24 +38,26 @@ def local_uploads(folder: Path, *, settle_seconds: float) -> Iterator[Upload]:
     Args:
         folder: where to look.
         settle_seconds: files that changed more recently are left for a later listing.
+        part: a folder below it to which the walk is confined; paths stay relative to ``folder``.
 
     Raises:
         OSError: the folder itself cannot be read.
     """
-    walk = _Walk(folder, settle_seconds)
+    walk = _Walk(folder, settle_seconds, f"{part}/" if part else "")
     yield from walk.uploads()
 
 
 class _Walk:
     """One walk over a folder."""
 
-    def __init__(self, folder: Path, settle_seconds: float) -> None:
+    def __init__(self, folder: Path, settle_seconds: float, start: str) -> None:
         self._root = folder
         self._real_root = os.path.realpath(folder)
         self._settle_seconds = settle_seconds
+        self._start = start
         # Folders as (device, inode): a symlink to a parent must not be walked for ever.
         self._seen: set[tuple[int, int]] = set()
-        self._folders: deque[tuple[str, str]] = deque([(os.fspath(folder), "")])
+        self._folders: deque[tuple[str, str]] = deque([(os.fspath(folder / start), start)])
         self._linked_folders: deque[tuple[str, str]] = deque()
 
     def uploads(self) -> Iterator[Upload]:
@@ -63,7 +67,7 @@ class _Walk:
             try:
                 listed = self._entries(folder)
             except OSError as error:
-                if not prefix:
+                if prefix == self._start:
                     raise
                 logger.debug("uploads: %s ignored: %s", folder, error)
                 continue

@@ -12,6 +12,7 @@ import dagster as dg
 from siglip_pipeline.definitions import defs
 from siglip_pipeline.defs.announcements import report_uploads
 from siglip_pipeline.defs.assets import frame_embeddings, similarity_index, video_frames
+from siglip_pipeline.defs.connections import held_connections
 from siglip_pipeline.defs.partitions import (
     RANGE_END_TAG,
     RANGE_START_TAG,
@@ -65,24 +66,24 @@ def materialize_videos(
         UploadNotFoundError: a path is not below UPLOADS.
         RunFailedError: a run failed for another reason than single videos.
     """
-    with dg.DagsterInstance.get() as instance:
+    with dg.DagsterInstance.get() as instance, held_connections(instance):
         _register(instance, settings, videos)
         ok = True
         for asset in PER_VIDEO:
-            if asset.key.to_user_string() not in assets:
+            if asset.key.path[-1] not in assets:
                 continue
             keys = [partition_key(video) for video in videos]
             done = _materialized(instance, video_frames.key, keys)
             wanted = keys if asset is video_frames else [key for key in keys if key in done]
             ok &= _run_ranges(instance, asset.key, wanted, force=force)
-        if similarity_index.key.to_user_string() in assets:
+        if similarity_index.key.path[-1] in assets:
             ok &= _run(instance, similarity_index.key, {}, {})
         return ok
 
 
 def _register(instance: dg.DagsterInstance, settings: Settings, videos: Sequence[str]) -> None:
     """Do what the sensor does: a partition and an event for every upload."""
-    store = UploadStore(settings.uploads, settle_seconds=0)
+    store = UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
     uploads = [store.get(video) for video in videos]
     if not uploads:
         raise UploadNotFoundError(f"no uploads were named; put videos below {settings.uploads}")

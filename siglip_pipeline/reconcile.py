@@ -14,7 +14,7 @@ from siglip_pipeline.store.live_index import live_index
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoRow, VideoStore
-from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.uploads import UploadStore, is_in_part
 from siglip_pipeline.video.frame_store import FrameStore
 
 Repair = Literal["taken up again", "partition removed", "reported"]
@@ -54,6 +54,7 @@ def reconcile(
     database: Database,
     partitions: Iterable[str],
     busy: Set[str],
+    part: str | None = None,
 ) -> Reconciliation:
     """Compare all places; have what is missing made again.
 
@@ -63,6 +64,7 @@ def reconcile(
         database: what is known of each video, and its vectors.
         partitions: paths that Dagster has a partition for.
         busy: paths that a run is working on, or waits to; they are left alone.
+        part: the part of the collection that is looked at; the index is one for all parts.
 
     Raises:
         UploadsUnavailableError: the uploads cannot be listed.
@@ -72,7 +74,9 @@ def reconcile(
     model_id = model.model_id if model else None
     listed = {upload.path for upload in uploads.list()}
     keyed = set(partitions)
-    rows = {row.video: row for row in records.list(model_id=model_id)}
+    rows = {
+        row.video: row for row in records.list(model_id=model_id) if is_in_part(row.video, part)
+    }
     found = [
         difference
         for video in sorted({*listed, *keyed, *rows} - busy)
@@ -147,6 +151,7 @@ def _compare_vectors(
     problems = {
         video: f"{stored} vectors are stored, {recorded} were recorded"
         for video, (stored, recorded) in vectors.miscounted(model_id).items()
+        if video in rows
     }
     vectors.mark_outdated(model_id, list(problems.keys() - busy))
     for video, row in rows.items():

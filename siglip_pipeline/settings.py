@@ -31,6 +31,19 @@ class Settings(BaseSettings):
     uploads: str = Field(
         "./uploads", description="Folder or fsspec URL (`s3://…`, `gs://…`) that videos arrive in."
     )
+    part: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$",
+        description="A folder below `SIGLIP_UPLOADS`: this code location or command takes up that "
+        "part of the collection alone, under assets and partitions of its own. Unset: all uploads. "
+        "For collections beyond Dagster's limits; see docs/operations.md.",
+    )
+    partition_limit: int = Field(
+        100_000,
+        ge=1,
+        description="Partitions that one set should hold at most, as Dagster advises: from nine "
+        "tenths of it on, `status` and the sensor warn.",
+    )
     home: Path = Field(
         Path("./.siglip"),
         description="Folder for the embedded database, stored frames, caches and Dagster's logs.",
@@ -368,6 +381,14 @@ def _problem(field: str, value: object, message: str) -> str:
 def child_environment(settings: Settings) -> dict[str, str]:
     """The environment of this process with ``settings`` written over it."""
     return {**os.environ, **settings.environment()}
+
+
+def set_variable(field: str, value: str | None) -> None:
+    """Set, or unset, a field's variable, for whatever this process loads from now on."""
+    if value is None:
+        os.environ.pop(variable_of(field), None)
+    else:
+        os.environ[variable_of(field)] = value
 
 
 @contextmanager

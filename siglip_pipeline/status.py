@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from siglip_pipeline.freshness import OutOfDate, out_of_date
+from siglip_pipeline.partition_limit import partition_warning
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.live_index import LiveIndex, live_index
@@ -27,6 +28,8 @@ class PipelineStatus:
     frames: int
     vectors: int
     out_of_date: OutOfDate
+    warnings: tuple[str, ...]
+    """What a person should see to before it becomes a failure."""
     model: dict[str, Any] | None
     index: dict[str, Any] | None
 
@@ -47,6 +50,7 @@ class PipelineStatus:
                 "frames": len(self.out_of_date.frames),
                 "vectors": len(self.out_of_date.vectors),
             },
+            "warnings": list(self.warnings),
             "frames": self.frames,
             "vectors": self.vectors,
             "model": self.model,
@@ -65,10 +69,11 @@ def collect_status(database: Database, settings: Settings) -> PipelineStatus:
     videos = VideoStore(database)
     counts = videos.counts(model.model_id if model else None)
     unseen = 0
-    if Path(settings.uploads).is_dir():
-        listing = UploadStore(settings.uploads, settle_seconds=0).list()
+    if (Path(settings.uploads) / (settings.part or "")).is_dir():
+        listing = UploadStore(settings.uploads, part=settings.part, settle_seconds=0).list()
         known = videos.paths()
         unseen = sum(upload.path not in known for upload in listing)
+    warning = partition_warning(videos.count(part=settings.part) + unseen, settings)
     return PipelineStatus(
         total=counts.total + unseen,
         indexed=counts.indexed,
@@ -80,6 +85,7 @@ def collect_status(database: Database, settings: Settings) -> PipelineStatus:
         frames=counts.frames,
         vectors=counts.vectors,
         out_of_date=out_of_date(database, settings),
+        warnings=() if warning is None else (warning,),
         model={"name": model.name, "key": model.key, "dim": model.dim} if model else None,
         index=_index_json(live_index(database, model.model_id)) if model else None,
     )

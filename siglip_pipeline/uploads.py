@@ -35,6 +35,8 @@ class UploadStore:
 
     Args:
         url: folder, or any URL that fsspec understands.
+        part: a folder below it; nothing outside it is listed or found. Paths stay relative to the
+            URL. None: everything.
         settle_seconds: a file that changed more recently is left for a later listing. It has no
             effect on object stores, where a file appears whole.
         storage_options: passed to the fsspec file system.
@@ -47,10 +49,12 @@ class UploadStore:
         self,
         url: str | os.PathLike[str],
         *,
+        part: str | None = None,
         settle_seconds: float = 10.0,
         storage_options: dict[str, Any] | None = None,
     ) -> None:
         self._url = os.fspath(url)
+        self._part = part
         self._settle_seconds = settle_seconds
         self._storage_options = storage_options or {}
         try:
@@ -65,10 +69,11 @@ class UploadStore:
         self._folder = Path(self._root) if "file" in self._protocols else None
 
     def __repr__(self) -> str:
-        return f"UploadStore({self._url!r})"
+        part = f", part={self._part!r}" if self._part else ""
+        return f"UploadStore({self._url!r}{part})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self._url, self._settle_seconds, self._storage_options)
+        return _reopen, (self._url, self._part, self._settle_seconds, self._storage_options)
 
     @property
     def url(self) -> str:
@@ -112,6 +117,11 @@ class UploadStore:
             UploadsUnavailableError: the storage does not answer.
         """
         _check_path(path, self._url)
+        if not is_in_part(path, self._part):
+            raise UploadNotFoundError(
+                f"{path}: not in SIGLIP_PART={self._part}; name what lies below that folder, or "
+                "leave SIGLIP_PART unset where the collection is not divided"
+            )
         if self._folder is not None:
             file = self._folder / path
             try:
@@ -187,17 +197,19 @@ class UploadStore:
         return file.resolve().is_relative_to(self._folder.resolve())
 
     def _list_folder(self, folder: Path) -> Iterator[Upload]:
-        if not folder.is_dir():
-            raise self._unavailable(FileNotFoundError(f"no such folder: {folder}"))
+        start = folder / (self._part or "")
+        if not start.is_dir():
+            raise self._unavailable(FileNotFoundError(f"no such folder: {start}"))
         try:
-            yield from local_uploads(folder, settle_seconds=self._settle_seconds)
+            yield from local_uploads(folder, settle_seconds=self._settle_seconds, part=self._part)
         except OSError as error:
             raise self._unavailable(error) from error
 
     def _list_remote(self) -> Iterator[Upload]:
         try:
             self._fs.invalidate_cache()
-            found: dict[str, dict[str, Any]] = self._fs.find(self._root, detail=True)
+            start = self._full(self._part) if self._part else self._root
+            found: dict[str, dict[str, Any]] = self._fs.find(start, detail=True)
             if not found and not self._fs.exists(self._container()):
                 raise FileNotFoundError(f"no such bucket or folder: {self._container()}")
         except Exception as error:  # each storage has exceptions of its own
@@ -207,8 +219,17 @@ class UploadStore:
         yield from remote_uploads(found, self._root, settle_seconds=settle_seconds)
 
 
-def _reopen(url: str, settle_seconds: float, storage_options: dict[str, Any]) -> UploadStore:
-    return UploadStore(url, settle_seconds=settle_seconds, storage_options=storage_options)
+def is_in_part(path: str, part: str | None) -> bool:
+    """Whether a path below UPLOADS lies in a part of the collection; None is all of it."""
+    return part is None or path.startswith(f"{part}/")
+
+
+def _reopen(
+    url: str, part: str | None, settle_seconds: float, storage_options: dict[str, Any]
+) -> UploadStore:
+    return UploadStore(
+        url, part=part, settle_seconds=settle_seconds, storage_options=storage_options
+    )
 
 
 def _check_path(path: str, url: str) -> None:

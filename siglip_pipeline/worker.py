@@ -2,7 +2,8 @@
 
 The Celery application and its task are dagster-celery's. What is added here: the worker uses its
 own Dagster instance rather than the folders of the machine that sent the step, leaves steps of
-runs that are over, and keeps its lease on the message (:mod:`siglip_pipeline.leases`).
+runs that are over, serves every part of a divided collection (:mod:`siglip_pipeline.parts`), and
+keeps its lease on the message (:mod:`siglip_pipeline.leases`).
 
 The pool is ``solo``: the step runs in the worker's main thread, so a model that
 :func:`~siglip_pipeline.siglip.model.get_models` has loaded serves every later step and run.
@@ -29,6 +30,7 @@ from dagster_celery.tasks import create_task
 from dagster_shared.record import copy
 
 from siglip_pipeline.leases import renewed_lease
+from siglip_pipeline.parts import part_of_run, serve_part
 from siglip_pipeline.queues import backend_url, broker_url, celery_config, is_redis
 from siglip_pipeline.settings import Settings, process_environment
 from siglip_pipeline.store.database import where
@@ -60,6 +62,7 @@ class StepTask(Task):  # type: ignore[misc]  # Celery has no types
                 status = "unknown here" if run is None else run.status.value
                 logger.warning("a step of run %s is left out: the run is %s", sent.run_id, status)
                 return []
+            serve_part(part_of_run(run))
             # The sender's instance names folders of the sender's machine.
             own = copy(sent, instance_ref=instance.get_ref())
         try:

@@ -15,8 +15,18 @@ def uploads(tmp_path: Path) -> UploadStore:
     return UploadStore(str(folder), settle_seconds=0)
 
 
-def _outcomes(paths: list[Path], uploads: UploadStore, **options: bool) -> dict[str, str]:
-    return {item.video: item.outcome for item in bring_in(paths, uploads, **options)}
+def _outcomes(
+    paths: list[Path], uploads: UploadStore, *, part: str | None = None, replace: bool = False
+) -> dict[str, str]:
+    found = bring_in(paths, uploads, part=part, replace=replace)
+    return {item.video: item.outcome for item in found}
+
+
+def test_files_go_into_the_part(tmp_path: Path, uploads: UploadStore) -> None:
+    source = tmp_path / "a.mp4"
+    source.write_bytes(b"one")
+    assert _outcomes([source], uploads, part="north/1") == {"north/1/a.mp4": "copied"}
+    assert [upload.path for upload in uploads.list()] == ["north/1/a.mp4"]
 
 
 def test_files_keep_their_names_and_folders_their_structure(

@@ -17,6 +17,7 @@ from siglip_pipeline.defs.checks import (
     check_frames,
     check_vectors,
 )
+from siglip_pipeline.defs.connections import held_connections
 from siglip_pipeline.defs.in_flight import partitions_of_waiting_runs
 from siglip_pipeline.defs.metadata import (
     embedding_metadata,
@@ -25,7 +26,14 @@ from siglip_pipeline.defs.metadata import (
     index_metadata,
 )
 from siglip_pipeline.defs.outcomes import PartitionOutcomes, retrying_what_heals
-from siglip_pipeline.defs.partitions import partition_key, path_of_partition, videos_partitions
+from siglip_pipeline.defs.partitions import (
+    GROUP,
+    KEY_PREFIX,
+    asset_key,
+    partition_key,
+    path_of_partition,
+    videos_partitions,
+)
 from siglip_pipeline.defs.resources import (
     DatabaseResource,
     FrameStoreResource,
@@ -40,7 +48,6 @@ from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.recall import recall_history
 from siglip_pipeline.store.vectors import VectorStore
 
-GROUP = "video_search"
 OWNERS = ["team:video-search"]
 GPU_POOL = "gpu"
 
@@ -63,7 +70,7 @@ INDEX_CONDITION = (
 ).with_label("vectors_changed")
 
 uploads_asset = dg.AssetSpec(
-    "uploads",
+    asset_key("uploads"),
     partitions_def=videos_partitions,
     group_name=GROUP,
     owners=OWNERS,
@@ -84,6 +91,7 @@ class VideoBatchConfig(dg.Config):
 
 
 @dg.asset(
+    key_prefix=KEY_PREFIX,
     partitions_def=videos_partitions,
     deps=[uploads_asset],
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=FRAMES_PER_RUN),
@@ -108,7 +116,11 @@ def video_frames(
     """
     outcomes = PartitionOutcomes(context)
     frames = frame_store.store()
-    with retrying_what_heals(context), database.open() as db:
+    with (
+        held_connections(context.instance),
+        retrying_what_heals(context),
+        database.open() as db,
+    ):
         for result in stages.sample_videos(
             [path_of_partition(key) for key in context.partition_keys],
             uploads=uploads.store(),
@@ -131,6 +143,7 @@ def video_frames(
 
 
 @dg.asset(
+    key_prefix=KEY_PREFIX,
     partitions_def=videos_partitions,
     deps=[video_frames],
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=EMBEDDINGS_PER_RUN),
@@ -161,7 +174,11 @@ def frame_embeddings(
     own = list(context.partition_keys)
     settings = siglip.settings()
     ahead = partitions_of_waiting_runs(context.instance, context.asset_key)
-    with retrying_what_heals(context), database.open() as db:
+    with (
+        held_connections(context.instance),
+        retrying_what_heals(context),
+        database.open() as db,
+    ):
         spec = siglip.spec()
         engine = siglip.engine(context.log.info)
         model_id, vectors = ModelStore(db).register(spec), VectorStore(db)
@@ -197,6 +214,7 @@ def frame_embeddings(
 
 
 @dg.asset(
+    key_prefix=KEY_PREFIX,
     deps=[frame_embeddings],
     automation_condition=INDEX_CONDITION,
     check_specs=INDEX_CHECKS,

@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 
 from siglip_pipeline.defs.outcomes import CheckOutcome
-from siglip_pipeline.defs.partitions import videos_partitions
+from siglip_pipeline.defs.partitions import asset_key, videos_partitions
 from siglip_pipeline.stages import FramesStored, VectorsStored
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index import IndexReport
@@ -21,7 +21,7 @@ MOST_FAILURES_SHOWN = 100
 
 def _spec(asset: str, name: str, description: str) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(
-        name, asset=asset, description=description, partitions_def=videos_partitions
+        name, asset=asset_key(asset), description=description, partitions_def=videos_partitions
     )
 
 
@@ -48,18 +48,18 @@ VECTOR_CHECKS = (
 INDEX_CHECKS = (
     dg.AssetCheckSpec(
         "index_recall",
-        asset="similarity_index",
+        asset=asset_key("similarity_index"),
         blocking=True,
         description="An index is live whose recall@10 was at least SIGLIP_INDEX_MIN_RECALL.",
     ),
     dg.AssetCheckSpec(
         "every_vector_is_searchable",
-        asset="similarity_index",
+        asset=asset_key("similarity_index"),
         description="The live index answers for every stored vector of its model.",
     ),
     dg.AssetCheckSpec(
         "no_video_failed",
-        asset="similarity_index",
+        asset=asset_key("similarity_index"),
         description="No upload is left whose last try failed; the table names each, with its "
         "reason.",
     ),

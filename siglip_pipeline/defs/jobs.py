@@ -3,23 +3,30 @@
 import dagster as dg
 
 from siglip_pipeline.defs.assets import frame_embeddings, similarity_index, video_frames
+from siglip_pipeline.defs.partitions import PART
 from siglip_pipeline.defs.reconciliation import reconciliation
+from siglip_pipeline.parts import PART_TAG
+
+TAGS = {PART_TAG: PART} if PART else {}
 
 sample_frames = dg.define_asset_job(
     "sample_frames",
     selection=[video_frames],
+    tags=TAGS,
     description="Decode videos and store their sampled frames. Choose partitions in the launchpad.",
 )
 
 embed_frames = dg.define_asset_job(
     "embed_frames",
     selection=[frame_embeddings],
+    tags=TAGS,
     description="Embed stored frames with the model in SIGLIP_MODEL_NAME. Decodes nothing.",
 )
 
 rebuild_index = dg.define_asset_job(
     "rebuild_index",
     selection=[similarity_index],
+    tags=TAGS,
     description="Build the similarity index anew where enough has changed, measure its recall, "
     "publish it.",
 )
@@ -27,6 +34,7 @@ rebuild_index = dg.define_asset_job(
 reconcile_collection = dg.define_asset_job(
     "reconcile_collection",
     selection=[reconciliation],
+    tags=TAGS,
     description="Count uploads, partitions, frames and vectors; have what is missing made again.",
 )
 

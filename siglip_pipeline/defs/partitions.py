@@ -7,7 +7,16 @@ from urllib.parse import unquote_to_bytes
 
 import dagster as dg
 
-VIDEOS_PARTITIONS_NAME = "videos"
+from siglip_pipeline.settings import Settings
+
+PART = Settings.load().part
+KEY_PREFIX = PART.split("/") if PART else []
+"""Where the collection is divided, each part has assets and partitions of its own, so that several
+code locations fit into one Dagster: see docs/decisions/0073-parts.md."""
+
+GROUP = "_".join(["video_search", *KEY_PREFIX]).replace("-", "_")
+
+VIDEOS_PARTITIONS_NAME = f"videos/{PART}" if PART else "videos"
 
 # Dagster's own tags for a run over a range of partitions, both ends inclusive.
 RANGE_START_TAG = "dagster/asset_partition_range_start"
@@ -18,6 +27,11 @@ videos_partitions = dg.DynamicPartitionsDefinition(name=VIDEOS_PARTITIONS_NAME)
 # Dagster refuses "..." and these control characters in dynamic partition keys
 # (INVALID_PARTITION_SUBSTRINGS in dagster._core.definitions.partitions.utils).
 _REFUSED = re.compile("[\a\b\f\n\r\t\v\0%\ud800-\udfff]")
+
+
+def asset_key(name: str) -> dg.AssetKey:
+    """The key of one of this project's assets, in this part of the collection."""
+    return dg.AssetKey([*KEY_PREFIX, name])
 
 
 def partition_key(path: str) -> str:

@@ -4,11 +4,15 @@ from typing import Any
 
 import dagster as dg
 
-from siglip_pipeline.defs.assets import GROUP, OWNERS, similarity_index
+from siglip_pipeline.defs.assets import OWNERS, similarity_index
 from siglip_pipeline.defs.in_flight import partitions_in_flight
 from siglip_pipeline.defs.outcomes import retrying_what_heals
 from siglip_pipeline.defs.partitions import (
+    GROUP,
+    KEY_PREFIX,
+    PART,
     VIDEOS_PARTITIONS_NAME,
+    asset_key,
     partition_key,
     path_of_partition,
 )
@@ -20,11 +24,12 @@ _MOST_DIFFERENCES_SHOWN = 200
 
 
 @dg.asset(
+    key_prefix=KEY_PREFIX,
     deps=[similarity_index],
     check_specs=[
         dg.AssetCheckSpec(
             PLACES_AGREE,
-            asset="reconciliation",
+            asset=asset_key("reconciliation"),
             description="Uploads, partitions, frames, vectors and the index agree, video by video.",
         )
     ],
@@ -55,6 +60,7 @@ def reconciliation(
             database=db,
             partitions=[path_of_partition(key) for key in existing],
             busy={path_of_partition(key) for key in busy},
+            part=PART,
         )
     for difference in found.differences:
         context.log.warning(

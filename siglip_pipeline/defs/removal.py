@@ -6,6 +6,7 @@ import dagster as dg
 
 from siglip_pipeline.defs.in_flight import partitions_in_flight
 from siglip_pipeline.defs.partitions import (
+    PART,
     VIDEOS_PARTITIONS_NAME,
     partition_key,
     videos_partitions,
@@ -37,7 +38,8 @@ def deleted_uploads(
     if not settings.remove_deleted:
         return dg.SkipReason("SIGLIP_REMOVE_DELETED is off")
     with database.open() as db:
-        gone = VideoStore(db).missing_for(timedelta(hours=settings.remove_grace_hours))
+        grace = timedelta(hours=settings.remove_grace_hours)
+        gone = VideoStore(db).missing_for(grace, part=PART)
         if not gone:
             return dg.SkipReason("no upload is gone for long enough")
         existing = context.instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)

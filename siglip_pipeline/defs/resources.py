@@ -31,7 +31,9 @@ class UploadsResource(dg.ConfigurableResource[UploadStore]):
         """A handle on the uploads; lists and opens nothing yet."""
         settings = Settings.load()
         return UploadStore(
-            self.url or settings.uploads, settle_seconds=settings.uploads_settle_seconds
+            self.url or settings.uploads,
+            part=settings.part,
+            settle_seconds=settings.uploads_settle_seconds,
         )
 
 

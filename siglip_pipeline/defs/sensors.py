@@ -16,6 +16,7 @@ from siglip_pipeline.defs.assets import (
     video_frames,
 )
 from siglip_pipeline.defs.partitions import (
+    PART,
     RANGE_END_TAG,
     RANGE_START_TAG,
     VIDEOS_PARTITIONS_NAME,
@@ -26,7 +27,9 @@ from siglip_pipeline.defs.partitions import (
 )
 from siglip_pipeline.defs.resources import DatabaseResource, UploadsResource
 from siglip_pipeline.defs.similarity import video_similarity
+from siglip_pipeline.partition_limit import partition_warning
 from siglip_pipeline.records import Upload
+from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.videos import VideoStore
 
 # A tick is ended after 60 s, and the daemon looks each new partition up by itself: take so many at
@@ -115,7 +118,7 @@ def new_uploads(
     existing = context.instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)
     with database.open() as db:
         records = VideoStore(db)
-        reported = records.listed_fingerprints()
+        reported = records.listed_fingerprints(part=PART)
         changes = upload_changes(uploads.store().list(), reported, frozenset(existing))
         if len(reported) > 1 and len(changes.deleted) == len(reported):
             context.log.warning(
@@ -123,7 +126,7 @@ def new_uploads(
                 "mounted, and nothing is marked as deleted"
             )
         else:
-            records.note_missing(changes.deleted)
+            records.note_missing(changes.deleted, part=PART)
         waiting = [*changes.new, *changes.changed]
         if not waiting:
             return dg.SkipReason("no new or changed upload")
@@ -132,9 +135,12 @@ def new_uploads(
     left = len(waiting) - len(batch)
     context.log.info(f"{len(batch)} uploads taken up, {left} left for the next tick")
     keys = [partition_key(upload.path) for upload in batch]
+    partitions = [*dict.fromkeys([*existing, *keys])]
+    if (warning := partition_warning(len(partitions), Settings.load())) is not None:
+        context.log.warning(warning)
     return dg.SensorResult(
         dynamic_partitions_requests=[videos_partitions.build_add_request(keys)],
-        run_requests=[*frame_runs(announcements, [*dict.fromkeys([*existing, *keys])])],
+        run_requests=[*frame_runs(announcements, partitions)],
     )
 
 

@@ -6,8 +6,9 @@ from typing import Any
 import dagster as dg
 
 from siglip_pipeline.console import timecode
-from siglip_pipeline.defs.assets import GROUP, INDEX_CONDITION, OWNERS, frame_embeddings
+from siglip_pipeline.defs.assets import INDEX_CONDITION, OWNERS, frame_embeddings
 from siglip_pipeline.defs.outcomes import retrying_what_heals
+from siglip_pipeline.defs.partitions import GROUP, KEY_PREFIX
 from siglip_pipeline.defs.resources import DatabaseResource, SiglipResource
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.video_similarity import (
@@ -20,6 +21,7 @@ SEGMENTS_SHOWN = 100
 
 
 @dg.asset(
+    key_prefix=KEY_PREFIX,
     deps=[frame_embeddings],
     automation_condition=INDEX_CONDITION,
     group_name=GROUP,

@@ -124,29 +124,39 @@ class VideoStore:
                 "UPDATE videos SET listed_fingerprint = NULL WHERE path = ANY(%s)", [list(videos)]
             )
 
-    def note_missing(self, missing: Iterable[str]) -> None:
-        """These uploads, and no others, are not where they were; the first time counts."""
+    def note_missing(self, missing: Iterable[str], *, part: str | None = None) -> None:
+        """These uploads of a part, and no others, are not where they were; the first time counts.
+
+        Args:
+            missing: paths.
+            part: a folder below UPLOADS, as in :class:`~siglip_pipeline.uploads.UploadStore`.
+        """
         with self._database.connection() as connection:
             connection.execute(
                 "UPDATE videos SET missing_since ="
                 " CASE WHEN path = ANY(%(missing)s) THEN coalesce(missing_since, now()) END"
-                " WHERE (path = ANY(%(missing)s)) <> (missing_since IS NOT NULL)",
-                {"missing": list(missing)},
+                " WHERE (path = ANY(%(missing)s)) <> (missing_since IS NOT NULL)"
+                " AND starts_with(path, %(below)s)",
+                {"missing": list(missing), "below": _below(part)},
             )
 
-    def missing_for(self, grace: timedelta) -> builtins.list[str]:
-        """Videos whose uploads have been missing for longer than ``grace``, by path."""
+    def missing_for(self, grace: timedelta, *, part: str | None = None) -> builtins.list[str]:
+        """Videos of a part whose uploads have been missing for longer than ``grace``, by path."""
         with self._database.connection() as connection:
             rows = connection.execute(
-                "SELECT path FROM videos WHERE missing_since < now() - %s ORDER BY path", [grace]
+                "SELECT path FROM videos WHERE missing_since < now() - %s"
+                " AND starts_with(path, %s) ORDER BY path",
+                [grace, _below(part)],
             ).fetchall()
         return [path for (path,) in rows]
 
-    def listed_fingerprints(self) -> dict[str, str]:
-        """Fingerprint of each upload when it was last announced, by path."""
+    def listed_fingerprints(self, *, part: str | None = None) -> dict[str, str]:
+        """Fingerprint of each upload of a part when it was last announced, by path."""
         with self._database.connection() as connection:
             rows = connection.execute(
                 "SELECT path, listed_fingerprint FROM videos WHERE listed_fingerprint IS NOT NULL"
+                " AND starts_with(path, %s)",
+                [_below(part)],
             ).fetchall()
         return dict(rows)
 
@@ -214,10 +224,12 @@ class VideoStore:
         suffix = sql.SQL("ORDER BY v.path LIMIT %(limit)s OFFSET %(offset)s")
         return self._rows(suffix, limit=limit, offset=offset, model=None)
 
-    def count(self) -> int:
-        """How many videos are known."""
+    def count(self, *, part: str | None = None) -> int:
+        """How many videos of a part are known."""
         with self._database.connection() as connection:
-            row = connection.execute("SELECT count(*) FROM videos").fetchone()
+            row = connection.execute(
+                "SELECT count(*) FROM videos WHERE starts_with(path, %s)", [_below(part)]
+            ).fetchone()
         assert row is not None
         return int(row[0])
 
@@ -354,6 +366,11 @@ def _upsert(connection: Connection, video: str, upload: Upload | None) -> int:
     ).fetchone()
     assert row is not None
     return int(row[0])
+
+
+def _below(part: str | None) -> str:
+    """What the paths of a part begin with; of everything, nothing in common."""
+    return f"{part}/" if part else ""
 
 
 def _columns(rows: Iterable[tuple[Any, ...]]) -> builtins.list[builtins.list[Any]]:

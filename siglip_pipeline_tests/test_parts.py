@@ -1,0 +1,167 @@
+"""A divided collection: a code location for each part, one Dagster, one database, one search.
+
+A process is of one part from its start, so each location is a process of its own here too.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import psycopg
+import pytest
+
+from siglip_pipeline.demo.run import MODEL_FOLDER
+from siglip_pipeline.demo.scenes import demo_scenes, render_video
+from siglip_pipeline.errors import SettingsError, UploadNotFoundError
+from siglip_pipeline.partition_limit import partition_warning
+from siglip_pipeline.search import SearchService
+from siglip_pipeline.settings import Settings, process_environment
+from siglip_pipeline.status import collect_status
+from siglip_pipeline.store.database import Database, open_database
+from siglip_pipeline.store.embedded import EmbeddedPostgres
+from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline_tests.conftest import fresh_database
+
+PARTS = ("north", "south/eu-1")
+
+LOCATION = """
+import dagster as dg, json
+from siglip_pipeline.definitions import defs
+from siglip_pipeline.defs.sensors import new_uploads
+from siglip_pipeline.materialize import materialize_videos, pipeline_environment
+from siglip_pipeline.settings import Settings
+
+with pipeline_environment(Settings.load()) as settings, dg.DagsterInstance.get() as instance:
+    context = dg.build_sensor_context(
+        instance=instance, definitions=defs, resources=dict(defs.resources)
+    )
+    (request,) = new_uploads(context).dynamic_partitions_requests
+    videos = list(request.partition_keys)
+    ok = materialize_videos(settings, videos)
+    print(json.dumps({"set": request.partitions_def_name, "videos": videos, "ok": ok}))
+"""
+
+WORKER = """
+import json
+from dagster._core.definitions.reconstruct import ReconstructableRepository
+from siglip_pipeline.parts import serve_part
+import siglip_pipeline.siglip.similarity as kept
+
+def assets(part):
+    serve_part(part)
+    repository = ReconstructableRepository.for_module("siglip_pipeline.definitions", "defs")
+    job = repository.get_reconstructable_job("rebuild_index").get_definition()
+    return sorted(key.to_user_string() for key in job.asset_layer.executable_asset_keys)
+
+found = [assets(part) for part in (None, "north", "south/eu-1", None)]
+import siglip_pipeline.siglip.similarity as now
+print(json.dumps({"assets": found, "kept": kept is now}))
+"""
+
+
+def _run(code: str, environment: dict[str, str]) -> dict[str, object]:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    document: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return document
+
+
+@pytest.mark.slow
+def test_two_locations_fill_one_database(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
+    uploads = tmp_path / "uploads"
+    films = {}
+    for part, scene in zip(PARTS, demo_scenes(), strict=False):
+        (uploads / part).mkdir(parents=True)
+        films[f"{part}/film.mp4"] = render_video(
+            uploads / part / "film.mp4", [scene], seconds_per_scene=2
+        )
+    with fresh_database(postgres) as url, fresh_database(postgres, "template1") as dagster_url:
+        settings = Settings.load(
+            home=tmp_path / "home",
+            uploads=str(uploads),
+            uploads_settle_seconds=0,
+            model_name=str(MODEL_FOLDER),
+            device="cpu",
+            decode_workers=1,
+            database_url=url,
+            dagster_postgres_url=dagster_url.replace("postgresql://", "postgresql+psycopg2://"),
+        )
+        for part in PARTS:
+            location = settings.model_copy(update={"part": part})
+            assert _run(LOCATION, location.environment()) == {
+                "set": f"videos/{part}",
+                "videos": [f"{part}/film.mp4"],
+                "ok": True,
+            }
+        with open_database(settings) as database, database.connection() as connection:
+            # Neither location took the other's uploads for deleted ones.
+            assert connection.execute("SELECT path, missing_since FROM videos").fetchall() == [
+                (video, None) for video in films
+            ]
+            assert collect_status(database, settings).indexed == len(films)
+            service = SearchService(database, settings)
+            for video, film in films.items():
+                hits = service.by_text(film.timeline[0][2].caption, k=2).hits
+                assert hits[0].video == video
+        _assert_sets_are_apart(settings)
+
+
+def _assert_sets_are_apart(settings: Settings) -> None:
+    home = str(settings.home / "dagster")
+    with process_environment(settings, DAGSTER_HOME=home), dg.DagsterInstance.get() as instance:
+        for part in PARTS:
+            key = dg.AssetKey([*part.split("/"), "frame_embeddings"])
+            video = f"{part}/film.mp4"
+            assert instance.get_dynamic_partitions(f"videos/{part}") == [video]
+            assert instance.get_materialized_partitions(key) == {video}
+
+
+@pytest.mark.slow
+def test_a_worker_serves_one_part_after_the_other() -> None:
+    answer = _run(WORKER, {"SIGLIP_MODEL_NAME": str(MODEL_FOLDER)})
+    assert answer == {
+        "assets": [
+            ["similarity_index"],
+            ["north/similarity_index"],
+            ["south/eu-1/similarity_index"],
+            ["similarity_index"],
+        ],
+        "kept": True,
+    }
+
+
+def test_a_part_lists_and_finds_only_what_lies_below_it(tmp_path: Path) -> None:
+    for name in ("a/1.mp4", "ab/2.mp4", "3.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    part = UploadStore(tmp_path, part="a", settle_seconds=0)
+    assert [upload.path for upload in part.list()] == ["a/1.mp4"]
+    assert part.get("a/1.mp4").path == "a/1.mp4"
+    with pytest.raises(UploadNotFoundError, match="SIGLIP_PART=a"):
+        part.get("ab/2.mp4")
+    with pytest.raises(SettingsError, match="SIGLIP_PART"):
+        Settings.load(part="../a")
+
+
+def test_a_set_of_partitions_that_fills_up_is_announced(database: Database, tmp_path: Path) -> None:
+    settings = Settings.load(uploads=str(tmp_path / "none"), part="a", partition_limit=10)
+    assert partition_warning(8, settings) is None
+    assert "9 videos below a/" in str(partition_warning(9, settings))
+    with psycopg.connect(database.url) as connection:
+        connection.execute(
+            "INSERT INTO videos (path) SELECT p || n FROM generate_series(1, 9) n,"
+            " unnest(ARRAY['a/', 'b/']) p"
+        )
+    (warning,) = collect_status(database, settings).warnings
+    assert warning == partition_warning(9, settings)
+    assert collect_status(database, settings.model_copy(update={"part": "c"})).warnings == ()
