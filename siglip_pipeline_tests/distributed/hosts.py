@@ -18,7 +18,7 @@ from psycopg import sql
 
 from siglip_pipeline.demo.evaluate import MODEL_FOLDER
 from siglip_pipeline.launcher import free_port, prepare_dagster_home
-from siglip_pipeline.settings import Settings, process_environment
+from siglip_pipeline.settings import Settings, process_environment, variable_of
 from siglip_pipeline.store.database import Database, migrate, open_database
 from siglip_pipeline.store.embedded import EmbeddedPostgres
 from siglip_pipeline_tests.distributed.services import Broker, end, running, wait_until
@@ -121,9 +121,11 @@ class Cluster:
         ):
             yield instance
 
-    def start_run(self, name: str, asset: str, *ends: str) -> Host:
+    def start_run(self, name: str, asset: str, *ends: str, part: str | None = None) -> Host:
         """A run of an asset in a process and a home of its own, as on Dagster's host."""
         host = self.host(name)
+        if part is not None:
+            host.environment[variable_of("part")] = part
         host.start("siglip_pipeline_tests.distributed.run_assets", asset, *ends)
         return host
 

@@ -19,7 +19,7 @@ def main(asset: str, *ends: str) -> int:
     tags = dict(zip((RANGE_START_TAG, RANGE_END_TAG), ends, strict=False))
     with dg.DagsterInstance.get() as instance:
         result = dg.execute_job(
-            job, instance=instance, asset_selection=[dg.AssetKey(asset)], tags=tags
+            job, instance=instance, asset_selection=[dg.AssetKey(asset.split("/"))], tags=tags
         )
     return 0 if result.success else 1
 

@@ -25,6 +25,7 @@ class Broker(Protocol):
 
     url: str
     port: int
+    folder: Path
 
     def start(self) -> None: ...
     def stop(self) -> None: ...

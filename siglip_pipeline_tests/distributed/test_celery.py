@@ -9,6 +9,9 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
+import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -40,12 +43,17 @@ VIDEOS = [
     "stopped.mp4",
     "no_broker.mp4",
     "no_database.mp4",
+    "no_worker.mp4",
+    "cancelled.mp4",
+    "lost.mp4",
 ]
+PART, OF_PART = "north", "north/divided.mp4"
 SECONDS = 3
 EXACT = [(25 * second, float(second)) for second in range(SECONDS)]
 EMBEDDERS = ("embedder1", "embedder2")
 VISIBILITY_SECONDS = 20
 RUN_SECONDS = 420
+DATABASE_AWAY_SECONDS = 75
 TAKEN = "received"
 
 
@@ -214,21 +222,109 @@ def test_a_database_that_restarts_is_waited_for(shared: Cluster) -> None:
         run = shared.start_run("no_db", "frame_embeddings", "no_database.mp4", "no_database.mp4")
         _await_waiting_step(held)
         shared.postgres.stop(force=True)
+    # Longer than a step's own retries in a row; Celery tries it again for a quarter of an hour.
+    time.sleep(DATABASE_AWAY_SECONDS)
     shared.postgres.start()
     _succeeds(run)
     assert shared.rows()["no_database.mp4"] == EXACT
 
 
 @pytest.mark.faults
+def test_a_step_waits_for_a_worker(shared: Cluster) -> None:
+    with _no_embedders(shared):
+        run = _submitted(shared, "no_worker", "no_worker.mp4")
+        assert "no_worker.mp4" not in shared.rows()
+    _succeeds(run)
+    assert shared.rows()["no_worker.mp4"] == EXACT
+
+
+@pytest.mark.faults
+def test_a_cancelled_run_ends_and_its_step_leaves_whole_rows(shared: Cluster) -> None:
+    with _held(shared, "cancelled.mp4") as connection:
+        run = shared.start_run("cancelled", "frame_embeddings", "cancelled.mp4", "cancelled.mp4")
+        _await_waiting_step(connection)
+        _cancel(run)
+        assert "cancelled.mp4" not in shared.rows()
+    wait_until(lambda: shared.rows().get("cancelled.mp4") == EXACT, "the step ends", RUN_SECONDS)
+    # Its worker is free for others, and the same video can be asked for again.
+    _succeeds(shared.start_run("again", "frame_embeddings", "cancelled.mp4", "cancelled.mp4"))
+
+
+@pytest.mark.faults
+def test_a_run_whose_message_was_lost_is_cancelled_and_started_again(shared: Cluster) -> None:
+    broker = shared.broker
+    with _no_embedders(shared):
+        run = _submitted(shared, "lost", "lost.mp4")
+        broker.stop()
+        shutil.rmtree(broker.folder)
+        broker.start()
+    assert run.process is not None
+    with pytest.raises(subprocess.TimeoutExpired):
+        run.process.wait(VISIBILITY_SECONDS + 10)
+    assert "lost.mp4" not in shared.rows()
+    _cancel(run)
+    _succeeds(shared.start_run("found", "frame_embeddings", "lost.mp4", "lost.mp4"))
+    assert shared.rows()["lost.mp4"] == EXACT
+
+
+@pytest.mark.faults
+def test_workers_serve_every_part_of_a_collection(shared: Cluster) -> None:
+    film = render_video(
+        shared.folder / "divided.mp4", [demo_scenes()[-1]], seconds_per_scene=SECONDS
+    )
+    shared.upload(film.path, OF_PART)
+    with shared.instance() as instance:
+        instance.add_dynamic_partitions(f"videos/{PART}", [OF_PART])
+    loaded = [host.said.count(LOADED) for host in _embedders(shared)]
+    for asset in ("video_frames", "frame_embeddings"):
+        _succeeds(shared.start_run(asset, f"{PART}/{asset}", OF_PART, OF_PART, part=PART))
+    assert shared.rows()[OF_PART] == EXACT
+    # Back to the undivided collection, by the same workers, with the same model.
+    for name in ("back1", "back2"):
+        _succeeds(shared.start_run(name, "frame_embeddings", VIDEOS[0], VIDEOS[0]))
+    gained = [host.said.count(LOADED) for host in _embedders(shared)]
+    assert sum(gained) - sum(loaded) <= 1
+
+
+@contextmanager
+def _no_embedders(cluster: Cluster) -> Iterator[None]:
+    """No worker takes from the queue of embeddings within the block; after it, two do."""
+    for host in _embedders(cluster):
+        host.stop()
+    yield
+    for host in _embedders(cluster):
+        host.start_worker(EMBEDDING_QUEUE, wait=False)
+
+
+def _submitted(cluster: Cluster, name: str, video: str) -> Host:
+    """A run whose step lies in the queue."""
+    run = cluster.start_run(name, "frame_embeddings", video, video)
+    wait_until(lambda: "Submitting celery task" in run.said, "the step is queued", RUN_SECONDS)
+    time.sleep(3)  # it is said just before it is done
+    return run
+
+
+def _cancel(run: Host) -> None:
+    """What Dagster does to the process of a run that a person terminates."""
+    assert run.process is not None
+    run.process.terminate()
+    assert run.process.wait(60) != 0
+
+
+@pytest.mark.faults
 def test_in_the_end_everything_is_there_once(shared: Cluster) -> None:
-    assert shared.rows() == dict.fromkeys(VIDEOS, EXACT)
+    assert shared.rows() == dict.fromkeys([*VIDEOS, OF_PART], EXACT)
     with open_database(shared.settings) as database, database.connection() as connection:
         ingests = connection.execute("SELECT count(*) FROM ingests").fetchone()
-    assert ingests == (len(VIDEOS),)
+    assert ingests == (len(VIDEOS) + 1,)
     with shared.instance() as instance:
         done = instance.get_materialized_partitions(dg.AssetKey("frame_embeddings"))
         assert done == set(VIDEOS)
-        assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.SUCCESS}
+        statuses = Counter(run.status for run in instance.get_runs())
+        # Two were cancelled above.
+        cancelled = statuses.pop(dg.DagsterRunStatus.CANCELED)
+        assert cancelled == 2
+        assert set(statuses) == {dg.DagsterRunStatus.SUCCESS}
     for host in _embedders(shared):
         # Each time that a worker starts it loads the model once, whatever it then does.
         assert host.said.count(LOADED) <= host.said.count(READY)
