@@ -56,6 +56,7 @@ GOAL_GROWTH = 1.1
 MEASURED = 128
 ASSETS = ("video_frames", "frame_embeddings")
 LOOKS = 3
+EMPTY_MIB = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -84,6 +85,7 @@ def measure(size: int, before: Sequence[Case], *, whole: bool) -> list[Case]:
     with Collection.made(size, whole=whole) as collection:
         under_dagster, without = collection.index_measured()
         look_seconds = collection.automation_look_seconds()
+        stored = collection.dagster_bytes()
     videos = len(collection.measured)
     cases = []
     for unit, own, plain in (
@@ -113,6 +115,15 @@ def measure(size: int, before: Sequence[Case], *, whole: bool) -> list[Case]:
             unit="cpu_seconds",
             better="lower",
             note="one look at all conditions, 32 videos after the one before",
+        )
+    )
+    cases.append(
+        Case(
+            name=f"dagster_database_at_{size}",
+            value=stored / size,
+            unit="bytes_per_video",
+            better="lower",
+            note=f"{stored / 2**20:.0f} MiB in all, {EMPTY_MIB} of which an empty one has",
         )
     )
     for case in cases:
@@ -189,6 +200,13 @@ class Collection:
         padding = name.encode() + bytes(int(name[:6]))
         box = struct.pack(">I4s", 8 + len(padding), b"free") + padding
         Path(self.settings.uploads, name).write_bytes(self._film + box)
+
+    def dagster_bytes(self) -> int:
+        """Size of Dagster's database."""
+        url = str(self.settings.dagster_postgres_url).replace("+psycopg2", "")
+        with psycopg.connect(url) as connection:
+            row = connection.execute("SELECT pg_database_size(current_database())").fetchone()
+        return 0 if row is None else int(row[0])
 
     def automation_look_seconds(self) -> float:
         """CPU seconds of one look at the automation conditions after some more videos."""

@@ -6,7 +6,7 @@ in the middle of a step and started again, the broker is away for 20 s, and Post
 
     python benchmarks/prove_distributed.py [--videos 40] [--faults] [--rabbitmq] [--folder DIR]
 
-With --folder every host's log is kept there.
+With --folder every host's log is kept there; with --postgres-away Postgres stays away for so long.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,12 @@ from siglip_pipeline_tests.distributed.proof import (
 )
 from siglip_pipeline_tests.distributed.services import RabbitServer, RedisServer
 
-FAULTS = [
-    Fault(0.2, kill_an_embedder),
-    Fault(0.4, stop_the_broker),
-    Fault(0.6, restart_postgres),
-]
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--videos", type=int, default=40)
     parser.add_argument("--faults", action="store_true")
+    parser.add_argument("--postgres-away", type=float, default=0, metavar="SECONDS")
     parser.add_argument("--rabbitmq", action="store_true", help="as the broker, instead of Redis")
     parser.add_argument("--folder", type=Path, help="a new folder for the hosts; kept")
     options = parser.parse_args(arguments)
@@ -56,17 +52,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         document = prove(
             folder,
             options.videos,
-            FAULTS if options.faults else [],
+            faults(options.postgres_away) if options.faults else [],
             RabbitServer if options.rabbitmq else RedisServer,
         )
     print(json.dumps(document, indent=1))
     return 0 if document["exact"] and document["model_loaded_once_per_life"] else 1
 
 
+def faults(postgres_away_seconds: float) -> list[Fault]:
+    """What strikes, and when."""
+    return [
+        Fault(0.2, kill_an_embedder),
+        Fault(0.4, stop_the_broker),
+        Fault(0.6, partial(restart_postgres, away_seconds=postgres_away_seconds)),
+    ]
+
+
 def prove(
     folder: Path,
     videos: int,
-    faults: Sequence[Fault],
+    strikes: Sequence[Fault],
     broker: type[RedisServer] | type[RabbitServer],
 ) -> dict[str, Any]:
     with cluster(
@@ -82,7 +87,7 @@ def prove(
             decoders=("decoder1", "decoder2"),
             embedders=("embedder1", "embedder2"),
         )
-        proof.run(faults)
+        proof.run(strikes)
         return {
             "benchmark": "distributed",
             "machine": machine(),

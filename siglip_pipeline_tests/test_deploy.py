@@ -52,6 +52,18 @@ def test_compose_starts_every_service() -> None:
     assert devices[0]["capabilities"] == ["gpu"]
 
 
+def test_files_that_compose_mounts_are_there() -> None:
+    services = load(DEPLOY / "docker-compose.yml")["services"].values()
+    mounted = {
+        volume.split(":")[0]
+        for service in services
+        for volume in service["volumes"]
+        if volume.startswith("./")
+    }
+    assert {"./dagster.yaml", "./workspace.yaml", "./postgres-init.sql"} <= mounted
+    assert all((DEPLOY / name).is_file() for name in mounted)
+
+
 def test_images_are_pinned_and_no_container_is_root() -> None:
     for service in load(DEPLOY / "docker-compose.yml")["services"].values():
         assert not service["image"].endswith(":latest")

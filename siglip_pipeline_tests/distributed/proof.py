@@ -177,11 +177,12 @@ def stop_the_broker(proof: Proof) -> str:
     return f"the broker was away for {BROKER_AWAY_SECONDS} s"
 
 
-def restart_postgres(proof: Proof) -> str:
+def restart_postgres(proof: Proof, *, away_seconds: float = 0) -> str:
     began = time.monotonic()
     proof.cluster.postgres.stop(force=True)
+    time.sleep(away_seconds)
     proof.cluster.postgres.start()
-    return f"Postgres was restarted, in {time.monotonic() - began:.0f} s"
+    return f"Postgres was away for {time.monotonic() - began:.0f} s"
 
 
 def at_work(host: Host) -> bool:
