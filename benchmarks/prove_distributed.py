@@ -22,6 +22,7 @@ from typing import Any
 
 from store_report import machine, versions
 
+from siglip_pipeline.interrupts import heed_interrupts
 from siglip_pipeline.launcher import free_port
 from siglip_pipeline_tests.distributed.hosts import cluster
 from siglip_pipeline_tests.distributed.proof import (
@@ -98,6 +99,7 @@ def prove(
 
 
 if __name__ == "__main__":
+    heed_interrupts()
     logging.basicConfig(level=logging.ERROR)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     sys.exit(main())
