@@ -8,7 +8,9 @@
     │   └── UploadNotFoundError
     ├── UploadsUnavailableError *   the uploads folder or bucket cannot be reached
     ├── VideoError                  one video failed; the rest of its batch goes on
-    ├── FrameStoreError             a stored frame file is missing, damaged or too new
+    ├── FrameStoreError             a stored frame file is missing or too new, or the store refused
+    │   ├── DamagedFramesError      it is there, but not what was written
+    │   └── StorageFullError        there is no room for frames
     ├── ModelError                  a model cannot be used
     │   ├── ModelNotFoundError
     │   ├── UnsupportedModelError
@@ -17,6 +19,7 @@
     ├── EmbeddingError              a vector came out unusable (not finite, wrong size)
     ├── StoreError                  the vector database refused
     │   ├── DatabaseUnavailableError *
+    │   ├── DatabaseFullError       the server has no room left
     │   ├── DatabaseVersionError    Postgres or pgvector is too old, or the schema too new
     │   ├── EmbeddedDatabaseError
     │   ├── VectorError             vectors that must not be stored
@@ -78,7 +81,15 @@ class VideoError(SiglipPipelineError):
 
 
 class FrameStoreError(SiglipPipelineError):
-    """A stored frame file is missing, damaged, or written by a newer version."""
+    """A stored frame file is missing or written by a newer version, or the store refused."""
+
+
+class DamagedFramesError(FrameStoreError):
+    """A stored frame file is not what was written: cut short, zeroed, overwritten."""
+
+
+class StorageFullError(FrameStoreError):
+    """There is no room for frames: a full disk, a quota, a limit of the process."""
 
 
 class ModelError(SiglipPipelineError):
@@ -113,6 +124,10 @@ class DatabaseUnavailableError(StoreError):
     """No connection to the database could be made, or it was lost."""
 
     retryable = True
+
+
+class DatabaseFullError(StoreError):
+    """The server has no room left on its disk."""
 
 
 class DatabaseVersionError(StoreError):

@@ -28,6 +28,7 @@ import psutil
 from siglip_pipeline.errors import LaunchError
 from siglip_pipeline.settings import Settings, child_environment, process_environment
 from siglip_pipeline.store.database import embedded_server, open_database
+from siglip_pipeline.store.embedded import EmbeddedPostgres
 from siglip_pipeline.web.binding import check_exposure, url_host
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,9 @@ logger = logging.getLogger(__name__)
 _STOP_SECONDS: Final = 3.0
 _READY_SECONDS: Final = 120.0
 _RESTARTS: Final = 5
+_STABLE_SECONDS: Final = 600.0
+"""What ran for so long before it ended has its restarts forgiven."""
+_LONGEST_WAIT_SECONDS: Final = 30.0
 _LOG_TAIL_LINES: Final = 15
 
 
@@ -55,8 +59,12 @@ class _Service:
     log_path: Path
     process: "subprocess.Popen[bytes] | None" = None
     restarts: int = field(default=0)
+    started_at: float = field(default=0.0)
+    due_at: float | None = field(default=None)
+    """When it is to be started again, once it has ended."""
 
     def start(self, environment: dict[str, str], folder: Path) -> None:
+        self.started_at, self.due_at = time.monotonic(), None
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
@@ -71,10 +79,18 @@ class _Service:
 class Launcher:
     """Runs the services of one SIGLIP_HOME; use it through :func:`launch`."""
 
-    def __init__(self, settings: Settings, endpoints: Endpoints, services: list[_Service]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        endpoints: Endpoints,
+        services: list[_Service],
+        *,
+        server: EmbeddedPostgres | None = None,
+    ) -> None:
         self.settings = settings
         self.endpoints = endpoints
         self._services = services
+        self._server = server
         self._environment = {
             **child_environment(settings),
             "DAGSTER_HOME": str(endpoints.dagster_home),
@@ -117,17 +133,33 @@ class Launcher:
     def watch(self) -> None:
         """Restart whatever ended; call it every second or so.
 
+        A service that ends again is waited with, longer each time: what it misses may come back.
+
         Raises:
             LaunchError: a service keeps ending.
+            EmbeddedDatabaseError: Postgres ended, and cannot be started.
         """
+        if self._server is not None and not self._server.has_process():
+            logger.warning("the embedded Postgres ended (%s); starting it again", self._server.log)
+            self._server.start()
         for service in self._services:
             if service.process is None or service.process.poll() is None:
                 continue
-            if service.restarts >= _RESTARTS:
-                raise LaunchError(f"{service.name} ended {_RESTARTS + 1} times: {_ended(service)}")
-            service.restarts += 1
-            logger.warning("%s; starting it again", _ended(service))
-            self._start(service)
+            now = time.monotonic()
+            if service.due_at is None:
+                if now - service.started_at > _STABLE_SECONDS:
+                    service.restarts = 0
+                if service.restarts >= _RESTARTS:
+                    raise LaunchError(
+                        f"{service.name} ended {_RESTARTS + 1} times: {_ended(service)}"
+                    )
+                wait_seconds = min(2.0**service.restarts - 1, _LONGEST_WAIT_SECONDS)
+                again = f" in {wait_seconds:.0f} s" if wait_seconds else ""
+                logger.warning("%s\nstarting %s again%s", _ended(service), service.name, again)
+                service.restarts += 1
+                service.due_at = now + wait_seconds
+            if now >= service.due_at:
+                self._start(service)
 
     def run(self) -> None:
         """Keep the services going until a KeyboardInterrupt.
@@ -171,6 +203,8 @@ def launch(settings: Settings) -> Iterator[Launcher]:
         check_exposure(settings)
         _check_port(settings.host, settings.dagster_port)
         _check_port(settings.host, settings.page_port, option="--page-port or SIGLIP_PAGE_PORT")
+        external = settings.database_url and settings.dagster_postgres_url
+        server = None if external else embedded_server(settings)
         settings = stack.enter_context(with_databases(settings))
         with open_database(settings):
             pass  # migrations: every child finds the schema in place
@@ -183,7 +217,7 @@ def launch(settings: Settings) -> Iterator[Launcher]:
             code_port=free_port(),
             dagster_home=dagster_home,
         )
-        launcher = Launcher(settings, endpoints, _services(settings, endpoints))
+        launcher = Launcher(settings, endpoints, _services(settings, endpoints), server=server)
         fail_interrupted_runs(settings, dagster_home)
         stack.callback(launcher.stop)
         launcher.start()
@@ -242,7 +276,7 @@ def running(home: Path) -> Running | None:
     try:
         state = json.loads(_state_path(home).read_text())
         process = psutil.Process(int(state["pid"]))
-        if abs(process.create_time() - float(state["created"])) > 1:
+        if _started(process) != float(state["created"]):
             return None
         return Running(
             pid=process.pid,
@@ -358,11 +392,11 @@ def _write_state(home: Path, endpoints: Endpoints, services: list[_Service]) -> 
     for service in services:
         if service.process is not None:
             with contextlib.suppress(psutil.NoSuchProcess):
-                created = psutil.Process(service.process.pid).create_time()
+                created = _started(psutil.Process(service.process.pid))
                 children.append({"pid": service.process.pid, "created": created})
     state = {
         "pid": os.getpid(),
-        "created": psutil.Process().create_time(),
+        "created": _started(psutil.Process()),
         "dagster_url": endpoints.dagster_url,
         "page_url": endpoints.page_url,
         "page_port": int(endpoints.page_url.rpartition(":")[2]),
@@ -371,6 +405,19 @@ def _write_state(home: Path, endpoints: Endpoints, services: list[_Service]) -> 
     temporary = _state_path(home).with_suffix(".tmp")
     temporary.write_text(json.dumps(state))
     temporary.replace(_state_path(home))
+
+
+def _started(process: psutil.Process) -> float:
+    """When a process was started, by a clock that nobody sets.
+
+    ``create_time`` is reckoned from the wall clock: for a process that is there already it changes
+    when that clock is set, and then tells two processes apart that are one.
+    """
+    try:
+        text = Path(f"/proc/{process.pid}/stat").read_text()
+        return float(text.rpartition(")")[2].split()[19])  # starttime of proc_pid_stat(5), ticks
+    except (OSError, IndexError, ValueError):  # not Linux, or gone: then this says so
+        return float(process.create_time())
 
 
 @contextmanager
@@ -400,7 +447,7 @@ def _end_leftovers(home: Path) -> None:
     for child in children:
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(int(child["pid"]))
-            if abs(process.create_time() - float(child["created"])) < 1:
+            if _started(process) == float(child["created"]):
                 processes += [process, *process.children(recursive=True)]
     if processes:
         logger.warning("ending %d processes that a killed `up` left behind", len(processes))

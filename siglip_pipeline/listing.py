@@ -4,6 +4,7 @@ Written for 100,000 files at every look: a local entry costs one ``stat`` and no
 """
 
 import logging
+import math
 import os
 import time
 from collections import deque
@@ -98,9 +99,12 @@ class _Walk:
             status = entry.stat()
         except OSError:  # deleted since the folder was read
             return None
-        # ctime too: a copy that keeps the source's mtime still grows.
-        age_seconds = time.time() - max(status.st_mtime, status.st_ctime)
-        if 0 <= age_seconds < self._settle_seconds:
+        # ctime too: a copy that keeps the source's mtime still grows. A time to come says nothing:
+        # the file is from a clock that is ahead of this one, or this one was set back.
+        now = time.time()
+        past = [t for t in (status.st_mtime, status.st_ctime) if t <= now]
+        age_seconds = now - max(past, default=-math.inf)
+        if age_seconds < self._settle_seconds:
             logger.debug("uploads: %r left for later: changed %.1f s ago", path, age_seconds)
             return None
         return local_upload(path, status)

@@ -4,18 +4,21 @@ Everything else in this project reacts to changes. This looks at all there is, s
 reaction missed is found within a day.
 """
 
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 from typing import Literal
 
-from siglip_pipeline.errors import FrameStoreError
+from siglip_pipeline.errors import DamagedFramesError, FrameStoreError
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.live_index import live_index
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoRow, VideoStore
 from siglip_pipeline.uploads import UploadStore, is_in_part
-from siglip_pipeline.video.frame_store import FrameStore
+from siglip_pipeline.video.frame_store import FrameFileMetadata, FrameStore
+
+ABANDONED_SECONDS = 86_400.0
+"""A draft of frames that nobody has written to for so long belongs to a process that was killed."""
 
 Repair = Literal["taken up again", "partition removed", "reported"]
 
@@ -55,6 +58,7 @@ def reconcile(
     partitions: Iterable[str],
     busy: Set[str],
     part: str | None = None,
+    verify_frames: bool = False,
 ) -> Reconciliation:
     """Compare all places; have what is missing made again.
 
@@ -65,6 +69,7 @@ def reconcile(
         partitions: paths that Dagster has a partition for.
         busy: paths that a run is working on, or waits to; they are left alone.
         part: the part of the collection that is looked at; the index is one for all parts.
+        verify_frames: read every stored picture against its checksum, not only the footers.
 
     Raises:
         UploadsUnavailableError: the uploads cannot be listed.
@@ -77,17 +82,29 @@ def reconcile(
     rows = {
         row.video: row for row in records.list(model_id=model_id) if is_in_part(row.video, part)
     }
+    damaged: list[str] = []
+
+    def footer_of(video: str) -> FrameFileMetadata:
+        try:
+            return frame_store.verify(video) if verify_frames else frame_store.metadata(video)
+        except DamagedFramesError:
+            damaged.append(video)
+            raise
+
     found = [
         difference
         for video in sorted({*listed, *keyed, *rows} - busy)
         if (
             difference := _compare(
-                video, rows.get(video), frame_store, listed=video in listed, keyed=video in keyed
+                video, rows.get(video), footer_of, listed=video in listed, keyed=video in keyed
             )
         )
     ]
+    for video in damaged:
+        records.frames_are_damaged(video)
     if model_id is not None:
         found += _compare_vectors(VectorStore(database), model_id, rows, busy)
+    frame_store.remove_abandoned_drafts(older_than_seconds=ABANDONED_SECONDS)
     records.announce_again(d.video for d in found if d.repair == "taken up again")
     counts = records.counts(model_id)
     index = live_index(database, model_id) if model_id is not None else None
@@ -111,7 +128,12 @@ def reconcile(
 
 
 def _compare(
-    video: str, row: VideoRow | None, frame_store: FrameStore, *, listed: bool, keyed: bool
+    video: str,
+    row: VideoRow | None,
+    footer_of: Callable[[str], FrameFileMetadata],
+    *,
+    listed: bool,
+    keyed: bool,
 ) -> Difference | None:
     """The first thing that is wrong with a video, seen from its upload and its frames."""
 
@@ -133,7 +155,7 @@ def _compare(
     if row.sha256 is None:
         return None  # it failed, with a reason
     try:
-        stored = frame_store.metadata(video)
+        stored = footer_of(video)
     except FrameStoreError as error:
         return again(str(error))
     if (stored.frames, stored.source_sha256) != (row.frames, row.sha256):

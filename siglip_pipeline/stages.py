@@ -8,7 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from siglip_pipeline.errors import FrameStoreError, UploadError, VectorError, VideoError
+from siglip_pipeline.errors import (
+    DamagedFramesError,
+    FrameStoreError,
+    UploadError,
+    VectorError,
+    VideoError,
+)
 from siglip_pipeline.records import EmbeddingBatch, FrameBatch, Upload, VideoInfo
 from siglip_pipeline.reuse import plan_frames
 from siglip_pipeline.settings import Settings
@@ -115,6 +121,8 @@ def sample_videos(
             else:
                 yield taken
 
+    planned = {upload.path: upload for upload in waiting}
+    orphans: list[str] = []
     results = extract_many(
         waiting,
         uploads,
@@ -124,18 +132,39 @@ def sample_videos(
         workers=settings.decode_workers,
     )
     for upload, result in results:
+        alike = followers.get(upload.path, [])
+        if alike and not _is_still(uploads, planned[upload.path]):
+            orphans += [follower.path for follower in alike]  # its double is another file now
+            alike = []
         if isinstance(result, VideoError):
             yield stage.failed(result, upload)
-            for follower in followers.get(upload.path, []):
+            for follower in alike:
                 yield stage.failed(VideoError(follower.path, result.reason), follower)
             continue
         yield stage.decoded(upload, result)
-        for follower in followers.get(upload.path, []):
+        for follower in alike:
             taken = stage.take_over(follower, upload.path, result.damaged_share)
             yield taken or stage.failed(
                 VideoError(follower.path, f"the frames of its double {upload.path} are gone"),
                 follower,
             )
+    if orphans:
+        yield from sample_videos(
+            orphans,
+            uploads=uploads,
+            frame_store=frame_store,
+            database=database,
+            settings=settings,
+            force=force,
+        )
+
+
+def _is_still(uploads: UploadStore, upload: Upload) -> bool:
+    """Whether an upload is the file that it was."""
+    try:
+        return uploads.get(upload.path).fingerprint == upload.fingerprint
+    except UploadError:
+        return False
 
 
 class _FramesStage:
@@ -169,10 +198,13 @@ class _FramesStage:
         )
 
     def take_over(self, upload: Upload, twin: str, damaged_share: float) -> FramesStored | None:
-        """Give an upload the frames of a video of the same content; None if they are gone."""
+        """Give an upload the frames of a video of the same content; None if they are no use."""
         try:
+            stored = self._frame_store.verify(twin)  # what is damaged must not be passed on
             self._frame_store.copy(twin, upload.path)
-            stored = self._frame_store.metadata(upload.path)
+        except DamagedFramesError:
+            self.records.frames_are_damaged(twin)
+            return None
         except FrameStoreError:
             return None
         self._record(upload, stored.info, stored.source_sha256, stored.frames, damaged_share)
@@ -258,7 +290,9 @@ def embed_videos(
             stored = frame_store.metadata(video)
         except FrameStoreError as error:
             if video in videos:
-                yield stage.failed(VideoError(video, str(error)))
+                yield stage.failed(
+                    VideoError(video, str(error)), damaged=isinstance(error, DamagedFramesError)
+                )
             continue
         if not force and (done := stage.current(video, stored) or stage.take_over(video, stored)):
             yield done
@@ -270,14 +304,25 @@ def embed_videos(
     if not to_embed:
         return
 
+    damaged: set[str] = set()
+
+    def frames_of(video: str) -> Iterator[FrameBatch]:
+        try:
+            yield from frame_store.read(video)
+        except DamagedFramesError:
+            damaged.add(video)
+            raise
+
     def streams() -> Iterator[tuple[str, Iterable[FrameBatch]]]:
         for video in to_embed:
-            yield video, frame_store.read(video)
+            yield video, frames_of(video)
 
     frames_total = sum(stored.frames for stored in to_embed.values())
     for result in engine().embed(streams(), frames_total=frames_total):
         if isinstance(result, VideoError):
-            outcome: VectorsStored | VideoError = stage.failed(result)
+            outcome: VectorsStored | VideoError = stage.failed(
+                result, damaged=result.video in damaged
+            )
         else:
             outcome = stage.load(result, to_embed[result.video], force=force)
         yield outcome
@@ -342,8 +387,10 @@ class _VectorsStage:
             return self.failed(VideoError(batch.video, str(error)))
         return self._stored(batch.video, stored, len(batch), written=True, reused_from=reused_from)
 
-    def failed(self, error: VideoError) -> VideoError:
-        """Record a failure."""
+    def failed(self, error: VideoError, *, damaged: bool = False) -> VideoError:
+        """Record a failure; damaged frames are made again."""
+        if damaged:
+            self._records.frames_are_damaged(error.video)
         return _failed(self._records, error, VECTORS_STAGE)
 
     def _stored(

@@ -93,8 +93,13 @@ class UploadStore:
         """
         digest = hashlib.sha256()
         with self.open(video) as file:
-            while block := file.read(READ_BLOCK_BYTES):
-                digest.update(block)
+            try:
+                while block := file.read(READ_BLOCK_BYTES):
+                    digest.update(block)
+            except Exception as error:  # each storage has exceptions of its own
+                raise UploadError(
+                    f"{video}: the storage failed while it was read: {error}; try again later"
+                ) from error
         return digest.hexdigest()
 
     def list(self) -> Iterator[Upload]:

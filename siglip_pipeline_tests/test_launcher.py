@@ -20,6 +20,7 @@ from urllib.parse import urlencode
 import psutil
 import pytest
 
+from siglip_pipeline import launcher
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.demo.scenes import demo_scenes, render_video
 from siglip_pipeline.launcher import free_port, running
@@ -182,6 +183,20 @@ def test_a_taken_port_is_named_with_the_way_out(settings: Settings, option: str)
     assert done.returncode == 2
     assert f"port {port}" in done.stderr
     assert option in done.stderr
+
+
+def test_a_clock_that_is_set_does_not_hide_what_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoints = launcher.Endpoints("http://127.0.0.1:1", "http://127.0.0.1:2", 3, tmp_path)
+    launcher._write_state(tmp_path, endpoints, [])
+    found = running(tmp_path)
+    assert found is not None
+    assert found.pid == os.getpid()
+    # What the kernel reports as the time of its start moves with the wall clock.
+    an_hour_later = psutil.boot_time() + 3600
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: an_hour_later)
+    assert running(tmp_path) == found
 
 
 def test_other_machines_are_let_in_only_with_a_key(settings: Settings) -> None:

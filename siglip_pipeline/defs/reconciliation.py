@@ -23,6 +23,13 @@ PLACES_AGREE = "places_agree"
 _MOST_DIFFERENCES_SHOWN = 200
 
 
+class ReconciliationConfig(dg.Config):
+    """Choices for one run, in the launchpad."""
+
+    verify_frames: bool = False
+    """Read every stored picture against its checksum, after a disk was in trouble, say."""
+
+
 @dg.asset(
     key_prefix=KEY_PREFIX,
     deps=[similarity_index],
@@ -39,6 +46,7 @@ _MOST_DIFFERENCES_SHOWN = 200
 )
 def reconciliation(
     context: dg.AssetExecutionContext,
+    config: ReconciliationConfig,
     uploads: UploadsResource,
     frame_store: FrameStoreResource,
     database: DatabaseResource,
@@ -61,6 +69,7 @@ def reconciliation(
             partitions=[path_of_partition(key) for key in existing],
             busy={path_of_partition(key) for key in busy},
             part=PART,
+            verify_frames=config.verify_frames,
         )
     for difference in found.differences:
         context.log.warning(

@@ -14,7 +14,12 @@ import psycopg_pool
 from pgvector.psycopg import register_vector
 from psycopg.conninfo import conninfo_to_dict
 
-from siglip_pipeline.errors import DatabaseUnavailableError, DatabaseVersionError, StoreError
+from siglip_pipeline.errors import (
+    DatabaseFullError,
+    DatabaseUnavailableError,
+    DatabaseVersionError,
+    StoreError,
+)
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.embedded import EmbeddedPostgres
 
@@ -64,6 +69,7 @@ class Database:
 
         Raises:
             DatabaseUnavailableError: no connection could be had, or it was lost.
+            DatabaseFullError: the server has no room left.
             StoreError: the database refused a statement.
         """
         with _translated_errors(self.url), self._pool.connection() as connection:
@@ -100,6 +106,11 @@ class Database:
 def _translated_errors(url: str) -> Iterator[None]:
     try:
         yield
+    except psycopg.errors.DiskFull as error:
+        raise DatabaseFullError(
+            f"{where(url)} has no room left: {error}; free some on the server's disk, and run this "
+            "again"
+        ) from error
     except (psycopg.OperationalError, psycopg_pool.PoolTimeout) as error:
         if isinstance(error, psycopg.errors.QueryCanceled | psycopg.errors.OutOfMemory):
             raise StoreError(f"the database gave up: {error}") from error

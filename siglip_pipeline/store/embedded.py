@@ -205,6 +205,10 @@ class EmbeddedPostgres:
         """The server's log."""
         return self.data.parent / "postgres.log"
 
+    def has_process(self) -> bool:
+        """Whether a server process lives, answering or not; costs no connection."""
+        return postmaster.find(self.data) is not None
+
     def is_running(self) -> bool:
         """Whether the server is alive and answers for this data folder."""
         if not self.home.exists() or (running := postmaster.find(self.data)) is None:

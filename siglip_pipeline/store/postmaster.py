@@ -88,7 +88,8 @@ def remove_remains(data: Path) -> None:
     except OSError:
         return
     logger.info("removing %s: its server is dead", pid_file)
-    if len(lines) > 4:
+    # A copy of another server's folder brings that server's file along: its sockets are not ours.
+    if len(lines) > 4 and lines[1] == str(data):
         binaries.remove_sockets(Path(lines[4]))
     pid_file.unlink(missing_ok=True)
 

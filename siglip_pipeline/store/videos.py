@@ -124,6 +124,18 @@ class VideoStore:
                 "UPDATE videos SET listed_fingerprint = NULL WHERE path = ANY(%s)", [list(videos)]
             )
 
+    def frames_are_damaged(self, video: str) -> None:
+        """The stored frames are no use: they are out of date, and nobody's to take over.
+
+        The sensor takes the video up again, as if it were new.
+        """
+        with self._database.connection() as connection:
+            connection.execute(
+                "UPDATE videos SET sampling = '', listed_fingerprint = NULL WHERE path = %s"
+                " AND sampling IS NOT NULL",
+                [video],
+            )
+
     def note_missing(self, missing: Iterable[str], *, part: str | None = None) -> None:
         """These uploads of a part, and no others, are not where they were; the first time counts.
 
@@ -151,11 +163,11 @@ class VideoStore:
         return [path for (path,) in rows]
 
     def listed_fingerprints(self, *, part: str | None = None) -> dict[str, str]:
-        """Fingerprint of each upload of a part when it was last announced, by path."""
+        """Fingerprint of each upload of a part when it was last announced, by path; empty: not."""
         with self._database.connection() as connection:
             rows = connection.execute(
-                "SELECT path, listed_fingerprint FROM videos WHERE listed_fingerprint IS NOT NULL"
-                " AND starts_with(path, %s)",
+                "SELECT path, coalesce(listed_fingerprint, '') FROM videos"
+                " WHERE starts_with(path, %s)",
                 [_below(part)],
             ).fetchall()
         return dict(rows)

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import psutil
 
-from siglip_pipeline.errors import VideoError
+from siglip_pipeline.errors import StorageFullError, VideoError
 from siglip_pipeline.video.jobs import DecodeOptions, ExtractJob, FrameReport
 
 POLL_SECONDS: Final = 0.1
@@ -55,7 +55,7 @@ class Child:
         self._job: ExtractJob | None = None
         self._options = DecodeOptions()
         self._deadline = 0.0
-        self._result: FrameReport | VideoError | None = None
+        self._result: FrameReport | VideoError | StorageFullError | None = None
 
     @property
     def connection(self) -> Connection:
@@ -79,8 +79,14 @@ class Child:
             self._fail(self._death())
 
     def result(self) -> FrameReport | VideoError:
-        """The outcome of the job, once :func:`wait_for_any` has returned this child."""
+        """The outcome of the job, once :func:`wait_for_any` has returned this child.
+
+        Raises:
+            StorageFullError: there was no room for the frames.
+        """
         assert self._result is not None
+        if isinstance(self._result, StorageFullError):
+            raise self._result
         return self._result
 
     def is_done(self) -> bool:
@@ -118,6 +124,8 @@ class Child:
             self._deadline = time.monotonic() + self._options.stall_seconds
         elif kind == "done":
             self._result = value
+        elif kind == "full":
+            self._result = StorageFullError(value)
         else:
             self._result = VideoError(self._job.video, value)
 

@@ -6,15 +6,15 @@ the child that decoded it; the batch goes on with a fresh child.
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Generator, Iterable, Sized
 from pathlib import Path
 from typing import Final
 
-from siglip_pipeline.errors import UploadError, VideoError
+from siglip_pipeline.errors import UploadError, UploadNotFoundError, VideoError
 from siglip_pipeline.records import Upload
 from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.children import Child, wait_for_any
@@ -23,6 +23,9 @@ from siglip_pipeline.video.jobs import DecodeOptions, ExtractJob, FrameReport
 from siglip_pipeline.video.sampling import Sampling
 
 __all__ = ["DecodeOptions", "FrameReport", "extract_frames", "extract_many"]
+
+MAX_TRIES: Final = 3
+"""A file that was replaced while it was decoded is decoded again, up to so many times in all."""
 
 MAX_THREADS: Final = 8
 """More threads for one video decode it hardly faster, and each holds frames of its own."""
@@ -64,6 +67,8 @@ def extract_many(
 ) -> Generator[tuple[Upload, FrameReport | VideoError], None, None]:
     """Decode many uploads in parallel; each upload's outcome is given as it is known.
 
+    A file that is replaced meanwhile is decoded again: frames of two files are never mixed.
+
     Args:
         uploads_list: taken one by one as children become free.
         uploads: where they lie.
@@ -85,6 +90,7 @@ def extract_many(
         threads = min(MAX_THREADS, max(1, available_cpus() // limit))
         options = dataclasses.replace(options, threads=threads)
     waiting = iter(uploads_list)
+    tries: dict[str, int] = {}
     free: list[Child] = []
     busy: dict[Child, _Task] = {}
     try:
@@ -111,7 +117,18 @@ def extract_many(
                     free.append(child)
                 else:  # the next video must not pay for what this one left behind
                     child.end()
-                yield task.upload, task.finish(child.result())
+                outcome = task.finish(child)
+                if isinstance(outcome, Upload):
+                    tries[outcome.path] = tries.get(outcome.path, 1) + 1
+                    if tries[outcome.path] <= MAX_TRIES:
+                        waiting, exhausted = itertools.chain([outcome], waiting), False
+                        continue
+                    outcome = VideoError(
+                        outcome.path,
+                        f"it was replaced {MAX_TRIES} times while it was decoded; it is taken up "
+                        "again once it stays as it is",
+                    )
+                yield task.upload, outcome
     finally:
         for child in [*free, *busy]:
             child.end()
@@ -136,8 +153,8 @@ class _Task:
         options: DecodeOptions,
     ) -> None:
         self.upload = upload
+        self._uploads = uploads
         self._frame_store = frame_store
-        self._started = time.monotonic()
         self._draft = frame_store.new_draft()
         self._spool: Path | None = None
         try:
@@ -156,9 +173,24 @@ class _Task:
             source_fingerprint=upload.fingerprint,
         )
 
-    def finish(self, result: FrameReport | VideoError) -> FrameReport | VideoError:
-        """Put the frames in place, or drop what was written."""
+    def finish(self, child: Child) -> FrameReport | VideoError | Upload:
+        """Put the frames in place, or drop what was written.
+
+        Returns:
+            The upload as it is now, where that is not what the child was given to read.
+
+        Raises:
+            FrameStoreError: the frames cannot be stored.
+        """
         try:
+            result = child.result()
+            try:
+                now = self._uploads.get(self.upload.path)
+            except UploadNotFoundError:
+                found = f" ({result.reason})" if isinstance(result, VideoError) else ""
+                return VideoError(self.upload.path, f"it was deleted while it was decoded{found}")
+            if now.fingerprint != self.upload.fingerprint:
+                return now
             if isinstance(result, VideoError):
                 return result
             self._frame_store.publish(self.upload.path, self._draft)

@@ -7,7 +7,9 @@ the video is.
 
 import contextlib
 import dataclasses
+import errno
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from siglip_pipeline.errors import FrameStoreError
+from siglip_pipeline.errors import DamagedFramesError, FrameStoreError, StorageFullError
 from siglip_pipeline.records import IntArray, VideoInfo
 
 SCHEMA_VERSION: Final = 1
@@ -28,6 +30,9 @@ ROW_GROUP_BYTES: Final = 2**20
 """A row group is closed at either limit: a thumbnail reads about a megabyte at most."""
 
 METADATA_KEY: Final = b"siglip_pipeline"
+
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""A full disk, a quota, and a limit on the size of a file."""
 
 SCHEMA: Final = pa.schema(
     [
@@ -77,17 +82,24 @@ class FrameFileWriter:
 
     Args:
         path: a local file that does not exist yet.
+
+    Raises:
+        StorageFullError: here and in every method, when there is no room.
     """
 
     def __init__(self, path: Path) -> None:
-        self._writer = pq.ParquetWriter(
-            path,
-            SCHEMA,
-            compression={name: "NONE" if name == "jpeg" else "ZSTD" for name in SCHEMA.names},
-            use_dictionary=False,
-            write_statistics=["frame_index"],
-            store_schema=False,
-        )
+        self._path = path
+        with self._needing_room():
+            self._writer = pq.ParquetWriter(
+                path,
+                SCHEMA,
+                compression={name: "NONE" if name == "jpeg" else "ZSTD" for name in SCHEMA.names},
+                use_dictionary=False,
+                write_statistics=["frame_index"],
+                # A machine that loses power can leave a whole footer over pages of zeros.
+                write_page_checksum=True,
+                store_schema=False,
+            )
         self._pending: list[StoredFrame] = []
         self._pending_bytes = 0
         self.frames = 0
@@ -113,14 +125,24 @@ class FrameFileWriter:
             frames=self.frames,
             info=info,
         )
-        self._writer.add_key_value_metadata({METADATA_KEY: _to_json(metadata)})
-        self._writer.close()
+        with self._needing_room():
+            self._writer.add_key_value_metadata({METADATA_KEY: _to_json(metadata)})
+            self._writer.close()
         return metadata
 
     def abort(self) -> None:
         """Close without a usable footer."""
         with contextlib.suppress(OSError, pa.ArrowException):
             self._writer.close()
+
+    @contextlib.contextmanager
+    def _needing_room(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise StorageFullError(no_room(self._path.parent, error)) from error
 
     def _flush(self) -> None:
         if not self._pending:
@@ -129,9 +151,19 @@ class FrameFileWriter:
             pa.array([getattr(frame, field.name) for frame in self._pending], field.type)
             for field in SCHEMA
         ]
-        self._writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA))
+        with self._needing_room():
+            self._writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA))
         self._pending = []
         self._pending_bytes = 0
+
+
+def no_room(folder: Path, error: OSError) -> str:
+    """What a person is told when frames cannot be written for lack of room."""
+    reason = os.strerror(error.errno or errno.ENOSPC)
+    return (
+        f"no room for frames in {folder} ({reason}): free some there, or point "
+        "SIGLIP_FRAME_STORE elsewhere, and materialize again"
+    )
 
 
 FrameRow = tuple[int, int, float, bytes]
@@ -147,15 +179,21 @@ class FrameFile:
 
     Raises:
         FrameStoreError: it was written by something else, or by a newer version.
+        DamagedFramesError: it holds another number of frames than it says.
     """
 
     def __init__(self, video: str, file: Any) -> None:
         self.video = video
-        self._parquet = pq.ParquetFile(file)
+        self._parquet = pq.ParquetFile(file, page_checksum_verification=True)
         raw = (self._parquet.metadata.metadata or {}).get(METADATA_KEY)
         if raw is None:
             raise FrameStoreError(f"{video}: its frame file was not written by this program")
         self.metadata = _from_json(video, raw)
+        if self.metadata.frames != self._parquet.metadata.num_rows:
+            raise DamagedFramesError(
+                f"{video}: its frame file holds {self._parquet.metadata.num_rows} of "
+                f"{self.metadata.frames} frames; materialize video_frames again"
+            )
 
     @property
     def frame_index_N(self) -> IntArray:
@@ -175,7 +213,7 @@ class FrameFile:
                 if jpeg is not None:
                     kept_index, kept = index, jpeg
                 elif kept_index != same_as:
-                    raise FrameStoreError(
+                    raise DamagedFramesError(
                         f"{self.video}: frame {index} refers to frame {same_as}, which has no "
                         "picture; its frame file is damaged, materialize video_frames again"
                     )
@@ -213,12 +251,18 @@ def _to_json(metadata: FrameFileMetadata) -> bytes:
 
 
 def _from_json(video: str, raw: bytes) -> FrameFileMetadata:
-    values = json.loads(raw)
-    if values["schema_version"] > SCHEMA_VERSION:
-        raise FrameStoreError(
-            f"{video}: its frame file has schema version {values['schema_version']}, this program "
-            f"reads up to {SCHEMA_VERSION}; upgrade siglip-pipeline"
-        )
-    info = values.pop("info")
-    info["time_base"] = Fraction(info["time_base"])
-    return FrameFileMetadata(info=VideoInfo(**info), **values)
+    try:
+        values = json.loads(raw)
+        if values["schema_version"] > SCHEMA_VERSION:
+            raise FrameStoreError(
+                f"{video}: its frame file has schema version {values['schema_version']}, this "
+                f"program reads up to {SCHEMA_VERSION}; upgrade siglip-pipeline"
+            )
+        info = values.pop("info")
+        info["time_base"] = Fraction(info["time_base"])
+        return FrameFileMetadata(info=VideoInfo(**info), **values)
+    except (ValueError, LookupError, TypeError) as error:
+        raise DamagedFramesError(
+            f"{video}: the description in its frame file is damaged ({type(error).__name__}: "
+            f"{error}); materialize video_frames again"
+        ) from error

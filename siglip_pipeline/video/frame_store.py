@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import tempfile
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,16 +18,18 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 
-from siglip_pipeline.errors import FrameStoreError
+from siglip_pipeline.errors import DamagedFramesError, FrameStoreError, StorageFullError
 from siglip_pipeline.records import FrameBatch, VideoInfo
 from siglip_pipeline.uploads import BUCKET_PROTOCOLS
 from siglip_pipeline.video.contact_sheet import contact_sheet, evenly_spaced
 from siglip_pipeline.video.frame_file import (
+    NO_ROOM,
     FrameFile,
     FrameFileMetadata,
     FrameFileWriter,
     FrameRow,
     StoredFrame,
+    no_room,
 )
 
 __all__ = ["FrameFileMetadata", "FrameStore", "StoredFrame"]
@@ -107,17 +110,36 @@ class FrameStore:
         Raises:
             FrameStoreError: the folder cannot be made.
         """
-        if self._local:
-            folder = Path(self._root) / ".drafts"
-        else:
-            folder = Path(tempfile.gettempdir()) / f"siglip-frames-{os.getuid()}"
+        folder = self._drafts
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            if error.errno in NO_ROOM:
+                raise StorageFullError(no_room(folder, error)) from error
             raise FrameStoreError(
                 f"SIGLIP_FRAME_STORE={self._url}: {error}; give a folder that can be written"
             ) from error
         return folder / f"{uuid.uuid4().hex}.parquet"
+
+    @property
+    def _drafts(self) -> Path:
+        if self._local:
+            return Path(self._root) / ".drafts"
+        return Path(tempfile.gettempdir()) / f"siglip-frames-{os.getuid()}"
+
+    def remove_abandoned_drafts(self, *, older_than_seconds: float) -> int:
+        """Remove drafts of processes that were killed; how many.
+
+        Args:
+            older_than_seconds: since the last write, which a draft in the making has often.
+        """
+        removed = 0
+        for draft in self._drafts.glob("*.parquet"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - draft.stat().st_mtime > older_than_seconds:
+                    draft.unlink()
+                    removed += 1
+        return removed
 
     def publish(self, video: str, draft: Path) -> None:
         """Move a complete draft to its place. A reader sees the old file or the new one.
@@ -129,6 +151,7 @@ class FrameStore:
         try:
             if self._local:
                 Path(target).parent.mkdir(parents=True, exist_ok=True)
+                _to_disk(draft)
                 draft.replace(target)
             elif self._protocols & BUCKET_PROTOCOLS:
                 # A put appears whole when it ends; a move would only copy once more.
@@ -139,6 +162,8 @@ class FrameStore:
                 self._fs.put_file(str(draft), temporary)
                 self._fs.mv(temporary, target)
         except Exception as error:  # each storage has exceptions of its own
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                raise StorageFullError(no_room(Path(self._url), error)) from error
             raise FrameStoreError(
                 f"{video}: frames cannot be written to {self._url}: {error}; check its space and "
                 "permissions"
@@ -201,6 +226,18 @@ class FrameStore:
             if pending:
                 yield _batch(video, pending)
 
+    def verify(self, video: str) -> FrameFileMetadata:
+        """Read everything that is stored of a video, pictures included, against its checksums.
+
+        Raises:
+            FrameStoreError: no frames are stored, or the file is too new.
+            DamagedFramesError: it is not what was written.
+        """
+        with self._open(video) as file:
+            for _ in file.rows():
+                pass
+            return file.metadata
+
     def thumbnail(self, video: str, frame_index: int) -> bytes:
         """The JPEG of one stored frame; reads the footer and one row group.
 
@@ -246,15 +283,56 @@ class FrameStore:
             raise FrameStoreError(
                 f"{video}: no frames are stored in {self._url}; materialize video_frames first"
             ) from error
+        except Exception as error:  # each storage has exceptions of its own
+            raise FrameStoreError(
+                f"{video}: its frames cannot be opened in {self._url}: {error}; try again"
+            ) from error
         with handle:
             try:
-                file = FrameFile(video, handle)
+                file = FrameFile(video, _Stored(video, handle, self._url))
                 yield file
             except (pa.ArrowException, OSError) as error:
-                raise FrameStoreError(
+                raise DamagedFramesError(
                     f"{video}: its frame file {path} is damaged ({error}); materialize "
                     "video_frames again"
                 ) from error
+
+
+class _Stored:
+    """A file in the storage, whose failures are not taken for damage to the file."""
+
+    def __init__(self, video: str, file: Any, url: str) -> None:
+        self._video, self._file, self._url = video, file, url
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return bytes(self._file.read(size))
+        except Exception as error:  # each storage has exceptions of its own
+            raise FrameStoreError(
+                f"{self._video}: its frames cannot be read from {self._url}: {error}; try again"
+            ) from error
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    @property
+    def closed(self) -> bool:
+        return bool(self._file.closed)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _to_disk(file: Path) -> None:
+    """Have the file's content survive a power cut before its name does."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _batch(video: str, rows: list[FrameRow]) -> FrameBatch:

@@ -48,11 +48,15 @@ class MediaSource:
         return self._opener()
 
     def sha256(self, on_progress: Callable[[int], None] = lambda position: None) -> str:
-        """Hex digest of the whole content; what streamed past in order is not read again."""
-        with self.open() as file:
+        """Hex digest of the whole content; what streamed past in order is not read again.
+
+        Raises:
+            UploadError: the storage failed.
+        """
+        with self.open() as opened:
+            file = HashedFile(opened, self._hash)
             file.seek(self._hash.position)
-            while block := file.read(HASH_BLOCK_BYTES):
-                self._hash.feed(self._hash.position, block)
+            while file.read(HASH_BLOCK_BYTES):
                 on_progress(self._hash.position)
         return self._hash.hexdigest()
 

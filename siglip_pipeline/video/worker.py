@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from av.video.frame import VideoFrame
 
-from siglip_pipeline.errors import SiglipPipelineError, VideoError
+from siglip_pipeline.errors import SiglipPipelineError, StorageFullError, VideoError
 from siglip_pipeline.records import IntArray, VideoInfo
 from siglip_pipeline.video.decode import DecodeCounts, decode_frames
 from siglip_pipeline.video.frame_file import FrameFileWriter, StoredFrame
@@ -73,6 +73,8 @@ def main(descriptor: int, *, parent: int) -> None:
             message: tuple[str, object] = ("done", extract(job, progress))
         except VideoError as error:
             message = ("failed", error.reason)
+        except StorageFullError as error:  # no fault of this video's
+            message = ("full", str(error))
         except SiglipPipelineError as error:
             message = ("failed", str(error))
         except av.error.FFmpegError as error:

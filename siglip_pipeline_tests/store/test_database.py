@@ -5,7 +5,12 @@ import threading
 import psycopg
 import pytest
 
-from siglip_pipeline.errors import DatabaseUnavailableError, DatabaseVersionError, StoreError
+from siglip_pipeline.errors import (
+    DatabaseFullError,
+    DatabaseUnavailableError,
+    DatabaseVersionError,
+    StoreError,
+)
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store import database as database_module
 from siglip_pipeline.store.database import (
@@ -40,6 +45,15 @@ def test_a_failing_migration_leaves_nothing_behind(empty_database_url: str) -> N
                 "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
             ).fetchone()
             assert tables == (0,)
+
+
+def test_a_full_disk_is_not_taken_for_a_lost_connection(database: Database) -> None:
+    raising = "DO $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = '53100'; END $$"
+    with (
+        pytest.raises(DatabaseFullError, match=r"(?s)no room left.*extend.*free some"),
+        database.connection() as connection,
+    ):
+        connection.execute(raising)
 
 
 def test_a_newer_schema_is_refused(database: Database) -> None:

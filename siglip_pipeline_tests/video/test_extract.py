@@ -165,6 +165,64 @@ def test_a_batch_with_bad_files_in_it(uploads: UploadStore, frame_store: FrameSt
     assert len(leftovers(frame_store)) == 3
 
 
+def test_a_file_that_may_grow_no_further_leaves_no_draft(
+    uploads: UploadStore, frame_store: FrameStore
+) -> None:
+    render(folder(uploads) / "film.mp4", frames=60)
+    code = (
+        "import resource, sys\n"
+        "from siglip_pipeline.uploads import UploadStore\n"
+        "from siglip_pipeline.video.extract import extract_many\n"
+        "from siglip_pipeline.video.frame_store import FrameStore\n"
+        "uploads = UploadStore(sys.argv[1], settle_seconds=0)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "list(extract_many(uploads.list(), uploads, FrameStore(sys.argv[2]), sampling='every:1'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, uploads.url, frame_store.url],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "StorageFullError: no room for frames in" in done.stderr
+    assert "SIGLIP_FRAME_STORE" in done.stderr
+    assert leftovers(frame_store) == []
+
+
+class ReplacedWhileRead(UploadStore):
+    """Uploads of which one is another file by the time that it was decoded, so many times."""
+
+    def __init__(self, url: Path, source: Path, times: int) -> None:
+        super().__init__(url, settle_seconds=0)
+        self._source = source
+        self._times = times
+
+    def get(self, path: str) -> Upload:
+        if self._times > 0:
+            self._times -= 1
+            (folder(self) / path).write_bytes(self._source.read_bytes() + bytes(self._times))
+        return super().get(path)
+
+
+@pytest.mark.parametrize(("times", "decoded"), [(1, True), (9, False)])
+def test_a_file_that_is_replaced_while_it_is_decoded_is_decoded_again(
+    times: int, decoded: bool, uploads: UploadStore, frame_store: FrameStore, tmp_path: Path
+) -> None:
+    render(tmp_path / "new.mp4", frames=60)
+    old = render(folder(uploads) / "film.mp4", frames=30)
+    listed = uploads.get(old.name)
+    changing = ReplacedWhileRead(folder(uploads), tmp_path / "new.mp4", times)
+    ((_, outcome),) = _outcomes([listed], changing, frame_store, OPTIONS, workers=1)
+    if decoded:
+        assert isinstance(outcome, FrameReport)
+        assert outcome.source_sha256 == changing.sha256("film.mp4")
+        assert outcome.source_fingerprint == changing.get("film.mp4").fingerprint
+        assert outcome.info.frame_count == 60
+    else:
+        assert "replaced 3 times" in str(outcome)
+        assert not frame_store.exists("film.mp4")
+
+
 def hanging_upload(uploads: UploadStore, name: str = "hang.mp4") -> Upload:
     """A pipe that nobody writes to: opening it never returns, deep inside FFmpeg."""
     os.mkfifo(folder(uploads) / name)

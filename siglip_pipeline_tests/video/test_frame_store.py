@@ -1,6 +1,7 @@
 """Frame files: what goes in comes out, in pieces, whole or not at all."""
 
 import io
+import os
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
@@ -15,7 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
-from siglip_pipeline.errors import FrameStoreError
+from siglip_pipeline.errors import DamagedFramesError, FrameStoreError
 from siglip_pipeline.records import VideoInfo
 from siglip_pipeline.video import frame_file
 from siglip_pipeline.video.contact_sheet import evenly_spaced
@@ -207,6 +208,33 @@ def test_a_damaged_file_is_said_to_be_damaged(tmp_path: Path, kept: float) -> No
     file.write_bytes(raw[: round(len(raw) * kept) if kept < 1 else int(kept)])
     with pytest.raises(FrameStoreError, match="damaged"):
         store.metadata("a/b.mp4")
+
+
+def test_pages_of_zeros_under_a_whole_footer_are_noticed(tmp_path: Path) -> None:
+    store = FrameStore(tmp_path)
+    write(store, stored(40))
+    (file,) = tmp_path.rglob("*.parquet")
+    content = file.read_bytes()
+    middle = 2 * JPEG_BYTES
+    file.write_bytes(content[:middle] + bytes(4096) + content[middle + 4096 :])
+    assert store.metadata("a/b.mp4").frames == 40
+    for reading in (
+        lambda: store.verify("a/b.mp4"),
+        lambda: list(store.read("a/b.mp4")),
+        lambda: store.thumbnail("a/b.mp4", 20),
+    ):
+        with pytest.raises(DamagedFramesError, match=r"is damaged.*materialize video_frames"):
+            reading()
+
+
+def test_drafts_of_killed_processes_are_removed_in_the_end(tmp_path: Path) -> None:
+    store = FrameStore(tmp_path)
+    draft = store.new_draft()
+    draft.write_bytes(b"half")
+    assert store.remove_abandoned_drafts(older_than_seconds=3600) == 0
+    os.utime(draft, (1_000_000_000, 1_000_000_000))
+    assert store.remove_abandoned_drafts(older_than_seconds=3600) == 1
+    assert not draft.exists()
 
 
 def test_a_newer_or_foreign_file_is_refused(

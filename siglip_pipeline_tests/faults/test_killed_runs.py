@@ -1,0 +1,43 @@
+"""`kill -9` of the process that runs, at any moment: nothing is lost, nothing is there twice."""
+
+import random
+
+import pytest
+
+from siglip_pipeline_tests.faults.conftest import Make, Reference
+
+SHORT, LONG = 3, 25
+
+
+def moments(kills: int, reference: Reference, seed: int) -> list[float]:
+    """One moment from each slice of a run, so that few kills reach both assets too."""
+    draw = random.Random(seed)
+    share = reference.seconds / kills
+    drawn = [share * (n + draw.random()) for n in range(kills)]
+    print(f"SIGLIP_FAULT_SEED={seed}: kills after {[f'{moment:.2f}' for moment in drawn]} s")
+    return drawn
+
+
+@pytest.mark.slow
+def test_runs_killed_one_after_the_other_are_made_good_by_the_last(
+    make_pipeline: Make, reference: Reference, seed: int
+) -> None:
+    pipeline = make_pipeline()
+    struck = [pipeline.kill_after(moment) for moment in moments(SHORT, reference, seed)]
+    assert any(struck), "every kill came too late to strike anything"
+    pipeline.finish()
+    assert pipeline.stored() == reference.stored
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1800)
+def test_a_killed_run_is_made_good_by_the_next(
+    make_pipeline: Make, reference: Reference, seed: int
+) -> None:
+    struck = 0
+    for moment in moments(LONG, reference, seed):
+        pipeline = make_pipeline()
+        struck += pipeline.kill_after(moment)
+        pipeline.finish()
+        assert pipeline.stored() == reference.stored, f"killed after {moment:.3f} s"
+    assert struck > LONG // 2, "most of the kills came too late to strike anything"
