@@ -46,7 +46,7 @@ def seed_dagster(url: str, *, first: int, videos: int) -> None:
                         "s.materialization_event_storage_id + (n / %(first)s) * %(step)s"
                     ),
                 },
-                "s.partition = " + NAME.format("n % %(first)s"),
+                "s.partition = " + NAME.format("n %% %(first)s"),
                 {"first": first, "step": step, "last": videos - 1},
             )
         connection.execute(
@@ -67,7 +67,7 @@ def seed_store(url: str, *, first: int, videos: int) -> None:
     """The same for the project's own tables: videos, what was ingested of them, vectors."""
     with psycopg.connect(url) as connection:
         values = {"first": first, "last": videos - 1}
-        same = "s.path = " + NAME.format("n % %(first)s")
+        same = "s.path = " + NAME.format("n %% %(first)s")
         _copy(
             connection,
             "videos",
