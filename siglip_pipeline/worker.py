@@ -9,6 +9,7 @@ The pool is ``solo``: the step runs in the worker's main thread, so a model that
 :func:`~siglip_pipeline.siglip.model.get_models` has loaded serves every later step and run.
 """
 
+import json
 import logging
 import os
 import socket
@@ -22,7 +23,12 @@ from celery import Celery, Task
 from celery.exceptions import Reject
 from celery.signals import worker_ready
 from celery.worker import state
-from dagster import DagsterExecutionInterruptedError, DagsterInstance, DagsterRunStatus
+from dagster import (
+    DagsterEventType,
+    DagsterExecutionInterruptedError,
+    DagsterInstance,
+    DagsterRunStatus,
+)
 from dagster._grpc.types import ExecuteStepArgs
 from dagster._serdes import pack_value, unpack_value
 from dagster_celery.make_app import make_app
@@ -44,6 +50,13 @@ _STORAGE_RETRIES = 20
 _STORAGE_WAIT_SECONDS = 60
 
 
+_OF_VIDEOS = {
+    DagsterEventType.ASSET_MATERIALIZATION.value,
+    DagsterEventType.ASSET_OBSERVATION.value,
+    DagsterEventType.ASSET_CHECK_EVALUATION.value,
+}
+
+
 class StepTask(Task):  # type: ignore[misc]  # Celery has no types
     """Around dagster-celery's task: this machine's instance, runs that are over, the lease."""
 
@@ -54,7 +67,7 @@ class StepTask(Task):  # type: ignore[misc]  # Celery has no types
     def __call__(
         self, execute_step_args_packed: dict[str, Any], executable_dict: dict[str, Any]
     ) -> Any:
-        """Run one step; its serialized Dagster events, none if its run is over."""
+        """Run one step; those of its events that the run needs, none if the run is over."""
         sent = unpack_value(execute_step_args_packed, as_type=ExecuteStepArgs)
         with DagsterInstance.get() as instance:
             run = instance.get_run_by_id(sent.run_id)
@@ -67,9 +80,10 @@ class StepTask(Task):  # type: ignore[misc]  # Celery has no types
             own = copy(sent, instance_ref=instance.get_ref())
         try:
             with self._lease():
-                return self.run(
+                events = self.run(
                     execute_step_args_packed=pack_value(own), executable_dict=executable_dict
                 )
+                return what_the_run_needs(events)
         except DagsterExecutionInterruptedError as error:
             # Dagster takes SIGTERM and SIGINT while a step runs. What is done of it is stored.
             logger.warning("stopping: a step of run %s goes back to the queue", sent.run_id)
@@ -82,6 +96,15 @@ class StepTask(Task):  # type: ignore[misc]  # Celery has no types
             return nullcontext()
         every = self.settings.celery_visibility_seconds / _RENEWALS_PER_TIMEOUT
         return renewed_lease(self.app, tag, every_seconds=every)
+
+
+def what_the_run_needs(events: Sequence[str]) -> list[str]:
+    """A step's serialized events without those that concern single videos.
+
+    The worker has told Dagster all of them. The run only waits for the step's outcome, and events
+    of videos hold pictures: some 20 KB a video that the result backend would keep for a day.
+    """
+    return [event for event in events if json.loads(event)["event_type_value"] not in _OF_VIDEOS]
 
 
 def worker_app(settings: Settings) -> Celery:
