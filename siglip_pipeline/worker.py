@@ -33,6 +33,7 @@ from dagster._grpc.types import ExecuteStepArgs
 from dagster._serdes import pack_value, unpack_value
 from dagster_celery.make_app import make_app
 from dagster_celery.tasks import create_task
+from dagster_postgres.utils import DagsterPostgresException
 from dagster_shared.record import copy
 
 from siglip_pipeline.leases import renewed_lease
@@ -45,7 +46,13 @@ logger = logging.getLogger(__name__)
 
 _RENEWALS_PER_TIMEOUT = 4
 # Dagster's storage is away while Postgres restarts; a quarter of an hour of tries in all.
-_STORAGE_ERRORS = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError)
+_STORAGE_ERRORS = (
+    sqlalchemy.exc.OperationalError,
+    sqlalchemy.exc.InterfaceError,
+    psycopg2.OperationalError,
+    # What Dagster says after six seconds of tries of its own.
+    DagsterPostgresException,
+)
 _STORAGE_RETRIES = 20
 _STORAGE_WAIT_SECONDS = 60
 
@@ -124,7 +131,7 @@ def worker_app(settings: Settings) -> Celery:
         app,
         base=type("ConfiguredStepTask", (StepTask,), {"settings": settings}),
         # What a step meets before or after its own retries: Dagster's storage cannot be reached.
-        autoretry_for=(*_STORAGE_ERRORS, psycopg2.OperationalError),
+        autoretry_for=_STORAGE_ERRORS,
         retry_backoff=2,
         retry_backoff_max=_STORAGE_WAIT_SECONDS,
         max_retries=_STORAGE_RETRIES,
