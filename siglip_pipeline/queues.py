@@ -19,6 +19,7 @@ INSTALL: Final = "pip install 'siglip-pipeline[celery]'"
 
 _RESULTS_KEPT_SECONDS: Final = 24 * 3600
 # Ten minutes of a broker that is away; then the run fails and Dagster starts it again.
+_AWAY_SECONDS: Final = 600
 _PUBLISH_RETRIES: Final = 120
 _PUBLISH_WAIT_SECONDS: Final = 5.0
 
@@ -102,8 +103,10 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
     }
+    # A run connects when it has a step to hand out; without this it gives up after four seconds.
+    config["broker_transport_options"] = {"connect_retries_timeout": _AWAY_SECONDS}
     if is_redis(broker_url(settings)):
-        config["broker_transport_options"] = {
+        config["broker_transport_options"] |= {
             "visibility_timeout": settings.celery_visibility_seconds,
             # Look for steps of dead workers every so many seconds, not every hundred.
             "unacked_restore_interval": max(1, min(10, settings.celery_visibility_seconds // 4)),

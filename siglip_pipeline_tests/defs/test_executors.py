@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import dagster as dg
+import kombu
 import pytest
 
 from siglip_pipeline.defs.assets import frame_embeddings, video_frames
@@ -58,9 +59,15 @@ def test_a_dead_worker_is_noticed_within_the_visibility_timeout() -> None:
     options = celery_config(settings)["broker_transport_options"]
     assert options["visibility_timeout"] == 60
     assert options["unacked_restore_interval"] * options["unacked_restore_throttle"] <= 15
-    assert "broker_transport_options" not in celery_config(
-        Settings.load(celery_broker_url="amqp://r//")
-    )
+    rabbitmq = celery_config(Settings.load(celery_broker_url="amqp://r//"))
+    assert "visibility_timeout" not in rabbitmq["broker_transport_options"]
+
+
+@pytest.mark.parametrize("url", ["redis://r/0", "amqp://r//"])
+def test_a_run_waits_ten_minutes_for_its_first_connection(url: str) -> None:
+    options = celery_config(Settings.load(celery_broker_url=url))["broker_transport_options"]
+    connection = kombu.Connection(url, transport_options=options)
+    assert connection._extract_failover_opts()["timeout"] == 600
 
 
 def test_workers_not_the_pool_limit_runs_under_celery(

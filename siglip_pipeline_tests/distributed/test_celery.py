@@ -43,6 +43,7 @@ VIDEOS = [
     "stopped.mp4",
     "no_broker.mp4",
     "no_database.mp4",
+    "no_broker_yet.mp4",
     "no_worker.mp4",
     "cancelled.mp4",
     "lost.mp4",
@@ -221,6 +222,16 @@ def test_a_broker_that_went_away_is_waited_for(shared: Cluster) -> None:
         RUN_SECONDS,
     )
     assert [host.said.count(READY) for host in _embedders(shared)] >= ready
+
+
+@pytest.mark.faults
+def test_a_run_that_begins_without_a_broker_waits_for_it(shared: Cluster) -> None:
+    shared.broker.stop()
+    run = _submitted(shared, "no_broker_yet", "no_broker_yet.mp4")
+    time.sleep(10)
+    shared.broker.start()
+    _succeeds(run)
+    assert shared.rows()["no_broker_yet.mp4"] == EXACT
 
 
 @pytest.mark.faults
