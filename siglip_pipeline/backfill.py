@@ -12,8 +12,8 @@ from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads import UploadStore
 
 _POLL_SECONDS = 1.0
-_INDEX = "similarity_index"
-_INDEX_JOB = "rebuild_index"
+_JOBS = {"similarity_index": "rebuild_index", "video_similarity": "compare_videos"}
+"""Assets without partitions, in the order in which they are made, and the job of each."""
 
 
 def start_backfills(
@@ -42,7 +42,7 @@ def start_backfills(
     api.add_partitions(VIDEOS_PARTITIONS_NAME, keys)
     with open_database(settings) as database:
         VideoStore(database).register(uploads)  # or the sensor would start them once more
-    partitioned = [asset for asset in assets if asset != _INDEX]
+    partitioned = [asset for asset in assets if asset not in _JOBS]
     if not force:
         return [lambda: api.launch_backfill(partitioned, keys)] if partitioned else []
 
@@ -57,7 +57,7 @@ def start_backfills(
 def see_through(
     api: DagsterApi, steps: Sequence[Callable[[], str]], *, assets: Sequence[str]
 ) -> None:
-    """Take the steps one after the other, then bring the index up to date.
+    """Take the steps one after the other, then bring up to date what is made of all videos.
 
     Raises:
         RunFailedError: Dagster could not do it, for another reason than single videos.
@@ -68,11 +68,15 @@ def see_through(
             time.sleep(_POLL_SECONDS)
         if status == "CANCELED":
             raise RunFailedError(f"the backfill was cancelled ({api.backfill_url(backfill)})")
-    if _INDEX not in assets:
-        return
+    for asset, job in _JOBS.items():
+        if asset in assets:
+            _see_job_through(api, asset, job)
+
+
+def _see_job_through(api: DagsterApi, asset: str, job: str) -> None:
     # The automation does this too, some seconds later; whoever is second finds nothing to do.
-    run = api.launch_job(_INDEX_JOB)
+    run = api.launch_job(job)
     while (status := api.run_status(run)) not in ("SUCCESS", "FAILURE", "CANCELED"):
         time.sleep(_POLL_SECONDS)
     if status != "SUCCESS":
-        raise RunFailedError(f"the run of {_INDEX} ended as {status} (run {run})")
+        raise RunFailedError(f"the run of {asset} ended as {status} (run {run})")

@@ -1,10 +1,14 @@
-"""What every command begins with: the settings, and a log on stderr."""
+"""What every command begins with: the option `--json`, the settings, and a log on stderr."""
 
 import logging
 import sys
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from siglip_pipeline.settings import Settings
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
 def load_settings(**overrides: Any) -> Settings:

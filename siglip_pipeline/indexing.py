@@ -18,8 +18,11 @@ from siglip_pipeline.store.database import Database, open_database
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads import UploadStore, is_in_part
 
-ASSETS = ("video_frames", "frame_embeddings", "similarity_index")
+ASSETS = ("video_frames", "frame_embeddings", "similarity_index", "video_similarity")
 """What is materialized of a video, in this order."""
+
+LEFT_TO_AUTOMATION = "video_similarity"
+"""A Dagster that runs brings it up to date by itself: nobody waits for it who did not ask."""
 
 _POLL_SECONDS = 0.5
 
@@ -118,6 +121,8 @@ def materialize_uploads(
     if url is None:
         outcome = _index_here(settings, sorted(chosen), assets=wanted, force=force, quiet=quiet)
     else:
+        if not assets:
+            wanted.remove(LEFT_TO_AUTOMATION)
         outcome = _index_through_dagster(
             url, settings, sorted(chosen), assets=wanted, force=force, wait=wait, quiet=quiet
         )
@@ -234,13 +239,12 @@ class _InBackground:
 
 
 def _settled(database: Database, videos: Sequence[str]) -> bool:
-    states = VideoStore(database).states()
-    return all(states.get(video) in ("indexed", "failed") for video in videos)
+    rows = VideoStore(database).named(videos)
+    return len(rows) == len(set(videos)) and all(row.state in ("indexed", "failed") for row in rows)
 
 
 def _outcome(database: Database, videos: Sequence[str]) -> dict[str, Any]:
-    rows = {row.video: row for row in VideoStore(database).list()}
-    chosen = [rows[video] for video in videos if video in rows]
+    chosen = VideoStore(database).named(videos)
     return {
         "indexed": [row.video for row in chosen if row.state == "indexed"],
         "failed": [

@@ -1,6 +1,5 @@
 """Bring files into UPLOADS, whole or not at all."""
 
-import hashlib
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Literal
 import fsspec
 
 from siglip_pipeline.errors import UploadNotFoundError
-from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.uploads import UploadStore, sha256_of
 
 Outcome = Literal["copied", "present", "conflict", "missing"]
 
@@ -104,4 +103,4 @@ def _copy(source: Path, uploads: UploadStore, video: str) -> None:
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(file)

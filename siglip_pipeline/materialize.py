@@ -20,6 +20,7 @@ from siglip_pipeline.defs.partitions import (
     contiguous_ranges,
     partition_key,
 )
+from siglip_pipeline.defs.similarity import video_similarity
 from siglip_pipeline.errors import RunFailedError, UploadNotFoundError
 from siglip_pipeline.indexing import ASSETS
 from siglip_pipeline.launcher import prepare_dagster_home, with_databases
@@ -42,6 +43,7 @@ def pipeline_environment(settings: Settings) -> Iterator[Settings]:
 
 
 PER_VIDEO = (video_frames, frame_embeddings)
+OF_ALL_VIDEOS = (similarity_index, video_similarity)
 
 
 def materialize_videos(
@@ -51,7 +53,7 @@ def materialize_videos(
     assets: Sequence[str] = ASSETS,
     force: bool = False,
 ) -> bool:
-    """Run `video_frames`, `frame_embeddings` and `similarity_index` for some uploads, here.
+    """Run the assets of :data:`~siglip_pipeline.indexing.ASSETS` for some uploads, here.
 
     Args:
         settings: with both database URLs set, as :func:`pipeline_environment` yields them.
@@ -76,8 +78,9 @@ def materialize_videos(
             done = _materialized(instance, video_frames.key, keys)
             wanted = keys if asset is video_frames else [key for key in keys if key in done]
             ok &= _run_ranges(instance, asset.key, wanted, force=force)
-        if similarity_index.key.path[-1] in assets:
-            ok &= _run(instance, similarity_index.key, {}, {})
+        for asset in OF_ALL_VIDEOS:
+            if asset.key.path[-1] in assets:
+                ok &= _run(instance, asset.key, {}, {})
         return ok
 
 

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 import typer
 
 from siglip_pipeline import console
-from siglip_pipeline.cli_settings import load_settings
+from siglip_pipeline.cli_settings import Json, load_settings
 from siglip_pipeline.errors import LaunchError, NothingIndexedError
 from siglip_pipeline.records import Hit
 from siglip_pipeline.search import (
@@ -27,7 +27,6 @@ from siglip_pipeline.store.database import open_database
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.video_similarity import SharedSegment, VideoSimilarityStore
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Time = datetime | None
 
 

@@ -209,6 +209,19 @@ class Settings(BaseSettings):
         "WARNING", description="Verbosity of the command line's log on stderr."
     )
 
+    preload_runs: bool = Field(
+        True,
+        description="On Linux `up` forks runs from a process that has Dagster and torch imported, "
+        "so that a run starts in a fraction of a second; it holds some 400 MB, which the runs "
+        "share. Off: every run imports them itself.",
+    )
+    keep_logs_days: int = Field(
+        30,
+        ge=0,
+        description="What steps and ticks of Dagster wrote is removed after so many days, by the "
+        "job `remove_old_logs`. 0: kept for ever.",
+    )
+
     # Several machines
     executor: Literal["in_process", "celery"] = Field(
         "in_process",

@@ -91,19 +91,20 @@ class UploadStore:
         Raises:
             UploadError: it is missing or cannot be read.
         """
-        digest = hashlib.sha256()
         with self.open(video) as file:
             try:
-                while block := file.read(READ_BLOCK_BYTES):
-                    digest.update(block)
+                return sha256_of(file)
             except Exception as error:  # each storage has exceptions of its own
                 raise UploadError(
                     f"{video}: the storage failed while it was read: {error}; try again later"
                 ) from error
-        return digest.hexdigest()
 
     def list(self) -> Iterator[Upload]:
-        """Every upload that is ready, sorted by path. Nothing is opened or downloaded.
+        """Every upload that is ready, sorted by path; as :meth:`scan` finds them."""
+        return iter(sorted(self.scan(), key=attrgetter("path")))
+
+    def scan(self) -> Iterator[Upload]:
+        """Every upload that is ready, in no particular order. Nothing is opened or downloaded.
 
         Hidden, temporary and sidecar files, symlinks that lead out of the folder, and files that
         have not settled are left out, each with a debug line.
@@ -111,8 +112,7 @@ class UploadStore:
         Raises:
             UploadsUnavailableError: the folder or bucket is missing or does not answer.
         """
-        uploads = self._list_folder(self._folder) if self._folder else self._list_remote()
-        return iter(sorted(uploads, key=attrgetter("path")))
+        return self._list_folder(self._folder) if self._folder else self._list_remote()
 
     def get(self, path: str) -> Upload:
         """One upload as a listing would show it, settled or not.
@@ -227,6 +227,11 @@ class UploadStore:
 def is_in_part(path: str, part: str | None) -> bool:
     """Whether a path below UPLOADS lies in a part of the collection; None is all of it."""
     return part is None or path.startswith(f"{part}/")
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """SHA-256 of what a file holds from here on, in hexadecimal."""
+    return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
 
 
 def _reopen(

@@ -4,9 +4,13 @@ One `up` serves the module. Its videos are rendered, its model is the demo's.
 """
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,11 +24,14 @@ from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.demo.scenes import demo_scenes, render_video
 from siglip_pipeline.freshness import out_of_date
 from siglip_pipeline.launcher import free_port
-from siglip_pipeline.settings import Settings
+from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline.store.database import LOCK_VIDEO, Database, open_database
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.vectors import VectorStore
+from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.test_launcher import Up, _cli, _up
+
+PUSHED = Path(__file__).parents[1] / "scripts" / "index_pushed_videos"
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(480)]
 
@@ -49,10 +56,30 @@ class Services:
         assert "errors" not in document, document
         return document["data"]
 
-    def render(self, *names: str, seconds: int = 1) -> None:
+    def render(self, *names: str, folder: Path | None = None) -> None:
         """Films of one scene each, no two alike."""
         for name in names:
-            render_video(self.uploads / name, [next(self._scenes)], seconds_per_scene=seconds)
+            path = (folder or self.uploads) / name
+            render_video(path, [next(self._scenes)], seconds_per_scene=1)
+
+    def drop_batch(self, names: Sequence[str], *, bad: Collection[str]) -> None:
+        """Films that differ in content alone, and files that are none, all at once."""
+        draft = self.uploads.parent / "draft"
+        draft.mkdir()
+        render_video(draft / "film", [next(self._scenes)], seconds_per_scene=1)
+        film = (draft / "film").read_bytes()
+        for name in names:
+            # What follows a film's last box is content of the file, and of no frame.
+            content = b"this is no film" if name in bad else film
+            (draft / name).write_bytes(content + name.encode())
+        for name in names:
+            (draft / name).rename(self.uploads / name)
+
+    def partitions(self, asset: str) -> Any:
+        """How many partitions of an asset are green, and how many are red."""
+        query = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) {
+            ... on AssetNode { partitionStats { numMaterialized numFailed } } } }"""
+        return self.ask(query, key={"path": [asset]})["assetNodeOrError"]["partitionStats"]
 
     def runs(self, asset: str, status: str | None = None) -> list[Any]:
         query = """query($filter: RunsFilter) { runsOrError(filter: $filter) { ... on Runs {
@@ -112,29 +139,53 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
         yield Services(up)
 
 
+BAD = ("01.mp4", "04.mp4", "17.mp4")
+BATCH = [f"{number:02d}.mp4" for number in range(32)]
+
+
 def test_a_batch_with_bad_files_is_searchable_but_for_those(services: Services) -> None:
-    good = [f"{n:02d}.mp4" for n in (0, 2, 3, 5)]
-    services.render(*good)
-    for name in ("01.mp4", "04.mp4"):
-        (services.uploads / name).write_bytes(b"this is no film: " + name.encode())
-    services.wait(lambda: services.settled(indexed=4, failed=2))
+    services.drop_batch(BATCH, bad=BAD)
+    services.wait(lambda: services.settled(indexed=29, failed=3), seconds=300)
     failures = services.up.status()["failures"]
-    assert [failure["video"] for failure in failures] == ["01.mp4", "04.mp4"]
+    assert [failure["video"] for failure in failures] == list(BAD)
     assert all(failure["reason"] for failure in failures)
+    assert services.partitions("video_frames") == {"numMaterialized": 29, "numFailed": 3}
+    assert services.partitions("frame_embeddings") == {"numMaterialized": 29, "numFailed": 0}
     # The index followed: nobody asked for it.
     services.wait(lambda: services.up.status()["index"]["rows"] == services.up.status()["frames"])
 
 
+def test_a_backfill_over_bad_files_says_completed_with_failures(services: Services) -> None:
+    api = DagsterApi(services.url)
+    backfill = api.launch_backfill(["video_frames", "frame_embeddings"], BATCH)
+    services.wait(lambda: api.backfill_status(backfill) in FINISHED, seconds=400)
+    assert api.backfill_status(backfill) == "COMPLETED_FAILED"
+    query = """query($id: String!) { partitionBackfillOrError(backfillId: $id) {
+        ... on PartitionBackfill { assetBackfillData { assetBackfillStatuses {
+        ... on AssetPartitionsStatusCounts { assetKey { path } numPartitionsMaterialized
+        numPartitionsFailed } } } } } }"""
+    counts = services.ask(query, id=backfill)["partitionBackfillOrError"]["assetBackfillData"]
+    found = {
+        status["assetKey"]["path"][0]: (
+            status["numPartitionsMaterialized"],
+            status["numPartitionsFailed"],
+        )
+        for status in counts["assetBackfillStatuses"]
+    }
+    # What is downstream of a failed video was never asked for, and counts as failed with it.
+    assert found == {"video_frames": (29, 3), "frame_embeddings": (29, 3)}
+
+
 def test_failed_ones_alone_are_made_again(services: Services) -> None:
     services.render("01.mp4")
-    # Through the running Dagster, as a shell does it; one stays broken.
+    # Through the running Dagster, as a shell does it; two stay broken.
     before = {run["id"] for run in services.runs("video_frames")}
     done = _cli(services.up.settings, "materialize", "--failed", "--wait", "--json")
     document = json.loads(done.stdout)
     assert done.returncode == 1, done.stderr
-    assert document["videos"] == ["01.mp4", "04.mp4"]
+    assert document["videos"] == list(BAD)
     assert document["indexed"] == ["01.mp4"]
-    assert [failure["video"] for failure in document["failed"]] == ["04.mp4"]
+    assert [failure["video"] for failure in document["failed"]] == ["04.mp4", "17.mp4"]
     assert {run["id"] for run in services.runs("video_frames")} > before
     missing = _cli(services.up.settings, "materialize", "absent.mp4", "--json")
     assert missing.returncode == 2
@@ -188,7 +239,7 @@ def test_cancelling_a_run_keeps_what_is_done_and_frees_the_slot(services: Servic
                 id=run["id"],
             )
             services.wait(lambda: services.status_of(run["id"]) == "CANCELED", seconds=60)
-            assert time.monotonic() - began < 30
+            assert time.monotonic() - began < 15
         assert out_of_date(database, settings).vectors == (held,)
     # The slot of the pool is free again: the next run gets it.
     again = _cli(settings, "materialize", "--stale", "--assets", "frame_embeddings", "--json")
@@ -215,3 +266,39 @@ def test_a_killed_daemon_is_started_again_and_goes_on(services: Services) -> Non
     assert not [f for f in states["failures"] if f["video"].startswith("late")]
     hits = _cli(services.up.settings, "search", "--like", "late-3.mp4@0", "--k", "1", "--json")
     assert json.loads(hits.stdout)["hits"][0]["video"] == "late-3.mp4"
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_a_push_of_videos_is_indexed(services: Services, tmp_path: Path) -> None:
+    """What .github/workflows/materialize.yml does."""
+    environment = child_environment(services.up.settings) | {
+        "DAGSTER_URL": services.url,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+
+    def run(*command: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    def commit() -> str:
+        run("git", "add", "--all")
+        identity = ("-c", "user.name=ci", "-c", "user.email=ci@example.org")
+        assert run("git", *identity, "commit", "--quiet", "--message", "videos").returncode == 0
+        return run("git", "rev-parse", "HEAD").stdout.strip()
+
+    run("git", "init", "--quiet")
+    (tmp_path / "videos" / "a folder").mkdir(parents=True)
+    (tmp_path / "videos" / "kept.txt").write_text("no video")
+    before = commit()
+    assert run(str(PUSHED), before).returncode == 0
+    services.render("first.mp4", "a folder/second.mp4", folder=tmp_path / "videos")
+    commit()
+    pushed = run(str(PUSHED), before)
+    assert pushed.returncode == 0, pushed.stderr
+    with open_database(services.up.settings) as database:
+        states = VideoStore(database).states()
+    assert {states["first.mp4"], states["a folder/second.mp4"]} == {"indexed"}
+    (tmp_path / "videos" / "broken.mp4").write_text("no film")
+    commit()
+    assert run(str(PUSHED), "HEAD~1").returncode != 0

@@ -1,6 +1,7 @@
 """What may import what: each rule is checked in a fresh process by looking at sys.modules."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -97,3 +98,24 @@ def test_defs_do_not_postpone_annotations() -> None:
     # Dagster reads the annotations of resources and configs at definition time.
     for path in [*(PACKAGE / "defs").glob("*.py"), PACKAGE / "definitions.py"]:
         assert "from __future__ import annotations" not in path.read_text()
+
+
+def test_what_runs_are_forked_from_is_safe_to_fork() -> None:
+    """All is imported, a device is not touched, and only libraries that heed forks have threads."""
+    code = (
+        "import json, sys, pathlib, siglip_pipeline.preload, torch; "
+        "tasks = pathlib.Path('/proc/self/task').glob('*/comm'); "
+        "print(json.dumps([sorted(sys.modules), torch.cuda.is_initialized(), "
+        "sorted(task.read_text().strip() for task in tasks)]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    modules, has_device, threads = json.loads(done.stdout)
+    assert {"torch", "siglip_pipeline.definitions", "dagster_postgres"} <= set(modules)
+    assert not has_device
+    assert len([name for name in threads if not name.startswith("jemalloc")]) == 1, threads

@@ -20,11 +20,11 @@ from urllib.parse import urlencode
 import psutil
 import pytest
 
-from siglip_pipeline import launcher
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.demo.scenes import demo_scenes, render_video
 from siglip_pipeline.launcher import free_port, running
 from siglip_pipeline.settings import Settings, child_environment
+from siglip_pipeline.up_state import write_state
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
 
@@ -153,6 +153,11 @@ def test_an_upload_becomes_searchable_and_everything_stops_and_goes_on(
 
         render_video(Path(settings.uploads) / "a.mp4", scenes, seconds_per_scene=2)
         up.wait_until(lambda: up.status()["videos"]["indexed"] == 1, seconds=300)
+        # The runs were children of the process that has everything imported.
+        (fork_server,) = (
+            p for p in up.family() if "multiprocessing.forkserver" in str(p.cmdline())
+        )
+        assert fork_server.cpu_times().children_user > 0
         found = _cli(settings, "search", scenes[2].caption, "--k", "1", "--json")
         hit = json.loads(found.stdout)["hits"][0]
         assert 4 <= hit["time_seconds"] < 6
@@ -188,8 +193,9 @@ def test_a_taken_port_is_named_with_the_way_out(settings: Settings, option: str)
 def test_a_clock_that_is_set_does_not_hide_what_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    endpoints = launcher.Endpoints("http://127.0.0.1:1", "http://127.0.0.1:2", 3, tmp_path)
-    launcher._write_state(tmp_path, endpoints, [])
+    write_state(
+        tmp_path, dagster_url="http://127.0.0.1:1", page_url="http://127.0.0.1:2", children=[]
+    )
     found = running(tmp_path)
     assert found is not None
     assert found.pid == os.getpid()

@@ -131,6 +131,8 @@ def test_dagster_shows_each_partition_as_what_it_is(collection: Collection) -> N
         assert event is not None
         assert event.asset_materialization is not None
         assert event.asset_materialization.metadata["frames"].value == 50
+        # Without a daemon nobody else would compare the videos.
+        assert instance.get_latest_materialization_event(dg.AssetKey("video_similarity"))
 
 
 def test_what_is_current_is_not_done_again(collection: Collection) -> None:

@@ -41,6 +41,7 @@ class Bench:
     model_id: int
     model_key: str
     engines: list[EmbeddingEngine] = field(default_factory=list)
+    looked_ahead: list[tuple[str, ...]] = field(default_factory=list)
 
     @property
     def uploads(self) -> UploadStore:
@@ -73,6 +74,10 @@ class Bench:
             self.engines.append(EmbeddingEngine([get_model(self.settings)]))
             return self.engines[-1]
 
+        def look_ahead() -> tuple[str, ...]:
+            self.looked_ahead.append(videos)
+            return ahead
+
         results = embed_videos(
             videos,
             frame_store=self.frames,
@@ -80,7 +85,7 @@ class Bench:
             model_id=self.model_id,
             model_key=self.model_key,
             engine=engine,
-            ahead=ahead,
+            ahead=look_ahead,
             force=force,
         )
         return {result.video: result for result in results}
@@ -181,6 +186,9 @@ def test_ahead_is_done_too_and_costs_nothing_when_it_is_not_there(bench: Bench, 
     assert isinstance(again, VectorsStored)
     assert not again.written
     assert len(bench.engines) == 1
+    # Nothing to embed, or all of it in any case: nobody looks.
+    bench.embed("a.mp4", force=True)
+    assert bench.looked_ahead == [("a.mp4",)]
 
 
 def test_what_is_out_of_date_is_what_the_settings_changed(bench: Bench, film: Path) -> None:

@@ -86,6 +86,7 @@ def test_the_record_of_an_upload(tmp_path: Path) -> None:
     assert (upload.path, upload.size_bytes, upload.modified_at) == ("a.mp4", 5, 1_700_000_000)
     assert upload == store.get("a.mp4")
     assert store.local_path("a.mp4") == file
+    assert store.sha256("a.mp4") == hashlib.sha256(b"12345").hexdigest()
     with store.open("a.mp4") as opened:
         opened.seek(2)
         assert opened.read() == b"345"
@@ -189,6 +190,7 @@ def test_memory_is_listed_like_a_folder() -> None:
     store = UploadStore("memory://up")
     assert paths(store) == sorted(NAMES[:4])
     assert store.local_path("b.mp4") is None
+    assert store.sha256("b.mp4") == hashlib.sha256(b"video").hexdigest()
     with store.open("b.mp4") as opened:
         assert opened.read() == b"video"
     with pytest.raises(UploadNotFoundError):
@@ -226,6 +228,7 @@ def test_s3_is_listed_with_entity_tags(s3_options: dict[str, Any]) -> None:
     store = UploadStore(f"s3://{BUCKET}/listed", storage_options=s3_options)
     assert paths(store) == sorted(NAMES[:4])
     before = store.get("b.mp4")
+    assert store.sha256("b.mp4") == hashlib.sha256(b"one").hexdigest()
     assert before.etag == hashlib.md5(b"one").hexdigest()
     assert before.modified_at == pytest.approx(time.time(), abs=60)
     filesystem.pipe(f"{BUCKET}/listed/b.mp4", b"two")

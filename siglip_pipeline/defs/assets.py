@@ -1,6 +1,6 @@
 """The assets: an upload becomes frames, frames become vectors, vectors become an index.
 
-Bodies only orchestrate: the work is in `stages.py` and `store/`, and runs without Dagster.
+Bodies only orchestrate: the work is in `stages/` and `store/`, and runs without Dagster.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from siglip_pipeline.defs.checks import (
     check_vectors,
 )
 from siglip_pipeline.defs.connections import held_connections
-from siglip_pipeline.defs.in_flight import partitions_of_waiting_runs
+from siglip_pipeline.defs.in_flight import partitions_that_wait
 from siglip_pipeline.defs.metadata import (
     embedding_metadata,
     engine_metadata,
@@ -168,12 +168,17 @@ def frame_embeddings(
 
     One transaction per video replaces that video's vectors. The model loads once per run, and only
     when there is something to embed; a run takes a slot of the pool `gpu`. Videos of runs that
-    wait for the slot are embedded ahead: those runs find their vectors stored.
+    wait for the slot, or that a backfill is about to make, are embedded ahead: those runs find
+    their vectors stored.
     """
     outcomes = PartitionOutcomes(context)
     own = list(context.partition_keys)
     settings = siglip.settings()
-    ahead = partitions_of_waiting_runs(context.instance, context.asset_key)
+
+    def ahead() -> list[str]:
+        waiting = partitions_that_wait(context.instance, context.asset_key, after=own[-1])
+        return [path_of_partition(key) for key in waiting]
+
     with (
         held_connections(context.instance),
         retrying_what_heals(context),
@@ -190,7 +195,7 @@ def frame_embeddings(
             model_key=spec.key,
             engine=engine,
             force=config.force,
-            ahead=[path_of_partition(key) for key in ahead],
+            ahead=ahead,
         ):
             key = partition_key(result.video)
             if key not in own:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import dagster as dg
+from dagster._core.definitions.partitions.context import partition_loading_context
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionStatus
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from dagster._core.storage.tags import PARTITION_NAME_TAG
@@ -14,8 +15,9 @@ from siglip_pipeline.defs.partitions import (
     keys_between,
 )
 
-MOST_WAITING_RUNS = 1000
-"""Waiting runs that are looked at: enough for a large backfill, and one query."""
+MOST_AHEAD = 256
+"""Videos that a run embeds for others: the model is loaded once for so many, and no run takes hours
+because others wait."""
 
 
 def partitions_of_run(run: dg.DagsterRun, existing: Sequence[str]) -> list[str]:
@@ -32,24 +34,60 @@ def partitions_of_run(run: dg.DagsterRun, existing: Sequence[str]) -> list[str]:
     return []
 
 
-def partitions_of_waiting_runs(instance: dg.DagsterInstance, asset_key: dg.AssetKey) -> list[str]:
-    """Partition keys of the queued runs over this asset alone, in the order of the queue.
+def partitions_that_wait(
+    instance: dg.DagsterInstance, asset_key: dg.AssetKey, *, after: str
+) -> list[str]:
+    """Partition keys of the queued runs over this asset alone, then those of backfills to come.
 
     Dagster runs cover ranges that are contiguous in the order of the partitions, so a backfill
     over every second video becomes a run for each. Only one has the GPU at a time. It embeds the
     videos of the waiting runs too; each of those then finds its vectors stored, and loads no
     model. See docs/decisions/0004-waiting-runs.md.
+
+    Args:
+        instance: where runs and backfills are kept.
+        asset_key: what they make.
+        after: of a backfill, only what follows this key: it makes its runs in this order.
+
+    Returns:
+        At most :data:`MOST_AHEAD` keys, so that no run does the work of a whole collection.
     """
-    waiting = dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED])
+    statuses = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED]
     runs = [
         run
-        for run in instance.get_runs(waiting, limit=MOST_WAITING_RUNS, ascending=True)
+        for run in instance.get_runs(
+            dg.RunsFilter(statuses=statuses), limit=MOST_AHEAD, ascending=True
+        )
         if run.asset_selection == frozenset({asset_key})
     ]
-    if not runs:
+    targets = _targets_of_backfills(instance, asset_key)
+    if not runs and not targets:
         return []
     existing = instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)
-    return list(dict.fromkeys(key for run in runs for key in partitions_of_run(run, existing)))
+    waiting = [key for run in runs for key in partitions_of_run(run, existing)]
+    position = existing.index(after) if after in existing else -1
+    to_come = [key for key in existing[position + 1 :] if key in targets]
+    return list(dict.fromkeys([*waiting, *to_come]))[:MOST_AHEAD]
+
+
+def _targets_of_backfills(instance: dg.DagsterInstance, asset_key: dg.AssetKey) -> set[str]:
+    """Partition keys that backfills are to make, and that they do not yet know as made or failed.
+
+    The daemon takes a second or so to make each run of a backfill: a run that begins while it does
+    finds few of them in the queue.
+    """
+    found: set[str] = set()
+    with partition_loading_context(dynamic_partitions_store=instance):
+        for backfill in instance.get_backfills(status=BulkActionStatus.REQUESTED):
+            data = backfill.asset_backfill_data
+            if data is None or asset_key not in data.target_subset.asset_keys:
+                continue
+            keys = set(data.target_subset.get_partitions_subset(asset_key).get_partition_keys())
+            for settled in (data.materialized_subset, data.failed_and_downstream_subset):
+                if asset_key in settled.asset_keys:
+                    keys -= set(settled.get_partitions_subset(asset_key).get_partition_keys())
+            found |= keys
+    return found
 
 
 def partitions_in_flight(

@@ -3,8 +3,10 @@
 import dagster as dg
 
 from siglip_pipeline.defs.assets import frame_embeddings, similarity_index, video_frames
+from siglip_pipeline.defs.cleaning import daily_cleaning, remove_old_logs
 from siglip_pipeline.defs.partitions import PART
 from siglip_pipeline.defs.reconciliation import reconciliation
+from siglip_pipeline.defs.similarity import video_similarity
 from siglip_pipeline.parts import PART_TAG
 
 TAGS = {PART_TAG: PART} if PART else {}
@@ -31,6 +33,13 @@ rebuild_index = dg.define_asset_job(
     "publish it.",
 )
 
+compare_videos = dg.define_asset_job(
+    "compare_videos",
+    selection=[video_similarity],
+    tags=TAGS,
+    description="Find videos that are copies of each other, and stretches that two videos share.",
+)
+
 reconcile_collection = dg.define_asset_job(
     "reconcile_collection",
     selection=[reconciliation],
@@ -46,5 +55,8 @@ daily_reconciliation = dg.ScheduleDefinition(
     description="Every night at 03:30 UTC: do all places agree?",
 )
 
-JOBS = [sample_frames, embed_frames, rebuild_index, reconcile_collection]
-SCHEDULES = [daily_reconciliation]
+JOBS = (
+    *(sample_frames, embed_frames, rebuild_index, compare_videos, reconcile_collection),
+    remove_old_logs,
+)
+SCHEDULES = (daily_reconciliation, daily_cleaning)

@@ -1,6 +1,6 @@
 """What became of each partition of a run, told to Dagster so that good and bad keep apart."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,6 @@ from dagster._core.definitions.data_version import (
     DATA_VERSION_TAG,
     DEFAULT_DATA_VERSION,
     NULL_EVENT_POINTER,
-    extract_data_version_from_entry,
     get_input_data_version_tag,
     get_input_event_pointer_tag,
 )
@@ -59,7 +58,7 @@ class PartitionOutcomes:
         self._provenance: dict[str, dict[str, str]] = {}
         if not self._is_single:
             with held_connections(context.instance):
-                self._provenance = {key: self._inputs_of(key) for key in keys}
+                self._provenance = self._inputs_of(keys)
 
     @property
     def succeeded_count(self) -> int:
@@ -133,26 +132,29 @@ class PartitionOutcomes:
         for spec in self._context.assets_def.check_specs:
             yield dg.Output(None, output_name=spec.get_python_identifier())
 
-    def _inputs_of(self, key: str) -> dict[str, str]:
-        """Tags that say which code and which inputs a partition is made from.
+    def _inputs_of(self, keys: Sequence[str]) -> dict[str, dict[str, str]]:
+        """By partition, tags that say which code and which inputs it is made from.
 
         Dagster writes them by itself for a step that yields its output, and reads them to tell
         what is out of date.
         """
         context = self._context
+        storage = context.instance.event_log_storage
+        made = dg.DagsterEventType.ASSET_MATERIALIZATION
         spec = context.assets_def.get_asset_spec(context.asset_key)
-        tags = {CODE_VERSION_TAG: spec.code_version or context.run_id}
+        tags = {key: {CODE_VERSION_TAG: spec.code_version or context.run_id} for key in keys}
         for dep in spec.deps:
-            record = context.instance.get_latest_data_version_record(
-                dep.asset_key, partition_key=key
+            versions = storage.get_latest_tags_by_partition(
+                dep.asset_key, made, [DATA_VERSION_TAG], asset_partitions=keys
             )
-            version = record and extract_data_version_from_entry(record.event_log_entry)
-            tags[get_input_data_version_tag(dep.asset_key)] = (
-                version or DEFAULT_DATA_VERSION
-            ).value
-            tags[get_input_event_pointer_tag(dep.asset_key)] = (
-                str(record.storage_id) if record else NULL_EVENT_POINTER
+            pointers = storage.get_latest_storage_id_by_partition(
+                dep.asset_key, made, partitions=set(keys)
             )
+            for key in keys:
+                version = versions.get(key, {}).get(DATA_VERSION_TAG, DEFAULT_DATA_VERSION.value)
+                pointer = str(pointers.get(key, NULL_EVENT_POINTER))
+                tags[key][get_input_data_version_tag(dep.asset_key)] = version
+                tags[key][get_input_event_pointer_tag(dep.asset_key)] = pointer
         return tags
 
 

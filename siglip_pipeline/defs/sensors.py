@@ -119,7 +119,8 @@ def new_uploads(
     with database.open() as db:
         records = VideoStore(db)
         reported = records.listed_fingerprints(part=PART)
-        changes = upload_changes(uploads.store().list(), reported, frozenset(existing))
+        # Not sorted, and so not kept: of 100,000 uploads only what is new or changed stays.
+        changes = upload_changes(uploads.store().scan(), reported, frozenset(existing))
         if len(reported) > 1 and len(changes.deleted) == len(reported):
             context.log.warning(
                 f"all {len(reported)} known uploads are gone: taken for storage that is not "

@@ -225,6 +225,11 @@ class VideoStore:
         """All videos, by path."""
         return self._rows(sql.SQL("ORDER BY v.path"), model=model_id)
 
+    def named(self, videos: Iterable[str]) -> builtins.list[VideoRow]:
+        """Those of these videos that are known, by path, as they stand under the active model."""
+        suffix = sql.SQL("WHERE v.path = ANY(%(videos)s) ORDER BY v.path")
+        return self._rows(suffix, videos=list(videos), model=None)
+
     def by_id(self, video_id: int) -> VideoRow | None:
         """A video as it stands under the active model; None if unknown."""
         condition = sql.SQL("WHERE v.video_id = %(video)s")

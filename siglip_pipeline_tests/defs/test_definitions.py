@@ -28,8 +28,11 @@ def test_inventory() -> None:
     }
     assert {job.name for job in defs.jobs or []} == {
         *("sample_frames", "embed_frames", "rebuild_index", "reconcile_collection"),
+        *("compare_videos", "remove_old_logs"),
     }
-    assert {schedule.name for schedule in defs.schedules or []} == {"daily_reconciliation"}
+    assert {schedule.name for schedule in defs.schedules or []} == {
+        *("daily_reconciliation", "daily_cleaning"),
+    }
     assert set(defs.resources or {}) == {"uploads", "frame_store", "database", "siglip"}
 
 

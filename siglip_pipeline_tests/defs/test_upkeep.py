@@ -9,10 +9,14 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 
 from siglip_pipeline.definitions import defs
+from siglip_pipeline.defs import in_flight
 from siglip_pipeline.defs.alerts import run_failures
-from siglip_pipeline.defs.in_flight import partitions_in_flight, partitions_of_waiting_runs
+from siglip_pipeline.defs.in_flight import partitions_in_flight, partitions_that_wait
+from siglip_pipeline.defs.partitions import videos_partitions
 from siglip_pipeline.defs.removal import deleted_uploads
 from siglip_pipeline.defs.sensors import new_uploads
 from siglip_pipeline.store.database import Database
@@ -118,7 +122,7 @@ def test_the_gpu_pool_has_its_limit_before_the_first_run(uploads: Path, tmp_path
         assert (limit.name, limit.limit) == ("gpu", 1)
 
 
-def test_partitions_of_waiting_runs_and_of_runs_in_flight(instance: dg.DagsterInstance) -> None:
+def test_partitions_that_wait_and_of_runs_in_flight(instance: dg.DagsterInstance) -> None:
     keys = [f"{n}.mp4" for n in range(8)]
     instance.add_dynamic_partitions("videos", [*keys, "gone.mp4"])
     status = dg.DagsterRunStatus
@@ -129,10 +133,45 @@ def test_partitions_of_waiting_runs_and_of_runs_in_flight(instance: dg.DagsterIn
     _run(instance, "frame_embeddings", status.SUCCESS, "7.mp4", "7.mp4")
     _run(instance, "frame_embeddings", status.NOT_STARTED, "7.mp4", "gone.mp4")
     instance.delete_dynamic_partition("videos", "gone.mp4")
-    waiting = partitions_of_waiting_runs(instance, dg.AssetKey("frame_embeddings"))
-    assert waiting == ["1.mp4", "2.mp4", "6.mp4"]
+    asset = dg.AssetKey("frame_embeddings")
+    assert partitions_that_wait(instance, asset, after="0.mp4") == ["1.mp4", "2.mp4", "6.mp4"]
     busy = partitions_in_flight(instance, keys)
     assert busy == frozenset({"0.mp4", "1.mp4", "2.mp4", "4.mp4", "6.mp4"})
+
+
+def test_what_a_backfill_is_about_to_make_waits_too(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [f"{n}.mp4" for n in range(8)]
+    instance.add_dynamic_partitions("videos", keys)
+    asset = dg.AssetKey("frame_embeddings")
+
+    def subset(*names: str) -> AssetGraphSubset:
+        keys = videos_partitions.subset_with_partition_keys(names)
+        return AssetGraphSubset(  # type: ignore[call-arg]  # a record that mypy does not see through
+            partitions_subsets_by_asset_key={asset: keys}, non_partitioned_asset_keys=frozenset()
+        )
+
+    def backfill(name: str, targets: AssetGraphSubset) -> PartitionBackfill:
+        made: PartitionBackfill = PartitionBackfill.from_asset_graph_subset(
+            name, 1.0, {}, instance, targets, None, None, None
+        )
+        instance.add_backfill(made)
+        return made
+
+    going_on = backfill("aaaa", subset("0.mp4", "2.mp4", "4.mp4", "6.mp4"))
+    assert going_on.asset_backfill_data is not None
+    known = going_on.asset_backfill_data._replace(materialized_subset=subset("4.mp4"))
+    instance.update_backfill(
+        going_on.with_asset_backfill_data(known, instance, defs.resolve_asset_graph())
+    )
+    ended = backfill("bbbb", subset("5.mp4"))
+    instance.update_backfill(ended._replace(status=BulkActionStatus.COMPLETED_SUCCESS))
+    _run(instance, "frame_embeddings", dg.DagsterRunStatus.NOT_STARTED, "7.mp4", "7.mp4")
+    # First what waits in the queue; of the backfill what comes after, and is not made yet.
+    assert partitions_that_wait(instance, asset, after="0.mp4") == ["7.mp4", "2.mp4", "6.mp4"]
+    monkeypatch.setattr(in_flight, "MOST_AHEAD", 2)
+    assert partitions_that_wait(instance, asset, after="0.mp4") == ["7.mp4", "2.mp4"]
 
 
 def test_a_failed_run_is_told_with_its_reasons(

@@ -73,6 +73,11 @@ def test_counts_add_up(database: Database) -> None:
     assert (counts.total, counts.indexed, counts.failed, counts.pending) == (5, 3, 1, 1)
     assert (counts.frames, counts.vectors) == (72, 72)
     assert [failure.video for failure in counts.failures] == ["bad.mp4"]
+    named = videos.named(["new.mp4", "absent.mp4", "bad.mp4"])
+    assert [(row.video, row.state) for row in named] == [
+        ("bad.mp4", "failed"),
+        ("new.mp4", "pending"),
+    ]
 
 
 def test_paths_sort_by_their_bytes(database: Database) -> None:

@@ -1,25 +1,19 @@
-"""The two per-video stages, free of Dagster: an upload to stored frames, frames to stored vectors.
+"""The first stage: an upload to stored frames."""
 
-Both take paths, skip what is current, take over what another video of the same content has, go on
-after a failure, and record in the database what became of each video.
-"""
-
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from siglip_pipeline.errors import (
     DamagedFramesError,
     FrameStoreError,
     UploadError,
-    VectorError,
     VideoError,
 )
-from siglip_pipeline.records import EmbeddingBatch, FrameBatch, Upload, VideoInfo
+from siglip_pipeline.records import Upload, VideoInfo
 from siglip_pipeline.reuse import plan_frames
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.stages.outcomes import note_failure, version_of
 from siglip_pipeline.store.database import Database
-from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.extract import DecodeOptions, FrameReport, extract_many
@@ -27,11 +21,7 @@ from siglip_pipeline.video.frame_store import FrameFileMetadata, FrameStore
 from siglip_pipeline.video.jobs import frame_recipe
 from siglip_pipeline.video.sampling import Sampling
 
-if TYPE_CHECKING:
-    from siglip_pipeline.siglip.engine import EmbeddingEngine
-
 FRAMES_STAGE = "video_frames"
-VECTORS_STAGE = "frame_embeddings"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,28 +39,7 @@ class FramesStored:
     @property
     def data_version(self) -> str:
         """Equal for equal content and sampling."""
-        return _version(self.stored)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VectorsStored:
-    """The vectors of one video are in the database."""
-
-    video: str
-    vectors: int
-    frames: int
-    """Stored frames, each of which has to have a vector."""
-    model_key: str
-    written: bool
-    """False when the same vectors were stored already."""
-    frames_version: str
-    reused_from: str | None = None
-    """The video of the same content whose vectors were taken over."""
-
-    @property
-    def data_version(self) -> str:
-        """Equal for equal frames and model."""
-        return f"{self.frames_version}-{self.model_key}"
+        return version_of(self.stored)
 
 
 def current_recipe(settings: Settings) -> str:
@@ -236,7 +205,7 @@ class _FramesStage:
 
     def failed(self, error: VideoError, upload: Upload | None = None) -> VideoError:
         """Record a failure."""
-        return _failed(self.records, error, FRAMES_STAGE, upload)
+        return note_failure(self.records, error, FRAMES_STAGE, upload)
 
     def _record(
         self,
@@ -256,169 +225,3 @@ class _FramesStage:
             damaged_share=damaged_share,
             source_fingerprint=source_fingerprint or upload.fingerprint,
         )
-
-
-def embed_videos(
-    videos: Sequence[str],
-    *,
-    frame_store: FrameStore,
-    database: Database,
-    model_id: int,
-    model_key: str,
-    engine: "Callable[[], EmbeddingEngine]",
-    force: bool = False,
-    ahead: Sequence[str] = (),
-) -> Iterator[VectorsStored | VideoError]:
-    """Embed the stored frames of each video and write the vectors, one transaction per video.
-
-    Args:
-        videos: paths below UPLOADS, embedded in this order.
-        engine: called once, and only when there is something to embed.
-        force: embed even what is current, or stored for another video of the same content.
-        ahead: further videos, embedded after the others while the model is loaded; those that
-            have no frames yet are passed over.
-
-    Yields:
-        One outcome per video.
-    """
-    stage = _VectorsStage(VideoStore(database), VectorStore(database), model_id, model_key)
-    to_embed: dict[str, FrameFileMetadata] = {}
-    followers: dict[str, list[str]] = {}
-    leaders: dict[str, str] = {}
-    for video in dict.fromkeys([*videos, *ahead]):
-        try:
-            stored = frame_store.metadata(video)
-        except FrameStoreError as error:
-            if video in videos:
-                yield stage.failed(
-                    VideoError(video, str(error)), damaged=isinstance(error, DamagedFramesError)
-                )
-            continue
-        if not force and (done := stage.current(video, stored) or stage.take_over(video, stored)):
-            yield done
-        elif not force and (leader := leaders.get(_version(stored))):
-            followers.setdefault(leader, []).append(video)
-        else:
-            leaders[_version(stored)] = video
-            to_embed[video] = stored
-    if not to_embed:
-        return
-
-    damaged: set[str] = set()
-
-    def frames_of(video: str) -> Iterator[FrameBatch]:
-        try:
-            yield from frame_store.read(video)
-        except DamagedFramesError:
-            damaged.add(video)
-            raise
-
-    def streams() -> Iterator[tuple[str, Iterable[FrameBatch]]]:
-        for video in to_embed:
-            yield video, frames_of(video)
-
-    frames_total = sum(stored.frames for stored in to_embed.values())
-    for result in engine().embed(streams(), frames_total=frames_total):
-        if isinstance(result, VideoError):
-            outcome: VectorsStored | VideoError = stage.failed(
-                result, damaged=result.video in damaged
-            )
-        else:
-            outcome = stage.load(result, to_embed[result.video], force=force)
-        yield outcome
-        for follower in followers.get(outcome.video, []):
-            if isinstance(outcome, VideoError):
-                yield stage.failed(VideoError(follower, outcome.reason))
-            else:
-                yield stage.take_over(follower, to_embed[outcome.video]) or stage.failed(
-                    VideoError(follower, f"the vectors of its double {outcome.video} are gone")
-                )
-
-
-class _VectorsStage:
-    """What `embed_videos` does with one video."""
-
-    def __init__(
-        self, records: VideoStore, vectors: VectorStore, model_id: int, model_key: str
-    ) -> None:
-        self._records = records
-        self._vectors = vectors
-        self._model_id = model_id
-        self._model_key = model_key
-
-    def current(self, video: str, stored: FrameFileMetadata) -> VectorsStored | None:
-        """The stored vectors, when they are of these frames."""
-        if self._vectors.is_current(
-            self._model_id, video, source_sha256=stored.source_sha256, sampling=stored.sampling
-        ):
-            return self._stored(video, stored, stored.frames, written=False)
-        return None
-
-    def take_over(self, video: str, stored: FrameFileMetadata) -> VectorsStored | VideoError | None:
-        """Give a video the vectors of one with the same content; None if there is none."""
-        twin = self._vectors.twin(
-            self._model_id, source_sha256=stored.source_sha256, sampling=stored.sampling
-        )
-        if twin is None:
-            return None
-        batch = replace(self._vectors.vectors(self._model_id, twin), video=video)
-        if len(batch) != stored.frames:
-            return None
-        return self.load(batch, stored, reused_from=twin)
-
-    def load(
-        self,
-        batch: EmbeddingBatch,
-        stored: FrameFileMetadata,
-        *,
-        force: bool = False,
-        reused_from: str | None = None,
-    ) -> VectorsStored | VideoError:
-        """Write the vectors of a video."""
-        try:
-            self._vectors.load(
-                self._model_id,
-                batch,
-                source_sha256=stored.source_sha256,
-                sampling=stored.sampling,
-                force=force,
-            )
-        except VectorError as error:
-            return self.failed(VideoError(batch.video, str(error)))
-        return self._stored(batch.video, stored, len(batch), written=True, reused_from=reused_from)
-
-    def failed(self, error: VideoError, *, damaged: bool = False) -> VideoError:
-        """Record a failure; damaged frames are made again."""
-        if damaged:
-            self._records.frames_are_damaged(error.video)
-        return _failed(self._records, error, VECTORS_STAGE)
-
-    def _stored(
-        self,
-        video: str,
-        stored: FrameFileMetadata,
-        vectors: int,
-        *,
-        written: bool,
-        reused_from: str | None = None,
-    ) -> VectorsStored:
-        return VectorsStored(
-            video=video,
-            vectors=vectors,
-            frames=stored.frames,
-            model_key=self._model_key,
-            written=written,
-            frames_version=_version(stored),
-            reused_from=reused_from,
-        )
-
-
-def _version(stored: FrameFileMetadata) -> str:
-    return f"{stored.source_sha256[:16]}-{stored.sampling.replace(' ', '-')}"
-
-
-def _failed(
-    records: VideoStore, error: VideoError, stage: str, upload: Upload | None = None
-) -> VideoError:
-    records.record_failure(error.video, stage=stage, reason=error.reason, upload=upload)
-    return error

@@ -1,0 +1,28 @@
+"""What runs need, imported once: every run is forked from a process that has imported this module.
+
+Importing it connects to nothing and reads no model.
+"""
+
+import gc
+from importlib import import_module
+
+from siglip_pipeline.definitions import defs
+from siglip_pipeline.settings import Settings
+
+MODULES = ("dagster._core.execution.api", "dagster._grpc.impl", "dagster_postgres")
+# With Celery the steps run elsewhere, and these would only take memory here.
+EMBEDDING_MODULES = (
+    *("siglip_pipeline.siglip.engine", "siglip_pipeline.siglip.model"),
+    *("transformers.models.auto.tokenization_auto", "transformers.models.siglip.modeling_siglip"),
+    "transformers.models.siglip2.modeling_siglip2",
+)
+
+for module in MODULES:
+    import_module(module)
+if Settings.load().executor == "in_process":
+    for module in EMBEDDING_MODULES:
+        import_module(module)
+
+defs.get_repository_def()
+# What is there now stays shared between the runs: a collection would write to every object.
+gc.freeze()

@@ -1,0 +1,23 @@
+"""The two per-video stages, free of Dagster: an upload to stored frames, frames to stored vectors.
+
+Both take paths, skip what is current, take over what another video of the same content has, go on
+after a failure, and record in the database what became of each video.
+"""
+
+from siglip_pipeline.stages.frames import (
+    FRAMES_STAGE,
+    FramesStored,
+    current_recipe,
+    sample_videos,
+)
+from siglip_pipeline.stages.vectors import VECTORS_STAGE, VectorsStored, embed_videos
+
+__all__ = [
+    "FRAMES_STAGE",
+    "VECTORS_STAGE",
+    "FramesStored",
+    "VectorsStored",
+    "current_recipe",
+    "embed_videos",
+    "sample_videos",
+]
