@@ -18,7 +18,7 @@ from siglip_pipeline.errors import LaunchError
 
 logger = logging.getLogger("siglip_pipeline.launcher")
 
-_STOP_SECONDS: Final = 3.0
+_STOP_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
