@@ -16,7 +16,7 @@ import typer
 from siglip_pipeline import __version__, console, search_cli, store_cli
 from siglip_pipeline.cli_settings import Json
 from siglip_pipeline.cli_settings import load_settings as _settings
-from siglip_pipeline.errors import SiglipPipelineError
+from siglip_pipeline.errors import NO_ROOM, SiglipPipelineError
 from siglip_pipeline.interrupts import heed_interrupts
 from siglip_pipeline.settings import Settings
 
@@ -259,6 +259,16 @@ def main() -> None:
         if "--json" in sys.argv[1:]:
             console.print_json({"error": {"type": type(error).__name__, "message": str(error)}})
         console.err.print(f"[red]error:[/red] {_escape(str(error))}", highlight=False)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        place = f" for {error.filename}" if error.filename else ""
+        console.err.print(
+            f"[red]error:[/red] no room left{_escape(place)} ({error.strerror}); free some on that "
+            "disk, or set SIGLIP_HOME to another one",
+            highlight=False,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

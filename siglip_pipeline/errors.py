@@ -24,6 +24,7 @@
     │   ├── EmbeddedDatabaseError
     │   ├── VectorError             vectors that must not be stored
     │   └── SimilarityIndexError    an index could not be built or published
+    │       └── IndexBusyError *    another process is building one
     ├── SearchError
     │   ├── QueryError              the query itself is wrong
     │   └── NothingIndexedError     there is nothing to search yet
@@ -34,7 +35,11 @@
 A message names the value, what is allowed, and the remedy.
 """
 
-from typing import ClassVar
+import errno
+from typing import ClassVar, Final
+
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the system says of a full disk, a quota, and a limit on the size of a file."""
 
 
 class SiglipPipelineError(Exception):
@@ -144,6 +149,12 @@ class VectorError(StoreError):
 
 class SimilarityIndexError(StoreError):
     """An index could not be built, or did not reach the recall that publishing needs."""
+
+
+class IndexBusyError(SimilarityIndexError):
+    """Another process is building an index of the same model."""
+
+    retryable = True
 
 
 class SearchError(SiglipPipelineError):

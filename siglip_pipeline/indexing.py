@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from siglip_pipeline import console
-from siglip_pipeline.errors import LaunchError, QueryError
+from siglip_pipeline.errors import DatabaseUnavailableError, LaunchError, QueryError
 from siglip_pipeline.freshness import out_of_date
 from siglip_pipeline.ingest import Ingested, bring_in
 from siglip_pipeline.launcher import running
@@ -25,6 +25,7 @@ LEFT_TO_AUTOMATION = "video_similarity"
 """A Dagster that runs brings it up to date by itself: nobody waits for it who did not ask."""
 
 _POLL_SECONDS = 0.5
+_PATIENCE_SECONDS = 300.0
 
 
 def ingest_videos(
@@ -198,20 +199,36 @@ def watch_until(
     quiet: bool,
     tick: Callable[[], None] = lambda: None,
 ) -> PipelineStatus:
-    """Show live progress until ``done`` says so of a status; ``tick`` is called at every look."""
-    progress = console.PipelineProgress()
+    """Show live progress until ``done`` says so of a status; ``tick`` is called at every look.
 
-    def look() -> PipelineStatus:
-        status = collect_status(database, settings)
+    A database that restarts meanwhile is waited for: the work goes on elsewhere.
+
+    Raises:
+        DatabaseUnavailableError: it does not answer at first, or not for minutes.
+    """
+    progress = console.PipelineProgress()
+    answered = time.monotonic()
+
+    def look(before: PipelineStatus | None) -> PipelineStatus:
+        nonlocal answered
+        try:
+            status = collect_status(database, settings)
+        except DatabaseUnavailableError:
+            if before is None or time.monotonic() - answered > _PATIENCE_SECONDS:
+                raise
+            return before
+        answered = time.monotonic()
         if not quiet:
             progress.show(status, max(expected, status.total))
         return status
 
     with nullcontext() if quiet else progress:
-        while not done(look()):
+        status = look(None)
+        while not done(status):
             tick()
             time.sleep(_POLL_SECONDS)
-        return look()
+            status = look(status)
+        return look(status)
 
 
 class _InBackground:

@@ -8,6 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import dagster as dg
+import psycopg2
+import sqlalchemy.exc
+from dagster_postgres.utils import DagsterPostgresException
 
 from siglip_pipeline.definitions import defs
 from siglip_pipeline.defs.announcements import report_uploads
@@ -21,7 +24,12 @@ from siglip_pipeline.defs.partitions import (
     partition_key,
 )
 from siglip_pipeline.defs.similarity import video_similarity
-from siglip_pipeline.errors import RunFailedError, UploadNotFoundError
+from siglip_pipeline.errors import (
+    DatabaseFullError,
+    DatabaseUnavailableError,
+    RunFailedError,
+    UploadNotFoundError,
+)
 from siglip_pipeline.indexing import ASSETS
 from siglip_pipeline.launcher import prepare_dagster_home, with_databases
 from siglip_pipeline.settings import Settings, process_environment
@@ -67,8 +75,14 @@ def materialize_videos(
     Raises:
         UploadNotFoundError: a path is not below UPLOADS.
         RunFailedError: a run failed for another reason than single videos.
+        DatabaseUnavailableError: Dagster's own storage was lost on the way.
+        DatabaseFullError: Dagster's own storage has no room left.
     """
-    with dg.DagsterInstance.get() as instance, held_connections(instance):
+    with (
+        _translated_storage_errors(),
+        dg.DagsterInstance.get() as instance,
+        held_connections(instance),
+    ):
         _register(instance, settings, videos)
         ok = True
         for asset in PER_VIDEO:
@@ -82,6 +96,31 @@ def materialize_videos(
             if asset.key.path[-1] in assets:
                 ok &= _run(instance, asset.key, {}, {})
         return ok
+
+
+@contextmanager
+def _translated_storage_errors() -> Iterator[None]:
+    """Say plainly that Dagster lost its storage: a run cannot record what it did, and ends."""
+    try:
+        yield
+    except (psycopg2.Error, sqlalchemy.exc.SQLAlchemyError, DagsterPostgresException) as error:
+        causes = [error, *_causes(error)]
+        text = str(causes[-1]).strip()
+        if any(isinstance(cause, psycopg2.errors.DiskFull) for cause in causes):
+            raise DatabaseFullError(
+                f"Dagster's storage has no room left: {text}; free some on the server's disk, and "
+                "run this again"
+            ) from error
+        raise DatabaseUnavailableError(
+            f"Dagster's storage was lost during the run: {text}; run this again, what is done is "
+            "not done again"
+        ) from error
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    while (cause := error.__cause__ or error.__context__) is not None:
+        yield cause
+        error = cause
 
 
 def _register(instance: dg.DagsterInstance, settings: Settings, videos: Sequence[str]) -> None:

@@ -254,3 +254,33 @@ def test_reconciliation_finds_what_was_skipped_and_has_it_taken_up_again(
     assert isinstance(embedded["b.mp4"], VectorsStored)
     assert embedded["b.mp4"].written
     assert VectorStore(bench.database).summary(bench.model_id, "b.mp4").vectors == 4
+
+
+def test_damaged_frames_are_made_again_though_their_footer_is_whole(
+    bench: Bench, film: Path
+) -> None:
+    shutil.copyfile(film, bench.folder / "a.mp4")
+    bench.sample("a.mp4")
+    whole = next(iter(bench.frames.read("a.mp4"))).jpegs
+    (file,) = Path(bench.frames.url).glob("*.parquet")
+    content = file.read_bytes()
+    file.write_bytes(content[:9000] + bytes(4096) + content[13096:])
+    failed = bench.embed("a.mp4")["a.mp4"]
+    assert isinstance(failed, VideoError)
+    assert "is damaged" in failed.reason
+    store = VideoStore(bench.database)
+    assert [failure.video for failure in store.failures()] == ["a.mp4"]
+    assert out_of_date(bench.database, bench.settings).frames == ("a.mp4",)
+    assert store.listed_fingerprints() == {"a.mp4": ""}, "the sensor takes it up again"
+    # A double of it does not get them either.
+    shutil.copyfile(film, bench.folder / "b.mp4")
+    assert _from(bench.sample("b.mp4")["b.mp4"]) is None
+    assert _from(bench.sample("a.mp4")["a.mp4"]) == "b.mp4"
+    assert next(iter(bench.frames.read("a.mp4"))).jpegs == whole
+    assert isinstance(bench.embed("a.mp4")["a.mp4"], VectorsStored)
+    assert store.failures() == []
+    # Sampling looks at all of it before it calls it current.
+    (file,) = Path(bench.frames.url).glob("a.mp4*.parquet")
+    file.write_bytes(content[:9000] + bytes(4096) + content[13096:])
+    bench.sample("a.mp4")
+    assert next(iter(bench.frames.read("a.mp4"))).jpegs == whole

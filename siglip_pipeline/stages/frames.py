@@ -157,7 +157,7 @@ class _FramesStage:
         ):
             return None
         try:
-            stored = self._frame_store.metadata(upload.path)
+            stored = self._frame_store.verify(upload.path)  # all of it: what is damaged is no use
         except FrameStoreError:
             return None
         if stored.source_sha256 != row.sha256 or stored.sampling != self.recipe:

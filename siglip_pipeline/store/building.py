@@ -12,7 +12,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import Jsonb
 
-from siglip_pipeline.errors import SimilarityIndexError, StoreError
+from siglip_pipeline.errors import IndexBusyError, SimilarityIndexError, StoreError
 from siglip_pipeline.store import generations, tables, tuning
 from siglip_pipeline.store.database import LOCK_BUILD, Connection, Database
 from siglip_pipeline.store.index_kinds import Generation, index_kind
@@ -33,12 +33,12 @@ def building(database: Database, model_id: int) -> Iterator[None]:
     """Be the only process that builds an index for this model.
 
     Raises:
-        SimilarityIndexError: another one is at it.
+        IndexBusyError: another one is at it.
     """
     with database.autocommit() as guard:
         got = guard.execute("SELECT pg_try_advisory_lock(%s, %s)", [LOCK_BUILD, model_id])
         if got.fetchone() != (True,):
-            raise SimilarityIndexError(
+            raise IndexBusyError(
                 f"another process is building an index for model {model_id}; wait for it to end"
             )
         try:

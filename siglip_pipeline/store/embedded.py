@@ -12,6 +12,7 @@ import fcntl
 import logging
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import time
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 DATABASE = "siglip"
 STOP_SECONDS = 60.0
+# A segment of write-ahead log, which a server that recovers may have to make.
+NEEDED_BYTES = 16 * tuning.MIB
 LOG_BYTES_KEPT = 16 * tuning.MIB
 
 
@@ -274,12 +277,21 @@ class EmbeddedPostgres:
                 except psycopg.OperationalError as error:
                     reason = str(error).strip()
             elif running is None and (self._child is None or self._child.poll() is not None):
-                raise EmbeddedDatabaseError(f"Postgres did not start:\n{self._log_tail()}")
+                raise EmbeddedDatabaseError(
+                    f"Postgres did not start{self._room()}:\n{self._log_tail()}"
+                )
             if time.monotonic() - said > 5:
                 said = time.monotonic()
                 last = self._log_tail(1) or reason
                 logger.info("waiting for Postgres, %.0f s so far: %s", said - began, last)
             time.sleep(0.05)
+
+    def _room(self) -> str:
+        """A remark where the disk is full: then there may be no room for the log to say so."""
+        free = shutil.disk_usage(self.data.parent).free
+        if free >= NEEDED_BYTES:
+            return ""
+        return f"; there is no room left on the disk of {self.data.parent}, free some there"
 
     def _log_tail(self, lines: int = 15) -> str:
         try:

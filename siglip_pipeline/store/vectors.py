@@ -91,7 +91,8 @@ class VectorStore:
             force: write even if the same source and sampling are stored.
 
         Raises:
-            VectorError: not finite, not of unit length, wrong size, frames out of order.
+            VectorError: not finite, not of unit length, wrong size, frames out of order; or the
+                video was forgotten meanwhile.
             ModelNotFoundError: no such model.
         """
         model = self._model(model_id)
@@ -99,6 +100,11 @@ class VectorStore:
         with self._database.connection() as connection:
             video_id = videos.ensure(connection, batch.video)
             generations.lock_for_writing(connection, model_id, video_id)
+            if videos.find(connection, batch.video) != video_id:  # while we waited for the lock
+                raise VectorError(
+                    f"{batch.video}: it was forgotten while it was embedded, since its upload is "
+                    "gone; upload it again to have it searchable"
+                )
             if not force:
                 stored = _current(connection, model_id, video_id, source_sha256, sampling)
                 if stored is not None:

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from siglip_pipeline.errors import DamagedFramesError, FrameStoreError, StorageFullError
+from siglip_pipeline.errors import NO_ROOM, DamagedFramesError, FrameStoreError, StorageFullError
 from siglip_pipeline.records import IntArray, VideoInfo
 
 SCHEMA_VERSION: Final = 1
@@ -31,8 +31,6 @@ ROW_GROUP_BYTES: Final = 2**20
 
 METADATA_KEY: Final = b"siglip_pipeline"
 
-NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""A full disk, a quota, and a limit on the size of a file."""
 
 SCHEMA: Final = pa.schema(
     [

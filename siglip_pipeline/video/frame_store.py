@@ -18,12 +18,11 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 
-from siglip_pipeline.errors import DamagedFramesError, FrameStoreError, StorageFullError
+from siglip_pipeline.errors import NO_ROOM, DamagedFramesError, FrameStoreError, StorageFullError
 from siglip_pipeline.records import FrameBatch, VideoInfo
 from siglip_pipeline.uploads import BUCKET_PROTOCOLS
 from siglip_pipeline.video.contact_sheet import contact_sheet, evenly_spaced
 from siglip_pipeline.video.frame_file import (
-    NO_ROOM,
     FrameFile,
     FrameFileMetadata,
     FrameFileWriter,

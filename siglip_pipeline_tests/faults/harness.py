@@ -76,15 +76,23 @@ class Zygote:
     """Starts commands without waiting for imports; see `zygote.py`."""
 
     process: "subprocess.Popen[str]"
+    running: int | None = None
 
     def ask(self, request: dict[str, Any]) -> int:
+        if self.running is not None:  # a case that failed in its middle has left it behind
+            end_family(self.running)
+            self.status()
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        return int(self._answer()["pid"])
+        self.running = int(self._answer()["pid"])
+        return self.running
 
     def status(self) -> int:
-        return int(self._answer()["status"])
+        """Exit status of the command, when it has ended; of a signal, as a negative number."""
+        ended = int(self._answer()["status"])
+        self.running = None
+        return ended
 
     def _answer(self) -> dict[str, int]:
         assert self.process.stdout is not None

@@ -13,8 +13,12 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from pathlib import Path
 from typing import Any
+
+CRASHED = 70
+"""Exit status of a command that ended with a traceback, which no command should."""
 
 PRELOADED = (
     "siglip_pipeline.cli",
@@ -71,6 +75,9 @@ def _run(request: dict[str, Any]) -> None:
         status = 0
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        status = CRASHED
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
