@@ -33,7 +33,7 @@ from siglip_pipeline.store.search import (
     K_MAX,
     ActiveModelChangedError,
     FrameHit,
-    search_frames,
+    MomentSearch,
 )
 from siglip_pipeline.store.vectors import VectorStore
 
@@ -86,6 +86,7 @@ class SearchService:
         self._settings = settings
         self._embedder = embedder or QueryEmbedder(settings)
         self._vectorizer = QueryVectorizer(self._embedder, VectorStore(database))
+        self._moments = MomentSearch(database)
         self._active: ModelRow | None = None
 
     def load(self, tower: Literal["text", "image"] = "text") -> None:
@@ -344,8 +345,7 @@ class SearchService:
         by_score = vectors.texts_PD is None
         wanted = k
         while True:
-            found = search_frames(
-                self._database,
+            found = self._moments.search(
                 model,
                 vectors.query_QD,
                 k=wanted,

@@ -5,15 +5,15 @@ several such cuts in a row: a long take that was cut at its 64th frame, or a dia
 reverse shot. Here, the best moment takes in its neighbours as long as they score nearly as well.
 """
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 MomentKey = tuple[int, int]
 """(video_id, moment): moments of a video are numbered in time order."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoredMoment:
+class ScoredMoment(NamedTuple):
     """A moment as the index cuts it, with its best frame."""
 
     video: str
@@ -37,32 +37,41 @@ class ScoredMoment:
         return -self.score, self.video, self.frame_index
 
 
+class Reach(NamedTuple):
+    """How far to both sides of a peak moments score nearly as well; they tile the video."""
+
+    first: int
+    """Number of the first moment."""
+    last: int
+    """… and of the last one, inclusive."""
+    start_seconds: float
+    end_seconds: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MomentGroup:
     """Neighbouring moments that are one answer."""
 
     peak: ScoredMoment
-    start_seconds: float
-    end_seconds: float
-    moments: int
-    """How many there are."""
+    reach: Reach
+    """Of its own: without what better peaks took."""
 
 
 @dataclass(slots=True)
 class Grouping:
-    """What could be told from the moments whose scores are known."""
+    """What could be told from the peaks whose reach is known."""
 
     groups: list[MomentGroup] = field(default_factory=list)
     """Best first."""
-    unknown: set[MomentKey] = field(default_factory=set)
-    """Moments whose scores decide where a group ends."""
+    unknown: list[ScoredMoment] = field(default_factory=list)
+    """Peaks whose reach decides what comes next; the first one for certain."""
     below: bool = False
     """A moment under the least score was met: there are no better ones left."""
 
 
 def group_moments(
     peaks: Iterable[ScoredMoment],
-    known: Mapping[MomentKey, ScoredMoment | None],
+    reaches: Mapping[MomentKey, Reach],
     *,
     k: int,
     within: float,
@@ -73,13 +82,12 @@ def group_moments(
 
     From best to worst, a moment that is in no group yet is the peak of a new one. The group goes on
     to both sides over moments that are in no group, as long as each scores at least the peak's
-    score less ``within``. So each moment is in one group, and which one depends on scores alone,
-    not on the order in which an index found them.
+    score less ``within``, and at least ``min_score``. So each moment is in one group, and which one
+    depends on scores alone, not on the order in which an index found them.
 
     Args:
         peaks: moments that an index found; sorted here.
-        known: the score of every moment that was looked at; None: there is none, or it is out of
-            scope.
+        reaches: how far each peak goes; grouping stops at the first one that is missing.
         k: at most so many groups.
         within: cosine that two scores may differ by and still belong together; negative: a group
             is one moment.
@@ -87,54 +95,42 @@ def group_moments(
         max_per_video: at most so many groups of one video.
     """
     result = Grouping()
-    taken: set[MomentKey] = set()
-    of_video: dict[int, int] = {}
+    taken: dict[int, list[Reach]] = {}
+    seen: dict[int, int] = {}
     for peak in sorted(peaks, key=lambda moment: moment.rank):
-        if len(result.groups) == k:
+        # Of those that are asked about, some will turn out to be in the reach of others.
+        if 2 * len(result.groups) + len(result.unknown) >= 2 * k:
             break
         if peak.score < min_score:
-            result.below = True
+            result.below = not result.unknown
             break
-        if peak.key in taken:
+        others = taken.setdefault(peak.video_id, [])
+        if any(other.first <= peak.moment <= other.last for other in others):
             continue
-        of_video[peak.video_id] = of_video.get(peak.video_id, 0) + 1
-        if max_per_video is not None and of_video[peak.video_id] > max_per_video:
+        seen[peak.video_id] = seen.get(peak.video_id, 0) + 1
+        if max_per_video is not None and seen[peak.video_id] > max_per_video:
             # Its neighbours would be too many as well, whatever group they are in.
             continue
-        floor = max(peak.score - within, min_score)
-        members = [peak]
-        for step in (-1, 1) if within >= 0 else ():
-            members += _reach(peak, step, known, floor, taken, result.unknown)
-        taken.update(member.key for member in members)
-        result.groups.append(
-            MomentGroup(
-                peak=peak,
-                start_seconds=min(member.start_seconds for member in members),
-                end_seconds=max(member.end_seconds for member in members),
-                moments=len(members),
-            )
-        )
+        reach = _alone(peak) if within < 0 else reaches.get(peak.key)
+        if reach is None or result.unknown:
+            # Those that follow are only likely to be peaks: one of these may take them in.
+            result.unknown += [peak] if reach is None else []
+            continue
+        for other in others:
+            reach = _up_to(reach, peak.moment, other)
+        others.append(reach)
+        result.groups.append(MomentGroup(peak=peak, reach=reach))
     return result
 
 
-def _reach(
-    peak: ScoredMoment,
-    step: int,
-    known: Mapping[MomentKey, ScoredMoment | None],
-    floor: float,
-    taken: Container[MomentKey],
-    unknown: set[MomentKey],
-) -> list[ScoredMoment]:
-    """Moments to one side of the peak that belong to it."""
-    members: list[ScoredMoment] = []
-    moment = peak.moment + step
-    while moment >= 0 and (key := (peak.video_id, moment)) not in taken:
-        if key not in known:
-            unknown.add(key)
-            break
-        found = known[key]
-        if found is None or found.score < floor:
-            break
-        members.append(found)
-        moment += step
-    return members
+def _alone(peak: ScoredMoment) -> Reach:
+    return Reach(peak.moment, peak.moment, peak.start_seconds, peak.end_seconds)
+
+
+def _up_to(reach: Reach, moment: int, other: Reach) -> Reach:
+    """What is left of a reach around a moment beside what another one has taken."""
+    if other.last < moment and other.last >= reach.first:
+        return reach._replace(first=other.last + 1, start_seconds=other.end_seconds)
+    if other.first > moment and other.first <= reach.last:
+        return reach._replace(last=other.first - 1, end_seconds=other.start_seconds)
+    return reach

@@ -4,36 +4,39 @@ Shapes: Q vectors of one query, D dimensions.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 import psycopg
-from pgvector import HalfVector
-from psycopg import sql
 
 from siglip_pipeline.errors import NothingIndexedError, QueryError
 from siglip_pipeline.records import FloatArray
-from siglip_pipeline.store import generations, tables
+from siglip_pipeline.store import generations
 from siglip_pipeline.store.database import Connection, Database
-from siglip_pipeline.store.execution import apply_settings, choose_kind, effort_of, execute
+from siglip_pipeline.store.execution import apply_settings, choose_kind, effort_of
 from siglip_pipeline.store.grouping import (
     MomentGroup,
     MomentKey,
+    Reach,
     ScoredMoment,
     group_moments,
 )
-from siglip_pipeline.store.index_kinds import Generation, IndexKind, Scope, index_kind
+from siglip_pipeline.store.index_kinds import Generation, Scope, index_kind
 from siglip_pipeline.store.models import ModelRow
+from siglip_pipeline.store.near_moments import MomentQueries, NearMoments, read_near
 from siglip_pipeline.store.scope import resolve_scope
 
 ROWS_MAX = 20_000
 # Of an exact search: frames of the best moments crowd out the others.
 EXACT_ROWS = 256
 K_MAX = 1000
+WALKED = 100
+"""Peaks at most that one statement follows to both sides: better ones may take in those behind."""
 APART = -1.0
 """For ``within``: every moment of the index is a hit of its own."""
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,89 +57,117 @@ class ActiveModelChangedError(Exception):
     """Another model has been promoted since the query was embedded: embed it again."""
 
 
-def search_frames(
-    database: Database,
-    model: ModelRow,
-    query: FloatArray,
-    *,
-    k: int,
-    videos: Sequence[str] | None = None,
-    time_range: tuple[float, float] | None = None,
-    uploaded_after: datetime | None = None,
-    uploaded_before: datetime | None = None,
-    ef_search: int | None = None,
-    max_per_video: int | None = None,
-    min_score: float = -2.0,
-    within: float = APART,
-    must_be_active: bool = False,
-) -> list[FrameHit]:
-    """The ``k`` moments nearest to a query, one hit each; fewer only when there are fewer.
+class MomentSearch:
+    """Searches one database. Thread-safe; keep one for many searches.
 
-    Args:
-        database: where.
-        model: the model that the query was embedded with.
-        query: unit vector [D], or several [Q, D]: a moment scores what the nearest of them says.
-        k: at most 1000.
-        videos: paths and globs to search in; None: all.
-        time_range: seconds within the video, half-open.
-        uploaded_after: the upload was modified at this time or later.
-        uploaded_before: … before this time.
-        ef_search: how hard to look; None: what the index's recall was measured with.
-        max_per_video: at most so many moments of one video.
-        min_score: moments that score less are no hits.
-        within: neighbouring moments whose scores differ by at most this are one hit, see
-            :mod:`~siglip_pipeline.store.grouping`.
-        must_be_active: search only if the model is the one that search answers with.
-
-    Returns:
-        Hits by falling score; ties by path, then frame.
-
-    Raises:
-        NothingIndexedError: the model has no published index.
-        QueryError: a value that cannot be searched for.
-        ActiveModelChangedError: ``must_be_active``, and it is not.
+    It remembers which generation was live, and asks about that one in the same breath as whether it
+    still is: a search without filters is one question to the server, or two.
     """
-    query_QD = np.atleast_2d(query)
-    _check(model, query_QD, k, time_range, max_per_video)
-    for attempt in range(3):
-        try:
-            with database.connection() as connection:
-                # One snapshot: a video that is replaced meanwhile is seen before or after.
-                connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-                target, active = generations.live_and_active(connection, model.model_id)
-                if must_be_active and not active:
-                    raise ActiveModelChangedError
-                if target is None:
-                    raise NothingIndexedError(
-                        f"no index is published for model {model.name} yet; materialize "
-                        "similarity_index"
-                    )
-                scope = resolve_scope(
-                    connection,
-                    model.model_id,
-                    videos=videos,
-                    time_range=time_range,
-                    uploaded_after=uploaded_after,
-                    uploaded_before=uploaded_before,
-                )
-                search = _Search(
-                    connection=connection,
-                    target=target,
-                    query_QD=query_QD,
-                    scope=scope,
-                    effort=ef_search,
-                    k=k,
-                    within=within,
-                    min_score=min_score,
-                    max_per_video=max_per_video,
-                )
-                return [_hit(group) for group in search.groups()]
-        except Exception as error:
-            # The generation was replaced, and its tables dropped, between two statements.
-            cause = error.__cause__ or error
-            if attempt == 2 or not isinstance(cause, psycopg.errors.UndefinedTable):
-                raise
-    raise AssertionError("unreachable")
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._live: dict[int, Generation] = {}
+
+    def search(
+        self,
+        model: ModelRow,
+        query: FloatArray,
+        *,
+        k: int,
+        videos: Sequence[str] | None = None,
+        time_range: tuple[float, float] | None = None,
+        uploaded_after: datetime | None = None,
+        uploaded_before: datetime | None = None,
+        ef_search: int | None = None,
+        max_per_video: int | None = None,
+        min_score: float = -2.0,
+        within: float = APART,
+        must_be_active: bool = False,
+    ) -> list[FrameHit]:
+        """The ``k`` moments nearest to a query, one hit each; fewer only when there are fewer.
+
+        Args:
+            model: the model that the query was embedded with.
+            query: unit vector [D], or several [Q, D]: a moment scores what the nearest says.
+            k: at most 1000.
+            videos: paths and globs to search in; None: all.
+            time_range: seconds within the video, half-open.
+            uploaded_after: the upload was modified at this time or later.
+            uploaded_before: … before this time.
+            ef_search: how hard to look; None: what the index's recall was measured with.
+            max_per_video: at most so many moments of one video.
+            min_score: moments that score less are no hits.
+            within: neighbouring moments whose scores differ by at most this are one hit, see
+                :mod:`~siglip_pipeline.store.grouping`.
+            must_be_active: search only if the model is the one that search answers with.
+
+        Returns:
+            Hits by falling score; ties by path, then frame.
+
+        Raises:
+            NothingIndexedError: the model has no published index.
+            QueryError: a value that cannot be searched for.
+            ActiveModelChangedError: ``must_be_active``, and it is not.
+        """
+        query_QD = np.atleast_2d(query)
+        _check(model, query_QD, k, time_range, max_per_video)
+        ask = _Question(
+            query_QD=query_QD,
+            k=k,
+            effort=ef_search,
+            within=within,
+            min_score=min_score,
+            max_per_video=max_per_video,
+        )
+        names_videos = not (videos is uploaded_after is uploaded_before is None)
+        for attempt in range(_ATTEMPTS):
+            guess = None if names_videos else self._live.get(model.model_id)
+            try:
+                with self._database.connection() as connection:
+                    first = None
+                    with connection.pipeline():
+                        # One snapshot: a video that is replaced meanwhile is seen before or after.
+                        connection.execute(
+                            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
+                        )
+                        asked = generations.ask_live_and_active(connection, model.model_id)
+                        if guess is not None:
+                            first = _Search(connection, guess, Scope(time_range=time_range), ask)
+                            first.send()
+                    target, active = generations.read_live_and_active(asked, model.model_id)
+                    if must_be_active and not active:
+                        raise ActiveModelChangedError
+                    if target is None:
+                        raise NothingIndexedError(
+                            f"no index is published for model {model.name} yet; materialize "
+                            "similarity_index"
+                        )
+                    self._live[model.model_id] = target
+                    if first is None or target != guess:
+                        scope = resolve_scope(
+                            connection,
+                            model.model_id,
+                            videos=videos,
+                            time_range=time_range,
+                            uploaded_after=uploaded_after,
+                            uploaded_before=uploaded_before,
+                        )
+                        first = _Search(connection, target, scope, ask)
+                    return [_hit(group) for group in first.groups()]
+            except Exception as error:
+                # The generation was replaced, and its tables dropped, between two statements.
+                cause = error.__cause__ or error
+                if attempt == _ATTEMPTS - 1 or not isinstance(cause, psycopg.errors.UndefinedTable):
+                    raise
+                self._live.pop(model.model_id, None)
+        raise AssertionError("unreachable")
+
+
+def search_frames(
+    database: Database, model: ModelRow, query: FloatArray, *, k: int, **filters: Any
+) -> list[FrameHit]:
+    """One search; see :meth:`MomentSearch.search`, which is quicker for many."""
+    return MomentSearch(database).search(model, query, k=k, **filters)
 
 
 def _check(
@@ -165,140 +196,98 @@ def _hit(group: MomentGroup) -> FrameHit:
         frame_index=group.peak.frame_index,
         time_seconds=group.peak.time_seconds,
         score=group.peak.score,
-        moment_start_seconds=group.start_seconds,
-        moment_end_seconds=group.end_seconds,
+        moment_start_seconds=group.reach.start_seconds,
+        moment_end_seconds=group.reach.end_seconds,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Search:
-    """One search within one transaction."""
+class _Question:
+    """What is looked for."""
 
-    connection: Connection
-    target: Generation
     query_QD: FloatArray
-    scope: Scope
-    effort: int | None
     k: int
+    effort: int | None
     within: float
     min_score: float
     max_per_video: int | None
-    known: dict[MomentKey, ScoredMoment | None] = field(default_factory=dict)
-    """Every moment that was scored exactly; None: out of scope, or there is none."""
+
+
+class _Search:
+    """One search within one transaction."""
+
+    def __init__(
+        self, connection: Connection, target: Generation, scope: Scope, ask: _Question
+    ) -> None:
+        self._connection, self._target, self._scope, self._ask = connection, target, scope, ask
+        self._queries = MomentQueries(
+            connection=connection,
+            target=target,
+            scope=scope,
+            within=ask.within,
+            min_score=ask.min_score,
+        )
+        self._kind = choose_kind(target, scope)
+        exact = self._kind.name == "exact"
+        least = EXACT_ROWS if exact else ask.effort or effort_of(self._kind, target)
+        self._rows = max((2 if ask.within < 0 else 4) * ask.k, least)
+        self._sent: list[psycopg.Cursor[tuple[object, ...]]] = []
+        self._reaches: dict[MomentKey, Reach] = {}
+
+    def send(self) -> None:
+        """Ask for the nearest rows; :meth:`groups` reads them. May be in a pipeline."""
+        ask, kind = self._ask, self._kind
+        effort = ask.effort or effort_of(kind, self._target)
+        apply_settings(self._connection, kind, rows=self._rows, scope=self._scope, effort=effort)
+        # With several vectors, scores are known only when all have answered; and what was asked
+        # before need not be asked again.
+        once = len(ask.query_QD) == 1 and ask.within >= 0 and not self._reaches
+        self._sent = self._queries.ask_near(
+            kind, ask.query_QD, rows=self._rows, walked=min(ask.k, WALKED) if once else 0
+        )
 
     def groups(self) -> list[MomentGroup]:
         """The best ``k``, by way of the index, looking further until they are complete."""
-        kind = choose_kind(self.target, self.scope)
-        least = EXACT_ROWS if kind.name == "exact" else self.effort or effort_of(kind, self.target)
-        rows = max(2 * self.k, least)
         while True:
-            peaks, looked_at = self._near(kind, rows)
+            if not self._sent:
+                with self._connection.pipeline():
+                    self.send()
+            peaks, looked_at = self._read()
             groups, complete = self._group(peaks)
-            if complete or len(groups) >= self.k:
+            if complete or len(groups) >= self._ask.k:
                 return groups
-            if kind.name == "exact" and looked_at < rows:
+            if self._kind.name == "exact" and looked_at < self._rows:
                 return groups
-            if looked_at < rows or rows >= ROWS_MAX:
+            if looked_at < self._rows or self._rows >= ROWS_MAX:
                 # The index has no more to say, but only looking everywhere tells that it is all.
-                kind = index_kind("exact")
-            rows *= 4
+                self._kind = index_kind("exact")
+            # Looking everywhere costs the same however much of it is wanted.
+            self._rows *= 4 if self._kind.name == "exact" else 2
 
-    def _group(self, peaks: list[ScoredMoment]) -> tuple[list[MomentGroup], bool]:
+    def _read(self) -> tuple[list[ScoredMoment], int]:
+        """The moments of the nearest rows, and how many rows there were for each vector."""
+        found: list[NearMoments] = [read_near(cursor) for cursor in self._sent]
+        self._sent = []
+        looked_at = min(near.looked_at for near in found)
+        if len(found) == 1:
+            self._reaches |= found[0].reaches
+            return found[0].moments, looked_at
+        # What one vector found, another may lie nearer to.
+        keys = sorted({moment.key for near in found for moment in near.moments})
+        return list(self._queries.score(keys, self._ask.query_QD).values()), looked_at
+
+    def _group(self, peaks: Sequence[ScoredMoment]) -> tuple[list[MomentGroup], bool]:
         """Groups around these peaks, and whether better ones cannot be found."""
+        ask = self._ask
         while True:
             grouping = group_moments(
                 peaks,
-                self.known,
-                k=self.k,
-                within=self.within,
-                min_score=self.min_score,
-                max_per_video=self.max_per_video,
+                self._reaches,
+                k=ask.k,
+                within=ask.within,
+                min_score=ask.min_score,
+                max_per_video=ask.max_per_video,
             )
             if not grouping.unknown:
                 return grouping.groups, grouping.below
-            self._look_up(grouping.unknown)
-
-    def _near(self, kind: IndexKind, rows: int) -> tuple[list[ScoredMoment], int]:
-        """The moments of the nearest rows, and how many rows there were for each vector."""
-        effort = self.effort or effort_of(kind, self.target)
-        apply_settings(self.connection, kind, rows=rows, scope=self.scope, effort=effort)
-        query = sql.SQL(
-            "WITH near AS MATERIALIZED ({near}) SELECT v.path, n.video_id, m.moment, n.frame_index,"
-            " n.time_seconds, -n.distance, m.start_seconds, m.end_seconds"
-            " FROM near n JOIN videos v USING (video_id)"
-            " JOIN LATERAL (SELECT moment, start_seconds, end_seconds FROM {moments} m"
-            " WHERE m.video_id = n.video_id"
-            " AND n.frame_index BETWEEN m.first_frame AND m.last_frame LIMIT 1) m ON true"
-            " ORDER BY n.distance, v.path, n.frame_index"
-        ).format(
-            near=kind.near(self.target, rows=rows, scope=self.scope, best_of_moment=True),
-            moments=tables.moments(self.target.model_id),
-        )
-        found: dict[MomentKey, ScoredMoment] = {}
-        fewest = rows
-        for vector_D in self.query_QD:
-            cursor = execute(self.connection, query, kind, self.target, vector_D, self.scope)
-            scored = _scored(cursor.fetchall())
-            fewest = min(fewest, cursor.rowcount)
-            _keep_best(found, scored)
-        if len(self.query_QD) > 1:
-            # What one vector found, another may lie nearer to.
-            self._look_up(found.keys() - self.known.keys())
-            return [best for key in found if (best := self.known[key]) is not None], fewest
-        self.known.update(found)
-        return list(found.values()), fewest
-
-    def _look_up(self, keys: "set[MomentKey]") -> None:
-        """Score these moments exactly."""
-        if not keys:
-            return
-        query = sql.SQL(
-            "SELECT v.path, m.video_id, m.moment, best.frame_index, best.time_seconds,"
-            " -best.distance, m.start_seconds, m.end_seconds"
-            " FROM unnest(%(of_video)s::integer[], %(numbers)s::integer[])"
-            " AS wanted (video_id, moment) JOIN {moments} m USING (video_id, moment)"
-            " JOIN videos v USING (video_id) CROSS JOIN LATERAL (SELECT f.frame_index,"
-            " f.time_seconds, f.embedding <#> %(query)b AS distance FROM {frames} f"
-            " WHERE f.video_id = m.video_id"
-            " AND f.frame_index BETWEEN m.first_frame AND m.last_frame AND {scope}"
-            " ORDER BY distance, f.frame_index LIMIT 1) best"
-        ).format(
-            moments=tables.moments(self.target.model_id),
-            frames=tables.frames(self.target.model_id),
-            scope=self.scope.frame_condition("f"),
-        )
-        ordered = sorted(keys)
-        values = self.scope.parameters() | {
-            "of_video": [video_id for video_id, _ in ordered],
-            "numbers": [moment for _, moment in ordered],
-        }
-        found: dict[MomentKey, ScoredMoment] = {}
-        for vector_D in self.query_QD:
-            values["query"] = HalfVector(vector_D)
-            rows = self.connection.execute(query, values, prepare=False).fetchall()
-            _keep_best(found, _scored(rows))
-        self.known.update({key: found.get(key) for key in keys})
-
-
-def _scored(rows: Sequence[tuple[Any, ...]]) -> list[ScoredMoment]:
-    return [
-        ScoredMoment(
-            video=path,
-            video_id=video_id,
-            moment=moment,
-            frame_index=frame_index,
-            time_seconds=time_seconds,
-            # Half precision lets the product of unit vectors stray past 1 a little.
-            score=max(-1.0, min(1.0, score)),
-            start_seconds=start,
-            end_seconds=end,
-        )
-        for path, video_id, moment, frame_index, time_seconds, score, start, end in rows
-    ]
-
-
-def _keep_best(found: dict[MomentKey, ScoredMoment], scored: Sequence[ScoredMoment]) -> None:
-    for moment in scored:
-        best = found.get(moment.key)
-        if best is None or moment.rank < best.rank:
-            found[moment.key] = moment
+            self._reaches |= self._queries.reach(grouping.unknown[:WALKED], ask.query_QD)

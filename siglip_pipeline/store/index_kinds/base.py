@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from psycopg import sql
+from psycopg.adapt import PyFormat
 
 from siglip_pipeline.store import tables
 from siglip_pipeline.store.database import Connection
@@ -19,7 +20,7 @@ class Generation:
     dim: int
     generation: int
     kind: str
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def effort(self) -> int | None:
@@ -141,9 +142,9 @@ def vector_type(dim: int) -> sql.Composed:
     return sql.SQL("halfvec({})").format(sql.Literal(dim))
 
 
-def query_vector(dim: int) -> sql.Composed:
-    """The query as a value that the planner can use with an index."""
-    return sql.SQL("%(query)b::{}").format(vector_type(dim))
+def query_vector(dim: int, name: str = "query") -> sql.Composed:
+    """A vector of the query as a value that the planner can use with an index."""
+    return sql.SQL("{}::{}").format(sql.Placeholder(name, format=PyFormat.BINARY), vector_type(dim))
 
 
 def exact_frames(target: Generation, *, rows: int, scope: Scope) -> sql.Composed:
