@@ -2,10 +2,11 @@
 
 On made footage (``vectors.py``) of 10k, 100k and 1M frames. The service runs in a process of its
 own and is asked over one kept connection. The reference is the statement that finds the same
-frames in pgvector, on one open connection and in one open transaction; both take turns query by
-query. The texts' vectors are made too, so that no model runs: text encoding is a case of its own.
+frames in pgvector, prepared on one open connection and in one open transaction; both take turns
+query by query. The texts' vectors are made too, so that no model runs: text encoding is a case of
+its own.
 
-    python benchmarks/bench_search.py [--quick] [--json] [--frames 10000 …] [--kind moments]
+    python benchmarks/bench_search.py [--quick] [--json] [--frames 10000 …] [--keep FOLDER]
 """
 
 import argparse
@@ -15,8 +16,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -40,9 +41,11 @@ from siglip_pipeline.store.vectors import VectorStore
 K = 10
 OVERHEAD_GOAL_MS = 3.0
 CLIENTS = 4
+WARM_UP = 20
 _START_SECONDS = 120.0
 
 Ask = Callable[[int], object]
+Connect = Callable[[], AbstractContextManager[Ask]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -53,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--queries", type=int, default=None, help="timed one after the other")
     parser.add_argument("--kind", default="moments", help="of index")
+    parser.add_argument("--keep", type=Path, help="folder for the made collections, used again")
     parser.add_argument("--serve", nargs=2, metavar=("URL", "PORT"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     sizes = [10_000] if options.quick else options.frames
@@ -62,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     cases = text_encoding()
     for frames in sizes:
-        cases += run(Footage(frames, dim=options.dim), queries, options.kind)
+        cases += run(Footage(frames, dim=options.dim), queries, options.kind, options.keep)
     print_report("search", cases, as_json=options.json)
 
 
@@ -70,28 +74,38 @@ def log(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
-def run(footage: Footage, queries: int, kind: str) -> list[Case]:
+def run(footage: Footage, queries: int, kind: str, keep: Path | None) -> list[Case]:
     log(f"{footage.frames:,} frames")
-    with tempfile.TemporaryDirectory(prefix="siglip-bench-") as folder:
-        Path(folder).chmod(0o755)
+    with ExitStack() as stack:
+        if keep is None:
+            home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="siglip-bench-")))
+        else:
+            home = keep / f"{kind}-{footage.frames}-{footage.dim}"
+            home.mkdir(parents=True, exist_ok=True)
+        home.chmod(0o755)
         settings = Settings.load(
-            home=folder,
+            home=home,
             database_url=None,
             index_min_recall=0.0,
             # Recall has a benchmark of its own.
             index_recall_queries=20,
             index_kind=kind,
         )
-        with open_database(settings) as database:
-            return measure(footage, queries, database, settings)
+        database = stack.enter_context(open_database(settings))
+        model_id = collection(footage, database, settings)
+        return measure(footage, queries, database, model_id)
 
 
-def measure(footage: Footage, queries: int, database: Database, settings: Settings) -> list[Case]:
-    models = ModelStore(database)
+def collection(footage: Footage, database: Database, settings: Settings) -> int:
+    """The made footage, loaded and indexed unless it is there already; the model's id."""
+    active = ModelStore(database).active()
+    if active is not None:
+        log("kept from an earlier run")
+        return active.model_id
     spec = ModelSpec(
         name="made", revision=None, key="made", dim=footage.dim, logit_scale=4.6, logit_bias=-16
     )
-    model_id = models.register(spec, moment_threshold=settings.moment_threshold)
+    model_id = ModelStore(database).register(spec, moment_threshold=settings.moment_threshold)
     for batch in footage:
         VectorStore(database).load(model_id, batch, source_sha256="0" * 64, sampling="fps:1")
     log("made and loaded")
@@ -103,6 +117,10 @@ def measure(footage: Footage, queries: int, database: Database, settings: Settin
         progress=log,
     )
     assert report.published, report.reason
+    return model_id
+
+
+def measure(footage: Footage, queries: int, database: Database, model_id: int) -> list[Case]:
     with database.connection() as connection:
         target = generations.live(connection, model_id)
     assert target is not None
@@ -111,25 +129,19 @@ def measure(footage: Footage, queries: int, database: Database, settings: Settin
     vectors_ND = footage.text_queries(queries)
     with service(footage, queries, database.url) as port:
         log("the service answers")
+        ways = (lambda: over_http(port), lambda: over_sql(database, target, vectors_ND))
         return [
-            *latency(footage, note, database, target, vectors_ND, port),
-            *throughput(footage, note, database, target, vectors_ND, port),
+            *latency(footage, note, ways, queries),
+            *throughput(footage, note, ways, queries),
         ]
 
 
-def latency(
-    footage: Footage,
-    note: str,
-    database: Database,
-    target: Generation,
-    vectors_ND: FloatArray,
-    port: int,
-) -> list[Case]:
-    with (
-        over_http(port) as ask,
-        over_sql(database, target, vectors_ND) as near,
-    ):
-        own, raw = alternate([ask, near], len(vectors_ND))
+def latency(footage: Footage, note: str, connect: Sequence[Connect], n: int) -> list[Case]:
+    """One client at a time, the service and the SQL taking turns query by query."""
+    with ExitStack() as stack:
+        asks = [stack.enter_context(way()) for way in connect]
+        timed(asks, range(min(WARM_UP, n)))
+        own, raw = timed(asks, range(n))
     prefix = f"{footage.frames // 1000}k"
     cases = [
         Case(
@@ -154,17 +166,9 @@ def latency(
     return [*cases, overhead]
 
 
-def throughput(
-    footage: Footage,
-    note: str,
-    database: Database,
-    target: Generation,
-    vectors_ND: FloatArray,
-    port: int,
-) -> list[Case]:
+def throughput(footage: Footage, note: str, connect: Sequence[Connect], n: int) -> list[Case]:
     """Several clients at once, each with a connection of its own, each asking every query once."""
-    own = together(lambda: over_http(port), len(vectors_ND))
-    raw = together(lambda: over_sql(database, target, vectors_ND), len(vectors_ND))
+    own, raw = (together(way, n) for way in connect)
     return [
         Case(
             name=f"{footage.frames // 1000}k_requests_per_second_{CLIENTS}_clients",
@@ -178,13 +182,10 @@ def throughput(
     ]
 
 
-def alternate(asks: Sequence[Ask], queries: int) -> list[list[float]]:
-    """Milliseconds of each query, the ways of asking taking turns, after a round to warm up."""
-    for query in range(min(20, queries)):
-        for ask in asks:
-            ask(query)
+def timed(asks: Sequence[Ask], queries: Iterable[int]) -> list[list[float]]:
+    """Milliseconds of each query, the ways of asking taking turns."""
     spent: list[list[float]] = [[] for _ in asks]
-    for query in range(queries):
+    for query in queries:
         for times, ask in zip(spent, asks, strict=True):
             began = time.perf_counter()
             ask(query)
@@ -192,16 +193,15 @@ def alternate(asks: Sequence[Ask], queries: int) -> list[list[float]]:
     return spent
 
 
-def together(connect: Callable[[], AbstractContextManager[Ask]], queries: int) -> float:
+def together(connect: Connect, queries: int) -> float:
     """Queries a second of several clients."""
     start = threading.Barrier(CLIENTS + 1)
 
     def client(number: int) -> None:
         with connect() as ask:
-            ask(number)
+            timed([ask], range(min(WARM_UP, queries)))
             start.wait()
-            for query in range(queries):
-                ask((query + number) % queries)
+            timed([ask], ((query + number) % queries for query in range(queries)))
 
     threads = [threading.Thread(target=client, args=[number]) for number in range(CLIENTS)]
     for thread in threads:
@@ -232,9 +232,10 @@ def over_http(port: int) -> Iterator[Ask]:
 
 @contextmanager
 def over_sql(database: Database, target: Generation, vectors_ND: FloatArray) -> Iterator[Ask]:
+    """The statement prepared, in one transaction: as quick as Postgres can be asked."""
     with database.connection() as connection:
         near = NearFrames(connection, index_kind(target.kind), target, k=K, scope=Scope())
-        yield lambda query: near(vectors_ND[query])
+        yield lambda query: near(vectors_ND[query], prepare=True)
 
 
 class MadeEmbedder(QueryEmbedder):
@@ -307,7 +308,8 @@ def text_encoding() -> list[Case]:
     def embed(query: int) -> object:
         return extract_text_embeddings([f"a red circle {query}"], model=model)
 
-    (times,) = alternate([embed], 100)
+    timed([embed], range(WARM_UP))
+    (times,) = timed([embed], range(WARM_UP, 100))
     return [
         Case(
             name="text_encoding_p50",

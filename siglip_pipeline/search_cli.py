@@ -1,4 +1,4 @@
-"""The commands `search` and `duplicates`; `cli.py` adds them to the others."""
+"""The commands `search`, `labels` and `duplicates`; `cli.py` adds them to the others."""
 
 import webbrowser
 from datetime import datetime
@@ -14,6 +14,7 @@ from siglip_pipeline.errors import LaunchError, NothingIndexedError
 from siglip_pipeline.records import Hit
 from siglip_pipeline.search import (
     ImagePart,
+    LabelReport,
     MomentPart,
     QueryPart,
     SearchFilter,
@@ -23,6 +24,7 @@ from siglip_pipeline.search import (
     parse_query,
 )
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.siglip.labels import PROMPT_TEMPLATE
 from siglip_pipeline.store.database import open_database
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.video_similarity import SharedSegment, VideoSimilarityStore
@@ -123,6 +125,54 @@ def search(
     raise typer.Exit(1 if failed else 0)
 
 
+def labels(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[VIDEO] LABEL...",
+            help="A video (path or glob below SIGLIP_UPLOADS), then the labels; with --all labels "
+            "alone. A label is a noun: 'a red car'.",
+        ),
+    ],
+    every: Annotated[bool, typer.Option("--all", help="Judge all videos.")] = False,
+    sure: Annotated[
+        float | None,
+        typer.Option(help="Probability from which a frame has a label. Default: 0.5."),
+    ] = None,
+    from_seconds: Annotated[
+        float | None, typer.Option("--from", help="Only from this second of a video on.")
+    ] = None,
+    to_seconds: Annotated[
+        float | None, typer.Option("--to", help="Only before this second of a video.")
+    ] = None,
+    template: Annotated[
+        str, typer.Option(help="The sentence that is compared with the frames.")
+    ] = PROMPT_TEMPLATE,
+    json_: Json = False,
+) -> None:
+    """Say which of the given labels fit a video, or all videos: zero-shot, frame by frame.
+
+    Each label is judged by itself, so that several may fit, or none. Text that begins with a dash
+    follows a --.
+    """
+    settings = load_settings()
+    videos = None if every else words[:1]
+    names = words if every else words[1:]
+    if not names:
+        raise typer.BadParameter("give a VIDEO and at least one LABEL, or --all and labels")
+    limits = SearchFilter(from_seconds=from_seconds, to_seconds=to_seconds, min_probability=sure)
+    with open_database(settings) as database:
+        report = SearchService(database, settings).label(
+            names, videos=videos, filter=limits, template=template
+        )
+    if json_:
+        console.print_json(report.to_json())
+    elif report.videos:
+        console.out.print(labels_table(report))
+    else:
+        console.out.print("Nothing to judge: these videos have no vectors yet.")
+
+
 def duplicates(
     video: Annotated[
         str | None, typer.Argument(help="Only what this video shares: path below SIGLIP_UPLOADS.")
@@ -154,6 +204,7 @@ def duplicates(
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command()(search)
+    app.command()(labels)
     app.command()(duplicates)
 
 
@@ -171,6 +222,30 @@ def page_address(settings: Settings, hit: Hit) -> str:
             f"no `siglip-pipeline up` runs in SIGLIP_HOME={settings.home}: start it to open hits"
         )
     return f"{found.page_url}/videos/{hit.video_id}?{urlencode({'t': f'{hit.time_seconds:g}'})}"
+
+
+def labels_table(report: LabelReport) -> Any:
+    """A row for each video and label, the labels of a video by probability."""
+    from rich.table import Table
+
+    table = Table()
+    for column in ("video", "label", "probability", "frames", "best at"):
+        table.add_column(column, justify="left" if column in ("video", "label") else "right")
+    for video in report.videos:
+        for place, label in enumerate(video.labels):
+            last = place == len(video.labels) - 1
+            table.add_row(
+                "" if place else video.video,
+                label.label,
+                f"{label.probability:.1%}",
+                f"{label.share:.0%}",
+                console.timecode(label.time_seconds),
+                end_section=last,
+            )
+    if len(report.videos) > 1:
+        for name in report.labels:
+            table.add_row("all", name, "", f"{report.share(name):.0%}", "")
+    return table
 
 
 def duplicates_table(segments: list[SharedSegment]) -> Any:

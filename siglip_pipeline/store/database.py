@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import re
+import select
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ class Database:
             max_idle=60,
             timeout=CONNECT_SECONDS,
             configure=_configure,
-            check=psycopg_pool.ConnectionPool.check_connection,
+            check=_check_connection,
             name="siglip_pipeline",
             open=True,
         )
@@ -131,6 +132,18 @@ def _configure(connection: Connection) -> None:
     if installed.fetchone() is not None:
         register_vector(connection)
     connection.commit()
+
+
+def _check_connection(connection: Connection) -> None:
+    """Ask the server only where something came in while nobody waited for it: its last words.
+
+    A server that ends, or ends a connection, says so or closes it. Asking each time would cost as
+    much as a short search.
+    """
+    waiting = select.poll()
+    waiting.register(connection.fileno(), select.POLLIN)
+    if waiting.poll(0):
+        psycopg_pool.ConnectionPool.check_connection(connection)
 
 
 def _check_versions(url: str) -> tuple[int, ...]:

@@ -1,12 +1,7 @@
 """How a kind of index is asked: which one, how hard to look, with what server settings."""
 
-from typing import Any
-
-import psycopg
-from pgvector import HalfVector
 from psycopg import sql
 
-from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store.database import Connection
 from siglip_pipeline.store.index_kinds import Generation, IndexKind, Scope, index_kind
 
@@ -37,17 +32,3 @@ def apply_settings(
         calls = sql.SQL(", ").join([sql.SQL("set_config(%s, %s, true)")] * len(settings))
         values = [part for item in settings.items() for part in item]
         connection.execute(sql.SQL("SELECT {}").format(calls), values)
-
-
-def execute(
-    connection: Connection,
-    query: sql.Composed | bytes,
-    kind: IndexKind,
-    target: Generation,
-    query_D: FloatArray,
-    scope: Scope,
-) -> psycopg.Cursor[tuple[Any, ...]]:
-    """Run a query that :meth:`IndexKind.near` is part of."""
-    values = scope.parameters() | kind.plan_parameters(target) | {"query": HalfVector(query_D)}
-    # Never prepared: a plan that does not know the filter may shun the index.
-    return connection.execute(query, values, prepare=False)

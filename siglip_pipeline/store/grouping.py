@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+_LIKELY = 1.5
+"""How many peaks to look ahead for each that is wanted: some will be in the reach of others."""
+
 MomentKey = tuple[int, int]
 """(video_id, moment): moments of a video are numbered in time order."""
 
@@ -97,9 +100,9 @@ def group_moments(
     result = Grouping()
     taken: dict[int, list[Reach]] = {}
     seen: dict[int, int] = {}
+    likely = 0
     for peak in sorted(peaks, key=lambda moment: moment.rank):
-        # Of those that are asked about, some will turn out to be in the reach of others.
-        if 2 * len(result.groups) + len(result.unknown) >= 2 * k:
+        if len(result.groups) == k or likely >= (k - len(result.groups)) * _LIKELY:
             break
         if peak.score < min_score:
             result.below = not result.unknown
@@ -112,14 +115,16 @@ def group_moments(
             # Its neighbours would be too many as well, whatever group they are in.
             continue
         reach = _alone(peak) if within < 0 else reaches.get(peak.key)
+        if reach is not None:
+            for other in others:
+                reach = _up_to(reach, peak.moment, other)
+            others.append(reach)
         if reach is None or result.unknown:
-            # Those that follow are only likely to be peaks: one of these may take them in.
+            # Those that follow the first are peaks unless one whose reach is not known takes them.
+            likely += 1
             result.unknown += [peak] if reach is None else []
-            continue
-        for other in others:
-            reach = _up_to(reach, peak.moment, other)
-        others.append(reach)
-        result.groups.append(MomentGroup(peak=peak, reach=reach))
+        else:
+            result.groups.append(MomentGroup(peak=peak, reach=reach))
     return result
 
 

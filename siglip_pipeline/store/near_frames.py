@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
+from pgvector import HalfVector
 from psycopg import sql
 
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store.database import Connection
-from siglip_pipeline.store.execution import apply_settings, effort_of, execute
+from siglip_pipeline.store.execution import apply_settings, effort_of
 from siglip_pipeline.store.index_kinds import Generation, IndexKind, Scope, index_kind
 
 
@@ -51,9 +52,14 @@ class NearFrames:
         )
         self._bytes = self._statement.as_bytes(connection)
 
-    def __call__(self, query_D: FloatArray) -> list[NearFrame]:
-        """Frames by rising distance; fewer than ``k`` only when there are fewer."""
-        found = self._execute(self._bytes, query_D)
+    def __call__(self, query_D: FloatArray, *, prepare: bool = False) -> list[NearFrame]:
+        """Frames by rising distance; fewer than ``k`` only when there are fewer.
+
+        Args:
+            query_D: unit vector.
+            prepare: plan once, as is safe where nothing is filtered out.
+        """
+        found = self._execute(self._bytes, query_D, prepare=prepare)
         if len(found) < self._k and self._kind.name != "exact":
             everywhere = NearFrames(
                 self._connection, index_kind("exact"), self._target, k=self._k, scope=self._scope
@@ -68,7 +74,12 @@ class NearFrames:
         """Lines of EXPLAIN."""
         return [row[0] for row in self._execute(b"EXPLAIN (COSTS OFF) " + self._bytes, query_D)]
 
-    def _execute(self, statement: bytes, query_D: FloatArray) -> list[tuple[Any, ...]]:
-        return execute(
-            self._connection, statement, self._kind, self._target, query_D, self._scope
+    def _execute(
+        self, statement: bytes, query_D: FloatArray, *, prepare: bool = False
+    ) -> list[tuple[Any, ...]]:
+        values = self._scope.parameters() | self._kind.plan_parameters(self._target)
+        return self._connection.execute(
+            # Not prepared unless asked: a plan that does not know a filter may shun the index.
+            *(statement, values | {"query": HalfVector(query_D)}),
+            prepare=prepare,
         ).fetchall()

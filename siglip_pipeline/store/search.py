@@ -119,7 +119,7 @@ class MomentSearch:
             min_score=min_score,
             max_per_video=max_per_video,
         )
-        names_videos = not (videos is uploaded_after is uploaded_before is None)
+        names_videos = not (videos is None and uploaded_after is None and uploaded_before is None)
         for attempt in range(_ATTEMPTS):
             guess = None if names_videos else self._live.get(model.model_id)
             try:

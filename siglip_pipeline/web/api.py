@@ -1,7 +1,6 @@
-"""The JSON API. Handlers are plain functions: they run in threads, never on the event loop."""
+"""Searches over HTTP. Handlers are plain functions: they run in threads, not on the event loop."""
 
 from typing import Annotated, Any
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query
 from starlette.concurrency import run_in_threadpool
@@ -9,11 +8,8 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
 
-from siglip_pipeline.errors import SiglipPipelineError
 from siglip_pipeline.search import SearchResult
-from siglip_pipeline.status import collect_status
 from siglip_pipeline.web.errors import HttpError
-from siglip_pipeline.web.media import VideoId
 from siglip_pipeline.web.query import (
     MAX_ID,
     MAX_SECONDS,
@@ -25,31 +21,9 @@ from siglip_pipeline.web.query import (
     search_similar,
     search_text,
 )
-from siglip_pipeline.web.schemas import (
-    DuplicatesAnswer,
-    ErrorAnswer,
-    FrameAnswer,
-    HealthAnswer,
-    HitAnswer,
-    MomentAnswer,
-    SearchAnswer,
-    SharedSegmentAnswer,
-    VideoAnswer,
-    VideoDetailAnswer,
-    VideosAnswer,
-)
-from siglip_pipeline.web.services import CurrentServices, Services, unknown_video
+from siglip_pipeline.web.schemas import FAILURES, ErrorAnswer, HitAnswer, SearchAnswer
+from siglip_pipeline.web.services import CurrentServices
 
-TIMELINE_FRAMES = 24
-
-_FAILURES: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorAnswer, "description": "The query makes no sense"},
-    401: {"model": ErrorAnswer, "description": "A key is needed"},
-    409: {"model": ErrorAnswer, "description": "Nothing is indexed yet"},
-    422: {"model": ErrorAnswer, "description": "A parameter cannot be used"},
-    429: {"model": ErrorAnswer, "description": "Too many requests; see Retry-After"},
-    503: {"model": ErrorAnswer, "description": "The database does not answer; see Retry-After"},
-}
 _MEDIA_FAILURES: dict[int | str, dict[str, Any]] = {
     413: {"model": ErrorAnswer, "description": "The picture is too large"},
     415: {"model": ErrorAnswer, "description": "No picture that can be read"},
@@ -70,8 +44,7 @@ _PICTURE_BODY = {
     }
 }
 
-router = APIRouter(responses=_FAILURES)
-health = APIRouter(tags=["health"])
+router = APIRouter(responses=FAILURES)
 
 
 @router.get("/api/search", tags=["search"], summary="Search by text", response_model=SearchAnswer)
@@ -133,127 +106,6 @@ def similar(
     """Moments that look like another one, given as `like`, or as `video_id` and `seconds`."""
     result = search_similar(services, page, filter, like=like, video_id=video_id, seconds=seconds)
     return _answer(request, page, result)
-
-
-@router.get("/api/videos", tags=["videos"], summary="All videos")
-def videos(
-    services: CurrentServices,
-    limit: Annotated[int, Query(ge=1, le=500)] = 50,
-    offset: Annotated[int, Query(ge=0, le=MAX_ID)] = 0,
-) -> VideosAnswer:
-    """Videos by path, with how far each has come; `next` is the address of the next page."""
-    rows = services.videos.page(limit=limit, offset=offset)
-    total = services.videos.count()
-    more = offset + limit < total
-    return VideosAnswer(
-        videos=[VideoAnswer.of(row) for row in rows],
-        total=total,
-        next=f"/api/videos?limit={limit}&offset={offset + limit}" if more else None,
-    )
-
-
-@router.get(
-    "/api/videos/{video_id}",
-    tags=["videos"],
-    summary="One video",
-    responses={404: {"model": ErrorAnswer, "description": "No such video"}},
-)
-def video(services: CurrentServices, video_id: VideoId) -> VideoDetailAnswer:
-    """A video with its stored frames, evenly spaced, and its moments."""
-    return video_detail(services, video_id)
-
-
-def video_detail(services: Services, video_id: int) -> VideoDetailAnswer:
-    """See :func:`video`.
-
-    Raises:
-        HttpError: 404, there is none of this id.
-    """
-    row = services.videos.by_id(video_id)
-    if row is None:
-        raise unknown_video(video_id)
-    timeline = services.timelines.timeline(video_id, max_frames=TIMELINE_FRAMES)
-    return VideoDetailAnswer(
-        **VideoAnswer.of(row).model_dump(),
-        info=row.info,
-        stream_url=f"/api/videos/{video_id}/stream",
-        timeline=[
-            FrameAnswer(
-                frame_index=frame.frame_index,
-                time_seconds=frame.time_seconds,
-                thumbnail_url=f"/api/thumbnails/{video_id}/{frame.frame_index}.jpg",
-            )
-            for frame in timeline.frames
-        ],
-        moments=[
-            MomentAnswer(start_seconds=moment.start_seconds, end_seconds=moment.end_seconds)
-            for moment in timeline.moments
-        ],
-    )
-
-
-@router.get(
-    "/api/duplicates",
-    tags=["videos"],
-    summary="Near-duplicate videos",
-    responses={404: {"model": ErrorAnswer, "description": "No such video"}},
-)
-def duplicates(
-    services: CurrentServices,
-    video_id: Annotated[
-        int | None, Query(ge=1, le=MAX_ID, description="Only with this video.")
-    ] = None,
-    segments: Annotated[
-        bool, Query(description="Also what videos share that are no copies of each other.")
-    ] = False,
-    limit: Annotated[int, Query(ge=1, le=500)] = 50,
-    offset: Annotated[int, Query(ge=0, le=100_000)] = 0,
-) -> DuplicatesAnswer:
-    """Stretches that two videos share, as the asset `video_similarity` found them last."""
-    found = services.similarity.segments(
-        video=None if video_id is None else services.name(video_id).video,
-        duplicates_only=not segments,
-        limit=offset + limit + 1,
-    )
-    following = {"limit": limit, "offset": offset + limit, "segments": str(segments).lower()}
-    if video_id is not None:
-        following["video_id"] = video_id
-    return DuplicatesAnswer(
-        segments=[
-            SharedSegmentAnswer(**segment.to_json()) for segment in found[offset : offset + limit]
-        ],
-        next=f"/api/duplicates?{urlencode(following)}" if len(found) > offset + limit else None,
-    )
-
-
-@router.get("/api/status", tags=["videos"], summary="The pipeline's state")
-def status(services: CurrentServices) -> dict[str, Any]:
-    """As `siglip-pipeline status --json`: counts, failures with their reasons, model, index."""
-    return collect_status(services.database, services.settings).to_json()
-
-
-@health.get("/healthz", summary="Does the process answer?")
-async def healthz() -> HealthAnswer:
-    """Always 200: restart the process when it is not."""
-    return HealthAnswer(status="ok")
-
-
-@health.get(
-    "/readyz",
-    summary="Can searches be answered?",
-    responses={503: {"model": ErrorAnswer, "description": "Not yet; the message says why"}},
-)
-def readyz(services: CurrentServices) -> HealthAnswer:
-    """200 once there is a published index, and the model is loaded where it is to be at start."""
-    try:
-        services.videos.count()
-        if not services.is_ready():
-            raise HttpError(503, "nothing is indexed yet", kind="NotReady")
-    except SiglipPipelineError as error:
-        raise HttpError(503, "the database does not answer", kind="NotReady") from error
-    if services.settings.load_model_at_start and not services.model_loaded.is_set():
-        raise HttpError(503, "the text tower is being loaded", kind="NotReady")
-    return HealthAnswer(status="ok")
 
 
 async def picture_in(request: Request) -> bytes:

@@ -15,7 +15,7 @@ from siglip_pipeline.errors import SiglipPipelineError
 from siglip_pipeline.search import QueryEmbedder
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database
-from siglip_pipeline.web import api, assets, media, pages
+from siglip_pipeline.web import api, assets, health, media, pages, videos
 from siglip_pipeline.web.errors import http_error
 from siglip_pipeline.web.guard import Guard
 from siglip_pipeline.web.services import Services
@@ -55,7 +55,14 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.services = services
-    for router in (api.router, api.health, media.router, pages.router, assets.router):
+    for router in (
+        api.router,
+        videos.router,
+        health.router,
+        media.router,
+        pages.router,
+        assets.router,
+    ):
         app.include_router(router)
     for kind in (SiglipPipelineError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answer_error)

@@ -16,7 +16,7 @@ from siglip_pipeline.console import timecode
 from siglip_pipeline.launcher import running
 from siglip_pipeline.search import SearchFilter, SearchResult
 from siglip_pipeline.status import collect_status
-from siglip_pipeline.web.api import picture_in, video_detail
+from siglip_pipeline.web.api import picture_in
 from siglip_pipeline.web.assets import asset_url
 from siglip_pipeline.web.binding import is_loopback
 from siglip_pipeline.web.errors import HttpError
@@ -33,6 +33,7 @@ from siglip_pipeline.web.query import (
     search_text,
 )
 from siglip_pipeline.web.services import CurrentServices, Services
+from siglip_pipeline.web.videos import video_detail
 
 HITS_PER_PAGE = 24
 VIDEOS_PER_PAGE = 50

@@ -158,3 +158,45 @@ class HealthAnswer(BaseModel):
     """The process answers."""
 
     status: str = Field(examples=["ok"])
+
+
+class LabelAnswer(BaseModel):
+    """How well one label fits one video."""
+
+    label: str
+    probability: float = Field(description="Of the best frame: SigLIP's sigmoid, 0 to 1.")
+    score: float = Field(description="Cosine similarity of the best frame.")
+    time_seconds: float = Field(description="Of the best frame.")
+    share: float = Field(description="Share of the video's frames that have the label, 0 to 1.")
+
+
+class VideoLabelsAnswer(BaseModel):
+    """The labels of one video, most probable first."""
+
+    video: str = Field(examples=["holiday/beach.mp4"])
+    video_id: int
+    frames: int = Field(description="Frames that were judged.")
+    labels: list[LabelAnswer]
+
+
+class LabelsAnswer(BaseModel):
+    """Labels over some videos, by path."""
+
+    model: str
+    labels: dict[str, float] = Field(
+        description="Share of all judged frames that have each label.",
+        examples=[{"a red car": 0.12, "a bridge": 0.4}],
+    )
+    videos: list[VideoLabelsAnswer]
+    total: int = Field(description="Videos in all pages.")
+    next: str | None = Field(description="Address of the next page; null at the end.")
+
+
+FAILURES: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorAnswer, "description": "The query makes no sense"},
+    401: {"model": ErrorAnswer, "description": "A key is needed"},
+    409: {"model": ErrorAnswer, "description": "Nothing is indexed yet"},
+    422: {"model": ErrorAnswer, "description": "A parameter cannot be used"},
+    429: {"model": ErrorAnswer, "description": "Too many requests; see Retry-After"},
+    503: {"model": ErrorAnswer, "description": "The database does not answer; see Retry-After"},
+}

@@ -150,3 +150,16 @@ def test_parse_version(text: str, version: tuple[int, ...]) -> None:
 
 def test_where_leaves_the_password_out() -> None:
     assert where("postgresql://me:secret@db:5433/x") == "db:5433/x"
+
+
+def test_connections_that_the_server_ended_are_replaced_unnoticed(database: Database) -> None:
+    with database.connection() as first, database.connection() as second:
+        assert first is not second
+    with psycopg.connect(database.url, autocommit=True) as other:
+        other.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    for _ in range(4):
+        with database.connection() as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)

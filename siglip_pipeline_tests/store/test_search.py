@@ -12,7 +12,7 @@ from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index import build_index
 from siglip_pipeline.store.index_kinds import KINDS
 from siglip_pipeline.store.models import ModelRow, ModelStore
-from siglip_pipeline.store.search import FrameHit, search_frames
+from siglip_pipeline.store.search import FrameHit, MomentSearch, search_frames
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.store import made
 
@@ -25,7 +25,7 @@ class Indexed:
     model: ModelRow
 
     def search(self, query_D: FloatArray, k: int = 5, **filters: object) -> list[FrameHit]:
-        return search_frames(self.database, self.model, query_D, k=k, **filters)  # type: ignore[arg-type]
+        return search_frames(self.database, self.model, query_D, k=k, **filters)
 
 
 @pytest.fixture(scope="module", params=list(KINDS))
@@ -112,6 +112,70 @@ def test_searching_harder_does_not_find_less(indexed: Indexed) -> None:
     assert indexed.search(query_D, ef_search=800)[0].score == pytest.approx(
         truth(query_D)[0][2], abs=2e-3
     )
+
+
+def groups_by_looking_at_all(
+    query_QD: FloatArray, within: float, time_range: tuple[float, float]
+) -> list[tuple[str, int, float, float]]:
+    """Path, best frame, start and end of each hit, best first, by definition."""
+    best: dict[tuple[str, int], tuple[float, int]] = {}
+    for video in range(VIDEOS):
+        frames_ND = made.footage(video).astype(np.float16).astype(np.float32)
+        scores_N = (frames_ND @ query_QD.astype(np.float16).astype(np.float32).T).max(axis=1)
+        for row in range(int(time_range[0]), min(int(time_range[1]), len(scores_N))):
+            key = (f"v{video:02d}.mp4", row // made.SCENE)
+            best[key] = max(best.get(key, (-2.0, 0)), (float(scores_N[row]), -row))
+    hits, taken = [], set()
+    for (path, moment), (score, row) in sorted(best.items(), key=lambda one: -one[1][0]):
+        if (path, moment) in taken:
+            continue
+        ends = [moment, moment]
+        for side, step in enumerate((-1, 1)):
+            while (
+                (key := (path, ends[side] + step)) in best
+                and key not in taken
+                and best[key][0] >= score - within
+            ):
+                ends[side] += step
+        taken |= {(path, member) for member in range(ends[0], ends[1] + 1)}
+        hits.append(
+            (path, -25 * row, float(made.SCENE * ends[0]), float(made.SCENE * (ends[1] + 1)))
+        )
+    return hits
+
+
+@pytest.mark.parametrize("vectors", [1, 3])
+@pytest.mark.parametrize("time_range", [(0.0, 24.0), (3.0, 15.0)])
+@pytest.mark.parametrize("within", [0.0, 0.15, 0.4, 2.5])
+def test_hits_go_as_far_as_neighbours_score_as_well(
+    indexed: Indexed, within: float, time_range: tuple[float, float], vectors: int
+) -> None:
+    query_QD = np.stack([made.footage(80 + number)[0] for number in range(vectors)])
+    expected = groups_by_looking_at_all(query_QD, within, time_range)
+    hits = indexed.search(query_QD, k=100, within=within, time_range=time_range)
+    found = [
+        (hit.video, hit.frame_index, hit.moment_start_seconds, hit.moment_end_seconds)
+        for hit in hits
+    ]
+    assert found == expected
+    few = indexed.search(query_QD, k=4, within=within, time_range=time_range)
+    assert few == hits[:4]
+
+
+def test_a_search_notices_that_another_generation_is_live(database: Database) -> None:
+    """The one that it remembers, and asks first, is gone, or there still and no longer live."""
+    model_id = made.collection(database, videos=3)
+    settings = made.settings(index_kind="moments", index_min_recall=0.0)
+    build_index(database, model_id, settings=settings)
+    model = ModelStore(database).get(model_id)
+    search = MomentSearch(database)
+    first = search.search(model, query_at(2, 3), k=5)
+    for kind in ("hnsw", "exact", "moments"):
+        changed = made.settings(index_kind=kind, index_min_recall=0.0)
+        assert build_index(database, model_id, settings=changed, force=True).published
+        assert search.search(model, query_at(2, 3), k=5) == first
+    made.load(database, model_id, "v02.mp4", made.footage(60))
+    assert search.search(model, made.footage(60)[9], k=1)[0].video == "v02.mp4"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,34 @@
+"""For whoever watches the process."""
+
+from fastapi import APIRouter
+
+from siglip_pipeline.errors import SiglipPipelineError
+from siglip_pipeline.web.errors import HttpError
+from siglip_pipeline.web.schemas import ErrorAnswer, HealthAnswer
+from siglip_pipeline.web.services import CurrentServices
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz", summary="Does the process answer?")
+async def healthz() -> HealthAnswer:
+    """Always 200: restart the process when it is not."""
+    return HealthAnswer(status="ok")
+
+
+@router.get(
+    "/readyz",
+    summary="Can searches be answered?",
+    responses={503: {"model": ErrorAnswer, "description": "Not yet; the message says why"}},
+)
+def readyz(services: CurrentServices) -> HealthAnswer:
+    """200 once there is a published index, and the model is loaded where it is to be at start."""
+    try:
+        services.videos.count()
+        if not services.is_ready():
+            raise HttpError(503, "nothing is indexed yet", kind="NotReady")
+    except SiglipPipelineError as error:
+        raise HttpError(503, "the database does not answer", kind="NotReady") from error
+    if services.settings.load_model_at_start and not services.model_loaded.is_set():
+        raise HttpError(503, "the text tower is being loaded", kind="NotReady")
+    return HealthAnswer(status="ok")
