@@ -27,7 +27,7 @@ from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.labels import PROMPT_TEMPLATE
 from siglip_pipeline.store.database import open_database
 from siglip_pipeline.store.models import ModelStore
-from siglip_pipeline.store.video_similarity import SharedSegment, VideoSimilarityStore
+from siglip_pipeline.store.similar_videos import SharedSegment, VideoSimilarityStore
 
 Time = datetime | None
 

@@ -11,11 +11,8 @@ from siglip_pipeline.defs.outcomes import retrying_what_heals
 from siglip_pipeline.defs.partitions import GROUP, KEY_PREFIX
 from siglip_pipeline.defs.resources import DatabaseResource, SiglipResource
 from siglip_pipeline.store.models import ModelStore
-from siglip_pipeline.store.video_similarity import (
-    SharedSegment,
-    VideoSimilarityStore,
-    compare_videos,
-)
+from siglip_pipeline.store.similar_videos import SharedSegment, VideoSimilarityStore
+from siglip_pipeline.store.video_similarity import compare_videos
 
 SEGMENTS_SHOWN = 100
 
@@ -44,6 +41,7 @@ def video_similarity(
     metadata: dict[str, Any] = {
         "videos": report.videos,
         "frames": report.frames,
+        "videos_compared_now": report.changed,
         "pairs_compared": report.pairs_compared,
         "duplicates": report.duplicates,
         "shared_segments": report.segments,

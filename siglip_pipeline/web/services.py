@@ -11,8 +11,8 @@ from siglip_pipeline.errors import NothingIndexedError, SiglipPipelineError
 from siglip_pipeline.search import QueryEmbedder, SearchService
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.similar_videos import VideoSimilarityStore
 from siglip_pipeline.store.timelines import TimelineStore, VideoName
-from siglip_pipeline.store.video_similarity import VideoSimilarityStore
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore

@@ -11,7 +11,8 @@ from siglip_pipeline import cli
 from siglip_pipeline.errors import QueryError
 from siglip_pipeline.export import export_hits
 from siglip_pipeline.search import ImagePart, SearchFilter, TextPart
-from siglip_pipeline.store.video_similarity import VideoSimilarityStore, compare_videos
+from siglip_pipeline.store.similar_videos import VideoSimilarityStore
+from siglip_pipeline.store.video_similarity import compare_videos
 from siglip_pipeline_tests.search.conftest import SECONDS, Films, query_frame
 from siglip_pipeline_tests.video.copies import Transform, transformed_copy
 

@@ -11,7 +11,8 @@ from siglip_pipeline.records import FloatArray
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelStore
-from siglip_pipeline.store.video_similarity import VideoSimilarityStore, compare_videos
+from siglip_pipeline.store.similar_videos import VideoSimilarityStore
+from siglip_pipeline.store.video_similarity import compare_videos
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.search.conftest import index_folder
 from siglip_pipeline_tests.store import made
@@ -127,6 +128,73 @@ def test_each_run_replaces_what_was_found(database: Database, model_id: int) -> 
     assert copies(database, model_id) == {("film", "again")}
     VideoStore(database).delete("again.mp4")
     assert VideoSimilarityStore(database).segments(model_id=model_id) == []
+
+
+def stored(database: Database, model_id: int) -> tuple[list[object], list[object]]:
+    """All that a comparison leaves for people to read."""
+    with database.connection() as connection:
+        segments = connection.execute(
+            "SELECT video_a, video_b, segment, start_a, end_a, start_b, end_b, speed, score,"
+            " evidence, duplicate, covered FROM shared_segments WHERE model_id = %s ORDER BY 1, 2,"
+            " 3",
+            [model_id],
+        ).fetchall()
+        vectors = connection.execute(
+            "SELECT video_id, frames, embedding::text FROM video_vectors WHERE model_id = %s"
+            " ORDER BY 1",
+            [model_id],
+        ).fetchall()
+    return list(segments), list(vectors)
+
+
+def test_comparing_what_changed_ends_as_comparing_all(database: Database, model_id: int) -> None:
+    """Films, copies, parts, an intro that becomes common step by step, changes and deletions."""
+    intro = frames(7, 10)
+    film = frames(1, 30)
+
+    def with_intro(seed: int) -> FloatArray:
+        return np.concatenate([copied(intro, seed=seed), frames(100 + seed, 6)])
+
+    steps: list[tuple[str, FloatArray | None]] = [
+        ("film", film),
+        ("other", frames(2, 30)),
+        ("again", copied(film)),
+        *((f"intro{seed:02d}", with_intro(seed)) for seed in range(12)),
+        ("part", copied(film[8:20], seed=5)),
+        ("again", frames(3, 20)),
+        ("intro03", None),
+        ("slide", still(1, 10)),
+        ("slide2", copied(still(1, 12), noise=0.005)),
+        ("film", None),
+        ("again", copied(film[2:28], seed=9)),
+    ]
+    told = set()
+    for name, vectors_ND in steps:
+        if vectors_ND is None:
+            VideoStore(database).delete(f"{name}.mp4")
+        else:
+            load(database, model_id, **{name: vectors_ND})
+        report = compare_videos(database, model_id)
+        assert report.changed == (vectors_ND is not None)
+        step_by_step = stored(database, model_id)
+        everything = compare_videos(database, model_id, anew=True)
+        assert everything.changed == everything.videos == report.videos
+        assert stored(database, model_id) == step_by_step, name
+        assert (report.duplicates, report.segments) == (everything.duplicates, everything.segments)
+        told.add((report.duplicates, report.segments))
+    assert len(told) > 6, "the steps change what is told"
+    again = compare_videos(database, model_id)
+    assert (again.changed, again.pairs_compared) == (0, 0)
+
+
+def test_another_rule_makes_everything_new(
+    database: Database, model_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film = frames(1, 12)
+    load(database, model_id, film=film, again=copied(film))
+    assert copies(database, model_id) == {("film", "again")}
+    monkeypatch.setattr("siglip_pipeline.store.judgement.COVERED", 2.0)
+    assert copies(database, model_id) == set()
 
 
 def test_no_videos_at_all(database: Database, model_id: int) -> None:
