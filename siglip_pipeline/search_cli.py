@@ -1,5 +1,7 @@
 """The commands `search`, `labels` and `duplicates`; `cli.py` adds them to the others."""
 
+import json
+import urllib.request
 import webbrowser
 from datetime import datetime
 from pathlib import Path
@@ -28,8 +30,10 @@ from siglip_pipeline.siglip.labels import PROMPT_TEMPLATE
 from siglip_pipeline.store.database import open_database
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.similar_videos import SharedSegment, VideoSimilarityStore
+from siglip_pipeline.web.binding import url_host
 
 Time = datetime | None
+_PAGE_SECONDS = 5.0
 
 
 def search(
@@ -67,7 +71,10 @@ def search(
         int | None, typer.Option(help="At most so many moments of one video.")
     ] = None,
     open_: Annotated[
-        bool, typer.Option("--open", help="Open the best hit in the search page of a running `up`.")
+        bool,
+        typer.Option(
+            "--open", help="Open the best hit in the search page of a running `up` or `serve`."
+        ),
     ] = False,
     export: Annotated[
         Path | None, typer.Option(help="Write a thumbnail of each hit to this folder.")
@@ -117,7 +124,8 @@ def search(
         failed = any(file.path is None for file in exported)
     if open_ and result.hits:
         document["opened"] = page_address(settings, result.hits[0])
-        webbrowser.open(document["opened"])
+        if not webbrowser.open(document["opened"]):
+            raise LaunchError(f"no browser could be started; the hit is at {document['opened']}")
     if json_:
         console.print_json(document)
     else:
@@ -209,19 +217,32 @@ def register(app: typer.Typer) -> None:
 
 
 def page_address(settings: Settings, hit: Hit) -> str:
-    """Where the search page of a running `up` shows a hit.
+    """Where the search page of a running `up` or `serve` shows a hit.
 
     Raises:
-        LaunchError: no `up` runs in this home.
+        LaunchError: neither runs here, or not over this collection.
     """
     from siglip_pipeline.launcher import running
 
-    found = running(settings.home)
-    if found is None:
+    up = running(settings.home)
+    page = up.page_url if up else f"http://{url_host(settings.host)}:{settings.page_port}"
+    if not up and not _shows(page, settings, hit):
         raise LaunchError(
-            f"no `siglip-pipeline up` runs in SIGLIP_HOME={settings.home}: start it to open hits"
+            f"no `siglip-pipeline up` runs in SIGLIP_HOME={settings.home}, and no `siglip-pipeline "
+            f"serve` of this collection at {page}: start one of them to open hits"
         )
-    return f"{found.page_url}/videos/{hit.video_id}?{urlencode({'t': f'{hit.time_seconds:g}'})}"
+    return f"{page}/videos/{hit.video_id}?{urlencode({'t': f'{hit.time_seconds:g}'})}"
+
+
+def _shows(page: str, settings: Settings, hit: Hit) -> bool:
+    """Whether a service answers there that knows the hit's video by the same id."""
+    headers = {} if settings.api_key is None else {"X-API-Key": settings.api_key}
+    request = urllib.request.Request(f"{page}/api/videos/{hit.video_id}", headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=_PAGE_SECONDS) as answer:
+            return bool(json.load(answer)["video"] == hit.video)
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def labels_table(report: LabelReport) -> Any:

@@ -14,7 +14,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.interrupts import heed_interrupts
+from siglip_pipeline.settings import Settings
 from siglip_pipeline.store import binaries
 from siglip_pipeline.store.database import Database, migrate
 from siglip_pipeline.store.embedded import EmbeddedPostgres
@@ -80,6 +82,22 @@ def module_database(postgres: EmbeddedPostgres) -> Iterator[Database]:
     """A pool on a migrated database that the tests of one module share."""
     with fresh_database(postgres) as url, Database(url) as opened:
         yield opened
+
+
+def collection_settings(home: Path, database_url: str, **values: object) -> Settings:
+    """Settings of a collection in a folder of its own: its uploads, and the demo's model."""
+    uploads = home / "uploads"
+    uploads.mkdir(parents=True, exist_ok=True)
+    return Settings.load(
+        **{
+            "home": home,
+            "uploads": str(uploads),
+            "model_name": str(MODEL_FOLDER),
+            "database_url": database_url,
+            "http_requests_per_second": 0,
+        }
+        | values
+    )
 
 
 @contextmanager

@@ -14,7 +14,6 @@ import dagster as dg
 import pytest
 
 from siglip_pipeline import cli
-from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.demo.scenes import DemoVideo, demo_scenes, render_picture, render_video
 from siglip_pipeline.materialize import materialize_videos, pipeline_environment
 from siglip_pipeline.search import SearchService
@@ -23,7 +22,7 @@ from siglip_pipeline.status import collect_status
 from siglip_pipeline.store.database import open_database
 from siglip_pipeline.store.embedded import EmbeddedPostgres
 from siglip_pipeline.store.vectors import VectorStore
-from siglip_pipeline_tests.conftest import fresh_database
+from siglip_pipeline_tests.conftest import collection_settings, fresh_database
 
 SCENES_PER_VIDEO = 10
 
@@ -55,11 +54,9 @@ def collection(
     )
     (uploads / "broken.mp4").write_text("this is no film")
     with fresh_database(postgres) as url, fresh_database(postgres, "template1") as dagster_url:
-        settings = Settings.load(
-            home=home,
-            uploads=str(uploads),
-            model_name=str(MODEL_FOLDER),
-            database_url=url,
+        settings = collection_settings(
+            home,
+            url,
             dagster_postgres_url=dagster_url.replace("postgresql://", "postgresql+psycopg2://"),
         )
         with pipeline_environment(settings) as complete:

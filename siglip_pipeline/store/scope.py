@@ -64,7 +64,10 @@ def resolve_scope(
 def _check_known(videos: Sequence[str], globs: Sequence[str], found: Sequence[str]) -> None:
     unknown = sorted(set(videos) - set(globs) - set(found))
     if unknown:
-        raise QueryError(f"no video {unknown[0]!r} ({len(unknown)} of {len(videos)} unknown)")
+        raise QueryError(
+            f"no video {unknown[0]!r} ({len(unknown)} of {len(videos)} unknown); give its path "
+            "below the uploads, or a glob such as 'holiday/**'"
+        )
     if globs and not found:
         raise QueryError(
             f"no video matches {globs[0]!r}; * stays within a folder, ** does not, and without a "

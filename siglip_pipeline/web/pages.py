@@ -40,6 +40,10 @@ VIDEOS_PER_PAGE = 50
 FAILURES_SHOWN = 200
 SEGMENTS_SHOWN = 100
 _SESSION_SECONDS = 30 * 24 * 3600
+_FILTERS = (
+    *("videos", "from_seconds", "to_seconds", "uploaded_since", "uploaded_until"),
+    *("min_probability", "max_per_video"),
+)
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
@@ -64,7 +68,9 @@ def render(name: str, *, status_code: int = 200, **values: Any) -> HTMLResponse:
 def error_page(error: HttpError, request: Request) -> HTMLResponse:
     """A failure for people."""
     q = request.query_params.get("q", "")
-    page = render("error.html", status_code=error.status_code, error=error, q=q)
+    page = render(
+        "error.html", status_code=error.status_code, error=error, q=q, fields=_fields(request)
+    )
     page.headers.update(error.headers or {})
     return page
 
@@ -94,7 +100,11 @@ def search_page(
         result = search_text(services, q, page, filter)
         return _results(request, result, page, filter, began, q=q)
     return render(
-        "home.html", q="", filter=filter, total=services.videos.count(), ready=services.is_ready()
+        "home.html",
+        q="",
+        fields=_fields(request),
+        total=services.videos.count(),
+        ready=services.is_ready(),
     )
 
 
@@ -124,9 +134,10 @@ def videos_page(services: CurrentServices, offset: _Offset = 0) -> Response:
     rows = services.videos.page(limit=VIDEOS_PER_PAGE, offset=offset)
     total = services.videos.count()
     next_offset = offset + VIDEOS_PER_PAGE
+    frames = services.timelines.frames_at([(row.video_id, 0.0) for row in rows])
     return render(
         "videos.html",
-        videos=rows,
+        videos=list(zip(rows, frames, strict=True)),
         total=total,
         offset=offset,
         previous=max(0, offset - VIDEOS_PER_PAGE) if offset else None,
@@ -211,6 +222,11 @@ def login(
     return answer
 
 
+def _fields(request: Request) -> dict[str, str]:
+    """What was typed into the filters, to be shown again, right or wrong."""
+    return {name: request.query_params.get(name, "")[:200] for name in _FILTERS}
+
+
 def _page_of_hits(services: Services, offset: int) -> Slice:
     return Slice(min(HITS_PER_PAGE, services.settings.http_max_k), offset)
 
@@ -233,7 +249,7 @@ def _results(
         offset=page.offset,
         milliseconds=round(1000 * (time.perf_counter() - began)),
         next=following,
-        filter=filter,
+        fields=_fields(request),
         filtered=bool(filter.to_json()),
         unfiltered=f"/?{urlencode(without_filter)}" if without_filter else None,
         **{"q": "", "like": None, "preview": None, **shown},

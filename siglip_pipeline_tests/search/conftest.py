@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.demo.scenes import DemoVideo, demo_scenes, render_video
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import EmbeddingBatch
@@ -23,7 +22,7 @@ from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.extract import extract_many
 from siglip_pipeline.video.frame_store import FrameStore
-from siglip_pipeline_tests.conftest import fresh_database
+from siglip_pipeline_tests.conftest import collection_settings, fresh_database
 
 SIZE = (160, 120)
 SECONDS = 2.0
@@ -49,14 +48,7 @@ def films(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) 
         for name, part in (("one.mp4", scenes[:6]), ("sub/two.mp4", scenes[8:14]))
     }
     with fresh_database(postgres) as url, Database(url) as database:
-        settings = Settings.load(
-            home=home,
-            uploads=str(uploads),
-            model_name=str(MODEL_FOLDER),
-            database_url=url,
-            index_min_recall=0.0,
-            index_recall_queries=4,
-        )
+        settings = collection_settings(home, url, index_min_recall=0.0, index_recall_queries=4)
         index_folder(database, settings)
         yield Films(database, settings, SearchService(database, settings), rendered)
 

@@ -164,6 +164,25 @@ def test_the_command_mixes_and_exports(
     assert all(file.is_file() for file in files)
 
 
+def test_labels_are_printed_for_one_video_and_for_all(
+    films: Films, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = ["a red circle", "a blue star"]
+    document = _json(monkeypatch, capsys, films, "labels", "sub/two.mp4", *labels, "--sure", "0.2")
+    report = films.service.label(
+        labels, videos=["sub/two.mp4"], filter=SearchFilter(min_probability=0.2)
+    )
+    assert document == report.to_json()
+    everything = _json(monkeypatch, capsys, films, "labels", "--all", *labels)
+    assert [video["video"] for video in everything["videos"]] == ["one.mp4", "sub/two.mp4"]
+    code, out = _run(monkeypatch, capsys, films, "labels", "--all", *labels)
+    assert code == 0
+    for text in ("one.mp4", "two.mp4", *labels, "probability"):
+        assert text in out
+    code, out = _run(monkeypatch, capsys, films, "labels", "one.mp4")
+    assert code == 2
+
+
 def test_nothing_found_is_said_and_is_no_error(
     films: Films, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,6 @@ import pytest
 import uvicorn
 
 from siglip_pipeline import stages
-from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.demo.scenes import DemoVideo, demo_scenes, render_video
 from siglip_pipeline.launcher import free_port
 from siglip_pipeline.settings import Settings
@@ -25,7 +24,7 @@ from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline.web.app import create_app
 from siglip_pipeline.web.guard import Guard
-from siglip_pipeline_tests.conftest import fresh_database
+from siglip_pipeline_tests.conftest import collection_settings, fresh_database
 
 SCENES_PER_FILM = 6
 SECONDS_PER_SCENE = 2
@@ -79,13 +78,7 @@ def collection(
     }
     (uploads / "broken <b>.mp4").write_text("this is no film")
     with fresh_database(postgres) as url:
-        settings = Settings.load(
-            home=home,
-            uploads=str(uploads),
-            model_name=str(MODEL_FOLDER),
-            database_url=url,
-            http_requests_per_second=0,
-        )
+        settings = collection_settings(home, url)
         index_uploads(settings)
         yield Collection(settings, films)
 

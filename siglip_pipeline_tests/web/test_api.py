@@ -167,6 +167,33 @@ def test_a_video_that_failed_has_no_frames(client: httpx.Client, collection: Col
     assert (video["state"], video["timeline"], video["moments"]) == ("failed", [], [])
 
 
+def test_labels_say_which_words_fit_which_videos(
+    client: httpx.Client, collection: Collection
+) -> None:
+    colours: dict[str, Any] = {"label": ["a red circle", "a blue star"], "min_probability": 0.2}
+    answer = client.get("/api/labels", params=colours).json()
+    assert [video["video"] for video in answer["videos"]] == sorted(collection.films)
+    assert set(answer["labels"]) == set(colours["label"])
+    for video in answer["videos"]:
+        chances = [label["probability"] for label in video["labels"]]
+        assert chances == sorted(chances, reverse=True)
+        assert all(0 <= label["share"] <= 1 for label in video["labels"])
+    total = sum(
+        label["share"] * video["frames"]
+        for video in answer["videos"]
+        for label in video["labels"]
+        if label["label"] == "a red circle"
+    )
+    assert answer["labels"]["a red circle"] == pytest.approx(total / (3 * FRAMES), abs=1e-4)
+    first = client.get("/api/labels", params={**colours, "limit": 2}).json()
+    second = client.get(first["next"]).json()
+    assert first["videos"] + second["videos"] == answer["videos"]
+    assert (first["total"], second["next"]) == (3, None)
+    video_id = collection.ids()["old.avi"]
+    (only,) = client.get("/api/labels", params={**colours, "video_id": video_id}).json()["videos"]
+    assert only in answer["videos"]
+
+
 def test_status_is_the_document_of_the_command_line(client: httpx.Client) -> None:
     status = client.get("/api/status").json()
     assert status["videos"]["indexed"] == 3
@@ -206,6 +233,11 @@ def test_it_is_healthy_and_ready(client: httpx.Client) -> None:
         ("GET", "/api/similar?like=../secret@1", 400, "QueryError", "../secret"),
         ("GET", "/api/similar?video_id=999999&seconds=1", 404, "NotFound", "999999"),
         ("GET", "/api/similar?video_id=99999999999999999999&seconds=1", 422, None, "video_id"),
+        ("GET", "/api/labels", 422, "ValidationError", "label"),
+        ("GET", "/api/labels?label=a&label=a", 400, "QueryError", "once"),
+        ("GET", "/api/labels?" + "&".join(f"label={i}" for i in range(21)), 422, None, "20"),
+        ("GET", "/api/labels?label=" + "x" * 501, 422, "ValidationError", "500"),
+        ("GET", "/api/labels?label=a&video_id=999999", 404, "NotFound", "999999"),
         ("GET", "/api/videos/999999", 404, "NotFound", "999999"),
         ("GET", "/api/videos/one.mp4", 422, "ValidationError", "one.mp4"),
         ("GET", "/api/videos?limit=0", 422, "ValidationError", "limit"),
@@ -267,6 +299,8 @@ def test_openapi_describes_every_path_with_examples(client: httpx.Client) -> Non
         "/api/videos/{video_id}",
         "/api/videos/{video_id}/stream",
         "/api/thumbnails/{video_id}/{frame_index}.jpg",
+        "/api/labels",
+        "/api/duplicates",
         "/api/status",
         "/healthz",
         "/readyz",

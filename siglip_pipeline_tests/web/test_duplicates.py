@@ -7,14 +7,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.demo.scenes import demo_scenes, render_video
-from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.embedded import EmbeddedPostgres
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.video_similarity import compare_videos
-from siglip_pipeline_tests.conftest import fresh_database
+from siglip_pipeline_tests.conftest import collection_settings, fresh_database
 from siglip_pipeline_tests.video.copies import Transform, transformed_copy
 from siglip_pipeline_tests.web.conftest import index_uploads, serving
 
@@ -35,13 +33,7 @@ def copies(
     cut = Transform("cut", part=(0.25, 0.875), crf=26, speed=Fraction(1))
     transformed_copy(original, uploads / "b.mp4", cut)
     with fresh_database(postgres) as url:
-        settings = Settings.load(
-            home=home,
-            uploads=str(uploads),
-            model_name=str(MODEL_FOLDER),
-            database_url=url,
-            http_requests_per_second=0,
-        )
+        settings = collection_settings(home, url)
         index_uploads(settings)
         with Database(url) as database:
             active = ModelStore(database).active()

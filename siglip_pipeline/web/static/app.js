@@ -5,6 +5,23 @@ document.documentElement.classList.add("scripted");
 
 const byId = (id) => document.getElementById(id);
 
+// --- Waiting -----------------------------------------------------------------------------------
+
+// Only what takes a while is worth a sign: an answer that is there at once would make it flicker.
+const WAIT_MS = 150;
+let waiting = 0;
+const showBusy = () => { waiting = waiting || setTimeout(() => { byId("busy").hidden = false; }, WAIT_MS); };
+document.addEventListener("submit", showBusy);
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[href^='/?']");
+  if (link && !event.ctrlKey && !event.metaKey && !event.shiftKey) showBusy();
+});
+window.addEventListener("pageshow", () => {
+  clearTimeout(waiting);
+  waiting = 0;
+  byId("busy").hidden = true;
+});
+
 // --- Search by picture -------------------------------------------------------------------------
 
 const pictureForm = byId("picture");
@@ -22,6 +39,7 @@ function submitPicture() {
   filters.delete("q");
   for (const [name, value] of [...filters]) if (!value) filters.delete(name);
   pictureForm.action = filters.size ? `/?${filters}` : "/";
+  showBusy();
   pictureForm.submit();
 }
 
@@ -167,6 +185,29 @@ if (player) {
     const seconds = duration * (event.clientX - box.left) / box.width;
     const moment = event.target.closest(".moment");
     goTo(moment ? Number(moment.dataset.start) : Math.round(seconds * 10) / 10, true);
+  });
+  // Without the mouse: play, go from frame to frame, look for more, go back.
+  function step(by) {
+    const times = frames.map((frame) => Number(frame.dataset.time));
+    const now = playable && !video.seeking ? video.currentTime : wanted;
+    const next = by > 0 ? times.find((time) => time > now + 0.05)
+      : times.findLast((time) => time < now - 0.05);
+    if (next === undefined) return;
+    if (playable) video.pause();
+    goTo(next, false);
+    frames[times.indexOf(next)].scrollIntoView({ block: "nearest", inline: "center" });
+  }
+  const actions = {
+    j: () => step(-1),
+    l: () => step(1),
+    k: () => { if (playable) { if (video.paused) video.play().catch(() => {}); else video.pause(); } },
+    m: () => byId("more")?.click(),
+    Escape: () => byId("back")?.click(),
+  };
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (document.activeElement.matches("input, textarea, select") || document.fullscreenElement) return;
+    actions[event.key]?.();
   });
   document.querySelector(".strip .current")?.scrollIntoView({ block: "nearest", inline: "center" });
 }
