@@ -8,6 +8,7 @@
 docs/search.md explains what is found and how.
 """
 
+from siglip_pipeline.search.answers import SearchResult
 from siglip_pipeline.search.embedder import QueryEmbedder
 from siglip_pipeline.search.filters import SearchFilter
 from siglip_pipeline.search.labels import LabelReport, LabelScore, VideoLabels
@@ -19,7 +20,7 @@ from siglip_pipeline.search.parts import (
     parse_moment,
     parse_query,
 )
-from siglip_pipeline.search.service import DEFAULT_K, MAX_K, SearchResult, SearchService
+from siglip_pipeline.search.service import DEFAULT_K, MAX_K, SearchService
 
 __all__ = [
     "DEFAULT_K",

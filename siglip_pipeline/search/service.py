@@ -1,18 +1,11 @@
-"""The one way to search, for Python, the command line and HTTP alike.
-
-Shapes: Q vectors of one query, P parts of a mix, K hits, D dimensions.
-"""
+"""The one way to search, for Python, the command line and HTTP alike."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from siglip_pipeline.errors import NothingIndexedError, QueryError
-from siglip_pipeline.records import Hit
-from siglip_pipeline.search.chances import probability_of, score_of
+from siglip_pipeline.search.answers import Answers, SearchResult
 from siglip_pipeline.search.embedder import QueryEmbedder
 from siglip_pipeline.search.filters import SearchFilter
 from siglip_pipeline.search.labels import LabelReport, label_sentences, label_videos
@@ -25,40 +18,13 @@ from siglip_pipeline.search.parts import (
 from siglip_pipeline.search.vectors import QueryVectorizer, QueryVectors, part_json
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.labels import PROMPT_TEMPLATE
-from siglip_pipeline.siglip.similarity import probability
 from siglip_pipeline.store.database import Database
-from siglip_pipeline.store.label_scores import score_frames
 from siglip_pipeline.store.models import ModelRow, ModelStore
-from siglip_pipeline.store.search import (
-    K_MAX,
-    ActiveModelChangedError,
-    FrameHit,
-    MomentSearch,
-)
+from siglip_pipeline.store.search import K_MAX, ActiveModelChangedError
 from siglip_pipeline.store.vectors import VectorStore
 
 DEFAULT_K = 10
 MAX_K = K_MAX
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchResult:
-    """The answer to one query, best hit first."""
-
-    query: dict[str, Any]
-    """The query as it was understood."""
-    model: str
-    """Name of the model whose vectors were searched."""
-    hits: tuple[Hit, ...] = field(default=())
-    """Empty where nothing is as probable as was asked for: nothing here."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The document that ``search --json`` prints."""
-        return {
-            "query": self.query,
-            "model": self.model,
-            "hits": [hit.to_json() for hit in self.hits],
-        }
 
 
 class SearchService:
@@ -86,7 +52,7 @@ class SearchService:
         self._settings = settings
         self._embedder = embedder or QueryEmbedder(settings)
         self._vectorizer = QueryVectorizer(self._embedder, VectorStore(database))
-        self._moments = MomentSearch(database)
+        self._answers = Answers(database, settings)
         self._active: ModelRow | None = None
 
     def load(self, tower: Literal["text", "image"] = "text") -> None:
@@ -329,62 +295,10 @@ class SearchService:
         while True:
             model = self.active_model()
             try:
-                hits = self._hits(model, embed(model), k, chosen)
+                hits = self._answers.hits(model, embed(model), k, chosen)
             except ActiveModelChangedError:
                 self._active = None
                 continue
             limits = chosen.to_json()
             document = {**query, "k": k, **({"filter": limits} if limits else {})}
             return SearchResult(query=document, model=model.name, hits=hits)
-
-    def _hits(
-        self, model: ModelRow, vectors: QueryVectors, k: int, chosen: SearchFilter
-    ) -> tuple[Hit, ...]:
-        least = chosen.min_probability
-        least = self._settings.search_min_probability if least is None else least
-        by_score = vectors.texts_PD is None
-        wanted = k
-        while True:
-            found = self._moments.search(
-                model,
-                vectors.query_QD,
-                k=wanted,
-                videos=chosen.videos,
-                time_range=chosen.time_range,
-                uploaded_after=chosen.uploaded_since,
-                uploaded_before=chosen.uploaded_until,
-                max_per_video=chosen.max_per_video,
-                min_score=score_of(least, model) if by_score else -2.0,
-                within=vectors.within,
-                must_be_active=True,
-            )
-            judged = zip(found, self._probabilities(model, vectors, found), strict=True)
-            hits = [_hit(frame, chance) for frame, chance in judged if by_score or chance >= least]
-            # The texts of a mix may hide some: then there are more to look at.
-            if len(hits) >= k or len(found) < wanted or wanted == MAX_K:
-                return tuple(hits[:k])
-            wanted = min(4 * wanted, MAX_K)
-
-    def _probabilities(
-        self, model: ModelRow, vectors: QueryVectors, found: Sequence[FrameHit]
-    ) -> list[float]:
-        if vectors.texts_PD is None or not found:
-            return [probability_of(frame.score, model) for frame in found]
-        places = [(frame.video_id, frame.frame_index) for frame in found]
-        scores_KP = score_frames(self._database, model.model_id, places, vectors.texts_PD)
-        fits_KP = probability(np.nan_to_num(scores_KP), model.logit_scale, model.logit_bias)
-        chances_KP = np.where(np.array(vectors.negative), 1 - fits_KP, fits_KP)
-        return [float(chance) for chance in np.prod(chances_KP, axis=1)]
-
-
-def _hit(frame: FrameHit, chance: float) -> Hit:
-    return Hit(
-        video=frame.video,
-        video_id=frame.video_id,
-        time_seconds=frame.time_seconds,
-        frame_index=frame.frame_index,
-        score=frame.score,
-        probability=chance,
-        start_seconds=frame.moment_start_seconds,
-        end_seconds=frame.moment_end_seconds,
-    )

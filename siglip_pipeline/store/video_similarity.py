@@ -87,7 +87,7 @@ def compare_videos(
     model = ModelStore(database).get(model_id)
     store = Comparisons(database, model_id)
     with store.alone():
-        current, known, rules = store.current(), store.known(), _rules(model)
+        current, known, rules = store.current(), store.known(), rules_of(model)
         changed = [
             video_id
             for video_id, (_, ingest_id) in current.items()
@@ -140,7 +140,7 @@ def compare_videos(
     )
 
 
-def _rules(model: ModelRow) -> str:
+def rules_of(model: ModelRow) -> str:
     """What decides on the outcome beside the vectors: where it differs, nothing known counts."""
     constants = [
         f"{name}={value}"

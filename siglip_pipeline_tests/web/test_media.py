@@ -1,7 +1,9 @@
 """Pictures of frames and bytes of videos, as browsers and players ask for them."""
 
 import io
+import re
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import fsspec
@@ -47,20 +49,56 @@ def test_ranges_outside_of_the_file(header: str) -> None:
         parse_range(header, SIZE)
 
 
-@pytest.fixture(scope="module", params=["folder", "memory"])
+@pytest.fixture(scope="module", params=["folder", "memory", "s3"])
 def player(collection: Collection, request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
-    """A client of a service over a folder, and of one over storage that is not a folder."""
-    if request.param == "folder":
-        with serving(collection.settings) as running:
-            yield running.client
-        return
+    """A client of a service over a folder, and of ones over storage that is not a folder."""
+    with ExitStack() as stack:
+        changes: dict[str, str] = {}
+        if request.param != "folder":
+            storage = stack.enter_context(bucket() if request.param == "s3" else memory())
+            places = {
+                "uploads": collection.settings.uploads,
+                "frame_store": str(collection.settings.frame_store_url),
+            }
+            for name, folder in places.items():
+                target = f"player-{name.replace('_', '-')}"
+                storage.put(f"{folder}/", f"/{target}/", recursive=True)
+                changes[name] = f"{request.param}://{target}"
+        running = stack.enter_context(serving(collection.settings, **changes))
+        yield running.client
+
+
+@contextmanager
+def memory() -> Iterator[fsspec.AbstractFileSystem]:
     storage = fsspec.filesystem("memory")
-    storage.put(f"{collection.settings.uploads}/", "/player/", recursive=True)
     try:
-        with serving(collection.settings, uploads="memory://player") as running:
-            yield running.client
+        yield storage
     finally:
-        storage.rm("/player", recursive=True)
+        for name in ("/player-uploads", "/player-frame-store"):
+            storage.rm(name, recursive=True)
+
+
+@contextmanager
+def bucket() -> Iterator[fsspec.AbstractFileSystem]:
+    """A real S3 API on 127.0.0.1, which the environment names as it would name Amazon's."""
+    moto_server = pytest.importorskip("moto.server")
+    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    kept = fsspec.get_filesystem_class("s3")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        kept.clear_instance_cache()
+        storage = fsspec.filesystem("s3")
+        for name in ("player-uploads", "player-frame-store"):
+            storage.mkdir(name)
+        try:
+            yield storage
+        finally:
+            kept.clear_instance_cache()
+            server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +154,21 @@ def test_an_unchanged_file_is_not_sent_again(player: httpx.Client, stream_url: s
     assert player.get(stream_url, headers={**part, "If-Range": tag}).status_code == 206
     # Another file than the part before it: all of it, not a mixture of two.
     assert player.get(stream_url, headers={**part, "If-Range": '"other"'}).status_code == 200
+
+
+def test_pictures_come_from_wherever_frames_are_stored(
+    player: httpx.Client, client: httpx.Client
+) -> None:
+    """All that the page shows for a search, at the sizes that it asks for."""
+    page = player.get("/?q=a+red+circle").text
+    addresses = re.findall(r"/api/thumbnails/\d+/\d+\.jpg\?width=320", page)
+    assert len(addresses) > 5
+    for address in addresses[:6]:
+        picture = player.get(address)
+        assert picture.status_code == 200
+        assert picture.content == client.get(address).content
+    full = addresses[0].partition("?")[0]
+    assert player.get(full).content == client.get(full).content
 
 
 def test_names_of_every_kind_are_found_by_id(player: httpx.Client, collection: Collection) -> None:
