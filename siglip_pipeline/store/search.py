@@ -118,42 +118,16 @@ class MomentSearch:
             within=within,
             min_score=min_score,
             max_per_video=max_per_video,
+            videos=videos,
+            time_range=time_range,
+            uploaded_after=uploaded_after,
+            uploaded_before=uploaded_before,
         )
-        names_videos = not (videos is None and uploaded_after is None and uploaded_before is None)
         for attempt in range(_ATTEMPTS):
-            guess = None if names_videos else self._live.get(model.model_id)
             try:
                 with self._database.connection() as connection:
-                    first = None
-                    with connection.pipeline():
-                        # One snapshot: a video that is replaced meanwhile is seen before or after.
-                        connection.execute(
-                            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
-                        )
-                        asked = generations.ask_live_and_active(connection, model.model_id)
-                        if guess is not None:
-                            first = _Search(connection, guess, Scope(time_range=time_range), ask)
-                            first.send()
-                    target, active = generations.read_live_and_active(asked, model.model_id)
-                    if must_be_active and not active:
-                        raise ActiveModelChangedError
-                    if target is None:
-                        raise NothingIndexedError(
-                            f"no index is published for model {model.name} yet; materialize "
-                            "similarity_index"
-                        )
-                    self._live[model.model_id] = target
-                    if first is None or target != guess:
-                        scope = resolve_scope(
-                            connection,
-                            model.model_id,
-                            videos=videos,
-                            time_range=time_range,
-                            uploaded_after=uploaded_after,
-                            uploaded_before=uploaded_before,
-                        )
-                        first = _Search(connection, target, scope, ask)
-                    return [_hit(group) for group in first.groups()]
+                    search = self._begin(connection, model, ask, must_be_active=must_be_active)
+                    return [_hit(group) for group in search.groups()]
             except Exception as error:
                 # The generation was replaced, and its tables dropped, between two statements.
                 cause = error.__cause__ or error
@@ -161,6 +135,31 @@ class MomentSearch:
                     raise
                 self._live.pop(model.model_id, None)
         raise AssertionError("unreachable")
+
+    def _begin(
+        self, connection: Connection, model: ModelRow, ask: "_Question", *, must_be_active: bool
+    ) -> "_Search":
+        """A search in the live generation; asked already where that is the one remembered."""
+        guess = None if ask.names_videos else self._live.get(model.model_id)
+        search = None
+        with connection.pipeline():
+            # One snapshot: a video that is replaced meanwhile is seen before or after.
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            asked = generations.ask_live_and_active(connection, model.model_id)
+            if guess is not None:
+                search = _Search(connection, guess, Scope(time_range=ask.time_range), ask)
+                search.send()
+        target, active = generations.read_live_and_active(asked, model.model_id)
+        if must_be_active and not active:
+            raise ActiveModelChangedError
+        if target is None:
+            raise NothingIndexedError(
+                f"no index is published for model {model.name} yet; materialize similarity_index"
+            )
+        self._live[model.model_id] = target
+        if search is None or target != guess:
+            search = _Search(connection, target, ask.scope(connection, model.model_id), ask)
+        return search
 
 
 def search_frames(
@@ -203,7 +202,7 @@ def _hit(group: MomentGroup) -> FrameHit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Question:
-    """What is looked for."""
+    """What is looked for, and where; see :meth:`MomentSearch.search`."""
 
     query_QD: FloatArray
     k: int
@@ -211,6 +210,27 @@ class _Question:
     within: float
     min_score: float
     max_per_video: int | None
+    videos: Sequence[str] | None
+    time_range: tuple[float, float] | None
+    uploaded_after: datetime | None
+    uploaded_before: datetime | None
+
+    @property
+    def names_videos(self) -> bool:
+        """Whether the database has to say which videos are meant."""
+        filters = (self.videos, self.uploaded_after, self.uploaded_before)
+        return any(value is not None for value in filters)
+
+    def scope(self, connection: Connection, model_id: int) -> Scope:
+        """What may be found."""
+        return resolve_scope(
+            connection,
+            model_id,
+            videos=self.videos,
+            time_range=self.time_range,
+            uploaded_after=self.uploaded_after,
+            uploaded_before=self.uploaded_before,
+        )
 
 
 class _Search:
