@@ -4,7 +4,7 @@ Rendered films of other seeds than the demo's, FFmpeg's generated pictures (a Ma
 game of life, drifting gradients, a cellular automaton), and, of the real clips that are given, the
 second half, each copied by other strengths than those that the thresholds were chosen with.
 
-    python benchmarks/bench_copies.py [--json] [--clips FILE …]
+    python benchmarks/bench_copies.py [--json] [--seed N] [--clips FILE …]
 """
 
 import argparse
@@ -51,13 +51,14 @@ TRANSFORMS = (
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--seed", type=int, default=20261125, help="of the rendered films")
     parser.add_argument("--clips", type=Path, nargs="*", default=[], help="real footage")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="siglip-copies-") as folder:
         Path(folder).chmod(0o755)
         uploads = Path(folder) / "uploads"
         uploads.mkdir()
-        names = list(sources(uploads, options.clips))
+        names = list(sources(uploads, options.clips, options.seed))
         for name in names:
             for transform in TRANSFORMS:
                 target = uploads / f"{name}+{transform.name}.mp4"
@@ -81,9 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_report("copies", cases(names, found), as_json=options.json)
 
 
-def sources(folder: Path, clips: Sequence[Path]) -> Iterator[str]:
+def sources(folder: Path, clips: Sequence[Path], seed: int) -> Iterator[str]:
     """Writes the originals; their names."""
-    rng = np.random.default_rng(20261125)
+    rng = np.random.default_rng(seed)
     for number in range(FILMS):
         name = f"film{number}"
         scenes = [random_scene(rng) for _ in range(SECONDS // 3)]

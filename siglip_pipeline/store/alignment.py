@@ -24,6 +24,10 @@ MATCH_COSINE = 0.94
 """Frames at least as alike may be the same picture. Re-encoded copies lie above 0.97."""
 MIN_DIFFERENT = 2.0
 """A stretch of fewer different frames proves nothing: pictures that stand still look alike."""
+WEAK_COSINE = 0.9
+"""… or the same picture cropped, where more of them line up:"""
+WEAK_DIFFERENT = 3.0
+"""Different frames that a stretch of such weak matches has at least."""
 SPEEDS = (1.0, 2 / 3, 3 / 4, 4 / 5, 5 / 4, 4 / 3, 3 / 2, 1 / 2, 2.0)
 MAX_SEGMENTS = 8
 _MATCHES_PER_FRAME = 8
@@ -87,10 +91,10 @@ class Segment:
     """How many different frames it has, 1 for a still picture."""
 
 
-def find_matches(a: Footage, b: Footage) -> Matches:
-    """Pairs of frames with a cosine of at least :data:`MATCH_COSINE`, the best of each frame."""
+def find_matches(a: Footage, b: Footage, *, alike: float = MATCH_COSINE) -> Matches:
+    """Pairs of frames with a cosine of at least ``alike``, the best of each frame."""
     cosine_AB = a.embeddings_ND @ b.embeddings_ND.T
-    strong_AB = cosine_AB >= MATCH_COSINE
+    strong_AB = cosine_AB >= alike
     if strong_AB.any():
         strong_AB &= _among_best(cosine_AB) | _among_best(cosine_AB.T).T
     rows, columns = np.nonzero(strong_AB)
@@ -135,6 +139,12 @@ def shared_segments(a: Footage, b: Footage, matches: Matches) -> list[Segment]:
         left_N &= ~np.isin(matches.row_N, segment.rows)
         left_N &= ~np.isin(matches.column_N, segment.columns)
     return sorted(segments, key=lambda segment: (-segment.different, segment.start_a))
+
+
+def weakly_shared_segments(a: Footage, b: Footage) -> list[Segment]:
+    """Stretches of matches from :data:`WEAK_COSINE` on: more must line up to prove anything."""
+    segments = shared_segments(a, b, find_matches(a, b, alike=WEAK_COSINE))
+    return [segment for segment in segments if segment.different >= WEAK_DIFFERENT]
 
 
 def _best_segment(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from siglip_pipeline.records import FloatArray, IntArray
-from siglip_pipeline.store.alignment import MIN_DIFFERENT, Segment
+from siglip_pipeline.store.alignment import MATCH_COSINE, MIN_DIFFERENT, Segment
 
 COVERED = 0.5
 """A copy: the shared stretches are at least this share of what the shorter video shows."""
@@ -52,10 +52,9 @@ def judge(a: Substance, b: Substance, segments: Sequence[Segment]) -> Iterator[J
     duplicate = covered >= COVERED if proven else still
     for segment in segments:
         common = float(np.mean(a.spread_N[segment.rows])) > COMMON
+        sure = segment.different >= MIN_DIFFERENT and segment.cosine >= MATCH_COSINE
         # One frame is a coincidence, however much of a video it is.
-        if len(segment.rows) > 1 and (
-            duplicate or (segment.different >= MIN_DIFFERENT and not common)
-        ):
+        if len(segment.rows) > 1 and (duplicate or (sure and not common)):
             yield Judged(segment=segment, duplicate=duplicate, covered=covered)
 
 

@@ -16,12 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from siglip_pipeline.records import IntArray
 from siglip_pipeline.store import alignment, judgement
 from siglip_pipeline.store.alignment import (
+    MIN_DIFFERENT,
     Footage,
     difference_weights,
     find_matches,
     shared_segments,
+    weakly_shared_segments,
 )
 from siglip_pipeline.store.comparisons import (
     ComparedPair,
@@ -226,12 +229,27 @@ def _stacked(
 
 def _compare(library: _Library, candidates: Sequence[Pair]) -> Iterator[tuple[Pair, ComparedPair]]:
     """The pairs that have frames alike, with the stretches that these make."""
-    for a, b in candidates:
-        matches = find_matches(library[a], library[b])
-        if len(matches):
-            frames_a = np.zeros(len(library[a].time_seconds_N), bool)
-            frames_b = np.zeros(len(library[b].time_seconds_N), bool)
-            frames_a[matches.row_N] = True
-            frames_b[matches.column_N] = True
-            segments = tuple(shared_segments(library[a], library[b], matches))
-            yield (a, b), ComparedPair(frames_a=frames_a, frames_b=frames_b, segments=segments)
+    for pair in candidates:
+        a, b = (library[video_id] for video_id in pair)
+        matches = find_matches(a, b)
+        segments = shared_segments(a, b, matches) if len(matches) else []
+        rows, columns = [matches.row_N], [matches.column_N]
+        if all(segment.different < MIN_DIFFERENT for segment in segments):
+            weak = weakly_shared_segments(a, b)
+            segments = weak or segments
+            rows += [segment.rows for segment in weak]
+            columns += [segment.columns for segment in weak]
+        if segments:
+            yield (
+                pair,
+                ComparedPair(
+                    frames_a=_among(a, rows), frames_b=_among(b, columns), segments=tuple(segments)
+                ),
+            )
+
+
+def _among(footage: Footage, parts: Sequence[IntArray]) -> NDArray[np.bool_]:
+    """Which frames are in any of these."""
+    inside = np.zeros(len(footage.time_seconds_N), bool)
+    inside[np.concatenate(parts)] = True
+    return inside
