@@ -22,6 +22,7 @@ PICTURES = (
     ("page-video.png", None, 1200, 780, "light"),
     ("page-phone.png", QUERY, 390, 760, "dark"),
     ("page-status.png", "/status", 1200, 560, "light"),
+    ("page-duplicates.png", "/duplicates", 1200, 520, "dark"),
 )
 LOADED = (
     "return [...document.images].filter(i => i.src && i.loading != 'lazy')"

@@ -44,6 +44,8 @@ class ComparedPair:
     """Which frames of the first one have one like it in the other."""
     frames_b: NDArray[np.bool_]
     segments: tuple[Segment, ...]
+    weak: tuple[Segment, ...]
+    """Stretches of weaker matches, where the others hold little of either video."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,13 +173,16 @@ class Comparisons:
                 ],
             )
             cursor.executemany(
-                "INSERT INTO video_pairs (model_id, video_a, video_b, frames_a, frames_b, segments)"
-                " VALUES (%s, %s, %s, %b, %b, %s)",
+                "INSERT INTO video_pairs (model_id, video_a, video_b, frames_a, frames_b, segments,"
+                " weak) VALUES (%s, %s, %s, %b, %b, %s, %s)",
                 [
                     [
                         *(self._model_id, a, b),
                         *(np.packbits(bits).tobytes() for bits in (pair.frames_a, pair.frames_b)),
-                        Jsonb([_plain(segment) for segment in pair.segments]),
+                        *(
+                            Jsonb([_plain(segment) for segment in segments])
+                            for segments in (pair.segments, pair.weak)
+                        ),
                     ]
                     for (a, b), pair in pairs.items()
                     if a in there and b in there
@@ -211,15 +216,19 @@ class Comparisons:
 
     def pairs_of(
         self, connection: Connection, video_ids: Collection[int]
-    ) -> Iterator[tuple[Pair, tuple[Segment, ...]]]:
-        """Pairs with at least one of these videos, and their stretches."""
+    ) -> Iterator[tuple[Pair, tuple[Segment, ...], tuple[Segment, ...]]]:
+        """Pairs with at least one of these videos, their stretches, and the weak ones."""
         rows = connection.execute(
-            "SELECT video_a, video_b, segments FROM video_pairs WHERE model_id = %(model)s"
+            "SELECT video_a, video_b, segments, weak FROM video_pairs WHERE model_id = %(model)s"
             " AND (video_a = ANY(%(ids)s) OR video_b = ANY(%(ids)s)) ORDER BY video_a, video_b",
             {"model": self._model_id, "ids": list(video_ids)},
         )
-        for a, b, segments in rows:
-            yield (a, b), tuple(_segment(segment) for segment in segments)
+        for a, b, segments, weak in rows:
+            yield (
+                (a, b),
+                tuple(_segment(segment) for segment in segments),
+                tuple(_segment(segment) for segment in weak),
+            )
 
     def substance(self, connection: Connection, video_ids: Collection[int]) -> dict[int, Substance]:
         """What counts for telling copies, by id."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from siglip_pipeline.records import FloatArray, IntArray
-from siglip_pipeline.store.alignment import MATCH_COSINE, MIN_DIFFERENT, Segment
+from siglip_pipeline.store.alignment import MIN_DIFFERENT, Segment
 
 COVERED = 0.5
 """A copy: the shared stretches are at least this share of what the shorter video shows."""
@@ -41,21 +41,40 @@ class Judged:
     covered: float
 
 
-def judge(a: Substance, b: Substance, segments: Sequence[Segment]) -> Iterator[Judged]:
-    """What two videos share, and whether that makes them copies."""
+def judge(
+    a: Substance, b: Substance, segments: Sequence[Segment], weak: Sequence[Segment] = ()
+) -> Iterator[Judged]:
+    """What two videos share, and whether that makes them copies.
+
+    Args:
+        a: the first video.
+        b: the second one.
+        segments: stretches that they share.
+        weak: stretches of weaker matches, which count only where they make the videos copies.
+    """
+    duplicate, covered = _copies(a, b, segments)
+    if weak and not duplicate:
+        weakly, covered_weakly = _copies(a, b, weak)
+        if weakly:
+            segments, duplicate, covered = weak, True, covered_weakly
+    for segment in segments:
+        common = float(np.mean(a.spread_N[segment.rows])) > COMMON
+        # One frame is a coincidence, however much of a video it is.
+        if len(segment.rows) > 1 and (
+            duplicate or (segment.different >= MIN_DIFFERENT and not common)
+        ):
+            yield Judged(segment=segment, duplicate=duplicate, covered=covered)
+
+
+def _copies(a: Substance, b: Substance, segments: Sequence[Segment]) -> tuple[bool, float]:
+    """Whether these make two videos copies, and how much of the shorter one they hold."""
     # A frame that stands still, or that many videos have, says little about what a video shows.
     share_a = _share(a, [segment.rows for segment in segments])
     share_b = _share(b, [segment.columns for segment in segments])
     covered = share_a if a.length_seconds <= b.length_seconds else share_b
-    proven = max((segment.different for segment in segments), default=0.0) >= MIN_DIFFERENT
-    still = _same_still(segments) and min(share_a, share_b) >= COVERED_STILL
-    duplicate = covered >= COVERED if proven else still
-    for segment in segments:
-        common = float(np.mean(a.spread_N[segment.rows])) > COMMON
-        sure = segment.different >= MIN_DIFFERENT and segment.cosine >= MATCH_COSINE
-        # One frame is a coincidence, however much of a video it is.
-        if len(segment.rows) > 1 and (duplicate or (sure and not common)):
-            yield Judged(segment=segment, duplicate=duplicate, covered=covered)
+    if max((segment.different for segment in segments), default=0.0) >= MIN_DIFFERENT:
+        return covered >= COVERED, covered
+    return _same_still(segments) and min(share_a, share_b) >= COVERED_STILL, covered
 
 
 def _same_still(segments: Sequence[Segment]) -> bool:

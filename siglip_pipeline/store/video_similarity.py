@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from siglip_pipeline.records import IntArray
 from siglip_pipeline.store import alignment, judgement
 from siglip_pipeline.store.alignment import (
-    MIN_DIFFERENT,
     Footage,
+    Segment,
     difference_weights,
     find_matches,
     shared_segments,
@@ -43,6 +43,7 @@ CANDIDATE_COSINE = 0.85
 """Two videos are compared frame by frame when some of their moments are as alike as this."""
 _BLOCK, _COLUMNS = 2048, 16384
 _FOOTAGE_KEPT = 256
+_MOST = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,11 +124,11 @@ def compare_videos(
             touched -= replaced - fresh.keys()
             store.spread(connection, touched)
             shared = list(store.pairs_of(connection, touched))
-            substance = store.substance(connection, {v for pair, _ in shared for v in pair})
+            substance = store.substance(connection, {v for pair, _, _ in shared for v in pair})
             judged = (
                 (pair, found)
-                for pair, segments in shared
-                for found in judge(substance[pair[0]], substance[pair[1]], segments)
+                for pair, segments, weak in shared
+                for found in judge(substance[pair[0]], substance[pair[1]], segments, weak)
             )
             store.publish(connection, touched, judged)
     videos, frames, duplicates, segments = store.totals()
@@ -233,23 +234,27 @@ def _compare(library: _Library, candidates: Sequence[Pair]) -> Iterator[tuple[Pa
         a, b = (library[video_id] for video_id in pair)
         matches = find_matches(a, b)
         segments = shared_segments(a, b, matches) if len(matches) else []
-        rows, columns = [matches.row_N], [matches.column_N]
-        if all(segment.different < MIN_DIFFERENT for segment in segments):
-            weak = weakly_shared_segments(a, b)
-            segments = weak or segments
-            rows += [segment.rows for segment in weak]
-            columns += [segment.columns for segment in weak]
-        if segments:
+        weak = weakly_shared_segments(a, b) if not _mostly(segments, a, b) else []
+        if segments or weak:
             yield (
                 pair,
                 ComparedPair(
-                    frames_a=_among(a, rows), frames_b=_among(b, columns), segments=tuple(segments)
+                    frames_a=_among(a, matches.row_N),
+                    frames_b=_among(b, matches.column_N),
+                    segments=tuple(segments),
+                    weak=tuple(weak),
                 ),
             )
 
 
-def _among(footage: Footage, parts: Sequence[IntArray]) -> NDArray[np.bool_]:
-    """Which frames are in any of these."""
+def _mostly(segments: Sequence[Segment], a: Footage, b: Footage) -> bool:
+    """Whether stretches hold so much of a video that weaker matches would add nothing."""
+    rows = sum(len(segment.rows) for segment in segments)
+    columns = sum(len(segment.columns) for segment in segments)
+    return rows >= _MOST * len(a.time_seconds_N) or columns >= _MOST * len(b.time_seconds_N)
+
+
+def _among(footage: Footage, frames: IntArray) -> NDArray[np.bool_]:
     inside = np.zeros(len(footage.time_seconds_N), bool)
-    inside[np.concatenate(parts)] = True
+    inside[frames] = True
     return inside

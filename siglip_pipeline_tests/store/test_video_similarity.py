@@ -187,6 +187,27 @@ def test_comparing_what_changed_ends_as_comparing_all(database: Database, model_
     assert (again.changed, again.pairs_compared) == (0, 0)
 
 
+def test_a_crop_is_a_copy_where_enough_weaker_matches_line_up(
+    database: Database, model_id: int
+) -> None:
+    """Frames at a cosine of 0.92: eight scenes in order prove it, two do not, nor does disorder."""
+
+    def cropped(vectors_ND: FloatArray, seed: int) -> FloatArray:
+        noise_ND = frames(seed, len(vectors_ND))
+        mixed_ND = vectors_ND + 0.43 * noise_ND
+        result: FloatArray = mixed_ND / np.linalg.norm(mixed_ND, axis=1, keepdims=True)
+        return result.astype(np.float32)
+
+    film, short = frames(1, 24), frames(2, 2)
+    order = np.random.default_rng(3).permutation(24)
+    load(database, model_id, film=film, crop=cropped(film, 31), mixed=cropped(film[order], 32))
+    load(database, model_id, short=short, crop2=cropped(short, 33))
+    cosines = (film * cropped(film, 31)).sum(axis=1)
+    assert np.median(cosines) < 0.93
+    assert np.median(cosines) > 0.9
+    assert copies(database, model_id) == {("film", "crop")}
+
+
 def test_another_rule_makes_everything_new(
     database: Database, model_id: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

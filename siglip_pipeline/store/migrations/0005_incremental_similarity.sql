@@ -21,6 +21,7 @@ CREATE TABLE video_pairs (
     frames_a bytea NOT NULL,   -- bits: which frames of a have one like it in b
     frames_b bytea NOT NULL,
     segments jsonb NOT NULL,
+    weak     jsonb NOT NULL,   -- stretches of weaker matches, where segments hold little
     PRIMARY KEY (model_id, video_a, video_b),
     CHECK (video_a < video_b)
 );
