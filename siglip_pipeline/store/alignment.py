@@ -24,10 +24,12 @@ MATCH_COSINE = 0.94
 """Frames at least as alike may be the same picture. Re-encoded copies lie above 0.97."""
 MIN_DIFFERENT = 2.0
 """A stretch of fewer different frames proves nothing: pictures that stand still look alike."""
-WEAK_COSINE = 0.9
+WEAK_COSINE = 0.88
 """… or the same picture cropped, where more of them line up:"""
 WEAK_DIFFERENT = 3.0
 """Different frames that a stretch of such weak matches has at least."""
+WEAK_DENSITY = 0.75
+"""Share of its frames that have a match: some in a row are found in any order of scenes."""
 SPEEDS = (1.0, 2 / 3, 3 / 4, 4 / 5, 5 / 4, 4 / 3, 3 / 2, 1 / 2, 2.0)
 MAX_SEGMENTS = 8
 _MATCHES_PER_FRAME = 8
@@ -144,7 +146,16 @@ def shared_segments(a: Footage, b: Footage, matches: Matches) -> list[Segment]:
 def weakly_shared_segments(a: Footage, b: Footage) -> list[Segment]:
     """Stretches of matches from :data:`WEAK_COSINE` on: more must line up to prove anything."""
     segments = shared_segments(a, b, find_matches(a, b, alike=WEAK_COSINE))
-    return [segment for segment in segments if segment.different >= WEAK_DIFFERENT]
+    return [
+        segment
+        for segment in segments
+        if segment.different >= WEAK_DIFFERENT
+        and min(_density(segment.rows), _density(segment.columns)) >= WEAK_DENSITY
+    ]
+
+
+def _density(frames: IntArray) -> float:
+    return len(frames) / float(frames.max() - frames.min() + 1)
 
 
 def _best_segment(
