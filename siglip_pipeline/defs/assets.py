@@ -122,7 +122,7 @@ def video_frames(
         database.open() as db,
     ):
         for result in stages.sample_videos(
-            [path_of_partition(key) for key in context.partition_keys],
+            [path_of_partition(key) for key in outcomes.keys],
             uploads=uploads.store(),
             frame_store=frames,
             database=db,
@@ -172,7 +172,7 @@ def frame_embeddings(
     their vectors stored.
     """
     outcomes = PartitionOutcomes(context)
-    own = list(context.partition_keys)
+    own = outcomes.keys
     settings = siglip.settings()
 
     def ahead() -> list[str]:

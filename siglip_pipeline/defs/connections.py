@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import dagster as dg
@@ -17,9 +18,14 @@ def held_connections(instance: dg.DagsterInstance) -> Iterator[None]:
 
     Outside its webserver Dagster opens a connection for every query. A run over partitions asks
     some thirty queries a video, and for each of them Postgres starts a process: most of what a
-    video costs. A connection that a restart of Postgres has cut is noticed and replaced.
-    Storages other than Postgres are left as they are.
+    video costs. A connection that a restart of Postgres has cut is noticed and replaced. Nor does
+    it ask anew, several times a video, which tables there are. Storages other than Postgres are
+    left as they are, and so is a block within another.
     """
+    events: Any = instance.event_log_storage
+    if "has_table" in vars(events):
+        yield
+        return
     held: list[tuple[Any, Any]] = []
     for storage in (instance.event_log_storage, instance.run_storage):
         if isinstance(storage, PostgresEventLogStorage | PostgresRunStorage):
@@ -32,9 +38,13 @@ def held_connections(instance: dg.DagsterInstance) -> Iterator[None]:
                 max_overflow=_MOST_CONNECTIONS - 1,
                 pool_pre_ping=True,
             )
+    if held:
+        events.has_table = cache(events.has_table)
     try:
         yield
     finally:
+        if held:
+            del events.has_table
         for storage, engine in held:
             storage._engine.dispose()
             storage._engine = engine

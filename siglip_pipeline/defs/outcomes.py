@@ -52,13 +52,14 @@ class PartitionOutcomes:
         self._succeeded: list[str] = []
         self._pending: dg.MaterializeResult[Any] | None = None
         # Once: Dagster reads every dynamic partition anew each time that it is asked.
-        keys = context.partition_keys
-        self._is_single = len(keys) == 1
+        self.keys = list(context.partition_keys)
+        """The partitions of the run."""
+        self._is_single = len(self.keys) == 1
         # As they are before the work begins: an input that changes meanwhile shows as newer.
         self._provenance: dict[str, dict[str, str]] = {}
         if not self._is_single:
             with held_connections(context.instance):
-                self._provenance = self._inputs_of(keys)
+                self._provenance = self._inputs_of(self.keys)
 
     @property
     def succeeded_count(self) -> int:

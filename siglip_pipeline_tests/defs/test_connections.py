@@ -66,6 +66,9 @@ def test_a_connection_is_opened_once_not_for_every_query(instance: dg.DagsterIns
     with _counted_connections() as opened:
         with held_connections(instance):
             _report_events(instance)
+            with held_connections(instance):
+                _report_events(instance)
+            _report_events(instance)
         assert len(opened) <= 3
         _report_events(instance)
     assert len(opened) > EVENTS
