@@ -66,8 +66,8 @@ class Services:
         """Films that differ in content alone, and files that are none, all at once."""
         draft = self.uploads.parent / "draft"
         draft.mkdir()
-        render_video(draft / "film", [next(self._scenes)], seconds_per_scene=1)
-        film = (draft / "film").read_bytes()
+        self.render("film.mp4", folder=draft)
+        film = (draft / "film.mp4").read_bytes()
         for name in names:
             # What follows a film's last box is content of the file, and of no frame.
             content = b"this is no film" if name in bad else film
