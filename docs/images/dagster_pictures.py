@@ -45,13 +45,12 @@ def main() -> None:
         take(browser, url + GROUP, "asset-graph.png", 1700, 680, shows="reconciliation")
         take(browser, url + partition, "partition.png", 1500, 1000, shows="contact_sheet")
         take(browser, f"{url}/runs/b/{backfill}", "backfill.png", 1500, 370, shows="completed")
-        take(browser, f"{url}/assets/frame_embeddings?view=overview", "asset.png", 1500, 1100)
     finally:
         browser.quit()
 
 
 def take(
-    browser: webdriver.Chrome, address: str, name: str, width: int, height: int, shows: str = ""
+    browser: webdriver.Chrome, address: str, name: str, width: int, height: int, *, shows: str
 ) -> None:
     """One picture, once the page shows a text and has come to rest."""
     metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
