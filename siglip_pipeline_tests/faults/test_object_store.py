@@ -1,0 +1,124 @@
+"""An object store that answers with errors, late, or with half of what it promised."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import fsspec
+import pytest
+from moto.server import ThreadedMotoServer
+
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.video.frame_store import FrameStore
+from siglip_pipeline_tests.faults.bad_proxy import BadProxy, Fault
+from siglip_pipeline_tests.faults.conftest import Make, Reference
+from siglip_pipeline_tests.faults.harness import (
+    FILMS,
+    Pipeline,
+    Stored,
+    Zygote,
+    read_stored,
+    started_zygote,
+)
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+
+TRANSIENT: list[Fault] = ["500", "503", "hang", "cut", "reset"]
+ACCESS = {"key": "testing", "secret": "testing"}
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A store, the proxy in front of it, and a starter of commands that know only the proxy."""
+
+    proxy: BadProxy
+    options: dict[str, str]
+    """To reach the store past the proxy."""
+    zygote: Zygote
+
+
+@pytest.fixture(scope="module")
+def bucket(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    log = tmp_path_factory.mktemp("bucket") / "zygote"
+    try:
+        host, port = server.get_host_and_port()
+        options = {"endpoint_url": f"http://{host}:{port}", **ACCESS}
+        fs = fsspec.filesystem("s3", **options)
+        fs.mkdir("uploads")
+        for name in FILMS:
+            fs.put_file(str(films / name), f"uploads/{name}")
+        with BadProxy((host, port)).running() as proxy, log.open("ab") as output:
+            environment = {
+                "AWS_ENDPOINT_URL": proxy.url,
+                "AWS_ACCESS_KEY_ID": "testing",
+                "AWS_SECRET_ACCESS_KEY": "testing",
+                "AWS_DEFAULT_REGION": "us-east-1",
+                "FSSPEC_S3": '{"config_kwargs": {"read_timeout": 3, "connect_timeout": 3}}',
+            }
+            prefix = ["env", *(f"{name}={value}" for name, value in environment.items())]
+            with started_zygote(output, prefix=prefix) as zygote:
+                yield Bucket(proxy, options, zygote)
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def pipeline(bucket: Bucket, make_pipeline: Make, tmp_path: Path) -> Pipeline:
+    """Uploads and frames in the store; every test has frames of its own."""
+    bucket.proxy.behave()
+    bucket.proxy.struck.clear()
+    made = make_pipeline(
+        uploads="s3://uploads", frame_store=f"s3://frames-{os.getpid()}-{tmp_path.name}".lower()
+    )
+    fs = fsspec.filesystem("s3", **bucket.options)
+    fs.mkdir(made.settings.frame_store_url.removeprefix("s3://").replace("_", "-"))
+    settings = made.settings.model_copy(
+        update={"frame_store": made.settings.frame_store_url.replace("_", "-")}
+    )
+    return replace(made, zygote=bucket.zygote, settings=settings)
+
+
+def stored(pipeline: Pipeline, bucket: Bucket) -> Stored:
+    frames = FrameStore(pipeline.settings.frame_store_url, storage_options=bucket.options)
+    with Database(str(pipeline.settings.database_url)) as database:
+        return read_stored(database, frames)
+
+
+@pytest.mark.parametrize("fault", TRANSIENT)
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_a_fault_that_passes_costs_nothing(
+    method: str, fault: Fault, bucket: Bucket, pipeline: Pipeline, reference: Reference
+) -> None:
+    bucket.proxy.methods, bucket.proxy.path_part = {method}, "mp4"
+    bucket.proxy.faults.extend([fault, fault])
+    status = pipeline.run()
+    assert {struck[0] for struck in bucket.proxy.struck} == {fault}
+    if status != 0:  # it said so, and the next run is whole
+        assert pipeline.run("materialize", "--failed", "--json") in (0, 2), pipeline.said[-4000:]
+        assert pipeline.run() == 0, pipeline.said[-6000:]
+    assert stored(pipeline, bucket) == reference.stored
+    print(f"{method} {fault}: first run ended with {status}")
+
+
+@pytest.mark.parametrize("fault", ["500", "cut"])
+@pytest.mark.parametrize("part", ["/uploads/", "/frames-"], ids=["uploads", "frames"])
+def test_a_fault_that_stays_is_said_and_then_made_good(
+    part: str, fault: Fault, bucket: Bucket, pipeline: Pipeline, reference: Reference
+) -> None:
+    bucket.proxy.methods, bucket.proxy.path_part = {"GET", "PUT"}, part
+    bucket.proxy.always = fault
+    status = pipeline.run()
+    assert status in (1, 2), pipeline.said[-4000:]
+    assert bucket.proxy.struck
+    found = stored(pipeline, bucket)
+    for video, rows in found.frames.items():
+        assert rows in ([], reference.stored.frames[video])
+    for key, vector in found.vectors.items():
+        assert vector == reference.stored.vectors[key]
+    bucket.proxy.behave()
+    assert pipeline.run("materialize", "--failed", "--json") == 0, pipeline.said[-4000:]
+    pipeline.finish()
+    assert stored(pipeline, bucket) == reference.stored
