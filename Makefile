@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-long test-faults check format docs clean
+.PHONY: help demo test test-long test-faults check licences lock audit format docs clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
@@ -28,11 +28,25 @@ test-long: $(STAMP) ## run the tests that wait for Dagster's daemon for minutes
 test-faults: $(STAMP) ## run the tests that end processes and services at work; takes long
 	$(BIN)/python -m pytest -m faults $(ARGS)
 
-check: $(STAMP) ## lint, formatting, types, and whether Dagster loads the definitions
+check: $(STAMP) ## lint, formatting, types, licences, lock, and whether Dagster loads the definitions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/check_licences.py --quiet
+	$(BIN)/python scripts/write_lock.py --check
 	DAGSTER_HOME=$$(mktemp -d) $(BIN)/dagster definitions validate -w workspace.yaml
+
+licences: $(STAMP) ## list the licence of every package; fails on one that is not permitted
+	$(BIN)/python scripts/check_licences.py
+
+lock: $(STAMP) ## write requirements.lock anew: the hash of every package in constraints.txt
+	$(BIN)/python scripts/write_lock.py
+
+# A package that the database of vulnerabilities cannot be asked about fails too (--strict).
+audit: requirements.lock ## ask for known vulnerabilities of what is locked; needs the network
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement requirements.lock
 
 format: $(STAMP) ## apply the formatter and the lint fixes
 	$(BIN)/ruff format .

@@ -18,6 +18,7 @@ from siglip_pipeline.cli_settings import Json
 from siglip_pipeline.cli_settings import load_settings as _settings
 from siglip_pipeline.errors import NO_ROOM, SiglipPipelineError
 from siglip_pipeline.interrupts import heed_interrupts
+from siglip_pipeline.masking import masked_url
 from siglip_pipeline.settings import Settings
 
 app = typer.Typer(
@@ -44,7 +45,7 @@ def _root(
     ] = False,
 ) -> None:
     if version:
-        console.out.print(f"siglip-pipeline {__version__}", highlight=False)
+        console.out.print(f"siglip-pipeline {__version__}")
         raise typer.Exit
 
 
@@ -68,12 +69,12 @@ def up(
     _make_uploads_folder(settings)
     console.err.print("Starting the database and Dagster …")
     with _terminating(), contextlib.suppress(KeyboardInterrupt), launch(settings) as launcher:
-        console.err.print(f"  search page    {launcher.endpoints.page_url}", highlight=False)
-        console.err.print(f"  Dagster UI     {launcher.endpoints.dagster_url}", highlight=False)
-        console.err.print(f"  uploads        {settings.uploads}", highlight=False)
-        console.err.print(f"  home           {settings.home}", highlight=False)
-        console.err.print(f"  logs           {settings.home / 'logs'}", highlight=False)
-        console.err.print(f"  model          {settings.model_name}", highlight=False)
+        console.err.print(f"  search page    {launcher.endpoints.page_url}")
+        console.err.print(f"  Dagster UI     {launcher.endpoints.dagster_url}")
+        console.err.print(f"  uploads        {masked_url(settings.uploads)}")
+        console.err.print(f"  home           {settings.home}")
+        console.err.print(f"  logs           {settings.home / 'logs'}")
+        console.err.print(f"  model          {settings.model_name}")
         console.err.print("Running. Put videos into the uploads folder; Ctrl-C stops everything.")
         launcher.run()
     console.err.print("Stopped. `siglip-pipeline up` goes on where it was.")
@@ -101,7 +102,7 @@ def serve(
             console.print_json({"url": url})
             sys.stdout.flush()
         else:
-            console.err.print(f"The search page is at {url}; Ctrl-C stops it.", highlight=False)
+            console.err.print(f"The search page is at {url}; Ctrl-C stops it.")
 
     with _terminating(), contextlib.suppress(KeyboardInterrupt):
         serve_http(settings, ready=ready)
@@ -258,16 +259,17 @@ def main() -> None:
     except SiglipPipelineError as error:
         if "--json" in sys.argv[1:]:
             console.print_json({"error": {"type": type(error).__name__, "message": str(error)}})
-        console.err.print(f"[red]error:[/red] {_escape(str(error))}", highlight=False)
+        console.err.print("error:", style="red", end=" ")
+        console.err.print(str(error))
         sys.exit(2)
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
         place = f" for {error.filename}" if error.filename else ""
+        console.err.print("error:", style="red", end=" ")
         console.err.print(
-            f"[red]error:[/red] no room left{_escape(place)} ({error.strerror}); free some on that "
-            "disk, or set SIGLIP_HOME to another one",
-            highlight=False,
+            f"no room left{place} ({error.strerror}); free some on that disk, or set SIGLIP_HOME "
+            "to another one"
         )
         sys.exit(2)
     except KeyboardInterrupt:
@@ -277,12 +279,6 @@ def main() -> None:
 def _make_uploads_folder(settings: Settings) -> None:
     if "://" not in settings.uploads:
         (Path(settings.uploads) / (settings.part or "")).mkdir(parents=True, exist_ok=True)
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 @contextmanager

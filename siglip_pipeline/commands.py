@@ -67,7 +67,7 @@ def drop_model(settings: Settings, key: str) -> dict[str, Any]:
 
 def migrate_database(settings: Settings) -> dict[str, Any]:
     """Apply what is missing of the schema."""
-    with open_database(settings, migrate=False) as database:
+    with open_database(settings, schema="any") as database:
         return {"applied": migrate(database)}
 
 

@@ -2,11 +2,10 @@
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,13 +16,27 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
+from siglip_pipeline.names import shown
 from siglip_pipeline.records import Hit
 from siglip_pipeline.status import PipelineStatus
 
-err = Console(stderr=True)
+
+class PlainConsole(Console):
+    """Prints text as it is: a file may be called ``[/b]``, or hold what moves the cursor."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Text for the terminal; all hidden characters but line breaks are spelled out."""
+        return super().render_str("\n".join(map(shown, text.split("\n"))), **options)
+
+
+err = PlainConsole(stderr=True)
 """Progress and messages: stderr, so that stdout holds the answer alone."""
-out = Console()
+out = PlainConsole()
 
 
 def print_json(document: dict[str, Any]) -> None:
@@ -40,9 +53,11 @@ def timecode(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{clock}" if hours else f"{minutes}:{clock}"
 
 
-def hits_table(title: str, hits: Iterable[Hit], *, mark: dict[int, str] | None = None) -> Table:
+def hits_table(
+    title: str, hits: Iterable[Hit], *, mark: Mapping[int, str | Text] | None = None
+) -> Table:
     """Hits as rows; ``mark`` adds a last column by row number."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=shown(title), title_justify="left")
     table.add_column("video")
     table.add_column("at", justify="right")
     table.add_column("moment")
@@ -51,8 +66,8 @@ def hits_table(title: str, hits: Iterable[Hit], *, mark: dict[int, str] | None =
     if mark is not None:
         table.add_column("")
     for row, hit in enumerate(hits):
-        cells = [
-            hit.video,
+        cells: list[str | Text] = [
+            shown(hit.video),
             timecode(hit.time_seconds),
             f"{timecode(hit.start_seconds)} – {timecode(hit.end_seconds)}",
             f"{hit.score:.3f}",
@@ -75,7 +90,7 @@ def status_table(status: PipelineStatus) -> Table:
     table.add_row("frames", str(status.frames))
     table.add_row("vectors", str(status.vectors))
     for warning in status.warnings:
-        table.add_row("[yellow]warning[/yellow]", escape(warning))
+        table.add_row(Text("warning", style="yellow"), warning)
     stale = status.out_of_date
     if stale.videos:
         table.add_row(
@@ -97,7 +112,9 @@ def status_table(status: PipelineStatus) -> Table:
             f"{status.index['rows']} rows",
         )
     for failure in status.failures:
-        table.add_row("failed", f"{failure.video} at {failure.stage}: {failure.reason}")
+        table.add_row("failed", f"{shown(failure.video)} at {failure.stage}: {failure.reason}")
+    for file in status.refused:
+        table.add_row("refused", f"{shown(file.path)}: {file.reason}")
     return table
 
 

@@ -8,8 +8,9 @@
     │   └── UploadNotFoundError
     ├── UploadsUnavailableError *   the uploads folder or bucket cannot be reached
     ├── VideoError                  one video failed; the rest of its batch goes on
-    ├── FrameStoreError             a stored frame file is missing or too new, or the store refused
+    ├── FrameStoreError             a stored frame file is missing, or the store refused
     │   ├── DamagedFramesError      it is there, but not what was written
+    │   ├── FrameStoreVersionError  it was written by a newer version of this program
     │   └── StorageFullError        there is no room for frames
     ├── ModelError                  a model cannot be used
     │   ├── ModelNotFoundError
@@ -95,6 +96,10 @@ class DamagedFramesError(FrameStoreError):
 
 class StorageFullError(FrameStoreError):
     """There is no room for frames: a full disk, a quota, a limit of the process."""
+
+
+class FrameStoreVersionError(FrameStoreError):
+    """A stored frame file was written by a newer version: it must not be replaced by this one."""
 
 
 class ModelError(SiglipPipelineError):

@@ -12,6 +12,7 @@ from siglip_pipeline.errors import DatabaseUnavailableError, LaunchError, QueryE
 from siglip_pipeline.freshness import out_of_date
 from siglip_pipeline.ingest import Ingested, bring_in
 from siglip_pipeline.launcher import running
+from siglip_pipeline.names import shown, unusable
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.status import PipelineStatus, collect_status
 from siglip_pipeline.store.database import Database, open_database
@@ -44,7 +45,7 @@ def ingest_videos(
     for outcome in bring_in(paths, uploads, part=settings.part, replace=replace):
         outcomes.append(outcome)
         if not quiet:
-            console.err.print(f"{outcome.outcome:>9}  {outcome.video}", highlight=False)
+            console.err.print(f"{outcome.outcome:>9}  {shown(outcome.video)}")
     videos = sorted({outcome.video for outcome in outcomes if outcome.is_upload})
     document: dict[str, Any] = {
         "ingested": videos,
@@ -58,7 +59,8 @@ def ingest_videos(
     }
     if not quiet:
         for skipped in document["skipped"]:
-            console.err.print(f"skipped {skipped['source']}: {skipped['reason']}", style="yellow")
+            source = shown(skipped["source"])
+            console.err.print(f"skipped {source}: {skipped['reason']}", style="yellow")
     if wait and videos:
         if running(settings.home) is None:
             document.update(_index_here(settings, videos, quiet=quiet))
@@ -97,6 +99,9 @@ def materialize_uploads(
         raise QueryError(f"no such asset: {', '.join(sorted(unknown))}; one of {', '.join(ASSETS)}")
     if not (videos or all_missing or failed or stale):
         raise QueryError("name uploads, or use --all-missing, --failed or --stale")
+    uploads = UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
+    for video in videos:
+        uploads.check_name(video)  # before anything is started for it
     other = running(settings.home)
     url = dagster_url or (other.dagster_url if other else None)
     if url is None and not wait:
@@ -111,8 +116,9 @@ def materialize_uploads(
         if stale:
             chosen |= states.keys() & set(out_of_date(database, settings).videos)
     if all_missing:
-        listing = UploadStore(settings.uploads, part=settings.part, settle_seconds=0).list()
-        chosen |= {u.path for u in listing if states.get(u.path) not in ("indexed", "failed")}
+        chosen |= {
+            u.path for u in uploads.list() if states.get(u.path) not in ("indexed", "failed")
+        }
     if failed:
         chosen |= {path for path, state in states.items() if state == "failed"}
     document: dict[str, Any] = {"videos": sorted(chosen), "indexed": [], "failed": []}
@@ -172,7 +178,7 @@ def _index_through_dagster(
         backfills = [api.backfill_url(step()) for step in steps]
         if not quiet:
             for address in backfills:
-                console.err.print(f"started {address}", highlight=False)
+                console.err.print(f"started {address}")
         return {"backfills": backfills}
     with open_database(settings) as database:
         work = _InBackground(lambda: see_through(api, steps, assets=assets))
@@ -275,4 +281,6 @@ def _outcome(database: Database, videos: Sequence[str]) -> dict[str, Any]:
 def _skip_reason(outcome: Ingested) -> str:
     if outcome.outcome == "missing":
         return "no such file or folder"
+    if outcome.outcome == "refused":
+        return unusable(outcome.video) or "it is no file that can be copied"
     return f"another file is at {outcome.video} already; --replace overwrites it"

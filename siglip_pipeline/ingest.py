@@ -1,6 +1,7 @@
 """Bring files into UPLOADS, whole or not at all."""
 
 import shutil
+import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Literal
 import fsspec
 
 from siglip_pipeline.errors import UploadNotFoundError
+from siglip_pipeline.names import unusable
 from siglip_pipeline.uploads import UploadStore, sha256_of
 
-Outcome = Literal["copied", "present", "conflict", "missing"]
+Outcome = Literal["copied", "present", "conflict", "missing", "refused"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +24,8 @@ class Ingested:
     video: str
     """Path below UPLOADS."""
     outcome: Outcome
-    """``conflict``: another file of that name is there, and stays; ``missing``: no such source."""
+    """``conflict``: another file of that name is there, and stays; ``missing``: no such source;
+    ``refused``: its name cannot be kept."""
 
     @property
     def is_upload(self) -> bool:
@@ -59,9 +62,9 @@ def bring_in(
 
 def _files(path: Path) -> Iterator[tuple[Path, str]]:
     if path.is_dir():
-        folder = UploadStore(path, settle_seconds=0)
-        for upload in folder.list():
-            yield path / upload.path, upload.path
+        ready, refused = UploadStore(path, settle_seconds=0).survey()
+        for name in [*(file.path for file in ready), *(file.path for file in refused)]:
+            yield path / name, name
     else:
         yield path, path.name
 
@@ -70,6 +73,8 @@ def _bring_in_file(source: Path, video: str, uploads: UploadStore, *, replace: b
     def ingested(outcome: Outcome, video: str = video) -> Ingested:
         return Ingested(source=str(source), video=video, outcome=outcome)
 
+    if unusable(video) is not None:
+        return ingested("refused")
     if not source.is_file():
         return ingested("missing")
     folder = Path(uploads.url)
@@ -95,10 +100,14 @@ def _copy(source: Path, uploads: UploadStore, video: str) -> None:
         return
     target = Path(uploads.url) / video
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Hidden names are no uploads, so the sensor does not see the copy before it is complete.
-    draft = target.with_name(f".{target.name}.part")
-    shutil.copyfile(source, draft)
-    draft.replace(target)
+    # Hidden names are no uploads, so the sensor does not see the copy before it is complete. The
+    # file's own name may leave no room for a suffix.
+    draft = target.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        shutil.copyfile(source, draft)
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _sha256(path: Path) -> str:

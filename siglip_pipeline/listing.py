@@ -8,12 +8,13 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from siglip_pipeline.records import Upload
+from siglip_pipeline.names import unusable
+from siglip_pipeline.records import Refused, Upload
 
 # The name that people filter by, whichever module the listing lives in.
 logger = logging.getLogger("siglip_pipeline.uploads")
@@ -31,8 +32,8 @@ SIDECAR_SUFFIXES: Final = frozenset(
 
 def local_uploads(
     folder: Path, *, settle_seconds: float, part: str | None = None
-) -> Iterator[Upload]:
-    """Files below a folder that are ready, in no particular order.
+) -> Iterator[Upload | Refused]:
+    """Files below a folder that are ready, or cannot be taken up, in no particular order.
 
     Symlinks are followed where they stay inside; a folder is walked once, by its real path first.
 
@@ -61,7 +62,7 @@ class _Walk:
         self._folders: deque[tuple[str, str]] = deque([(os.fspath(folder / start), start)])
         self._linked_folders: deque[tuple[str, str]] = deque()
 
-    def uploads(self) -> Iterator[Upload]:
+    def uploads(self) -> Iterator[Upload | Refused]:
         while self._folders or self._linked_folders:
             # Links last: a folder is listed under its own name, whichever name is read first.
             folder, prefix = (self._folders or self._linked_folders).popleft()
@@ -70,7 +71,8 @@ class _Walk:
             except OSError as error:
                 if prefix == self._start:
                     raise
-                logger.debug("uploads: %s ignored: %s", folder, error)
+                reason = f"this folder cannot be read: {error.strerror}"
+                yield Refused(path=prefix.rstrip("/"), reason=reason)
                 continue
             for entry in listed:
                 if (upload := self._look_at(entry, prefix + entry.name)) is not None:
@@ -85,13 +87,15 @@ class _Walk:
         with os.scandir(folder) as entries:
             return [*entries]
 
-    def _look_at(self, entry: "os.DirEntry[str]", path: str) -> Upload | None:
-        """The upload that a directory entry is, if it is one; a folder is kept for later."""
+    def _look_at(self, entry: "os.DirEntry[str]", path: str) -> Upload | Refused | None:
+        """What a directory entry is, if it is an upload; a folder is kept for later."""
         try:
             is_folder = entry.is_dir()
-            if (reason := self._reason_to_ignore(entry, is_folder=is_folder)) is not None:
+            if (reason := reason_to_ignore(entry.name, is_folder=is_folder)) is not None:
                 logger.debug("uploads: %r ignored: %s", path, reason)
                 return None
+            if (reason := self._refusal(entry, path, is_folder=is_folder)) is not None:
+                return Refused(path=path, reason=reason)
             if is_folder:
                 later = self._linked_folders if entry.is_symlink() else self._folders
                 later.append((entry.path, path + "/"))
@@ -109,17 +113,13 @@ class _Walk:
             return None
         return local_upload(path, status)
 
-    def _reason_to_ignore(self, entry: "os.DirEntry[str]", *, is_folder: bool) -> str | None:
-        name = entry.name
-        if (reason := reason_to_ignore(name, is_folder=is_folder)) is not None:
-            return reason
+    def _refusal(self, entry: "os.DirEntry[str]", path: str, *, is_folder: bool) -> str | None:
+        """Why what somebody put there cannot be taken up; None when it can."""
         if entry.is_symlink() and not self._is_inside(entry.path):
-            return f"a symlink that leaves {self._root}"
+            return f"a symlink that leaves {self._root}; put the file itself there"
         if not is_folder and not entry.is_file():
-            return "not a regular file"
-        if not name.isascii() and not _is_utf8(name):
-            return "its name is not valid UTF-8; rename it"
-        return None
+            return "a symlink to nothing" if entry.is_symlink() else "not a regular file"
+        return unusable(path)
 
     def _is_inside(self, path: str) -> bool:
         real = os.path.realpath(path)
@@ -127,20 +127,28 @@ class _Walk:
 
 
 def remote_uploads(
-    found: Mapping[str, dict[str, Any]], root: str, *, settle_seconds: float
-) -> Iterator[Upload]:
-    """Uploads among the entries that an fsspec file system found below ``root``.
+    found: Mapping[str, dict[str, Any]],
+    root: str,
+    *,
+    settle_seconds: float,
+    unusable: Callable[[str], str | None] = unusable,
+) -> Iterator[Upload | Refused]:
+    """Uploads among the entries that an fsspec file system found, and those that cannot be any.
 
     Args:
         found: entry by full name.
         root: full name of the folder or prefix.
         settle_seconds: files that changed more recently are left; 0 where files appear whole.
+        unusable: why a path cannot be taken up in this storage.
     """
     prefix = root.rstrip("/") + "/"
     ignored_folders: dict[str, str | None] = {"": None}
     for name, entry in found.items():
         path = name.removeprefix(prefix)
         if entry.get("type", "file") != "file" or path == name or not path.strip("/"):
+            continue
+        if (refusal := unusable(path)) is not None:
+            yield Refused(path=path, reason=refusal)
             continue
         folder, _, last = path.rpartition("/")
         if folder not in ignored_folders:
@@ -197,11 +205,3 @@ def remote_upload(path: str, entry: Mapping[str, Any]) -> Upload:
         modified_at=modified,
         etag=None if etag is None else str(etag).strip('"'),
     )
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -8,7 +8,12 @@ from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 from typing import Literal
 
-from siglip_pipeline.errors import DamagedFramesError, FrameStoreError
+from siglip_pipeline.errors import (
+    DamagedFramesError,
+    FrameStoreError,
+    FrameStoreVersionError,
+)
+from siglip_pipeline.names import shown
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.live_index import live_index
 from siglip_pipeline.store.models import ModelStore
@@ -77,7 +82,8 @@ def reconcile(
     records = VideoStore(database)
     model = ModelStore(database).active()
     model_id = model.model_id if model else None
-    listed = {upload.path for upload in uploads.list()}
+    listing, refused = uploads.survey()
+    listed = {upload.path for upload in listing}
     keyed = set(partitions)
     rows = {
         row.video: row for row in records.list(model_id=model_id) if is_in_part(row.video, part)
@@ -102,6 +108,10 @@ def reconcile(
     ]
     for video in damaged:
         records.frames_are_damaged(video)
+    found += [
+        Difference(video=shown(file.path), problem=file.reason, repair="reported")
+        for file in refused
+    ]
     if model_id is not None:
         found += _compare_vectors(VectorStore(database), model_id, rows, busy)
     frame_store.remove_abandoned_drafts(older_than_seconds=ABANDONED_SECONDS)
@@ -156,6 +166,8 @@ def _compare(
         return None  # it failed, with a reason
     try:
         stored = footer_of(video)
+    except FrameStoreVersionError as error:
+        return Difference(video=video, problem=str(error), repair="reported")
     except FrameStoreError as error:
         return again(str(error))
     if (stored.frames, stored.source_sha256) != (row.frames, row.sha256):

@@ -39,6 +39,15 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A file below UPLOADS that cannot be taken up, and why."""
+
+    path: str
+    """As it was listed; it need not be valid Unicode."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VideoInfo:
     """What the container says about a video, found without decoding a frame."""
 

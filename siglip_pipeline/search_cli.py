@@ -13,6 +13,7 @@ import typer
 from siglip_pipeline import console
 from siglip_pipeline.cli_settings import Json, load_settings
 from siglip_pipeline.errors import LaunchError, NothingIndexedError
+from siglip_pipeline.names import shown
 from siglip_pipeline.records import Hit
 from siglip_pipeline.search import (
     ImagePart,
@@ -278,9 +279,9 @@ def duplicates_table(segments: list[SharedSegment]) -> Any:
         table.add_column(column, justify="right" if column in ("speed", "covered") else "left")
     for s in segments:
         table.add_row(
-            s.video_a,
+            shown(s.video_a),
             f"{console.timecode(s.start_a)} – {console.timecode(s.end_a)}",
-            s.video_b,
+            shown(s.video_b),
             f"{console.timecode(s.start_b)} – {console.timecode(s.end_b)}",
             f"{s.speed:.2f}",
             f"{s.covered:.0%}",
@@ -307,8 +308,8 @@ def _show(result: SearchResult, document: dict[str, Any], *, title: str) -> None
         console.out.print("Nothing here: no moment passes the filters and is probable enough.")
     for file in document.get("exported", ()):
         if file["path"] is None:
-            console.err.print(f"not exported: {file['reason']}", style="yellow", highlight=False)
+            console.err.print(f"not exported: {file['reason']}", style="yellow")
         else:
-            console.err.print(f"wrote {file['path']}", highlight=False)
+            console.err.print(f"wrote {file['path']}")
     if "opened" in document:
-        console.err.print(f"opened {document['opened']}", highlight=False)
+        console.err.print(f"opened {document['opened']}")

@@ -24,7 +24,12 @@ class Settings(BaseSettings):
     """What a user can choose. Read once by :meth:`load`, then passed on; never changed."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SIGLIP_", frozen=True, extra="ignore", env_ignore_empty=True
+        env_prefix="SIGLIP_",
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,
+        # What pydantic says shows in tracebacks, and a URL may hold a password.
+        hide_input_in_errors=True,
     )
 
     # Where things are

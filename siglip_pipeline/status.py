@@ -1,11 +1,14 @@
 """What is there, what failed, what is still to come: `siglip-pipeline status`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from siglip_pipeline.freshness import OutOfDate, out_of_date
+from siglip_pipeline.names import shown
 from siglip_pipeline.partition_limit import partition_warning
+from siglip_pipeline.records import Refused
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.live_index import LiveIndex, live_index
@@ -25,6 +28,8 @@ class PipelineStatus:
     decoded: int
     embedded: int
     failures: tuple[Failure, ...]
+    refused: tuple[Refused, ...]
+    """Files that cannot become videos; known where listing is cheap, in a local folder."""
     frames: int
     vectors: int
     out_of_date: OutOfDate
@@ -46,6 +51,7 @@ class PipelineStatus:
                 {"video": failure.video, "stage": failure.stage, "reason": failure.reason}
                 for failure in self.failures
             ],
+            "refused": [{"file": shown(file.path), "reason": file.reason} for file in self.refused],
             "out_of_date": {
                 "frames": len(self.out_of_date.frames),
                 "vectors": len(self.out_of_date.vectors),
@@ -69,8 +75,10 @@ def collect_status(database: Database, settings: Settings) -> PipelineStatus:
     videos = VideoStore(database)
     counts = videos.counts(model.model_id if model else None)
     unseen = 0
+    refused: Sequence[Refused] = ()
     if (Path(settings.uploads) / (settings.part or "")).is_dir():
-        listing = UploadStore(settings.uploads, part=settings.part, settle_seconds=0).list()
+        uploads = UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
+        listing, refused = uploads.survey()
         known = videos.paths()
         unseen = sum(upload.path not in known for upload in listing)
     warning = partition_warning(videos.count(part=settings.part) + unseen, settings)
@@ -82,6 +90,7 @@ def collect_status(database: Database, settings: Settings) -> PipelineStatus:
         decoded=counts.decoded,
         embedded=counts.embedded,
         failures=tuple(counts.failures),
+        refused=tuple(refused),
         frames=counts.frames,
         vectors=counts.vectors,
         out_of_date=out_of_date(database, settings),

@@ -7,22 +7,27 @@ only there are symlinks and half-written files a concern.
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableSequence, Sequence
 from operator import attrgetter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 import fsspec
 
 from siglip_pipeline.errors import UploadError, UploadNotFoundError, UploadsUnavailableError
 from siglip_pipeline.listing import local_upload, local_uploads, remote_upload, remote_uploads
-from siglip_pipeline.records import Upload
+from siglip_pipeline.masking import masked, masked_url
+from siglip_pipeline.names import unusable
+from siglip_pipeline.records import Refused, Upload
 
 BUCKET_PROTOCOLS: Final = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az"})
 """Storages without folders: a prefix is not there until the first file below it is."""
 
 WHOLE_FILE_PROTOCOLS: Final = BUCKET_PROTOCOLS | {"http", "https", "memory"}
 """Storages in which a file appears whole: nothing is ever seen half written."""
+
+S3_VERSION: Final = "?versionId="
+"""What s3fs cuts a name at."""
 
 READ_BLOCK_BYTES: Final = 4 * 2**20
 """How much is fetched at once from remote storage: large enough to hide a round trip."""
@@ -54,6 +59,7 @@ class UploadStore:
         storage_options: dict[str, Any] | None = None,
     ) -> None:
         self._url = os.fspath(url)
+        self._shown = masked_url(self._url)
         self._part = part
         self._settle_seconds = settle_seconds
         self._storage_options = storage_options or {}
@@ -61,8 +67,8 @@ class UploadStore:
             self._fs, self._root = fsspec.core.url_to_fs(self._url, **self._storage_options)
         except (ImportError, ValueError) as error:
             raise UploadsUnavailableError(
-                f"SIGLIP_UPLOADS={self._url}: {error}; use a folder or an fsspec URL such as "
-                "s3://bucket/videos (pip install 'siglip-pipeline[s3]')"
+                f"SIGLIP_UPLOADS={self._shown}: {masked(str(error), self._url)}; use a folder or "
+                "an fsspec URL such as s3://bucket/videos (pip install 'siglip-pipeline[s3]')"
             ) from error
         protocol = self._fs.protocol
         self._protocols = {protocol} if isinstance(protocol, str) else set(protocol)
@@ -70,7 +76,7 @@ class UploadStore:
 
     def __repr__(self) -> str:
         part = f", part={self._part!r}" if self._part else ""
-        return f"UploadStore({self._url!r}{part})"
+        return f"UploadStore({self._shown!r}{part})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self._url, self._part, self._settle_seconds, self._storage_options)
@@ -96,23 +102,49 @@ class UploadStore:
                 return sha256_of(file)
             except Exception as error:  # each storage has exceptions of its own
                 raise UploadError(
-                    f"{video}: the storage failed while it was read: {error}; try again later"
+                    f"{video}: the storage failed while it was read: "
+                    f"{masked(str(error), self._url)}; try again later"
                 ) from error
 
     def list(self) -> Iterator[Upload]:
         """Every upload that is ready, sorted by path; as :meth:`scan` finds them."""
         return iter(sorted(self.scan(), key=attrgetter("path")))
 
-    def scan(self) -> Iterator[Upload]:
+    def survey(self) -> tuple[Sequence[Upload], Sequence[Refused]]:
+        """Every upload that is ready, and every file that is refused; each sorted by path."""
+        refused: MutableSequence[Refused] = []
+        ready = sorted(self.scan(refused), key=attrgetter("path"))
+        return ready, sorted(refused, key=attrgetter("path"))
+
+    def scan(self, refused: MutableSequence[Refused] | None = None) -> Iterator[Upload]:
         """Every upload that is ready, in no particular order. Nothing is opened or downloaded.
 
-        Hidden, temporary and sidecar files, symlinks that lead out of the folder, and files that
-        have not settled are left out, each with a debug line.
+        Hidden, temporary and sidecar files, and those that have not settled, are left out, each
+        with a debug line.
+
+        Args:
+            refused: takes files that somebody put there to be uploads and that cannot be any: names
+                that cannot be kept, symlinks that lead out of the folder, what is no regular file.
 
         Raises:
             UploadsUnavailableError: the folder or bucket is missing or does not answer.
         """
-        return self._list_folder(self._folder) if self._folder else self._list_remote()
+        for file in self._list_folder(self._folder) if self._folder else self._list_remote():
+            if isinstance(file, Upload):
+                yield file
+            elif refused is not None:
+                refused.append(file)
+
+    def check_name(self, path: str) -> None:
+        """Refuse what can be no upload's name; nothing is looked up.
+
+        Raises:
+            UploadNotFoundError: with the reason.
+        """
+        if (reason := self._unusable(path)) is not None:
+            raise UploadNotFoundError(
+                f"{path!r} is not a path below UPLOADS: {reason}; give it relative to {self._shown}"
+            )
 
     def get(self, path: str) -> Upload:
         """One upload as a listing would show it, settled or not.
@@ -121,7 +153,7 @@ class UploadStore:
             UploadNotFoundError: there is no such file below UPLOADS.
             UploadsUnavailableError: the storage does not answer.
         """
-        _check_path(path, self._url)
+        self.check_name(path)
         if not is_in_part(path, self._part):
             raise UploadNotFoundError(
                 f"{path}: not in SIGLIP_PART={self._part}; name what lies below that folder, or "
@@ -164,7 +196,9 @@ class UploadStore:
         except UploadError:
             raise
         except Exception as error:
-            raise UploadError(f"{path}: cannot be opened: {error}; try again later") from error
+            raise UploadError(
+                f"{path}: cannot be opened: {masked(str(error), self._url)}; try again later"
+            ) from error
         return cast(BinaryIO, file)
 
     def local_path(self, path: str) -> Path | None:
@@ -173,13 +207,18 @@ class UploadStore:
         Raises:
             UploadNotFoundError: the path, or the symlink behind it, leads out of UPLOADS.
         """
-        _check_path(path, self._url)
+        self.check_name(path)
         if self._folder is None:
             return None
         file = self._folder / path
         if not self._is_inside(file):
             raise UploadNotFoundError(self._missing(path))
         return file
+
+    def _unusable(self, path: str) -> str | None:
+        if S3_VERSION in path and "s3" in self._protocols:
+            return f"{S3_VERSION} in its name is taken for a version of another file; rename it"
+        return unusable(path)
 
     def _full(self, path: str) -> str:
         return f"{self._root.rstrip('/')}/{path}"
@@ -189,19 +228,20 @@ class UploadStore:
         return str(self._root.split("/")[0] if self._protocols & BUCKET_PROTOCOLS else self._root)
 
     def _missing(self, path: str) -> str:
-        return f"{path}: no such file below {self._url}; `siglip-pipeline status` lists what is"
+        return f"{path}: no such file below {self._shown}; `siglip-pipeline status` lists what is"
 
     def _unavailable(self, error: Exception) -> UploadsUnavailableError:
         return UploadsUnavailableError(
-            f"SIGLIP_UPLOADS={self._url} cannot be read: {type(error).__name__}: {error}; "
-            "check that it exists and that the credentials allow listing"
+            f"SIGLIP_UPLOADS={self._shown} cannot be read: {type(error).__name__}: "
+            f"{masked(str(error), self._url)}; check that it exists and "
+            "that the credentials allow listing"
         )
 
     def _is_inside(self, file: Path) -> bool:
         assert self._folder is not None
         return file.resolve().is_relative_to(self._folder.resolve())
 
-    def _list_folder(self, folder: Path) -> Iterator[Upload]:
+    def _list_folder(self, folder: Path) -> Iterator[Upload | Refused]:
         start = folder / (self._part or "")
         if not start.is_dir():
             raise self._unavailable(FileNotFoundError(f"no such folder: {start}"))
@@ -210,7 +250,7 @@ class UploadStore:
         except OSError as error:
             raise self._unavailable(error) from error
 
-    def _list_remote(self) -> Iterator[Upload]:
+    def _list_remote(self) -> Iterator[Upload | Refused]:
         try:
             self._fs.invalidate_cache()
             start = self._full(self._part) if self._part else self._root
@@ -221,7 +261,9 @@ class UploadStore:
             raise self._unavailable(error) from error
         appear_whole = bool(self._protocols & WHOLE_FILE_PROTOCOLS)
         settle_seconds = 0.0 if appear_whole else self._settle_seconds
-        yield from remote_uploads(found, self._root, settle_seconds=settle_seconds)
+        yield from remote_uploads(
+            found, self._root, settle_seconds=settle_seconds, unusable=self._unusable
+        )
 
 
 def is_in_part(path: str, part: str | None) -> bool:
@@ -240,11 +282,3 @@ def _reopen(
     return UploadStore(
         url, part=part, settle_seconds=settle_seconds, storage_options=storage_options
     )
-
-
-def _check_path(path: str, url: str) -> None:
-    parts = PurePosixPath(path).parts
-    if not parts or ".." in parts or path.startswith("/") or "\0" in path:
-        raise UploadNotFoundError(
-            f"{path!r} is not a path below UPLOADS; give it relative to {url}, without .."
-        )

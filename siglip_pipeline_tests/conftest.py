@@ -29,6 +29,19 @@ def pytest_configure() -> None:
     heed_interrupts()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long tests that make up their cases go on."""
+    group = parser.getgroup("siglip_pipeline")
+    group.addoption(
+        "--fuzz",
+        type=int,
+        default=0,
+        metavar="N",
+        help="cases of each test that makes up hostile input; default: few",
+    )
+    group.addoption("--fuzz-seed", type=int, default=1, help="for other cases than the last time")
+
+
 def pytest_report_header() -> str:
     """Which Postgres the tests speak to; read from files, nothing is started for it."""
     account = binaries.server_account()

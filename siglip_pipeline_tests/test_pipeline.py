@@ -175,7 +175,8 @@ def test_status_json_is_as_documented(
     code, document = _run_cli(monkeypatch, capsys, "status", "--json")
     assert code == 0
     assert set(document) == {
-        *("videos", "failures", "out_of_date", "warnings", "frames", "vectors", "model", "index"),
+        *("videos", "failures", "refused", "out_of_date", "warnings", "frames", "vectors"),
+        *("model", "index"),
     }
     assert document["warnings"] == []
     assert document["out_of_date"] == {"frames": 0, "vectors": 0}

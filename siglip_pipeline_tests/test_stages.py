@@ -1,10 +1,12 @@
 """Equal content is worked on once, and the counts that must agree do, or are made to."""
 
+import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from siglip_pipeline.demo.run import MODEL_FOLDER
@@ -23,6 +25,7 @@ from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.video import frame_file
 from siglip_pipeline.video.frame_store import FrameStore
 
 
@@ -284,3 +287,42 @@ def test_damaged_frames_are_made_again_though_their_footer_is_whole(
     file.write_bytes(content[:9000] + bytes(4096) + content[13096:])
     bench.sample("a.mp4")
     assert next(iter(bench.frames.read("a.mp4"))).jpegs == whole
+
+
+def test_frames_of_a_newer_version_are_left_alone_and_of_an_older_one_made_anew(
+    bench: Bench, film: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copyfile(film, bench.folder / "a.mp4")
+    bench.sample("a.mp4")
+    (file,) = Path(bench.settings.frame_store_url).glob("*.parquet")
+    before = file.read_bytes()
+
+    # To a program of version 0, this file is of the future.
+    monkeypatch.setattr(frame_file, "SCHEMA_VERSION", 0)
+    for outcome in (bench.sample("a.mp4")["a.mp4"], bench.embed("a.mp4")["a.mp4"]):
+        assert isinstance(outcome, VideoError)
+        assert "schema version 1, this program reads up to 0; upgrade" in outcome.reason
+    found = reconcile(
+        uploads=bench.uploads,
+        frame_store=bench.frames,
+        database=bench.database,
+        partitions=["a.mp4"],
+        busy=set(),
+    )
+    assert [difference.repair for difference in found.differences] == ["reported"]
+    assert file.read_bytes() == before
+
+    monkeypatch.undo()
+
+    # A file of the past, from before the oldest version that is read.
+    table = pq.read_table(file)
+    description = json.loads(table.schema.metadata[frame_file.METADATA_KEY])
+    old = json.dumps(description | {"schema_version": 0}).encode()
+    pq.write_table(table.replace_schema_metadata({frame_file.METADATA_KEY: old}), file)
+    (outcome,) = bench.embed("a.mp4").values()
+    assert isinstance(outcome, VideoError)
+    assert "reads from 1 on; materialize video_frames again" in outcome.reason
+    outcome = bench.sample("a.mp4")["a.mp4"]
+    assert isinstance(outcome, FramesStored)
+    assert outcome.report is not None, "it was not decoded again"
+    assert bench.frames.metadata("a.mp4").schema_version == 1

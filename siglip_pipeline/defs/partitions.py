@@ -1,13 +1,27 @@
-"""One dynamic partition per upload, and the mapping between a path and its partition key."""
+"""One dynamic partition per upload, and runs over ranges of them."""
 
-import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from urllib.parse import unquote_to_bytes
 
 import dagster as dg
 
+from siglip_pipeline.names import partition_key, path_of_partition
 from siglip_pipeline.settings import Settings
+
+__all__ = [
+    "GROUP",
+    "KEY_PREFIX",
+    "PART",
+    "RANGE_END_TAG",
+    "RANGE_START_TAG",
+    "VIDEOS_PARTITIONS_NAME",
+    "asset_key",
+    "contiguous_ranges",
+    "keys_between",
+    "partition_key",
+    "path_of_partition",
+    "videos_partitions",
+]
 
 PART = Settings.load().part
 KEY_PREFIX = PART.split("/") if PART else []
@@ -24,32 +38,10 @@ RANGE_END_TAG = "dagster/asset_partition_range_end"
 
 videos_partitions = dg.DynamicPartitionsDefinition(name=VIDEOS_PARTITIONS_NAME)
 
-# Dagster refuses "..." and these control characters in dynamic partition keys
-# (INVALID_PARTITION_SUBSTRINGS in dagster._core.definitions.partitions.utils).
-_REFUSED = re.compile("[\a\b\f\n\r\t\v\0%\ud800-\udfff]")
-
 
 def asset_key(name: str) -> dg.AssetKey:
     """The key of one of this project's assets, in this part of the collection."""
     return dg.AssetKey([*KEY_PREFIX, name])
-
-
-def partition_key(path: str) -> str:
-    """The partition key of an upload: its path, with what Dagster refuses percent-encoded.
-
-    Names that are not UTF-8 (surrogate escapes, as Python lists them) are encoded byte by byte, so
-    every file name that a disk can hold has a key, and no two share one.
-    """
-    return _REFUSED.sub(_percent_encoded, path).replace("...", "%2E%2E%2E")
-
-
-def _percent_encoded(found: re.Match[str]) -> str:
-    return "".join(f"%{byte:02X}" for byte in found.group().encode("utf-8", "surrogateescape"))
-
-
-def path_of_partition(key: str) -> str:
-    """The upload's path below UPLOADS; the inverse of :func:`partition_key`."""
-    return unquote_to_bytes(key).decode("utf-8", "surrogateescape")
 
 
 def keys_between(all_keys: Sequence[str], first: str, last: str) -> list[str]:

@@ -27,8 +27,9 @@ from siglip_pipeline.defs.partitions import (
 )
 from siglip_pipeline.defs.resources import DatabaseResource, UploadsResource
 from siglip_pipeline.defs.similarity import video_similarity
+from siglip_pipeline.names import shown
 from siglip_pipeline.partition_limit import partition_warning
-from siglip_pipeline.records import Upload
+from siglip_pipeline.records import Refused, Upload
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.videos import VideoStore
 
@@ -36,6 +37,9 @@ from siglip_pipeline.store.videos import VideoStore
 # a time, which is eight full runs, and fewer where listing took long.
 UPLOADS_PER_TICK = 256
 TICK_BUDGET_SECONDS = 12.0
+
+# A warning that nobody can read through is none.
+REFUSED_NAMED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +123,11 @@ def new_uploads(
     with database.open() as db:
         records = VideoStore(db)
         reported = records.listed_fingerprints(part=PART)
+        refused: list[Refused] = []
         # Not sorted, and so not kept: of 100,000 uploads only what is new or changed stays.
-        changes = upload_changes(uploads.store().scan(), reported, frozenset(existing))
+        listing = uploads.store().scan(refused)
+        changes = upload_changes(listing, reported, frozenset(existing))
+        _warn_of(context, sorted(refused, key=lambda file: file.path))
         if len(reported) > 1 and len(changes.deleted) == len(reported):
             context.log.warning(
                 f"all {len(reported)} known uploads are gone: taken for storage that is not "
@@ -158,6 +165,18 @@ def _report(instance: dg.DagsterInstance, uploads: Sequence[Upload], began: floa
         report_uploads(instance, chunk)
         reported += chunk
     return reported
+
+
+def _warn_of(context: dg.SensorEvaluationContext, refused: Sequence[Refused]) -> None:
+    """Name the files that cannot be taken up: once, and again when there are others."""
+    named = "; ".join(
+        f"{shown(file.path)[:200]}: {file.reason}" for file in refused[:REFUSED_NAMED]
+    )
+    digest = hashlib.sha256(named.encode()).hexdigest()[:16] if refused else None
+    if refused and digest != context.cursor:
+        context.log.warning(f"{len(refused)} files cannot be taken up: {named}")
+    if digest != context.cursor:
+        context.update_cursor(digest or "")
 
 
 def _limit_gpu_pool(instance: dg.DagsterInstance) -> None:

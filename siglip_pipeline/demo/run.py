@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
 from siglip_pipeline import console
 from siglip_pipeline.demo.scenes import DemoVideo, Scene, render_demo_videos, render_picture
 from siglip_pipeline.errors import LaunchError
@@ -53,14 +55,12 @@ def run_demo(settings: Settings, *, keep_running: bool, quiet: bool) -> dict[str
         console.err.print("Rendering sample videos …")
     videos = render_demo_videos(Path(settings.uploads))
     if not quiet:
-        console.err.print(f"  {len(videos)} videos in {settings.uploads}", highlight=False)
+        console.err.print(f"  {len(videos)} videos in {settings.uploads}")
         console.err.print("Starting the database and Dagster …")
     with launch(settings) as launcher:
         if not quiet:
-            console.err.print(
-                f"  Dagster UI at {launcher.endpoints.dagster_url}/assets", highlight=False
-            )
-            console.err.print(f"  search page at {launcher.endpoints.page_url}", highlight=False)
+            console.err.print(f"  Dagster UI at {launcher.endpoints.dagster_url}/assets")
+            console.err.print(f"  search page at {launcher.endpoints.page_url}")
         with open_database(launcher.settings) as database:
             status = _wait(launcher, database, len(videos), quiet=quiet)
             results = _search(database, launcher.settings, videos, quiet=quiet)
@@ -149,7 +149,7 @@ def _queries(videos: list[DemoVideo], uploads: Path) -> list[_Query]:
 def _report(title: str, query: _Query, result: SearchResult, *, quiet: bool) -> dict[str, Any]:
     correct = query.answered_by(result)
     if not quiet:
-        mark = {0: "[green]right[/green]" if correct else "[red]wrong[/red]"}
+        mark = {0: Text("right", "green") if correct else Text("wrong", "red")}
         console.out.print(console.hits_table(title, result.hits, mark=mark))
     return {"title": title, "correct": correct, **result.to_json()}
 
@@ -161,11 +161,10 @@ def _print_summary(
         f"{document['videos']} videos, {document['frames']} frames, "
         f"{document['correct']} of {document['queries']} queries answered by the right moment, "
         f"{document['seconds']:.0f} s in all.",
-        highlight=False,
     )
     url = launcher.endpoints.dagster_url
-    console.out.print(f"Dagster UI: {url}/assets  runs: {url}/runs", highlight=False)
-    console.out.print(f"Search page: {launcher.endpoints.page_url}", highlight=False)
+    console.out.print(f"Dagster UI: {url}/assets  runs: {url}/runs")
+    console.out.print(f"Search page: {launcher.endpoints.page_url}")
     if keep_running:
         console.out.print("Running until Ctrl-C.")
     else:

@@ -1,16 +1,16 @@
 """Queries to vectors, with the model that the stored vectors are of. N items, D dimensions."""
 
-import io
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from siglip_pipeline.errors import QueryError
 from siglip_pipeline.records import FloatArray
+from siglip_pipeline.search.pictures import read_picture
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.models import ModelRow
 
@@ -85,7 +85,7 @@ class QueryEmbedder:
             ModelError: the model cannot be found, loaded, or put on the device.
             QueryError: a file is missing or is not a picture.
         """
-        pictures = [_open_picture(image) for image in images]
+        pictures = [read_picture(image) for image in images]
         siglip = self._model(model, "image")
         from siglip_pipeline.siglip.embeddings import extract_image_embeddings
 
@@ -105,16 +105,3 @@ class QueryEmbedder:
                 "the videos again"
             )
         return siglip
-
-
-def _open_picture(image: Path | bytes) -> Any:
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    name = f"{len(image)} bytes" if isinstance(image, bytes) else str(image)
-    try:
-        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as picture:
-            return ImageOps.exif_transpose(picture).convert("RGB")
-    except FileNotFoundError as error:
-        raise QueryError(f"{name}: no such file") from error
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise QueryError(f"{name} is not a picture that can be read: {error}") from error

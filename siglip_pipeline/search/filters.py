@@ -6,6 +6,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from siglip_pipeline.errors import QueryError
+from siglip_pipeline.search.parts import check_text
+
+MAX_WILDCARDS = 40
+"""Most asterisks in a glob; the database's work grows with their square."""
+
+MAX_PATTERN = 2000
+"""Longest path or glob, in characters; no upload has a longer name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +44,16 @@ class SearchFilter:
     def __post_init__(self) -> None:
         if isinstance(self.videos, str):
             raise QueryError(f"videos={self.videos!r}: give a sequence of paths or globs")
+        for video in self.videos or ():
+            check_text(video)
+            if len(video) > MAX_PATTERN:
+                raise QueryError(
+                    f"videos={video[:40]!r}…: {len(video)} characters, at most {MAX_PATTERN}"
+                )
+            if video.count("*") > MAX_WILDCARDS:
+                raise QueryError(
+                    f"videos={video[:40]!r}…: {video.count('*')} asterisks, at most {MAX_WILDCARDS}"
+                )
         for name in ("from_seconds", "to_seconds"):
             value = getattr(self, name)
             if value is not None and not value >= 0:

@@ -26,6 +26,7 @@ class TextPart:
     def __post_init__(self) -> None:
         if not self.text.strip():
             raise QueryError("the query text is empty; say what to look for, e.g. 'a red car'")
+        check_text(self.text)
         _check_weight(self.text, self.weight)
 
 
@@ -54,6 +55,7 @@ class MomentPart:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
+        check_text(self.video)
         _check_weight(self.video, self.weight)
 
 
@@ -63,6 +65,16 @@ QueryPart = TextPart | ImagePart | MomentPart
 def _check_weight(what: str, weight: float) -> None:
     if not math.isfinite(weight) or weight == 0:
         raise QueryError(f"weight {weight} of {what!r}: any number but 0")
+
+
+def check_text(text: str) -> None:
+    """Refuse what neither a tokenizer nor the database takes.
+
+    Raises:
+        QueryError: half a character, as a terminal gives it for bytes that are no UTF-8, or NUL.
+    """
+    if re.search("[\0\ud800-\udfff]", text):
+        raise QueryError(f"{text!r} is not valid Unicode text; type it again")
 
 
 def check_parts(parts: Sequence[QueryPart]) -> None:

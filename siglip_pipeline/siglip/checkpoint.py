@@ -5,13 +5,11 @@ process which only needs to know *which* model is configured stays small.
 """
 
 import json
-import math
 import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from siglip_pipeline.errors import (
     CorruptWeightsError,
@@ -19,7 +17,9 @@ from siglip_pipeline.errors import (
     UnsupportedModelError,
 )
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.siglip.bounds import check_bounds
 from siglip_pipeline.siglip.hub import EXAMPLE, download
+from siglip_pipeline.siglip.weights import read_header, read_scalars
 
 Family = Literal["siglip", "siglip2"]
 """``siglip``: fixed resolution, whichever generation. ``siglip2``: NaFlex, aspect ratio kept."""
@@ -32,9 +32,10 @@ _TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+MAX_JSON_BYTES: Final = 20_000_000
+"""Largest config.json or index; real ones have kilobytes. Tokenizers are not read here."""
 
-_SCALAR_FORMATS = {"F64": "<d", "F32": "<f", "F16": "<e"}
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,10 +81,12 @@ def open_checkpoint(settings: Settings) -> Checkpoint:
     """
     folder, revision = _locate(settings.model_name, settings.model_revision)
     name = settings.model_name
+    _check_links(folder, name)
     config = _read_json(folder / "config.json", name)
     family = _family(name, config)
+    check_bounds(name, config)
     weights = _weight_files(folder, name)
-    scalars = _read_scalars(weights, ("logit_scale", "logit_bias"), name)
+    scalars = read_scalars(weights, ("logit_scale", "logit_bias"), name)
     return Checkpoint(
         name=name,
         revision=revision,
@@ -113,15 +116,37 @@ def _locate(name: str, revision: str | None) -> tuple[Path, str | None]:
     return folder, folder.name if _COMMIT.fullmatch(folder.name) else None
 
 
+def _check_links(folder: Path, name: str) -> None:
+    """Refuse links that lead out of the folder: what they point to would be read as the model's.
+
+    The hub's cache is made of links, from ``snapshots/<commit>/`` to ``blobs/`` beside it.
+    """
+    allowed = [folder.resolve()]
+    if folder.parent.name == "snapshots":
+        allowed.append((folder.parent.parent / "blobs").resolve())
+    for file in sorted(folder.iterdir()):
+        target = file.resolve()
+        if file.is_symlink() and not any(target.is_relative_to(place) for place in allowed):
+            raise UnsupportedModelError(
+                f"{name!r}: {file.name} is a link that leads out of the folder; put the file "
+                "itself there"
+            )
+
+
 def _read_json(path: Path, name: str) -> dict[str, Any]:
     try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise UnsupportedModelError(
+                f"{name!r}: {path.name} has {path.stat().st_size} bytes; at most {MAX_JSON_BYTES} "
+                "are read"
+            )
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UnsupportedModelError(
             f"{name!r} has no {path.name}: not a folder that transformers' save_pretrained wrote. "
             f"Expected a SigLIP checkpoint such as {EXAMPLE!r}"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnsupportedModelError(f"{name!r}: {path.name} is not JSON ({error})") from error
     if not isinstance(content, dict):
         raise UnsupportedModelError(f"{name!r}: {path.name} is not a JSON object")
@@ -156,8 +181,7 @@ def _weight_files(folder: Path, name: str) -> tuple[Path, ...]:
     if (folder / "model.safetensors").is_file():
         files = [folder / "model.safetensors"]
     elif index.is_file():
-        shards = set(_read_json(index, name).get("weight_map", {}).values())
-        files = [folder / shard for shard in sorted(shards)]
+        files = [folder / shard for shard in _shards(index, name)]
     else:
         files = []
     if not files:
@@ -176,68 +200,15 @@ def _weight_files(folder: Path, name: str) -> tuple[Path, ...]:
     return tuple(files)
 
 
-def read_header(file: Path, name: str) -> tuple[dict[str, Any], int]:
-    """A safetensors header and the offset at which the data starts.
-
-    The format: a little-endian uint64 with the header's length, the header as JSON, the tensors'
-    bytes without gaps (https://github.com/huggingface/safetensors#format).
-
-    Raises:
-        CorruptWeightsError: the file is not safetensors, or not as long as the header promises.
-    """
-    remedy = "delete it and download it again"
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        prefix = stream.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
-        if length > size - 8:
+def _shards(index: Path, name: str) -> list[str]:
+    """The files that an index lists; each must lie beside it."""
+    listed = _read_json(index, name).get("weight_map")
+    shards: list[Any] = list(listed.values()) if isinstance(listed, dict) else [listed]
+    for shard in shards:
+        plain = isinstance(shard, str) and re.fullmatch(r"[\w][\w.-]*\.safetensors", shard)
+        if not plain:
             raise CorruptWeightsError(
-                f"{name!r}: {file.name} is truncated or not safetensors ({size} bytes): {remedy}"
+                f"{name!r}: {index.name} lists {shard!r}; only names of safetensors files in the "
+                "same folder are allowed"
             )
-        try:
-            header: dict[str, Any] = json.loads(stream.read(length))
-            header.pop("__metadata__", None)
-            end = max((int(t["data_offsets"][1]) for t in header.values()), default=0)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise CorruptWeightsError(
-                f"{name!r}: the header of {file.name} cannot be read ({error}): {remedy}"
-            ) from error
-    if size != 8 + length + end:
-        raise CorruptWeightsError(
-            f"{name!r}: {file.name} has {size} bytes where its header promises "
-            f"{8 + length + end}: {remedy}"
-        )
-    return header, 8 + length
-
-
-def _read_scalars(files: tuple[Path, ...], names: tuple[str, ...], model: str) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for file in files:
-        header, data_start = read_header(file, model)
-        for name in names:
-            if name in header:
-                found[name] = _read_scalar(file, header[name], data_start, f"{model!r}: {name}")
-    missing = [name for name in names if name not in found]
-    if missing:
-        raise UnsupportedModelError(
-            f"{model!r} has no {' and no '.join(missing)}: a part of a SigLIP model (one tower, or "
-            f"a classifier) cannot be used; both towers are needed, as in {EXAMPLE!r}"
-        )
-    return found
-
-
-def _read_scalar(file: Path, entry: Mapping[str, Any], data_start: int, what: str) -> float:
-    begin, end = entry["data_offsets"]
-    with file.open("rb") as stream:
-        stream.seek(data_start + begin)
-        raw = stream.read(end - begin)
-    dtype = entry["dtype"]
-    if dtype == "BF16" and len(raw) == 2:
-        raw, dtype = b"\0\0" + raw, "F32"  # bfloat16 is the upper half of a float32
-    form = _SCALAR_FORMATS.get(dtype)
-    if form is None or struct.calcsize(form) != len(raw):
-        raise CorruptWeightsError(f"{what} is {dtype} of shape {entry['shape']}, expected a scalar")
-    value = float(struct.unpack(form, raw)[0])
-    if not math.isfinite(value):
-        raise CorruptWeightsError(f"{what} is {value}")
-    return value
+    return sorted(set(shards))

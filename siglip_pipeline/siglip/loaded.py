@@ -125,6 +125,12 @@ class SiglipModel:
                 truncation=True,
                 return_tensors="pt",
             )["input_ids"]
+        words = int(self._checkpoint.text_config.get("vocab_size", 32_000))
+        if ids.numel() and int(ids.max()) >= words:
+            raise UnsupportedModelError(
+                f"{self.spec.name!r}: its tokenizer gives token {int(ids.max())}, the model knows "
+                f"{words}; tokenizer.json does not belong to config.json"
+            )
         return Tokens(ids, [max(0, len(tokens) - length) for tokens in whole])
 
     def encode_texts(self, ids_NT: torch.Tensor) -> torch.Tensor:
@@ -141,7 +147,7 @@ class SiglipModel:
                     self._tokenizer = AutoTokenizer.from_pretrained(
                         self._checkpoint.folder, local_files_only=True, trust_remote_code=False
                     )
-            except (OSError, ValueError, ImportError, KeyError) as error:
+            except Exception as error:  # a damaged file makes the Rust library raise just that
                 raise UnsupportedModelError(
                     f"{self.spec.name!r}: its tokenizer cannot be loaded ({error}). Needed are "
                     "tokenizer.json or spiece.model beside config.json"

@@ -75,6 +75,10 @@ class Recipe:
         }
 
 
+MAX_PATCHES = 65_536
+"""Of one picture, a hundred times what a NaFlex model is trained with."""
+
+
 def read_recipe(checkpoint: Checkpoint, *, max_num_patches: int | None = None) -> Recipe:
     """The recipe that a checkpoint's files ask for.
 
@@ -86,6 +90,16 @@ def read_recipe(checkpoint: Checkpoint, *, max_num_patches: int | None = None) -
         UnsupportedModelError: a resampling filter, size or patch count that cannot be followed
             exactly, or ``max_num_patches`` for a model of fixed resolution.
     """
+    try:
+        return _read_recipe(checkpoint, max_num_patches)
+    except (TypeError, ValueError, LookupError, ArithmeticError) as error:
+        raise UnsupportedModelError(
+            f"{checkpoint.name!r}: its image processor's settings cannot be used ({error}); "
+            "preprocessor_config.json is damaged, or not of a SigLIP model"
+        ) from error
+
+
+def _read_recipe(checkpoint: Checkpoint, max_num_patches: int | None) -> Recipe:
     family = checkpoint.family
     asked = {**_SHARED_DEFAULTS, **_DEFAULTS[family]}
     asked.update({k: v for k, v in checkpoint.processor.items() if v is not None})
@@ -113,6 +127,8 @@ def read_recipe(checkpoint: Checkpoint, *, max_num_patches: int | None = None) -
             )
     else:
         patches = int(max_num_patches or asked["max_num_patches"])
+        if not 1 <= patches <= MAX_PATCHES:
+            raise ValueError(f"max_num_patches={patches} is not between 1 and {MAX_PATCHES}")
     return Recipe(
         family=family,
         resample=resample,

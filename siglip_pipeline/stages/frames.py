@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from siglip_pipeline.errors import (
     DamagedFramesError,
     FrameStoreError,
+    FrameStoreVersionError,
     UploadError,
     VideoError,
 )
@@ -73,7 +74,12 @@ def sample_videos(
         except UploadError as error:
             yield stage.failed(VideoError(video, str(error)))
             continue
-        current = None if force else stage.current(upload)
+        try:
+            current = None if force else stage.current(upload)
+        except FrameStoreVersionError as error:
+            # Two versions of this program at work: the older one leaves the newer one's files.
+            yield stage.failed(VideoError(video, str(error)), upload)
+            continue
         if current is None:
             waiting.append(upload)
         else:
@@ -158,6 +164,8 @@ class _FramesStage:
             return None
         try:
             stored = self._frame_store.verify(upload.path)  # all of it: what is damaged is no use
+        except FrameStoreVersionError:
+            raise
         except FrameStoreError:
             return None
         if stored.source_sha256 != row.sha256 or stored.sampling != self.recipe:

@@ -1,6 +1,7 @@
 """What both stages share: the version of stored frames, and how a failure is noted."""
 
 from siglip_pipeline.errors import VideoError
+from siglip_pipeline.names import unusable
 from siglip_pipeline.records import Upload
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.video.frame_store import FrameFileMetadata
@@ -15,5 +16,6 @@ def note_failure(
     records: VideoStore, error: VideoError, stage: str, upload: Upload | None = None
 ) -> VideoError:
     """Record that a stage of a video failed; gives the error back."""
-    records.record_failure(error.video, stage=stage, reason=error.reason, upload=upload)
+    if unusable(error.video) is None:  # else the database could not hold its name
+        records.record_failure(error.video, stage=stage, reason=error.reason, upload=upload)
     return error

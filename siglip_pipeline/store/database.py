@@ -1,14 +1,10 @@
 """The database: a pool of connections, its version checks, and its migrations."""
 
-import hashlib
-import logging
 import re
 import select
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
 import psycopg_pool
@@ -19,12 +15,27 @@ from siglip_pipeline.errors import (
     DatabaseFullError,
     DatabaseUnavailableError,
     DatabaseVersionError,
+    SettingsError,
     StoreError,
 )
+from siglip_pipeline.masking import masked
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.store import schema as schemas
 from siglip_pipeline.store.embedded import EmbeddedPostgres
+from siglip_pipeline.store.schema import Migration, apply_migrations, check_schema, migrations
 
-logger = logging.getLogger(__name__)
+__all__ = [
+    "Connection",
+    "Database",
+    "Migration",
+    "apply_migrations",
+    "embedded_server",
+    "migrate",
+    "migrations",
+    "open_database",
+    "parse_version",
+    "where",
+]
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -34,7 +45,9 @@ PGVECTOR_MINIMUM = (0, 8, 2)
 CONNECT_SECONDS = 15.0
 
 # First keys of two-part advisory locks; the second is a model_id or a video_id.
-LOCK_MIGRATE, LOCK_MODEL, LOCK_VIDEO, LOCK_BUILD = 0x51610, 0x51611, 0x51612, 0x51613
+LOCK_MIGRATE, LOCK_MODEL, LOCK_VIDEO, LOCK_BUILD = schemas.LOCK, 0x51611, 0x51612, 0x51613
+
+migrate = apply_migrations
 
 
 class Database:
@@ -50,6 +63,7 @@ class Database:
     """
 
     def __init__(self, url: str, *, max_connections: int = 8) -> None:
+        check_url(url)
         self.url = url
         self.pgvector_version = _check_versions(url)
         self._pool: psycopg_pool.ConnectionPool[Connection] = psycopg_pool.ConnectionPool(
@@ -92,6 +106,10 @@ class Database:
                 if not connection.closed:
                     connection.autocommit = False
 
+    def drain(self) -> None:
+        """Replace every connection that was made before now, once it is given back."""
+        self._pool.drain()
+
     def close(self) -> None:
         """Close the pool. The object cannot be used any more."""
         self._pool.close()
@@ -115,16 +133,39 @@ def _translated_errors(url: str) -> Iterator[None]:
     except (psycopg.OperationalError, psycopg_pool.PoolTimeout) as error:
         if isinstance(error, psycopg.errors.QueryCanceled | psycopg.errors.OutOfMemory):
             raise StoreError(f"the database gave up: {error}") from error
-        raise DatabaseUnavailableError(f"no connection to {where(url)}: {error}") from error
+        message = f"no connection to {where(url)}: {masked(str(error), url)}"
+        raise DatabaseUnavailableError(message) from error
     except psycopg.Error as error:
         raise StoreError(f"{where(url)} refused: {error}") from error
+
+
+def check_url(url: str) -> None:
+    """Refuse an address that cannot be read, without repeating it.
+
+    Raises:
+        SettingsError: what is allowed.
+    """
+    try:
+        parts = conninfo_to_dict(url)
+        ports = str(parts.get("port", "5432")).split(",")
+        if all(port.isdigit() and 0 < int(port) < 65536 for port in ports):
+            return
+    except psycopg.Error:
+        pass
+    # From nothing: what the driver says repeats the address, password and all.
+    raise SettingsError(
+        "SIGLIP_DATABASE_URL cannot be read as postgresql://user:password@host:port/database; in a "
+        "password, write @ : / # % and the like percent-encoded (@ as %40)"
+    )
 
 
 def where(url: str) -> str:
     """The server and database of a URL, without its password."""
     parts = conninfo_to_dict(url)
     host, port = parts.get("host", "localhost"), parts.get("port", 5432)
-    return f"{host}:{port}/{parts.get('dbname', '')}"
+    # A password with a slash in it ends up here.
+    name = str(parts.get("dbname", "")).rpartition("@")[2]
+    return f"{host}:{port}/{name}"
 
 
 def _configure(connection: Connection) -> None:
@@ -193,14 +234,16 @@ def parse_version(text: str) -> tuple[int, ...]:
 
 
 @contextmanager
-def open_database(settings: Settings, *, migrate: bool = True) -> Iterator[Database]:
+def open_database(
+    settings: Settings, *, schema: Literal["migrate", "check", "any"] = "migrate"
+) -> Iterator[Database]:
     """The database that the settings name: an external one, or the embedded server.
 
     The embedded server is started when needed, and stopped by its last user.
 
     Args:
         settings: ``database_url``, or ``home`` of the embedded server.
-        migrate: bring the schema up to date first.
+        schema: bring it up to date first, only look whether it is, or take it as it is.
 
     Raises:
         DatabaseUnavailableError: the external database does not answer.
@@ -212,105 +255,13 @@ def open_database(settings: Settings, *, migrate: bool = True) -> Iterator[Datab
         if url is None:
             url = stack.enter_context(embedded_server(settings).lease())
         database = stack.enter_context(Database(url))
-        if migrate:
+        if schema == "migrate":
             apply_migrations(database)
+        elif schema == "check":
+            check_schema(database)
         yield database
 
 
 def embedded_server(settings: Settings) -> EmbeddedPostgres:
     """The embedded server of ``SIGLIP_HOME``, not started yet."""
     return EmbeddedPostgres(settings.home, port=settings.embedded_port)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Migration:
-    """One numbered SQL file."""
-
-    number: int
-    name: str
-    text: str
-
-    @property
-    def label(self) -> str:
-        """``0001_initial``."""
-        return f"{self.number:04d}_{self.name}"
-
-    @property
-    def digest(self) -> str:
-        """Tells a file that was edited after it was applied."""
-        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
-
-
-def migrations() -> list[Migration]:
-    """All migrations that this program brings, in order."""
-    found = []
-    for file in files("siglip_pipeline.store").joinpath("migrations").iterdir():
-        if match := re.fullmatch(r"(\d{4})_(\w+)\.sql", file.name):
-            text = file.read_text(encoding="utf-8")
-            found.append(Migration(number=int(match[1]), name=match[2], text=text))
-    return sorted(found, key=lambda migration: migration.number)
-
-
-def apply_migrations(database: Database, *, known: list[Migration] | None = None) -> list[str]:
-    """Bring the schema up to date; each migration in a transaction of its own.
-
-    Any number of processes may call this at once: one migrates, the others wait for it.
-
-    Args:
-        database: where to.
-        known: instead of those that the program brings.
-
-    Returns:
-        The migrations that were applied now, e.g. ``0001_initial``.
-
-    Raises:
-        DatabaseVersionError: the schema is newer than this program, or differs from it.
-    """
-    known = migrations() if known is None else known
-    applied = []
-    with database.connection() as connection:
-        connection.execute("SELECT pg_advisory_xact_lock(%s, 0)", [LOCK_MIGRATE])
-        done = _applied(connection)
-        _check_history(done, known)
-        for migration in known:
-            if migration.number in done:
-                continue
-            with connection.transaction():
-                connection.execute(migration.text.encode())
-                connection.execute(
-                    "INSERT INTO schema_migrations (number, name, digest) VALUES (%s, %s, %s)",
-                    [migration.number, migration.name, migration.digest],
-                )
-            logger.info("applied migration %s", migration.label)
-            applied.append(migration.label)
-        register_vector(connection)
-    if applied:
-        database._pool.drain()  # connections made before the extension was there
-    return applied
-
-
-migrate = apply_migrations
-
-
-def _applied(connection: Connection) -> dict[int, str]:
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS schema_migrations (number integer PRIMARY KEY,"
-        " name text NOT NULL, digest text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
-    )
-    rows = connection.execute("SELECT number, digest FROM schema_migrations").fetchall()
-    return {int(number): str(digest) for number, digest in rows}
-
-
-def _check_history(done: dict[int, str], known: list[Migration]) -> None:
-    newest = known[-1].number if known else 0
-    if done and max(done) > newest:
-        raise DatabaseVersionError(
-            f"the schema is at migration {max(done)}, this program knows up to {newest}; update "
-            "siglip-pipeline"
-        )
-    for migration in known:
-        if migration.number in done and done[migration.number] != migration.digest:
-            raise DatabaseVersionError(
-                f"migration {migration.label} was applied from another "
-                "version of its file; use the version of siglip-pipeline that made this database"
-            )

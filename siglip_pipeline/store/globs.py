@@ -2,6 +2,7 @@
 
 import re
 
+_REPEATED = re.compile(r"(\*\*/)+")
 _WILDCARD = re.compile(r"[*?\[]")
 # Characters that mean something in a regular expression of either kind.
 _SPECIAL = re.compile(r"([\\.^$|+(){}\[\]*?])")
@@ -23,6 +24,8 @@ def glob_regex(pattern: str) -> str:
     """
     if "/" not in pattern:
         pattern = f"**/{pattern}"
+    # One of several in a row says all; each would multiply the work of matching.
+    pattern = _REPEATED.sub("**/", pattern)
     parts = ["^"]
     i = 0
     while i < len(pattern):

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from datetime import datetime
 
+import psycopg
+
 from siglip_pipeline.errors import QueryError
 from siglip_pipeline.store.database import Connection
 from siglip_pipeline.store.globs import glob_regex, is_glob
@@ -35,22 +37,29 @@ def resolve_scope(
     if videos is None and uploaded_after is None and uploaded_before is None:
         return Scope(time_range=time_range)
     globs = [pattern for pattern in videos or () if is_glob(pattern)]
-    rows = connection.execute(
+    query = (
         "SELECT v.path, v.video_id, i.frames, i.moments,"
         " (%(after)s::timestamptz IS NULL OR v.modified_at >= %(after)s)"
         " AND (%(before)s::timestamptz IS NULL OR v.modified_at < %(before)s)"
         " FROM videos v LEFT JOIN ingests i ON i.video_id = v.video_id AND i.model_id = %(model)s"
         " WHERE %(videos)s::text[] IS NULL OR v.path = ANY(%(videos)s)"
-        " OR v.path ~ ANY(%(globs)s::text[])",
-        {
-            "after": uploaded_after,
-            "before": uploaded_before,
-            "model": model_id,
-            # A file may be called like a glob.
-            "videos": None if videos is None else list(videos),
-            "globs": [glob_regex(glob) for glob in globs],
-        },
-    ).fetchall()
+        " OR v.path ~ ANY(%(globs)s::text[])"
+    )
+    values = {
+        "after": uploaded_after,
+        "before": uploaded_before,
+        "model": model_id,
+        # A file may be called like a glob.
+        "videos": None if videos is None else list(videos),
+        "globs": [glob_regex(glob) for glob in globs],
+    }
+    try:
+        rows = connection.execute(query, values).fetchall()
+    except psycopg.errors.InvalidRegularExpression as error:
+        raise QueryError(
+            f"a pattern among {[glob[:60] for glob in globs]} cannot be used ({error}); make it "
+            "simpler"
+        ) from error
     _check_known(videos or (), globs, [row[0] for row in rows])
     inside = [row[1:4] for row in rows if row[2] is not None and row[4]]
     return Scope(

@@ -20,10 +20,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from siglip_pipeline.errors import NO_ROOM, DamagedFramesError, FrameStoreError, StorageFullError
+from siglip_pipeline.errors import (
+    NO_ROOM,
+    DamagedFramesError,
+    FrameStoreError,
+    FrameStoreVersionError,
+    StorageFullError,
+)
 from siglip_pipeline.records import IntArray, VideoInfo
 
 SCHEMA_VERSION: Final = 1
+OLDEST_VERSION: Final = 1
+"""Frame files in between are read; older ones are made again from the upload."""
 
 ROW_GROUP_FRAMES: Final = 32
 ROW_GROUP_BYTES: Final = 2**20
@@ -251,15 +259,21 @@ def _to_json(metadata: FrameFileMetadata) -> bytes:
 def _from_json(video: str, raw: bytes) -> FrameFileMetadata:
     try:
         values = json.loads(raw)
-        if values["schema_version"] > SCHEMA_VERSION:
+        version = int(values["schema_version"])
+        if version > SCHEMA_VERSION:
+            raise FrameStoreVersionError(
+                f"{video}: its frame file has schema version {version}, this program reads up to "
+                f"{SCHEMA_VERSION}; upgrade siglip-pipeline"
+            )
+        if version < OLDEST_VERSION:
             raise FrameStoreError(
-                f"{video}: its frame file has schema version {values['schema_version']}, this "
-                f"program reads up to {SCHEMA_VERSION}; upgrade siglip-pipeline"
+                f"{video}: its frame file has schema version {version}, this program reads from "
+                f"{OLDEST_VERSION} on; materialize video_frames again"
             )
         info = values.pop("info")
         info["time_base"] = Fraction(info["time_base"])
         return FrameFileMetadata(info=VideoInfo(**info), **values)
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, ArithmeticError) as error:
         raise DamagedFramesError(
             f"{video}: the description in its frame file is damaged ({type(error).__name__}: "
             f"{error}); materialize video_frames again"

@@ -19,6 +19,8 @@ import numpy as np
 import pyarrow as pa
 
 from siglip_pipeline.errors import NO_ROOM, DamagedFramesError, FrameStoreError, StorageFullError
+from siglip_pipeline.masking import masked_url
+from siglip_pipeline.names import percent_encoded, unusable
 from siglip_pipeline.records import FrameBatch, VideoInfo
 from siglip_pipeline.uploads import BUCKET_PROTOCOLS
 from siglip_pipeline.video.contact_sheet import contact_sheet, evenly_spaced
@@ -35,7 +37,12 @@ __all__ = ["FrameFileMetadata", "FrameStore", "StoredFrame"]
 
 SUFFIX: Final = ".frames.parquet"
 
-_UNSAFE: Final = re.compile(r"[%*?\[\]#]")
+# fsspec takes *?[] for patterns, and some storages # for a fragment. A folder must not be called
+# like the frame file of the video beside it.
+_UNSAFE: Final = re.compile(r"[*?\[\]#]|\.(?=frames\.parquet/)")
+
+# File systems allow 255 bytes for a name; object stores allow 1,024 for all of a key.
+_LONGEST_PART, _LONGEST_PATH = 240, 600
 
 
 class FrameStore:
@@ -53,11 +60,12 @@ class FrameStore:
         self, url: str | os.PathLike[str], *, storage_options: dict[str, Any] | None = None
     ) -> None:
         self._url = os.fspath(url)
+        self._shown = masked_url(self._url)
         try:
             self._fs, root = fsspec.core.url_to_fs(self._url, **(storage_options or {}))
         except (ImportError, ValueError) as error:
             raise FrameStoreError(
-                f"SIGLIP_FRAME_STORE={self._url}: {error}; use a folder or an fsspec URL"
+                f"SIGLIP_FRAME_STORE={self._shown}: {error}; use a folder or an fsspec URL"
             ) from error
         self._root = root.rstrip("/")
         protocol = self._fs.protocol
@@ -65,7 +73,7 @@ class FrameStore:
         self._local = "file" in self._protocols
 
     def __repr__(self) -> str:
-        return f"FrameStore({self._url!r})"
+        return f"FrameStore({self._shown!r})"
 
     @property
     def url(self) -> str:
@@ -116,7 +124,7 @@ class FrameStore:
             if error.errno in NO_ROOM:
                 raise StorageFullError(no_room(folder, error)) from error
             raise FrameStoreError(
-                f"SIGLIP_FRAME_STORE={self._url}: {error}; give a folder that can be written"
+                f"SIGLIP_FRAME_STORE={self._shown}: {error}; give a folder that can be written"
             ) from error
         return folder / f"{uuid.uuid4().hex}.parquet"
 
@@ -164,7 +172,7 @@ class FrameStore:
             if isinstance(error, OSError) and error.errno in NO_ROOM:
                 raise StorageFullError(no_room(Path(self._url), error)) from error
             raise FrameStoreError(
-                f"{video}: frames cannot be written to {self._url}: {error}; check its space and "
+                f"{video}: frames cannot be written to {self._shown}: {error}; check its space and "
                 "permissions"
             ) from error
 
@@ -189,7 +197,7 @@ class FrameStore:
             raise
         except Exception as error:  # each storage has exceptions of its own
             raise FrameStoreError(
-                f"the frames of {source} in {self._url} cannot be given to {target}: {error}"
+                f"the frames of {source} in {self._shown} cannot be given to {target}: {error}"
             ) from error
 
     def exists(self, video: str) -> bool:
@@ -264,14 +272,15 @@ class FrameStore:
             self._fs.rm_file(self._path(video))
 
     def _path(self, video: str) -> str:
-        if ".." in video.split("/") or video.startswith("/") or not video:
-            raise FrameStoreError(f"{video!r} is not the path of a video below UPLOADS")
-        # fsspec takes *?[] for patterns, and some storages # for a fragment.
-        folders, _, name = _UNSAFE.sub(lambda c: f"%{ord(c[0]):02X}", video).rpartition("/")
-        if len(os.fsencode(name + SUFFIX)) > 240:  # file systems allow 255 bytes
-            name = f"{name[:40]}-{hashlib.sha256(name.encode()).hexdigest()}"
-        parts = [self._root, *filter(None, [folders]), name + SUFFIX]
-        return "/".join(parts)
+        """Where the frames of a video are: never the place of another one, whatever its name."""
+        if (reason := unusable(video)) is not None:
+            raise FrameStoreError(f"{video!r} is not the path of a video below UPLOADS: {reason}")
+        path = percent_encoded(video, _UNSAFE) + SUFFIX
+        parts = [os.fsencode(part) for part in path.split("/")]
+        if sum(map(len, parts)) > _LONGEST_PATH or len(max(parts, key=len)) > _LONGEST_PART:
+            # No other path begins so: where a % is left, it stands for a character.
+            path = f"%long/{hashlib.sha256(video.encode()).hexdigest()}{SUFFIX}"
+        return f"{self._root}/{path}"
 
     @contextlib.contextmanager
     def _open(self, video: str) -> Iterator["FrameFile"]:
@@ -280,15 +289,15 @@ class FrameStore:
             handle = self._fs.open(path, "rb", **({} if self._local else {"cache_type": "none"}))
         except FileNotFoundError as error:
             raise FrameStoreError(
-                f"{video}: no frames are stored in {self._url}; materialize video_frames first"
+                f"{video}: no frames are stored in {self._shown}; materialize video_frames first"
             ) from error
         except Exception as error:  # each storage has exceptions of its own
             raise FrameStoreError(
-                f"{video}: its frames cannot be opened in {self._url}: {error}; try again"
+                f"{video}: its frames cannot be opened in {self._shown}: {error}; try again"
             ) from error
         with handle:
             try:
-                file = FrameFile(video, _Stored(video, handle, self._url))
+                file = FrameFile(video, _Stored(video, handle, self._shown))
                 yield file
             except (pa.ArrowException, OSError) as error:
                 raise DamagedFramesError(

@@ -31,6 +31,10 @@ SHORTEST_MS: Final = 20
 UNSAID_MS: Final = 100
 """Browsers show a frame that claims less than 20 ms for 100 ms, and so do we."""
 
+MAX_ANIMATION_PIXELS: Final = 100 * 10**9
+"""Of all pictures of an animation: half a day of full HD at two a second. Each is drawn whole, so a
+file of a megabyte could otherwise keep a core busy for days."""
+
 BACKGROUND: Final = (255, 255, 255)
 """Behind transparent pixels, as on a web page."""
 
@@ -76,7 +80,7 @@ def scan_picture(
     image, size_bytes = _open(source)
     with image:
         with _reading(source):
-            expected = _frame_count(image)
+            expected = _frame_count(image, source.video)
         durations: list[int] = []
         try:
             for _ in range(expected):
@@ -160,9 +164,16 @@ def _reading(source: MediaSource) -> Iterator[None]:
         ) from error
 
 
-def _frame_count(image: Image.Image) -> int:
+def _frame_count(image: Image.Image, video: str) -> int:
     frames = getattr(image, "n_frames", 1) if image.format in ANIMATED_FORMATS else 1
-    return min(max(1, int(frames)), MAX_PACKETS)
+    count = min(max(1, int(frames)), MAX_PACKETS)
+    if count > 1 and count * image.width * image.height > MAX_ANIMATION_PIXELS:
+        raise VideoError(
+            video,
+            f"its {count} pictures of {image.width}x{image.height} make more than "
+            f"{MAX_ANIMATION_PIXELS // 10**9} thousand million pixels; make a video of it",
+        )
+    return count
 
 
 def _duration_ms(image: Image.Image) -> int:

@@ -17,7 +17,7 @@ from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.web import api, assets, health, media, pages, videos
 from siglip_pipeline.web.errors import http_error
-from siglip_pipeline.web.guard import Guard
+from siglip_pipeline.web.guard import GUARD_ANSWERS, OPEN_PATHS, Guard
 from siglip_pipeline.web.services import Services
 
 _DESCRIPTION = """Find moments in videos by text, by picture, or by another moment.
@@ -94,8 +94,17 @@ def _openapi(app: FastAPI) -> dict[str, object]:
         }
         schema["security"] = [{}, {"bearer": []}, {"key": []}]
         reference = {"$ref": "#/components/schemas/ErrorAnswer"}
-        for path in schema["paths"].values():
+        for address, path in schema["paths"].items():
             for operation in path.values():
+                for status, description in GUARD_ANSWERS.items():
+                    if status != 401 or address not in OPEN_PATHS:
+                        operation["responses"].setdefault(
+                            str(status),
+                            {
+                                "description": description,
+                                "content": {"application/json": {"schema": reference}},
+                            },
+                        )
                 invalid = operation["responses"].get("422")
                 if invalid is not None:
                     invalid["content"] = {"application/json": {"schema": reference}}

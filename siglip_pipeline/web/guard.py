@@ -18,8 +18,16 @@ from siglip_pipeline.web.limits import TokenBuckets
 
 SESSION_COOKIE: Final = "siglip_session"
 LOGIN_PATH: Final = "/login"
-_OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", LOGIN_PATH})
+OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", LOGIN_PATH})
 _OPEN_PREFIX: Final = "/static/"
+GUARD_ANSWERS: Final = {
+    400: "The request holds a NUL character, or makes no sense",
+    401: "A key is needed",
+    403: "A foreign host name, while there is no key",
+    413: "The body is too large",
+    429: "Too many requests; see Retry-After",
+}
+"""What a request may be answered with before it reaches its handler."""
 # A page of results asks for dozens of pictures, which cost little: they count a tenth.
 _CHEAP_PREFIXES: Final = ("/api/thumbnails/", _OPEN_PREFIX)
 _CHEAP: Final = 0.1
@@ -99,7 +107,7 @@ class Guard:
             message = f"too many requests from {client}; try again in {seconds} s"
             raise HttpError(429, message, headers={"Retry-After": seconds})
         # After the rate, so that keys cannot be guessed at any speed.
-        is_open = path in _OPEN_PATHS or path.startswith(_OPEN_PREFIX)
+        is_open = path in OPEN_PATHS or path.startswith(_OPEN_PREFIX)
         if not is_open and not self._has_key(headers):
             raise HttpError(
                 401,

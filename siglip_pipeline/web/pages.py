@@ -14,6 +14,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from siglip_pipeline import __version__
 from siglip_pipeline.console import timecode
 from siglip_pipeline.launcher import running
+from siglip_pipeline.names import partition_key, shown
 from siglip_pipeline.search import SearchFilter, SearchResult
 from siglip_pipeline.status import collect_status
 from siglip_pipeline.web.api import picture_in
@@ -54,6 +55,7 @@ _templates = Environment(
     lstrip_blocks=True,
 )
 _templates.filters["timecode"] = timecode
+_templates.filters["shown"] = shown
 _templates.filters["percent"] = lambda share: f"{share:.1%}"
 _templates.globals.update(asset_url=asset_url, version=__version__)
 
@@ -190,7 +192,13 @@ def status_page(request: Request, services: CurrentServices) -> Response:
         {"failure": failure, "dagster": _partition_url(dagster, failure.stage, failure.video)}
         for failure in status.failures[:FAILURES_SHOWN]
     ]
-    return render("status.html", status=status, failures=failures, dagster=dagster)
+    return render(
+        "status.html",
+        status=status,
+        failures=failures,
+        failures_shown=FAILURES_SHOWN,
+        dagster=dagster,
+    )
 
 
 @router.get(LOGIN_PATH)
@@ -237,11 +245,11 @@ def _results(
     page: Slice,
     filter: SearchFilter,
     began: float,
-    **shown: Any,
+    **asked: Any,
 ) -> Response:
     # A picture is not in the address: its next page would need it again.
     items = request.query_params.multi_items()
-    following = page.next_url("/", items, len(result.hits)) if "preview" not in shown else None
+    following = page.next_url("/", items, len(result.hits)) if "preview" not in asked else None
     without_filter = [(n, v) for n, v in items if n in ("q", "video_id", "seconds")]
     return render(
         "results.html",
@@ -252,7 +260,7 @@ def _results(
         fields=_fields(request),
         filtered=bool(filter.to_json()),
         unfiltered=f"/?{urlencode(without_filter)}" if without_filter else None,
-        **{"q": "", "like": None, "preview": None, **shown},
+        **{"q": "", "like": None, "preview": None, **asked},
     )
 
 
@@ -272,7 +280,8 @@ def _dagster_url(request: Request, services: Services) -> str | None:
 def _partition_url(dagster: str | None, stage: str, video: str) -> str | None:
     if dagster is None:
         return None
-    return f"{dagster}/assets/{quote(stage)}?view=partitions&partition={quote(video, safe='')}"
+    key = partition_key(video)
+    return f"{dagster}/assets/{quote(stage)}?view=partitions&partition={quote(key, safe='')}"
 
 
 def _local(path: str) -> str:

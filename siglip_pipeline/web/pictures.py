@@ -4,12 +4,11 @@ import base64
 import io
 from typing import Final
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from siglip_pipeline.errors import QueryError
+from siglip_pipeline.search.pictures import PictureTooLargeError, read_picture
 from siglip_pipeline.web.errors import HttpError
-
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF")
-"""What is accepted; Pillow also reads formats that run other programs, or nobody has."""
 
 THUMBNAIL_WIDTHS: Final = (160, 320, 640)
 _PREVIEW_SIDE: Final = 200
@@ -26,25 +25,12 @@ def check_picture(data: bytes, *, max_megapixels: float) -> Image.Image:
         HttpError: 415 when it is no picture that can be read, 413 when it is too large.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            width, height = picture.size
-            if width * height > max_megapixels * 1e6:
-                raise HttpError(
-                    413,
-                    f"the picture has {width} x {height} pixels; at most {max_megapixels:g} "
-                    "million are allowed (SIGLIP_HTTP_MAX_PICTURE_MEGAPIXELS): send a smaller one",
-                )
-            return ImageOps.exif_transpose(picture).convert("RGB")
-    except Image.DecompressionBombError as error:
-        raise HttpError(413, "the picture has too many pixels: send a smaller one") from error
-    except UnidentifiedImageError as error:
-        raise HttpError(
-            415, f"{len(data)} bytes that are no picture; send one of {', '.join(FORMATS)}"
-        ) from error
-    except HttpError:
-        raise
-    except Exception as error:  # what damaged files make decoders raise is not documented
-        raise HttpError(415, f"the picture is damaged and cannot be read: {error}") from error
+        picture: Image.Image = read_picture(data, max_pixels=max_megapixels * 1e6)
+    except PictureTooLargeError as error:
+        raise HttpError(413, f"{error} (SIGLIP_HTTP_MAX_PICTURE_MEGAPIXELS)") from error
+    except QueryError as error:
+        raise HttpError(415, str(error)) from error
+    return picture
 
 
 def shrink_jpeg(jpeg: bytes, width: int) -> bytes:

@@ -34,7 +34,7 @@ def serve(settings: Settings, *, ready: Callable[[str], None] = lambda url: None
     check_exposure(settings)
     with (
         _listen(settings.host, settings.page_port) as listener,
-        open_database(settings, migrate=settings.database_url is None) as database,
+        open_database(settings, schema="check" if settings.database_url else "migrate") as database,
     ):
         config = uvicorn.Config(
             create_app(settings, database),

@@ -96,7 +96,7 @@ class Proof:
         while True:
             try:
                 with (
-                    open_database(self.cluster.settings, migrate=False) as database,
+                    open_database(self.cluster.settings, schema="any") as database,
                     database.connection() as connection,
                 ):
                     return connection.execute(query.encode()).fetchall()

@@ -1,28 +1,28 @@
 """Damaged files of every kind: each ends as frames or as a reason, and nothing hangs or dies.
 
-300 cases by default; ``SIGLIP_TEST_FUZZ_CASES=5000 SIGLIP_TEST_FUZZ_SEED=7`` for more and others.
+A few hundred cases by default; ``--fuzz 5000 --fuzz-seed 7`` for more and others.
 """
 
 import io
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from siglip_pipeline.errors import VideoError
+from siglip_pipeline.errors import QueryError, VideoError
 from siglip_pipeline.records import Upload
+from siglip_pipeline.search.pictures import read_picture
 from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.extract import DecodeOptions, extract_many
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline_tests.video.rendering import numbered_picture, render
 
 DATA = Path(__file__).parent.parent / "data" / "videos"
-CASES = int(os.environ.get("SIGLIP_TEST_FUZZ_CASES", "300"))
-SEED = int(os.environ.get("SIGLIP_TEST_FUZZ_SEED", "1"))
+FEW = 300
 SAMPLINGS = ("fps:1", "every:5", "keyframes", "scenes")
 
 
@@ -80,8 +80,10 @@ def mutate(raw: bytes, other: bytes, random: np.random.Generator) -> bytes:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_damaged_files_end_as_frames_or_as_a_reason(
-    originals: dict[str, bytes], tmp_path: Path
+    originals: dict[str, bytes], tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
+    all_cases = pytestconfig.getoption("--fuzz") or FEW
+    seed = pytestconfig.getoption("--fuzz-seed")
     (tmp_path / "uploads").mkdir()
     uploads = UploadStore(tmp_path / "uploads")
     frame_store = FrameStore(tmp_path / "frames")
@@ -89,7 +91,7 @@ def test_damaged_files_end_as_frames_or_as_a_reason(
     options = DecodeOptions(stall_seconds=10, memory_mib=1500, longest_side=256)
     outcomes = {"frames": 0, "reason": 0, "ended": 0}
     reasons: set[str] = set()
-    random = np.random.default_rng(SEED)
+    random = np.random.default_rng(seed)
 
     def cases(count: int) -> Iterator[Upload]:
         for case in range(count):
@@ -101,7 +103,7 @@ def test_damaged_files_end_as_frames_or_as_a_reason(
     for sampling in SAMPLINGS:
         last = time.monotonic()
         results = extract_many(
-            cases(CASES // len(SAMPLINGS)),
+            cases(all_cases // len(SAMPLINGS)),
             uploads,
             frame_store,
             sampling=sampling,
@@ -109,7 +111,7 @@ def test_damaged_files_end_as_frames_or_as_a_reason(
             workers=2,
         )
         for upload, result in results:
-            case = f"{upload.path} ({sampling}, seed {SEED})"
+            case = f"{upload.path} ({sampling}, seed {seed})"
             assert time.monotonic() - last < 120, f"{case} hung"
             last = time.monotonic()
             if isinstance(result, VideoError):
@@ -128,7 +130,7 @@ def test_damaged_files_end_as_frames_or_as_a_reason(
             (tmp_path / "uploads" / upload.path).unlink()
     print(f"{outcomes}, {len(reasons)} kinds of reasons")
     # A fuzz test that only ever meets one outcome tests nothing.
-    assert min(outcomes["frames"], outcomes["reason"]) > CASES / 10
+    assert min(outcomes["frames"], outcomes["reason"]) > all_cases / 10
     assert len(reasons) >= 5
 
 
@@ -140,3 +142,48 @@ def check_frames(frame_store: FrameStore, video: str, frames: int) -> None:
     assert len(seconds) == frames > 0
     assert seconds == sorted(set(seconds))
     assert seconds[0] >= 0
+
+
+@pytest.mark.timeout(3600)
+def test_damaged_pictures_to_search_by_end_as_pixels_or_as_a_reason(
+    pytestconfig: pytest.Config,
+) -> None:
+    random = np.random.default_rng(pytestconfig.getoption("--fuzz-seed"))
+    pictures = encoded_pictures()
+    names = list(pictures)
+    read = refused = 0
+    for _ in range(pytestconfig.getoption("--fuzz") or FEW):
+        name, other = random.choice(names, 2)
+        data = mutate(pictures[name], pictures[other], random)
+        began = time.monotonic()
+        try:
+            picture = read_picture(data, max_pixels=1e6)
+        except QueryError:
+            refused += 1
+        else:
+            assert picture.mode == "RGB"
+            read += 1
+        assert time.monotonic() - began < 20, name
+    assert min(read, refused) > 20
+
+
+def encoded_pictures() -> dict[str, bytes]:
+    first, *others = [Image.fromarray(numbered_picture(n)) for n in range(3)]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    encoded: dict[str, bytes] = {}
+    kinds: dict[str, dict[str, Any]] = {
+        "JPEG": {"exif": exif},
+        "PNG": {"exif": exif},
+        "WEBP": {"lossless": True},
+        "GIF": {"save_all": True, "append_images": others},
+        "BMP": {},
+        "TIFF": {"compression": "tiff_lzw"},
+        "AVIF": {"quality": 50},
+        "MPO": {"save_all": True, "append_images": others},
+    }
+    for name, options in kinds.items():
+        buffer = io.BytesIO()
+        first.save(buffer, name, **options)
+        encoded[name] = buffer.getvalue()
+    return encoded

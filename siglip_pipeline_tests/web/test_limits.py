@@ -6,11 +6,8 @@ import zlib
 from collections.abc import Iterator
 
 import httpx
-import psycopg
 import pytest
 from PIL import Image
-from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from siglip_pipeline.errors import LaunchError
 from siglip_pipeline.settings import Settings
@@ -183,35 +180,3 @@ def test_every_answer_has_the_security_headers(client: httpx.Client, path: str) 
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["x-frame-options"] == "DENY"
     assert "server" not in headers or "uvicorn" in headers["server"]
-
-
-def test_a_role_that_may_only_read_is_enough(collection: Collection, picture: object) -> None:
-    url = collection.settings.database_url or ""
-    role, database = "reader_of_the_page", conninfo_to_dict(url)["dbname"]
-    with psycopg.connect(url, autocommit=True) as admin:
-        admin.execute(
-            sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'reads' IN ROLE pg_read_all_data").format(
-                sql.Identifier(role)
-            )
-        )
-        try:
-            parts = conninfo_to_dict(url) | {"user": role, "password": "reads"}
-            reader = (
-                f"postgresql://{role}:reads@/{database}?host={parts['host']}&port={parts['port']}"
-                "&options=-c%20default_transaction_read_only%3Don"
-            )
-            assert make_conninfo(reader)
-            with serving(collection.settings, database_url=reader) as running:
-                for path in (
-                    "/api/search?q=a+red+circle",
-                    "/api/similar?like=one.mp4@3",
-                    "/api/videos",
-                    f"/api/videos/{collection.ids()['one.mp4']}",
-                    "/api/status",
-                    "/readyz",
-                    "/status",
-                    "/",
-                ):
-                    assert running.client.get(path).status_code == 200, path
-        finally:
-            admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))

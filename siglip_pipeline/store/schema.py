@@ -1,0 +1,138 @@
+"""The schema's version: which migrations there are, and which a database has had."""
+
+import hashlib
+import logging
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from pgvector.psycopg import register_vector
+
+from siglip_pipeline.errors import DatabaseVersionError
+
+if TYPE_CHECKING:  # it imports this module
+    from siglip_pipeline.store.database import Connection, Database
+
+logger = logging.getLogger(__name__)
+
+LOCK = 0x51610
+"""First key of the advisory lock that is held while the schema changes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """One numbered SQL file."""
+
+    number: int
+    name: str
+    text: str
+
+    @property
+    def label(self) -> str:
+        """``0001_initial``."""
+        return f"{self.number:04d}_{self.name}"
+
+    @property
+    def digest(self) -> str:
+        """Tells a file that was edited after it was applied."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+
+
+def migrations() -> list[Migration]:
+    """All migrations that this program brings, in order."""
+    found = []
+    for file in files("siglip_pipeline.store").joinpath("migrations").iterdir():
+        if match := re.fullmatch(r"(\d{4})_(\w+)\.sql", file.name):
+            text = file.read_text(encoding="utf-8")
+            found.append(Migration(number=int(match[1]), name=match[2], text=text))
+    return sorted(found, key=lambda migration: migration.number)
+
+
+def apply_migrations(database: "Database", *, known: list[Migration] | None = None) -> list[str]:
+    """Bring the schema up to date, in one transaction: wholly, or not at all.
+
+    One that is interrupted leaves the schema as it was, and may be run again. Any number of
+    processes may call this at once: one migrates, the others wait for it. Where nothing is to be
+    done, nothing is written: a role that may only read is enough.
+
+    Args:
+        database: where to.
+        known: instead of those that the program brings.
+
+    Returns:
+        The migrations that were applied now, e.g. ``0001_initial``.
+
+    Raises:
+        DatabaseVersionError: the schema is newer than this program, or differs from it.
+    """
+    known = migrations() if known is None else known
+    applied = []
+    with database.connection() as connection:
+        if not _missing(_applied(connection), known):
+            return []
+        connection.execute("SELECT pg_advisory_xact_lock(%s, 0)", [LOCK])
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS schema_migrations (number integer PRIMARY KEY, name text"
+            " NOT NULL, digest text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        for migration in _missing(_applied(connection), known):
+            with connection.transaction():
+                connection.execute(migration.text.encode())
+                connection.execute(
+                    "INSERT INTO schema_migrations (number, name, digest) VALUES (%s, %s, %s)",
+                    [migration.number, migration.name, migration.digest],
+                )
+            logger.info("applied migration %s", migration.label)
+            applied.append(migration.label)
+        register_vector(connection)
+    if applied:
+        database.drain()  # connections made before the extension was there
+    return applied
+
+
+def check_schema(database: "Database") -> None:
+    """Read whether the schema is the one that this program was written for.
+
+    Raises:
+        DatabaseVersionError: it is older or newer, with the remedy.
+    """
+    known = migrations()
+    with database.connection() as connection:
+        missing = _missing(_applied(connection), known)
+    if missing:
+        found = missing[0].number - 1
+        raise DatabaseVersionError(
+            f"the database has schema version {found}, this program needs "
+            f"{known[-1].number}; run `siglip-pipeline db migrate` with a role that owns the tables"
+        )
+
+
+def _applied(connection: "Connection") -> dict[int, str]:
+    """Digest of each migration that was applied, by number."""
+    table = connection.execute("SELECT to_regclass('schema_migrations')").fetchone()
+    if table == (None,):
+        return {}
+    rows = connection.execute("SELECT number, digest FROM schema_migrations").fetchall()
+    return {int(number): str(digest) for number, digest in rows}
+
+
+def _missing(done: dict[int, str], known: list[Migration]) -> list[Migration]:
+    """The migrations that are still to be applied.
+
+    Raises:
+        DatabaseVersionError: the schema is newer than this program, or differs from it.
+    """
+    newest = known[-1].number if known else 0
+    if done and max(done) > newest:
+        raise DatabaseVersionError(
+            f"the database has schema version {max(done)}, this program knows up to {newest}; "
+            "upgrade siglip-pipeline"
+        )
+    for migration in known:
+        if migration.number in done and done[migration.number] != migration.digest:
+            raise DatabaseVersionError(
+                f"migration {migration.label} was applied from another "
+                "version of its file; use the version of siglip-pipeline that made this database"
+            )
+    return [migration for migration in known if migration.number not in done]
