@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 import psutil
+import pytest
 
 from siglip_pipeline.launcher import free_port
 
@@ -37,6 +38,14 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float) -> None
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
         time.sleep(0.1)
+
+
+def require_redis() -> None:
+    """Skip the test where Redis is not installed; in CI, which installs it, fail."""
+    if shutil.which("redis-server") is None:
+        in_ci = os.environ.get("CI", "").lower() in ("1", "true")
+        assert not in_ci, "redis-server is missing; .ci/run installs it"
+        pytest.skip("redis-server is not installed: apt-get install redis-server")
 
 
 def listens(port: int) -> bool:

@@ -6,7 +6,6 @@ advisory lock that the test has taken, so that each fault strikes a step at work
 """
 
 import contextlib
-import os
 import shutil
 import signal
 import subprocess
@@ -31,6 +30,7 @@ from siglip_pipeline_tests.distributed.services import (
     RabbitServer,
     RedisServer,
     listens,
+    require_redis,
     wait_until,
 )
 
@@ -68,10 +68,7 @@ def shared(
     folder = tmp_path_factory.mktemp(request.param)
     broker: RedisServer | RabbitServer
     if request.param == "redis":
-        if shutil.which("redis-server") is None:
-            in_ci = os.environ.get("CI", "").lower() in ("1", "true")
-            assert not in_ci, "redis-server is missing; .ci/run installs it"
-            pytest.skip("redis-server is not installed: apt-get install redis-server")
+        require_redis()
         broker = RedisServer(folder / "broker")
     else:
         if not RABBITMQ_SERVER.exists():

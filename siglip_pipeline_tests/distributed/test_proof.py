@@ -1,6 +1,5 @@
 """The whole arrangement: `up`, a daemon and workers of their own index what arrives, under fire."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -8,14 +7,13 @@ import pytest
 from siglip_pipeline.launcher import free_port
 from siglip_pipeline_tests.distributed.hosts import cluster
 from siglip_pipeline_tests.distributed.proof import Fault, Proof, kill_an_embedder
-from siglip_pipeline_tests.distributed.services import RedisServer
+from siglip_pipeline_tests.distributed.services import RedisServer, require_redis
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1200)]
 
 
 def test_a_collection_outlives_a_killed_worker(tmp_path: Path) -> None:
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed: apt-get install redis-server")
+    require_redis()
     with cluster(
         tmp_path,
         RedisServer(tmp_path / "broker"),
