@@ -89,6 +89,10 @@ def celery_config(settings: Settings) -> dict[str, Any]:
             "interval_max": _PUBLISH_WAIT_SECONDS,
         },
         "result_backend_always_retry": True,
+        # A database as the backend is otherwise given up after three tries within a second.
+        "result_backend_max_retries": _PUBLISH_RETRIES,
+        "result_backend_base_sleep_between_retries_ms": 200,
+        "result_backend_max_sleep_between_retries_ms": int(_PUBLISH_WAIT_SECONDS * 1000),
         "result_expires": _RESULTS_KEPT_SECONDS,
         "result_backend_transport_options": {
             "retry_policy": {

@@ -54,6 +54,7 @@ _STORAGE_ERRORS = (
     DagsterPostgresException,
 )
 _STORAGE_RETRIES = 20
+_STORAGE_FIRST_WAIT_SECONDS = 2
 _STORAGE_WAIT_SECONDS = 60
 
 
@@ -74,7 +75,20 @@ class StepTask(Task):  # type: ignore[misc]  # Celery has no types
     def __call__(
         self, execute_step_args_packed: dict[str, Any], executable_dict: dict[str, Any]
     ) -> Any:
-        """Run one step; those of its events that the run needs, none if the run is over."""
+        """Run one step; those of its events that the run needs, none if the run is over.
+
+        While Dagster's storage is away the step goes back and is tried again.
+        """
+        try:
+            return self._step(execute_step_args_packed, executable_dict)
+        except _STORAGE_ERRORS as error:
+            wait = min(_STORAGE_FIRST_WAIT_SECONDS * 2**self.request.retries, _STORAGE_WAIT_SECONDS)
+            logger.warning("Dagster's storage is away: the step is tried again in %d s", wait)
+            raise self.retry(exc=error, countdown=wait, max_retries=_STORAGE_RETRIES) from error
+
+    def _step(
+        self, execute_step_args_packed: dict[str, Any], executable_dict: dict[str, Any]
+    ) -> list[str]:
         sent = unpack_value(execute_step_args_packed, as_type=ExecuteStepArgs)
         with DagsterInstance.get() as instance:
             run = instance.get_run_by_id(sent.run_id)
@@ -130,11 +144,6 @@ def worker_app(settings: Settings) -> Celery:
     create_task(  # type: ignore[no-untyped-call]
         app,
         base=type("ConfiguredStepTask", (StepTask,), {"settings": settings}),
-        # What a step meets before or after its own retries: Dagster's storage cannot be reached.
-        autoretry_for=_STORAGE_ERRORS,
-        retry_backoff=2,
-        retry_backoff_max=_STORAGE_WAIT_SECONDS,
-        max_retries=_STORAGE_RETRIES,
     )
     return app
 
