@@ -159,7 +159,7 @@ def test_connections_that_the_server_ended_are_replaced_unnoticed(database: Data
         assert first is not second
     with psycopg.connect(database.url, autocommit=True) as other:
         other.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
     for _ in range(4):
