@@ -2,6 +2,10 @@
 
 import shutil
 import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +13,7 @@ import psutil
 import pytest
 
 from siglip_pipeline.launcher import free_port
-from siglip_pipeline.settings import Settings
+from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline.store import postmaster
 from siglip_pipeline.store.database import open_database
 from siglip_pipeline.store.embedded import EmbeddedPostgres
@@ -129,3 +133,48 @@ def test_every_process_of_up_is_killed_and_nothing_is_lost(
         services.wait(lambda: up.status()["index"]["rows"] == len(reference.stored.vectors))
         assert everything(settings) == reference.stored
         assert up.interrupt() < 15
+
+
+@contextmanager
+def _second_daemon(settings: Settings, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """What happens when somebody also runs `dagster-daemon run` on the same instance."""
+    home = settings.home / "dagster"
+    server = EmbeddedPostgres(settings.home)
+    complete = settings.model_copy(
+        update={"database_url": server.url(), "dagster_postgres_url": server.dagster_url()}
+    )
+    with log.open("ab") as output:
+        daemon = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "dagster._daemon", "run"),
+                *("--workspace", str(home / "workspace.yaml")),
+            ],
+            env={**child_environment(complete), "DAGSTER_HOME": str(home)},
+            cwd=home,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        yield daemon
+    finally:
+        daemon.terminate()
+        daemon.wait(60)
+
+
+def test_two_daemons_by_mistake_do_everything_once(
+    settings: Settings, films: Path, tmp_path: Path, reference: Reference
+) -> None:
+    log = tmp_path / "second.log"
+    with _up(settings, tmp_path / "up.log") as up, _second_daemon(settings, log) as daemon:
+        services = Services(up)
+        services.wait(lambda: "Instance is configured with" in log.read_text())
+        arrive(films, settings, *list(FILMS)[:2])
+        services.wait(lambda: services.settled(indexed=2), seconds=400)
+        arrive(films, settings, *list(FILMS)[2:])
+        services.wait(lambda: services.settled(indexed=len(FILMS)), seconds=400)
+        services.wait(lambda: up.status()["index"]["rows"] == len(reference.stored.vectors))
+        services.wait(lambda: not runs(up))
+        assert daemon.poll() is None
+        said = log.read_text() + (settings.home / "logs" / "daemon.log").read_text()
+        assert "Another" in said, said[-3000:]
+        assert everything(settings) == reference.stored
