@@ -240,8 +240,8 @@ import sys, time
 from pathlib import Path
 from siglip_pipeline.store.embedded import EmbeddedPostgres
 with EmbeddedPostgres(Path(sys.argv[1])).lease() as url:
-    print("ready", flush=True)
     try:
+        print("ready", flush=True)
         time.sleep(60)
     except KeyboardInterrupt:
         print("interrupted", flush=True)
