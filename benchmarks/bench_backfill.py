@@ -46,7 +46,7 @@ from siglip_pipeline import stages
 from siglip_pipeline.definitions import defs
 from siglip_pipeline.defs.assets import FRAMES_PER_RUN
 from siglip_pipeline.demo.evaluate import MODEL_FOLDER
-from siglip_pipeline.demo.scenes import demo_scenes, render_video
+from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.interrupts import heed_interrupts
 from siglip_pipeline.materialize import materialize_videos, pipeline_environment
 from siglip_pipeline.settings import Settings, child_environment

@@ -19,8 +19,9 @@ import av.filter
 import numpy as np
 from store_report import Case, print_report
 
+from siglip_pipeline.demo.films import render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
-from siglip_pipeline.demo.scenes import random_scene, render_video
+from siglip_pipeline.demo.scenes import random_scene
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import open_database
 from siglip_pipeline.store.similar_videos import VideoSimilarityStore

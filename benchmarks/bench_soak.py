@@ -32,7 +32,7 @@ import psutil
 from store_report import Case, print_report
 
 from siglip_pipeline.demo.evaluate import MODEL_FOLDER
-from siglip_pipeline.demo.scenes import demo_scenes, render_video
+from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.launcher import free_port
 from siglip_pipeline.materialize import pipeline_environment
 from siglip_pipeline.settings import Settings, child_environment

@@ -19,7 +19,7 @@ import dagster as dg
 from bench_fragments import instance, log, runs, services, wait_until
 from store_report import Case, print_report
 
-from siglip_pipeline.demo.scenes import demo_scenes, render_video
+from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import open_database
 from siglip_pipeline.store.videos import VideoStore

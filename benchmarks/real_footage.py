@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from siglip_pipeline.demo.scenes import random_scene, render_video
+from siglip_pipeline.demo.films import render_video
+from siglip_pipeline.demo.scenes import random_scene
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import FloatArray, ModelSpec
 from siglip_pipeline.settings import Settings

@@ -20,8 +20,8 @@ import psycopg
 import pytest
 
 from siglip_pipeline.dagster_api import FINISHED, DagsterApi
+from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
-from siglip_pipeline.demo.scenes import demo_scenes, render_video
 from siglip_pipeline.freshness import out_of_date
 from siglip_pipeline.launcher import free_port
 from siglip_pipeline.settings import Settings, child_environment

@@ -20,8 +20,8 @@ from urllib.parse import urlencode
 import psutil
 import pytest
 
+from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
-from siglip_pipeline.demo.scenes import demo_scenes, render_video
 from siglip_pipeline.launcher import free_port, running
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline.up_state import write_state
@@ -153,8 +153,8 @@ def test_an_upload_becomes_searchable_and_everything_stops_and_goes_on(
 
         render_video(Path(settings.uploads) / "a.mp4", scenes, seconds_per_scene=2)
         up.wait_until(lambda: up.status()["videos"]["indexed"] == 1, seconds=300)
-        # The runs were children of the process that has everything imported; later ones may be under
-        # way, and look like it.
+        # The runs were children of the process that has everything imported; those under way
+        # look like it.
         forked = [p for p in up.family() if "multiprocessing.forkserver" in str(p.cmdline())]
         fork_server = min(forked, key=lambda process: process.create_time())
         assert fork_server.cpu_times().children_user > 0

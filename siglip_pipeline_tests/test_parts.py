@@ -13,8 +13,8 @@ import dagster as dg
 import psycopg
 import pytest
 
+from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
-from siglip_pipeline.demo.scenes import demo_scenes, render_video
 from siglip_pipeline.errors import SettingsError, UploadNotFoundError
 from siglip_pipeline.partition_limit import partition_warning
 from siglip_pipeline.search import SearchService

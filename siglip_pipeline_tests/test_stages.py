@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
-from siglip_pipeline.demo.scenes import demo_scenes, render_video
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.freshness import out_of_date
 from siglip_pipeline.reconcile import reconcile

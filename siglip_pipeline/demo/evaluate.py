@@ -37,6 +37,8 @@ from siglip_pipeline.demo.captions import (
     phrase,
     truth_matrix,
 )
+from siglip_pipeline.demo.drawing import render_frame
+from siglip_pipeline.demo.films import render_video
 from siglip_pipeline.demo.scenes import (
     COLOURS,
     HELD_OUT,
@@ -44,8 +46,6 @@ from siglip_pipeline.demo.scenes import (
     SHAPES,
     Scene,
     random_scene,
-    render_frame,
-    render_video,
 )
 from siglip_pipeline.records import FloatArray
 

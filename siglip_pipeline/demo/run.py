@@ -9,7 +9,9 @@ from typing import Any
 from rich.text import Text
 
 from siglip_pipeline import console
-from siglip_pipeline.demo.scenes import DemoVideo, Scene, render_demo_videos, render_picture
+from siglip_pipeline.demo.drawing import render_picture
+from siglip_pipeline.demo.films import DemoVideo, render_demo_videos
+from siglip_pipeline.demo.scenes import Scene
 from siglip_pipeline.errors import LaunchError
 from siglip_pipeline.indexing import watch_until
 from siglip_pipeline.launcher import Launcher, free_port, launch

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from siglip_pipeline.demo.scenes import DemoVideo, render_demo_videos
+from siglip_pipeline.demo.films import DemoVideo, render_demo_videos
 
 
 @pytest.fixture(scope="session")

@@ -19,13 +19,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from siglip_pipeline.demo.drawing import render_picture
 from siglip_pipeline.demo.evaluate import (
     MODEL_FOLDER,
     DemoModel,
     distinct_scenes,
     main,
 )
-from siglip_pipeline.demo.scenes import SEEN_PAIRS, DemoVideo, render_picture
+from siglip_pipeline.demo.films import DemoVideo
+from siglip_pipeline.demo.scenes import SEEN_PAIRS
 from siglip_pipeline.records import FloatArray
 
 

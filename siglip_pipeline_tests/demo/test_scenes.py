@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from siglip_pipeline.demo.captions import encode, full_claim, truth_matrix
+from siglip_pipeline.demo.drawing import Pixels, render_frame, render_picture
+from siglip_pipeline.demo.films import DemoVideo, demo_scenes, render_demo_videos, render_video
 from siglip_pipeline.demo.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -21,17 +23,10 @@ from siglip_pipeline.demo.scenes import (
     SHAPES,
     SIZES,
     TEXTURES,
-    DemoVideo,
     Motion,
     Object,
-    Pixels,
     Scene,
-    demo_scenes,
     random_scene,
-    render_demo_videos,
-    render_frame,
-    render_picture,
-    render_video,
 )
 
 _BARE = Object(colour="red", shape="circle")

@@ -16,7 +16,7 @@ from typing import Any
 
 import dagster as dg
 
-from siglip_pipeline.demo.scenes import demo_scenes, render_video
+from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.errors import StoreError
 from siglip_pipeline.queues import DEFAULT_QUEUE, EMBEDDING_QUEUE
 from siglip_pipeline.store.database import open_database

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from siglip_pipeline.defs.sensors import upload_changes
-from siglip_pipeline.demo.scenes import demo_scenes, render_video
+from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.removal import forget_video
 from siglip_pipeline.store.database import LOCK_VIDEO, open_database
 from siglip_pipeline.store.videos import VideoStore

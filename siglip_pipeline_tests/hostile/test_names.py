@@ -28,8 +28,8 @@ from siglip_pipeline.defs.partitions import (
     path_of_partition,
 )
 from siglip_pipeline.defs.sensors import new_uploads
+from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
-from siglip_pipeline.demo.scenes import demo_scenes, render_video
 from siglip_pipeline.ingest import bring_in
 from siglip_pipeline.names import shown
 from siglip_pipeline.search import SearchFilter, SearchService

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from siglip_pipeline.demo.scenes import DemoVideo, demo_scenes, render_video
+from siglip_pipeline.demo.films import DemoVideo, demo_scenes, render_video
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import EmbeddingBatch
 from siglip_pipeline.search import SearchService

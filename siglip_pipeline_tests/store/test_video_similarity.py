@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
-from siglip_pipeline.demo.scenes import demo_scenes, render_video
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database

@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 
 from siglip_pipeline import stages
-from siglip_pipeline.demo.scenes import DemoVideo, demo_scenes, render_video
+from siglip_pipeline.demo.films import DemoVideo, demo_scenes, render_video
 from siglip_pipeline.launcher import free_port
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database
@@ -154,7 +154,7 @@ def client(served: Served) -> httpx.Client:
 @pytest.fixture
 def picture(collection: Collection, tmp_path: Path) -> Path:
     """A still of the third scene of ``more/two words.webm``, made anew."""
-    from siglip_pipeline.demo.scenes import render_picture
+    from siglip_pipeline.demo.drawing import render_picture
 
     _, _, scene = collection.films["more/two words.webm"].timeline[2]
     path = tmp_path / "query.png"

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from siglip_pipeline.demo.scenes import demo_scenes, render_video
+from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.embedded import EmbeddedPostgres
 from siglip_pipeline.store.models import ModelStore
