@@ -55,9 +55,7 @@ class QueryVectorizer:
 
     def text(self, model: ModelRow, text: str) -> QueryVectors:
         """Of words."""
-        return QueryVectors(
-            query_QD=self._embedder.texts(model, [text]), within=_text_within(model)
-        )
+        return QueryVectors(query_QD=self._embedder.texts(model, [text]), within=text_within(model))
 
     def image(self, model: ModelRow, image: Path | bytes) -> QueryVectors:
         """Of a picture."""
@@ -121,13 +119,14 @@ class QueryVectorizer:
             )
         return QueryVectors(
             query_QD=(total_D / length)[None].astype(np.float32),
-            within=_PICTURE_COSINE if images or moments else _text_within(model),
+            within=_PICTURE_COSINE if images or moments else text_within(model),
             texts_PD=texts_PD,
             negative=tuple(part.weight < 0 for part in texts),
         )
 
 
-def _text_within(model: ModelRow) -> float:
+def text_within(model: ModelRow) -> float:
+    """Cosine that scores of neighbouring moments may differ by and be one hit, for a text."""
     return _TEXT_LOGITS / math.exp(model.logit_scale)
 
 
