@@ -1,5 +1,6 @@
 """`siglip-pipeline up` for real: its processes, its signals, and a video on its way."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -72,6 +73,12 @@ class Up:
         _, alive = psutil.wait_procs(family, timeout=2)
         assert alive == []
         return took
+
+
+def _command(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):  # it has ended since
+        return " ".join(process.cmdline())
+    return ""
 
 
 def _cli(settings: Settings, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -155,7 +162,7 @@ def test_an_upload_becomes_searchable_and_everything_stops_and_goes_on(
         up.wait_until(lambda: up.status()["videos"]["indexed"] == 1, seconds=300)
         # The runs were children of the process that has everything imported; those under way
         # look like it.
-        forked = [p for p in up.family() if "multiprocessing.forkserver" in str(p.cmdline())]
+        forked = [p for p in up.family() if "multiprocessing.forkserver" in _command(p)]
         fork_server = min(forked, key=lambda process: process.create_time())
         assert fork_server.cpu_times().children_user > 0
         found = _cli(settings, "search", scenes[2].caption, "--k", "1", "--json")
