@@ -11,6 +11,7 @@ from siglip_pipeline.defs.assets import (
 )
 from siglip_pipeline.defs.executors import executor_for
 from siglip_pipeline.defs.jobs import JOBS, SCHEDULES
+from siglip_pipeline.defs.lost_runs import lost_runs
 from siglip_pipeline.defs.reconciliation import reconciliation
 from siglip_pipeline.defs.removal import deleted_uploads
 from siglip_pipeline.defs.resources import (
@@ -30,7 +31,7 @@ defs = dg.Definitions(
     ],
     jobs=JOBS,
     schedules=SCHEDULES,
-    sensors=[new_uploads, deleted_uploads, automation, run_failures],
+    sensors=[new_uploads, deleted_uploads, automation, run_failures, lost_runs],
     resources={
         "uploads": UploadsResource(),
         "frame_store": FrameStoreResource(),

@@ -5,6 +5,7 @@ A process is of one part from its start, so each location is a process of its ow
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import dagster as dg
 import psycopg
 import pytest
+from starlette.testclient import TestClient
 
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
@@ -22,7 +24,9 @@ from siglip_pipeline.settings import Settings, process_environment
 from siglip_pipeline.status import collect_status
 from siglip_pipeline.store.database import Database, open_database
 from siglip_pipeline.store.embedded import EmbeddedPostgres
+from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.web.app import create_app
 from siglip_pipeline_tests.conftest import fresh_database
 
 PARTS = ("north", "south/eu-1")
@@ -38,10 +42,14 @@ with pipeline_environment(Settings.load()) as settings, dg.DagsterInstance.get()
     context = dg.build_sensor_context(
         instance=instance, definitions=defs, resources=dict(defs.resources)
     )
-    (request,) = new_uploads(context).dynamic_partitions_requests
+    result = new_uploads(context)
+    (request,) = result.dynamic_partitions_requests
+    (run,) = result.run_requests
     videos = list(request.partition_keys)
     ok = materialize_videos(settings, videos)
-    print(json.dumps({"set": request.partitions_def_name, "videos": videos, "ok": ok}))
+    new_uploads(context)
+    said = {"set": request.partitions_def_name, "videos": videos, "ok": ok}
+    print(json.dumps({**said, "run": [key.to_user_string() for key in run.asset_selection]}))
 """
 
 WORKER = """
@@ -102,12 +110,14 @@ def test_two_locations_fill_one_database(postgres: EmbeddedPostgres, tmp_path: P
                 "set": f"videos/{part}",
                 "videos": [f"{part}/film.mp4"],
                 "ok": True,
+                # By which a worker that serves all parts knows whose run it is.
+                "run": [f"{part}/video_frames"],
             }
         with open_database(settings) as database, database.connection() as connection:
             # Neither location took the other's uploads for deleted ones.
-            assert connection.execute("SELECT path, missing_since FROM videos").fetchall() == [
-                (video, None) for video in films
-            ]
+            assert connection.execute(
+                "SELECT path, part, missing_since FROM videos"
+            ).fetchall() == [(f"{part}/film.mp4", part, None) for part in PARTS]
             assert collect_status(database, settings).indexed == len(films)
             service = SearchService(database, settings)
             for video, film in films.items():
@@ -151,6 +161,31 @@ def test_a_part_lists_and_finds_only_what_lies_below_it(tmp_path: Path) -> None:
         part.get("ab/2.mp4")
     with pytest.raises(SettingsError, match="SIGLIP_PART"):
         Settings.load(part="../a")
+
+
+def test_the_page_leads_to_the_assets_of_a_videos_part(database: Database, tmp_path: Path) -> None:
+    records = VideoStore(database)
+    for video in ("north/a.mp4", "northern.mp4"):
+        records.record_failure(video, stage="video_frames", reason="not a video")
+    settings = Settings.load(
+        home=tmp_path,
+        uploads=str(tmp_path / "none"),
+        database_url=database.url,
+        dagster_url="http://dagster",
+    )
+
+    def links() -> list[str]:
+        with TestClient(create_app(settings, database), base_url="http://127.0.0.1") as client:
+            return re.findall(r'href="http://dagster(/assets/[^"]+)"', client.get("/status").text)
+
+    undivided = "/assets/video_frames?view=partitions&amp;partition="
+    assert links() == [f"{undivided}north%2Fa.mp4", f"{undivided}northern.mp4"]
+    records.note_part("north")
+    divided = "/assets/north/video_frames?view=partitions&amp;partition="
+    assert links() == [f"{divided}north%2Fa.mp4", f"{undivided}northern.mp4"]
+    # Whole again: what is worked on as no part has no part.
+    records.note_part(None)
+    assert links() == [f"{undivided}north%2Fa.mp4", f"{undivided}northern.mp4"]
 
 
 def test_a_set_of_partitions_that_fills_up_is_announced(database: Database, tmp_path: Path) -> None:

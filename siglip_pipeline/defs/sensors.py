@@ -96,6 +96,8 @@ def frame_runs(
             yield dg.RunRequest(
                 run_key=hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest(),
                 tags={RANGE_START_TAG: chunk[0], RANGE_END_TAG: chunk[-1]},
+                # Named, though there is no other: a worker tells a run's part by its assets.
+                asset_selection=[video_frames.key],
             )
 
 
@@ -122,6 +124,7 @@ def new_uploads(
     existing = context.instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)
     with database.open() as db:
         records = VideoStore(db)
+        records.note_part(PART)
         reported = records.listed_fingerprints(part=PART)
         refused: list[Refused] = []
         # Not sorted, and so not kept: of 100,000 uploads only what is new or changed stays.

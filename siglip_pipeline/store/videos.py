@@ -25,6 +25,8 @@ class Failure:
     stage: str
     reason: str
     failed_at: datetime
+    part: str | None = None
+    """The part of a divided collection that the video is of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +152,15 @@ class VideoStore:
                 " WHERE (path = ANY(%(missing)s)) <> (missing_since IS NOT NULL)"
                 " AND starts_with(path, %(below)s)",
                 {"missing": list(missing), "below": _below(part)},
+            )
+
+    def note_part(self, part: str | None) -> None:
+        """What lies below this folder is worked on as this part; None: the collection is whole."""
+        with self._database.connection() as connection:
+            connection.execute(
+                "UPDATE videos SET part = %(part)s"
+                " WHERE starts_with(path, %(below)s) AND part IS DISTINCT FROM %(part)s",
+                {"part": part, "below": _below(part)},
             )
 
     def missing_for(self, grace: timedelta, *, part: str | None = None) -> builtins.list[str]:
@@ -341,7 +352,7 @@ class VideoStore:
             connection.cursor(row_factory=class_row(Failure)) as cursor,
         ):
             return cursor.execute(
-                "SELECT path AS video, stage, reason, failed_at FROM failures JOIN videos"
+                "SELECT path AS video, stage, reason, failed_at, part FROM failures JOIN videos"
                 " USING (video_id) ORDER BY path, failed_at"
             ).fetchall()
 

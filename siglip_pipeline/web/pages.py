@@ -17,6 +17,7 @@ from siglip_pipeline.launcher import running
 from siglip_pipeline.names import partition_key, shown
 from siglip_pipeline.search import SearchFilter, SearchResult
 from siglip_pipeline.status import collect_status
+from siglip_pipeline.store.videos import Failure
 from siglip_pipeline.web.api import picture_in
 from siglip_pipeline.web.assets import asset_url
 from siglip_pipeline.web.binding import is_loopback
@@ -189,7 +190,7 @@ def status_page(request: Request, services: CurrentServices) -> Response:
     status = collect_status(services.database, services.settings)
     dagster = _dagster_url(request, services)
     failures = [
-        {"failure": failure, "dagster": _partition_url(dagster, failure.stage, failure.video)}
+        {"failure": failure, "dagster": _partition_url(dagster, failure)}
         for failure in status.failures[:FAILURES_SHOWN]
     ]
     return render(
@@ -277,11 +278,12 @@ def _dagster_url(request: Request, services: Services) -> str | None:
     return f"http://{request.url.hostname}:{port}"
 
 
-def _partition_url(dagster: str | None, stage: str, video: str) -> str | None:
+def _partition_url(dagster: str | None, failure: Failure) -> str | None:
     if dagster is None:
         return None
-    key = partition_key(video)
-    return f"{dagster}/assets/{quote(stage)}?view=partitions&partition={quote(key, safe='')}"
+    asset = f"{failure.part}/{failure.stage}" if failure.part else failure.stage
+    key = quote(partition_key(failure.video), safe="")
+    return f"{dagster}/assets/{quote(asset)}?view=partitions&partition={key}"
 
 
 def _local(path: str) -> str:

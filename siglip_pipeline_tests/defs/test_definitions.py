@@ -24,7 +24,7 @@ def test_inventory() -> None:
         "reconciliation": {"similarity_index"},
     }
     assert {sensor.name for sensor in defs.sensors or []} == {
-        *("new_uploads", "deleted_uploads", "automation", "run_failures"),
+        *("new_uploads", "deleted_uploads", "automation", "run_failures", "lost_runs"),
     }
     assert {job.name for job in defs.jobs or []} == {
         *("sample_frames", "embed_frames", "rebuild_index", "reconcile_collection"),

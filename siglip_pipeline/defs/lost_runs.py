@@ -1,0 +1,126 @@
+"""Runs that Dagster meant to start again, and could not: they are started again here.
+
+Dagster starts a run whose process was lost again at the moment at which it notes the loss. If the
+code server does not answer just then, because it went the same way, say, the run says "Failed to
+retry run", and Dagster does not come back to it. Sensors are evaluated by the code server: when
+this one looks, that is there.
+"""
+
+from collections.abc import Sequence, Set
+from datetime import timedelta
+from typing import Final
+
+import dagster as dg
+from dagster._core.events import RunFailureReason
+from dagster._core.execution.retries import auto_reexecution_should_retry_run
+from dagster._core.storage.tags import (
+    AUTO_RETRY_RUN_ID_TAG,
+    PARENT_RUN_ID_TAG,
+    RUN_FAILURE_REASON_TAG,
+    WILL_RETRY_TAG,
+)
+from dagster._time import get_current_datetime
+
+from siglip_pipeline.defs.assets import frame_embeddings, similarity_index, video_frames
+from siglip_pipeline.defs.in_flight import partitions_of_run
+from siglip_pipeline.defs.partitions import (
+    RANGE_END_TAG,
+    RANGE_START_TAG,
+    VIDEOS_PARTITIONS_NAME,
+)
+from siglip_pipeline.defs.reconciliation import reconciliation
+from siglip_pipeline.defs.similarity import video_similarity
+
+INSTEAD_OF_TAG: Final = "siglip/instead_of"
+"""On a run that this sensor starts: the id of the run whose place it takes."""
+TIMES_TAG: Final = "siglip/times_started_again"
+"""On such a run, and on Dagster's own retries of it: how often this sensor came to its aid."""
+MOST_TIMES: Final = 3
+"""A run that takes the code server with it each time is given up."""
+LOOK_BACK: Final = timedelta(days=1)
+"""After that, the daily reconciliation has been."""
+
+ASSETS = [video_frames, frame_embeddings, similarity_index, video_similarity, reconciliation]
+OWN = {asset.key for asset in ASSETS}
+
+
+def retry_was_dropped(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether Dagster's settings have a failed run started again, and Dagster has given that up.
+
+    Its daemon leaves that as: will not be retried, although nothing stands against it.
+    """
+    if run.tags.get(WILL_RETRY_TAG) != "false" or AUTO_RETRY_RUN_ID_TAG in run.tags:
+        return False
+    reason = run.tags.get(RUN_FAILURE_REASON_TAG)
+    failure = RunFailureReason(reason) if reason else None
+    return bool(auto_reexecution_should_retry_run(instance, run, failure))
+
+
+def request_instead_of(
+    run: dg.DagsterRun, assets: Set[dg.AssetKey], existing: Sequence[str]
+) -> dg.RunRequest | None:
+    """A run that does the same; None if its partitions are gone, or it was tried often enough.
+
+    Args:
+        run: what was lost.
+        assets: what it makes.
+        existing: every partition key in insertion order.
+    """
+    times = int(run.tags.get(TIMES_TAG, "0")) + 1
+    if times > MOST_TIMES:
+        return None
+    tags = {INSTEAD_OF_TAG: run.run_id, TIMES_TAG: str(times)}
+    if assets & {video_frames.key, frame_embeddings.key}:
+        partitions = partitions_of_run(run, existing)
+        if not partitions:
+            return None
+        tags |= {RANGE_START_TAG: partitions[0], RANGE_END_TAG: partitions[-1]}
+    return dg.RunRequest(
+        run_key=f"instead of {run.run_id}",
+        run_config=run.run_config,
+        tags=tags,
+        asset_selection=sorted(assets),
+    )
+
+
+@dg.sensor(
+    target=ASSETS,
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description=(
+        "Starts runs again whose process was lost, where Dagster itself could not because the code "
+        f"server was away; at most {MOST_TIMES} times."
+    ),
+)
+def lost_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    """Ask again for what was lost, unless somebody already has."""
+    instance = context.instance
+    failed = dg.RunsFilter(
+        statuses=[dg.DagsterRunStatus.FAILURE],
+        tags={WILL_RETRY_TAG: "false"},
+        updated_after=get_current_datetime() - LOOK_BACK,
+    )
+    existing: list[str] | None = None
+    requests = []
+    for run in instance.get_runs(failed):
+        # Of another part of the collection, or of a job that a person started and looks after.
+        assets = run.asset_selection or frozenset()
+        if not assets or not assets <= OWN:
+            continue
+        if not retry_was_dropped(instance, run) or _has_another(instance, run):
+            continue
+        if existing is None:
+            existing = [*instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)]
+        request = request_instead_of(run, assets, existing)
+        if request is not None:
+            requests.append(request)
+            context.log.warning(f"run {run.run_id} was lost, and its retry too: it starts again")
+    return dg.SensorResult(run_requests=requests) if requests else dg.SkipReason("no run was lost")
+
+
+def _has_another(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether a run of this sensor's, or one that a person asked for, has taken its place."""
+    return any(
+        instance.get_runs(dg.RunsFilter(tags={tag: run.run_id}), limit=1)
+        for tag in (INSTEAD_OF_TAG, PARENT_RUN_ID_TAG)
+    )

@@ -1,0 +1,136 @@
+"""A run whose process and whose retry were lost is started again, and only such a run."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.events import JobFailureData, RunFailureReason
+from dagster._core.remote_origin import (
+    GrpcServerCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.storage.tags import WILL_RETRY_TAG
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import GrpcServerTarget
+from dagster._daemon.auto_run_reexecution.auto_run_reexecution import (
+    consume_new_runs_for_automatic_reexecution,
+)
+
+from siglip_pipeline.definitions import defs
+from siglip_pipeline.defs.lost_runs import INSTEAD_OF_TAG, MOST_TIMES, TIMES_TAG, lost_runs
+from siglip_pipeline.defs.partitions import (
+    RANGE_END_TAG,
+    RANGE_START_TAG,
+    VIDEOS_PARTITIONS_NAME,
+)
+from siglip_pipeline.launcher import free_port
+
+# That nobody answers, which is the point.
+pytestmark = pytest.mark.filterwarnings("ignore:Error loading repository location")
+
+VIDEOS = ["a.mp4", "b.mp4", "c.mp4"]
+RANGE = {RANGE_START_TAG: "a.mp4", RANGE_END_TAG: "b.mp4"}
+LOST = RunFailureReason.UNEXPECTED_TERMINATION
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    retries = {"enabled": True, "max_retries": 1, "retry_on_asset_or_op_failure": False}
+    overrides = {"run_retries": retries}
+    with dg.instance_for_test(temp_dir=str(tmp_path), overrides=overrides) as instance:
+        instance.add_dynamic_partitions(VIDEOS_PARTITIONS_NAME, VIDEOS)
+        yield instance
+
+
+def _failed(
+    instance: dg.DagsterInstance,
+    tags: Mapping[str, str] = RANGE,
+    *,
+    reason: RunFailureReason = LOST,
+    asset: str = "video_frames",
+) -> dg.DagsterRun:
+    """A run that has failed, as whoever noticed it reports it."""
+    location = GrpcServerCodeLocationOrigin("127.0.0.1", port=free_port(), location_name="code")
+    run = instance.create_run_for_job(
+        defs.resolve_implicit_global_asset_job_def(),
+        status=dg.DagsterRunStatus.STARTED,
+        asset_selection=frozenset({dg.AssetKey(asset)}),
+        tags={**RANGE, **tags},
+        remote_job_origin=RemoteJobOrigin(
+            RemoteRepositoryOrigin(location, "__repository__"), "__ASSET_JOB"
+        ),
+    )
+    instance.report_run_failed(
+        run, "its process is gone", JobFailureData(error=None, failure_reason=reason)
+    )
+    return run
+
+
+def _retry(instance: dg.DagsterInstance) -> None:
+    """What Dagster's daemon does when it reads of failed runs, while no code server answers."""
+    target = GrpcServerTarget(host="127.0.0.1", port=free_port(), socket=None, location_name="code")
+    with WorkspaceProcessContext(instance, target) as workspace:
+        records = instance.get_run_records()
+        logger = logging.getLogger("retry")
+        for _ in consume_new_runs_for_automatic_reexecution(workspace, records, logger):
+            pass
+
+
+def _tick(instance: dg.DagsterInstance) -> list[dg.RunRequest]:
+    repository = defs.get_repository_def()
+    context = dg.build_sensor_context(instance=instance, repository_def=repository)
+    return [*(repository.get_sensor_def(lost_runs.name).evaluate_tick(context).run_requests or [])]
+
+
+def test_a_lost_run_whose_retry_could_not_be_made_starts_again(
+    instance: dg.DagsterInstance,
+) -> None:
+    run = _failed(instance, asset="frame_embeddings")
+    # Dagster means to start it again by itself: this is not the sensor's to do.
+    assert _tick(instance) == []
+    _retry(instance)
+    (request,) = _tick(instance)
+    assert request.asset_selection == [dg.AssetKey("frame_embeddings")]
+    assert {**request.tags, **RANGE} == request.tags
+    assert request.tags[INSTEAD_OF_TAG] == run.run_id
+    # The daemon has not started it yet, and the next tick asks for the same run, not for another.
+    assert [again.run_key for again in _tick(instance)] == [request.run_key]
+    instance.create_run_for_job(
+        defs.resolve_implicit_global_asset_job_def(), tags=dict(request.tags)
+    )
+    assert _tick(instance) == []
+
+
+def test_a_run_that_takes_the_code_server_with_it_is_given_up(
+    instance: dg.DagsterInstance,
+) -> None:
+    _failed(instance, {TIMES_TAG: str(MOST_TIMES - 1)})
+    _retry(instance)
+    (request,) = _tick(instance)
+    assert request.tags[TIMES_TAG] == str(MOST_TIMES)
+    _failed(instance, request.tags)
+    _retry(instance)
+    assert _tick(instance) == []
+
+
+def test_other_failures_stay_as_they_are(instance: dg.DagsterInstance) -> None:
+    _failed(instance, reason=RunFailureReason.STEP_FAILURE)
+    _failed(instance, {"dagster/max_retries": "0"})
+    elsewhere = _failed(instance)
+    _retry(instance)
+    # A person was quicker.
+    instance.create_run_for_job(
+        defs.resolve_implicit_global_asset_job_def(),
+        parent_run_id=elsewhere.run_id,
+        root_run_id=elsewhere.run_id,
+        tags={"dagster/parent_run_id": elsewhere.run_id, "dagster/root_run_id": elsewhere.run_id},
+    )
+    _failed(instance, {RANGE_START_TAG: "c.mp4", RANGE_END_TAG: "c.mp4"})
+    _retry(instance)
+    instance.delete_dynamic_partition(VIDEOS_PARTITIONS_NAME, "c.mp4")
+    tags = [run.tags[WILL_RETRY_TAG] for run in instance.get_runs() if run.is_failure]
+    assert tags == ["false"] * 4, tags
+    assert _tick(instance) == []
