@@ -22,7 +22,6 @@ import logging
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -40,15 +39,15 @@ from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGra
 from dagster._core.definitions.automation_tick_evaluation_context import (
     AutomationTickEvaluationContext,
 )
+from fresh_home import fresh_home
 from store_report import Case, print_report
 
 from siglip_pipeline import stages
 from siglip_pipeline.definitions import defs
 from siglip_pipeline.defs.assets import FRAMES_PER_RUN
-from siglip_pipeline.demo.evaluate import MODEL_FOLDER
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.interrupts import heed_interrupts
-from siglip_pipeline.materialize import materialize_videos, pipeline_environment
+from siglip_pipeline.materialize import materialize_videos
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline.siglip.engine import EmbeddingEngine
 from siglip_pipeline.siglip.identity import model_spec
@@ -162,7 +161,7 @@ class Collection:
     def made(cls, size: int, *, whole: bool) -> Iterator[Self]:
         """A collection whose last videos are still to be indexed."""
         with ExitStack() as stack:
-            settings = stack.enter_context(home())
+            settings = stack.enter_context(fresh_home(decode_workers=1))
             server = embedded_server(Settings.load(home=settings.home.parent / "plain"))
             database = stack.enter_context(Database(stack.enter_context(server.lease())))
             migrate(database)
@@ -249,25 +248,6 @@ def look(
     return cursor
 
 
-@contextmanager
-def home() -> Iterator[Settings]:
-    """A fresh home with an embedded database, named in the environment."""
-    # In a folder that the user who runs Postgres for root can reach.
-    with tempfile.TemporaryDirectory(prefix="siglip-bench-") as folder:
-        Path(folder).chmod(0o755)
-        settings = Settings.load(
-            home=Path(folder) / "home",
-            uploads=str(Path(folder) / "uploads"),
-            model_name=str(MODEL_FOLDER),
-            device="cpu",
-            decode_workers=1,
-            uploads_settle_seconds=0,
-        )
-        Path(settings.uploads).mkdir()
-        with pipeline_environment(settings) as complete:
-            yield complete
-
-
 def _film(folder: Path) -> bytes:
     film = folder / "film.mp4"
     render_video(film, demo_scenes()[:1], seconds_per_scene=2, size=(64, 48), fps=5)
@@ -333,7 +313,7 @@ def run_process() -> Case:
         "d.defs.resolve_implicit_global_asset_job_def(); dg.DagsterInstance.get().get_runs(limit=1)"
     )
     seconds = []
-    with home() as settings:
+    with fresh_home(decode_workers=1) as settings:
         for _ in range(LOOKS):
             with spent(str(settings.database_url)) as start:
                 subprocess.run(

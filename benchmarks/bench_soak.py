@@ -15,7 +15,6 @@ import logging
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import urllib.request
@@ -29,12 +28,11 @@ from urllib.parse import quote
 import av
 import numpy as np
 import psutil
+from fresh_home import fresh_home
 from store_report import Case, print_report
 
-from siglip_pipeline.demo.evaluate import MODEL_FOLDER
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.launcher import free_port
-from siglip_pipeline.materialize import pipeline_environment
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index import build_index
@@ -60,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--hours", type=float, default=6.0)
     options = parser.parse_args(arguments)
     videos, hours = (60, 0.25) if options.quick else (options.videos, options.hours)
-    with home() as settings:
+    with fresh_home(page_port=free_port()) as settings:
         make_uploads(Path(settings.uploads), videos, hours)
         cases = soak(settings, videos, hours)
     print_report("soak", cases, as_json=options.json)
@@ -70,30 +68,11 @@ def log(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
-@contextmanager
-def home() -> Iterator[Settings]:
-    """A fresh home with an embedded database."""
-    # In a folder that the user who runs Postgres for root can reach.
-    with tempfile.TemporaryDirectory(prefix="siglip-bench-") as folder:
-        Path(folder).chmod(0o755)
-        settings = Settings.load(
-            home=Path(folder) / "home",
-            uploads=str(Path(folder) / "uploads"),
-            model_name=str(MODEL_FOLDER),
-            device="cpu",
-            uploads_settle_seconds=0,
-            page_port=free_port(),
-        )
-        with pipeline_environment(settings) as complete:
-            yield complete
-
-
 # -- uploads ---------------------------------------------------------------------------------------
 
 
 def make_uploads(folder: Path, videos: int, hours: float) -> None:
     """Short films, no two of equal content, and one long one."""
-    folder.mkdir(parents=True)
     scenes = demo_scenes()
     bases = []
     for number in range(BASES):

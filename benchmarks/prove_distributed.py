@@ -23,8 +23,6 @@ from typing import Any
 from store_report import machine, versions
 
 from siglip_pipeline.interrupts import heed_interrupts
-from siglip_pipeline.launcher import free_port
-from siglip_pipeline_tests.distributed.hosts import cluster
 from siglip_pipeline_tests.distributed.proof import (
     Fault,
     Proof,
@@ -75,19 +73,7 @@ def prove(
     strikes: Sequence[Fault],
     broker: type[RedisServer] | type[RabbitServer],
 ) -> dict[str, Any]:
-    with cluster(
-        folder,
-        broker(folder / "broker"),
-        celery_visibility_seconds=30,
-        page_port=free_port(),
-        dagster_port=free_port(),
-    ) as hosts:
-        proof = Proof(
-            hosts,
-            videos=videos,
-            decoders=("decoder1", "decoder2"),
-            embedders=("embedder1", "embedder2"),
-        )
+    with Proof.started(folder, broker(folder / "broker"), videos=videos) as proof:
         proof.run(strikes)
         return {
             "benchmark": "distributed",

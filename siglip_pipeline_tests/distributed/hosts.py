@@ -19,13 +19,14 @@ from psycopg import sql
 from siglip_pipeline.demo.evaluate import MODEL_FOLDER
 from siglip_pipeline.launcher import free_port, prepare_dagster_home
 from siglip_pipeline.settings import Settings, process_environment, variable_of
-from siglip_pipeline.store.database import Database, migrate, open_database
+from siglip_pipeline.store.database import LOCK_VIDEO, Database, migrate, open_database
 from siglip_pipeline.store.embedded import EmbeddedPostgres
 from siglip_pipeline_tests.distributed.services import Broker, end, running, wait_until
 
 UPLOADS, FRAMES = "uploads", "frames"
 READY = " ready."
 LOADED = "loaded SiglipModel("
+RUN_SECONDS = 420
 
 
 @dataclass
@@ -154,12 +155,34 @@ class Cluster:
                     found.setdefault(video, []).append((frame, seconds))
         return found
 
+    @contextmanager
+    def held(self, video: str) -> Iterator["psycopg.Connection[tuple[int]]"]:
+        """Hold a video's lock: the step that writes its vectors waits for it."""
+        with psycopg.connect(str(self.settings.database_url), autocommit=True) as connection:
+            (video_id,) = connection.execute(
+                "SELECT video_id FROM videos WHERE path = %s", [video]
+            ).fetchone() or (None,)
+            connection.execute("SELECT pg_advisory_lock(%s, %s)", [LOCK_VIDEO, video_id])
+            yield connection
+
     def stop(self) -> None:
         for host in self.hosts.values():
             if host.process is not None:
                 host.process.terminate()
         for host in self.hosts.values():
             host.stop()
+
+
+def await_waiting_step(connection: "psycopg.Connection[tuple[int]]") -> None:
+    """Return when a step waits for a lock that the connection holds."""
+
+    def waiting() -> bool:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        ).fetchone()
+        return row is not None and row[0] > 0
+
+    wait_until(waiting, "a step waits for the lock", RUN_SECONDS)
 
 
 @contextmanager

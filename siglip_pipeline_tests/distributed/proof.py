@@ -8,20 +8,22 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import dagster as dg
 
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.errors import StoreError
+from siglip_pipeline.launcher import free_port
 from siglip_pipeline.queues import DEFAULT_QUEUE, EMBEDDING_QUEUE
 from siglip_pipeline.store.database import open_database
-from siglip_pipeline_tests.distributed.hosts import LOADED, READY, Cluster, Host
-from siglip_pipeline_tests.distributed.services import wait_until
+from siglip_pipeline_tests.distributed.hosts import LOADED, READY, Cluster, Host, cluster
+from siglip_pipeline_tests.distributed.services import Broker, wait_until
 
 WAVE = 5
 BROKER_AWAY_SECONDS = 20
@@ -45,20 +47,53 @@ class Fault:
 class Proof:
     """Uploads films, lets faults strike, and waits until all is indexed and no run is left."""
 
-    def __init__(
-        self, cluster: Cluster, *, videos: int, decoders: Sequence[str], embedders: Sequence[str]
-    ) -> None:
-        self.cluster = cluster
-        self.embedders = [cluster.host(name) for name in embedders]
-        self.workers = [*map(cluster.host, decoders), *self.embedders]
-        self.expected = _render(cluster.folder, videos)
+    def __init__(self, hosts: Cluster, *, videos: int, decoders: int, embedders: int) -> None:
+        self.cluster = hosts
+        self.decoders = [hosts.host(f"decoder{number + 1}") for number in range(decoders)]
+        self.embedders = [hosts.host(f"embedder{number + 1}") for number in range(embedders)]
+        self.expected = _render(hosts.folder, videos)
         self.events: list[str] = []
         self.seconds = 0.0
-        for name in decoders:
-            cluster.host(name).start_worker(DEFAULT_QUEUE, wait=False)
+
+    @classmethod
+    @contextmanager
+    def started(
+        cls,
+        folder: Path,
+        broker: Broker,
+        *,
+        videos: int,
+        decoders: int = 2,
+        embedders: int = 2,
+        visibility_seconds: int = 30,
+    ) -> Iterator[Self]:
+        """A proof whose services and hosts run; all are stopped on leaving.
+
+        Args:
+            folder: of everything but Postgres; it stays.
+            broker: not started yet.
+            videos: how many films.
+            decoders: CPU workers.
+            embedders: workers with the model.
+            visibility_seconds: ``SIGLIP_CELERY_VISIBILITY_SECONDS``.
+        """
+        with cluster(
+            folder,
+            broker,
+            celery_visibility_seconds=visibility_seconds,
+            page_port=free_port(),
+            dagster_port=free_port(),
+        ) as hosts:
+            proof = cls(hosts, videos=videos, decoders=decoders, embedders=embedders)
+            proof._start()
+            yield proof
+
+    def _start(self) -> None:
+        for host in self.decoders:
+            host.start_worker(DEFAULT_QUEUE, wait=False)
         for host in self.embedders:
             host.start_worker(EMBEDDING_QUEUE, wait=False)
-        control = cluster.host("control")
+        control = self.cluster.host("control")
         control.start("siglip_pipeline.cli", "up")
         wait_until(lambda: "Running." in control.said, "up is running", 600)
         log("the control host and the workers run")
@@ -114,7 +149,7 @@ class Proof:
         stored = self.cluster.rows()
         (ingests,) = self.rows("SELECT count(*) FROM ingests")[0]
         workers = {}
-        for host in self.workers:
+        for host in (*self.decoders, *self.embedders):
             workers[host.name] = {
                 "started": host.said.count(READY),
                 "steps_taken": host.said.count("] received"),

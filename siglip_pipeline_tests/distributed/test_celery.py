@@ -23,8 +23,16 @@ import redis
 from siglip_pipeline.defs.partitions import VIDEOS_PARTITIONS_NAME
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.queues import DEFAULT_QUEUE, EMBEDDING_QUEUE
-from siglip_pipeline.store.database import LOCK_VIDEO, open_database
-from siglip_pipeline_tests.distributed.hosts import LOADED, READY, Cluster, Host, cluster
+from siglip_pipeline.store.database import open_database
+from siglip_pipeline_tests.distributed.hosts import (
+    LOADED,
+    READY,
+    RUN_SECONDS,
+    Cluster,
+    Host,
+    await_waiting_step,
+    cluster,
+)
 from siglip_pipeline_tests.distributed.services import (
     RABBITMQ_SERVER,
     RabbitServer,
@@ -53,7 +61,6 @@ SECONDS = 3
 EXACT = [(25 * second, float(second)) for second in range(SECONDS)]
 EMBEDDERS = ("embedder1", "embedder2")
 VISIBILITY_SECONDS = 20
-RUN_SECONDS = 420
 DATABASE_AWAY_SECONDS = 75
 TAKEN = "received"
 
@@ -97,27 +104,6 @@ def _succeeds(run: Host) -> None:
     assert run.process.wait(RUN_SECONDS) == 0, run.said[-6000:]
 
 
-@contextmanager
-def _held(cluster: Cluster, video: str) -> Iterator[psycopg.Connection[tuple[int]]]:
-    """Hold a video's lock: the step that writes its vectors waits for it."""
-    with psycopg.connect(str(cluster.settings.database_url), autocommit=True) as connection:
-        (video_id,) = connection.execute(
-            "SELECT video_id FROM videos WHERE path = %s", [video]
-        ).fetchone() or (None,)
-        connection.execute("SELECT pg_advisory_lock(%s, %s)", [LOCK_VIDEO, video_id])
-        yield connection
-
-
-def _await_waiting_step(connection: "psycopg.Connection[tuple[int]]") -> None:
-    def waiting() -> bool:
-        row = connection.execute(
-            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-        ).fetchone()
-        return row is not None and row[0] > 0
-
-    wait_until(waiting, "a step waits for the lock", RUN_SECONDS)
-
-
 def _embedders(cluster: Cluster) -> list[Host]:
     return [cluster.host(name) for name in EMBEDDERS]
 
@@ -147,9 +133,9 @@ def test_steps_run_on_the_workers_of_their_queue(shared: Cluster) -> None:
 @pytest.mark.faults
 def test_a_killed_workers_step_is_done_by_the_other(shared: Cluster) -> None:
     before = _taken(shared)
-    with _held(shared, "killed.mp4") as connection:
+    with shared.held("killed.mp4") as connection:
         run = shared.start_run("killed", "frame_embeddings", "killed.mp4", "killed.mp4")
-        _await_waiting_step(connection)
+        await_waiting_step(connection)
         if isinstance(shared.broker, RedisServer):
             # The step outlasts the visibility timeout, and still is nobody else's.
             broker = redis.Redis(port=shared.broker.port)
@@ -176,9 +162,9 @@ def test_a_killed_workers_step_is_done_by_the_other(shared: Cluster) -> None:
 @pytest.mark.faults
 def test_a_stopped_worker_gives_its_step_back(shared: Cluster) -> None:
     before = _taken(shared)
-    with _held(shared, "stopped.mp4") as connection:
+    with shared.held("stopped.mp4") as connection:
         run = shared.start_run("stopped", "frame_embeddings", "stopped.mp4", "stopped.mp4")
-        _await_waiting_step(connection)
+        await_waiting_step(connection)
         (victim,) = (
             host
             for host, was, now in zip(_embedders(shared), before, _taken(shared), strict=True)
@@ -202,9 +188,9 @@ def _lease(broker: redis.Redis) -> float:
 def test_a_broker_that_went_away_is_waited_for(shared: Cluster) -> None:
     ready = [host.said.count(READY) for host in _embedders(shared)]
     broker = shared.broker
-    with _held(shared, "no_broker.mp4") as connection:
+    with shared.held("no_broker.mp4") as connection:
         run = shared.start_run("no_broker", "frame_embeddings", "no_broker.mp4", "no_broker.mp4")
-        _await_waiting_step(connection)
+        await_waiting_step(connection)
         broker.stop()
         wait_until(lambda: not listens(broker.port), "the broker is away", 30)
     wait_until(lambda: shared.rows().get("no_broker.mp4") == EXACT, "the step ends", RUN_SECONDS)
@@ -233,9 +219,9 @@ def test_a_run_that_begins_without_a_broker_waits_for_it(shared: Cluster) -> Non
 
 @pytest.mark.faults
 def test_a_database_that_restarts_is_waited_for(shared: Cluster) -> None:
-    with contextlib.suppress(psycopg.OperationalError), _held(shared, "no_database.mp4") as held:
+    with contextlib.suppress(psycopg.OperationalError), shared.held("no_database.mp4") as held:
         run = shared.start_run("no_db", "frame_embeddings", "no_database.mp4", "no_database.mp4")
-        _await_waiting_step(held)
+        await_waiting_step(held)
         shared.postgres.stop(force=True)
     # Longer than a step's own retries in a row; Celery tries it again for a quarter of an hour.
     time.sleep(DATABASE_AWAY_SECONDS)
@@ -255,10 +241,10 @@ def test_a_step_waits_for_a_worker(shared: Cluster) -> None:
 
 @pytest.mark.faults
 def test_a_cancelled_run_ends_and_its_step_leaves_whole_rows(shared: Cluster) -> None:
-    with _held(shared, "cancelled.mp4") as connection:
+    with shared.held("cancelled.mp4") as connection:
         run = shared.start_run("cancelled", "frame_embeddings", "cancelled.mp4", "cancelled.mp4")
-        _await_waiting_step(connection)
-        _cancel(run)
+        await_waiting_step(connection)
+        _cancel(shared, run)
         assert "cancelled.mp4" not in shared.rows()
     wait_until(lambda: shared.rows().get("cancelled.mp4") == EXACT, "the step ends", RUN_SECONDS)
     # Its worker is free for others, and the same video can be asked for again.
@@ -277,7 +263,7 @@ def test_a_run_whose_message_was_lost_is_cancelled_and_started_again(shared: Clu
     with pytest.raises(subprocess.TimeoutExpired):
         run.process.wait(VISIBILITY_SECONDS + 10)
     assert "lost.mp4" not in shared.rows()
-    _cancel(run)
+    _cancel(shared, run)
     _succeeds(shared.start_run("found", "frame_embeddings", "lost.mp4", "lost.mp4"))
     assert shared.rows()["lost.mp4"] == EXACT
 
@@ -319,11 +305,17 @@ def _submitted(cluster: Cluster, name: str, video: str) -> Host:
     return run
 
 
-def _cancel(run: Host) -> None:
-    """What Dagster does to the process of a run that a person terminates."""
+def _cancel(cluster: Cluster, run: Host) -> None:
+    """What Dagster does when a person terminates a run: note that down, then end its process."""
     assert run.process is not None
-    run.process.terminate()
-    assert run.process.wait(60) != 0
+    with cluster.instance() as instance:
+        (begun,) = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+        instance.report_run_canceling(begun)
+        run.process.terminate()
+        assert run.process.wait(60) != 0
+        ended = instance.get_run_by_id(begun.run_id)
+        assert ended is not None
+        assert ended.status == dg.DagsterRunStatus.CANCELED, run.said[-4000:]
 
 
 @pytest.mark.faults
@@ -336,9 +328,7 @@ def test_in_the_end_everything_is_there_once(shared: Cluster) -> None:
         done = instance.get_materialized_partitions(dg.AssetKey("frame_embeddings"))
         assert done == set(VIDEOS)
         statuses = Counter(run.status for run in instance.get_runs())
-        # Two were cancelled above.
-        cancelled = statuses.pop(dg.DagsterRunStatus.CANCELED)
-        assert cancelled == 2
+        assert statuses.pop(dg.DagsterRunStatus.CANCELED) == 2  # by the tests above
         assert set(statuses) == {dg.DagsterRunStatus.SUCCESS}
     for host in _embedders(shared):
         # Each time that a worker starts it loads the model once, whatever it then does.
