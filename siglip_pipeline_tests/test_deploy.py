@@ -1,6 +1,9 @@
 """The deployment files name what exists: settings, commands, and the instance they copy."""
 
 import re
+import subprocess
+import sys
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,8 @@ from packaging.utils import canonicalize_name
 from typer.testing import CliRunner
 
 from siglip_pipeline.cli import app
-from siglip_pipeline.settings import Settings, variable_of
+from siglip_pipeline.launcher import free_port
+from siglip_pipeline.settings import Settings, child_environment, variable_of
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -50,6 +54,30 @@ def test_compose_starts_every_service() -> None:
     assert services["gpu-worker"]["command"][-1] == "siglip"
     devices = services["gpu-worker"]["deploy"]["resources"]["reservations"]["devices"]
     assert devices[0]["capabilities"] == ["gpu"]
+
+
+@pytest.mark.slow
+def test_composes_code_server_is_healthy_by_composes_own_check(tmp_path: Path) -> None:
+    code = load(DEPLOY / "docker-compose.yml")["services"]["code"]
+    here = {"python": sys.executable, "0.0.0.0": "127.0.0.1", "4000": str(free_port())}
+    server, check = (
+        [here.get(word, word) for word in words]
+        for words in (code["command"], code["healthcheck"]["test"][1:])
+    )
+    broker = f"redis://127.0.0.1:{free_port()}/0"
+    settings = Settings.load(home=tmp_path, executor="celery", celery_broker_url=broker)
+    environment = child_environment(settings) | {"DAGSTER_HOME": str(tmp_path)}
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(server, env=environment, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 100
+        check = [sys.executable, "-m", *check]
+        while subprocess.run(check, env=environment, capture_output=True, check=False).returncode:
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline
+    finally:
+        process.terminate()
+        process.wait(60)
 
 
 def test_files_that_compose_mounts_are_there() -> None:
