@@ -21,6 +21,7 @@ from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.errors import StoreError
 from siglip_pipeline.launcher import free_port
 from siglip_pipeline.queues import DEFAULT_QUEUE, EMBEDDING_QUEUE
+from siglip_pipeline.settings import variable_of
 from siglip_pipeline.store.database import open_database
 from siglip_pipeline_tests.distributed.hosts import LOADED, READY, Cluster, Host, cluster
 from siglip_pipeline_tests.distributed.services import Broker, wait_until
@@ -47,11 +48,14 @@ class Fault:
 class Proof:
     """Uploads films, lets faults strike, and waits until all is indexed and no run is left."""
 
-    def __init__(self, hosts: Cluster, *, videos: int, decoders: int, embedders: int) -> None:
+    def __init__(
+        self, hosts: Cluster, *, videos: int, decoders: int, embedders: int, part: str | None
+    ) -> None:
         self.cluster = hosts
         self.decoders = [hosts.host(f"decoder{number + 1}") for number in range(decoders)]
         self.embedders = [hosts.host(f"embedder{number + 1}") for number in range(embedders)]
-        self.expected = _render(hosts.folder, videos)
+        self.part = part
+        self.expected = _render(hosts.folder, videos, part)
         self.events: list[str] = []
         self.seconds = 0.0
 
@@ -65,6 +69,7 @@ class Proof:
         videos: int,
         decoders: int = 2,
         embedders: int = 2,
+        part: str | None = None,
         visibility_seconds: int = 30,
     ) -> Iterator[Self]:
         """A proof whose services and hosts run; all are stopped on leaving.
@@ -75,6 +80,8 @@ class Proof:
             videos: how many films.
             decoders: CPU workers.
             embedders: workers with the model.
+            part: of the collection, that the films lie in and the control host serves; the
+                workers serve all.
             visibility_seconds: ``SIGLIP_CELERY_VISIBILITY_SECONDS``.
         """
         with cluster(
@@ -84,7 +91,7 @@ class Proof:
             page_port=free_port(),
             dagster_port=free_port(),
         ) as hosts:
-            proof = cls(hosts, videos=videos, decoders=decoders, embedders=embedders)
+            proof = cls(hosts, videos=videos, decoders=decoders, embedders=embedders, part=part)
             proof._start()
             yield proof
 
@@ -94,6 +101,8 @@ class Proof:
         for host in self.embedders:
             host.start_worker(EMBEDDING_QUEUE, wait=False)
         control = self.cluster.host("control")
+        if self.part is not None:
+            control.environment[variable_of("part")] = self.part
         control.start("siglip_pipeline.cli", "up")
         wait_until(lambda: "Running." in control.said, "up is running", 600)
         log("the control host and the workers run")
@@ -106,7 +115,7 @@ class Proof:
         for start in range(0, len(names), WAVE):
             wave = names[start : start + WAVE]
             for name in wave:
-                self.cluster.upload(self.cluster.folder / name)
+                self.cluster.upload(self.cluster.folder / Path(name).name, name)
             wait_until(partial(self._registered, wave), "the wave is seen", 600)
             uploaded = start + len(wave)
             log(f"{uploaded} uploaded, {len(self.indexed())} indexed")
@@ -226,7 +235,7 @@ def at_work(host: Host) -> bool:
     return host.said.count("] received") > ended
 
 
-def _render(folder: Path, videos: int) -> Rows:
+def _render(folder: Path, videos: int, part: str | None) -> Rows:
     """Distinct films of 2 to 5 seconds, 5 frames a second; the rows that each must give."""
     scenes = demo_scenes()
     expected = {}
@@ -235,7 +244,9 @@ def _render(folder: Path, videos: int) -> Rows:
         name = f"film{number:03}.mp4"
         scene = scenes[number % len(scenes)]
         render_video(folder / name, [scene], seconds_per_scene=seconds, fps=5, size=(160, 120))
-        expected[name] = [(5 * second, float(second)) for second in range(seconds)]
+        expected[f"{part}/{name}" if part else name] = [
+            (5 * second, float(second)) for second in range(seconds)
+        ]
     return expected
 
 

@@ -32,6 +32,18 @@ def test_a_collection_outlives_a_killed_worker(tmp_path: Path) -> None:
     assert stored == proof.expected
 
 
+def test_workers_that_know_of_no_part_index_one(tmp_path: Path) -> None:
+    require_redis()
+    broker = RedisServer(tmp_path / "broker")
+    with Proof.started(
+        tmp_path, broker, videos=2, decoders=1, embedders=1, part="south/eu-1"
+    ) as proof:
+        proof.run()
+        report = proof.report()
+    assert report["exact"], report
+    assert set(report["runs"]) == {"SUCCESS"}
+
+
 def _terminate_as_the_ui_does(proof: Proof) -> None:
     """A run is terminated while a worker is at its step: it ends as cancelled, the step whole."""
     video = min(proof.expected)
