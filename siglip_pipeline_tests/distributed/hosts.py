@@ -12,6 +12,7 @@ from typing import Any
 
 import dagster as dg
 import fsspec
+import httpx
 import psycopg
 from moto.server import ThreadedMotoServer
 from psycopg import sql
@@ -227,6 +228,8 @@ def _s3() -> Iterator[dict[str, Any]]:
     server.start()
     try:
         host, port = server.get_host_and_port()
+        # What an earlier server of this process held is there otherwise.
+        httpx.post(f"http://{host}:{port}/moto-api/reset").raise_for_status()
         options = {"endpoint_url": f"http://{host}:{port}", "key": "testing", "secret": "testing"}
         fs = fsspec.filesystem("s3", **options)
         for bucket in (UPLOADS, FRAMES):
