@@ -257,7 +257,7 @@ def same_answer(database: Database, target: Generation, vectors_ND: FloatArray) 
     assert model is not None
     within = text_within(model)
     kind = index_kind(target.kind)
-    rows = max(4 * K, effort_of(kind, target))
+    rows = max(5 * K, effort_of(kind, target))
     with database.connection() as connection:
         apply_settings(connection, kind, rows=rows, scope=Scope(), effort=effort_of(kind, target))
         queries = MomentQueries(

@@ -117,8 +117,7 @@ def label_videos(
     """Judge every frame in scope by the vector of each label; see :meth:`.SearchService.label`."""
     sure = SURE if chosen.min_probability is None else chosen.min_probability
     by_video: dict[str, tuple[int, int, list[LabelScore]]] = {}
-    with database.connection() as connection:
-        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    with database.snapshot() as connection:
         scope = resolve_scope(
             connection,
             model.model_id,

@@ -91,6 +91,25 @@ class Database:
             yield connection
 
     @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A connection that sees everything as it is at its first statement, and only reads.
+
+        Raises:
+            DatabaseUnavailableError: no connection could be had, or it was lost.
+            StoreError: the database refused a statement.
+        """
+        with _translated_errors(self.url), self._pool.connection() as connection:
+            # Of the BEGIN that psycopg sends: a statement of its own would cost a round trip.
+            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            connection.read_only = True
+            try:
+                with connection.transaction():
+                    yield connection
+            finally:
+                if not connection.closed:
+                    connection.isolation_level = connection.read_only = None
+
+    @contextmanager
     def autocommit(self) -> Iterator[Connection]:
         """A connection outside any transaction, for commands that manage their own.
 

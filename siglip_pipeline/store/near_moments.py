@@ -82,7 +82,13 @@ class MomentQueries:
     min_score: float
 
     def ask_near(
-        self, kind: IndexKind, vectors_QD: FloatArray, *, rows: int, walked: int
+        self,
+        kind: IndexKind,
+        vectors_QD: FloatArray,
+        *,
+        rows: int,
+        walked: int,
+        max_per_video: int | None = None,
     ) -> list[psycopg.Cursor[tuple[Any, ...]]]:
         """Send one statement for each vector; :func:`read_near` reads the answers.
 
@@ -90,12 +96,13 @@ class MomentQueries:
             kind: of index.
             vectors_QD: of the query.
             rows: how far to look.
-            walked: for how many of the best moments of different videos to tell how far they go.
+            walked: for how many of the best groups to tell how far they go.
+            max_per_video: so many of one video at most.
         """
         values = kind.plan_parameters(self.target) | self._limits()
         return [
             self._execute(
-                *(_near_statement, kind, rows, walked),
+                *(_near_statement, kind, rows, walked, max_per_video),
                 values=values | {"query": HalfVector(vector_D)},
             )
             for vector_D in vectors_QD
@@ -163,32 +170,61 @@ def _composed(make: Callable[..., sql.Composed], target: Generation, *shape: Any
 
 
 def _near_statement(
-    target: Generation, scope: Scope, kind: IndexKind, rows: int, walked: int
+    target: Generation,
+    scope: Scope,
+    kind: IndexKind,
+    rows: int,
+    walked: int,
+    max_per_video: int | None,
 ) -> sql.Composed:
-    # The best of a video is in no other one's reach.
-    best = sql.SQL(
-        "SELECT video_id, moment, score FROM (SELECT DISTINCT ON (video_id) video_id, moment,"
-        " score, place FROM found ORDER BY video_id, place) best ORDER BY place LIMIT {}"
-    ).format(sql.Literal(walked))
     return sql.SQL(
-        "WITH near AS MATERIALIZED ({near}),"
-        " found AS MATERIALIZED (SELECT *, row_number() OVER (ORDER BY distance, path,"
-        " frame_index) AS place FROM (SELECT DISTINCT ON (n.video_id, m.moment) v.path,"
+        "WITH RECURSIVE near AS MATERIALIZED ({near}),"
+        " found AS MATERIALIZED (SELECT *, (video_id::bigint << 32) + moment AS key,"
+        " row_number() OVER (ORDER BY distance, path, frame_index) AS place"
+        " FROM (SELECT DISTINCT ON (n.video_id, m.moment) v.path,"
         " n.video_id, m.moment, n.frame_index, n.time_seconds, n.distance, {score} AS score,"
         " m.start_seconds, m.end_seconds FROM near n JOIN videos v USING (video_id)"
         " JOIN LATERAL (SELECT moment, start_seconds, end_seconds FROM {moments} m"
         " WHERE m.video_id = n.video_id"
         " AND n.frame_index BETWEEN m.first_frame AND m.last_frame LIMIT 1) m ON true"
         " ORDER BY n.video_id, m.moment, n.distance, n.frame_index) best),"
-        " reach AS MATERIALIZED ({reach})"
+        " walk AS ({walk})"
         " SELECT {columns}, (SELECT count(*) FROM near), first, last, from_seconds, to_seconds"
-        " FROM found LEFT JOIN reach USING (video_id, moment) ORDER BY place"
+        " FROM found LEFT JOIN walk USING (place) ORDER BY place"
     ).format(
         near=kind.near(target, rows=rows, scope=scope, best_of_moment=True),
         score=_SCORE.format(distance=sql.SQL("n.distance")),
         moments=tables.moments(target.model_id),
-        reach=_reach(target, scope, best, ["query"]),
+        walk=_walk(target, scope, walked, max_per_video),
         columns=_COLUMNS,
+    )
+
+
+def _walk(target: Generation, scope: Scope, walked: int, max_per_video: int | None) -> sql.Composed:
+    """How far peaks go, from best to worst, as :func:`.group_moments` takes them.
+
+    What is taken is kept as ranges of keys. A reach ends where a better one's begins.
+    """
+    peak = sql.SQL("SELECT peak.video_id, peak.moment, peak.score")
+    return sql.SQL(
+        "SELECT 0 AS peaks, 0::bigint AS place, '{{}}'::int8multirange AS taken,"
+        " '{{}}'::integer[] AS videos, NULL::integer AS first, NULL::integer AS last,"
+        " NULL::float8 AS from_seconds, NULL::float8 AS to_seconds"
+        " UNION ALL SELECT peaks + 1, peak.place, taken + (SELECT int8multirange(own)"
+        " FROM unnest(int8multirange(int8range(peak.key - peak.moment + reach.first,"
+        " peak.key - peak.moment + reach.last, '[]')) - taken) own WHERE own @> peak.key),"
+        " videos || peak.video_id, reach.first, reach.last, reach.from_seconds, reach.to_seconds"
+        " FROM walk CROSS JOIN LATERAL (SELECT * FROM found WHERE found.place > walk.place"
+        " AND score >= %(min_score)s AND NOT key <@ taken AND {few} ORDER BY found.place LIMIT 1)"
+        " peak CROSS JOIN LATERAL ({reach}) reach WHERE peaks < {walked}"
+    ).format(
+        few=sql.SQL(
+            "true"
+            if max_per_video is None
+            else "cardinality(array_positions(videos, video_id)) < {}"
+        ).format(sql.Literal(max_per_video)),
+        reach=_reach(target, scope, peak, ["query"]),
+        walked=sql.Literal(walked),
     )
 
 

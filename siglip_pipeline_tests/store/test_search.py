@@ -1,7 +1,8 @@
 """Search answers with k moments, the right ones, whatever the index and the filter."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,13 +20,21 @@ from siglip_pipeline_tests.store import made
 VIDEOS = 12
 
 
-@dataclass(frozen=True)
+@dataclass
 class Indexed:
     database: Database
     model: ModelRow
+    kind: str
+    again: MomentSearch = field(init=False)
 
-    def search(self, query_D: FloatArray, k: int = 5, **filters: object) -> list[FrameHit]:
-        return search_frames(self.database, self.model, query_D, k=k, **filters)
+    def __post_init__(self) -> None:
+        self.again = MomentSearch(self.database)
+
+    def search(self, query_D: FloatArray, k: int = 5, **filters: Any) -> list[FrameHit]:
+        """Asked step by step, and by one that knows the generation and may ask all at once."""
+        hits = search_frames(self.database, self.model, query_D, k=k, **filters)
+        assert self.again.search(self.model, query_D, k=k, **filters) == hits
+        return hits
 
 
 @pytest.fixture(scope="module", params=list(KINDS))
@@ -36,7 +45,7 @@ def indexed(module_database: Database, request: pytest.FixtureRequest) -> Indexe
     settings = made.settings(index_kind=request.param, index_min_recall=0.0)
     report = build_index(module_database, model_id, settings=settings, force=True)
     assert report.published, report.reason
-    return Indexed(module_database, ModelStore(module_database).get(model_id))
+    return Indexed(module_database, ModelStore(module_database).get(model_id), request.param)
 
 
 def query_at(video: int, row: int) -> FloatArray:
@@ -162,6 +171,22 @@ def test_hits_go_as_far_as_neighbours_score_as_well(
     assert few == hits[:4]
 
 
+@pytest.mark.parametrize("max_per_video", [None, 1, 2])
+@pytest.mark.parametrize("within", [0.0, 0.4])
+def test_one_statement_tells_all_once_the_generation_is_known(
+    indexed: Indexed, monkeypatch: pytest.MonkeyPatch, within: float, max_per_video: int | None
+) -> None:
+    """How far hits go, too: a second question would cost as much again."""
+    if indexed.kind == "ivfflat":
+        pytest.skip("looks at some of its lists only, which hold too few of so small a collection")
+    queries = [made.footage(80 + number)[0] for number in range(5)]
+    asked: dict[str, Any] = {"k": 5, "within": within, "max_per_video": max_per_video}
+    expected = [indexed.search(query_D, **asked) for query_D in queries]
+    monkeypatch.setattr(Database, "snapshot", lambda self: pytest.fail("asked again"))
+    found = [indexed.again.search(indexed.model, query_D, **asked) for query_D in queries]
+    assert found == expected
+
+
 def test_a_search_notices_that_another_generation_is_live(database: Database) -> None:
     """The one that it remembers, and asks first, is gone, or there still and no longer live."""
     model_id = made.collection(database, videos=3)
@@ -211,7 +236,7 @@ def test_changes_between_generations_are_searchable_at_once(database: Database, 
     model_id = made.collection(database, videos=4)
     settings = made.settings(index_kind=kind, index_min_recall=0.0)
     build_index(database, model_id, settings=settings, force=True)
-    found = Indexed(database, ModelStore(database).get(model_id))
+    found = Indexed(database, ModelStore(database).get(model_id), kind)
     added_ND, changed_ND = made.footage(50), made.footage(51)
 
     made.load(database, model_id, "new.mp4", added_ND)

@@ -49,9 +49,8 @@ def check_recall(
         sweep: also measure other efforts, for the plot.
     """
     began = time.monotonic()
-    with database.connection() as connection:
-        # One snapshot, so that truth and answers are of the same frames.
-        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    # One snapshot, so that truth and answers are of the same frames.
+    with database.snapshot() as connection:
         scopes = _scopes(connection, target)
         progress(f"recall check: exact search for {len(queries)} queries, {len(scopes)} filters")
         truth = find_truth(connection, target, queries, list(scopes.values()), max(DEPTHS))

@@ -1,0 +1,173 @@
+"""One search: what is asked of the server, and when what it said is the whole answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+
+from siglip_pipeline.records import FloatArray
+from siglip_pipeline.store.database import Connection
+from siglip_pipeline.store.execution import apply_settings, choose_kind, effort_of
+from siglip_pipeline.store.grouping import (
+    Grouping,
+    MomentGroup,
+    MomentKey,
+    Reach,
+    ScoredMoment,
+    group_moments,
+)
+from siglip_pipeline.store.index_kinds import Generation, Scope, index_kind
+from siglip_pipeline.store.near_moments import MomentQueries, NearMoments, read_near
+from siglip_pipeline.store.scope import resolve_scope
+
+ROWS_MAX = 20_000
+# Of an exact search: frames of the best moments crowd out the others.
+EXACT_ROWS = 256
+WALKED = 100
+"""Peaks at most that one statement follows to both sides: each costs a little."""
+_APART_ROWS, _GROUPED_ROWS = 2, 5
+"""Moments to look at for each hit that is wanted; neighbours are one hit or several."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is looked for, and where; see :meth:`MomentSearch.search`."""
+
+    query_QD: FloatArray
+    k: int
+    effort: int | None
+    within: float
+    min_score: float
+    max_per_video: int | None
+    videos: Sequence[str] | None
+    time_range: tuple[float, float] | None
+    uploaded_after: datetime | None
+    uploaded_before: datetime | None
+
+    @property
+    def fits_one_statement(self) -> bool:
+        """Whether one statement may tell all: without asking first which videos are meant."""
+        filters = (self.videos, self.uploaded_after, self.uploaded_before)
+        one = len(self.query_QD) == 1 and self.k <= WALKED
+        return one and all(value is None for value in filters)
+
+    def scope(self, connection: Connection, model_id: int) -> Scope:
+        """What may be found."""
+        return resolve_scope(
+            connection,
+            model_id,
+            videos=self.videos,
+            time_range=self.time_range,
+            uploaded_after=self.uploaded_after,
+            uploaded_before=self.uploaded_before,
+        )
+
+
+class SearchRun:
+    """One search of a generation, on one connection.
+
+    Args:
+        connection: in a transaction of one snapshot; for :meth:`at_once` in a pipeline without.
+        target: the generation.
+        scope: what may be found.
+        ask: what is looked for.
+        times: how many times as far to look as usual.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        target: Generation,
+        scope: Scope,
+        ask: Question,
+        *,
+        times: int = 1,
+    ) -> None:
+        self._connection, self._target, self._scope, self._ask = connection, target, scope, ask
+        self._queries = MomentQueries(
+            connection=connection,
+            target=target,
+            scope=scope,
+            within=ask.within,
+            min_score=ask.min_score,
+        )
+        self._kind = choose_kind(target, scope)
+        exact = self._kind.name == "exact"
+        least = EXACT_ROWS if exact else ask.effort or effort_of(self._kind, target)
+        each = _APART_ROWS if ask.within < 0 else _GROUPED_ROWS
+        self._rows = max(each * ask.k, least) * times
+        self._sent: list[psycopg.Cursor[tuple[Any, ...]]] = []
+        self._reaches: dict[MomentKey, Reach] = {}
+
+    def send(self) -> None:
+        """Ask for the nearest rows; :meth:`at_once` or :meth:`groups` reads them."""
+        ask, kind = self._ask, self._kind
+        effort = ask.effort or effort_of(kind, self._target)
+        apply_settings(self._connection, kind, rows=self._rows, scope=self._scope, effort=effort)
+        # With several vectors, scores are known only when all have answered.
+        follow = len(ask.query_QD) == 1 and ask.within >= 0
+        self._sent = self._queries.ask_near(
+            *(kind, ask.query_QD),
+            rows=self._rows,
+            walked=min(ask.k, WALKED) if follow else 0,
+            max_per_video=ask.max_per_video,
+        )
+
+    def at_once(self) -> list[MomentGroup] | None:
+        """What one vector's rows tell by themselves: the best ``k``, or None where they do not."""
+        (cursor,) = self._sent
+        near = read_near(cursor)
+        grouping = self._grouping(near.moments, near.reaches)
+        if grouping.unknown or not (grouping.below or len(grouping.groups) == self._ask.k):
+            return None
+        return grouping.groups
+
+    def groups(self) -> list[MomentGroup]:
+        """The best ``k``, by way of the index, looking further until they are complete."""
+        while True:
+            with self._connection.pipeline():
+                self.send()
+            peaks, looked_at = self._read()
+            grouping = self._grouped(peaks)
+            groups = grouping.groups
+            if grouping.below or len(groups) >= self._ask.k:
+                return groups
+            if self._kind.name == "exact" and looked_at < self._rows:
+                return groups
+            if looked_at < self._rows or self._rows >= ROWS_MAX:
+                # The index has no more to say, but only looking everywhere tells that it is all.
+                self._kind = index_kind("exact")
+            # Looking everywhere costs the same however much of it is wanted.
+            self._rows *= 4 if self._kind.name == "exact" else 2
+
+    def _read(self) -> tuple[list[ScoredMoment], int]:
+        """The moments of the nearest rows, and how many rows there were for each vector."""
+        found: list[NearMoments] = [read_near(cursor) for cursor in self._sent]
+        looked_at = min(near.looked_at for near in found)
+        if len(found) == 1:
+            self._reaches |= found[0].reaches
+            return found[0].moments, looked_at
+        # What one vector found, another may lie nearer to.
+        keys = sorted({moment.key for near in found for moment in near.moments})
+        return list(self._queries.score(keys, self._ask.query_QD).values()), looked_at
+
+    def _grouped(self, peaks: Sequence[ScoredMoment]) -> Grouping:
+        """Groups around these peaks, asking how far they go where that is not known."""
+        while True:
+            grouping = self._grouping(peaks, self._reaches)
+            if not grouping.unknown:
+                return grouping
+            self._reaches |= self._queries.reach(grouping.unknown[:WALKED], self._ask.query_QD)
+
+    def _grouping(self, peaks: Sequence[ScoredMoment], reaches: dict[MomentKey, Reach]) -> Grouping:
+        ask = self._ask
+        return group_moments(
+            peaks,
+            reaches,
+            k=ask.k,
+            within=ask.within,
+            min_score=ask.min_score,
+            max_per_video=ask.max_per_video,
+        )
