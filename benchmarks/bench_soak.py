@@ -46,6 +46,7 @@ REBUILD_EVERY_SECONDS = 20.0
 SLOW_CLIENTS = 24
 SLOW_SECONDS = 40.0
 FLAT = 1.25
+SAID_EVERY_SECONDS = 60.0
 DECODER_MIB = 50.0
 """A child of the run that is larger is a decoder; Dagster's helpers are smaller."""
 
@@ -169,8 +170,12 @@ def soak(settings: Settings, videos: int, hours: float) -> list[Case]:
             [*command, *per_video], env=child_environment(settings), stdout=subprocess.PIPE
         )
         try:
+            said_at = began
             while run.poll() is None:
                 memory.look(run)
+                if time.monotonic() - said_at > SAID_EVERY_SECONDS:
+                    said_at = time.monotonic()
+                    log(so_far(memory, searches, rebuilt[0]))
                 time.sleep(1)
         finally:
             if run.poll() is None:
@@ -197,6 +202,15 @@ def soak(settings: Settings, videos: int, hours: float) -> list[Case]:
             )
         )
     return cases
+
+
+def so_far(memory: Memory, searches: Searches, rebuilt: int) -> str:
+    """A line for whoever watches, and for when it does not come to its end."""
+    return (
+        f"run {memory.own_mib[-1]:.0f} MiB, largest child {memory.children_mib[-1]:.0f} MiB; "
+        f"{len(searches.milliseconds)} searches, {len(searches.errors)} failed, "
+        f"p95 {np.percentile(searches.milliseconds or [0.0], 95):.0f} ms; {rebuilt} rebuilds"
+    )
 
 
 def states(settings: Settings) -> list[str]:

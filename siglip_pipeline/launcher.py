@@ -17,12 +17,13 @@ from typing import Final
 
 import psutil
 
+from siglip_pipeline.clock import ClockWatch, forget_times_to_come
 from siglip_pipeline.dagster_home import (
     fail_interrupted_runs,
     prepare_dagster_home,
     with_databases,
 )
-from siglip_pipeline.errors import LaunchError
+from siglip_pipeline.errors import DatabaseUnavailableError, LaunchError
 from siglip_pipeline.log_files import shorten
 from siglip_pipeline.ports import answers, check_port, free_port, listens
 from siglip_pipeline.settings import Settings, child_environment
@@ -110,6 +111,7 @@ class Launcher:
         self.endpoints = endpoints
         self._services = services
         self._server = server
+        self._clock = ClockWatch()
         self._environment = {
             **child_environment(settings),
             "DAGSTER_HOME": str(endpoints.dagster_home),
@@ -166,6 +168,8 @@ class Launcher:
         if self._server is not None and not self._server.has_process():
             logger.warning("the embedded Postgres ended (%s); starting it again", self._server.log)
             self._server.start()
+        if seconds := self._clock.set_back_seconds():
+            self._start_daemon_anew(seconds)
         for service in self._services:
             shorten(service.log_path)
             if service.process is None or service.process.poll() is None:
@@ -185,6 +189,21 @@ class Launcher:
                 service.due_at = now + wait_seconds
             if now >= service.due_at:
                 self._start(service)
+
+    def _start_daemon_anew(self, seconds: float) -> None:
+        (daemon,) = (service for service in self._services if service.name == "daemon")
+        if daemon.process is not None:
+            logger.warning("the clock was set back by %.0f s; starting the daemon again", seconds)
+            end_processes([psutil.Process(daemon.process.pid)])
+            daemon.process.wait()
+            daemon.process = None
+        try:
+            forget_times_to_come(self.settings, self.endpoints.dagster_home)
+        except DatabaseUnavailableError as error:
+            logger.warning("%s", error)
+            return
+        self._clock.heeded()
+        self._start(daemon)
 
     def run(self) -> None:
         """Keep the services going until a KeyboardInterrupt.
@@ -244,6 +263,7 @@ def launch(settings: Settings) -> Iterator[Launcher]:
         )
         launcher = Launcher(settings, endpoints, _services(settings, endpoints), server=server)
         fail_interrupted_runs(settings, dagster_home)
+        forget_times_to_come(settings, dagster_home)
         stack.callback(launcher.stop)
         launcher.start()
         yield launcher

@@ -21,6 +21,8 @@ from siglip_pipeline.errors import UploadError, UploadNotFoundError, UploadsUnav
 from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.extract import DecodeOptions, FrameReport, extract_frames
 from siglip_pipeline.video.frame_store import FrameStore
+from siglip_pipeline_tests.s3 import s3_options as options_for
+from siglip_pipeline_tests.s3 import s3_server
 from siglip_pipeline_tests.video.rendering import render
 
 BUCKET = "videos"
@@ -35,19 +37,11 @@ def empty_memory() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def s3_options() -> Iterator[dict[str, Any]]:
-    """A real S3 API on 127.0.0.1, and how fsspec reaches it."""
-    moto_server = pytest.importorskip("moto.server")
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    options = {
-        "endpoint_url": f"http://{host}:{port}",
-        "key": "testing",
-        "secret": "testing",
-    }
-    fsspec.filesystem("s3", **options).mkdir(BUCKET)
-    yield options
-    server.stop()
+    """How fsspec reaches a real S3 API on 127.0.0.1."""
+    with s3_server() as address:
+        options = options_for(address)
+        fsspec.filesystem("s3", **options).mkdir(BUCKET)
+        yield options
 
 
 def paths(store: UploadStore) -> list[str]:

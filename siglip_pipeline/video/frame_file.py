@@ -8,6 +8,7 @@ the video is.
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -106,6 +107,9 @@ class FrameFileWriter:
                 write_page_checksum=True,
                 store_schema=False,
             )
+            self._mark = path.open("rb")
+            with contextlib.suppress(OSError):  # there are disks without locks
+                fcntl.flock(self._mark, fcntl.LOCK_SH)
         self._pending: list[StoredFrame] = []
         self._pending_bytes = 0
         self.frames = 0
@@ -134,10 +138,12 @@ class FrameFileWriter:
         with self._needing_room():
             self._writer.add_key_value_metadata({METADATA_KEY: _to_json(metadata)})
             self._writer.close()
+        self._mark.close()
         return metadata
 
     def abort(self) -> None:
         """Close without a usable footer."""
+        self._mark.close()
         with contextlib.suppress(OSError, pa.ArrowException):
             self._writer.close()
 
@@ -161,6 +167,18 @@ class FrameFileWriter:
             self._writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA))
         self._pending = []
         self._pending_bytes = 0
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether a writer that lives has the file open, whatever the file's time says."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # there are disks without locks
+            return False
+    return False
 
 
 def no_room(folder: Path, error: OSError) -> str:

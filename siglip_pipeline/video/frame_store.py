@@ -30,6 +30,7 @@ from siglip_pipeline.video.frame_file import (
     FrameFileWriter,
     FrameRow,
     StoredFrame,
+    is_being_written,
     no_room,
 )
 
@@ -138,12 +139,14 @@ class FrameStore:
         """Remove drafts of processes that were killed; how many.
 
         Args:
-            older_than_seconds: since the last write, which a draft in the making has often.
+            older_than_seconds: since the last write; what is being written stays in any case.
         """
         removed = 0
         for draft in self._drafts.glob("*.parquet"):
             with contextlib.suppress(FileNotFoundError):
-                if time.time() - draft.stat().st_mtime > older_than_seconds:
+                # When the clock is set forwards, what is being written now looks old.
+                old = time.time() - draft.stat().st_mtime > older_than_seconds
+                if old and not is_being_written(draft):
                     draft.unlink()
                     removed += 1
         return removed

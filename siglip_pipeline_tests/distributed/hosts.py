@@ -12,9 +12,7 @@ from typing import Any
 
 import dagster as dg
 import fsspec
-import httpx
 import psycopg
-from moto.server import ThreadedMotoServer
 from psycopg import sql
 
 from siglip_pipeline.demo.evaluate import MODEL_FOLDER
@@ -23,6 +21,7 @@ from siglip_pipeline.settings import Settings, process_environment, variable_of
 from siglip_pipeline.store.database import LOCK_VIDEO, Database, migrate, open_database
 from siglip_pipeline.store.embedded import EmbeddedPostgres
 from siglip_pipeline_tests.distributed.services import Broker, end, running, wait_until
+from siglip_pipeline_tests.s3 import s3_environment, s3_options, s3_server
 
 UPLOADS, FRAMES = "uploads", "frames"
 READY = " ready."
@@ -102,10 +101,7 @@ class Cluster:
                 {
                     **os.environ,
                     **settings.environment(),
-                    "AWS_ENDPOINT_URL": self.s3["endpoint_url"],
-                    "AWS_ACCESS_KEY_ID": self.s3["key"],
-                    "AWS_SECRET_ACCESS_KEY": self.s3["secret"],
-                    "AWS_DEFAULT_REGION": "us-east-1",
+                    **s3_environment(self.s3["endpoint_url"]),
                     "DAGSTER_HOME": str(prepare_dagster_home(home, runs=16)),
                     "TMPDIR": str(folder / "tmp"),
                     "OMP_NUM_THREADS": "1",
@@ -224,16 +220,9 @@ def cluster(folder: Path, broker: Broker, **overrides: Any) -> Iterator[Cluster]
 
 @contextmanager
 def _s3() -> Iterator[dict[str, Any]]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        # What an earlier server of this process held is there otherwise.
-        httpx.post(f"http://{host}:{port}/moto-api/reset").raise_for_status()
-        options = {"endpoint_url": f"http://{host}:{port}", "key": "testing", "secret": "testing"}
+    with s3_server() as address:
+        options = s3_options(address)
         fs = fsspec.filesystem("s3", **options)
         for bucket in (UPLOADS, FRAMES):
             fs.mkdir(bucket)
         yield options
-    finally:
-        server.stop()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 Fault = Literal["500", "503", "hang", "cut", "reset"]
 
@@ -21,11 +22,12 @@ class BadProxy:
     """Passes requests on; those that match ``methods`` take the next fault, while there is one.
 
     Args:
-        target: host and port of the store.
+        address: URL of the store.
     """
 
-    def __init__(self, target: tuple[str, int]) -> None:
-        self.target = target
+    def __init__(self, address: str) -> None:
+        target = urlsplit(address)
+        self.target = (str(target.hostname), int(target.port or 80))
         self.faults: deque[Fault] = deque()
         self.always: Fault | None = None
         self.methods: set[str] = set()
@@ -38,7 +40,7 @@ class BadProxy:
             def fault(self) -> Fault | None:
                 return proxy._next(self.command, self.path)
 
-        Handler.target = target
+        Handler.target = self.target
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"

@@ -6,6 +6,7 @@ restart is not held any more.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 
@@ -18,6 +19,7 @@ _PAUSE = """
     CREATE UNLOGGED TABLE IF NOT EXISTS fault_armed (yes boolean);
     CREATE OR REPLACE FUNCTION fault_pause() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
         WHILE EXISTS (SELECT FROM fault_armed) LOOP PERFORM pg_sleep(0.1); END LOOP;
+        PERFORM pg_advisory_lock_shared(0), pg_advisory_unlock_shared(0);
     END $$;
     CREATE OR REPLACE FUNCTION fault_row() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
         PERFORM fault_pause(); RETURN NEW;
@@ -46,9 +48,13 @@ _TRIGGERS = {
 def arm(url: str, point: str) -> None:
     """Have the next statement of this kind stop in its middle."""
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(_PAUSE.encode())
-        connection.execute(_TRIGGERS[point].encode())
+        _install(connection, point)
         connection.execute("INSERT INTO fault_armed VALUES (true)")
+
+
+def _install(connection: "psycopg.Connection[tuple[Any, ...]]", point: str) -> None:
+    connection.execute(_PAUSE.encode())
+    connection.execute(_TRIGGERS[point].encode())
 
 
 def disarm(url: str) -> None:
@@ -61,8 +67,8 @@ def remove(url: str) -> None:
     """Remove what was made for the pause; nothing may be running any more."""
     with psycopg.connect(url) as connection:
         connection.execute("DROP EVENT TRIGGER IF EXISTS fault")
-        connection.execute("DROP FUNCTION fault_pause, fault_row, fault_command CASCADE")
-        connection.execute("DROP TABLE fault_armed")
+        connection.execute("DROP FUNCTION IF EXISTS fault_pause, fault_row, fault_command CASCADE")
+        connection.execute("DROP TABLE IF EXISTS fault_armed")
 
 
 def await_pause(url: Callable[[], str] | str, what: str) -> None:
@@ -91,3 +97,23 @@ def armed(url: str, point: str) -> Iterator[None]:
         yield
     finally:
         disarm(url)
+
+
+@contextmanager
+def gate(url: str, point: str) -> Iterator[Callable[[], None]]:
+    """Armed inside the block by a lock: sleeps of Postgres end by the wall clock.
+
+    Yields:
+        A function that waits until a statement stands still.
+    """
+    remove(url)
+    with psycopg.connect(url, autocommit=True) as connection:
+        _install(connection, point)
+        connection.execute("SELECT pg_advisory_lock(0)")
+        waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+
+        def paused() -> bool:
+            row = connection.execute(waiting).fetchone()
+            return row is not None and row[0] > 0
+
+        yield lambda: wait_until(paused, point)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from moto.server import ThreadedMotoServer
 
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.video.frame_store import FrameStore
@@ -21,11 +20,11 @@ from siglip_pipeline_tests.faults.harness import (
     read_stored,
     started_zygote,
 )
+from siglip_pipeline_tests.s3 import s3_environment, s3_options, s3_server
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 TRANSIENT: list[Fault] = ["500", "503", "hang", "cut", "reset"]
-ACCESS = {"key": "testing", "secret": "testing"}
 
 
 @dataclass(frozen=True)
@@ -40,29 +39,21 @@ class Bucket:
 
 @pytest.fixture(scope="module")
 def bucket(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
     log = tmp_path_factory.mktemp("bucket") / "zygote"
-    try:
-        host, port = server.get_host_and_port()
-        options = {"endpoint_url": f"http://{host}:{port}", **ACCESS}
+    with s3_server() as address:
+        options = s3_options(address)
         fs = fsspec.filesystem("s3", **options)
         fs.mkdir("uploads")
         for name in FILMS:
             fs.put_file(str(films / name), f"uploads/{name}")
-        with BadProxy((host, port)).running() as proxy, log.open("ab") as output:
+        with BadProxy(address).running() as proxy, log.open("ab") as output:
             environment = {
-                "AWS_ENDPOINT_URL": proxy.url,
-                "AWS_ACCESS_KEY_ID": "testing",
-                "AWS_SECRET_ACCESS_KEY": "testing",
-                "AWS_DEFAULT_REGION": "us-east-1",
+                **s3_environment(proxy.url),
                 "FSSPEC_S3": '{"config_kwargs": {"read_timeout": 3, "connect_timeout": 3}}',
             }
             prefix = ["env", *(f"{name}={value}" for name, value in environment.items())]
             with started_zygote(output, prefix=prefix) as zygote:
                 yield Bucket(proxy, options, zygote)
-    finally:
-        server.stop()
 
 
 @pytest.fixture

@@ -45,6 +45,7 @@ from siglip_pipeline_tests.hostile.names import (
     REFUSED_BY_BUCKETS,
     REFUSED_BY_FOLDERS,
 )
+from siglip_pipeline_tests.s3 import s3_environment, s3_server
 from siglip_pipeline_tests.web.conftest import Served, serving
 
 pytestmark = pytest.mark.timeout(600)
@@ -67,25 +68,6 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("film") / "film.mp4"
     render_video(path, demo_scenes()[:2], seconds_per_scene=1, fps=5)
     return path.read_bytes()
-
-
-@contextmanager
-def bucket() -> Iterator[tuple[str, dict[str, str]]]:
-    """A real S3 API, and the environment by which every process of the pipeline finds it."""
-    moto_server = pytest.importorskip("moto.server")
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    environment = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    try:
-        yield "s3://names-of-every-kind", environment
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="module", params=["folder", pytest.param("bucket", marks=pytest.mark.long)])
@@ -121,11 +103,12 @@ def named(
             with process_environment(settings), indexed(settings) as instance:
                 yield Named(settings, good, contents, refused, instance)
             return
-        with bucket() as (root, environment):
+        root = "s3://names-of-every-kind"
+        with s3_server() as address:
             settings = settings.model_copy(
                 update={"uploads": f"{root}/in", "frame_store": f"{root}/frames"}
             )
-            with process_environment(settings, **environment):
+            with process_environment(settings, **s3_environment(address)):
                 filesystem = fsspec.filesystem("s3", skip_instance_cache=True)
                 filesystem.mkdir(root)
                 for name, content in contents.items():

@@ -13,6 +13,7 @@ from PIL import Image
 
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline.web.ranges import ByteRange, UnsatisfiableRangeError, parse_range
+from siglip_pipeline_tests.s3 import s3_environment, s3_server
 from siglip_pipeline_tests.web.conftest import Collection, serving
 
 pytestmark = pytest.mark.timeout(600)
@@ -81,15 +82,10 @@ def memory() -> Iterator[fsspec.AbstractFileSystem]:
 @contextmanager
 def bucket() -> Iterator[fsspec.AbstractFileSystem]:
     """A real S3 API on 127.0.0.1, which the environment names as it would name Amazon's."""
-    moto_server = pytest.importorskip("moto.server")
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
     kept = fsspec.get_filesystem_class("s3")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    with s3_server() as address, pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_environment(address).items():
+            patch.setenv(name, value)
         kept.clear_instance_cache()
         storage = fsspec.filesystem("s3")
         for name in ("player-uploads", "player-frame-store"):
@@ -98,7 +94,6 @@ def bucket() -> Iterator[fsspec.AbstractFileSystem]:
             yield storage
         finally:
             kept.clear_instance_cache()
-            server.stop()
 
 
 @pytest.fixture(scope="module")
