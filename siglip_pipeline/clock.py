@@ -62,21 +62,15 @@ def forget_times_to_come(settings: Settings, dagster_home: Path) -> int:
             process_environment(settings, DAGSTER_HOME=str(dagster_home)),
             DagsterInstance.get() as instance,
         ):
-            return bring_back(instance)
+            now = time.time()
+            return sum(
+                _bring_back_ticks(instance, state, now) | _bring_back_state(instance, state, now)
+                for state in instance.all_instigator_state()
+            )
     except (psycopg2.Error, sqlalchemy.exc.SQLAlchemyError, DagsterPostgresException) as error:
         raise DatabaseUnavailableError(
-            f"Dagster's storage does not answer: {error}; start it, this is tried again"
+            f"Dagster's storage does not answer: {error}; bring its Postgres back"
         ) from error
-
-
-def bring_back(instance: "DagsterInstance") -> int:
-    """The same, for an instance."""
-    now = time.time()
-    states = instance.all_instigator_state()
-    return sum(
-        _bring_back_ticks(instance, state, now) | _bring_back_state(instance, state, now)
-        for state in states
-    )
 
 
 def _bring_back_state(instance: "DagsterInstance", state: "InstigatorState", now: float) -> bool:

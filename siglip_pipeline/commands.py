@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from siglip_pipeline.clock import forget_times_to_come
 from siglip_pipeline.errors import EmbeddedDatabaseError
 from siglip_pipeline.launcher import prepare_dagster_home, with_databases
 from siglip_pipeline.settings import Settings
@@ -69,6 +70,17 @@ def migrate_database(settings: Settings) -> dict[str, Any]:
     """Apply what is missing of the schema."""
     with open_database(settings, schema="any") as database:
         return {"applied": migrate(database)}
+
+
+def set_dagster_back(settings: Settings) -> dict[str, int]:
+    """Bring back what Dagster noted for a time to come; its daemon must not run.
+
+    Raises:
+        DatabaseUnavailableError: Dagster's storage does not answer.
+    """
+    with with_databases(settings) as complete:
+        home = prepare_dagster_home(settings.home)
+        return {"set_back": forget_times_to_come(complete, home)}
 
 
 def database_urls(settings: Settings, *, start: bool) -> dict[str, str]:

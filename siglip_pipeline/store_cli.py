@@ -148,3 +148,18 @@ def db_migrate(json_: Json = False) -> None:
     else:
         applied = ", ".join(document["applied"]) or "nothing to do"
         console.err.print(f"Migrations: {applied}.")
+
+
+@db_app.command("set-back")
+def db_set_back(json_: Json = False) -> None:
+    """After the clock was ahead: have Dagster forget times to come. Its daemon must be stopped.
+
+    `up` does this by itself.
+    """
+    from siglip_pipeline.commands import set_dagster_back
+
+    document = set_dagster_back(_settings())
+    if json_:
+        console.print_json(document)
+    else:
+        console.err.print(f"Sensors and schedules that were ahead: {document['set_back']}.")
