@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Final
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import IntArray, VideoInfo
@@ -159,8 +159,11 @@ def _reading(source: MediaSource) -> Iterator[None]:
     except (MemoryError, VideoError):
         raise
     except Exception as error:  # its plugins raise anything: IndexError, struct.error, TypeError …
+        # Pillow's own words for this one are the file object, with a path of this machine in it.
+        unidentified = isinstance(error, UnidentifiedImageError)
+        what = "no picture follows its first bytes" if unidentified else error
         raise VideoError(
-            source.video, f"the picture is damaged or cut off ({error}); upload it again"
+            source.video, f"the picture is damaged or cut off ({what}); upload it again"
         ) from error
 
 

@@ -4,6 +4,7 @@ A few hundred cases by default; ``--fuzz 5000 --fuzz-seed 7`` for more and other
 """
 
 import io
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,9 +119,13 @@ def test_damaged_files_end_as_frames_or_as_a_reason(
                 assert result.video == upload.path
                 assert "unexpected" not in result.reason, f"{case}: {result.reason}"
                 assert 10 < len(result.reason) < 300
+                assert str(tmp_path) not in result.reason, f"{case}: a path of this machine"
+                assert not re.search(r"<\w+[. ]", result.reason), f"{case}: {result.reason}"
                 reasons.add(result.reason.split(":")[0][:40])
                 ended = "ended" in result.reason or "crashed" in result.reason
                 outcomes["ended" if ended else "reason"] += 1
+                if ended:
+                    print(f"{case}: {result.reason}")
                 assert not frame_store.exists(upload.path)
             else:
                 assert 0 <= result.damaged_share <= 0.5, case

@@ -122,6 +122,14 @@ def test_a_picture_that_is_cut_off(tmp_path: Path) -> None:
         scan_picture(source_of(path))
 
 
+def test_a_picture_of_which_only_the_first_bytes_are_one(tmp_path: Path) -> None:
+    path = tmp_path / "no.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    with pytest.raises(VideoError, match="no picture follows its first bytes") as caught:
+        scan_picture(source_of(path))
+    assert str(tmp_path) not in caught.value.reason
+
+
 def test_an_animation_that_is_cut_off_is_known_as_far_as_it_goes(tmp_path: Path) -> None:
     path = tmp_path / "cut.png"
     first, *others = [Image.fromarray(numbered_picture(50 * n)) for n in range(10)]
