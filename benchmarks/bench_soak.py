@@ -166,9 +166,12 @@ def soak(settings: Settings, videos: int, hours: float) -> list[Case]:
             thread.start()
         began = time.monotonic()
         memory = Memory()
-        run = psutil.Popen(
-            [*command, *per_video], env=child_environment(settings), stdout=subprocess.PIPE
-        )
+        # Not a pipe: nobody would read it before the end, and the document is larger than one.
+        document = settings.home / "materialized.json"
+        with document.open("wb") as output:
+            run = psutil.Popen(
+                [*command, *per_video], env=child_environment(settings), stdout=output
+            )
         try:
             said_at = began
             while run.poll() is None:
@@ -184,8 +187,7 @@ def soak(settings: Settings, videos: int, hours: float) -> list[Case]:
             for thread in threads:
                 thread.join()
         seconds = time.monotonic() - began
-        assert run.stdout is not None
-        said = run.stdout.read().decode()
+        said = document.read_text()
         log(f"the backfill ended with {run.returncode} after {seconds:.0f} s")
         cases = [*memory_cases(memory, videos, hours, seconds), *search_cases(searches, rebuilt[0])]
         log("clients that dawdle")
