@@ -40,6 +40,9 @@ MOST_TIMES: Final = 3
 LOOK_BACK: Final = timedelta(days=1)
 """After that, the daily reconciliation has been."""
 
+MOST_LOOKED_AT: Final = 500
+"""Failed runs of that time, the newest first: most failed for a reason of their own."""
+
 ASSETS = [video_frames, frame_embeddings, similarity_index, video_similarity, reconciliation]
 OWN = {asset.key for asset in ASSETS}
 
@@ -102,7 +105,7 @@ def lost_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipR
     )
     existing: list[str] | None = None
     requests = []
-    for run in instance.get_runs(failed):
+    for run in instance.get_runs(failed, limit=MOST_LOOKED_AT):
         # Of another part of the collection, or of a job that a person started and looks after.
         assets = run.asset_selection or frozenset()
         if not assets or not assets <= OWN:
