@@ -280,5 +280,6 @@ def test_ties_go_by_path_and_frame(database: Database) -> None:
     for kind in ("exact", "moments"):
         build_index(database, model_id, settings=made.settings(index_kind=kind))
         model = ModelStore(database).get(model_id)
-        hits = search_frames(database, model, same_ND[3], k=3)
-        assert [hit.video for hit in hits] == ["a.mp4", "b.mp4", "c.mp4"]
+        for query in (same_ND[3], same_ND[[3, 20]]):
+            hits = search_frames(database, model, query, k=3)
+            assert [hit.video for hit in hits] == ["a.mp4", "b.mp4", "c.mp4"]
