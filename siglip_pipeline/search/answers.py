@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from siglip_pipeline.records import Hit
-from siglip_pipeline.search.chances import probability_of, score_of
+from siglip_pipeline.search.chances import score_of
 from siglip_pipeline.search.filters import SearchFilter
 from siglip_pipeline.search.vectors import QueryVectors
 from siglip_pipeline.settings import Settings
@@ -91,7 +91,11 @@ class Answers:
         self, model: ModelRow, vectors: QueryVectors, found: Sequence[FrameHit]
     ) -> list[float]:
         if vectors.texts_PD is None or not found:
-            return [probability_of(frame.score, model) for frame in found]
+            scores_K = np.array([frame.score for frame in found])
+            chances_K: list[float] = probability(
+                scores_K, model.logit_scale, model.logit_bias
+            ).tolist()
+            return chances_K
         places = [(frame.video_id, frame.frame_index) for frame in found]
         scores_KP = score_frames(self._database, model.model_id, places, vectors.texts_PD)
         fits_KP = probability(np.nan_to_num(scores_KP), model.logit_scale, model.logit_bias)

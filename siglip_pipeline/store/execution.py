@@ -1,6 +1,6 @@
 """How a kind of index is asked: which one, how hard to look, with what server settings."""
 
-from psycopg import sql
+from functools import lru_cache
 
 from siglip_pipeline.store.database import Connection
 from siglip_pipeline.store.index_kinds import Generation, IndexKind, Scope, index_kind
@@ -29,6 +29,10 @@ def apply_settings(
     """Set the server up for a search, until the transaction ends."""
     settings = kind.settings(effort=effort, rows=rows, scope=scope)
     if settings:
-        calls = sql.SQL(", ").join([sql.SQL("set_config(%s, %s, true)")] * len(settings))
         values = [part for item in settings.items() for part in item]
-        connection.execute(sql.SQL("SELECT {}").format(calls), values)
+        connection.execute(_set_config(len(settings)), values)
+
+
+@lru_cache
+def _set_config(settings: int) -> bytes:
+    return b"SELECT " + b", ".join([b"set_config(%s, %s, true)"] * settings)

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from siglip_pipeline.search import SearchResult
 from siglip_pipeline.web.errors import HttpError
@@ -21,7 +21,7 @@ from siglip_pipeline.web.query import (
     search_similar,
     search_text,
 )
-from siglip_pipeline.web.schemas import FAILURES, ErrorAnswer, HitAnswer, SearchAnswer
+from siglip_pipeline.web.schemas import FAILURES, ErrorAnswer, SearchAnswer
 from siglip_pipeline.web.services import CurrentServices
 
 _MEDIA_FAILURES: dict[int | str, dict[str, Any]] = {
@@ -141,12 +141,13 @@ async def _picture_of_form(request: Request) -> bytes:
 def _answer(
     request: Request, page: Slice, result: SearchResult, *, has_next: bool = True
 ) -> Response:
-    """The answer as bytes: FastAPI would validate it again, on another thread."""
+    """The answer ready to send: FastAPI would validate it again, on another thread."""
     hits = [
-        HitAnswer(**hit.to_json(), **hit_urls(hit.video_id, hit.frame_index, hit.time_seconds))
+        hit.to_json() | hit_urls(hit.video_id, hit.frame_index, hit.time_seconds)
         for hit in result.hits
     ]
     items = request.query_params.multi_items()
     following = page.next_url(request.url.path, items, len(hits)) if has_next else None
-    answer = SearchAnswer(query=result.query, model=result.model, hits=hits, next=following)
-    return Response(answer.model_dump_json(), media_type="application/json")
+    return JSONResponse(
+        {"query": result.query, "model": result.model, "hits": hits, "next": following}
+    )
