@@ -21,8 +21,8 @@ from store_report import Case, print_report
 
 from siglip_pipeline.launcher import prepare_dagster_home, with_databases
 from siglip_pipeline.settings import Settings, process_environment
+from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import open_database
-from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads import UploadStore
 
 TICKS = 3
@@ -49,7 +49,7 @@ def run(files: int) -> list[Case]:
         # The rest at once, by the same calls, so that the next tick has nothing to do.
         with open_database(settings) as database:
             everything = list(uploads(settings).list())
-            VideoStore(database).register(everything)
+            AnnouncedUploads(database).register(everything)
         known = set(instance.get_dynamic_partitions("videos"))
         rest = [upload.path for upload in everything if upload.path not in known]
         for start in range(0, len(rest), 1000):

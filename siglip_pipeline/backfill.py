@@ -7,8 +7,8 @@ from siglip_pipeline.dagster_api import FINISHED, DagsterApi
 from siglip_pipeline.defs.partitions import VIDEOS_PARTITIONS_NAME, asset_key, partition_key
 from siglip_pipeline.errors import RunFailedError
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import open_database
-from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads import UploadStore
 
 _POLL_SECONDS = 1.0
@@ -41,7 +41,7 @@ def start_backfills(
     keys = [partition_key(video) for video in videos]
     api.add_partitions(VIDEOS_PARTITIONS_NAME, keys)
     with open_database(settings) as database:
-        VideoStore(database).register(uploads)  # or the sensor would start them once more
+        AnnouncedUploads(database).register(uploads)  # or the sensor would start them once more
     partitioned = [asset for asset in assets if asset not in _JOBS]
     if not force:
         return [lambda: api.launch_backfill(partitioned, keys)] if partitioned else []

@@ -33,8 +33,8 @@ from siglip_pipeline.errors import (
 from siglip_pipeline.indexing import ASSETS
 from siglip_pipeline.launcher import prepare_dagster_home, with_databases
 from siglip_pipeline.settings import Settings, process_environment
+from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import open_database
-from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads import UploadStore
 
 
@@ -134,7 +134,7 @@ def _register(instance: dg.DagsterInstance, settings: Settings, videos: Sequence
     )
     report_uploads(instance, uploads)
     with open_database(settings) as database:
-        VideoStore(database).register(uploads)
+        AnnouncedUploads(database).register(uploads)
 
 
 def _materialized(

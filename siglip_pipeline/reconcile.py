@@ -14,6 +14,7 @@ from siglip_pipeline.errors import (
     FrameStoreVersionError,
 )
 from siglip_pipeline.names import shown
+from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.live_index import live_index
 from siglip_pipeline.store.models import ModelStore
@@ -115,7 +116,9 @@ def reconcile(
     if model_id is not None:
         found += _compare_vectors(VectorStore(database), model_id, rows, busy)
     frame_store.remove_abandoned_drafts(older_than_seconds=ABANDONED_SECONDS)
-    records.announce_again(d.video for d in found if d.repair == "taken up again")
+    AnnouncedUploads(database).announce_again(
+        d.video for d in found if d.repair == "taken up again"
+    )
     counts = records.counts(model_id)
     index = live_index(database, model_id) if model_id is not None else None
     if index is not None and index.frames != counts.vectors:

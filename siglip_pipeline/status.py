@@ -10,6 +10,7 @@ from siglip_pipeline.names import shown
 from siglip_pipeline.partition_limit import partition_warning
 from siglip_pipeline.records import Refused
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.live_index import LiveIndex, live_index
 from siglip_pipeline.store.models import ModelStore
@@ -81,7 +82,9 @@ def collect_status(database: Database, settings: Settings) -> PipelineStatus:
         listing, refused = uploads.survey()
         known = videos.paths()
         unseen = sum(upload.path not in known for upload in listing)
-    warning = partition_warning(videos.count(part=settings.part) + unseen, settings)
+    warning = partition_warning(
+        AnnouncedUploads(database).count(part=settings.part) + unseen, settings
+    )
     return PipelineStatus(
         total=counts.total + unseen,
         indexed=counts.indexed,

@@ -22,6 +22,7 @@ from siglip_pipeline.partition_limit import partition_warning
 from siglip_pipeline.search import SearchService
 from siglip_pipeline.settings import Settings, process_environment
 from siglip_pipeline.status import collect_status
+from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database, open_database
 from siglip_pipeline.store.embedded import EmbeddedPostgres
 from siglip_pipeline.store.videos import VideoStore
@@ -180,11 +181,11 @@ def test_the_page_leads_to_the_assets_of_a_videos_part(database: Database, tmp_p
 
     undivided = "/assets/video_frames?view=partitions&amp;partition="
     assert links() == [f"{undivided}north%2Fa.mp4", f"{undivided}northern.mp4"]
-    records.note_part("north")
+    AnnouncedUploads(database).note_part("north")
     divided = "/assets/north/video_frames?view=partitions&amp;partition="
     assert links() == [f"{divided}north%2Fa.mp4", f"{undivided}northern.mp4"]
     # Whole again: what is worked on as no part has no part.
-    records.note_part(None)
+    AnnouncedUploads(database).note_part(None)
     assert links() == [f"{undivided}north%2Fa.mp4", f"{undivided}northern.mp4"]
 
 

@@ -20,6 +20,7 @@ from siglip_pipeline.siglip.engine import EmbeddingEngine
 from siglip_pipeline.siglip.identity import model_spec
 from siglip_pipeline.siglip.model import get_model
 from siglip_pipeline.stages import FramesStored, VectorsStored, embed_videos, sample_videos
+from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.vectors import VectorStore
@@ -59,7 +60,7 @@ class Bench:
         return Path(self.settings.uploads)
 
     def sample(self, *videos: str, force: bool = False) -> dict[str, FramesStored | VideoError]:
-        VideoStore(self.database).register(self.uploads.get(video) for video in videos)
+        AnnouncedUploads(self.database).register(self.uploads.get(video) for video in videos)
         results = sample_videos(
             videos,
             uploads=self.uploads,
@@ -232,7 +233,7 @@ def test_reconciliation_finds_what_was_skipped_and_has_it_taken_up_again(
     bench.embed("a.mp4", "b.mp4")
     with bench.database.connection() as connection:
         connection.execute("UPDATE models SET is_active = true")
-    store = VideoStore(bench.database)
+    announced = AnnouncedUploads(bench.database)
     assert _reconcile(bench, {"a.mp4", "b.mp4"}) == []
 
     bench.frames.delete("a.mp4")
@@ -241,7 +242,7 @@ def test_reconciliation_finds_what_was_skipped_and_has_it_taken_up_again(
             f"DELETE FROM frames_{bench.model_id} WHERE frame_index = 0 AND video_id ="
             " (SELECT video_id FROM videos WHERE path = 'b.mp4')"
         )
-    store.register([bench.uploads.get("c.mp4")])
+    announced.register([bench.uploads.get("c.mp4")])
     again = "taken up again"
     assert _reconcile(bench, {*names[:3], "ghost.mp4"}, frozenset({"c.mp4"})) == [
         ("a.mp4", again),
@@ -249,7 +250,7 @@ def test_reconciliation_finds_what_was_skipped_and_has_it_taken_up_again(
         ("b.mp4", again),
     ]
     # c was left alone while a run had it; d is new, and the sensor's.
-    assert {path for path, said in store.listed_fingerprints().items() if said} == {"c.mp4"}
+    assert {path for path, said in announced.listed_fingerprints().items() if said} == {"c.mp4"}
     assert ("c.mp4", again) in _reconcile(bench, set(names[:3]))  # type: ignore[operator]
 
     bench.sample("a.mp4", "b.mp4")
@@ -274,7 +275,9 @@ def test_damaged_frames_are_made_again_though_their_footer_is_whole(
     store = VideoStore(bench.database)
     assert [failure.video for failure in store.failures()] == ["a.mp4"]
     assert out_of_date(bench.database, bench.settings).frames == ("a.mp4",)
-    assert store.listed_fingerprints() == {"a.mp4": ""}, "the sensor takes it up again"
+    assert AnnouncedUploads(bench.database).listed_fingerprints() == {"a.mp4": ""}, (
+        "the sensor takes it up again"
+    )
     # A double of it does not get them either.
     shutil.copyfile(film, bench.folder / "b.mp4")
     assert _from(bench.sample("b.mp4")["b.mp4"]) is None

@@ -14,7 +14,7 @@ from siglip_pipeline.defs.partitions import (
 from siglip_pipeline.defs.resources import DatabaseResource, FrameStoreResource
 from siglip_pipeline.removal import forget_video
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.store.videos import VideoStore
+from siglip_pipeline.store.announced import AnnouncedUploads
 
 VIDEOS_PER_TICK = 500
 
@@ -39,7 +39,7 @@ def deleted_uploads(
         return dg.SkipReason("SIGLIP_REMOVE_DELETED is off")
     with database.open() as db:
         grace = timedelta(hours=settings.remove_grace_hours)
-        gone = VideoStore(db).missing_for(grace, part=PART)
+        gone = AnnouncedUploads(db).missing_for(grace, part=PART)
         if not gone:
             return dg.SkipReason("no upload is gone for long enough")
         existing = context.instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)

@@ -31,7 +31,7 @@ from siglip_pipeline.names import shown
 from siglip_pipeline.partition_limit import partition_warning
 from siglip_pipeline.records import Refused, Upload
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.store.videos import VideoStore
+from siglip_pipeline.store.announced import AnnouncedUploads
 
 # A tick is ended after 60 s, and the daemon looks each new partition up by itself: take so many at
 # a time, which is eight full runs, and fewer where listing took long.
@@ -123,7 +123,7 @@ def new_uploads(
     _limit_gpu_pool(context.instance)
     existing = context.instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)
     with database.open() as db:
-        records = VideoStore(db)
+        records = AnnouncedUploads(db)
         records.note_part(PART)
         reported = records.listed_fingerprints(part=PART)
         refused: list[Refused] = []

@@ -3,7 +3,7 @@
 import builtins
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from psycopg import sql
@@ -101,31 +101,6 @@ class VideoStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def register(self, uploads: Iterable[Upload]) -> dict[str, str]:
-        """Note uploads as announced: new ones are pending, known ones keep their state.
-
-        Returns:
-            By path, a name for this announcement that no other one of any upload ever has.
-        """
-        with self._database.connection() as connection:
-            rows = connection.execute(
-                "INSERT INTO videos (path, size_bytes, modified_at, listed_fingerprint,"
-                " announcements) SELECT *, 1 FROM unnest(%s::text[], %s::bigint[],"
-                " %s::timestamptz[], %s::text[]) ON CONFLICT (path) DO UPDATE SET"
-                " listed_fingerprint = excluded.listed_fingerprint, missing_since = NULL,"
-                " announcements = videos.announcements + 1"
-                " RETURNING path, video_id, announcements",
-                _columns((u.path, u.size_bytes, _timestamp(u), u.fingerprint) for u in uploads),
-            ).fetchall()
-        return {path: f"{video_id}.{number}" for path, video_id, number in rows}
-
-    def announce_again(self, videos: Iterable[str]) -> None:
-        """Have the sensor take these up as if they were new."""
-        with self._database.connection() as connection:
-            connection.execute(
-                "UPDATE videos SET listed_fingerprint = NULL WHERE path = ANY(%s)", [list(videos)]
-            )
-
     def frames_are_damaged(self, video: str) -> None:
         """The stored frames are no use: they are out of date, and nobody's to take over.
 
@@ -137,51 +112,6 @@ class VideoStore:
                 " AND sampling IS NOT NULL",
                 [video],
             )
-
-    def note_missing(self, missing: Iterable[str], *, part: str | None = None) -> None:
-        """These uploads of a part, and no others, are not where they were; the first time counts.
-
-        Args:
-            missing: paths.
-            part: a folder below UPLOADS, as in :class:`~siglip_pipeline.uploads.UploadStore`.
-        """
-        with self._database.connection() as connection:
-            connection.execute(
-                "UPDATE videos SET missing_since ="
-                " CASE WHEN path = ANY(%(missing)s) THEN coalesce(missing_since, now()) END"
-                " WHERE (path = ANY(%(missing)s)) <> (missing_since IS NOT NULL)"
-                " AND starts_with(path, %(below)s)",
-                {"missing": list(missing), "below": _below(part)},
-            )
-
-    def note_part(self, part: str | None) -> None:
-        """What lies below this folder is worked on as this part; None: the collection is whole."""
-        with self._database.connection() as connection:
-            connection.execute(
-                "UPDATE videos SET part = %(part)s"
-                " WHERE starts_with(path, %(below)s) AND part IS DISTINCT FROM %(part)s",
-                {"part": part, "below": _below(part)},
-            )
-
-    def missing_for(self, grace: timedelta, *, part: str | None = None) -> builtins.list[str]:
-        """Videos of a part whose uploads have been missing for longer than ``grace``, by path."""
-        with self._database.connection() as connection:
-            rows = connection.execute(
-                "SELECT path FROM videos WHERE missing_since < now() - %s"
-                " AND starts_with(path, %s) ORDER BY path",
-                [grace, _below(part)],
-            ).fetchall()
-        return [path for (path,) in rows]
-
-    def listed_fingerprints(self, *, part: str | None = None) -> dict[str, str]:
-        """Fingerprint of each upload of a part when it was last announced, by path; empty: not."""
-        with self._database.connection() as connection:
-            rows = connection.execute(
-                "SELECT path, coalesce(listed_fingerprint, '') FROM videos"
-                " WHERE starts_with(path, %s)",
-                [_below(part)],
-            ).fetchall()
-        return dict(rows)
 
     def record_frames(
         self,
@@ -252,12 +182,10 @@ class VideoStore:
         suffix = sql.SQL("ORDER BY v.path LIMIT %(limit)s OFFSET %(offset)s")
         return self._rows(suffix, limit=limit, offset=offset, model=None)
 
-    def count(self, *, part: str | None = None) -> int:
-        """How many videos of a part are known."""
+    def count(self) -> int:
+        """How many videos are known."""
         with self._database.connection() as connection:
-            row = connection.execute(
-                "SELECT count(*) FROM videos WHERE starts_with(path, %s)", [_below(part)]
-            ).fetchone()
+            row = connection.execute("SELECT count(*) FROM videos").fetchone()
         assert row is not None
         return int(row[0])
 
@@ -390,21 +318,12 @@ def _upsert(connection: Connection, video: str, upload: Upload | None) -> int:
         " size_bytes = coalesce(excluded.size_bytes, videos.size_bytes),"
         " modified_at = coalesce(excluded.modified_at, videos.modified_at)"
         " RETURNING video_id",
-        [video, upload and upload.size_bytes, upload and _timestamp(upload)],
+        [video, upload and upload.size_bytes, upload and timestamp(upload)],
     ).fetchone()
     assert row is not None
     return int(row[0])
 
 
-def _below(part: str | None) -> str:
-    """What the paths of a part begin with; of everything, nothing in common."""
-    return f"{part}/" if part else ""
-
-
-def _columns(rows: Iterable[tuple[Any, ...]]) -> builtins.list[builtins.list[Any]]:
-    """Rows as one array a column, for ``unnest``."""
-    return [list(column) for column in zip(*rows, strict=True)] or [[], [], [], []]
-
-
-def _timestamp(upload: Upload) -> datetime | None:
+def timestamp(upload: Upload) -> datetime | None:
+    """When the upload was last modified, if that is known."""
     return None if upload.modified_at is None else datetime.fromtimestamp(upload.modified_at, UTC)

@@ -19,6 +19,7 @@ from siglip_pipeline.defs.in_flight import partitions_in_flight, partitions_that
 from siglip_pipeline.defs.partitions import videos_partitions
 from siglip_pipeline.defs.removal import deleted_uploads
 from siglip_pipeline.defs.sensors import new_uploads
+from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.defs.test_sensors import uploads
@@ -79,7 +80,7 @@ def test_a_deleted_upload_is_forgotten_after_its_grace_and_not_under_a_run(
     assert isinstance(_tick(deleted_uploads, instance), dg.SkipReason)
     (uploads / "b.mp4").write_bytes(b"x")
     _tick(new_uploads, instance)
-    assert VideoStore(database).missing_for(timedelta(0)) == []
+    assert AnnouncedUploads(database).missing_for(timedelta(0)) == []
 
     (uploads / "b.mp4").unlink()
     _tick(new_uploads, instance)
@@ -110,7 +111,7 @@ def test_storage_that_is_not_mounted_is_no_deletion(
     for name in ("a.mp4", "b.mp4"):
         (uploads / name).unlink()
     _tick(new_uploads, instance)
-    assert VideoStore(database).missing_for(timedelta(0)) == []
+    assert AnnouncedUploads(database).missing_for(timedelta(0)) == []
 
 
 def test_the_gpu_pool_has_its_limit_before_the_first_run(uploads: Path, tmp_path: Path) -> None:

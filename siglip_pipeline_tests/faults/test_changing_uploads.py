@@ -17,6 +17,7 @@ import pytest
 from siglip_pipeline.defs.sensors import upload_changes
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.removal import forget_video
+from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import LOCK_VIDEO, open_database
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads import UploadStore
@@ -190,7 +191,7 @@ def test_an_upload_deleted_while_it_is_embedded_is_forgotten_in_the_end(
         status = pipeline.zygote.status()
         assert status == (1 if when.startswith("before") else 0), pipeline.said[-4000:]
         # What the sensors do at their next ticks.
-        records = VideoStore(database)
+        records = AnnouncedUploads(database)
         listing = list(UploadStore(tmp_path, settle_seconds=0).list())
         known = records.listed_fingerprints()
         gone = upload_changes(listing, known, frozenset(known)).deleted

@@ -1,6 +1,7 @@
 """What the table of videos says about how far each video has come."""
 
 from siglip_pipeline.records import Upload
+from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index import build_index
 from siglip_pipeline.store.models import ModelStore
@@ -16,7 +17,7 @@ def state(database: Database, video: str) -> str | None:
 def test_a_video_goes_through_its_states(database: Database) -> None:
     videos = VideoStore(database)
     assert state(database, "v.mp4") is None
-    videos.register([Upload(path="v.mp4", size_bytes=5, modified_at=1e9)])
+    AnnouncedUploads(database).register([Upload(path="v.mp4", size_bytes=5, modified_at=1e9)])
     assert state(database, "v.mp4") == "pending"
     model_id = ModelStore(database).register(made.spec())
     made.record(database, "v.mp4")
@@ -66,7 +67,7 @@ def test_a_failure_stays_until_its_own_stage_succeeds(database: Database) -> Non
 def test_counts_add_up(database: Database) -> None:
     model_id = made.collection(database, videos=3)
     videos = VideoStore(database)
-    videos.register([Upload(path="new.mp4", size_bytes=1)])
+    AnnouncedUploads(database).register([Upload(path="new.mp4", size_bytes=1)])
     videos.record_failure("bad.mp4", stage="video_frames", reason="not a video")
     build_index(database, model_id, settings=made.settings(index_kind="exact"))
     counts = videos.counts(model_id)
@@ -82,5 +83,5 @@ def test_counts_add_up(database: Database) -> None:
 
 def test_paths_sort_by_their_bytes(database: Database) -> None:
     paths = ["b.mp4", "Z.mp4", "a/ü.mp4", "a.mp4", "a/b.mp4"]
-    VideoStore(database).register(Upload(path=path, size_bytes=1) for path in paths)
+    AnnouncedUploads(database).register(Upload(path=path, size_bytes=1) for path in paths)
     assert [row.video for row in VideoStore(database).list()] == sorted(paths)

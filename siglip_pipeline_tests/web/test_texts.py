@@ -12,6 +12,7 @@ import pytest
 from siglip_pipeline.errors import QueryError
 from siglip_pipeline.records import Upload
 from siglip_pipeline.search import MomentPart, SearchFilter, SearchService, TextPart
+from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.videos import VideoStore
@@ -107,7 +108,7 @@ def test_every_parameter_takes_or_refuses_it(
 def test_names_reasons_and_models_are_stored_as_they_are(database: Database) -> None:
     records = VideoStore(database)
     for text in TEXTS:
-        records.register([Upload(path=text, size_bytes=1, modified_at=1.0)])
+        AnnouncedUploads(database).register([Upload(path=text, size_bytes=1, modified_at=1.0)])
         records.record_failure(text, stage="video_frames", reason=text)
         ModelStore(database).register(made.spec(key=text))
     assert records.paths() == set(TEXTS)
