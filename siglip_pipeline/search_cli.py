@@ -34,6 +34,12 @@ from siglip_pipeline.store.similar_videos import SharedSegment, VideoSimilarityS
 from siglip_pipeline.web.binding import url_host
 
 Time = datetime | None
+FromSeconds = Annotated[
+    float | None, typer.Option("--from", help="Only from this second of a video on.")
+]
+ToSeconds = Annotated[
+    float | None, typer.Option("--to", help="Only before this second of a video.")
+]
 _PAGE_SECONDS = 5.0
 
 
@@ -56,12 +62,8 @@ def search(
         list[str] | None,
         typer.Option(help="Only these videos: path or glob, * within a folder, ** across."),
     ] = None,
-    from_seconds: Annotated[
-        float | None, typer.Option("--from", help="Only from this second of a video on.")
-    ] = None,
-    to_seconds: Annotated[
-        float | None, typer.Option("--to", help="Only before this second of a video.")
-    ] = None,
+    from_seconds: FromSeconds = None,
+    to_seconds: ToSeconds = None,
     since: Annotated[Time, typer.Option(help="Only uploads since this time, UTC.")] = None,
     until: Annotated[Time, typer.Option(help="Only uploads before this time, UTC.")] = None,
     min_probability: Annotated[
@@ -148,12 +150,8 @@ def labels(
         float | None,
         typer.Option(help="Probability from which a frame has a label. Default: 0.5."),
     ] = None,
-    from_seconds: Annotated[
-        float | None, typer.Option("--from", help="Only from this second of a video on.")
-    ] = None,
-    to_seconds: Annotated[
-        float | None, typer.Option("--to", help="Only before this second of a video.")
-    ] = None,
+    from_seconds: FromSeconds = None,
+    to_seconds: ToSeconds = None,
     template: Annotated[
         str, typer.Option(help="The sentence that is compared with the frames.")
     ] = PROMPT_TEMPLATE,
