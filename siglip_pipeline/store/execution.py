@@ -1,6 +1,6 @@
 """How a kind of index is asked: which one, how hard to look, with what server settings."""
 
-from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 from siglip_pipeline.store.database import Connection
 from siglip_pipeline.store.index_kinds import Generation, IndexKind, Scope, index_kind
@@ -26,13 +26,23 @@ def effort_of(kind: IndexKind, target: Generation) -> int:
 def apply_settings(
     connection: Connection, kind: IndexKind, *, rows: int, scope: Scope, effort: int
 ) -> None:
-    """Set the server up for a search, until the transaction ends."""
+    """Set the server up for a search: until the transaction ends, or for the session without one.
+
+    A session is told only what it was not told last: pooled connections serve like searches.
+    """
     settings = kind.settings(effort=effort, rows=rows, scope=scope)
+    if not connection.autocommit:
+        _set(connection, settings, local=True)
+    elif _TOLD.get(connection) != settings:
+        _set(connection, settings, local=False)
+        _TOLD[connection] = settings
+
+
+_TOLD: WeakKeyDictionary[Connection, dict[str, str]] = WeakKeyDictionary()
+
+
+def _set(connection: Connection, settings: dict[str, str], *, local: bool) -> None:
     if settings:
-        values = [part for item in settings.items() for part in item]
-        connection.execute(_set_config(len(settings)), values)
-
-
-@lru_cache
-def _set_config(settings: int) -> bytes:
-    return b"SELECT " + b", ".join([b"set_config(%s, %s, true)"] * settings)
+        values = [part for name, value in settings.items() for part in (name, value, local)]
+        calls = b", ".join([b"set_config(%s, %s, %s)"] * len(settings))
+        connection.execute(b"SELECT " + calls, values)

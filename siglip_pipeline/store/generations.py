@@ -6,9 +6,8 @@ the index until the next generation (frames are many). ``late`` marks the videos
 """
 
 from collections.abc import Sequence
-from typing import Any
 
-from psycopg import Cursor, sql
+from psycopg import sql
 
 from siglip_pipeline.store import tables
 from siglip_pipeline.store.database import LOCK_MODEL, LOCK_VIDEO, Connection
@@ -22,24 +21,12 @@ def live(connection: Connection, model_id: int) -> Generation | None:
 
 def live_and_active(connection: Connection, model_id: int) -> tuple[Generation | None, bool]:
     """The published generation of a model, and whether search answers with that model."""
-    return read_live_and_active(ask_live_and_active(connection, model_id), model_id)
-
-
-def ask_live_and_active(connection: Connection, model_id: int) -> Cursor[tuple[Any, ...]]:
-    """Send the question of :func:`live_and_active`, on a connection in pipeline mode."""
-    return connection.execute(
+    row = connection.execute(
         "SELECT g.generation, g.kind, g.parameters, m.dim, m.is_active FROM models m"
         " LEFT JOIN generations g ON g.model_id = m.model_id"
         " AND g.generation = m.active_generation WHERE m.model_id = %s",
         [model_id],
-    )
-
-
-def read_live_and_active(
-    cursor: Cursor[tuple[Any, ...]], model_id: int
-) -> tuple[Generation | None, bool]:
-    """The answer to :func:`ask_live_and_active`."""
-    row = cursor.fetchone()
+    ).fetchone()
     if row is None:
         return None, False
     generation, kind, parameters, dim, active = row

@@ -62,6 +62,8 @@ class NearMoments:
     """Of the best of them."""
     looked_at: int
     """Rows of the index that they are of."""
+    live: bool | None
+    """Whether search answers with this model; None: not with this generation of it any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,14 +155,14 @@ class MomentQueries:
 
 def read_near(cursor: psycopg.Cursor[tuple[Any, ...]]) -> NearMoments:
     """The answer to one statement of :meth:`MomentQueries.ask_near`."""
-    moments, reaches, looked_at = [], {}, 0
+    moments, reaches, looked_at, live = [], {}, 0, None
     for row in cursor.fetchall():
         moment = ScoredMoment._make(row[:8])
         moments.append(moment)
-        looked_at = row[8]
-        if row[9] is not None:
-            reaches[moment.key] = Reach._make(row[9:])
-    return NearMoments(moments=moments, reaches=reaches, looked_at=looked_at)
+        looked_at, live = row[8:10]
+        if row[10] is not None:
+            reaches[moment.key] = Reach._make(row[10:])
+    return NearMoments(moments=moments, reaches=reaches, looked_at=looked_at, live=live)
 
 
 @lru_cache(maxsize=256)
@@ -190,7 +192,9 @@ def _near_statement(
         " AND n.frame_index BETWEEN m.first_frame AND m.last_frame LIMIT 1) m ON true"
         " ORDER BY n.video_id, m.moment, n.distance, n.frame_index) best),"
         " walk AS ({walk})"
-        " SELECT {columns}, (SELECT count(*) FROM near), first, last, from_seconds, to_seconds"
+        " SELECT {columns}, (SELECT count(*) FROM near), (SELECT is_active FROM models"
+        " WHERE model_id = %(model_id)s AND active_generation = %(generation)s),"
+        " first, last, from_seconds, to_seconds"
         " FROM found LEFT JOIN walk USING (place) ORDER BY place"
     ).format(
         near=kind.near(target, rows=rows, scope=scope, best_of_moment=True),

@@ -127,46 +127,36 @@ class MomentSearch:
         guess = self._live.get(model.model_id)
         if guess is None or not ask.fits_one_statement:
             return self._in_snapshot(model, ask, must_be_active=must_be_active)
-        groups = self._at_once(model, guess, ask, must_be_active=must_be_active)
+        groups = self._at_once(guess, ask, must_be_active=must_be_active)
         if groups is None:
             return self._in_snapshot(model, ask, times=2, must_be_active=must_be_active)
         return groups
 
     def _at_once(
-        self, model: ModelRow, guess: Generation, ask: Question, *, must_be_active: bool
+        self, guess: Generation, ask: Question, *, must_be_active: bool
     ) -> list[MomentGroup] | None:
         """One statement, which is a snapshot by itself; None where it does not tell enough."""
         with self._database.autocommit() as connection:
-            with connection.pipeline():
-                run = SearchRun(connection, guess, Scope(time_range=ask.time_range), ask)
-                run.send()
-                # What is live afterwards was live before: no generation comes back.
-                asked = generations.ask_live_and_active(connection, model.model_id)
-            target = self._check_live(asked, model, must_be_active=must_be_active)
-            return run.at_once() if target == guess else None
+            run = SearchRun(connection, guess, Scope(time_range=ask.time_range), ask)
+            run.send()
+            return run.at_once(must_be_active=must_be_active)
 
     def _in_snapshot(
         self, model: ModelRow, ask: Question, *, times: int = 1, must_be_active: bool
     ) -> list[MomentGroup]:
         """As many statements as it takes: a video that is replaced is seen before or after."""
         with self._database.snapshot() as connection:
-            asked = generations.ask_live_and_active(connection, model.model_id)
-            target = self._check_live(asked, model, must_be_active=must_be_active)
+            target, active = generations.live_and_active(connection, model.model_id)
+            if must_be_active and not active:
+                raise ActiveModelChangedError
+            if target is None:
+                raise NothingIndexedError(
+                    f"no index is published for model {model.name} yet; materialize "
+                    "similarity_index"
+                )
+            self._live[model.model_id] = target
             scope = ask.scope(connection, model.model_id)
             return SearchRun(connection, target, scope, ask, times=times).groups()
-
-    def _check_live(
-        self, asked: psycopg.Cursor[tuple[Any, ...]], model: ModelRow, *, must_be_active: bool
-    ) -> Generation:
-        target, active = generations.read_live_and_active(asked, model.model_id)
-        if must_be_active and not active:
-            raise ActiveModelChangedError
-        if target is None:
-            raise NothingIndexedError(
-                f"no index is published for model {model.name} yet; materialize similarity_index"
-            )
-        self._live[model.model_id] = target
-        return target
 
 
 def search_frames(

@@ -115,10 +115,16 @@ class SearchRun:
             max_per_video=ask.max_per_video,
         )
 
-    def at_once(self) -> list[MomentGroup] | None:
-        """What one vector's rows tell by themselves: the best ``k``, or None where they do not."""
+    def at_once(self, *, must_be_active: bool) -> list[MomentGroup] | None:
+        """What one vector's rows tell by themselves: the best ``k``, or None where they do not.
+
+        They do not, either, where the generation is not the live one any more, or not the one that
+        search answers with although it must be.
+        """
         (cursor,) = self._sent
         near = read_near(cursor)
+        if near.live is None or (must_be_active and not near.live):
+            return None
         grouping = self._grouping(near.moments, near.reaches)
         if grouping.unknown or not (grouping.below or len(grouping.groups) == self._ask.k):
             return None
