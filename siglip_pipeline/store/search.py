@@ -24,6 +24,9 @@ K_MAX = 1000
 APART = -1.0
 """For ``within``: every moment of the index is a hit of its own."""
 _ATTEMPTS = 3
+_TIMES_AT_ONCE = (1, 2)
+"""How far one statement looks, and another one where that was not enough: in few videos, many
+moments are one hit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,24 +128,27 @@ class MomentSearch:
 
     def _groups(self, model: ModelRow, ask: Question, *, must_be_active: bool) -> list[MomentGroup]:
         guess = self._live.get(model.model_id)
-        if guess is None or not ask.fits_one_statement:
-            return self._in_snapshot(model, ask, must_be_active=must_be_active)
-        groups = self._at_once(guess, ask, must_be_active=must_be_active)
-        if groups is None:
-            return self._in_snapshot(model, ask, times=2, must_be_active=must_be_active)
-        return groups
+        times = 1
+        if guess is not None and ask.fits_one_statement:
+            for times in _TIMES_AT_ONCE:
+                groups = self._at_once(guess, ask, times=times, must_be_active=must_be_active)
+                if groups is not None:
+                    return groups
+            times *= 2
+        return self._in_snapshot(model, ask, times=times, must_be_active=must_be_active)
 
     def _at_once(
-        self, guess: Generation, ask: Question, *, must_be_active: bool
+        self, guess: Generation, ask: Question, *, times: int, must_be_active: bool
     ) -> list[MomentGroup] | None:
         """One statement, which is a snapshot by itself; None where it does not tell enough."""
         with self._database.autocommit() as connection:
-            run = SearchRun(connection, guess, Scope(time_range=ask.time_range), ask)
+            scope = Scope(time_range=ask.time_range)
+            run = SearchRun(connection, guess, scope, ask, times=times)
             run.send()
             return run.at_once(must_be_active=must_be_active)
 
     def _in_snapshot(
-        self, model: ModelRow, ask: Question, *, times: int = 1, must_be_active: bool
+        self, model: ModelRow, ask: Question, *, times: int, must_be_active: bool
     ) -> list[MomentGroup]:
         """As many statements as it takes: a video that is replaced is seen before or after."""
         with self._database.snapshot() as connection:

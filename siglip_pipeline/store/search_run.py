@@ -37,14 +37,14 @@ class Question:
 
     query_QD: FloatArray
     k: int
-    effort: int | None
     within: float
-    min_score: float
-    max_per_video: int | None
-    videos: Sequence[str] | None
-    time_range: tuple[float, float] | None
-    uploaded_after: datetime | None
-    uploaded_before: datetime | None
+    effort: int | None = None
+    min_score: float = -2.0
+    max_per_video: int | None = None
+    videos: Sequence[str] | None = None
+    time_range: tuple[float, float] | None = None
+    uploaded_after: datetime | None = None
+    uploaded_before: datetime | None = None
 
     @property
     def fits_one_statement(self) -> bool:
