@@ -4,8 +4,10 @@ import hashlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import dagster as dg
+from dagster._core.storage.tags import RUN_KEY_TAG
 
 from siglip_pipeline.defs.announcements import report_uploads
 from siglip_pipeline.defs.assets import (
@@ -23,6 +25,7 @@ from siglip_pipeline.defs.partitions import (
     contiguous_ranges,
     keys_between,
     partition_key,
+    path_of_partition,
     videos_partitions,
 )
 from siglip_pipeline.defs.resources import DatabaseResource, UploadsResource
@@ -37,6 +40,9 @@ from siglip_pipeline.store.announced import AnnouncedUploads
 # a time, which is eight full runs, and fewer where listing took long.
 UPLOADS_PER_TICK = 256
 TICK_BUDGET_SECONDS = 12.0
+
+# No tick is looked at before the runs of the one before it are made, or given up.
+RUNS_EXIST_AFTER = timedelta(minutes=1)
 
 # A warning that nobody can read through is none.
 REFUSED_NAMED = 20
@@ -125,6 +131,7 @@ def new_uploads(
     with database.open() as db:
         records = AnnouncedUploads(db)
         records.note_part(PART)
+        _ask_again_for_lost_runs(context, records)
         reported = records.listed_fingerprints(part=PART)
         refused: list[Refused] = []
         # Not sorted, and so not kept: of 100,000 uploads only what is new or changed stays.
@@ -143,15 +150,25 @@ def new_uploads(
             return dg.SkipReason("no new or changed upload")
         batch = _report(context.instance, waiting[:UPLOADS_PER_TICK], began)
         announcements = records.register(batch)
+        keys = [partition_key(upload.path) for upload in batch]
+        partitions = [*dict.fromkeys([*existing, *keys])]
+        runs = [*frame_runs(announcements, partitions)]
+        records.note_runs(
+            {
+                path_of_partition(key): run.run_key
+                for run in runs
+                for key in keys_between(
+                    partitions, run.tags[RANGE_START_TAG], run.tags[RANGE_END_TAG]
+                )
+            }
+        )
     left = len(waiting) - len(batch)
     context.log.info(f"{len(batch)} uploads taken up, {left} left for the next tick")
-    keys = [partition_key(upload.path) for upload in batch]
-    partitions = [*dict.fromkeys([*existing, *keys])]
     if (warning := partition_warning(len(partitions), Settings.load())) is not None:
         context.log.warning(warning)
     return dg.SensorResult(
         dynamic_partitions_requests=[videos_partitions.build_add_request(keys)],
-        run_requests=[*frame_runs(announcements, partitions)],
+        run_requests=runs,
     )
 
 
@@ -168,6 +185,26 @@ def _report(instance: dg.DagsterInstance, uploads: Sequence[Upload], began: floa
         report_uploads(instance, chunk)
         reported += chunk
     return reported
+
+
+def _ask_again_for_lost_runs(
+    context: dg.SensorEvaluationContext, records: AnnouncedUploads
+) -> None:
+    """Have uploads taken up anew whose run was asked for, and never made.
+
+    Dagster's daemon writes the partitions of a tick, then its runs: where the database goes away in
+    between, nobody comes back to the runs. The same holds for a tick that a person only tries out.
+    """
+    asked = records.unconfirmed_runs(older_than=RUNS_EXIST_AFTER, part=PART)
+    if not asked:
+        return
+    wanted = dg.RunsFilter(tags={RUN_KEY_TAG: sorted(set(asked.values()))})
+    made = {run.tags[RUN_KEY_TAG] for run in context.instance.get_runs(wanted)}
+    lost = [video for video, run in asked.items() if run not in made]
+    if lost:
+        context.log.warning(f"no run was made of {len(lost)} uploads: they are taken up anew")
+        records.announce_again(lost)
+    records.note_runs(dict.fromkeys(asked))
 
 
 def _warn_of(context: dg.SensorEvaluationContext, refused: Sequence[Refused]) -> None:

@@ -1,6 +1,6 @@
 """Uploads as they were last announced: what the sensor compares a listing with."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -32,6 +32,25 @@ class AnnouncedUploads:
                 _columns((u.path, u.size_bytes, timestamp(u), u.fingerprint) for u in uploads),
             ).fetchall()
         return {path: f"{video_id}.{number}" for path, video_id, number in rows}
+
+    def note_runs(self, runs: Mapping[str, str | None]) -> None:
+        """Note by path which run was asked for; None: nothing is waited for any more."""
+        with self._database.connection() as connection:
+            connection.execute(
+                "UPDATE videos SET announced_run = run, announced_at = now()"
+                " FROM unnest(%s::text[], %s::text[]) AS asked (video, run) WHERE path = video",
+                [list(runs), list(runs.values())],
+            )
+
+    def unconfirmed_runs(self, *, older_than: timedelta, part: str | None = None) -> dict[str, str]:
+        """By path, runs that were asked for so long ago that they must exist by now."""
+        with self._database.connection() as connection:
+            rows = connection.execute(
+                "SELECT path, announced_run FROM videos WHERE announced_run IS NOT NULL"
+                " AND announced_at < now() - %s AND starts_with(path, %s)",
+                [older_than, _below(part)],
+            ).fetchall()
+        return dict(rows)
 
     def announce_again(self, videos: Iterable[str]) -> None:
         """Have the sensor take these up as if they were new."""

@@ -13,6 +13,7 @@ from siglip_pipeline.defs.assets import FRAMES_PER_RUN
 from siglip_pipeline.defs.partitions import RANGE_END_TAG, RANGE_START_TAG, partition_key
 from siglip_pipeline.defs.sensors import frame_runs, new_uploads, upload_changes
 from siglip_pipeline.records import Upload
+from siglip_pipeline.store.database import Database
 
 
 def _upload(path: str, size_bytes: int = 1) -> Upload:
@@ -114,6 +115,36 @@ def test_a_file_is_taken_up_once_and_again_when_it_changes(uploads: Path) -> Non
         assert second is not None
         assert _reported(instance) == [*keys, "b.mp4"]
         assert _tick(instance) is None
+
+
+def test_a_run_that_the_daemon_never_made_is_asked_for_again(
+    uploads: Path, database: Database
+) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        (uploads / name).write_bytes(b"x")
+
+    def minutes_pass() -> None:
+        with database.connection() as connection:
+            connection.execute("UPDATE videos SET announced_at = announced_at - interval '2 min'")
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        # The database went away when the partitions were written, and the runs were not.
+        first = _tick(instance)
+        assert first is not None
+        assert _tick(instance) is None
+        minutes_pass()
+        second = _tick(instance)
+        assert second is not None
+        (lost,), (run,) = first.run_requests or [], second.run_requests or []
+        assert run.tags == lost.tags
+        assert run.run_key != lost.run_key
+        instance.create_run_for_job(
+            defs.resolve_implicit_global_asset_job_def(),
+            tags={**run.tags, "dagster/run_key": str(run.run_key)},
+        )
+        for _ in range(2):
+            minutes_pass()
+            assert _tick(instance) is None
 
 
 def test_a_tick_takes_so_many_and_leaves_the_rest_to_the_next(
