@@ -12,6 +12,7 @@ With --folder every host's log is kept there; with --postgres-away Postgres stay
 import argparse
 import json
 import logging
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -86,6 +87,8 @@ def prove(
 
 if __name__ == "__main__":
     heed_interrupts()
+    # Whoever ends this means its hosts too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     logging.basicConfig(level=logging.ERROR)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     sys.exit(main())
