@@ -1,6 +1,7 @@
 """One collection of films and one undisturbed run of it, which every case is compared with."""
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -121,6 +122,15 @@ def reference(make_pipeline: Make) -> Reference:
     assert {video for video, _ in stored.vectors} == set(FILMS)
     assert stored.indexed == len(stored.vectors) == 4 * sum(FILMS.values())
     return Reference(stored, seconds, pipeline.settings.frame_store_url)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that the system user of root's Postgres may enter."""
+    with tempfile.TemporaryDirectory(prefix="siglip-tests-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+        EmbeddedPostgres(Path(folder) / "home").stop(force=True)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,15 +21,6 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 FIRST = "sub/c.mp4"
 DEFINITE = {0, 1, 2}
 """Exit codes that say what became of the run: done, videos failed, could not run."""
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that the system user of root's Postgres may enter."""
-    with tempfile.TemporaryDirectory(prefix="siglip-tests-") as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
-        EmbeddedPostgres(Path(folder) / "home").stop(force=True)
 
 
 def strike(server: EmbeddedPostgres, number: int) -> None:

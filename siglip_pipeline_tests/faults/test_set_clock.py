@@ -33,7 +33,6 @@ from siglip_pipeline_tests.faults.set_clock import (
     make_clock,
     reason_it_cannot_be_had,
 )
-from siglip_pipeline_tests.faults.test_postgres import open_folder as open_folder
 from siglip_pipeline_tests.faults.test_services import arrive
 from siglip_pipeline_tests.test_daemon import Services
 from siglip_pipeline_tests.test_launcher import _up
