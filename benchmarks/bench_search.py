@@ -262,7 +262,6 @@ def same_answer(database: Database, target: Generation, vectors_ND: FloatArray) 
             question = Question(query_QD=vectors_ND[query : query + 1], k=K, within=within)
             for times in (1, 2):
                 run = SearchRun(connection, target, Scope(), question, times=times)
-                run.send()
                 groups = run.at_once(must_be_active=True)
                 if groups is not None:
                     return groups

@@ -62,6 +62,8 @@ class NearMoments:
     """Of the best of them."""
     looked_at: int
     """Rows of the index that they are of."""
+    least_score: float
+    """Of them all."""
     live: bool | None
     """Whether search answers with this model; None: not with this generation of it any more."""
 
@@ -91,6 +93,7 @@ class MomentQueries:
         rows: int,
         walked: int,
         max_per_video: int | None = None,
+        walked_only: bool = False,
     ) -> list[psycopg.Cursor[tuple[Any, ...]]]:
         """Send one statement for each vector; :func:`read_near` reads the answers.
 
@@ -100,11 +103,12 @@ class MomentQueries:
             rows: how far to look.
             walked: for how many of the best groups to tell how far they go.
             max_per_video: so many of one video at most.
+            walked_only: tell of these groups' peaks only: the other moments are in them, or worse.
         """
         values = kind.plan_parameters(self.target) | self._limits()
         return [
             self._execute(
-                *(_near_statement, kind, rows, walked, max_per_video),
+                *(_near_statement, kind, rows, walked, max_per_video, walked_only),
                 values=values | {"query": HalfVector(vector_D)},
             )
             for vector_D in vectors_QD
@@ -155,14 +159,16 @@ class MomentQueries:
 
 def read_near(cursor: psycopg.Cursor[tuple[Any, ...]]) -> NearMoments:
     """The answer to one statement of :meth:`MomentQueries.ask_near`."""
-    moments, reaches, looked_at, live = [], {}, 0, None
+    moments, reaches, looked_at, live, least = [], {}, 0, None, 1.0
     for row in cursor.fetchall():
         moment = ScoredMoment._make(row[:8])
         moments.append(moment)
-        looked_at, live = row[8:10]
-        if row[10] is not None:
-            reaches[moment.key] = Reach._make(row[10:])
-    return NearMoments(moments=moments, reaches=reaches, looked_at=looked_at, live=live)
+        looked_at, live, least = row[8:11]
+        if row[11] is not None:
+            reaches[moment.key] = Reach._make(row[11:])
+    return NearMoments(
+        moments=moments, reaches=reaches, looked_at=looked_at, least_score=least, live=live
+    )
 
 
 @lru_cache(maxsize=256)
@@ -178,6 +184,7 @@ def _near_statement(
     rows: int,
     walked: int,
     max_per_video: int | None,
+    walked_only: bool,
 ) -> sql.Composed:
     return sql.SQL(
         "WITH RECURSIVE near AS MATERIALIZED ({near}),"
@@ -194,14 +201,15 @@ def _near_statement(
         " walk AS ({walk})"
         " SELECT {columns}, (SELECT count(*) FROM near), (SELECT is_active FROM models"
         " WHERE model_id = %(model_id)s AND active_generation = %(generation)s),"
-        " first, last, from_seconds, to_seconds"
-        " FROM found LEFT JOIN walk USING (place) ORDER BY place"
+        " (SELECT min(score) FROM found), first, last, from_seconds, to_seconds"
+        " FROM found {some} JOIN walk USING (place) ORDER BY place"
     ).format(
         near=kind.near(target, rows=rows, scope=scope, best_of_moment=True),
         score=_SCORE.format(distance=sql.SQL("n.distance")),
         moments=tables.moments(target.model_id),
         walk=_walk(target, scope, walked, max_per_video),
         columns=_COLUMNS,
+        some=sql.SQL("" if walked_only else "LEFT"),
     )
 
 

@@ -144,7 +144,6 @@ class MomentSearch:
         with self._database.autocommit() as connection:
             scope = Scope(time_range=ask.time_range)
             run = SearchRun(connection, guess, scope, ask, times=times)
-            run.send()
             return run.at_once(must_be_active=must_be_active)
 
     def _in_snapshot(

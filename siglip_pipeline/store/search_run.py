@@ -19,7 +19,7 @@ from siglip_pipeline.store.grouping import (
     group_moments,
 )
 from siglip_pipeline.store.index_kinds import Generation, Scope, index_kind
-from siglip_pipeline.store.near_moments import MomentQueries, NearMoments, read_near
+from siglip_pipeline.store.near_moments import MomentQueries, read_near
 from siglip_pipeline.store.scope import resolve_scope
 
 ROWS_MAX = 20_000
@@ -69,7 +69,7 @@ class SearchRun:
     """One search of a generation, on one connection.
 
     Args:
-        connection: in a transaction of one snapshot; for :meth:`at_once` in a pipeline without.
+        connection: in a transaction of one snapshot; for :meth:`at_once` without.
         target: the generation.
         scope: what may be found.
         ask: what is looked for.
@@ -98,44 +98,28 @@ class SearchRun:
         least = EXACT_ROWS if exact else ask.effort or effort_of(self._kind, target)
         each = _APART_ROWS if ask.within < 0 else _GROUPED_ROWS
         self._rows = max(each * ask.k, least) * times
-        self._sent: list[psycopg.Cursor[tuple[Any, ...]]] = []
         self._reaches: dict[MomentKey, Reach] = {}
 
-    def send(self) -> None:
-        """Ask for the nearest rows; :meth:`at_once` or :meth:`groups` reads them."""
-        ask, kind = self._ask, self._kind
-        effort = ask.effort or effort_of(kind, self._target)
-        apply_settings(self._connection, kind, rows=self._rows, scope=self._scope, effort=effort)
-        # With several vectors, scores are known only when all have answered.
-        follow = len(ask.query_QD) == 1 and ask.within >= 0
-        self._sent = self._queries.ask_near(
-            *(kind, ask.query_QD),
-            rows=self._rows,
-            walked=min(ask.k, WALKED) if follow else 0,
-            max_per_video=ask.max_per_video,
-        )
-
     def at_once(self, *, must_be_active: bool) -> list[MomentGroup] | None:
-        """What one vector's rows tell by themselves: the best ``k``, or None where they do not.
+        """What one statement about one vector tells: the best ``k``, or None where it does not.
 
-        They do not, either, where the generation is not the live one any more, or not the one that
+        It does not, either, where the generation is not the live one any more, or not the one that
         search answers with although it must be.
         """
-        (cursor,) = self._sent
+        (cursor,) = self._send(peaks_only=True)
         near = read_near(cursor)
         if near.live is None or (must_be_active and not near.live):
             return None
         grouping = self._grouping(near.moments, near.reaches)
-        if grouping.unknown or not (grouping.below or len(grouping.groups) == self._ask.k):
-            return None
-        return grouping.groups
+        complete = len(grouping.groups) == self._ask.k or near.least_score < self._ask.min_score
+        return grouping.groups if complete and not grouping.unknown else None
 
     def groups(self) -> list[MomentGroup]:
         """The best ``k``, by way of the index, looking further until they are complete."""
         while True:
             with self._connection.pipeline():
-                self.send()
-            peaks, looked_at = self._read()
+                sent = self._send()
+            peaks, looked_at = self._read(sent)
             grouping = self._grouped(peaks)
             groups = grouping.groups
             if grouping.below or len(groups) >= self._ask.k:
@@ -148,9 +132,25 @@ class SearchRun:
             # Looking everywhere costs the same however much of it is wanted.
             self._rows *= 4 if self._kind.name == "exact" else 2
 
-    def _read(self) -> tuple[list[ScoredMoment], int]:
+    def _send(self, *, peaks_only: bool = False) -> list[psycopg.Cursor[tuple[Any, ...]]]:
+        ask, kind = self._ask, self._kind
+        effort = ask.effort or effort_of(kind, self._target)
+        apply_settings(self._connection, kind, rows=self._rows, scope=self._scope, effort=effort)
+        # With several vectors, scores are known only when all have answered.
+        follow = len(ask.query_QD) == 1 and ask.within >= 0
+        return self._queries.ask_near(
+            *(kind, ask.query_QD),
+            rows=self._rows,
+            walked=min(ask.k, WALKED) if follow else 0,
+            max_per_video=ask.max_per_video,
+            walked_only=peaks_only and follow,
+        )
+
+    def _read(
+        self, sent: Sequence[psycopg.Cursor[tuple[Any, ...]]]
+    ) -> tuple[list[ScoredMoment], int]:
         """The moments of the nearest rows, and how many rows there were for each vector."""
-        found: list[NearMoments] = [read_near(cursor) for cursor in self._sent]
+        found = [read_near(cursor) for cursor in sent]
         looked_at = min(near.looked_at for near in found)
         if len(found) == 1:
             self._reaches |= found[0].reaches
