@@ -22,18 +22,23 @@ def live(connection: Connection, model_id: int) -> Generation | None:
 def live_and_active(connection: Connection, model_id: int) -> tuple[Generation | None, bool]:
     """The published generation of a model, and whether search answers with that model."""
     row = connection.execute(
-        "SELECT g.generation, g.kind, g.parameters, m.dim, m.is_active FROM models m"
+        "SELECT g.generation, g.kind, g.parameters, g.rows, m.dim, m.is_active FROM models m"
         " LEFT JOIN generations g ON g.model_id = m.model_id"
         " AND g.generation = m.active_generation WHERE m.model_id = %s",
         [model_id],
     ).fetchone()
     if row is None:
         return None, False
-    generation, kind, parameters, dim, active = row
+    generation, kind, parameters, rows, dim, active = row
     if generation is None:
         return None, active
     found = Generation(
-        model_id=model_id, dim=dim, generation=generation, kind=kind, parameters=parameters
+        model_id=model_id,
+        dim=dim,
+        generation=generation,
+        kind=kind,
+        parameters=parameters,
+        rows=rows or 0,
     )
     return found, active
 

@@ -25,6 +25,9 @@ _COLUMNS = sql.SQL(
 # Cosines of unit vectors: half precision lets their products stray past 1 a little.
 _SCORE = sql.SQL("greatest(-1, least(1, -({distance})))")
 
+# What a neighbour must score to be in a peak's reach.
+_FLOOR = sql.SQL("greatest({} - %(within)s, %(min_score)s) AS floor")
+
 # To one side of a peak: the nearest moment that does not score enough. Moments tile a video, so
 # it ends where the peak's reach begins, or begins where that ends. A subquery rather than EXISTS,
 # which the planner might turn into a join with all frames of the video; and the first frame that
@@ -32,9 +35,10 @@ _SCORE = sql.SQL("greatest(-1, least(1, -({distance})))")
 _STOP = sql.SQL(
     "LEFT JOIN LATERAL (SELECT m.moment, m.start_seconds, m.end_seconds FROM {moments} m"
     " WHERE m.video_id = peak.video_id AND m.moment {beyond} peak.moment"
-    " AND (SELECT true FROM {frames} f WHERE f.video_id = m.video_id"
-    " AND f.frame_index BETWEEN m.first_frame AND m.last_frame AND {scope}"
-    " AND ({near_enough}) LIMIT 1) IS NULL ORDER BY m.moment {order} LIMIT 1) {name} ON true"
+    " AND NOT (m.moment = ANY (peak.known) OR (SELECT true FROM {frames} f"
+    " WHERE f.video_id = m.video_id AND f.frame_index BETWEEN m.first_frame AND m.last_frame"
+    " AND {scope} AND ({near_enough}) LIMIT 1) IS NOT NULL)"
+    " ORDER BY m.moment {order} LIMIT 1) {name} ON true"
 )
 # … and the first and last moment of the video, where there is none.
 _REACH = sql.SQL(
@@ -42,7 +46,7 @@ _REACH = sql.SQL(
     " coalesce(above.moment - 1, ending.moment) AS last,"
     " coalesce(below.end_seconds, opening.start_seconds) AS from_seconds,"
     " coalesce(above.start_seconds, ending.end_seconds) AS to_seconds"
-    " FROM (SELECT *, greatest(score - %(within)s, %(min_score)s) AS floor FROM ({peaks}) p) peak"
+    " FROM ({peaks}) peak"
     " {below} {above}"
     " LEFT JOIN LATERAL (SELECT start_seconds FROM {moments} m WHERE m.video_id = peak.video_id"
     " ORDER BY m.moment LIMIT 1) opening ON below.moment IS NULL"
@@ -218,7 +222,11 @@ def _walk(target: Generation, scope: Scope, walked: int, max_per_video: int | No
 
     What is taken is kept as ranges of keys. A reach ends where a better one's begins.
     """
-    peak = sql.SQL("SELECT peak.video_id, peak.moment, peak.score")
+    # Neighbours that were found need not be looked at again.
+    peak = sql.SQL(
+        "SELECT *, ARRAY(SELECT moment FROM found WHERE video_id = p.video_id AND score >= floor)"
+        " AS known FROM (SELECT peak.video_id, peak.moment, {floor}) p"
+    ).format(floor=_FLOOR.format(sql.SQL("peak.score")))
     return sql.SQL(
         "SELECT 0 AS peaks, 0::bigint AS place, '{{}}'::int8multirange AS taken,"
         " '{{}}'::integer[] AS videos, NULL::integer AS first, NULL::integer AS last,"
@@ -243,9 +251,10 @@ def _walk(target: Generation, scope: Scope, walked: int, max_per_video: int | No
 
 def _reach_statement(target: Generation, scope: Scope, vectors: int) -> sql.Composed:
     peaks = sql.SQL(
-        "SELECT * FROM unnest(%(of_video)s::integer[], %(numbers)s::integer[],"
-        " %(scores)s::float8[]) AS peaks (video_id, moment, score)"
-    )
+        "SELECT video_id, moment, {floor}, '{{}}'::integer[] AS known"
+        " FROM unnest(%(of_video)s::integer[], %(numbers)s::integer[], %(scores)s::float8[])"
+        " AS peaks (video_id, moment, score)"
+    ).format(floor=_FLOOR.format(sql.SQL("score")))
     return _reach(target, scope, peaks, _names(vectors))
 
 

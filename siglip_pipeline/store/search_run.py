@@ -27,8 +27,11 @@ ROWS_MAX = 20_000
 EXACT_ROWS = 256
 WALKED = 100
 """Peaks at most that one statement follows to both sides: each costs a little."""
-_APART_ROWS, _GROUPED_ROWS = 2, 5
-"""Moments to look at for each hit that is wanted; neighbours are one hit or several."""
+_APART_ROWS, _GROUPED_ROWS, _CROWDED_ROWS = 2, 4, 6
+"""Moments to look at for each hit that is wanted: where each is a hit of its own, where neighbours
+are one hit, and where there are few videos, so that what is near is nearly all of some."""
+_CROWDED = 100
+"""Moments of the index for each hit that is wanted, under which it is crowded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +99,10 @@ class SearchRun:
         self._kind = choose_kind(target, scope)
         exact = self._kind.name == "exact"
         least = EXACT_ROWS if exact else ask.effort or effort_of(self._kind, target)
-        each = _APART_ROWS if ask.within < 0 else _GROUPED_ROWS
+        crowded = target.rows < _CROWDED * ask.k
+        each = _CROWDED_ROWS if crowded else _GROUPED_ROWS
+        if ask.within < 0:
+            each = _APART_ROWS
         self._rows = max(each * ask.k, least) * times
         self._reaches: dict[MomentKey, Reach] = {}
 

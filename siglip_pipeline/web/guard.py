@@ -7,7 +7,7 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Final
 from urllib.parse import quote, urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -44,6 +44,12 @@ SECURITY_HEADERS: Final = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
 
+_DEFAULT_HEADERS: Final = [
+    (name.lower().encode(), value.encode())
+    for name, value in {**SECURITY_HEADERS, "Cache-Control": "private, no-cache"}.items()
+]
+"""As ASGI has them; an answer's own come first."""
+
 
 def session_token(api_key: str) -> str:
     """What the browser's cookie holds after signing in: proof of the key, not the key."""
@@ -75,10 +81,9 @@ class Guard:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
-                headers.setdefault("Cache-Control", "private, no-cache")
+                given = {name for name, _ in message["headers"]}
+                missing = [header for header in _DEFAULT_HEADERS if header[0] not in given]
+                message = {**message, "headers": [*message["headers"], *missing]}
             await send(message)
 
         try:

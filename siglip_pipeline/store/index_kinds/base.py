@@ -21,6 +21,8 @@ class Generation:
     generation: int
     kind: str
     parameters: dict[str, Any] = field(default_factory=dict, hash=False)
+    rows: int = field(default=0, compare=False)
+    """Of the index when it was published; 0 before."""
 
     @property
     def effort(self) -> int | None:
