@@ -1,10 +1,10 @@
 """What does the HTTP service add to a search? Latency and throughput of /api/search.
 
 On made footage (``vectors.py``) of 10k, 100k and 1M frames. The service runs in a process of its
-own and is asked over one kept connection. The reference is the statement that finds the same
-frames in pgvector, prepared on one open connection and in one open transaction; both take turns
-query by query. The texts' vectors are made too, so that no model runs: text encoding is a case of
-its own.
+own and is asked over one kept connection. Two references, on one open connection each: the
+statement that finds the nearest frames, prepared and in one open transaction, and the statements
+that the service sends for the same answer. They take turns query by query. The texts' vectors are
+made too, so that no model runs: text encoding is a case of its own.
 
     python benchmarks/bench_search.py [--quick] [--json] [--frames 10000 …] [--keep FOLDER]
 """
