@@ -9,17 +9,15 @@ the browser in every search, as they are to a person's; the model is loaded befo
 """
 
 import argparse
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
+from http_service import running
 from store_report import Case, print_report
 
 from siglip_pipeline.demo.films import demo_scenes
@@ -33,7 +31,7 @@ from siglip_pipeline_tests.web.browser import (
 )
 
 GOAL_MS = 300.0
-_START_SECONDS = 120.0
+SERVE = (sys.executable, "-m", "siglip_pipeline.cli", "serve", "--load-model")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -45,7 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         Path(folder).chmod(0o755)
         settings = Settings.load(home=folder, database_url=None)
         run_demo(settings, keep_running=False, quiet=True)
-        with service(demo_settings(settings)) as url:
+        port = free_port()
+        url = f"http://127.0.0.1:{port}"
+        with running(
+            [*SERVE, "--port", str(port)],
+            f"{url}/readyz",
+            environment=child_environment(demo_settings(settings)),
+        ):
             times = first_pictures(url, options.queries)
     cases = [
         Case(
@@ -77,33 +81,6 @@ def first_pictures(url: str, queries: int) -> list[float]:
                 time.sleep(0.02)
             times.append(float(browser.execute_script(FIRST_PICTURES_MS)))
     return times[1:]
-
-
-@contextmanager
-def service(settings: Settings) -> Iterator[str]:
-    """`siglip-pipeline serve` over the demo's home, with the text tower loaded."""
-    port = free_port()
-    command = [*(sys.executable, "-m", "siglip_pipeline.cli"), "serve", "--port", str(port)]
-    process = subprocess.Popen([*command, "--load-model"], env=child_environment(settings))
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + _START_SECONDS
-        while not is_ready(url):
-            assert process.poll() is None, "the service ended"
-            assert time.monotonic() < deadline, "the service did not start"
-            time.sleep(0.2)
-        yield url
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def is_ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/readyz") as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
 
 
 if __name__ == "__main__":

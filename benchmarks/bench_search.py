@@ -10,9 +10,7 @@ made too, so that no model runs: text encoding is a case of its own.
 """
 
 import argparse
-import http.client
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -23,6 +21,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
+from http_service import running
 from store_report import Case, print_report
 from vectors import Footage
 
@@ -46,7 +45,6 @@ OVERHEAD_GOAL_MS = 3.0
 CLIENTS = 4
 WARM_UP = 20
 REFERENCES = ("nearest frames", "the same answer")
-_START_SECONDS = 120.0
 
 Ask = Callable[[int], object]
 Connect = Callable[[], AbstractContextManager[Ask]]
@@ -311,34 +309,13 @@ def serve(footage: Footage, queries: int, url: str, port: str) -> None:
 @contextmanager
 def service(footage: Footage, queries: int, url: str) -> Iterator[int]:
     port = free_port()
-    process = subprocess.Popen(
-        [
-            *(sys.executable, str(Path(__file__).resolve())),
-            *("--serve", url, str(port), "--queries", str(queries)),
-            *("--frames", str(footage.frames), "--dim", str(footage.dim)),
-        ]
-    )
-    try:
-        deadline = time.monotonic() + _START_SECONDS
-        while not answers(port):
-            assert process.poll() is None, "the service ended"
-            assert time.monotonic() < deadline, "the service did not start"
-            time.sleep(0.1)
+    command = [
+        *(sys.executable, str(Path(__file__).resolve())),
+        *("--serve", url, str(port), "--queries", str(queries)),
+        *("--frames", str(footage.frames), "--dim", str(footage.dim)),
+    ]
+    with running(command, f"http://127.0.0.1:{port}/healthz"):
         yield port
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def answers(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", "/healthz")
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-    finally:
-        connection.close()
 
 
 def text_encoding() -> list[Case]:

@@ -18,8 +18,8 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -29,6 +29,7 @@ import av
 import numpy as np
 import psutil
 from fresh_home import fresh_home
+from http_service import running
 from store_report import Case, print_report
 
 from siglip_pipeline.demo.films import demo_scenes, render_video
@@ -294,23 +295,10 @@ def search_cases(searches: Searches, rebuilt: int) -> list[Case]:
 # -- those who search ------------------------------------------------------------------------------
 
 
-@contextmanager
-def service(settings: Settings) -> Iterator[psutil.Process]:
+def service(settings: Settings) -> AbstractContextManager[psutil.Process]:
     """`siglip-pipeline serve` in a process of its own."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "siglip_pipeline.cli", "serve"],
-        env=child_environment(settings),
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        for _ in range(600):
-            with suppress(OSError), urllib.request.urlopen(address(settings, "healthz"), timeout=2):
-                break
-            time.sleep(0.2)
-        yield psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait()
+    command = [sys.executable, "-m", "siglip_pipeline.cli", "serve"]
+    return running(command, address(settings, "healthz"), environment=child_environment(settings))
 
 
 def address(settings: Settings, path: str) -> str:

@@ -21,7 +21,14 @@ PERMITTED: Final = frozenset(
     }
 )
 
+CUDA: Final = re.compile("(nvidia|cuda)-")
+"""What torch's usual wheels for Linux bring along. NVIDIA's own terms for CUDA allow its use;
+whoever installs such a torch accepts them, and this project passes none of it on."""
+CUDA_TERMS: Final = "LicenseRef-NVIDIA-Proprietary"
+
 NAMES: Final = {
+    "licenseref-nvidia-proprietary": CUDA_TERMS,
+    "nvidia proprietary software": CUDA_TERMS,
     "apache software license": "Apache-2.0",
     "apache 2.0": "Apache-2.0",
     "apache 2.0 license": "Apache-2.0",
@@ -40,7 +47,10 @@ NAMES: Final = {
 }
 """What people call licences, lower case, as SPDX does."""
 
-KNOWN: Final[dict[str, str]] = {}
+KNOWN: Final[dict[str, str]] = {
+    # Nothing but requirements; its parts name these terms, as read in their License.txt.
+    "cuda-toolkit": CUDA_TERMS,
+}
 """Licences of packages whose metadata has none, by normalised name; say where each was read."""
 
 
@@ -92,6 +102,8 @@ def problems(installed: Iterable[Distribution]) -> list[str]:
         licence = licence_of(distribution)
         if licence is None:
             found.append(f"{distribution.name}: its metadata names no licence; see KNOWN")
+        elif licence == CUDA_TERMS and CUDA.match(normalised(distribution.name)):
+            continue
         elif not is_permitted(licence):
             found.append(f"{distribution.name}: {licence} is not among the permitted licences")
     return found
