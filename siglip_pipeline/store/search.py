@@ -128,23 +128,26 @@ class MomentSearch:
 
     def _groups(self, model: ModelRow, ask: Question, *, must_be_active: bool) -> list[MomentGroup]:
         guess = self._live.get(model.model_id)
-        times = 1
-        if guess is not None and ask.fits_one_statement:
-            for times in _TIMES_AT_ONCE:
-                groups = self._at_once(guess, ask, times=times, must_be_active=must_be_active)
-                if groups is not None:
-                    return groups
-            times *= 2
-        return self._in_snapshot(model, ask, times=times, must_be_active=must_be_active)
+        if guess is None or not ask.fits_one_statement:
+            return self._in_snapshot(model, ask, times=1, must_be_active=must_be_active)
+        groups = self._at_once(guess, ask, must_be_active=must_be_active)
+        if groups is None:
+            further = 2 * _TIMES_AT_ONCE[-1]
+            return self._in_snapshot(model, ask, times=further, must_be_active=must_be_active)
+        return groups
 
     def _at_once(
-        self, guess: Generation, ask: Question, *, times: int, must_be_active: bool
+        self, guess: Generation, ask: Question, *, must_be_active: bool
     ) -> list[MomentGroup] | None:
-        """One statement, which is a snapshot by itself; None where it does not tell enough."""
+        """One statement, which is a snapshot by itself; None where none tells enough."""
         with self._database.autocommit() as connection:
-            scope = Scope(time_range=ask.time_range)
-            run = SearchRun(connection, guess, scope, ask, times=times)
-            return run.at_once(must_be_active=must_be_active)
+            for times in _TIMES_AT_ONCE:
+                scope = Scope(time_range=ask.time_range)
+                run = SearchRun(connection, guess, scope, ask, times=times)
+                groups = run.at_once(must_be_active=must_be_active)
+                if groups is not None or run.exhausted:
+                    return groups
+        return None
 
     def _in_snapshot(
         self, model: ModelRow, ask: Question, *, times: int, must_be_active: bool

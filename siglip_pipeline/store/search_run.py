@@ -105,6 +105,8 @@ class SearchRun:
             each = _APART_ROWS
         self._rows = max(each * ask.k, least) * times
         self._reaches: dict[MomentKey, Reach] = {}
+        self.exhausted = False
+        """The index had fewer rows than :meth:`at_once` wanted: no use in wanting more."""
 
     def at_once(self, *, must_be_active: bool) -> list[MomentGroup] | None:
         """What one statement about one vector tells: the best ``k``, or None where it does not.
@@ -114,6 +116,7 @@ class SearchRun:
         """
         (cursor,) = self._send(peaks_only=True)
         near = read_near(cursor)
+        self.exhausted = near.looked_at < self._rows
         if near.live is None or (must_be_active and not near.live):
             return None
         grouping = self._grouping(near.moments, near.reaches)
