@@ -37,7 +37,7 @@ from siglip_pipeline.store.index import build_index
 from siglip_pipeline.store.index_kinds import Generation, Scope, index_kind
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.near_frames import NearFrames
-from siglip_pipeline.store.search_run import Question, SearchRun
+from siglip_pipeline.store.search_run import TIMES_BEYOND, Question, SearchRun, answer_at_once
 from siglip_pipeline.store.vectors import VectorStore
 
 K = 10
@@ -270,13 +270,12 @@ def same_answer(database: Database, target: Generation, vectors_ND: FloatArray) 
 
         def ask(query: int) -> object:
             question = Question(query_QD=vectors_ND[query : query + 1], k=K, within=within)
-            for times in (1, 2):
-                run = SearchRun(connection, target, Scope(), question, times=times)
-                groups = run.at_once(must_be_active=True)
-                if groups is not None:
-                    return groups
+            groups = answer_at_once(connection, target, Scope(), question, must_be_active=True)
+            if groups is not None:
+                return groups
             with connection.transaction():
-                return SearchRun(connection, target, Scope(), question, times=4).groups()
+                run = SearchRun(connection, target, Scope(), question, times=TIMES_BEYOND)
+                return run.groups()
 
         yield ask
 

@@ -18,15 +18,12 @@ from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.grouping import MomentGroup
 from siglip_pipeline.store.index_kinds import Generation, Scope
 from siglip_pipeline.store.models import ModelRow
-from siglip_pipeline.store.search_run import Question, SearchRun
+from siglip_pipeline.store.search_run import TIMES_BEYOND, Question, SearchRun, answer_at_once
 
 K_MAX = 1000
 APART = -1.0
 """For ``within``: every moment of the index is a hit of its own."""
 _ATTEMPTS = 3
-_TIMES_AT_ONCE = (1, 2)
-"""How far one statement looks, and another one where that was not enough: in few videos, many
-moments are one hit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,22 +129,16 @@ class MomentSearch:
             return self._in_snapshot(model, ask, times=1, must_be_active=must_be_active)
         groups = self._at_once(guess, ask, must_be_active=must_be_active)
         if groups is None:
-            further = 2 * _TIMES_AT_ONCE[-1]
-            return self._in_snapshot(model, ask, times=further, must_be_active=must_be_active)
+            return self._in_snapshot(model, ask, times=TIMES_BEYOND, must_be_active=must_be_active)
         return groups
 
     def _at_once(
         self, guess: Generation, ask: Question, *, must_be_active: bool
     ) -> list[MomentGroup] | None:
-        """One statement, which is a snapshot by itself; None where none tells enough."""
+        """By one statement, which is a snapshot by itself; None where none tells enough."""
         with self._database.autocommit() as connection:
-            for times in _TIMES_AT_ONCE:
-                scope = Scope(time_range=ask.time_range)
-                run = SearchRun(connection, guess, scope, ask, times=times)
-                groups = run.at_once(must_be_active=must_be_active)
-                if groups is not None or run.exhausted:
-                    return groups
-        return None
+            scope = Scope(time_range=ask.time_range)
+            return answer_at_once(connection, guess, scope, ask, must_be_active=must_be_active)
 
     def _in_snapshot(
         self, model: ModelRow, ask: Question, *, times: int, must_be_active: bool

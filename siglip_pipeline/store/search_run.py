@@ -33,6 +33,11 @@ are one hit, and where there are few videos, so that what is near is nearly all 
 _CROWDED = 100
 """Moments of the index for each hit that is wanted, under which it is crowded."""
 
+_TIMES_AT_ONCE = (1, 2)
+"""How far one statement looks, and another one where that was not enough: in few videos, many
+moments are one hit."""
+TIMES_BEYOND = 2 * _TIMES_AT_ONCE[-1]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
@@ -186,3 +191,23 @@ class SearchRun:
             min_score=ask.min_score,
             max_per_video=ask.max_per_video,
         )
+
+
+def answer_at_once(
+    connection: Connection,
+    target: Generation,
+    scope: Scope,
+    ask: Question,
+    *,
+    must_be_active: bool,
+) -> list[MomentGroup] | None:
+    """The best ``k`` by one statement, or by a second one that looks further; None: ask on.
+
+    Whoever asks on, in a snapshot, begins :data:`TIMES_BEYOND` as far.
+    """
+    for times in _TIMES_AT_ONCE:
+        run = SearchRun(connection, target, scope, ask, times=times)
+        groups = run.at_once(must_be_active=must_be_active)
+        if groups is not None or run.exhausted:
+            return groups
+    return None
