@@ -48,6 +48,7 @@ from siglip_pipeline.defs.assets import FRAMES_PER_RUN
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.interrupts import heed_interrupts
 from siglip_pipeline.materialize import materialize_videos
+from siglip_pipeline.records import Stage
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline.siglip.engine import EmbeddingEngine
 from siglip_pipeline.siglip.identity import model_spec
@@ -59,7 +60,7 @@ from siglip_pipeline.video.frame_store import FrameStore
 
 GOAL_GROWTH = 1.1
 MEASURED = 128
-ASSETS = ("video_frames", "frame_embeddings")
+ASSETS = (Stage.FRAMES, Stage.VECTORS)
 LOOKS = 3
 
 

@@ -20,6 +20,7 @@ from bench_fragments import instance, log, runs, services, wait_until
 from store_report import Case, print_report
 
 from siglip_pipeline.demo.films import demo_scenes, render_video
+from siglip_pipeline.records import Stage
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import open_database
 from siglip_pipeline.store.videos import VideoStore
@@ -27,7 +28,7 @@ from siglip_pipeline.store.videos import VideoStore
 GOAL_SECONDS = 60.0
 TOTAL = "upload_to_searchable"
 # Vectors are searchable as soon as they are stored; the index follows.
-ASSETS = ("video_frames", "frame_embeddings")
+ASSETS = (Stage.FRAMES, Stage.VECTORS)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from siglip_pipeline.dagster_api import FINISHED, DagsterApi
 from siglip_pipeline.defs.partitions import VIDEOS_PARTITIONS_NAME, asset_key, partition_key
 from siglip_pipeline.errors import RunFailedError
+from siglip_pipeline.records import Stage
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import open_database
 from siglip_pipeline.uploads import UploadStore
 
 _POLL_SECONDS = 1.0
-_JOBS = {"similarity_index": "rebuild_index", "video_similarity": "compare_videos"}
+_JOBS = {Stage.INDEX: "rebuild_index", Stage.SIMILARITY: "compare_videos"}
 """Assets without partitions, in the order in which they are made, and the job of each."""
 
 

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from siglip_pipeline.names import shown
-from siglip_pipeline.records import Hit
+from siglip_pipeline.records import Hit, Stage
 from siglip_pipeline.status import PipelineStatus
 
 
@@ -162,7 +162,7 @@ class PipelineProgress:
 
     def __enter__(self) -> "PipelineProgress":
         self._progress.start()
-        for stage in ("uploads", "video_frames", "frame_embeddings", "similarity_index"):
+        for stage in ("uploads", Stage.FRAMES, Stage.VECTORS, Stage.INDEX):
             self._tasks[stage] = self._progress.add_task(stage, total=None, note="")
         return self
 
@@ -176,15 +176,15 @@ class PipelineProgress:
             expected: videos that are meant to come through.
         """
         self._update("uploads", status.total, expected, "")
-        failed_to_decode = sum(f.stage == "video_frames" for f in status.failures)
+        failed_to_decode = sum(f.stage == Stage.FRAMES for f in status.failures)
         frames = status.decoded + failed_to_decode
-        self._update("video_frames", frames, expected, f"{status.frames} frames")
+        self._update(Stage.FRAMES, frames, expected, f"{status.frames} frames")
         vectors = status.embedded + status.failed
         note = f"{status.vectors} vectors" + (f", {status.failed} failed" if status.failed else "")
-        self._update("frame_embeddings", vectors, expected, note)
+        self._update(Stage.VECTORS, vectors, expected, note)
         index = status.index or {}
         ready = index.get("state") == "ready" and index.get("rows") == status.vectors
-        self._update("similarity_index", int(ready), 1, str(index.get("kind", "")))
+        self._update(Stage.INDEX, int(ready), 1, str(index.get("kind", "")))
 
     def _update(self, stage: str, completed: int, total: int, note: str) -> None:
         self._progress.update(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from siglip_pipeline.errors import LaunchError, RunFailedError
+from siglip_pipeline.records import Stage
 
 _TIMEOUT_SECONDS: Final = 60
 
@@ -73,7 +74,7 @@ class DagsterApi:
     def __init__(self, url: str, *, part: str | None = None) -> None:
         self._url = url.rstrip("/")
         self._prefix = part.split("/") if part else []
-        self._repository = self._find_repository(self._path("video_frames"))
+        self._repository = self._find_repository(self._path(Stage.FRAMES))
 
     def backfill_url(self, backfill_id: str) -> str:
         """The page that shows a backfill."""

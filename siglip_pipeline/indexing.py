@@ -13,16 +13,14 @@ from siglip_pipeline.freshness import out_of_date
 from siglip_pipeline.ingest import Ingested, bring_in
 from siglip_pipeline.launcher import running
 from siglip_pipeline.names import shown, unusable
+from siglip_pipeline.records import Stage
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.status import PipelineStatus, collect_status
 from siglip_pipeline.store.database import Database, open_database
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads import UploadStore, is_in_part
 
-ASSETS = ("video_frames", "frame_embeddings", "similarity_index", "video_similarity")
-"""What is materialized of a video, in this order."""
-
-LEFT_TO_AUTOMATION = "video_similarity"
+LEFT_TO_AUTOMATION = Stage.SIMILARITY
 """A Dagster that runs brings it up to date by itself: nobody waits for it who did not ask."""
 
 _POLL_SECONDS = 0.5
@@ -94,9 +92,9 @@ def materialize_uploads(
         LaunchError: no Dagster answers, or there is none that would go on without us.
         RunFailedError: a run failed for another reason than single videos.
     """
-    unknown = set(assets) - set(ASSETS)
+    unknown = set(assets) - set(Stage)
     if unknown:
-        raise QueryError(f"no such asset: {', '.join(sorted(unknown))}; one of {', '.join(ASSETS)}")
+        raise QueryError(f"no such asset: {', '.join(sorted(unknown))}; one of {', '.join(Stage)}")
     if not (videos or all_missing or failed or stale):
         raise QueryError("name uploads, or use --all-missing, --failed or --stale")
     uploads = UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
@@ -122,7 +120,7 @@ def materialize_uploads(
     if failed:
         chosen |= {path for path, state in states.items() if state == "failed"}
     document: dict[str, Any] = {"videos": sorted(chosen), "indexed": [], "failed": []}
-    wanted = [asset for asset in ASSETS if asset in (assets or ASSETS)]
+    wanted = [stage for stage in Stage if stage in (assets or Stage)]
     if not chosen:
         return document
     if url is None:
@@ -140,7 +138,7 @@ def _index_here(
     settings: Settings,
     videos: Sequence[str],
     *,
-    assets: Sequence[str] = ASSETS,
+    assets: Sequence[Stage] = tuple(Stage),
     force: bool = False,
     quiet: bool,
 ) -> dict[str, Any]:

@@ -30,8 +30,8 @@ from siglip_pipeline.errors import (
     RunFailedError,
     UploadNotFoundError,
 )
-from siglip_pipeline.indexing import ASSETS
 from siglip_pipeline.launcher import prepare_dagster_home, with_databases
+from siglip_pipeline.records import Stage
 from siglip_pipeline.settings import Settings, process_environment
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import open_database
@@ -58,10 +58,10 @@ def materialize_videos(
     settings: Settings,
     videos: Sequence[str],
     *,
-    assets: Sequence[str] = ASSETS,
+    assets: Sequence[Stage] = tuple(Stage),
     force: bool = False,
 ) -> bool:
-    """Run the assets of :data:`~siglip_pipeline.indexing.ASSETS` for some uploads, here.
+    """Run some stages for some uploads, here.
 
     Args:
         settings: with both database URLs set, as :func:`pipeline_environment` yields them.

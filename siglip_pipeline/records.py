@@ -8,6 +8,7 @@ Times are seconds from the start of the stream; ranges are half-open ``[start, e
 """
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from fractions import Fraction
 from typing import Any
 
@@ -17,6 +18,15 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 SecondsArray = NDArray[np.float64]
+
+
+class Stage(StrEnum):
+    """A stage of the pipeline, in its order: the name of its asset in Dagster."""
+
+    FRAMES = "video_frames"
+    VECTORS = "frame_embeddings"
+    INDEX = "similarity_index"
+    SIMILARITY = "video_similarity"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

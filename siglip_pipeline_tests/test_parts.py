@@ -19,6 +19,7 @@ from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.errors import SettingsError, UploadNotFoundError
 from siglip_pipeline.partition_limit import partition_warning
+from siglip_pipeline.records import Stage
 from siglip_pipeline.search import SearchService
 from siglip_pipeline.settings import Settings, process_environment
 from siglip_pipeline.status import collect_status
@@ -167,7 +168,7 @@ def test_a_part_lists_and_finds_only_what_lies_below_it(tmp_path: Path) -> None:
 def test_the_page_leads_to_the_assets_of_a_videos_part(database: Database, tmp_path: Path) -> None:
     records = VideoStore(database)
     for video in ("north/a.mp4", "northern.mp4"):
-        records.record_failure(video, stage="video_frames", reason="not a video")
+        records.record_failure(video, stage=Stage.FRAMES, reason="not a video")
     settings = Settings.load(
         home=tmp_path,
         uploads=str(tmp_path / "none"),

@@ -6,6 +6,7 @@ import dagster as dg
 
 from siglip_pipeline.defs.outcomes import CheckOutcome
 from siglip_pipeline.defs.partitions import asset_key, videos_partitions
+from siglip_pipeline.records import Stage
 from siglip_pipeline.stages import FramesStored, VectorsStored
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index import IndexReport
@@ -19,25 +20,25 @@ DAMAGED_SHARE_LIMIT = 0.01
 MOST_FAILURES_SHOWN = 100
 
 
-def _spec(asset: str, name: str, description: str) -> dg.AssetCheckSpec:
+def _spec(asset: Stage, name: str, description: str) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(
         name, asset=asset_key(asset), description=description, partitions_def=videos_partitions
     )
 
 
 FRAME_CHECKS = (
-    _spec("video_frames", "frames_match_plan", "Every frame that the sampling chose is stored."),
+    _spec(Stage.FRAMES, "frames_match_plan", "Every frame that the sampling chose is stored."),
     _spec(
-        "video_frames",
+        Stage.FRAMES,
         "little_damage",
         f"At most {DAMAGED_SHARE_LIMIT:.0%} of the video could not be decoded.",
     ),
 )
 
 VECTOR_CHECKS = (
-    _spec("frame_embeddings", "vectors_match_frames", "Every stored frame has one vector."),
+    _spec(Stage.VECTORS, "vectors_match_frames", "Every stored frame has one vector."),
     _spec(
-        "frame_embeddings",
+        Stage.VECTORS,
         "unit_length",
         f"Every vector, as stored, has length 1 to within {2 * NORM_TOLERANCE}; so none holds NaN "
         "or an infinite value.",
@@ -48,18 +49,18 @@ VECTOR_CHECKS = (
 INDEX_CHECKS = (
     dg.AssetCheckSpec(
         "index_recall",
-        asset=asset_key("similarity_index"),
+        asset=asset_key(Stage.INDEX),
         blocking=True,
         description="An index is live whose recall@10 was at least SIGLIP_INDEX_MIN_RECALL.",
     ),
     dg.AssetCheckSpec(
         "every_vector_is_searchable",
-        asset=asset_key("similarity_index"),
+        asset=asset_key(Stage.INDEX),
         description="The live index answers for every stored vector of its model.",
     ),
     dg.AssetCheckSpec(
         "no_video_failed",
-        asset=asset_key("similarity_index"),
+        asset=asset_key(Stage.INDEX),
         description="No upload is left whose last try failed; the table names each, with its "
         "reason.",
     ),

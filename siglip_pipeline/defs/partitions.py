@@ -41,7 +41,7 @@ videos_partitions = dg.DynamicPartitionsDefinition(name=VIDEOS_PARTITIONS_NAME)
 
 def asset_key(name: str) -> dg.AssetKey:
     """The key of one of this project's assets, in this part of the collection."""
-    return dg.AssetKey([*KEY_PREFIX, name])
+    return dg.AssetKey([*KEY_PREFIX, str(name)])
 
 
 def keys_between(all_keys: Sequence[str], first: str, last: str) -> list[str]:

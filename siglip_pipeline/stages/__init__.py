@@ -5,16 +5,13 @@ after a failure, and record in the database what became of each video.
 """
 
 from siglip_pipeline.stages.frames import (
-    FRAMES_STAGE,
     FramesStored,
     current_recipe,
     sample_videos,
 )
-from siglip_pipeline.stages.vectors import VECTORS_STAGE, VectorsStored, embed_videos
+from siglip_pipeline.stages.vectors import VectorsStored, embed_videos
 
 __all__ = [
-    "FRAMES_STAGE",
-    "VECTORS_STAGE",
     "FramesStored",
     "VectorsStored",
     "current_recipe",

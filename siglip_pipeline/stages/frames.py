@@ -10,7 +10,7 @@ from siglip_pipeline.errors import (
     UploadError,
     VideoError,
 )
-from siglip_pipeline.records import Upload, VideoInfo
+from siglip_pipeline.records import Stage, Upload, VideoInfo
 from siglip_pipeline.reuse import plan_frames
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.outcomes import note_failure, version_of
@@ -21,8 +21,6 @@ from siglip_pipeline.video.extract import DecodeOptions, FrameReport, extract_ma
 from siglip_pipeline.video.frame_store import FrameFileMetadata, FrameStore
 from siglip_pipeline.video.jobs import frame_recipe
 from siglip_pipeline.video.sampling import Sampling
-
-FRAMES_STAGE = "video_frames"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +211,7 @@ class _FramesStage:
 
     def failed(self, error: VideoError, upload: Upload | None = None) -> VideoError:
         """Record a failure."""
-        return note_failure(self.records, error, FRAMES_STAGE, upload)
+        return note_failure(self.records, error, Stage.FRAMES, upload)
 
     def _record(
         self,

@@ -2,7 +2,7 @@
 
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.names import unusable
-from siglip_pipeline.records import Upload
+from siglip_pipeline.records import Stage, Upload
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.video.frame_store import FrameFileMetadata
 
@@ -13,7 +13,7 @@ def version_of(stored: FrameFileMetadata) -> str:
 
 
 def note_failure(
-    records: VideoStore, error: VideoError, stage: str, upload: Upload | None = None
+    records: VideoStore, error: VideoError, stage: Stage, upload: Upload | None = None
 ) -> VideoError:
     """Record that a stage of a video failed; gives the error back."""
     if unusable(error.video) is None:  # else the database could not hold its name

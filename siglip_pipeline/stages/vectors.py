@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from siglip_pipeline.errors import DamagedFramesError, FrameStoreError, VectorError, VideoError
-from siglip_pipeline.records import EmbeddingBatch, FrameBatch
+from siglip_pipeline.records import EmbeddingBatch, FrameBatch, Stage
 from siglip_pipeline.stages.outcomes import note_failure, version_of
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.vectors import VectorStore
@@ -14,8 +14,6 @@ from siglip_pipeline.video.frame_store import FrameFileMetadata, FrameStore
 
 if TYPE_CHECKING:
     from siglip_pipeline.siglip.engine import EmbeddingEngine
-
-VECTORS_STAGE = "frame_embeddings"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +180,7 @@ class _VectorsStage:
         """Record a failure; damaged frames are made again."""
         if damaged:
             self._records.frames_are_damaged(error.video)
-        return note_failure(self._records, error, VECTORS_STAGE)
+        return note_failure(self._records, error, Stage.VECTORS)
 
     def _stored(
         self,

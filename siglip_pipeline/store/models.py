@@ -9,7 +9,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from siglip_pipeline.errors import ModelNotFoundError, StoreError
-from siglip_pipeline.records import ModelSpec
+from siglip_pipeline.records import ModelSpec, Stage
 from siglip_pipeline.store import tables
 from siglip_pipeline.store.database import LOCK_MIGRATE, LOCK_MODEL, Connection, Database
 
@@ -214,7 +214,7 @@ def read_coverage(connection: Connection, model_id: int) -> Coverage:
                        AND i.sampling = v.sampling AS current,
                    i.video_id IS NOT NULL AS searchable,
                    EXISTS (SELECT FROM failures f WHERE f.video_id = v.video_id
-                           AND f.stage = 'frame_embeddings') AS failed,
+                           AND f.stage = %(vectors)s) AS failed,
                    EXISTS (SELECT FROM ingests a JOIN models m USING (model_id)
                            WHERE a.video_id = v.video_id AND m.is_active) AS in_active
             FROM videos v LEFT JOIN ingests i ON i.video_id = v.video_id AND i.model_id = %(model)s
@@ -227,7 +227,7 @@ def read_coverage(connection: Connection, model_id: int) -> Coverage:
                count(*) FILTER (WHERE in_active AND NOT searchable)
         FROM decoded
         """,
-        {"model": model_id},
+        {"model": model_id, "vectors": Stage.VECTORS},
     ).fetchone()
     assert row is not None
     embedded, missing, failed, frames, lost = map(int, row)

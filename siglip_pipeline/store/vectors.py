@@ -8,7 +8,7 @@ import numpy as np
 from psycopg import sql
 
 from siglip_pipeline.errors import VectorError
-from siglip_pipeline.records import EmbeddingBatch, FloatArray
+from siglip_pipeline.records import EmbeddingBatch, FloatArray, Stage
 from siglip_pipeline.store import generations, tables, videos
 from siglip_pipeline.store.copy import copy_rows
 from siglip_pipeline.store.database import Connection, Database
@@ -108,7 +108,7 @@ class VectorStore:
             if not force:
                 stored = _current(connection, model_id, video_id, source_sha256, sampling)
                 if stored is not None:
-                    videos.clear_failure(connection, video_id, "frame_embeddings")
+                    videos.clear_failure(connection, video_id, Stage.VECTORS)
                     return stored
             threshold = _moment_threshold(connection, model_id)
             moments = cut_moments(
@@ -135,7 +135,7 @@ class VectorStore:
             live = generations.live(connection, model_id)
             if live is not None:
                 generations.refresh_video(connection, live, video_id)
-            videos.clear_failure(connection, video_id, "frame_embeddings")
+            videos.clear_failure(connection, video_id, Stage.VECTORS)
         return LoadResult(outcome="written", frames=len(batch), moments=len(moments))
 
     def twin(self, model_id: int, *, source_sha256: str, sampling: str) -> str | None:

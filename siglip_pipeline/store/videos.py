@@ -10,7 +10,7 @@ from psycopg import sql
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from siglip_pipeline.records import Upload, VideoInfo
+from siglip_pipeline.records import Stage, Upload, VideoInfo
 from siglip_pipeline.store import generations
 from siglip_pipeline.store.database import Connection, Database
 
@@ -142,10 +142,10 @@ class VideoStore:
                     video_id,
                 ],
             )
-            clear_failure(connection, video_id, "video_frames")
+            clear_failure(connection, video_id, Stage.FRAMES)
 
     def record_failure(
-        self, video: str, *, stage: str, reason: str, upload: Upload | None = None
+        self, video: str, *, stage: Stage, reason: str, upload: Upload | None = None
     ) -> None:
         """A stage of a video failed. What is stored of it stays as it is."""
         with self._database.connection() as connection:
@@ -306,7 +306,7 @@ def ensure(connection: Connection, video: str) -> int:
     return find(connection, video) or _upsert(connection, video, None)
 
 
-def clear_failure(connection: Connection, video_id: int, stage: str) -> None:
+def clear_failure(connection: Connection, video_id: int, stage: Stage) -> None:
     """The stage has succeeded."""
     connection.execute("DELETE FROM failures WHERE video_id = %s AND stage = %s", [video_id, stage])
 

@@ -32,6 +32,7 @@ from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.ingest import bring_in
 from siglip_pipeline.names import shown
+from siglip_pipeline.records import Stage
 from siglip_pipeline.search import SearchFilter, SearchService
 from siglip_pipeline.settings import Settings, process_environment
 from siglip_pipeline.store.database import Database, open_database
@@ -220,7 +221,7 @@ def test_the_terminal_shows_names_and_obeys_none(
         report = status.collect_status(database, named.settings)
         hits = SearchService(database, named.settings).by_text("[/b] \x1b[2J", k=100).hits
         for video in named.good:
-            VideoStore(database).record_failure(video, stage="video_frames", reason="[/i] \x1b[2J")
+            VideoStore(database).record_failure(video, stage=Stage.FRAMES, reason="[/i] \x1b[2J")
         failed = status.collect_status(database, named.settings)
         with database.connection() as connection:
             connection.execute("DELETE FROM failures")

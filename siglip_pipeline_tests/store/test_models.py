@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from siglip_pipeline.errors import ModelNotFoundError, StoreError
+from siglip_pipeline.records import Stage
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index import build_index
 from siglip_pipeline.store.models import ModelStore
@@ -65,8 +66,8 @@ def test_coverage_counts_embedded_missing_and_failed(database: Database) -> None
     models = ModelStore(database)
     new = models.register(made.spec("new", 16))
     embed(database, new, range(1), 16)
-    VideoStore(database).record_failure("v03.mp4", stage="frame_embeddings", reason="no memory")
-    VideoStore(database).record_failure("bad.mp4", stage="video_frames", reason="not a video")
+    VideoStore(database).record_failure("v03.mp4", stage=Stage.VECTORS, reason="no memory")
+    VideoStore(database).record_failure("bad.mp4", stage=Stage.FRAMES, reason="not a video")
     covered = models.coverage(new)
     assert (covered.embedded, covered.missing, covered.failed) == (1, 2, 1)
     assert (covered.lost, covered.total, covered.frames) == (3, 4, 24)

@@ -1,6 +1,6 @@
 """What the table of videos says about how far each video has come."""
 
-from siglip_pipeline.records import Upload
+from siglip_pipeline.records import Stage, Upload
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index import build_index
@@ -44,9 +44,9 @@ def test_a_new_version_of_a_video_is_not_indexed_before_it_is_embedded(
 def test_a_failure_stays_until_its_own_stage_succeeds(database: Database) -> None:
     videos = VideoStore(database)
     model_id = ModelStore(database).register(made.spec())
-    videos.record_failure("v.mp4", stage="video_frames", reason="no moov\0")
-    videos.record_failure("v.mp4", stage="frame_embeddings", reason="out of memory")
-    videos.record_failure("v.mp4", stage="frame_embeddings", reason="still out of memory")
+    videos.record_failure("v.mp4", stage=Stage.FRAMES, reason="no moov\0")
+    videos.record_failure("v.mp4", stage=Stage.VECTORS, reason="out of memory")
+    videos.record_failure("v.mp4", stage=Stage.VECTORS, reason="still out of memory")
     assert [(f.stage, f.reason) for f in videos.failures()] == [
         ("video_frames", "no moov"),
         ("frame_embeddings", "still out of memory"),
@@ -68,7 +68,7 @@ def test_counts_add_up(database: Database) -> None:
     model_id = made.collection(database, videos=3)
     videos = VideoStore(database)
     AnnouncedUploads(database).register([Upload(path="new.mp4", size_bytes=1)])
-    videos.record_failure("bad.mp4", stage="video_frames", reason="not a video")
+    videos.record_failure("bad.mp4", stage=Stage.FRAMES, reason="not a video")
     build_index(database, model_id, settings=made.settings(index_kind="exact"))
     counts = videos.counts(model_id)
     assert (counts.total, counts.indexed, counts.failed, counts.pending) == (5, 3, 1, 1)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from siglip_pipeline.errors import QueryError
-from siglip_pipeline.records import Upload
+from siglip_pipeline.records import Stage, Upload
 from siglip_pipeline.search import MomentPart, SearchFilter, SearchService, TextPart
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database
@@ -109,7 +109,7 @@ def test_names_reasons_and_models_are_stored_as_they_are(database: Database) -> 
     records = VideoStore(database)
     for text in TEXTS:
         AnnouncedUploads(database).register([Upload(path=text, size_bytes=1, modified_at=1.0)])
-        records.record_failure(text, stage="video_frames", reason=text)
+        records.record_failure(text, stage=Stage.FRAMES, reason=text)
         ModelStore(database).register(made.spec(key=text))
     assert records.paths() == set(TEXTS)
     assert {failure.video: failure.reason for failure in records.failures()} == {
