@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from siglip_pipeline.errors import QueryError
-
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF")
-"""What is accepted; Pillow also reads formats that run other programs, or nobody has."""
+from siglip_pipeline.search.picture_formats import picture_format
 
 MAX_PIXELS: Final = 16_384 * 8_704
 """As large as a frame of a video may be."""
@@ -30,10 +28,11 @@ def read_picture(image: Path | bytes, *, max_pixels: float = MAX_PIXELS) -> Any:
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    name = f"{len(image)} bytes" if isinstance(image, bytes) else str(image)
+    name = f"the file ({len(image):,} bytes)" if isinstance(image, bytes) else str(image)
+    data = image if isinstance(image, bytes) else _contents(image)
+    format = picture_format(data, name)
     try:
-        opened = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, "r", FORMATS)
-        with opened as picture:
+        with Image.open(io.BytesIO(data), "r", (format,)) as picture:
             width, height = picture.size
             if width * height > max_pixels:
                 raise PictureTooLargeError(
@@ -43,13 +42,20 @@ def read_picture(image: Path | bytes, *, max_pixels: float = MAX_PIXELS) -> Any:
             return ImageOps.exif_transpose(picture).convert("RGB")
     except QueryError:
         raise
-    except FileNotFoundError as error:
-        raise QueryError(f"{name}: no such file") from error
     except Image.DecompressionBombError as error:
         raise PictureTooLargeError("the picture has too many pixels: send a smaller one") from error
-    except UnidentifiedImageError as error:
-        raise QueryError(
-            f"{name} is not a picture that can be read; give one of {', '.join(FORMATS)}"
-        ) from error
     except Exception as error:  # what damaged files make decoders raise is not documented
-        raise QueryError(f"{name} is a damaged picture and cannot be read: {error}") from error
+        # Pillow's own words for this one are an object of Python.
+        what = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
+        raise QueryError(
+            f"{name} is a damaged or cut off {format} picture{what}: give the whole file"
+        ) from error
+
+
+def _contents(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise QueryError(f"{path}: no such file") from error
+    except OSError as error:
+        raise QueryError(f"{path} cannot be read: {error.strerror}") from error

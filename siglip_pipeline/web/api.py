@@ -116,18 +116,14 @@ async def picture_in(request: Request) -> bytes:
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type.startswith("image/") or content_type == "application/octet-stream":
-        data = await request.body()
-    elif content_type == "multipart/form-data":
-        data = await _picture_of_form(request)
-    else:
-        raise HttpError(
-            415,
-            f"content type {content_type[:80]!r}: send a picture as image/…, or a form "
-            "(multipart/form-data) with the file in its field 'image'",
-        )
-    if not data:
-        raise HttpError(415, "the body holds no picture")
-    return data
+        return await request.body()
+    if content_type == "multipart/form-data":
+        return await _picture_of_form(request)
+    raise HttpError(
+        415,
+        f"content type {content_type[:80]!r}: send a picture as image/…, or a form "
+        "(multipart/form-data) with the file in its field 'image'",
+    )
 
 
 async def _picture_of_form(request: Request) -> bytes:

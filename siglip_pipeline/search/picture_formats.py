@@ -1,0 +1,84 @@
+"""What a file is by its first bytes: the pictures that are read, and what to say of the others."""
+
+import codecs
+from typing import Final
+
+from siglip_pipeline.errors import QueryError
+
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+"""What is accepted, by Pillow's names; Pillow also reads formats that run other programs."""
+
+HEAD_BYTES: Final = 1024
+"""How much of a file is looked at."""
+
+_NAMED: Final = "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
+_PICTURES: Final = (
+    ("JPEG", (b"\xff\xd8\xff",)),
+    ("PNG", (b"\x89PNG\r\n\x1a\n",)),
+    ("GIF", (b"GIF87a", b"GIF89a")),
+    ("BMP", (b"BM",)),
+    ("TIFF", (b"II*\0", b"MM\0*", b"II+\0\x08\0", b"MM\0+\0\x08")),
+)
+_VIDEOS: Final = (b"\x1aE\xdf\xa3", b"\0\0\1\xba", b"OggS", b"FLV\x01", b"0&\xb2u\x8ef\xcf\x11")
+_HEIF_BRANDS: Final = (b"hei", b"hev", b"mif", b"msf")
+_VIDEO: Final = (
+    "is a video or sound, not a picture: give one frame of it as a JPEG, or search by a clip with "
+    "`siglip-pipeline search --clip FILE`"
+)
+
+
+def picture_format(data: bytes, name: str) -> str:
+    """Return which of :data:`FORMATS` a file is by its first bytes.
+
+    Args:
+        data: the file, or its first :data:`HEAD_BYTES`.
+        name: what messages call it.
+
+    Raises:
+        QueryError: it is another kind of file; the message says which, and what to do.
+    """
+    head = data[:HEAD_BYTES]
+    for format, magics in _PICTURES:
+        if head.startswith(magics):
+            return format
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    brands = _brands(head)
+    if any(brand in (b"avif", b"avis") for brand in brands):
+        return "AVIF"
+    raise QueryError(f"{name} {_what_else(head, brands)}")
+
+
+def _what_else(head: bytes, brands: list[bytes]) -> str:
+    if not head:
+        return f"is empty: give a picture as {_NAMED}"
+    if any(brand.startswith(_HEIF_BRANDS) for brand in brands):
+        return "is a HEIC or HEIF picture, which is not read: save it as JPEG or AVIF"
+    is_transport_stream = len(head) > 188 and head[0] == head[188] == 0x47
+    is_avi_or_wave = head[:4] == b"RIFF" and head[8:12] in (b"AVI ", b"WAVE")
+    if brands or head.startswith(_VIDEOS) or is_transport_stream or is_avi_or_wave:
+        return _VIDEO
+    if _is_text(head):
+        if b"<svg" in head:
+            return "is an SVG drawing, which is not read: export it as PNG"
+        return f"is text, not a picture: search for its words, or give a picture as {_NAMED}"
+    if head.startswith(b"%PDF-"):
+        return "is a PDF document, not a picture: export the page as PNG"
+    return f"is not a picture of a known format: give one as {_NAMED}"
+
+
+def _brands(head: bytes) -> list[bytes]:
+    """Return what the `ftyp` box of an ISO media file says it is: its brands."""
+    if head[4:8] != b"ftyp":
+        return []
+    box = head[8 : int.from_bytes(head[:4], "big")]
+    return [box[at : at + 4] for at in range(0, len(box), 4) if at != 4]  # 4: a version
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        # Not the last word on a character that the end of the head cuts in two.
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return all(character.isprintable() or character.isspace() for character in text)
