@@ -5,16 +5,16 @@ import hmac
 import math
 from http.cookies import CookieError, SimpleCookie
 from typing import Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from starlette.datastructures import Headers
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.web.binding import is_loopback
 from siglip_pipeline.web.errors import HttpError
 from siglip_pipeline.web.limits import TokenBuckets
+from siglip_pipeline.web.origin import check_same_site
 
 SESSION_COOKIE: Final = "siglip_session"
 LOGIN_PATH: Final = "/login"
@@ -23,7 +23,7 @@ _OPEN_PREFIX: Final = "/static/"
 GUARD_ANSWERS: Final = {
     400: "The request holds a NUL character, or makes no sense",
     401: "A key is needed",
-    403: "A foreign host name, while there is no key",
+    403: "It comes from a page of another site, or is for a foreign host name without a key",
     413: "The body is too large",
     429: "Too many requests; see Retry-After",
 }
@@ -60,8 +60,8 @@ class Guard:
     """ASGI middleware around the whole application.
 
     Refused with a JSON error: bodies over the limit (413), wrong or missing keys (401), too many
-    requests (429), hosts other than loopback while there is no key (403; a foreign web page could
-    otherwise point its own name at this machine and read along), and NUL bytes (400).
+    requests (429), what pages of other sites send, and hosts other than loopback while there is no
+    key (403, see :func:`check_same_site`), and NUL bytes (400).
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -98,12 +98,9 @@ class Guard:
         headers = Headers(scope=scope)
         if "\0" in path or b"%00" in scope["query_string"] or b"\0" in scope["query_string"]:
             raise HttpError(400, "the request holds a NUL character, which no name or text has")
-        if self._key is None and not is_loopback(_hostname(headers.get("host", ""))):
-            raise HttpError(
-                403,
-                f"host {headers.get('host', '')[:80]!r} is not this machine; without "
-                "SIGLIP_API_KEY the service answers to localhost and loopback addresses only",
-            )
+        foreign = check_same_site(scope, any_host=self._key is not None, is_page=_is_page)
+        if foreign is not None:
+            raise HttpError(403, foreign)
         client = scope["client"][0] if scope.get("client") else ""
         cheap = path.startswith(_CHEAP_PREFIXES) or path.endswith("/stream")
         wait = self._buckets.take(client, _CHEAP if cheap else 1.0)
@@ -152,7 +149,7 @@ class Guard:
 
     async def _refuse(self, error: HttpError, scope: Scope, receive: Receive, send: Send) -> None:
         wants_page = "text/html" in Headers(scope=scope).get("accept", "")
-        if error.status_code == 401 and wants_page and not scope["path"].startswith("/api/"):
+        if error.status_code == 401 and wants_page and _is_page(scope["path"]):
             query = scope["query_string"].decode("latin-1")
             target = quote(scope["path"] + (f"?{query}" if query else ""), safe="")
             response = RedirectResponse(f"{LOGIN_PATH}?next={target}", status_code=303)
@@ -161,11 +158,8 @@ class Guard:
         await error.response()(scope, receive, send)
 
 
-def _hostname(host: str) -> str:
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
+def _is_page(path: str) -> bool:
+    return not path.startswith("/api/")
 
 
 def _session(headers: Headers) -> str:

@@ -1,0 +1,77 @@
+"""Where a request comes from, and what pages of other sites may ask for.
+
+A browser says where a request comes from in Host, Origin and Sec-Fetch-*, which no page can change.
+Programs send only the first and are not held up by the others.
+"""
+
+from collections.abc import Callable
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from siglip_pipeline.web.binding import is_loopback
+
+_DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
+_OWN: Final = frozenset({"same-origin", "none"})
+"""Values of Sec-Fetch-Site: of a page of this service, and of a person (address bar, bookmark)."""
+
+
+def check_same_site(scope: Scope, *, any_host: bool, is_page: Callable[[str], bool]) -> str | None:
+    """Return why a request, or the opening of a websocket, is refused; None if it is not.
+
+    Following a link from elsewhere to a page is allowed. Everything else that a browser sends for a
+    page of another origin is refused: forms, scripts, pictures, frames and websockets. Other ports
+    of this machine are other origins.
+
+    Args:
+        scope: of ASGI, of type ``http`` or ``websocket``.
+        any_host: whether the service may be reached under any name. If not, under loopback names
+            alone: a page could otherwise point a name of its own at this machine and read along.
+        is_page: whether a path is of a page for people, which changes nothing when it is read.
+    """
+    headers = Headers(scope=scope)
+    host = headers.get("host", "")
+    if not any_host and not is_loopback(_hostname(host)):
+        return (
+            f"host {host[:80]!r} is not this machine; without SIGLIP_API_KEY the service answers "
+            "to localhost and loopback addresses only"
+        )
+    for origin in headers.getlist("origin"):
+        if not _is_of_host(origin, host):
+            return (
+                f"the request comes from a page of {origin[:80]!r}, and this is {host[:80]!r}: "
+                "pages of other sites may link here and do nothing else (a proxy in between has to "
+                "pass the header Host on)"
+            )
+    site = headers.get("sec-fetch-site", "none")
+    if site in _OWN or (_follows_link(scope, headers) and is_page(scope["path"])):
+        return None
+    return (
+        f"the request comes from a page elsewhere (Sec-Fetch-Site: {site[:80]}): pages of other "
+        "sites may link to pages here and do nothing else"
+    )
+
+
+def _follows_link(scope: Scope, headers: Headers) -> bool:
+    """Whether a whole tab goes to an address: no frame, no form that is posted."""
+    return (
+        scope.get("method") in ("GET", "HEAD")
+        and headers.get("sec-fetch-mode") == "navigate"
+        and headers.get("sec-fetch-dest") == "document"
+    )
+
+
+def _is_of_host(origin: str, host: str) -> bool:
+    scheme, _, authority = origin.lower().partition("://")
+    port = _DEFAULT_PORTS.get(scheme)
+    # The scheme is not compared: a proxy that adds TLS changes it.
+    return port is not None and authority.removesuffix(port) == host.lower().removesuffix(port)
+
+
+def _hostname(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
