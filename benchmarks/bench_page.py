@@ -22,7 +22,7 @@ from store_report import Case, print_report
 
 from siglip_pipeline.demo.films import demo_scenes
 from siglip_pipeline.demo.run import demo_settings, run_demo
-from siglip_pipeline.launcher import free_port
+from siglip_pipeline.ports import free_port
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline_tests.web.browser import (
     FIRST_PICTURES_MS,

@@ -25,7 +25,7 @@ from http_service import running
 from store_report import Case, print_report
 from vectors import Footage
 
-from siglip_pipeline.launcher import free_port
+from siglip_pipeline.ports import free_port
 from siglip_pipeline.records import FloatArray, ModelSpec
 from siglip_pipeline.search import QueryEmbedder
 from siglip_pipeline.search.vectors import text_within

@@ -33,7 +33,7 @@ from http_service import running
 from store_report import Case, print_report
 
 from siglip_pipeline.demo.films import demo_scenes, render_video
-from siglip_pipeline.launcher import free_port
+from siglip_pipeline.ports import free_port
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index import build_index

@@ -3,8 +3,8 @@
 from typing import Any
 
 from siglip_pipeline.clock import forget_times_to_come
+from siglip_pipeline.dagster_home import prepare_dagster_home, with_databases
 from siglip_pipeline.errors import EmbeddedDatabaseError
-from siglip_pipeline.launcher import prepare_dagster_home, with_databases
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.status import PipelineStatus, collect_status
 from siglip_pipeline.store.database import (

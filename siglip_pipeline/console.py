@@ -21,6 +21,7 @@ from rich.text import Text
 from siglip_pipeline.names import shown
 from siglip_pipeline.records import Hit, Stage
 from siglip_pipeline.status import PipelineStatus
+from siglip_pipeline.text.timecode import timecode
 
 
 class PlainConsole(Console):
@@ -42,15 +43,6 @@ out = PlainConsole()
 def print_json(document: dict[str, Any]) -> None:
     """Exactly one JSON document on stdout."""
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-
-
-def timecode(seconds: float) -> str:
-    """``m:ss.s``, or ``h:mm:ss.s`` from an hour on."""
-    tenths = round(seconds * 10)
-    minutes, rest = divmod(tenths, 600)
-    hours, minutes = divmod(minutes, 60)
-    clock = f"{rest // 10:02d}.{rest % 10}"
-    return f"{hours}:{minutes:02d}:{clock}" if hours else f"{minutes}:{clock}"
 
 
 def hits_table(

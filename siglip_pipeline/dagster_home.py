@@ -28,6 +28,18 @@ def with_databases(settings: Settings) -> Iterator[Settings]:
         )
 
 
+@contextmanager
+def pipeline_environment(settings: Settings) -> Iterator[Settings]:
+    """Databases running, Dagster's home in place, and both named in this process's environment.
+
+    Dagster builds resources from the environment; so do the decoding processes.
+    """
+    with with_databases(settings) as complete:
+        dagster_home = prepare_dagster_home(complete.home)
+        with process_environment(complete, DAGSTER_HOME=str(dagster_home)):
+            yield complete
+
+
 def prepare_dagster_home(home: Path, *, runs: int | None = None) -> Path:
     """``SIGLIP_HOME/dagster`` with the project's dagster.yaml in it.
 

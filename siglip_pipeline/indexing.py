@@ -11,13 +11,13 @@ from siglip_pipeline import console
 from siglip_pipeline.errors import DatabaseUnavailableError, LaunchError, QueryError
 from siglip_pipeline.freshness import out_of_date
 from siglip_pipeline.ingest import Ingested, bring_in
-from siglip_pipeline.launcher import running
 from siglip_pipeline.names import shown, unusable
 from siglip_pipeline.records import Stage
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.status import PipelineStatus, collect_status
 from siglip_pipeline.store.database import Database, open_database
 from siglip_pipeline.store.videos import VideoStore
+from siglip_pipeline.up_state import running
 from siglip_pipeline.uploads import UploadStore, is_in_part
 
 LEFT_TO_AUTOMATION = Stage.SIMILARITY
@@ -144,7 +144,8 @@ def _index_here(
 ) -> dict[str, Any]:
     """Do the work in this process; say what became of the videos."""
     # Dagster takes a second to import; searching and status do without it.
-    from siglip_pipeline.materialize import materialize_videos, pipeline_environment
+    from siglip_pipeline.dagster_home import pipeline_environment
+    from siglip_pipeline.materialize import materialize_videos
 
     with pipeline_environment(settings) as complete, open_database(complete) as database:
         work = _InBackground(

@@ -30,27 +30,13 @@ from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline.store.database import embedded_server, open_database
 from siglip_pipeline.store.embedded import EmbeddedPostgres
 from siglip_pipeline.up_state import (
-    Running,
     end_leftovers,
     end_processes,
     forget_state,
     only_one,
-    running,
     write_state,
 )
 from siglip_pipeline.web.binding import check_exposure, url_host
-
-__all__ = [
-    "Endpoints",
-    "Launcher",
-    "Running",
-    "fail_interrupted_runs",
-    "free_port",
-    "launch",
-    "prepare_dagster_home",
-    "running",
-    "with_databases",
-]
 
 logger = logging.getLogger(__name__)
 

@@ -30,25 +30,11 @@ from siglip_pipeline.errors import (
     RunFailedError,
     UploadNotFoundError,
 )
-from siglip_pipeline.launcher import prepare_dagster_home, with_databases
 from siglip_pipeline.records import Stage
-from siglip_pipeline.settings import Settings, process_environment
+from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import open_database
 from siglip_pipeline.uploads import UploadStore
-
-
-@contextmanager
-def pipeline_environment(settings: Settings) -> Iterator[Settings]:
-    """Databases running, Dagster's home in place, and both named in this process's environment.
-
-    Dagster builds resources from the environment; so do the decoding processes.
-    """
-    with with_databases(settings) as complete:
-        dagster_home = prepare_dagster_home(complete.home)
-        with process_environment(complete, DAGSTER_HOME=str(dagster_home)):
-            yield complete
-
 
 PER_VIDEO = (video_frames, frame_embeddings)
 OF_ALL_VIDEOS = (similarity_index, video_similarity)
@@ -64,7 +50,8 @@ def materialize_videos(
     """Run some stages for some uploads, here.
 
     Args:
-        settings: with both database URLs set, as :func:`pipeline_environment` yields them.
+        settings: with both database URLs set, as
+            :func:`~siglip_pipeline.dagster_home.pipeline_environment` yields them.
         videos: paths below UPLOADS.
         assets: names of those to run.
         force: do the work even where the result is current.

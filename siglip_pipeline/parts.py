@@ -10,10 +10,8 @@ import sys
 from dagster import DagsterRun
 from dagster._core.definitions.reconstruct import ReconstructableJob
 
+from siglip_pipeline.defs.partitions import PART_TAG
 from siglip_pipeline.settings import Settings, set_variable
-
-PART_TAG = "siglip/part"
-"""On runs of the jobs, which select no assets that would tell their part."""
 
 _DEFINITIONS = ("siglip_pipeline.definitions", "siglip_pipeline.defs")
 

@@ -31,6 +31,7 @@ from siglip_pipeline.siglip.labels import PROMPT_TEMPLATE
 from siglip_pipeline.store.database import open_database
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.similar_videos import SharedSegment, VideoSimilarityStore
+from siglip_pipeline.text.timecode import timecode
 from siglip_pipeline.web.binding import url_host
 
 Time = datetime | None
@@ -221,7 +222,7 @@ def page_address(settings: Settings, hit: Hit) -> str:
     Raises:
         LaunchError: neither runs here, or not over this collection.
     """
-    from siglip_pipeline.launcher import running
+    from siglip_pipeline.up_state import running
 
     up = running(settings.home)
     page = up.page_url if up else f"http://{url_host(settings.host)}:{settings.page_port}"
@@ -259,7 +260,7 @@ def labels_table(report: LabelReport) -> Any:
                 label.label,
                 f"{label.probability:.1%}",
                 f"{label.share:.0%}",
-                console.timecode(label.time_seconds),
+                timecode(label.time_seconds),
                 end_section=last,
             )
     if len(report.videos) > 1:
@@ -278,9 +279,9 @@ def duplicates_table(segments: list[SharedSegment]) -> Any:
     for s in segments:
         table.add_row(
             shown(s.video_a),
-            f"{console.timecode(s.start_a)} – {console.timecode(s.end_a)}",
+            f"{timecode(s.start_a)} – {console.timecode(s.end_a)}",
             shown(s.video_b),
-            f"{console.timecode(s.start_b)} – {console.timecode(s.end_b)}",
+            f"{timecode(s.start_b)} – {console.timecode(s.end_b)}",
             f"{s.speed:.2f}",
             f"{s.covered:.0%}",
             "copy" if s.duplicate else "",

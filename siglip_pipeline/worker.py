@@ -15,6 +15,7 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from importlib import import_module
 from typing import Any
 
 import psycopg2
@@ -36,10 +37,11 @@ from dagster_celery.tasks import create_task
 from dagster_postgres.utils import DagsterPostgresException
 from dagster_shared.record import copy
 
+from siglip_pipeline.dagster_home import pipeline_environment
 from siglip_pipeline.leases import renewed_lease
 from siglip_pipeline.parts import part_of_run, serve_part
 from siglip_pipeline.queues import backend_url, broker_url, celery_config, is_redis
-from siglip_pipeline.settings import Settings, process_environment
+from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import where
 
 logger = logging.getLogger(__name__)
@@ -166,10 +168,8 @@ def run_worker(settings: Settings, queues: Sequence[str], *, name: str | None = 
     for chatty in ("celery", "siglip_pipeline"):
         logging.getLogger(chatty).setLevel(min(logging.INFO, logging.getLogger().level))
     settings = settings.model_copy(update={"executor": "celery"})
-    with process_environment(settings):
-        # Loads the definitions, which read there which executor to wire.
-        from siglip_pipeline.materialize import pipeline_environment
     with pipeline_environment(settings) as complete:
+        import_module("siglip_pipeline.definitions")  # before the first step asks for them
         app = worker_app(complete)
         name = name or f"{'-'.join(queues)}-{os.getpid()}"
         _announce(complete, queues)

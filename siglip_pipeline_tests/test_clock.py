@@ -25,7 +25,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from siglip_pipeline import cli
 from siglip_pipeline.clock import ClockWatch
-from siglip_pipeline.launcher import prepare_dagster_home
+from siglip_pipeline.dagster_home import prepare_dagster_home
 from siglip_pipeline.settings import process_environment
 from siglip_pipeline.store.embedded import EmbeddedPostgres
 from siglip_pipeline_tests.conftest import collection_settings, fresh_database

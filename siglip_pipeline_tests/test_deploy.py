@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 from typer.testing import CliRunner
 
 from siglip_pipeline.cli import app
-from siglip_pipeline.launcher import free_port
+from siglip_pipeline.ports import free_port
 from siglip_pipeline.settings import Settings, child_environment, variable_of
 
 ROOT = Path(__file__).parents[1]

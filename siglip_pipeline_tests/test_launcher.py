@@ -23,9 +23,9 @@ import pytest
 
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
-from siglip_pipeline.launcher import free_port, running
+from siglip_pipeline.ports import free_port
 from siglip_pipeline.settings import Settings, child_environment
-from siglip_pipeline.up_state import write_state
+from siglip_pipeline.up_state import running, write_state
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
 

@@ -8,8 +8,9 @@ import dagster as dg
 import pytest
 
 from siglip_pipeline.defs.cleaning import remove_old_logs
-from siglip_pipeline.log_files import Removed, shorten
-from siglip_pipeline.log_files import remove_old_logs as remove_old_log_files
+from siglip_pipeline.log_files import shorten
+from siglip_pipeline.old_logs import Removed
+from siglip_pipeline.old_logs import remove_old_logs as remove_old_log_files
 
 
 def _age(path: Path, *, days: float) -> None:

@@ -37,7 +37,8 @@ LOCATION = """
 import dagster as dg, json
 from siglip_pipeline.definitions import defs
 from siglip_pipeline.defs.sensors import new_uploads
-from siglip_pipeline.materialize import materialize_videos, pipeline_environment
+from siglip_pipeline.materialize import materialize_videos
+from siglip_pipeline.dagster_home import pipeline_environment
 from siglip_pipeline.settings import Settings
 
 with pipeline_environment(Settings.load()) as settings, dg.DagsterInstance.get() as instance:

@@ -14,9 +14,10 @@ import dagster as dg
 import pytest
 
 from siglip_pipeline import cli
+from siglip_pipeline.dagster_home import pipeline_environment
 from siglip_pipeline.demo.drawing import render_picture
 from siglip_pipeline.demo.films import DemoVideo, demo_scenes, render_video
-from siglip_pipeline.materialize import materialize_videos, pipeline_environment
+from siglip_pipeline.materialize import materialize_videos
 from siglip_pipeline.search import SearchService
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.status import collect_status

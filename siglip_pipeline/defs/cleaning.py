@@ -4,7 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from siglip_pipeline.log_files import remove_old_logs as remove_old_log_files
+from siglip_pipeline.old_logs import remove_old_logs as remove_old_log_files
 from siglip_pipeline.settings import Settings
 
 

@@ -4,10 +4,9 @@ import dagster as dg
 
 from siglip_pipeline.defs.assets import frame_embeddings, similarity_index, video_frames
 from siglip_pipeline.defs.cleaning import daily_cleaning, remove_old_logs
-from siglip_pipeline.defs.partitions import PART
+from siglip_pipeline.defs.partitions import PART, PART_TAG
 from siglip_pipeline.defs.reconciliation import reconciliation
 from siglip_pipeline.defs.similarity import video_similarity
-from siglip_pipeline.parts import PART_TAG
 
 TAGS = {PART_TAG: PART} if PART else {}
 

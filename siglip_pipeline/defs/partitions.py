@@ -12,6 +12,7 @@ __all__ = [
     "GROUP",
     "KEY_PREFIX",
     "PART",
+    "PART_TAG",
     "RANGE_END_TAG",
     "RANGE_START_TAG",
     "VIDEOS_PARTITIONS_NAME",
@@ -24,6 +25,9 @@ __all__ = [
 ]
 
 PART = Settings.load().part
+PART_TAG = "siglip/part"
+"""On runs of the jobs, which select no assets that would tell their part."""
+
 KEY_PREFIX = PART.split("/") if PART else []
 """Where the collection is divided, each part has assets and partitions of its own, so that several
 code locations fit into one Dagster: see docs/decisions/0073-parts.md."""

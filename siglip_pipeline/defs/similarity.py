@@ -5,7 +5,6 @@ from typing import Any
 
 import dagster as dg
 
-from siglip_pipeline.console import timecode
 from siglip_pipeline.defs.assets import INDEX_CONDITION, OWNERS, frame_embeddings
 from siglip_pipeline.defs.outcomes import retrying_what_heals
 from siglip_pipeline.defs.partitions import GROUP, KEY_PREFIX
@@ -13,6 +12,7 @@ from siglip_pipeline.defs.resources import DatabaseResource, SiglipResource
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.similar_videos import SharedSegment, VideoSimilarityStore
 from siglip_pipeline.store.video_similarity import compare_videos
+from siglip_pipeline.text.timecode import timecode
 
 SEGMENTS_SHOWN = 100
 

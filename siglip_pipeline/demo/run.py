@@ -14,7 +14,8 @@ from siglip_pipeline.demo.films import DemoVideo, render_demo_videos
 from siglip_pipeline.demo.scenes import Scene
 from siglip_pipeline.errors import LaunchError
 from siglip_pipeline.indexing import watch_until
-from siglip_pipeline.launcher import Launcher, free_port, launch
+from siglip_pipeline.launcher import Launcher, launch
+from siglip_pipeline.ports import free_port
 from siglip_pipeline.search import SearchResult, SearchService
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.status import PipelineStatus

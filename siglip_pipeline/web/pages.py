@@ -12,12 +12,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from siglip_pipeline import __version__
-from siglip_pipeline.console import timecode
-from siglip_pipeline.launcher import running
 from siglip_pipeline.names import partition_key, shown
 from siglip_pipeline.search import SearchFilter, SearchResult
 from siglip_pipeline.status import collect_status
 from siglip_pipeline.store.videos import Failure
+from siglip_pipeline.text.timecode import timecode
+from siglip_pipeline.up_state import running
 from siglip_pipeline.web.api import picture_in
 from siglip_pipeline.web.assets import asset_url
 from siglip_pipeline.web.binding import is_loopback

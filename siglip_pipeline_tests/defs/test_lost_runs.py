@@ -26,7 +26,7 @@ from siglip_pipeline.defs.partitions import (
     RANGE_START_TAG,
     VIDEOS_PARTITIONS_NAME,
 )
-from siglip_pipeline.launcher import free_port
+from siglip_pipeline.ports import free_port
 
 # That nobody answers, which is the point.
 pytestmark = pytest.mark.filterwarnings("ignore:Error loading repository location")

@@ -19,7 +19,7 @@ import dagster as dg
 
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.errors import StoreError
-from siglip_pipeline.launcher import free_port
+from siglip_pipeline.ports import free_port
 from siglip_pipeline.queues import DEFAULT_QUEUE, EMBEDDING_QUEUE
 from siglip_pipeline.settings import variable_of
 from siglip_pipeline.store.database import open_database

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from siglip_pipeline.launcher import free_port
+from siglip_pipeline.ports import free_port
 from siglip_pipeline.store import postmaster
 from siglip_pipeline.store.embedded import EmbeddedPostgres
 from siglip_pipeline_tests.faults.conftest import Reference, dagster_url

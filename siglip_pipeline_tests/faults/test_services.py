@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from siglip_pipeline.launcher import free_port
+from siglip_pipeline.ports import free_port
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline.store import postmaster
 from siglip_pipeline.store.database import open_database

@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from siglip_pipeline.launcher import free_port
+from siglip_pipeline.ports import free_port
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store import cluster
 from siglip_pipeline.store.database import open_database

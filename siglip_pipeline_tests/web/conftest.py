@@ -14,7 +14,7 @@ import uvicorn
 
 from siglip_pipeline import stages
 from siglip_pipeline.demo.films import DemoVideo, demo_scenes, render_video
-from siglip_pipeline.launcher import free_port
+from siglip_pipeline.ports import free_port
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.embedded import EmbeddedPostgres

@@ -12,7 +12,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-from siglip_pipeline.launcher import free_port
+from siglip_pipeline.ports import free_port
 from siglip_pipeline.settings import child_environment
 from siglip_pipeline_tests.web.browser import (
     CHROMIUM,

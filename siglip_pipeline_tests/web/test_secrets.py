@@ -267,7 +267,7 @@ def test_answers_over_http_hold_none(secretive: Settings, said: list[str], works
 def test_files_that_the_launcher_writes_hold_none(
     secretive: Settings, tmp_path: Path, said: list[str]
 ) -> None:
-    from siglip_pipeline.launcher import prepare_dagster_home
+    from siglip_pipeline.dagster_home import prepare_dagster_home
 
     with process_environment(secretive):
         home = prepare_dagster_home(tmp_path)

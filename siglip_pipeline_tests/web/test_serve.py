@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from siglip_pipeline.launcher import free_port
+from siglip_pipeline.ports import free_port
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline_tests.web.conftest import Collection, wait_until
 

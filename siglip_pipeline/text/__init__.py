@@ -1,0 +1,1 @@
+"""Text for people: times as they are read. Imports nothing of the package."""
