@@ -279,9 +279,9 @@ def duplicates_table(segments: list[SharedSegment]) -> Any:
     for s in segments:
         table.add_row(
             shown(s.video_a),
-            f"{timecode(s.start_a)} – {console.timecode(s.end_a)}",
+            f"{timecode(s.start_a)} – {timecode(s.end_a)}",
             shown(s.video_b),
-            f"{timecode(s.start_b)} – {console.timecode(s.end_b)}",
+            f"{timecode(s.start_b)} – {timecode(s.end_b)}",
             f"{s.speed:.2f}",
             f"{s.covered:.0%}",
             "copy" if s.duplicate else "",
