@@ -12,7 +12,7 @@ help: ## show this list
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	@touch $@
 
 demo: $(STAMP) ## render sample videos, index them, search them: the main job on the embedded database
@@ -28,12 +28,13 @@ test-long: $(STAMP) ## run the tests that wait for Dagster's daemon for minutes
 test-faults: $(STAMP) ## run the tests that end processes and services at work; takes long
 	$(BIN)/python -m pytest -m faults $(ARGS)
 
-check: $(STAMP) ## lint, formatting, types, licences, lock, and whether Dagster loads the definitions
+check: $(STAMP) ## lint, formatting, types, licences, lock, documentation, and whether Dagster loads the definitions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python scripts/check_licences.py --quiet
 	$(BIN)/python scripts/write_lock.py --check
+	$(BIN)/python scripts/build_docs.py
 	DAGSTER_HOME=$$(mktemp -d) $(BIN)/dagster definitions validate -w workspace.yaml
 
 licences: $(STAMP) ## list the licence of every package; fails on one that is not permitted
@@ -52,8 +53,9 @@ format: $(STAMP) ## apply the formatter and the lint fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(STAMP) ## write the generated pages below docs/
+docs: $(STAMP) ## write docs/settings.md, and the documentation as a site in build/site
 	$(BIN)/python scripts/write_settings_docs.py
+	$(BIN)/python scripts/build_docs.py
 
 clean: ## remove the virtual environment (indexed videos in .siglip stay)
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build .cache .mypy_cache .ruff_cache .pytest_cache

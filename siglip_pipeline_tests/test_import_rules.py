@@ -100,6 +100,28 @@ def test_defs_do_not_postpone_annotations() -> None:
         assert "from __future__ import annotations" not in path.read_text()
 
 
+def test_loading_the_definitions_connects_to_nothing() -> None:
+    code = (
+        "import sys; refuse = lambda event, _: event != 'socket.connect' or sys.exit(event); "
+        "sys.addaudithook(refuse); from siglip_pipeline.definitions import defs; "
+        "print(len(list(defs.resolve_all_asset_specs())))"
+    )
+    # Nothing listens there: libpq, which Python's hook does not see, would fail.
+    nowhere = "127.0.0.1:1/none?connect_timeout=1"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={
+            **os.environ,
+            "SIGLIP_DATABASE_URL": f"postgresql://{nowhere}",
+            "DAGSTER_POSTGRES_URL": f"postgresql+psycopg2://{nowhere}",
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 4
+
+
 def test_what_runs_are_forked_from_is_safe_to_fork() -> None:
     """All is imported, a device is not touched, and only libraries that heed forks have threads."""
     code = (
