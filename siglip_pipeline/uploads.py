@@ -5,6 +5,7 @@ works (``s3://``, ``gs://``, ``http://``, ``memory://``); local folders are walk
 only there are symlinks and half-written files a concern.
 """
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator, MutableSequence, Sequence
@@ -18,6 +19,7 @@ from siglip_pipeline.errors import UploadError, UploadNotFoundError, UploadsUnav
 from siglip_pipeline.listing import local_upload, local_uploads, remote_upload, remote_uploads
 from siglip_pipeline.masking import masked, masked_url
 from siglip_pipeline.names import unusable
+from siglip_pipeline.opening import open_file, stat_file
 from siglip_pipeline.records import Refused, Upload
 
 BUCKET_PROTOCOLS: Final = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az"})
@@ -28,6 +30,9 @@ WHOLE_FILE_PROTOCOLS: Final = BUCKET_PROTOCOLS | {"http", "https", "memory"}
 
 S3_VERSION: Final = "?versionId="
 """What s3fs cuts a name at."""
+
+# What the system says when a name is no upload: a link out or in a circle, a folder, a pipe.
+_NO_UPLOAD: Final = {errno.EXDEV, errno.ELOOP, errno.ENOTDIR, errno.EINVAL, errno.ENXIO}
 
 READ_BLOCK_BYTES: Final = 4 * 2**20
 """How much is fetched at once from remote storage: large enough to hide a round trip."""
@@ -154,18 +159,11 @@ class UploadStore:
             UploadsUnavailableError: the storage does not answer.
         """
         self.check_name(path)
-        if not is_in_part(path, self._part):
-            raise UploadNotFoundError(
-                f"{path}: not in SIGLIP_PART={self._part}; name what lies below that folder, or "
-                "leave SIGLIP_PART unset where the collection is not divided"
-            )
+        self._check_part(path)
         if self._folder is not None:
-            file = self._folder / path
             try:
-                if not file.is_file() or not self._is_inside(file):
-                    raise UploadNotFoundError(self._missing(path))
-                return local_upload(path, file.stat())
-            except (OSError, ValueError) as error:
+                return local_upload(path, stat_file(self._folder, path))
+            except OSError as error:
                 raise UploadNotFoundError(self._missing(path)) from error
         try:
             self._fs.invalidate_cache()
@@ -181,25 +179,43 @@ class UploadStore:
     def open(self, path: str) -> BinaryIO:
         """The upload as a seekable binary file; remote ones are read block by block.
 
+        A local one is a regular file beneath the folder, whatever its name meant a moment ago; its
+        ``fileno()`` can be handed on.
+
         Raises:
             UploadNotFoundError: there is no such file.
             UploadError: it cannot be opened.
         """
+        self.check_name(path)
         try:
-            if (local := self.local_path(path)) is not None:
-                return local.open("rb")
+            if self._folder is not None:
+                return open_file(self._folder, path)
             file = self._fs.open(
                 self._full(path), "rb", block_size=READ_BLOCK_BYTES, cache_type="readahead"
             )
         except FileNotFoundError as error:
             raise UploadNotFoundError(self._missing(path)) from error
-        except UploadError:
-            raise
-        except Exception as error:
+        except Exception as error:  # each storage has exceptions of its own
+            if isinstance(error, OSError) and error.errno in _NO_UPLOAD:
+                raise UploadNotFoundError(self._missing(path)) from error
             raise UploadError(
                 f"{path}: cannot be opened: {masked(str(error), self._url)}; try again later"
             ) from error
         return cast(BinaryIO, file)
+
+    def open_and_look(self, path: str) -> tuple[Upload, BinaryIO]:
+        """The upload as :meth:`get` shows it, and open: a local one is the same file for certain.
+
+        Raises:
+            UploadNotFoundError: there is no such file.
+            UploadError: it cannot be opened.
+            UploadsUnavailableError: the storage does not answer.
+        """
+        if self._folder is None:
+            return self.get(path), self.open(path)
+        self._check_part(path)
+        file = self.open(path)
+        return local_upload(path, os.fstat(file.fileno())), file
 
     def local_path(self, path: str) -> Path | None:
         """Where the upload lies on this machine; None when it is remote.
@@ -214,6 +230,13 @@ class UploadStore:
         if not self._is_inside(file):
             raise UploadNotFoundError(self._missing(path))
         return file
+
+    def _check_part(self, path: str) -> None:
+        if not is_in_part(path, self._part):
+            raise UploadNotFoundError(
+                f"{path}: not in SIGLIP_PART={self._part}; name what lies below that folder, or "
+                "leave SIGLIP_PART unset where the collection is not divided"
+            )
 
     def _unusable(self, path: str) -> str | None:
         if S3_VERSION in path and "s3" in self._protocols:

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Path, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from siglip_pipeline.records import Upload
 from siglip_pipeline.web.errors import HttpError
@@ -17,7 +18,7 @@ from siglip_pipeline.web.pictures import THUMBNAIL_WIDTHS, shrink_jpeg
 from siglip_pipeline.web.query import MAX_ID
 from siglip_pipeline.web.ranges import ByteRange, UnsatisfiableRangeError, parse_range
 from siglip_pipeline.web.schemas import ErrorAnswer
-from siglip_pipeline.web.services import CurrentServices, Services
+from siglip_pipeline.web.services import CurrentServices
 
 router = APIRouter(
     tags=["media"], responses={404: {"model": ErrorAnswer, "description": "Not known"}}
@@ -79,7 +80,16 @@ def thumbnail(
 async def stream(request: Request, services: CurrentServices, video_id: VideoId) -> Response:
     """For a player: `Range: bytes=…` is answered with 206, from a folder or a bucket alike."""
     name = await run_in_threadpool(services.name, video_id)
-    upload = await run_in_threadpool(services.uploads.get, name.video)
+    upload, file = await run_in_threadpool(services.uploads.open_and_look, name.video)
+    try:
+        return _answer(request, upload, file)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _answer(request: Request, upload: Upload, file: BinaryIO) -> "_FileResponse":
+    """What is wanted of an open upload."""
     tag = _upload_tag(upload)
     headers = {
         "Accept-Ranges": "bytes",
@@ -90,7 +100,7 @@ async def stream(request: Request, services: CurrentServices, video_id: VideoId)
     if upload.modified_at is not None:
         headers["Last-Modified"] = formatdate(upload.modified_at, usegmt=True)
     if _matches(request.headers.get("if-none-match"), tag):
-        return Response(status_code=304, headers=headers)
+        return _FileResponse(file, ByteRange(0, 0), 304, headers)
     wanted = _wanted(request, upload, tag)
     if wanted is None:
         part, status = ByteRange(0, upload.size_bytes), 200
@@ -98,13 +108,8 @@ async def stream(request: Request, services: CurrentServices, video_id: VideoId)
         part, status = wanted, 206
         headers["Content-Range"] = part.content_range(upload.size_bytes)
     headers["Content-Length"] = str(len(part))
-    media_type = _media_type(upload.path)
-    if request.method == "HEAD" or len(part) == 0:
-        return Response(status_code=status, headers=headers, media_type=media_type)
-    file = await run_in_threadpool(_open_at, services, upload, part.start)
-    return StreamingResponse(
-        _read(file, len(part)), status_code=status, headers=headers, media_type=media_type
-    )
+    sent = part if request.method != "HEAD" else ByteRange(0, 0)
+    return _FileResponse(file, sent, status, headers, _media_type(upload.path))
 
 
 def _wanted(request: Request, upload: Upload, tag: str) -> ByteRange | None:
@@ -130,26 +135,37 @@ def _is_date_of(condition: str, upload: Upload) -> bool:
         return False
 
 
-def _open_at(services: Services, upload: Upload, start: int) -> BinaryIO:
-    file = services.uploads.open(upload.path)
-    try:
-        file.seek(start)
-    except BaseException:
-        file.close()
-        raise
-    return file
+class _FileResponse(StreamingResponse):
+    """A stretch of an open file, which is closed in any case: sent, broken off or never begun."""
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        part: ByteRange,
+        status: int,
+        headers: dict[str, str],
+        media_type: str | None = None,
+    ) -> None:
+        super().__init__(_read(file, part), status, headers, media_type)
+        self._file = file
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._file.close()
 
 
-async def _read(file: BinaryIO, length: int) -> AsyncIterator[bytes]:
-    try:
-        while length > 0:
-            chunk = await run_in_threadpool(file.read, min(CHUNK_BYTES, length))
-            if not chunk:
-                return  # shorter than it was: the client sees that the end is missing
-            length -= len(chunk)
-            yield chunk
-    finally:
-        file.close()
+async def _read(file: BinaryIO, part: ByteRange) -> AsyncIterator[bytes]:
+    length = len(part)
+    if length:
+        await run_in_threadpool(file.seek, part.start)
+    while length > 0:
+        chunk = await run_in_threadpool(file.read, min(CHUNK_BYTES, length))
+        if not chunk:
+            return  # shorter than it was: the client sees that the end is missing
+        length -= len(chunk)
+        yield chunk
 
 
 def _upload_tag(upload: Upload) -> str:
