@@ -5,16 +5,11 @@ time in its database and in memory. Where it lies weeks ahead, nothing would be 
 """
 
 import time
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from siglip_pipeline.errors import DatabaseUnavailableError
 from siglip_pipeline.settings import Settings, process_environment
-
-if TYPE_CHECKING:
-    from dagster import DagsterInstance
-    from dagster._core.scheduler.instigation import InstigatorState
 
 _SLACK_SECONDS: Final = 5.0
 """What a time service corrects without anybody noticing."""
@@ -57,6 +52,8 @@ def forget_times_to_come(settings: Settings, dagster_home: Path) -> int:
     from dagster import DagsterInstance
     from dagster_postgres.utils import DagsterPostgresException
 
+    from siglip_pipeline.defs.internals import bring_back_instigator
+
     try:
         with (
             process_environment(settings, DAGSTER_HOME=str(dagster_home)),
@@ -64,52 +61,10 @@ def forget_times_to_come(settings: Settings, dagster_home: Path) -> int:
         ):
             now = time.time()
             return sum(
-                _bring_back_ticks(instance, state, now) | _bring_back_state(instance, state, now)
+                bring_back_instigator(instance, state, now)
                 for state in instance.all_instigator_state()
             )
     except (psycopg2.Error, sqlalchemy.exc.SQLAlchemyError, DagsterPostgresException) as error:
         raise DatabaseUnavailableError(
             f"Dagster's storage does not answer: {error}; bring its Postgres back"
         ) from error
-
-
-def _bring_back_state(instance: "DagsterInstance", state: "InstigatorState", now: float) -> bool:
-    """When a sensor or schedule was looked at last, and since when it runs."""
-    data = state.instigator_data
-    if data is None:
-        return False
-    ahead = {
-        name: now
-        for name, value in data._asdict().items()
-        if name.endswith("_timestamp") and value is not None and value > now
-    }
-    if ahead:
-        # Named tuples of which only the times are replaced, whatever else they hold.
-        instance.update_instigator_state(state.with_data(type(data)(**data._asdict() | ahead)))
-    return bool(ahead)
-
-
-def _bring_back_ticks(instance: "DagsterInstance", state: "InstigatorState", now: float) -> bool:
-    """The last tick says where to go on, and what of it was interrupted: it stays the last."""
-    from dagster._core.storage.schedules.schema import JobTickTable
-    from dagster._core.storage.schedules.sql_schedule_storage import SqlScheduleStorage
-
-    origin, selector = state.instigator_origin_id, state.selector_id
-    ahead = instance.get_ticks(origin, selector, after=now, limit=1)
-    if not ahead:
-        return False
-    storage = instance.schedule_storage
-    assert isinstance(storage, SqlScheduleStorage)
-    (last,) = ahead
-    instance.update_tick(last._replace(tick_data=last.tick_data._replace(timestamp=now)))
-    # Those before it are history: nothing of them is read but the column that they are sorted by.
-    earlier = JobTickTable.update().where(
-        JobTickTable.c.selector_id == selector, JobTickTable.c.timestamp > _at(now)
-    )
-    with storage.connect() as connection:
-        connection.execute(earlier.values(timestamp=_at(now - 1)))
-    return True
-
-
-def _at(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, tz=UTC)

@@ -73,7 +73,8 @@ def fail_interrupted_runs(settings: Settings, dagster_home: Path) -> int:
     """
     # Dagster takes a second to import; most commands of the CLI do without it.
     from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
-    from dagster._core.events import JobFailureData, RunFailureReason
+
+    from siglip_pipeline.defs.internals import report_lost_run
 
     marked = 0
     with (
@@ -92,17 +93,15 @@ def fail_interrupted_runs(settings: Settings, dagster_home: Path) -> int:
             if run.status == DagsterRunStatus.CANCELING:
                 instance.report_run_canceled(run, "its worker ended when the services stopped")
                 continue
-            instance.report_run_failed(
-                run,
-                "its worker ended when the services stopped; it is started again",
-                JobFailureData(error=None, failure_reason=RunFailureReason.UNEXPECTED_TERMINATION),
+            report_lost_run(
+                instance, run, "its worker ended when the services stopped; it is started again"
             )
     return marked
 
 
 def _worker_is_gone(tags: Mapping[str, str]) -> bool:
     """Whether the code server that started a run was on this machine and is not there any more."""
-    from dagster._core.storage.tags import GRPC_INFO_TAG
+    from siglip_pipeline.defs.internals import GRPC_INFO_TAG
 
     try:
         server: dict[str, Any] = json.loads(tags[GRPC_INFO_TAG])

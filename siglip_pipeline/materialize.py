@@ -15,7 +15,7 @@ from dagster_postgres.utils import DagsterPostgresException
 from siglip_pipeline.definitions import defs
 from siglip_pipeline.defs.announcements import report_uploads
 from siglip_pipeline.defs.assets import frame_embeddings, similarity_index, video_frames
-from siglip_pipeline.defs.connections import held_connections
+from siglip_pipeline.defs.internals import held_connections
 from siglip_pipeline.defs.partitions import (
     RANGE_END_TAG,
     RANGE_START_TAG,

@@ -50,7 +50,7 @@ def partition_key(path: str) -> str:
     """The partition key of an upload: its path, percent-encoded where Dagster or a reader stumbles.
 
     Dagster refuses "..." and some control characters in dynamic partition keys
-    (INVALID_PARTITION_SUBSTRINGS in dagster._core.definitions.partitions.utils); other hidden
+    (its INVALID_PARTITION_SUBSTRINGS); other hidden
     characters would deceive whoever reads the key. Bytes that are not UTF-8 (surrogate escapes, as
     Python lists them) are encoded one by one, so every file name that a disk can hold has a key,
     and no two share one.

@@ -8,8 +8,8 @@ loaded, stays.
 import sys
 
 from dagster import DagsterRun
-from dagster._core.definitions.reconstruct import ReconstructableJob
 
+from siglip_pipeline.defs.internals import forget_loaded_jobs
 from siglip_pipeline.defs.partitions import PART_TAG
 from siglip_pipeline.settings import Settings, set_variable
 
@@ -32,6 +32,4 @@ def serve_part(part: str | None) -> None:
     for name in [*sys.modules]:
         if name in _DEFINITIONS or name.startswith(f"{_DEFINITIONS[1]}."):
             del sys.modules[name]
-    # Dagster keeps the latest job, and knows it by its module's name.
-    ReconstructableJob.get_repository_definition.cache_clear()
-    ReconstructableJob.get_definition.cache_clear()
+    forget_loaded_jobs()

@@ -7,9 +7,9 @@ import gc
 from importlib import import_module
 
 from siglip_pipeline.definitions import defs
+from siglip_pipeline.defs.internals import MODULES_OF_RUNS
 from siglip_pipeline.settings import Settings
 
-MODULES = ("dagster._core.execution.api", "dagster._grpc.impl", "dagster_postgres")
 # With Celery the steps run elsewhere, and these would only take memory here.
 EMBEDDING_MODULES = (
     *("siglip_pipeline.siglip.engine", "siglip_pipeline.siglip.model"),
@@ -17,7 +17,7 @@ EMBEDDING_MODULES = (
     "transformers.models.siglip2.modeling_siglip2",
 )
 
-for module in MODULES:
+for module in MODULES_OF_RUNS:
     import_module(module)
 if Settings.load().executor == "in_process":
     for module in EMBEDDING_MODULES:

@@ -30,14 +30,12 @@ from dagster import (
     DagsterInstance,
     DagsterRunStatus,
 )
-from dagster._grpc.types import ExecuteStepArgs
-from dagster._serdes import pack_value, unpack_value
 from dagster_celery.make_app import make_app
 from dagster_celery.tasks import create_task
 from dagster_postgres.utils import DagsterPostgresException
-from dagster_shared.record import copy
 
 from siglip_pipeline.dagster_home import pipeline_environment
+from siglip_pipeline.defs.internals import copy_step_for, run_of_step
 from siglip_pipeline.leases import renewed_lease
 from siglip_pipeline.parts import part_of_run, serve_part
 from siglip_pipeline.queues import backend_url, broker_url, celery_config, is_redis
@@ -91,25 +89,23 @@ class StepTask(Task):  # type: ignore[misc]  # Celery has no types
     def _step(
         self, execute_step_args_packed: dict[str, Any], executable_dict: dict[str, Any]
     ) -> list[str]:
-        sent = unpack_value(execute_step_args_packed, as_type=ExecuteStepArgs)
+        run_id = run_of_step(execute_step_args_packed)
         with DagsterInstance.get() as instance:
-            run = instance.get_run_by_id(sent.run_id)
+            run = instance.get_run_by_id(run_id)
             if run is None or run.is_finished or run.status == DagsterRunStatus.CANCELING:
                 status = "unknown here" if run is None else run.status.value
-                logger.warning("a step of run %s is left out: the run is %s", sent.run_id, status)
+                logger.warning("a step of run %s is left out: the run is %s", run_id, status)
                 return []
             serve_part(part_of_run(run))
             # The sender's instance names folders of the sender's machine.
-            own = copy(sent, instance_ref=instance.get_ref())
+            own = copy_step_for(instance, execute_step_args_packed)
         try:
             with self._lease():
-                events = self.run(
-                    execute_step_args_packed=pack_value(own), executable_dict=executable_dict
-                )
+                events = self.run(execute_step_args_packed=own, executable_dict=executable_dict)
                 return what_the_run_needs(events)
         except DagsterExecutionInterruptedError as error:
             # Dagster takes SIGTERM and SIGINT while a step runs. What is done of it is stored.
-            logger.warning("stopping: a step of run %s goes back to the queue", sent.run_id)
+            logger.warning("stopping: a step of run %s goes back to the queue", run_id)
             state.should_stop = 0
             raise Reject(error, requeue=True) from None
 

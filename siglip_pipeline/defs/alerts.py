@@ -5,7 +5,6 @@ import urllib.error
 import urllib.request
 
 import dagster as dg
-from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from siglip_pipeline.defs.partitions import RANGE_END_TAG, RANGE_START_TAG
 from siglip_pipeline.settings import Settings
@@ -19,8 +18,8 @@ def failure_summary(context: dg.RunFailureSensorContext) -> str:
     run = context.dagster_run
     assets = ", ".join(sorted(key.to_user_string() for key in run.asset_selection or ()))
     lines = [f"Run {run.run_id} of {assets or run.job_name} failed."]
-    if PARTITION_NAME_TAG in run.tags:
-        lines.append(f"Video: {run.tags[PARTITION_NAME_TAG]}")
+    if context.partition_key is not None:
+        lines.append(f"Video: {context.partition_key}")
     elif RANGE_START_TAG in run.tags:
         lines.append(f"Videos: {run.tags[RANGE_START_TAG]} to {run.tags[RANGE_END_TAG]}")
     reasons = [_reason(event) for event in context.get_step_failure_events()]

@@ -17,8 +17,8 @@ from siglip_pipeline.defs.checks import (
     check_frames,
     check_vectors,
 )
-from siglip_pipeline.defs.connections import held_connections
 from siglip_pipeline.defs.in_flight import partitions_that_wait
+from siglip_pipeline.defs.internals import held_connections
 from siglip_pipeline.defs.metadata import (
     embedding_metadata,
     engine_metadata,

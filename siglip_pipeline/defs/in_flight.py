@@ -3,17 +3,25 @@
 from collections.abc import Sequence
 
 import dagster as dg
-from dagster._core.definitions.partitions.context import partition_loading_context
-from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionStatus
-from dagster._core.storage.dagster_run import FINISHED_STATUSES
-from dagster._core.storage.tags import PARTITION_NAME_TAG
 
+from siglip_pipeline.defs.internals import (
+    PARTITION_NAME_TAG,
+    a_backfill_goes_on,
+    targets_of_backfills,
+)
 from siglip_pipeline.defs.partitions import (
     RANGE_END_TAG,
     RANGE_START_TAG,
     VIDEOS_PARTITIONS_NAME,
     keys_between,
 )
+
+_FINISHED = {
+    dg.DagsterRunStatus.SUCCESS,
+    dg.DagsterRunStatus.FAILURE,
+    dg.DagsterRunStatus.CANCELED,
+}
+UNFINISHED = [status for status in dg.DagsterRunStatus if status not in _FINISHED]
 
 MOST_AHEAD = 256
 """Videos that a run embeds for others: the model is loaded once for so many, and no run takes hours
@@ -60,7 +68,7 @@ def partitions_that_wait(
         )
         if run.asset_selection == frozenset({asset_key})
     ]
-    targets = _targets_of_backfills(instance, asset_key)
+    targets = targets_of_backfills(instance, asset_key)
     if not runs and not targets:
         return []
     existing = instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)
@@ -70,26 +78,6 @@ def partitions_that_wait(
     return list(dict.fromkeys([*waiting, *to_come]))[:MOST_AHEAD]
 
 
-def _targets_of_backfills(instance: dg.DagsterInstance, asset_key: dg.AssetKey) -> set[str]:
-    """Partition keys that backfills are to make, and that they do not yet know as made or failed.
-
-    The daemon takes a second or so to make each run of a backfill: a run that begins while it does
-    finds few of them in the queue.
-    """
-    found: set[str] = set()
-    with partition_loading_context(dynamic_partitions_store=instance):
-        for backfill in instance.get_backfills(status=BulkActionStatus.REQUESTED):
-            data = backfill.asset_backfill_data
-            if data is None or asset_key not in data.target_subset.asset_keys:
-                continue
-            keys = set(data.target_subset.get_partitions_subset(asset_key).get_partition_keys())
-            for settled in (data.materialized_subset, data.failed_and_downstream_subset):
-                if asset_key in settled.asset_keys:
-                    keys -= set(settled.get_partitions_subset(asset_key).get_partition_keys())
-            found |= keys
-    return found
-
-
 def partitions_in_flight(
     instance: dg.DagsterInstance, existing: Sequence[str]
 ) -> frozenset[str] | None:
@@ -97,9 +85,7 @@ def partitions_in_flight(
 
     A backfill keeps its keys to itself until it has made its last run of them.
     """
-    active = [status for status in BulkActionStatus if status not in BULK_ACTION_TERMINAL_STATUSES]
-    if any(instance.get_backfills(status=status, limit=1) for status in active):
+    if a_backfill_goes_on(instance):
         return None
-    unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
-    runs = instance.get_runs(dg.RunsFilter(statuses=unfinished))
+    runs = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
     return frozenset(key for run in runs for key in partitions_of_run(run, existing))

@@ -7,22 +7,14 @@ this one looks, that is there.
 """
 
 from collections.abc import Sequence, Set
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import dagster as dg
-from dagster._core.events import RunFailureReason
-from dagster._core.execution.retries import auto_reexecution_should_retry_run
-from dagster._core.storage.tags import (
-    AUTO_RETRY_RUN_ID_TAG,
-    PARENT_RUN_ID_TAG,
-    RUN_FAILURE_REASON_TAG,
-    WILL_RETRY_TAG,
-)
-from dagster._time import get_current_datetime
 
 from siglip_pipeline.defs.assets import frame_embeddings, similarity_index, video_frames
 from siglip_pipeline.defs.in_flight import partitions_of_run
+from siglip_pipeline.defs.internals import PARENT_RUN_ID_TAG, WILL_RETRY_TAG, retry_was_dropped
 from siglip_pipeline.defs.partitions import (
     RANGE_END_TAG,
     RANGE_START_TAG,
@@ -45,18 +37,6 @@ MOST_LOOKED_AT: Final = 500
 
 ASSETS = [video_frames, frame_embeddings, similarity_index, video_similarity, reconciliation]
 OWN = {asset.key for asset in ASSETS}
-
-
-def retry_was_dropped(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Whether Dagster's settings have a failed run started again, and Dagster has given that up.
-
-    Its daemon leaves that as: will not be retried, although nothing stands against it.
-    """
-    if run.tags.get(WILL_RETRY_TAG) != "false" or AUTO_RETRY_RUN_ID_TAG in run.tags:
-        return False
-    reason = run.tags.get(RUN_FAILURE_REASON_TAG)
-    failure = RunFailureReason(reason) if reason else None
-    return bool(auto_reexecution_should_retry_run(instance, run, failure))
 
 
 def request_instead_of(
@@ -101,7 +81,7 @@ def lost_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipR
     failed = dg.RunsFilter(
         statuses=[dg.DagsterRunStatus.FAILURE],
         tags={WILL_RETRY_TAG: "false"},
-        updated_after=get_current_datetime() - LOOK_BACK,
+        updated_after=datetime.now(UTC) - LOOK_BACK,
     )
     existing: list[str] | None = None
     requests = []

@@ -1,26 +1,14 @@
 """What became of each partition of a run, told to Dagster so that good and bad keep apart."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.data_version import (
-    CODE_VERSION_TAG,
-    DATA_VERSION_IS_USER_PROVIDED_TAG,
-    DATA_VERSION_TAG,
-    DEFAULT_DATA_VERSION,
-    NULL_EVENT_POINTER,
-    get_input_data_version_tag,
-    get_input_event_pointer_tag,
-)
-from dagster._core.definitions.metadata import normalize_metadata
 
-from siglip_pipeline.defs.connections import held_connections
+from siglip_pipeline.defs.internals import held_connections, input_tags, version_tags
 from siglip_pipeline.errors import SiglipPipelineError
-
-__all__ = ["DATA_VERSION_TAG", "CheckOutcome", "PartitionOutcomes", "retrying_what_heals"]
 
 _MAX_RETRIES = 5
 _FIRST_RETRY_SECONDS = 5.0
@@ -59,7 +47,7 @@ class PartitionOutcomes:
         self._provenance: dict[str, dict[str, str]] = {}
         if not self._is_single:
             with held_connections(context.instance):
-                self._provenance = self._inputs_of(self.keys)
+                self._provenance = input_tags(context, self.keys)
 
     @property
     def succeeded_count(self) -> int:
@@ -83,11 +71,7 @@ class PartitionOutcomes:
                 metadata=metadata, data_version=dg.DataVersion(data_version)
             )
         else:
-            tags = {
-                DATA_VERSION_TAG: data_version,
-                DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
-                **self._provenance[key],
-            }
+            tags = version_tags(data_version) | self._provenance[key]
             self._context.log_event(
                 dg.AssetMaterialization(
                     self._context.asset_key, partition=key, metadata=metadata, tags=tags
@@ -99,7 +83,7 @@ class PartitionOutcomes:
                     asset_key=self._context.asset_key,
                     check_name=check.name,
                     passed=check.passed,
-                    metadata=normalize_metadata(check.metadata),
+                    metadata=check.metadata,
                     severity=check.severity,
                     partition=key,
                 )
@@ -132,31 +116,6 @@ class PartitionOutcomes:
         # The checks were reported partition by partition; their outputs must be there all the same.
         for spec in self._context.assets_def.check_specs:
             yield dg.Output(None, output_name=spec.get_python_identifier())
-
-    def _inputs_of(self, keys: Sequence[str]) -> dict[str, dict[str, str]]:
-        """By partition, tags that say which code and which inputs it is made from.
-
-        Dagster writes them by itself for a step that yields its output, and reads them to tell
-        what is out of date.
-        """
-        context = self._context
-        storage = context.instance.event_log_storage
-        made = dg.DagsterEventType.ASSET_MATERIALIZATION
-        spec = context.assets_def.get_asset_spec(context.asset_key)
-        tags = {key: {CODE_VERSION_TAG: spec.code_version or context.run_id} for key in keys}
-        for dep in spec.deps:
-            versions = storage.get_latest_tags_by_partition(
-                dep.asset_key, made, [DATA_VERSION_TAG], asset_partitions=keys
-            )
-            pointers = storage.get_latest_storage_id_by_partition(
-                dep.asset_key, made, partitions=set(keys)
-            )
-            for key in keys:
-                version = versions.get(key, {}).get(DATA_VERSION_TAG, DEFAULT_DATA_VERSION.value)
-                pointer = str(pointers.get(key, NULL_EVENT_POINTER))
-                tags[key][get_input_data_version_tag(dep.asset_key)] = version
-                tags[key][get_input_event_pointer_tag(dep.asset_key)] = pointer
-        return tags
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import dagster as dg
-from dagster._core.storage.tags import RUN_KEY_TAG
 
 from siglip_pipeline.defs.announcements import report_uploads
 from siglip_pipeline.defs.assets import (
@@ -17,6 +16,7 @@ from siglip_pipeline.defs.assets import (
     similarity_index,
     video_frames,
 )
+from siglip_pipeline.defs.internals import RUN_KEY_TAG
 from siglip_pipeline.defs.partitions import (
     PART,
     RANGE_END_TAG,
