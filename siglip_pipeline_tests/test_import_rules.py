@@ -94,6 +94,42 @@ def test_only_settings_reads_the_environment() -> None:
     assert offenders == []
 
 
+MAY_NAME_PRIVATE_DAGSTER = {
+    "defs/internals.py": "the one door, with a contract test",
+    "code_server.py": "replaces how the code server starts runs, and is nothing else",
+    "launcher.py": "runs `python -m dagster._daemon`: its script may not be on PATH",
+}
+
+
+def _private_dagster(path: Path) -> set[str]:
+    """What a file names of Dagster that begins with an underscore."""
+    import ast
+    import re
+
+    source = path.read_text()
+    found = set(re.findall(r"\bdagster\w*(?:\.\w+)*\._\w+", source))
+    found |= set(re.findall(r"^\s*(?:from|import) (dagster_shared[\w.]*)", source, re.MULTILINE))
+    if "dagster" in _imports(path):
+        found |= {
+            f"{ast.unparse(node.value)}.{node.attr}"
+            for node in ast.walk(ast.parse(source))
+            if isinstance(node, ast.Attribute)
+            and node.attr.startswith("_")
+            and node.attr not in ("_asdict", "_replace")  # public, on every named tuple
+            and not node.attr.endswith("__")
+            and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
+        }
+    return found
+
+
+def test_private_parts_of_dagster_are_named_in_one_place() -> None:
+    named = {p.relative_to(PACKAGE).as_posix(): _private_dagster(p) for p in PACKAGE.rglob("*.py")}
+    named = {path: names for path, names in named.items() if names}
+    assert named["defs/internals.py"]  # or nothing would be found anywhere
+    offenders = {p: names for p, names in named.items() if p not in MAY_NAME_PRIVATE_DAGSTER}
+    assert offenders == {}, "move these into siglip_pipeline/defs/internals.py"
+
+
 def test_defs_do_not_postpone_annotations() -> None:
     # Dagster reads the annotations of resources and configs at definition time.
     for path in [*(PACKAGE / "defs").glob("*.py"), PACKAGE / "definitions.py"]:

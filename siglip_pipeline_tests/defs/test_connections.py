@@ -39,7 +39,7 @@ def instance(dagster_url: str, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 
 
 @contextmanager
-def _counted_connections() -> Iterator[list[object]]:
+def counted_connections() -> Iterator[list[object]]:
     opened: list[object] = []
 
     def count(connection: object, record: object) -> None:
@@ -60,10 +60,10 @@ def _report_events(instance: dg.DagsterInstance) -> None:
 
 
 def test_a_connection_is_opened_once_not_for_every_query(instance: dg.DagsterInstance) -> None:
-    with _counted_connections() as otherwise:
+    with counted_connections() as otherwise:
         _report_events(instance)
     assert len(otherwise) > EVENTS  # or there is nothing left to save
-    with _counted_connections() as opened:
+    with counted_connections() as opened:
         with held_connections(instance):
             _report_events(instance)
             with held_connections(instance):
