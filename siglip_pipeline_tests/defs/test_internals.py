@@ -5,6 +5,7 @@ A failure names the entry to mend. CI runs this file against Dagster's newest pa
 
 import functools
 import inspect
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
@@ -233,10 +234,11 @@ import dagster as dg
 def one(): ...
 defs = dg.Definitions(jobs=[one])
 """
-    (tmp_path / "code.py").write_text(code)
-    repository = ReconstructableRepository.for_file(str(tmp_path / "code.py"), "defs")
+    (tmp_path / "loaded_anew.py").write_text(code)
+    repository = ReconstructableRepository.for_module("loaded_anew", "defs", str(tmp_path))
     job = repository.get_reconstructable_job("one")
     first = job.get_definition()
+    del sys.modules["loaded_anew"]
     assert job.get_definition() is first
     internals.forget_loaded_jobs()
     assert job.get_definition() is not first
