@@ -257,8 +257,8 @@ def test_times_to_come_are_brought_back(instance: dg.DagsterInstance) -> None:
     add_tick(instance, state, now + 9_000, TickStatus.STARTED)
     assert internals.bring_back_instigator(instance, state, now)
     (found,) = instance.all_instigator_state()
-    assert found.instigator_data is not None
-    assert found.instigator_data.last_tick_timestamp == now
+    data: Any = found.instigator_data
+    assert data.last_tick_timestamp == now
     origin, selector = state.instigator_origin_id, state.selector_id
     assert instance.get_ticks(origin, selector, after=now + 1) == []
     assert instance.get_ticks(origin, selector)[0].status == TickStatus.STARTED
