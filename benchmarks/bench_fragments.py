@@ -26,8 +26,8 @@ from store_report import Case, print_report
 
 from siglip_pipeline.dagster_api import FINISHED, DagsterApi
 from siglip_pipeline.dagster_home import with_databases
-from siglip_pipeline.demo.evaluate import MODEL_FOLDER
 from siglip_pipeline.demo.films import demo_scenes, render_video
+from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.ports import free_port
 from siglip_pipeline.settings import Settings, child_environment, process_environment
 from siglip_pipeline.store.database import open_database

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from siglip_pipeline.demo.captions import encode, full_claim, truth_matrix
 from siglip_pipeline.demo.drawing import Pixels, render_frame, render_picture
 from siglip_pipeline.demo.films import DemoVideo, demo_scenes, render_demo_videos, render_video
 from siglip_pipeline.demo.scenes import (
@@ -28,6 +27,7 @@ from siglip_pipeline.demo.scenes import (
     Scene,
     random_scene,
 )
+from tools.demo_model.captions import encode, full_claim, truth_matrix
 
 _BARE = Object(colour="red", shape="circle")
 
@@ -314,7 +314,7 @@ def test_a_still_is_the_scene_s_middle_frame() -> None:
 
 def test_scenes_need_neither_torch_nor_av() -> None:
     code = (
-        "import sys, siglip_pipeline.demo.scenes, siglip_pipeline.demo.captions;"
+        "import sys, siglip_pipeline.demo.scenes, siglip_pipeline.demo.drawing;"
         "print([m for m in ('torch', 'transformers', 'av', 'dagster') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

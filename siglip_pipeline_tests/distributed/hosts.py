@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 
 from siglip_pipeline.dagster_home import prepare_dagster_home
-from siglip_pipeline.demo.evaluate import MODEL_FOLDER
+from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.ports import free_port
 from siglip_pipeline.settings import Settings, process_environment, variable_of
 from siglip_pipeline.store.database import LOCK_VIDEO, Database, migrate, open_database

@@ -21,8 +21,8 @@ import psutil
 import psycopg
 from psycopg import sql
 
-from siglip_pipeline.demo.evaluate import MODEL_FOLDER
 from siglip_pipeline.demo.films import demo_scenes, render_video
+from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.errors import FrameStoreError
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database, open_database

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from siglip_pipeline.demo.drawing import Pixels, object_centre, render_frame
-from siglip_pipeline.demo.recipe import Recipe
 from siglip_pipeline.demo.scenes import SEEN_PAIRS, Scene, random_scene
 from siglip_pipeline.records import FloatArray
+from tools.demo_model.recipe import Recipe
 
 _SIZES = ((160, 120), (160, 90), (128, 128), (144, 108), (176, 132))
 

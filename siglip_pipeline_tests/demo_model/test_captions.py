@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siglip_pipeline.demo.captions import (
+from siglip_pipeline.demo.scenes import SEEN_PAIRS, Object, Scene, random_scene
+from tools.demo_model.captions import (
     UNKNOWN_WORD,
     Claim,
     ObjectClaim,
@@ -20,7 +21,6 @@ from siglip_pipeline.demo.captions import (
     truth_matrix,
     vocabulary,
 )
-from siglip_pipeline.demo.scenes import SEEN_PAIRS, Object, Scene, random_scene
 
 _seeds = st.integers(0, 2**32)
 

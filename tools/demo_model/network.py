@@ -20,8 +20,8 @@ from transformers import (
     SiglipProcessor,
 )
 
-from siglip_pipeline.demo.captions import vocabulary
-from siglip_pipeline.demo.recipe import TEXT_LENGTH, Recipe
+from tools.demo_model.captions import vocabulary
+from tools.demo_model.recipe import TEXT_LENGTH, Recipe
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

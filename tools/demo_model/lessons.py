@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch.nn import functional
 from transformers import SiglipModel
 
-from siglip_pipeline.demo.captions import Claim, ObjectClaim, full_claim, mutate, thin_out
 from siglip_pipeline.demo.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -24,6 +23,7 @@ from siglip_pipeline.demo.scenes import (
     Scene,
 )
 from siglip_pipeline.records import FloatArray
+from tools.demo_model.captions import Claim, ObjectClaim, full_claim, mutate, thin_out
 
 
 def batch_claims(scenes: Sequence[Scene], rng: np.random.Generator, *, count: int) -> list[Claim]:

@@ -1,9 +1,9 @@
-"""Measures the demo model on scenes that training never saw.
+"""Measure the demo model on scenes that training never saw.
 
-``python -m siglip_pipeline.demo.evaluate`` renders held-out scenes, twice: as stills, and as films
+``python -m tools.demo_model.evaluate`` renders held-out scenes, twice: as stills, and as films
 that are encoded with H.264 and decoded again, which is what the pipeline embeds. "seen" scenes
 hold colour-shape pairs that occur in training (in other scenes); in "unseen" scenes every pair is
-one of :data:`.scenes.HELD_OUT`, which no training picture and no training caption contains.
+one of ``HELD_OUT``, which no training picture and no training caption contains.
 
 Measured are
 
@@ -29,16 +29,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from siglip_pipeline.demo.captions import (
-    Claim,
-    ObjectClaim,
-    encode,
-    full_claim,
-    phrase,
-    truth_matrix,
-)
 from siglip_pipeline.demo.drawing import render_frame
 from siglip_pipeline.demo.films import render_video
+from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.demo.scenes import (
     COLOURS,
     HELD_OUT,
@@ -48,9 +41,14 @@ from siglip_pipeline.demo.scenes import (
     random_scene,
 )
 from siglip_pipeline.records import FloatArray
-
-MODEL_FOLDER = Path(__file__).parent / "model"
-"""The trained model that ships with the package."""
+from tools.demo_model.captions import (
+    Claim,
+    ObjectClaim,
+    encode,
+    full_claim,
+    phrase,
+    truth_matrix,
+)
 
 SHAPE_PROMPT = "this is a photo of a {shape}."
 COLOUR_PROMPT = "this is a photo of a {colour} object."

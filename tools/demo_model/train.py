@@ -1,6 +1,6 @@
-"""Trains the demo model: a tiny SigLIP, from nothing, on scenes that :mod:`.scenes` renders.
+"""Train the demo model: a tiny SigLIP, from nothing, on rendered scenes.
 
-``python -m siglip_pipeline.demo.train --output DIR`` renders the pictures, trains, and writes a
+``python -m tools.demo_model.train --output DIR`` renders the pictures, trains, and writes a
 folder that ``AutoModel`` and ``AutoProcessor`` load. The same seed and number of steps give the
 same pictures, captions and order of batches.
 
@@ -28,18 +28,19 @@ from numpy.typing import NDArray
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import SiglipModel
 
-from siglip_pipeline.demo.captions import encode, phrase, truth_matrix
-from siglip_pipeline.demo.lessons import (
+from siglip_pipeline.demo.run import MODEL_FOLDER
+from siglip_pipeline.records import FloatArray
+from tools.demo_model.captions import encode, phrase, truth_matrix
+from tools.demo_model.lessons import (
     PropertyHead,
     balanced,
     batch_claims,
     patch_classes,
     sigmoid_loss,
 )
-from siglip_pipeline.demo.network import make_model, make_tokenizer, save_folder, whiten_patches
-from siglip_pipeline.demo.pictures import Pool, render_pool, with_mirror_images
-from siglip_pipeline.demo.recipe import TEXT_LENGTH, Recipe
-from siglip_pipeline.records import FloatArray
+from tools.demo_model.network import make_model, make_tokenizer, save_folder, whiten_patches
+from tools.demo_model.pictures import Pool, render_pool, with_mirror_images
+from tools.demo_model.recipe import TEXT_LENGTH, Recipe
 
 
 def _batches(
@@ -276,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     defaults = Recipe()
     parser = argparse.ArgumentParser(description="Train the demo's tiny SigLIP.")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "model")
+    parser.add_argument("--output", type=Path, default=MODEL_FOLDER)
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--object-steps", type=int, default=defaults.object_steps)
     parser.add_argument("--pair-steps", type=int, default=defaults.pair_steps)

@@ -1,0 +1,1 @@
+"""Programs for developers that need modules of their own; none of it is in the wheel."""

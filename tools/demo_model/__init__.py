@@ -1,0 +1,1 @@
+"""Training and evaluation of the tiny SigLIP that the demo ships."""
