@@ -7,6 +7,7 @@ generated from the descriptions here and a test holds the two together.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -271,6 +272,12 @@ class Settings(BaseSettings):
         "addresses only.",
         repr=False,
     )
+    trusted_proxies: str | None = Field(
+        None,
+        description="Addresses and networks of reverse proxies, separated by commas "
+        "(`127.0.0.1,10.0.0.0/8`): whom they name in `X-Forwarded-For` is the client, and "
+        "`X-Forwarded-Proto` its scheme. Unset: both headers are ignored.",
+    )
     load_model_at_start: bool = Field(
         False,
         description="Load the text tower as the HTTP service starts, not at the first text query.",
@@ -324,6 +331,14 @@ class Settings(BaseSettings):
         if url is not None and not url.startswith(("postgresql://", "postgres://")):
             raise ValueError("must start with postgresql:// (no driver suffix)")
         return url
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, text: str | None) -> str | None:
+        for part in (text or "").split(","):
+            if part.strip():
+                ip_network(part.strip())
+        return text
 
     @property
     def frame_store_url(self) -> str:

@@ -15,6 +15,7 @@ from siglip_pipeline.settings import Settings
 from siglip_pipeline.web.errors import HttpError
 from siglip_pipeline.web.limits import TokenBuckets
 from siglip_pipeline.web.origin import check_same_site
+from siglip_pipeline.web.proxies import behind_proxies, parse_networks
 
 SESSION_COOKIE: Final = "siglip_session"
 LOGIN_PATH: Final = "/login"
@@ -68,6 +69,7 @@ class Guard:
         self._app = app
         self._key = settings.api_key
         self._token = None if self._key is None else session_token(self._key)
+        self._proxies = parse_networks(settings.trusted_proxies or "")
         self._max_body_bytes = int(settings.http_max_body_mib * 2**20)
         self._buckets = TokenBuckets(
             per_second=settings.http_requests_per_second, burst=settings.http_request_burst
@@ -78,6 +80,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope = behind_proxies(scope, self._proxies)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -42,9 +42,8 @@ def serve(settings: Settings, *, ready: Callable[[str], None] = lambda url: None
             log_config=None,
             access_log=False,
             server_header=False,
-            # Addresses that a proxy on this machine reports are believed, others not.
-            proxy_headers=True,
-            forwarded_allow_ips="127.0.0.1,::1",
+            # The guard looks at them, where SIGLIP_TRUSTED_PROXIES names the proxy.
+            proxy_headers=False,
             timeout_graceful_shutdown=_STOP_SECONDS,
         )
         ready(f"http://{url_host(settings.host)}:{settings.page_port}")

@@ -119,7 +119,9 @@ def serving(settings: Settings, **changes: Any) -> Iterator[Served]:
     with Database(complete.database_url or "") as database:
         app = create_app(complete, database)
         port = free_port()
-        config = uvicorn.Config(app, port=port, lifespan="on", log_config=None, access_log=False)
+        config = uvicorn.Config(
+            app, port=port, lifespan="on", log_config=None, access_log=False, proxy_headers=False
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()

@@ -94,7 +94,7 @@ def _serving(settings: Settings, *options: str) -> Iterator[tuple[Any, str]]:
         process.communicate()
 
 
-def _get(url: str) -> tuple[int, Any]:
+def _get(url: str | urllib.request.Request) -> tuple[int, Any]:
     try:
         with urllib.request.urlopen(url, timeout=60) as answer:
             return answer.status, json.load(answer)
@@ -110,6 +110,18 @@ def test_it_answers_until_it_is_stopped(collection: Collection, number: signal.S
         assert _get(f"{url}/api/videos")[1]["total"] == 4
         process.send_signal(number)
         assert process.wait(timeout=60) == 0
+
+
+def test_nobody_is_believed_who_names_another_client(collection: Collection) -> None:
+    limit = {"http_requests_per_second": 0.01, "http_request_burst": 2}
+    settings = collection.settings.model_copy(update=limit)
+    with _serving(settings, "--port", str(free_port())) as (_, url):
+        statuses = []
+        for number in range(3):
+            address = {"X-Forwarded-For": f"203.0.113.{number}"}
+            request = urllib.request.Request(f"{url}/api/videos", headers=address)
+            statuses.append(_get(request)[0])
+    assert statuses == [200, 200, 429]
 
 
 def test_it_is_ready_once_the_model_is_there_that_it_was_to_load(collection: Collection) -> None:

@@ -1,0 +1,72 @@
+"""Whom a request comes from, when it came through reverse proxies."""
+
+from collections.abc import Sequence
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+Network = IPv4Network | IPv6Network
+_Address = IPv4Address | IPv6Address
+
+
+def parse_networks(text: str) -> tuple[Network, ...]:
+    """Read addresses and networks that are separated by commas.
+
+    Raises:
+        ValueError: naming the one that is neither.
+    """
+    return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
+
+
+def behind_proxies(scope: Scope, trusted: Sequence[Network]) -> Scope:
+    """Return a request's scope with the client and the scheme that trusted proxies report.
+
+    ``X-Forwarded-For`` is read from its end: each proxy appends whom it was asked by. What stands
+    before the last address that is not trusted can be written by anyone. Without a trusted peer
+    nothing is changed.
+
+    Args:
+        scope: of ASGI; its client is the peer of the connection.
+        trusted: addresses of proxies that set ``X-Forwarded-For`` and ``X-Forwarded-Proto``.
+    """
+    peer = _address(scope["client"][0]) if trusted and scope.get("client") else None
+    if peer is None or not _is_in(peer, trusted):
+        return scope
+    headers = Headers(scope=scope)
+    client = peer
+    for hop in reversed(",".join(headers.getlist("x-forwarded-for")).split(",")):
+        if not _is_in(client, trusted) or (reported := _address(hop)) is None:
+            break
+        client = reported
+    changed: Scope = {"client": (str(client), 0)} if client != peer else {}
+    scheme = headers.get("x-forwarded-proto", "").rpartition(",")[2].strip().lower()
+    if scheme in ("http", "https"):
+        changed["scheme"] = scheme
+    return {**scope, **changed}
+
+
+def _is_in(address: _Address, networks: Sequence[Network]) -> bool:
+    return any(address in network for network in networks)
+
+
+def _address(text: str) -> _Address | None:
+    """An address, with or without a port; one of IPv4 in IPv6 is the one of IPv4."""
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
