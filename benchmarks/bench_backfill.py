@@ -49,6 +49,7 @@ from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.interrupts import heed_interrupts
 from siglip_pipeline.materialize import materialize_videos
 from siglip_pipeline.records import Stage
+from siglip_pipeline.secret import SecretUrl
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline.siglip.engine import EmbeddingEngine
 from siglip_pipeline.siglip.identity import model_spec
@@ -178,10 +179,10 @@ class Collection:
         seeded = len(rest) - len(self.measured)
         if seeded:
             videos = len(first) + seeded
-            dagster_url = str(self.settings.dagster_postgres_url).replace("+psycopg2", "")
+            dagster_url = revealed(self.settings.dagster_postgres_url).replace("+psycopg2", "")
             seed_dagster(dagster_url, first=len(first), videos=videos)
-            seed_store(str(self.settings.database_url), first=len(first), videos=videos)
-            seed_store(self._plain.url, first=len(first), videos=videos)
+            seed_store(revealed(self.settings.database_url), first=len(first), videos=videos)
+            seed_store(self._plain.url.reveal(), first=len(first), videos=videos)
             log(f"{seeded} videos are copies")
 
     def index_measured(self) -> tuple[Spent, Spent]:
@@ -196,9 +197,9 @@ class Collection:
     def _index(self, chunk: Sequence[str]) -> tuple[Spent, Spent]:
         for name in chunk:
             self._upload(name)
-        with spent(str(self.settings.database_url)) as own:
+        with spent(revealed(self.settings.database_url)) as own:
             assert materialize_videos(self.settings, chunk, assets=ASSETS)
-        with spent(self._plain.url) as plain:
+        with spent(self._plain.url.reveal()) as plain:
             index_plainly(self.settings, chunk, self._plain_frames, self._plain)
         return own, plain
 
@@ -210,7 +211,7 @@ class Collection:
 
     def dagster_bytes(self) -> int:
         """Size of Dagster's database."""
-        url = str(self.settings.dagster_postgres_url).replace("+psycopg2", "")
+        url = revealed(self.settings.dagster_postgres_url).replace("+psycopg2", "")
         with psycopg.connect(url) as connection:
             row = connection.execute("SELECT pg_database_size(current_database())").fetchone()
         return 0 if row is None else int(row[0])
@@ -223,7 +224,7 @@ class Collection:
             seconds = []
             for video in self.measured[:LOOKS]:
                 assert materialize_videos(self.settings, [video], assets=ASSETS[:1], force=True)
-                with spent(str(self.settings.database_url)) as one:
+                with spent(revealed(self.settings.database_url)) as one:
                     cursor = look(instance, graph, cursor)
                 seconds.append(one.cpu)
         return median(seconds)
@@ -253,6 +254,12 @@ def _film(folder: Path) -> bytes:
     film = folder / "film.mp4"
     render_video(film, demo_scenes()[:1], seconds_per_scene=2, size=(64, 48), fps=5)
     return film.read_bytes()
+
+
+def revealed(url: SecretUrl | None) -> str:
+    """The URL of a database that was given."""
+    assert url is not None
+    return url.reveal()
 
 
 @contextmanager
@@ -316,7 +323,7 @@ def run_process() -> Case:
     seconds = []
     with fresh_home(decode_workers=1) as settings:
         for _ in range(LOOKS):
-            with spent(str(settings.database_url)) as start:
+            with spent(revealed(settings.database_url)) as start:
                 subprocess.run(
                     [sys.executable, "-c", code], env=child_environment(settings), check=True
                 )

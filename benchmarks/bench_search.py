@@ -129,7 +129,7 @@ def measure(footage: Footage, queries: int, database: Database, model_id: int) -
     effort = effort_of(index_kind(target.kind), target)
     note = f"{target.kind}, ef {effort}, k {K}, dim {footage.dim}"
     vectors_ND = footage.text_queries(queries)
-    with service(footage, queries, database.url) as port:
+    with service(footage, queries, database.url.reveal()) as port:
         log("the service answers")
         ways = (
             lambda: over_http(port),

@@ -217,7 +217,7 @@ def so_far(memory: Memory, searches: Searches, rebuilt: int) -> str:
 
 
 def states(settings: Settings) -> list[str]:
-    with Database(str(settings.database_url)) as database:
+    with Database(settings.database_url or "") as database:
         return [str(state) for state in VideoStore(database).states().values()]
 
 
@@ -327,7 +327,7 @@ def search_steadily(settings: Settings, searches: Searches, ended: threading.Eve
 
 
 def rebuild_steadily(settings: Settings, rebuilt: list[int], ended: threading.Event) -> None:
-    with Database(str(settings.database_url)) as database:
+    with Database(settings.database_url or "") as database:
         model = ModelStore(database).active()
         assert model is not None
         while not ended.wait(REBUILD_EVERY_SECONDS):
@@ -339,7 +339,7 @@ def rebuild_steadily(settings: Settings, rebuilt: list[int], ended: threading.Ev
 
 def slow_clients(settings: Settings, served: psutil.Process) -> list[Case]:
     """Clients that read the long video a byte at a time, and others who search."""
-    with Database(str(settings.database_url)) as database, database.connection() as connection:
+    with Database(settings.database_url or "") as database, database.connection() as connection:
         row = connection.execute("SELECT video_id FROM videos WHERE path = %s", [LONG]).fetchone()
     assert row is not None
     alone = [search(settings, "a blue square") for _ in range(20)]

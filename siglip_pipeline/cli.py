@@ -18,7 +18,6 @@ from siglip_pipeline.cli_settings import Json
 from siglip_pipeline.cli_settings import load_settings as _settings
 from siglip_pipeline.errors import NO_ROOM, SiglipPipelineError
 from siglip_pipeline.interrupts import heed_interrupts
-from siglip_pipeline.masking import masked_url
 from siglip_pipeline.settings import Settings
 
 app = typer.Typer(
@@ -71,7 +70,7 @@ def up(
     with _terminating(), contextlib.suppress(KeyboardInterrupt), launch(settings) as launcher:
         console.err.print(f"  search page    {launcher.endpoints.page_url}")
         console.err.print(f"  Dagster UI     {launcher.endpoints.dagster_url}")
-        console.err.print(f"  uploads        {masked_url(settings.uploads)}")
+        console.err.print(f"  uploads        {settings.uploads}")
         console.err.print(f"  home           {settings.home}")
         console.err.print(f"  logs           {settings.home / 'logs'}")
         console.err.print(f"  model          {settings.model_name}")
@@ -277,8 +276,8 @@ def main() -> None:
 
 
 def _make_uploads_folder(settings: Settings) -> None:
-    if "://" not in settings.uploads:
-        (Path(settings.uploads) / (settings.part or "")).mkdir(parents=True, exist_ok=True)
+    if (folder := settings.uploads.folder) is not None:
+        (folder / (settings.part or "")).mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import traceback
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +14,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 
 
 class OneLine(logging.Formatter):
-    """A message is one line, whatever the names in it hold; tracebacks keep theirs."""
+    """A message is one line, whatever the names in it hold; tracebacks keep theirs.
+
+    Whatever a library says of an address, no secret of the settings is in it.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self._settings = settings
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record with its traceback."""
+        return self._settings.masked(super().format(record))
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """The line of a record."""
@@ -29,8 +41,14 @@ def load_settings(**overrides: Any) -> Settings:
     """
     settings = Settings.load(**{k: v for k, v in overrides.items() if v is not None})
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(OneLine(settings))
     logging.basicConfig(level=settings.log_level, handlers=[handler])
     for noisy in ("httpx", "alembic", "urllib3", "dagster"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    sys.excepthook = lambda kind, error, trace: _tell(settings, error)
     return settings
+
+
+def _tell(settings: Settings, error: BaseException) -> None:
+    """What Python says of an error that nobody took, without secrets."""
+    sys.stderr.write(settings.masked("".join(traceback.format_exception(error))))

@@ -90,7 +90,8 @@ def database_urls(settings: Settings, *, start: bool) -> dict[str, str]:
         EmbeddedDatabaseError: the embedded server does not run.
     """
     server = embedded_server(settings)
-    external = settings.database_url and settings.dagster_postgres_url
+    ours, dagsters = settings.database_url, settings.dagster_postgres_url
+    external = ours and dagsters
     if start and not external:
         server.keep()
     if not external and not server.is_running():
@@ -99,8 +100,8 @@ def database_urls(settings: Settings, *, start: bool) -> dict[str, str]:
             "`siglip-pipeline db start` starts it"
         )
     return {
-        "database_url": settings.database_url or server.url(),
-        "dagster_postgres_url": settings.dagster_postgres_url or server.dagster_url(),
+        "database_url": ours.reveal() if ours else server.url(),
+        "dagster_postgres_url": dagsters.reveal() if dagsters else server.dagster_url(),
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from siglip_pipeline.errors import LaunchError, RunFailedError
 from siglip_pipeline.records import Stage
+from siglip_pipeline.secret import SecretUrl
 
 _TIMEOUT_SECONDS: Final = 60
 
@@ -72,7 +73,7 @@ class DagsterApi:
     """
 
     def __init__(self, url: str, *, part: str | None = None) -> None:
-        self._url = url.rstrip("/")
+        self._url = SecretUrl(url.rstrip("/"))
         self._prefix = part.split("/") if part else []
         self._repository = self._find_repository(self._path(Stage.FRAMES))
 
@@ -163,7 +164,7 @@ class DagsterApi:
 
     def _ask(self, query: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         request = urllib.request.Request(
-            f"{self._url}/graphql",
+            f"{self._url.reveal()}/graphql",
             data=json.dumps({"query": query, "variables": variables}).encode(),
             headers={"Content-Type": "application/json"},
         )
@@ -172,12 +173,14 @@ class DagsterApi:
                 answer = json.load(response)
         except urllib.error.HTTPError as error:
             detail = error.read(500).decode(errors="replace")
-            raise LaunchError(f"{self._url}/graphql answered {error.code}: {detail}") from error
+            raise LaunchError(
+                f"{self._url}/graphql answered {error.code}: {detail}"
+            ) from self._url.masked_error(error)
         except (OSError, ValueError) as error:
             raise LaunchError(
-                f"no Dagster answers at {self._url} ({error}); start one with `siglip-pipeline "
-                "up`, or leave out --dagster-url to do the work in this process"
-            ) from error
+                f"no Dagster answers at {self._url} ({self._url.masked(error)}); start one with "
+                "`siglip-pipeline up`, or leave out --dagster-url to do the work in this process"
+            ) from self._url.masked_error(error)
         if answer.get("errors"):
             raise LaunchError(f"{self._url}/graphql: {answer['errors'][0]['message']}")
         data: dict[str, Any] = answer["data"]

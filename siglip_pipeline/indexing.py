@@ -36,8 +36,8 @@ def ingest_videos(
         ``{"ingested": [...], "skipped": [{"source", "reason"}], "indexed": [...], "failed":
         [{"video", "stage", "reason"}]}``
     """
-    if "://" not in settings.uploads:
-        (Path(settings.uploads) / (settings.part or "")).mkdir(parents=True, exist_ok=True)
+    if (folder := settings.uploads.folder) is not None:
+        (folder / (settings.part or "")).mkdir(parents=True, exist_ok=True)
     uploads = UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
     outcomes = []
     for outcome in bring_in(paths, uploads, part=settings.part, replace=replace):

@@ -9,7 +9,7 @@ from typing import Literal
 
 import fsspec
 
-from siglip_pipeline.errors import UploadNotFoundError
+from siglip_pipeline.errors import UploadNotFoundError, UploadsUnavailableError
 from siglip_pipeline.names import unusable
 from siglip_pipeline.uploads import UploadStore, sha256_of
 
@@ -77,8 +77,8 @@ def _bring_in_file(source: Path, video: str, uploads: UploadStore, *, replace: b
         return ingested("refused")
     if not source.is_file():
         return ingested("missing")
-    folder = Path(uploads.url)
-    if "://" not in uploads.url and source.resolve().is_relative_to(folder):
+    folder = uploads.url.folder
+    if folder is not None and source.resolve().is_relative_to(folder):
         return ingested("present", source.resolve().relative_to(folder).as_posix())
     try:
         there = uploads.get(video)
@@ -94,11 +94,18 @@ def _bring_in_file(source: Path, video: str, uploads: UploadStore, *, replace: b
 
 
 def _copy(source: Path, uploads: UploadStore, video: str) -> None:
-    fs, root = fsspec.core.url_to_fs(uploads.url)
-    if "://" in uploads.url:
-        fs.put_file(str(source), f"{root.rstrip('/')}/{video}")
+    url = uploads.url
+    if url.folder is None:
+        try:
+            fs, root = fsspec.core.url_to_fs(url.reveal())
+            fs.put_file(str(source), f"{root.rstrip('/')}/{video}")
+        except Exception as error:  # each storage has exceptions of its own
+            raise UploadsUnavailableError(
+                f"{video}: cannot be written to {url}: {url.masked(error)}; check that it exists "
+                "and that the credentials allow writing"
+            ) from url.masked_error(error)
         return
-    target = Path(uploads.url) / video
+    target = url.folder / video
     target.parent.mkdir(parents=True, exist_ok=True)
     # Hidden names are no uploads, so the sensor does not see the copy before it is complete. The
     # file's own name may leave no room for a suffix.

@@ -6,6 +6,7 @@ Runs and workers must agree on every word here, so both read this module. It imp
 from typing import Any, Final
 
 from siglip_pipeline.errors import SettingsError
+from siglip_pipeline.secret import SecretUrl
 from siglip_pipeline.settings import Settings
 
 DEFAULT_QUEUE: Final = "dagster"
@@ -24,12 +25,12 @@ _PUBLISH_RETRIES: Final = 120
 _PUBLISH_WAIT_SECONDS: Final = 5.0
 
 
-def is_redis(broker_url: str) -> bool:
+def is_redis(broker_url: SecretUrl) -> bool:
     """Whether messages are held by Redis, which takes them back by a clock, not by connection."""
     return broker_url.startswith(("redis://", "rediss://", "sentinel://"))
 
 
-def broker_url(settings: Settings) -> str:
+def broker_url(settings: Settings) -> SecretUrl:
     """The broker.
 
     Raises:
@@ -43,7 +44,7 @@ def broker_url(settings: Settings) -> str:
     return settings.celery_broker_url
 
 
-def backend_url(settings: Settings) -> str:
+def backend_url(settings: Settings) -> SecretUrl:
     """Where results are kept: as set, else a Redis broker, else Dagster's Postgres.
 
     Celery's own default, ``rpc://``, keeps results in queues that a broker's restart empties.
@@ -61,7 +62,7 @@ def backend_url(settings: Settings) -> str:
             "SIGLIP_CELERY_BACKEND_URL is not set; beside RabbitMQ it is DAGSTER_POSTGRES_URL "
             "unless set, and that is not set either"
         )
-    return f"db+{settings.dagster_postgres_url}"
+    return SecretUrl(f"db+{settings.dagster_postgres_url.reveal()}")
 
 
 def celery_config(settings: Settings) -> dict[str, Any]:

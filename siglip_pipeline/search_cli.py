@@ -236,7 +236,7 @@ def page_address(settings: Settings, hit: Hit) -> str:
 
 def _shows(page: str, settings: Settings, hit: Hit) -> bool:
     """Whether a service answers there that knows the hit's video by the same id."""
-    headers = {} if settings.api_key is None else {"X-API-Key": settings.api_key}
+    headers = {} if settings.api_key is None else {"X-API-Key": settings.api_key.reveal()}
     request = urllib.request.Request(f"{page}/api/videos/{hit.video_id}", headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=_PAGE_SECONDS) as answer:

@@ -5,20 +5,25 @@ generated from the descriptions here and a test holds the two together.
 """
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from siglip_pipeline.errors import SettingsError
+from siglip_pipeline.secret import Secret, SecretUrl
 
 Device = str
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 IndexKind = Literal["auto", "moments", "hnsw", "hnsw_binary", "ivfflat", "exact"]
+
+_BROKER: Final = re.compile(r"(rediss?|sentinel|amqps?|pyamqp)://\S+")
+_KEY: Final = re.compile(r"[\x21-\x7e]{16,}")
 
 
 class Settings(BaseSettings):
@@ -34,8 +39,9 @@ class Settings(BaseSettings):
     )
 
     # Where things are
-    uploads: str = Field(
-        "./uploads", description="Folder or fsspec URL (`s3://…`, `gs://…`) that videos arrive in."
+    uploads: SecretUrl = Field(
+        SecretUrl("./uploads"),
+        description="Folder or fsspec URL (`s3://…`, `gs://…`) that videos arrive in.",
     )
     part: str | None = Field(
         None,
@@ -54,15 +60,14 @@ class Settings(BaseSettings):
         Path("./.siglip"),
         description="Folder for the embedded database, stored frames, caches and Dagster's logs.",
     )
-    frame_store: str | None = Field(
+    frame_store: SecretUrl | None = Field(
         None,
         description="Folder or fsspec URL for stored frames. Unset: `frames` below `SIGLIP_HOME`.",
     )
-    database_url: str | None = Field(
+    database_url: SecretUrl | None = Field(
         None,
         description="Postgres with pgvector >= 0.8.2, as `postgresql://…`. Unset: the embedded "
         "server below `SIGLIP_HOME`.",
-        repr=False,
     )
     embedded_port: int | None = Field(
         None,
@@ -71,12 +76,11 @@ class Settings(BaseSettings):
         description="Let the embedded server listen on this port of 127.0.0.1 too, with the "
         "password in `postgres.password` below `SIGLIP_HOME`. Unset: its Unix socket only.",
     )
-    dagster_postgres_url: str | None = Field(
+    dagster_postgres_url: SecretUrl | None = Field(
         None,
         validation_alias="DAGSTER_POSTGRES_URL",
         description="Dagster's own storage, `postgresql+psycopg2://…`. Unset: database `dagster` "
         "on the embedded server.",
-        repr=False,
     )
 
     # Model
@@ -196,7 +200,6 @@ class Settings(BaseSettings):
     dagster_port: int = Field(3000, ge=1, le=65535, description="Port of the Dagster UI.")
     dagster_url: str | None = Field(
         None,
-        pattern=r"^https?://\S+$",
         description="Where people reach the Dagster UI, for links on the status page. Unset: the "
         "one that `up` runs in this home.",
     )
@@ -205,11 +208,10 @@ class Settings(BaseSettings):
         description="Address of the search page as people reach it, for links from Dagster. "
         "Unset: `http://SIGLIP_HOST:SIGLIP_PAGE_PORT`.",
     )
-    alert_webhook: str | None = Field(
+    alert_webhook: Secret | None = Field(
         None,
         description="URL that a summary of every failed run is posted to, as JSON with a `text` "
         "that Slack and Mattermost show. Unset: the log of the sensor `run_failures` only.",
-        repr=False,
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "WARNING", description="Verbosity of the command line's log on stderr."
@@ -234,17 +236,14 @@ class Settings(BaseSettings):
         description="Where steps run: `in_process`, in the run's own process; `celery`, on workers "
         "that `siglip-pipeline worker` started; see docs/operations.md.",
     )
-    celery_broker_url: str | None = Field(
+    celery_broker_url: SecretUrl | None = Field(
         None,
-        pattern=r"^(rediss?|sentinel|amqps?|pyamqp)://\S+$",
         description="Broker of the Celery executor, `redis://…` or `amqp://…`.",
-        repr=False,
     )
-    celery_backend_url: str | None = Field(
+    celery_backend_url: SecretUrl | None = Field(
         None,
         description="Where results of steps are kept. Unset: a Redis broker itself; beside "
         "RabbitMQ, Dagster's own Postgres.",
-        repr=False,
     )
     celery_visibility_seconds: int = Field(
         180,
@@ -263,14 +262,11 @@ class Settings(BaseSettings):
     page_port: int = Field(
         8000, ge=1, le=65535, description="Port of the HTTP service and the search page."
     )
-    api_key: str | None = Field(
+    api_key: Secret | None = Field(
         None,
-        min_length=16,
-        pattern=r"^[\x21-\x7e]+$",
         description="Key that every HTTP request must bring, as `Authorization: Bearer …` or "
         "`X-API-Key`: at least 16 printable characters. Without one the service binds to loopback "
         "addresses only.",
-        repr=False,
     )
     trusted_proxies: str | None = Field(
         None,
@@ -313,21 +309,35 @@ class Settings(BaseSettings):
 
     @field_validator("uploads", "frame_store")
     @classmethod
-    def _absolute_folder(cls, url: str | None) -> str | None:
+    def _absolute_folder(cls, url: SecretUrl | None) -> SecretUrl | None:
         # Dagster starts its processes in folders of its own choosing.
-        if url is None or "://" in url:
+        if url is None or url.folder is None:
             return url
-        return str(Path(url).expanduser().resolve())
+        return SecretUrl(str(url.folder.expanduser().resolve()))
 
     @field_validator("model_name")
     @classmethod
     def _absolute_local_model(cls, name: str) -> str:
+        if "://" in name:
+            raise ValueError(
+                "must be a hub id, such as google/siglip2-base-patch16-256, or a folder"
+            )
         path = Path(name).expanduser()
         return str(path.resolve()) if path.is_dir() else name
 
+    @field_validator("dagster_url", "page_url")
+    @classmethod
+    def _public_address(cls, url: str | None) -> str | None:
+        if url is not None and not re.fullmatch(r"https?://[^\s@?#]+", url):
+            raise ValueError(
+                "must be http:// or https:// without a user, a password or parameters: everybody "
+                "sees it in links"
+            )
+        return url
+
     @field_validator("database_url")
     @classmethod
-    def _plain_database_url(cls, url: str | None) -> str | None:
+    def _plain_database_url(cls, url: SecretUrl | None) -> SecretUrl | None:
         if url is not None and not url.startswith(("postgresql://", "postgres://")):
             raise ValueError("must start with postgresql:// (no driver suffix)")
         return url
@@ -340,10 +350,26 @@ class Settings(BaseSettings):
                 ip_network(part.strip())
         return text
 
+    @field_validator("celery_broker_url")
+    @classmethod
+    def _known_broker(cls, url: SecretUrl | None) -> SecretUrl | None:
+        if url is not None and not _BROKER.fullmatch(url.reveal()):
+            raise ValueError(
+                "must start with redis://, rediss://, sentinel://, amqp:// or amqps://"
+            )
+        return url
+
+    @field_validator("api_key")
+    @classmethod
+    def _strong_key(cls, key: Secret | None) -> Secret | None:
+        if key is not None and not _KEY.fullmatch(key.reveal()):
+            raise ValueError("must be at least 16 printable ASCII characters, none of them a space")
+        return key
+
     @property
-    def frame_store_url(self) -> str:
+    def frame_store_url(self) -> SecretUrl:
         """Folder or fsspec URL of the frame store, default applied."""
-        return self.frame_store or str(self.home / "frames")
+        return self.frame_store or SecretUrl(str(self.home / "frames"))
 
     def page_address(self, path: str = "") -> str:
         """Where people find a page of the search service."""
@@ -387,13 +413,29 @@ class Settings(BaseSettings):
             lines = [_problem(str(e["loc"][0]), e.get("input"), e["msg"]) for e in error.errors()]
             raise SettingsError("; ".join(lines) + " (docs/settings.md lists them all)") from error
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some values replaced, unchecked; texts of secret settings become secrets."""
+        changes = dict(update or {})
+        for name, value in changes.items():
+            if value is not None and (kind := secret_kind(name)) is not None:
+                changes[name] = kind.of(value)
+        return super().model_copy(update=changes, deep=deep)
+
     def environment(self) -> dict[str, str]:
-        """These settings as environment variables, for a child process."""
+        """These settings as environment variables, secrets included, for a service of our own."""
         values: dict[str, str] = {}
         for name, value in self.model_dump().items():
             if value is not None:
-                values[variable_of(name)] = str(value)
+                text = value.reveal() if isinstance(value, Secret) else str(value)
+                values[variable_of(name)] = text
         return values
+
+    def masked(self, text: str) -> str:
+        """What anybody says, such as a library in the log, without the secrets of these."""
+        for name in type(self).model_fields:
+            if isinstance(value := getattr(self, name), Secret):
+                text = value.masked(text)
+        return text
 
 
 def variable_of(field: str) -> str:
@@ -403,11 +445,18 @@ def variable_of(field: str) -> str:
     return alias if isinstance(alias, str) else f"SIGLIP_{field.upper()}"
 
 
+def secret_kind(field: str) -> type[Secret] | None:
+    """How a field hides its value; None: it is shown to everybody."""
+    info = Settings.model_fields.get(field)
+    choices = get_args(info.annotation) or (info.annotation,) if info else ()
+    return next((c for c in choices if isinstance(c, type) and issubclass(c, Secret)), None)
+
+
 def _problem(field: str, value: object, message: str) -> str:
-    """One line about one variable; URLs may hold passwords and are not repeated."""
+    """One line about one variable; any value may be a URL with a password."""
     name = next((n for n in Settings.model_fields if field in (n, variable_of(n))), field)
-    info = Settings.model_fields.get(name)
-    shown = "…" if info is not None and not info.repr else repr(value)
+    kind = secret_kind(name) or SecretUrl
+    shown = repr(str(kind.of(value)) if isinstance(value, str | Secret) else value)
     return f"{variable_of(name)}={shown}: {message}"
 
 

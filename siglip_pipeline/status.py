@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from siglip_pipeline.freshness import OutOfDate, out_of_date
@@ -77,7 +76,8 @@ def collect_status(database: Database, settings: Settings) -> PipelineStatus:
     counts = videos.counts(model.model_id if model else None)
     unseen = 0
     refused: Sequence[Refused] = ()
-    if (Path(settings.uploads) / (settings.part or "")).is_dir():
+    folder = settings.uploads.folder
+    if folder is not None and (folder / (settings.part or "")).is_dir():
         uploads = UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
         listing, refused = uploads.survey()
         known = videos.paths()

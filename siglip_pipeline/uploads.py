@@ -17,10 +17,10 @@ import fsspec
 
 from siglip_pipeline.errors import UploadError, UploadNotFoundError, UploadsUnavailableError
 from siglip_pipeline.listing import local_upload, local_uploads, remote_upload, remote_uploads
-from siglip_pipeline.masking import masked, masked_url
 from siglip_pipeline.names import unusable
 from siglip_pipeline.opening import open_file, stat_file
 from siglip_pipeline.records import Refused, Upload
+from siglip_pipeline.secret import SecretUrl
 
 BUCKET_PROTOCOLS: Final = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az"})
 """Storages without folders: a prefix is not there until the first file below it is."""
@@ -63,31 +63,32 @@ class UploadStore:
         settle_seconds: float = 10.0,
         storage_options: dict[str, Any] | None = None,
     ) -> None:
-        self._url = os.fspath(url)
-        self._shown = masked_url(self._url)
+        self._url = SecretUrl.of(url)
         self._part = part
         self._settle_seconds = settle_seconds
         self._storage_options = storage_options or {}
         try:
-            self._fs, self._root = fsspec.core.url_to_fs(self._url, **self._storage_options)
-        except (ImportError, ValueError) as error:
+            self._fs, self._root = fsspec.core.url_to_fs(
+                self._url.reveal(), **self._storage_options
+            )
+        except Exception as error:  # each storage has exceptions of its own
             raise UploadsUnavailableError(
-                f"SIGLIP_UPLOADS={self._shown}: {masked(str(error), self._url)}; use a folder or "
+                f"SIGLIP_UPLOADS={self._url}: {self._url.masked(error)}; use a folder or "
                 "an fsspec URL such as s3://bucket/videos (pip install 'siglip-pipeline[s3]')"
-            ) from error
+            ) from self._url.masked_error(error)
         protocol = self._fs.protocol
         self._protocols = {protocol} if isinstance(protocol, str) else set(protocol)
         self._folder = Path(self._root) if "file" in self._protocols else None
 
     def __repr__(self) -> str:
         part = f", part={self._part!r}" if self._part else ""
-        return f"UploadStore({self._shown!r}{part})"
+        return f"UploadStore({str(self._url)!r}{part})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self._url, self._part, self._settle_seconds, self._storage_options)
 
     @property
-    def url(self) -> str:
+    def url(self) -> SecretUrl:
         """The folder or URL as it was given."""
         return self._url
 
@@ -108,8 +109,8 @@ class UploadStore:
             except Exception as error:  # each storage has exceptions of its own
                 raise UploadError(
                     f"{video}: the storage failed while it was read: "
-                    f"{masked(str(error), self._url)}; try again later"
-                ) from error
+                    f"{self._url.masked(error)}; try again later"
+                ) from self._url.masked_error(error)
 
     def list(self) -> Iterator[Upload]:
         """Every upload that is ready, sorted by path; as :meth:`scan` finds them."""
@@ -148,7 +149,7 @@ class UploadStore:
         """
         if (reason := self._unusable(path)) is not None:
             raise UploadNotFoundError(
-                f"{path!r} is not a path below UPLOADS: {reason}; give it relative to {self._shown}"
+                f"{path!r} is not a path below UPLOADS: {reason}; give it relative to {self._url}"
             )
 
     def get(self, path: str) -> Upload:
@@ -164,14 +165,14 @@ class UploadStore:
             try:
                 return local_upload(path, stat_file(self._folder, path))
             except OSError as error:
-                raise UploadNotFoundError(self._missing(path)) from error
+                raise UploadNotFoundError(self._missing(path)) from self._url.masked_error(error)
         try:
             self._fs.invalidate_cache()
             entry = self._fs.info(self._full(path))
         except FileNotFoundError as error:
-            raise UploadNotFoundError(self._missing(path)) from error
+            raise UploadNotFoundError(self._missing(path)) from self._url.masked_error(error)
         except Exception as error:  # each storage has exceptions of its own
-            raise self._unavailable(error) from error
+            raise self._unavailable(error) from self._url.masked_error(error)
         if entry.get("type") != "file":
             raise UploadNotFoundError(self._missing(path))
         return remote_upload(path, entry)
@@ -194,13 +195,13 @@ class UploadStore:
                 self._full(path), "rb", block_size=READ_BLOCK_BYTES, cache_type="readahead"
             )
         except FileNotFoundError as error:
-            raise UploadNotFoundError(self._missing(path)) from error
+            raise UploadNotFoundError(self._missing(path)) from self._url.masked_error(error)
         except Exception as error:  # each storage has exceptions of its own
             if isinstance(error, OSError) and error.errno in _NO_UPLOAD:
-                raise UploadNotFoundError(self._missing(path)) from error
+                raise UploadNotFoundError(self._missing(path)) from self._url.masked_error(error)
             raise UploadError(
-                f"{path}: cannot be opened: {masked(str(error), self._url)}; try again later"
-            ) from error
+                f"{path}: cannot be opened: {self._url.masked(error)}; try again later"
+            ) from self._url.masked_error(error)
         return cast(BinaryIO, file)
 
     def open_and_look(self, path: str) -> tuple[Upload, BinaryIO]:
@@ -251,12 +252,12 @@ class UploadStore:
         return str(self._root.split("/")[0] if self._protocols & BUCKET_PROTOCOLS else self._root)
 
     def _missing(self, path: str) -> str:
-        return f"{path}: no such file below {self._shown}; `siglip-pipeline status` lists what is"
+        return f"{path}: no such file below {self._url}; `siglip-pipeline status` lists what is"
 
     def _unavailable(self, error: Exception) -> UploadsUnavailableError:
         return UploadsUnavailableError(
-            f"SIGLIP_UPLOADS={self._shown} cannot be read: {type(error).__name__}: "
-            f"{masked(str(error), self._url)}; check that it exists and "
+            f"SIGLIP_UPLOADS={self._url} cannot be read: {type(error).__name__}: "
+            f"{self._url.masked(error)}; check that it exists and "
             "that the credentials allow listing"
         )
 
@@ -271,7 +272,7 @@ class UploadStore:
         try:
             yield from local_uploads(folder, settle_seconds=self._settle_seconds, part=self._part)
         except OSError as error:
-            raise self._unavailable(error) from error
+            raise self._unavailable(error) from self._url.masked_error(error)
 
     def _list_remote(self) -> Iterator[Upload | Refused]:
         try:
@@ -281,7 +282,7 @@ class UploadStore:
             if not found and not self._fs.exists(self._container()):
                 raise FileNotFoundError(f"no such bucket or folder: {self._container()}")
         except Exception as error:  # each storage has exceptions of its own
-            raise self._unavailable(error) from error
+            raise self._unavailable(error) from self._url.masked_error(error)
         appear_whole = bool(self._protocols & WHOLE_FILE_PROTOCOLS)
         settle_seconds = 0.0 if appear_whole else self._settle_seconds
         yield from remote_uploads(
@@ -300,7 +301,7 @@ def sha256_of(file: BinaryIO) -> str:
 
 
 def _reopen(
-    url: str, part: str | None, settle_seconds: float, storage_options: dict[str, Any]
+    url: SecretUrl, part: str | None, settle_seconds: float, storage_options: dict[str, Any]
 ) -> UploadStore:
     return UploadStore(
         url, part=part, settle_seconds=settle_seconds, storage_options=storage_options

@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib import import_module
 from typing import Any
@@ -134,8 +134,8 @@ def worker_app(settings: Settings) -> Celery:
     """
     app: Celery = make_app(  # type: ignore[no-untyped-call]
         {
-            "broker": broker_url(settings),
-            "backend": backend_url(settings),
+            "broker": broker_url(settings).reveal(),
+            "backend": backend_url(settings).reveal(),
             "config_source": celery_config(settings),
         }
     )
@@ -186,7 +186,7 @@ def run_worker(settings: Settings, queues: Sequence[str], *, name: str | None = 
 
 def _announce(settings: Settings, queues: Sequence[str]) -> None:
     assert settings.database_url is not None
-    places: Mapping[str, str] = {
+    places = {
         "queues": ", ".join(queues),
         "database": where(settings.database_url),
         "uploads": settings.uploads,

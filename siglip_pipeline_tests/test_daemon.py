@@ -225,7 +225,7 @@ def test_cancelling_a_run_keeps_what_is_done_and_frees_the_slot(services: Servic
     with _active_model(services) as (database, model_id):
         VectorStore(database).mark_outdated(model_id, [done, held])
         # The run waits in its middle, for a lock that this test has.
-        with psycopg.connect(database.url) as connection:
+        with psycopg.connect(database.url.reveal()) as connection:
             connection.execute(
                 "SELECT pg_advisory_lock(%s, video_id) FROM videos WHERE path = %s",
                 [LOCK_VIDEO, held],

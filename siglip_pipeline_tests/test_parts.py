@@ -195,7 +195,7 @@ def test_a_set_of_partitions_that_fills_up_is_announced(database: Database, tmp_
     settings = Settings.load(uploads=str(tmp_path / "none"), part="a", partition_limit=10)
     assert partition_warning(8, settings) is None
     assert "9 videos below a/" in str(partition_warning(9, settings))
-    with psycopg.connect(database.url) as connection:
+    with psycopg.connect(database.url.reveal()) as connection:
         connection.execute(
             "INSERT INTO videos (path) SELECT p || n FROM generate_series(1, 9) n,"
             " unnest(ARRAY['a/', 'b/']) p"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from siglip_pipeline.errors import SettingsError
+from siglip_pipeline.secret import SecretUrl
 from siglip_pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -19,7 +20,7 @@ def test_environment_is_read_with_its_prefix(monkeypatch: pytest.MonkeyPatch) ->
     settings = Settings.load()
     assert settings.model_name == "google/siglip2-so400m-patch14-384"
     assert settings.batch_size == 12
-    assert settings.dagster_postgres_url == "postgresql+psycopg2://somewhere/dagster"
+    assert settings.dagster_postgres_url == SecretUrl("postgresql+psycopg2://somewhere/dagster")
 
 
 @pytest.mark.parametrize(
@@ -52,9 +53,9 @@ def test_settings_survive_the_way_to_a_child_process(
 def test_relative_folders_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     settings = Settings.load(uploads="in", home=Path("home"))
-    assert settings.uploads == str(tmp_path / "in")
+    assert settings.uploads.folder == tmp_path / "in"
     assert settings.home == tmp_path / "home"
-    assert Settings.load(uploads="s3://bucket/in").uploads == "s3://bucket/in"
+    assert Settings.load(uploads="s3://bucket/in").uploads == SecretUrl("s3://bucket/in")
 
 
 def test_secrets_show_neither_in_repr_nor_in_errors() -> None:

@@ -7,6 +7,7 @@ import urllib.request
 import dagster as dg
 
 from siglip_pipeline.defs.partitions import RANGE_END_TAG, RANGE_START_TAG
+from siglip_pipeline.secret import Secret
 from siglip_pipeline.settings import Settings
 
 _TIMEOUT_SECONDS = 10
@@ -35,14 +36,14 @@ def _reason(event: dg.DagsterEvent) -> str:
     return cause.message.strip() if cause is not None else ""
 
 
-def post_alert(url: str, text: str) -> None:
+def post_alert(url: Secret, text: str) -> None:
     """Post ``{"text": ...}``, which Slack, Mattermost and most others show as a message.
 
     Raises:
         OSError: nobody answers there, or with an error.
     """
     request = urllib.request.Request(
-        url,
+        url.reveal(),
         data=json.dumps({"text": text[:_MOST_CHARACTERS]}).encode(),
         headers={"Content-Type": "application/json"},
     )
@@ -68,5 +69,5 @@ def run_failures(context: dg.RunFailureSensorContext) -> None:
     try:
         post_alert(url, summary)
     except (OSError, ValueError) as error:
-        # The address may hold a secret: it is not repeated.
-        context.log.error(f"SIGLIP_ALERT_WEBHOOK could not be told: {type(error).__name__}")
+        reason = f"{type(error).__name__}: {url.masked(error)}"
+        context.log.error(f"SIGLIP_ALERT_WEBHOOK could not be told: {reason}; check its address")

@@ -24,8 +24,8 @@ def executor_for(settings: Settings) -> dg.ExecutorDefinition:
         ) from error
     configured: dg.ExecutorDefinition = celery_executor.configured(
         {
-            "broker": broker_url(settings),
-            "backend": backend_url(settings),
+            "broker": broker_url(settings).reveal(),
+            "backend": backend_url(settings).reveal(),
             "config_source": celery_config(settings),
         },
         name="celery",

@@ -192,7 +192,7 @@ def create_index(
 
 
 def _settings(database: Database, bytes_per_row: int, rows: int) -> tuning.BuildSettings:
-    host = str(conninfo_to_dict(database.url).get("host", ""))
+    host = str(conninfo_to_dict(database.url.reveal()).get("host", ""))
     here = host.startswith("/") or host in ("", "localhost", "127.0.0.1")
     with database.connection() as connection:
         row = connection.execute("SHOW max_parallel_maintenance_workers").fetchone()

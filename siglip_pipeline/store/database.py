@@ -18,7 +18,7 @@ from siglip_pipeline.errors import (
     SettingsError,
     StoreError,
 )
-from siglip_pipeline.masking import masked
+from siglip_pipeline.secret import SecretUrl
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store import schema as schemas
 from siglip_pipeline.store.embedded import EmbeddedPostgres
@@ -62,12 +62,12 @@ class Database:
         DatabaseVersionError: Postgres or pgvector is too old.
     """
 
-    def __init__(self, url: str, *, max_connections: int = 8) -> None:
-        check_url(url)
-        self.url = url
-        self.pgvector_version = _check_versions(url)
+    def __init__(self, url: str | SecretUrl, *, max_connections: int = 8) -> None:
+        self.url = SecretUrl.of(url)
+        check_url(self.url)
+        self.pgvector_version = _check_versions(self.url)
         self._pool: psycopg_pool.ConnectionPool[Connection] = psycopg_pool.ConnectionPool(
-            url,
+            self.url.reveal(),
             min_size=1,
             max_size=max_connections,
             max_idle=60,
@@ -141,7 +141,7 @@ class Database:
 
 
 @contextmanager
-def _translated_errors(url: str) -> Iterator[None]:
+def _translated_errors(url: SecretUrl) -> Iterator[None]:
     try:
         yield
     except psycopg.errors.DiskFull as error:
@@ -152,20 +152,20 @@ def _translated_errors(url: str) -> Iterator[None]:
     except (psycopg.OperationalError, psycopg_pool.PoolTimeout) as error:
         if isinstance(error, psycopg.errors.QueryCanceled | psycopg.errors.OutOfMemory):
             raise StoreError(f"the database gave up: {error}") from error
-        message = f"no connection to {where(url)}: {masked(str(error), url)}"
-        raise DatabaseUnavailableError(message) from error
+        message = f"no connection to {where(url)}: {url.masked(error)}"
+        raise DatabaseUnavailableError(message) from url.masked_error(error)
     except psycopg.Error as error:
         raise StoreError(f"{where(url)} refused: {error}") from error
 
 
-def check_url(url: str) -> None:
+def check_url(url: SecretUrl) -> None:
     """Refuse an address that cannot be read, without repeating it.
 
     Raises:
         SettingsError: what is allowed.
     """
     try:
-        parts = conninfo_to_dict(url)
+        parts = conninfo_to_dict(url.reveal())
         ports = str(parts.get("port", "5432")).split(",")
         if all(port.isdigit() and 0 < int(port) < 65536 for port in ports):
             return
@@ -178,9 +178,9 @@ def check_url(url: str) -> None:
     )
 
 
-def where(url: str) -> str:
+def where(url: SecretUrl) -> str:
     """The server and database of a URL, without its password."""
-    parts = conninfo_to_dict(url)
+    parts = conninfo_to_dict(url.reveal())
     host, port = parts.get("host", "localhost"), parts.get("port", 5432)
     # A password with a slash in it ends up here.
     name = str(parts.get("dbname", "")).rpartition("@")[2]
@@ -206,7 +206,7 @@ def _check_connection(connection: Connection) -> None:
         psycopg_pool.ConnectionPool.check_connection(connection)
 
 
-def _check_versions(url: str) -> tuple[int, ...]:
+def _check_versions(url: SecretUrl) -> tuple[int, ...]:
     """The pgvector version that is, or will be, used.
 
     Raises:
@@ -215,7 +215,9 @@ def _check_versions(url: str) -> tuple[int, ...]:
     """
     with (
         _translated_errors(url),
-        psycopg.connect(url, connect_timeout=int(CONNECT_SECONDS), autocommit=True) as connection,
+        psycopg.connect(
+            url.reveal(), connect_timeout=int(CONNECT_SECONDS), autocommit=True
+        ) as connection,
     ):
         server = connection.info.server_version // 10000
         row = connection.execute(
@@ -271,9 +273,8 @@ def open_database(
     """
     with ExitStack() as stack:
         url = settings.database_url
-        if url is None:
-            url = stack.enter_context(embedded_server(settings).lease())
-        database = stack.enter_context(Database(url))
+        lease = embedded_server(settings).lease
+        database = stack.enter_context(Database(url or stack.enter_context(lease())))
         if schema == "migrate":
             apply_migrations(database)
         elif schema == "check":

@@ -19,9 +19,9 @@ import numpy as np
 import pyarrow as pa
 
 from siglip_pipeline.errors import NO_ROOM, DamagedFramesError, FrameStoreError, StorageFullError
-from siglip_pipeline.masking import masked_url
 from siglip_pipeline.names import percent_encoded, unusable
 from siglip_pipeline.records import FrameBatch, VideoInfo
+from siglip_pipeline.secret import SecretUrl
 from siglip_pipeline.uploads import BUCKET_PROTOCOLS
 from siglip_pipeline.video.contact_sheet import contact_sheet, evenly_spaced
 from siglip_pipeline.video.frame_file import (
@@ -60,24 +60,24 @@ class FrameStore:
     def __init__(
         self, url: str | os.PathLike[str], *, storage_options: dict[str, Any] | None = None
     ) -> None:
-        self._url = os.fspath(url)
-        self._shown = masked_url(self._url)
+        self._url = SecretUrl.of(url)
         try:
-            self._fs, root = fsspec.core.url_to_fs(self._url, **(storage_options or {}))
-        except (ImportError, ValueError) as error:
+            self._fs, root = fsspec.core.url_to_fs(self._url.reveal(), **(storage_options or {}))
+        except Exception as error:  # each storage has exceptions of its own
             raise FrameStoreError(
-                f"SIGLIP_FRAME_STORE={self._shown}: {error}; use a folder or an fsspec URL"
-            ) from error
+                f"SIGLIP_FRAME_STORE={self._url}: {self._url.masked(error)}; use a folder or an "
+                "fsspec URL"
+            ) from self._url.masked_error(error)
         self._root = root.rstrip("/")
         protocol = self._fs.protocol
         self._protocols = {protocol} if isinstance(protocol, str) else set(protocol)
         self._local = "file" in self._protocols
 
     def __repr__(self) -> str:
-        return f"FrameStore({self._shown!r})"
+        return f"FrameStore({str(self._url)!r})"
 
     @property
-    def url(self) -> str:
+    def url(self) -> SecretUrl:
         """The folder or URL as it was given."""
         return self._url
 
@@ -125,7 +125,7 @@ class FrameStore:
             if error.errno in NO_ROOM:
                 raise StorageFullError(no_room(folder, error)) from error
             raise FrameStoreError(
-                f"SIGLIP_FRAME_STORE={self._shown}: {error}; give a folder that can be written"
+                f"SIGLIP_FRAME_STORE={self._url}: {error}; give a folder that can be written"
             ) from error
         return folder / f"{uuid.uuid4().hex}.parquet"
 
@@ -173,11 +173,11 @@ class FrameStore:
                 self._fs.mv(temporary, target)
         except Exception as error:  # each storage has exceptions of its own
             if isinstance(error, OSError) and error.errno in NO_ROOM:
-                raise StorageFullError(no_room(Path(self._url), error)) from error
+                raise StorageFullError(no_room(Path(str(self._url)), error)) from error
             raise FrameStoreError(
-                f"{video}: frames cannot be written to {self._shown}: {error}; check its space and "
-                "permissions"
-            ) from error
+                f"{video}: frames cannot be written to {self._url}: {self._url.masked(error)}; "
+                "check its space and permissions"
+            ) from self._url.masked_error(error)
 
     def copy(self, source: str, target: str) -> None:
         """Give a video the stored frames of another one with the same content.
@@ -200,14 +200,26 @@ class FrameStore:
             raise
         except Exception as error:  # each storage has exceptions of its own
             raise FrameStoreError(
-                f"the frames of {source} in {self._shown} cannot be given to {target}: {error}"
-            ) from error
+                f"the frames of {source} in {self._url} cannot be given to {target}: "
+                f"{self._url.masked(error)}"
+            ) from self._url.masked_error(error)
 
     def exists(self, video: str) -> bool:
-        """Whether frames of this video are stored."""
-        if not self._local:
-            self._fs.invalidate_cache()
-        return bool(self._fs.exists(self._path(video)))
+        """Whether frames of this video are stored.
+
+        Raises:
+            FrameStoreError: the storage does not answer.
+        """
+        path = self._path(video)
+        try:
+            if not self._local:
+                self._fs.invalidate_cache()
+            return bool(self._fs.exists(path))
+        except Exception as error:  # each storage has exceptions of its own
+            raise FrameStoreError(
+                f"{video}: its frames cannot be looked up in {self._url}: "
+                f"{self._url.masked(error)}; try again"
+            ) from self._url.masked_error(error)
 
     def metadata(self, video: str) -> FrameFileMetadata:
         """What the file's footer says; pictures are not read.
@@ -270,9 +282,20 @@ class FrameStore:
             return contact_sheet([file.jpeg(index) for index in chosen], max_bytes=max_bytes)
 
     def delete(self, video: str) -> None:
-        """Remove the frames of a video; nothing happens when there are none."""
-        with contextlib.suppress(FileNotFoundError):
-            self._fs.rm_file(self._path(video))
+        """Remove the frames of a video; nothing happens when there are none.
+
+        Raises:
+            FrameStoreError: the storage refused.
+        """
+        path = self._path(video)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.rm_file(path)
+        except Exception as error:  # each storage has exceptions of its own
+            raise FrameStoreError(
+                f"{video}: its frames cannot be removed from {self._url}: "
+                f"{self._url.masked(error)}; try again"
+            ) from self._url.masked_error(error)
 
     def _path(self, video: str) -> str:
         """Where the frames of a video are: never the place of another one, whatever its name."""
@@ -292,27 +315,28 @@ class FrameStore:
             handle = self._fs.open(path, "rb", **({} if self._local else {"cache_type": "none"}))
         except FileNotFoundError as error:
             raise FrameStoreError(
-                f"{video}: no frames are stored in {self._shown}; materialize video_frames first"
-            ) from error
+                f"{video}: no frames are stored in {self._url}; materialize video_frames first"
+            ) from self._url.masked_error(error)
         except Exception as error:  # each storage has exceptions of its own
             raise FrameStoreError(
-                f"{video}: its frames cannot be opened in {self._shown}: {error}; try again"
-            ) from error
+                f"{video}: its frames cannot be opened in {self._url}: {self._url.masked(error)}; "
+                "try again"
+            ) from self._url.masked_error(error)
         with handle:
             try:
-                file = FrameFile(video, _Stored(video, handle, self._shown))
+                file = FrameFile(video, _Stored(video, handle, self._url))
                 yield file
             except (pa.ArrowException, OSError) as error:
                 raise DamagedFramesError(
-                    f"{video}: its frame file {path} is damaged ({error}); materialize "
-                    "video_frames again"
-                ) from error
+                    f"{video}: its frame file {self._url.masked(path)} is damaged "
+                    f"({self._url.masked(error)}); materialize video_frames again"
+                ) from self._url.masked_error(error)
 
 
 class _Stored:
     """A file in the storage, whose failures are not taken for damage to the file."""
 
-    def __init__(self, video: str, file: Any, url: str) -> None:
+    def __init__(self, video: str, file: Any, url: SecretUrl) -> None:
         self._video, self._file, self._url = video, file, url
 
     def read(self, size: int = -1) -> bytes:
@@ -320,8 +344,9 @@ class _Stored:
             return bytes(self._file.read(size))
         except Exception as error:  # each storage has exceptions of its own
             raise FrameStoreError(
-                f"{self._video}: its frames cannot be read from {self._url}: {error}; try again"
-            ) from error
+                f"{self._video}: its frames cannot be read from {self._url}: "
+                f"{self._url.masked(error)}; try again"
+            ) from self._url.masked_error(error)
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return int(self._file.seek(offset, whence))

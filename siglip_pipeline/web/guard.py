@@ -11,6 +11,7 @@ from starlette.datastructures import Headers
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from siglip_pipeline.secret import Secret
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.web.errors import HttpError
 from siglip_pipeline.web.limits import TokenBuckets
@@ -52,9 +53,11 @@ _DEFAULT_HEADERS: Final = [
 """As ASGI has them; an answer's own come first."""
 
 
-def session_token(api_key: str) -> str:
+def session_token(api_key: Secret) -> str:
     """What the browser's cookie holds after signing in: proof of the key, not the key."""
-    return hmac.new(api_key.encode(), b"siglip-pipeline session", hashlib.sha256).hexdigest()
+    return hmac.new(
+        api_key.reveal().encode(), b"siglip-pipeline session", hashlib.sha256
+    ).hexdigest()
 
 
 class Guard:
@@ -129,7 +132,7 @@ class Guard:
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         # Both are always compared: neither's presence shows in the time taken.
-        by_key = hmac.compare_digest(given.encode(), self._key.encode())
+        by_key = self._key.matches(given)
         by_cookie = hmac.compare_digest(_session(headers).encode(), self._token.encode())
         return by_key or by_cookie
 

@@ -50,10 +50,10 @@ def test_results_lie_where_a_brokers_restart_does_not_lose_them() -> None:
     dagster_url = "postgresql+psycopg2://u@db/dagster"
     redis = Settings.load(celery_broker_url="redis://r/0", dagster_postgres_url=dagster_url)
     rabbit = Settings.load(celery_broker_url="amqp://r//", dagster_postgres_url=dagster_url)
-    assert backend_url(redis) == "redis://r/0"
-    assert backend_url(rabbit) == f"db+{dagster_url}"
+    assert backend_url(redis).reveal() == "redis://r/0"
+    assert backend_url(rabbit).reveal() == f"db+{dagster_url}"
     chosen = rabbit.model_copy(update={"celery_backend_url": "redis://other/1"})
-    assert backend_url(chosen) == "redis://other/1"
+    assert backend_url(chosen).reveal() == "redis://other/1"
 
 
 def test_a_dead_worker_is_noticed_within_the_visibility_timeout() -> None:

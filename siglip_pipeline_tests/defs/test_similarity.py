@@ -17,7 +17,7 @@ from siglip_pipeline_tests.store import made
 def test_copies_are_shown_as_a_table(
     database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("SIGLIP_DATABASE_URL", database.url)
+    monkeypatch.setenv("SIGLIP_DATABASE_URL", database.url.reveal())
     monkeypatch.setenv("SIGLIP_MODEL_NAME", str(MODEL_FOLDER))
     monkeypatch.setenv("SIGLIP_HOME", str(tmp_path))
     spec = SiglipResource().spec()

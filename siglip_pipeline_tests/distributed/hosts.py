@@ -156,7 +156,8 @@ class Cluster:
     @contextmanager
     def held(self, video: str) -> Iterator["psycopg.Connection[tuple[int]]"]:
         """Hold a video's lock: the step that writes its vectors waits for it."""
-        with psycopg.connect(str(self.settings.database_url), autocommit=True) as connection:
+        assert self.settings.database_url is not None
+        with psycopg.connect(self.settings.database_url.reveal(), autocommit=True) as connection:
             (video_id,) = connection.execute(
                 "SELECT video_id FROM videos WHERE path = %s", [video]
             ).fetchone() or (None,)

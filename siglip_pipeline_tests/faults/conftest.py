@@ -121,7 +121,7 @@ def reference(make_pipeline: Make) -> Reference:
     assert set(stored.states.values()) == {"indexed"}
     assert {video for video, _ in stored.vectors} == set(FILMS)
     assert stored.indexed == len(stored.vectors) == 4 * sum(FILMS.values())
-    return Reference(stored, seconds, pipeline.settings.frame_store_url)
+    return Reference(stored, seconds, pipeline.settings.frame_store_url.reveal())
 
 
 @pytest.fixture

@@ -166,7 +166,8 @@ def test_an_upload_deleted_while_it_is_embedded_is_forgotten_in_the_end(
     pipeline.finish()
     shutil.copyfile(versions[1], tmp_path / VIDEO)
     assert pipeline.run(*FRAMES_STAGE) == 0, pipeline.said[-4000:]
-    url = str(pipeline.settings.database_url)
+    assert pipeline.settings.database_url is not None
+    url = pipeline.settings.database_url.reveal()
     frames = FrameStore(pipeline.settings.frame_store_url)
     with open_database(pipeline.settings) as database:
         if when == "while they are written":

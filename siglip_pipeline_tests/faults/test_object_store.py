@@ -65,16 +65,15 @@ def pipeline(bucket: Bucket, make_pipeline: Make, tmp_path: Path) -> Pipeline:
         uploads="s3://uploads", frame_store=f"s3://frames-{os.getpid()}-{tmp_path.name}".lower()
     )
     fs = fsspec.filesystem("s3", **bucket.options)
-    fs.mkdir(made.settings.frame_store_url.removeprefix("s3://").replace("_", "-"))
-    settings = made.settings.model_copy(
-        update={"frame_store": made.settings.frame_store_url.replace("_", "-")}
-    )
+    url = made.settings.frame_store_url.reveal().replace("_", "-")
+    fs.mkdir(url.removeprefix("s3://"))
+    settings = made.settings.model_copy(update={"frame_store": url})
     return replace(made, zygote=bucket.zygote, settings=settings)
 
 
 def stored(pipeline: Pipeline, bucket: Bucket) -> Stored:
     frames = FrameStore(pipeline.settings.frame_store_url, storage_options=bucket.options)
-    with Database(str(pipeline.settings.database_url)) as database:
+    with Database(pipeline.settings.database_url or "") as database:
         return read_stored(database, frames)
 
 

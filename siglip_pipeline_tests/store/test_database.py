@@ -11,6 +11,7 @@ from siglip_pipeline.errors import (
     DatabaseVersionError,
     StoreError,
 )
+from siglip_pipeline.secret import SecretUrl
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store import database as database_module
 from siglip_pipeline.store.database import (
@@ -139,7 +140,7 @@ def test_a_lost_connection_is_unavailable_and_the_pool_recovers(database: Databa
 def test_an_external_url_starts_no_server(database_url: str, tmp_path: object) -> None:
     settings = Settings.load(home=tmp_path, database_url=database_url)
     with open_database(settings) as database:
-        assert database.url == database_url
+        assert database.url.reveal() == database_url
     assert not (settings.home / "postgres").exists()
 
 
@@ -151,13 +152,13 @@ def test_parse_version(text: str, version: tuple[int, ...]) -> None:
 
 
 def test_where_leaves_the_password_out() -> None:
-    assert where("postgresql://me:secret@db:5433/x") == "db:5433/x"
+    assert where(SecretUrl("postgresql://me:secret@db:5433/x")) == "db:5433/x"
 
 
 def test_connections_that_the_server_ended_are_replaced_unnoticed(database: Database) -> None:
     with database.connection() as first, database.connection() as second:
         assert first is not second
-    with psycopg.connect(database.url, autocommit=True) as other:
+    with psycopg.connect(database.url.reveal(), autocommit=True) as other:
         other.execute(
             "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"

@@ -197,7 +197,7 @@ def test_an_interrupted_build_keeps_the_live_index(
 
 
 def test_two_builds_at_once_are_refused(database: Database, model_id: int) -> None:
-    with psycopg.connect(database.url, autocommit=True) as other:
+    with psycopg.connect(database.url.reveal(), autocommit=True) as other:
         other.execute("SELECT pg_advisory_lock(%s, %s)", [LOCK_BUILD, model_id])
         with pytest.raises(SimilarityIndexError, match="another process is building"):
             build_index(database, model_id, settings=SETTINGS)

@@ -163,7 +163,7 @@ def test_a_migration_that_is_cut_off_leaves_the_version_before(database: Databas
 
     thread = threading.Thread(target=migrate)
     thread.start()
-    with psycopg.connect(database.url, autocommit=True) as admin:
+    with psycopg.connect(database.url.reveal(), autocommit=True) as admin:
         deadline = time.monotonic() + 60
         ended: tuple[Any, ...] | None = None
         while not ended and time.monotonic() < deadline:
@@ -184,6 +184,7 @@ def test_a_role_that_may_only_read_needs_no_migration(database: Database) -> Non
     with database.connection() as connection:
         connection.execute("SET TRANSACTION READ ONLY")
         before = connection.execute("SELECT count(*) FROM schema_migrations").fetchone()
-    with Database(f"{database.url}&options=-c%20default_transaction_read_only%3Don") as reader:
+    url = f"{database.url.reveal()}&options=-c%20default_transaction_read_only%3Don"
+    with Database(url) as reader:
         assert apply_migrations(reader) == []
     assert before == (NEWEST,)

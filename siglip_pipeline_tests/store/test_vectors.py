@@ -261,7 +261,7 @@ def test_an_exact_search_on_half_precision_agrees_with_float32(database: Databas
     model_id = made.collection(database, videos=12)
     all_ND = np.concatenate([made.footage(i) for i in range(12)])
     query_D = made.footage(99)[0]
-    with psycopg.connect(database.url) as connection:
+    with psycopg.connect(database.url.reveal()) as connection:
         rows = connection.execute(
             sql.SQL(
                 "SELECT embedding <#> %s::halfvec FROM {} ORDER BY video_id, frame_index"

@@ -1,0 +1,193 @@
+"""Secrets: values that nobody sees who does not ask for them with :meth:`Secret.reveal`.
+
+They are no ``str``: an f-string or a log line gets the masked text, ``json`` refuses them.
+"""
+
+import hmac
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import quote, unquote
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+    from pydantic_core import CoreSchema
+
+HIDDEN: Final = "…"
+
+_CREDENTIALS: Final = re.compile(r"[^/@:]*:.*@", re.DOTALL)
+"""How a URL begins that lacks its scheme."""
+_NAMING_SCHEMES: Final = ("postgres", "db+postgres", "abfs")
+"""Where what stands before the @ alone is a name; elsewhere it may be a token."""
+_QUERY: Final = re.compile(r"[?#]")
+_PIECES: Final = re.compile(r"[:/@#?&;=%,\s]+")
+_SHORTEST: Final = 3
+
+SHOWN_PARAMETERS: Final = frozenset(
+    {
+        *("host", "hostaddr", "port", "dbname", "user", "connect_timeout", "application_name"),
+        *("sslmode", "sslrootcert", "target_session_attrs", "db", "virtual_host", "ssl_cert_reqs"),
+    }
+)
+"""Parameters of a URL that are shown. Any other may hold a password or a signature."""
+
+
+class Secret:
+    """A value of which nothing shows: a key, or an address that is a key itself.
+
+    Args:
+        value: what :meth:`reveal` gives back.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    @classmethod
+    def of(cls, value: "str | os.PathLike[str] | Secret") -> Self:
+        """The value as a secret of this kind; one that is a secret already stays as it is.
+
+        Raises:
+            ValueError: it is neither a text nor a path.
+        """
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, str | os.PathLike):
+            return cls(os.fspath(value))
+        raise ValueError("must be a text")
+
+    def reveal(self) -> str:
+        """Return the value itself: for connecting, and for the environment of own services."""
+        return self._value
+
+    def matches(self, given: str) -> bool:
+        """Whether somebody knows the secret; the time that this takes does not tell how nearly."""
+        return hmac.compare_digest(given.encode(), self._value.encode())
+
+    def masked(self, text: object) -> str:
+        """What somebody says, without the secret and its parts.
+
+        Libraries repeat parts of an address that they cannot read, and a password that was not
+        percent-encoded is taken for other parts of it.
+        """
+        said = str(text).replace(self._value, str(self))
+        for secret in sorted(_variants(self._secrets()), key=len, reverse=True):
+            said = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", HIDDEN, said)
+        return said
+
+    def masked_error(self, error: BaseException) -> BaseException:
+        """The error to raise another one from: itself, unless it or a cause of it tells the secret.
+
+        Dagster and logs show the causes of an error too. The stand-in has the traceback.
+        """
+        cause: BaseException | None = error
+        while cause is not None:
+            if self.masked(said := f"{cause} {cause!r}") != said:
+                message = f"{type(error).__name__}: {self.masked(error)}"
+                return RuntimeError(message).with_traceback(error.__traceback__)
+            cause = cause.__cause__ or cause.__context__
+        return error
+
+    def _secrets(self) -> list[str]:
+        return [self._value]
+
+    def __str__(self) -> str:
+        return HIDDEN
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._value == other._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the value: a decoding process opens the same storage."""
+        return type(self), (self._value,)
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: Any, handler: "GetCoreSchemaHandler"
+    ) -> "CoreSchema":
+        """A text becomes a secret; it stays one in Python, and is masked in JSON."""
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_plain_validator_function(
+            cls.of, serialization=core_schema.to_string_ser_schema(when_used="json")
+        )
+
+
+class SecretUrl(Secret):
+    """A URL or folder that shows without what may be secret in it.
+
+    Hidden are the password, a user without one (which may be a token), and every parameter but
+    :data:`SHOWN_PARAMETERS`. A folder shows as it is.
+
+    >>> SecretUrl("s3://key:secret@bucket/in?sig=abc")
+    SecretUrl('s3://key:…@bucket/in?…')
+    """
+
+    __slots__ = ()
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder on this machine that it names; None for a URL."""
+        return None if "://" in self._value else Path(self._value)
+
+    def startswith(self, prefix: str | tuple[str, ...]) -> bool:
+        """Whether it begins so: which storage, broker or database it is of."""
+        return self._value.startswith(prefix)
+
+    def __fspath__(self) -> str:
+        """The folder, for ``Path`` and ``open``.
+
+        Raises:
+            TypeError: it is a URL.
+        """
+        if self.folder is None:
+            raise TypeError(f"{self} is no folder of this machine")
+        return self._value
+
+    def __str__(self) -> str:
+        return self._split()[0]
+
+    def _secrets(self) -> list[str]:
+        return self._split()[1]
+
+    def _split(self) -> tuple[str, list[str]]:
+        """The masked text, and what is missing in it."""
+        scheme, separator, rest = self._value.partition("://")
+        if not separator:
+            if not _CREDENTIALS.match(self._value):
+                return self._value, []  # a folder, perhaps with an @ in its name
+            scheme, rest = "", self._value
+        userinfo, at, place = rest.rpartition("@")
+        if _QUERY.search(userinfo):
+            # An @ among the parameters, or a password that was not percent-encoded.
+            return f"{scheme}{separator}{HIDDEN}", [rest]
+        user, colon, password = userinfo.partition(":")
+        if at and not colon and not scheme.startswith(_NAMING_SCHEMES):
+            user, password = "", userinfo
+        secrets = [password] if password else []
+        shown = f"{scheme}{separator}{user}{colon}{HIDDEN if password else ''}{at}"
+        path, *queries = _QUERY.split(place)
+        shown += path
+        for mark, query in zip(_QUERY.findall(place), queries, strict=True):
+            pairs = re.split(r"[&;]", query)
+            hidden = {p for p in pairs if p.partition("=")[0].lower() not in SHOWN_PARAMETERS}
+            shown += mark + "&".join(HIDDEN if pair in hidden else pair for pair in pairs)
+            secrets += [*hidden, *(pair.partition("=")[2] for pair in hidden)]
+        return shown, secrets
+
+
+def _variants(secrets: list[str]) -> set[str]:
+    """Each secret as it may be repeated: encoded, decoded, in the pieces that a parser sees."""
+    forms = {f for s in secrets for f in (s, unquote(s), quote(s, safe=""), *_PIECES.split(s))}
+    return {form for form in forms if len(form) >= _SHORTEST}
