@@ -28,10 +28,11 @@ test-long: $(STAMP) ## run the tests that wait for Dagster's daemon for minutes
 test-faults: $(STAMP) ## run the tests that end processes and services at work; takes long
 	$(BIN)/python -m pytest -m faults $(ARGS)
 
-check: $(STAMP) ## lint, formatting, types, licences, lock, documentation, and whether Dagster loads the definitions
+check: $(STAMP) ## lint, formatting, types, dead code, licences, lock, documentation, and whether Dagster loads the definitions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/vulture
 	$(BIN)/python scripts/check_licences.py --quiet
 	$(BIN)/python scripts/write_lock.py --check
 	$(BIN)/python scripts/build_docs.py

@@ -3,6 +3,7 @@
 A test gets a database of its own, copied from a migrated template in some ten milliseconds.
 """
 
+import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -42,6 +43,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--fuzz-seed", type=int, default=1, help="for other cases than the last time")
 
 
+def _postgres_version(folder: Path) -> str:
+    """What ``postgres --version`` says, e.g. ``postgres (PostgreSQL) 18.4``."""
+    done = subprocess.run(
+        [str(folder / "postgres"), "--version"], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
 def pytest_report_header() -> str:
     """Which Postgres the tests speak to; read from files, nothing is started for it."""
     account = binaries.server_account()
@@ -49,7 +58,7 @@ def pytest_report_header() -> str:
     control = (install / "share" / "postgresql" / "extension" / "vector.control").read_text()
     vector = control.partition("default_version = '")[2].partition("'")[0]
     return (
-        f"postgres: {binaries.postgres_version(install / 'bin')}, pgvector {vector}, psycopg "
+        f"postgres: {_postgres_version(install / 'bin')}, pgvector {vector}, psycopg "
         f"{version('psycopg')}"
     )
 

@@ -49,11 +49,6 @@ class PartitionOutcomes:
             with held_connections(context.instance):
                 self._provenance = input_tags(context, self.keys)
 
-    @property
-    def succeeded_count(self) -> int:
-        """Partitions that are done and good."""
-        return len(self._succeeded)
-
     def succeed(
         self,
         key: str,

@@ -130,17 +130,6 @@ def _weight(number: str | None, text: str) -> float:
     return float(number)
 
 
-def format_query(parts: Sequence[TextPart]) -> str:
-    """The text that :func:`parse_query` reads as these parts; weights to six digits."""
-    written = []
-    for part in parts:
-        quoted = part.text.replace("\\", "\\\\").replace('"', '\\"')
-        size = f"{abs(part.weight):.6f}".rstrip("0").rstrip(".")
-        boost = "" if size == "1" else f"^{size}"
-        written.append(f'{"+" if part.weight > 0 else "-"}"{quoted}"{boost}')
-    return " ".join(written)
-
-
 def parse_moment(text: str) -> tuple[str, float]:
     """Split ``VIDEO@SECONDS``; the video's own name may hold an ``@``.
 

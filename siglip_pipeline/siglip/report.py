@@ -26,7 +26,6 @@ class Progress:
     """None where the caller did not say."""
     videos: int
     """Videos handed back, failed ones included."""
-    elapsed_seconds: float
     frames_per_second: float
     seconds_left: float | None
     """Estimate; None without ``frames_total`` or before the first frame."""
@@ -149,7 +148,6 @@ class Meter:
                 frames=self.frames,
                 frames_total=frames_total,
                 videos=self.videos + self.failed_videos,
-                elapsed_seconds=elapsed,
                 frames_per_second=rate,
                 seconds_left=left,
             )

@@ -139,14 +139,6 @@ def find_binaries(account: Account, *, install: Path | None = None) -> Path:
     return _copied_binaries(install, account) / "bin"
 
 
-def postgres_version(folder: Path) -> str:
-    """What ``postgres --version`` says, e.g. ``postgres (PostgreSQL) 18.4``."""
-    done = subprocess.run(
-        [str(folder / "postgres"), "--version"], capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
-
-
 def _runs(postgres: Path, account: Account) -> bool:
     try:
         done = subprocess.run(

@@ -50,16 +50,6 @@ class SharedSegment:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SimilarVideo:
-    """A video whose mean vector is near another one's."""
-
-    video: str
-    video_id: int
-    score: float
-    """Cosine similarity of the two videos' vectors."""
-
-
 class VideoSimilarityStore:
     """What :func:`~siglip_pipeline.store.video_similarity.compare_videos` found last."""
 
@@ -98,27 +88,4 @@ class VideoSimilarityStore:
                 " ORDER BY s.duplicate DESC, s.covered DESC, a.path, b.path, s.start_a"
                 " LIMIT %(limit)s",
                 {"model": model_id, "video": video, "only": duplicates_only, "limit": limit},
-            ).fetchall()
-
-    def similar(
-        self, video: str, *, k: int = 10, model_id: int | None = None
-    ) -> list[SimilarVideo]:
-        """Videos whose vectors are nearest to a video's, best first, ties by path.
-
-        Empty when the video is unknown, or has not been compared yet.
-        """
-        with (
-            self._database.connection() as connection,
-            connection.cursor(row_factory=class_row(SimilarVideo)) as cursor,
-        ):
-            return cursor.execute(
-                "SELECT v.path AS video, v.video_id,"
-                " greatest(-1, least(1, -(o.embedding <#> q.embedding))) AS score"
-                " FROM video_vectors q JOIN videos w ON w.video_id = q.video_id"
-                " JOIN video_vectors o ON o.model_id = q.model_id AND o.video_id <> q.video_id"
-                " JOIN videos v ON v.video_id = o.video_id WHERE w.path = %(video)s"
-                " AND q.model_id = coalesce(%(model)s::integer,"
-                " (SELECT model_id FROM models WHERE is_active))"
-                " ORDER BY score DESC, v.path LIMIT %(k)s",
-                {"video": video, "model": model_id, "k": k},
             ).fetchall()

@@ -149,15 +149,6 @@ class VectorStore:
             ).fetchone()
         return None if row is None else str(row[0])
 
-    def delete_video(self, video: str) -> bool:
-        """Delete a video's vectors under every model, keeping its row; False if unknown."""
-        with self._database.connection() as connection:
-            video_id = videos.find(connection, video)
-            if video_id is None:
-                return False
-            generations.remove_video(connection, video_id)
-            return True
-
     def summary(self, model_id: int, video: str) -> VectorSummary:
         """Count and lengths of a video's vectors, as the database holds them."""
         query = sql.SQL(

@@ -11,7 +11,6 @@ from siglip_pipeline import cli
 from siglip_pipeline.errors import QueryError
 from siglip_pipeline.export import export_hits
 from siglip_pipeline.search import ImagePart, SearchFilter, TextPart
-from siglip_pipeline.store.similar_videos import VideoSimilarityStore
 from siglip_pipeline.store.video_similarity import compare_videos
 from siglip_pipeline_tests.search.conftest import SECONDS, Films, query_frame
 from siglip_pipeline_tests.video.copies import Transform, transformed_copy
@@ -217,8 +216,6 @@ def test_duplicates_are_listed(
     """Two films of different scenes: there are none, and the command says so."""
     compare_videos(films.database, films.service.active_model().model_id)
     assert _json(monkeypatch, capsys, films, "duplicates") == {"segments": []}
-    near = VideoSimilarityStore(films.database).similar("one.mp4")
-    assert [video.video for video in near] == ["sub/two.mp4"]
 
 
 def test_the_examples_in_the_documents_run(

@@ -11,14 +11,13 @@ from psycopg import sql
 
 from siglip_pipeline.errors import SimilarityIndexError, StoreError
 from siglip_pipeline.records import FloatArray
-from siglip_pipeline.store import building, generations, publishing, recall, tuning
+from siglip_pipeline.store import building, generations, publishing, recall, tuning, videos
 from siglip_pipeline.store.database import LOCK_BUILD, Database
 from siglip_pipeline.store.index import build_index
 from siglip_pipeline.store.index_kinds import index_kind
 from siglip_pipeline.store.live_index import live_index
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.search import search_frames
-from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.store import made
 
@@ -107,7 +106,10 @@ def test_the_live_index_counts_the_frames_that_it_answers_for(
 ) -> None:
     assert live_index(database, model_id) is None
     build_index(database, model_id, settings=SETTINGS)
-    VectorStore(database).delete_video("v00.mp4")
+    with database.connection() as connection:
+        video_id = videos.find(connection, "v00.mp4")
+        assert video_id is not None
+        generations.remove_video(connection, video_id)
     live = live_index(database, model_id)
     assert live is not None
     assert (live.kind, live.frames) == ("moments", 3 * 24)

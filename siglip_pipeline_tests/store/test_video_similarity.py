@@ -53,9 +53,6 @@ def test_a_copy_and_a_part_are_copies(database: Database, model_id: int) -> None
     assert (segment.start_a, segment.end_a) == (8, 20)
     assert (segment.start_b, segment.end_b) == (0, 12)
     assert segment.covered == pytest.approx(1)
-    near = store.similar("film.mp4", model_id=model_id)
-    assert [video.video for video in near] == ["again.mp4", "part.mp4", "no.mp4"]
-    assert near[0].score > near[1].score > near[2].score
 
 
 def test_a_black_opening_is_no_segment_at_all(database: Database, model_id: int) -> None:
