@@ -25,10 +25,11 @@ from http_service import running
 from store_report import Case, print_report
 from vectors import Footage
 
+from siglip_pipeline.hits import SearchRequest
 from siglip_pipeline.ports import free_port
 from siglip_pipeline.records import FloatArray, ModelSpec
 from siglip_pipeline.search import QueryEmbedder
-from siglip_pipeline.search.vectors import text_within
+from siglip_pipeline.search.query_vectors import text_within
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store import generations
 from siglip_pipeline.store.database import Database, open_database
@@ -37,7 +38,7 @@ from siglip_pipeline.store.index import build_index
 from siglip_pipeline.store.index_kinds import Generation, Scope, index_kind
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.near_frames import NearFrames
-from siglip_pipeline.store.search_run import TIMES_BEYOND, Question, SearchRun, answer_at_once
+from siglip_pipeline.store.search_run import find_hits
 from siglip_pipeline.store.vectors import VectorStore
 
 K = 10
@@ -269,13 +270,10 @@ def same_answer(database: Database, target: Generation, vectors_ND: FloatArray) 
     with database.autocommit() as connection:
 
         def ask(query: int) -> object:
-            question = Question(query_QD=vectors_ND[query : query + 1], k=K, within=within)
-            groups = answer_at_once(connection, target, Scope(), question, must_be_active=True)
-            if groups is not None:
-                return groups
-            with connection.transaction():
-                run = SearchRun(connection, target, Scope(), question, times=TIMES_BEYOND)
-                return run.groups()
+            request = SearchRequest(query_QD=vectors_ND[query : query + 1], k=K, within=within)
+            hits = find_hits(connection, model, target, Scope(), request, must_be_active=True)
+            assert hits is not None
+            return hits
 
         yield ask
 

@@ -18,8 +18,10 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from siglip_pipeline.hits import Hit
+from siglip_pipeline.json_form import to_json
 from siglip_pipeline.names import shown
-from siglip_pipeline.records import Hit, Stage
+from siglip_pipeline.records import Stage
 from siglip_pipeline.status import PipelineStatus
 from siglip_pipeline.text.timecode import timecode
 
@@ -40,8 +42,10 @@ err = PlainConsole(stderr=True)
 out = PlainConsole()
 
 
-def print_json(document: dict[str, Any]) -> None:
-    """Exactly one JSON document on stdout."""
+def print_json(document: object) -> None:
+    """Print exactly one JSON document on stdout: a dict as it is, or a record."""
+    if not isinstance(document, dict):
+        document = to_json(document)
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 

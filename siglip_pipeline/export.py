@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from siglip_pipeline.errors import FrameStoreError, QueryError, VideoError
-from siglip_pipeline.records import Hit
+from siglip_pipeline.hits import Hit
+from siglip_pipeline.json_form import Rounded3
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.clips import cut_clip
@@ -18,20 +18,12 @@ from siglip_pipeline.video.frame_store import FrameStore
 class Exported:
     """What became of one hit."""
 
-    hit: Hit
+    video: str
+    time_seconds: Rounded3
     path: Path | None
     """The file; None when it could not be made."""
     reason: str | None
     """Why there is none."""
-
-    def to_json(self) -> dict[str, Any]:
-        """For ``search --export DIR --json``."""
-        return {
-            "video": self.hit.video,
-            "time_seconds": round(self.hit.time_seconds, 3),
-            "path": None if self.path is None else str(self.path),
-            "reason": self.reason,
-        }
 
 
 def export_hits(
@@ -70,11 +62,14 @@ def export_hits(
                 )
             else:
                 path.write_bytes(frames.thumbnail(hit.video, hit.frame_index))
-            done.append(Exported(hit=hit, path=path, reason=None))
+            made, reason = path, None
         except (VideoError, FrameStoreError) as error:
-            done.append(Exported(hit=hit, path=None, reason=str(error)))
+            made, reason = None, str(error)
         except OSError as error:
             raise QueryError(f"{path} cannot be written: {error.strerror}") from error
+        done.append(
+            Exported(video=hit.video, time_seconds=hit.time_seconds, path=made, reason=reason)
+        )
     return done
 
 

@@ -147,33 +147,3 @@ class ModelSpec:
     logit_bias: float
     preprocess: dict[str, Any] = field(default_factory=dict)
     """Size, resampling filter, mean, std and text settings, as used; JSON-serialisable."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hit:
-    """One moment that answers a query: its best frame, and the moment around it."""
-
-    video: str
-    time_seconds: float
-    frame_index: int
-    score: float
-    """Cosine similarity of the best frame with the query, in [-1, 1]."""
-    probability: float
-    """SigLIP's sigmoid(exp(logit_scale) * cosine + logit_bias), in (0, 1)."""
-    start_seconds: float
-    end_seconds: float
-    video_id: int
-    """The database's number of the video, for addresses."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The hit as ``search --json`` prints it."""
-        return {
-            "video": self.video,
-            "video_id": self.video_id,
-            "time_seconds": round(self.time_seconds, 3),
-            "frame_index": self.frame_index,
-            "score": round(self.score, 6),
-            "probability": round(self.probability, 6),
-            "start_seconds": round(self.start_seconds, 3),
-            "end_seconds": round(self.end_seconds, 3),
-        }

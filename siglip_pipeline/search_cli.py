@@ -3,6 +3,7 @@
 import json
 import urllib.request
 import webbrowser
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,13 +14,15 @@ import typer
 from siglip_pipeline import console
 from siglip_pipeline.cli_settings import Json, load_settings
 from siglip_pipeline.errors import LaunchError, NothingIndexedError
+from siglip_pipeline.export import Exported, export_hits
+from siglip_pipeline.hits import Hit
+from siglip_pipeline.json_form import Given
 from siglip_pipeline.names import shown
-from siglip_pipeline.records import Hit
 from siglip_pipeline.search import (
-    ImagePart,
+    ImageTerm,
     LabelReport,
-    MomentPart,
-    QueryPart,
+    MomentTerm,
+    QueryTerm,
     SearchFilter,
     SearchResult,
     SearchService,
@@ -42,6 +45,15 @@ ToSeconds = Annotated[
     float | None, typer.Option("--to", help="Only before this second of a video.")
 ]
 _PAGE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchDocument(SearchResult):
+    """What ``search --json`` prints."""
+
+    exported: Given[tuple[Exported, ...]] = None
+    opened: Given[str] = None
+    """Address of the hit that was opened."""
 
 
 def search(
@@ -98,7 +110,7 @@ def search(
     settings = load_settings()
     if clips and export is None:
         raise typer.BadParameter("--clips needs --export FOLDER")
-    limits = SearchFilter(
+    filter = SearchFilter(
         videos=tuple(video) if video else None,
         from_seconds=from_seconds,
         to_seconds=to_seconds,
@@ -107,33 +119,29 @@ def search(
         min_probability=min_probability,
         max_per_video=per_video,
     )
-    parts = _parts(text, image, like)
-    if (clip is not None and parts) or (clip is None and not parts):
+    terms = _terms(text, image, like)
+    if (clip is not None) == bool(terms):
         raise typer.BadParameter(
             "give TEXT, --image FILE, --like VIDEO@SECONDS or several of them, or --clip FILE"
         )
     with open_database(settings) as database:
         service = SearchService(database, settings)
         if clip is not None:
-            result = service.by_clip(clip, k=k, filter=limits)
+            result = service.by_clip(clip, k=k, filter=filter)
         else:
-            result = service.by_mix(parts, k=k, filter=limits)
-    document = result.to_json()
-    failed = False
-    if export is not None:
-        from siglip_pipeline.export import export_hits
-
-        exported = export_hits(result.hits, export, settings, clips=clips)
-        document["exported"] = [file.to_json() for file in exported]
-        failed = any(file.path is None for file in exported)
-    if open_ and result.hits:
-        document["opened"] = page_address(settings, result.hits[0])
-        if not webbrowser.open(document["opened"]):
-            raise LaunchError(f"no browser could be started; the hit is at {document['opened']}")
+            result = service.by_mix(terms, k=k, filter=filter)
+    document = SearchDocument(
+        query=result.query,
+        model=result.model,
+        hits=result.hits,
+        exported=_export(result, export, settings, clips=clips),
+        opened=_open(result, settings) if open_ and result.hits else None,
+    )
     if json_:
         console.print_json(document)
     else:
-        _show(result, document, title=text or f"like {clip or image or like}")
+        _show(document, title=text or f"like {clip or image or like}")
+    failed = any(file.path is None for file in document.exported or ())
     raise typer.Exit(1 if failed else 0)
 
 
@@ -174,7 +182,7 @@ def labels(
             names, videos=videos, filter=limits, template=template
         )
     if json_:
-        console.print_json(report.to_json())
+        console.print_json(report)
     elif report.videos:
         console.out.print(labels_table(report))
     else:
@@ -264,8 +272,8 @@ def labels_table(report: LabelReport) -> Any:
                 end_section=last,
             )
     if len(report.videos) > 1:
-        for name in report.labels:
-            table.add_row("all", name, "", f"{report.share(name):.0%}", "")
+        for name, share in report.labels.items():
+            table.add_row("all", name, "", f"{share:.0%}", "")
     return table
 
 
@@ -289,26 +297,42 @@ def duplicates_table(segments: list[SharedSegment]) -> Any:
     return table
 
 
-def _parts(text: str | None, image: Path | None, like: str | None) -> list[QueryPart]:
-    parts: list[QueryPart] = []
+def _terms(text: str | None, image: Path | None, like: str | None) -> list[QueryTerm]:
+    terms: list[QueryTerm] = []
     if text is not None:
-        parts += parse_query(text)
+        terms += parse_query(text)
     if image is not None:
-        parts.append(ImagePart(image))
+        terms.append(ImageTerm(image))
     if like is not None:
-        parts.append(MomentPart(*parse_moment(like)))
-    return parts
+        terms.append(MomentTerm(*parse_moment(like)))
+    return terms
 
 
-def _show(result: SearchResult, document: dict[str, Any], *, title: str) -> None:
-    if result.hits:
-        console.out.print(console.hits_table(title, result.hits))
+def _export(
+    result: SearchResult, folder: Path | None, settings: Settings, *, clips: bool
+) -> tuple[Exported, ...] | None:
+    if folder is None:
+        return None
+    return tuple(export_hits(result.hits, folder, settings, clips=clips))
+
+
+def _open(result: SearchResult, settings: Settings) -> str:
+    """Show the best hit in the browser; its address."""
+    address = page_address(settings, result.hits[0])
+    if not webbrowser.open(address):
+        raise LaunchError(f"no browser could be started; the hit is at {address}")
+    return address
+
+
+def _show(document: SearchDocument, *, title: str) -> None:
+    if document.hits:
+        console.out.print(console.hits_table(title, document.hits))
     else:
         console.out.print("Nothing here: no moment passes the filters and is probable enough.")
-    for file in document.get("exported", ()):
-        if file["path"] is None:
-            console.err.print(f"not exported: {file['reason']}", style="yellow")
+    for file in document.exported or ():
+        if file.path is None:
+            console.err.print(f"not exported: {file.reason}", style="yellow")
         else:
-            console.err.print(f"wrote {file['path']}")
-    if "opened" in document:
-        console.err.print(f"opened {document['opened']}")
+            console.err.print(f"wrote {file.path}")
+    if document.opened:
+        console.err.print(f"opened {document.opened}")

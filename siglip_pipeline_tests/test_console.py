@@ -4,7 +4,7 @@ import pytest
 
 from siglip_pipeline.console import hits_table
 from siglip_pipeline.errors import QueryError
-from siglip_pipeline.records import Hit
+from siglip_pipeline.hits import Hit
 from siglip_pipeline.search import parse_moment
 from siglip_pipeline.text.timecode import timecode
 

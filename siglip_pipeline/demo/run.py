@@ -14,6 +14,7 @@ from siglip_pipeline.demo.films import DemoVideo, render_demo_videos
 from siglip_pipeline.demo.scenes import Scene
 from siglip_pipeline.errors import LaunchError
 from siglip_pipeline.indexing import watch_until
+from siglip_pipeline.json_form import to_json
 from siglip_pipeline.launcher import Launcher, launch
 from siglip_pipeline.ports import free_port
 from siglip_pipeline.search import SearchResult, SearchService
@@ -154,7 +155,7 @@ def _report(title: str, query: _Query, result: SearchResult, *, quiet: bool) -> 
     if not quiet:
         mark = {0: Text("right", "green") if correct else Text("wrong", "red")}
         console.out.print(console.hits_table(title, result.hits, mark=mark))
-    return {"title": title, "correct": correct, **result.to_json()}
+    return {"title": title, "correct": correct, **to_json(result)}
 
 
 def _print_summary(

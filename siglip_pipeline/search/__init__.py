@@ -8,33 +8,34 @@
 docs/search.md explains what is found and how.
 """
 
-from siglip_pipeline.search.answers import SearchResult
+from siglip_pipeline.hits import MAX_K, SearchFilter
 from siglip_pipeline.search.embedder import QueryEmbedder
-from siglip_pipeline.search.filters import SearchFilter
 from siglip_pipeline.search.labels import LabelReport, LabelScore, VideoLabels
-from siglip_pipeline.search.parts import (
-    ImagePart,
-    MomentPart,
-    QueryPart,
-    TextPart,
+from siglip_pipeline.search.query_terms import (
+    ImageTerm,
+    MomentTerm,
+    QueryTerm,
+    TextTerm,
     parse_moment,
     parse_query,
 )
-from siglip_pipeline.search.service import DEFAULT_K, MAX_K, SearchService
+from siglip_pipeline.search.results import QueryShown, SearchResult
+from siglip_pipeline.search.service import DEFAULT_K, SearchService
 
 __all__ = [
     "DEFAULT_K",
     "MAX_K",
-    "ImagePart",
+    "ImageTerm",
     "LabelReport",
     "LabelScore",
-    "MomentPart",
+    "MomentTerm",
     "QueryEmbedder",
-    "QueryPart",
+    "QueryShown",
+    "QueryTerm",
     "SearchFilter",
     "SearchResult",
     "SearchService",
-    "TextPart",
+    "TextTerm",
     "VideoLabels",
     "parse_moment",
     "parse_query",

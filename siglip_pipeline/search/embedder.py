@@ -10,7 +10,7 @@ import numpy as np
 
 from siglip_pipeline.errors import QueryError
 from siglip_pipeline.records import FloatArray
-from siglip_pipeline.search.pictures import read_picture
+from siglip_pipeline.search.query_pictures import read_picture
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.models import ModelRow
 

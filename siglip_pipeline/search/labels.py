@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from siglip_pipeline.errors import QueryError
+from siglip_pipeline.hits import SearchFilter
+from siglip_pipeline.json_form import Rounded3, Rounded6
 from siglip_pipeline.records import FloatArray
-from siglip_pipeline.search.chances import probability_of, score_of
-from siglip_pipeline.search.filters import SearchFilter
+from siglip_pipeline.search.probability import probability_of, score_of
 from siglip_pipeline.siglip.labels import PROMPT_TEMPLATE
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.label_scores import fit_in_videos
@@ -23,24 +23,14 @@ class LabelScore:
     """How well one label fits one video."""
 
     label: str
-    probability: float
+    probability: Rounded6
     """Of the best frame: SigLIP's sigmoid. Probabilities of several labels do not add up to 1."""
-    score: float
+    score: Rounded6
     """Cosine similarity of the best frame."""
-    time_seconds: float
+    time_seconds: Rounded3
     """Where the best frame is."""
-    share: float
+    share: Rounded6
     """Share of the video's frames that have the label, 0 to 1."""
-
-    def to_json(self) -> dict[str, Any]:
-        """For ``--json`` and HTTP."""
-        return {
-            "label": self.label,
-            "probability": round(self.probability, 6),
-            "score": round(self.score, 6),
-            "time_seconds": round(self.time_seconds, 3),
-            "share": round(self.share, 6),
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,43 +43,16 @@ class VideoLabels:
     """Frames that were judged."""
     labels: tuple[LabelScore, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """For ``--json`` and HTTP."""
-        return {
-            "video": self.video,
-            "video_id": self.video_id,
-            "frames": self.frames,
-            "labels": [label.to_json() for label in self.labels],
-        }
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelReport:
     """Labels over some videos, or all of them."""
 
     model: str
-    labels: tuple[str, ...]
+    labels: dict[str, Rounded6]
+    """Share of all judged frames that have each label, 0 to 1; 0 where none were judged."""
     videos: tuple[VideoLabels, ...]
     """By path."""
-
-    def share(self, label: str) -> float:
-        """Share of all judged frames that have the label, 0 to 1; 0 where none were judged."""
-        frames = sum(video.frames for video in self.videos)
-        having = sum(
-            score.share * video.frames
-            for video in self.videos
-            for score in video.labels
-            if score.label == label
-        )
-        return having / frames if frames else 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """For ``--json`` and HTTP."""
-        return {
-            "model": self.model,
-            "labels": {label: round(self.share(label), 6) for label in self.labels},
-            "videos": [video.to_json() for video in self.videos],
-        }
 
 
 def label_sentences(labels: Sequence[str], template: str = PROMPT_TEMPLATE) -> list[str]:
@@ -112,20 +75,13 @@ def label_videos(
     model: ModelRow,
     labels: Sequence[str],
     vectors_LD: FloatArray,
-    chosen: SearchFilter,
+    filter: SearchFilter,
 ) -> LabelReport:
     """Judge every frame in scope by the vector of each label; see :meth:`.SearchService.label`."""
-    sure = SURE if chosen.min_probability is None else chosen.min_probability
+    sure = SURE if filter.min_probability is None else filter.min_probability
     by_video: dict[str, tuple[int, int, list[LabelScore]]] = {}
     with database.snapshot() as connection:
-        scope = resolve_scope(
-            connection,
-            model.model_id,
-            videos=chosen.videos,
-            time_range=chosen.time_range,
-            uploaded_after=chosen.uploaded_since,
-            uploaded_before=chosen.uploaded_until,
-        )
+        scope = resolve_scope(connection, model.model_id, filter)
         for label, vector_D in zip(labels, vectors_LD, strict=True):
             for fit in fit_in_videos(
                 connection,
@@ -143,16 +99,25 @@ def label_videos(
                 )
                 entry = by_video.setdefault(fit.video, (fit.video_id, fit.frames, []))
                 entry[2].append(score)
-    return LabelReport(
-        model=model.name,
-        labels=tuple(labels),
-        videos=tuple(
-            VideoLabels(
-                video=video,
-                video_id=video_id,
-                frames=frames,
-                labels=tuple(sorted(scores, key=lambda score: -score.score)),
-            )
-            for video, (video_id, frames, scores) in by_video.items()
-        ),
+    videos = tuple(
+        VideoLabels(
+            video=video,
+            video_id=video_id,
+            frames=frames,
+            labels=tuple(sorted(scores, key=lambda score: -score.score)),
+        )
+        for video, (video_id, frames, scores) in by_video.items()
     )
+    shares = {label: _share_of_all(label, videos) for label in labels}
+    return LabelReport(model=model.name, labels=shares, videos=videos)
+
+
+def _share_of_all(label: str, videos: Sequence[VideoLabels]) -> float:
+    frames = sum(video.frames for video in videos)
+    having = sum(
+        score.share * video.frames
+        for video in videos
+        for score in video.labels
+        if score.label == label
+    )
+    return having / frames if frames else 0.0

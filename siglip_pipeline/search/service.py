@@ -1,30 +1,33 @@
 """The one way to search, for Python, the command line and HTTP alike."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from siglip_pipeline.errors import NothingIndexedError, QueryError
-from siglip_pipeline.search.answers import Answers, SearchResult
+from siglip_pipeline.hits import MAX_K, Moment, SearchFilter
 from siglip_pipeline.search.embedder import QueryEmbedder
-from siglip_pipeline.search.filters import SearchFilter
 from siglip_pipeline.search.labels import LabelReport, label_sentences, label_videos
-from siglip_pipeline.search.parts import (
-    ImagePart,
-    QueryPart,
-    TextPart,
-    check_parts,
+from siglip_pipeline.search.query_terms import (
+    ImageTerm,
+    QueryTerm,
+    TextTerm,
+    check_terms,
 )
-from siglip_pipeline.search.vectors import QueryVectorizer, QueryVectors, part_json
+from siglip_pipeline.search.query_vectors import QueryVectorizer, QueryVectors
+from siglip_pipeline.search.results import HitFinder, QueryShown, SearchResult, shown
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.labels import PROMPT_TEMPLATE
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelRow, ModelStore
-from siglip_pipeline.store.search import K_MAX, ActiveModelChangedError
+from siglip_pipeline.store.search import ActiveModelChangedError
 from siglip_pipeline.store.vectors import VectorStore
 
 DEFAULT_K = 10
-MAX_K = K_MAX
+
+_Embedded = tuple[QueryShown, QueryVectors]
+"""A query as it was understood, and its vectors."""
 
 
 class SearchService:
@@ -52,7 +55,7 @@ class SearchService:
         self._settings = settings
         self._embedder = embedder or QueryEmbedder(settings)
         self._vectorizer = QueryVectorizer(self._embedder, VectorStore(database))
-        self._answers = Answers(database, settings)
+        self._finder = HitFinder(database, min_probability=settings.search_min_probability)
         self._active: ModelRow | None = None
 
     def load(self, tower: Literal["text", "image"] = "text") -> None:
@@ -102,12 +105,12 @@ class SearchService:
             QueryError: the text is empty or ``k`` is out of range.
             NothingIndexedError: no index has been published yet.
         """
-        TextPart(text)  # refuses an empty one
+        TextTerm(text)  # refuses an empty one
 
-        def embed(model: ModelRow) -> QueryVectors:
-            return self._vectorizer.text(model, text)
+        def embed(model: ModelRow) -> _Embedded:
+            return QueryShown(text=text), self._vectorizer.text(model, text)
 
-        return self._search(embed, {"text": text}, k=k, videos=videos, filter=filter)
+        return self._search(embed, k=k, videos=videos, filter=filter)
 
     def by_image(
         self,
@@ -131,11 +134,11 @@ class SearchService:
             NothingIndexedError: no index has been published yet.
         """
 
-        def embed(model: ModelRow) -> QueryVectors:
-            return self._vectorizer.image(model, image)
+        def embed(model: ModelRow) -> _Embedded:
+            query = QueryShown(image=ImageTerm(image).name)
+            return query, self._vectorizer.image(model, image)
 
-        query = {"image": ImagePart(image).name}
-        return self._search(embed, query, k=k, videos=videos, filter=filter)
+        return self._search(embed, k=k, videos=videos, filter=filter)
 
     def by_moment(
         self,
@@ -159,14 +162,13 @@ class SearchService:
             QueryError: the video has no vectors, or ``k`` is out of range.
             NothingIndexedError: no index has been published yet.
         """
-        query: dict[str, Any] = {}
 
-        def embed(model: ModelRow) -> QueryVectors:
+        def embed(model: ModelRow) -> _Embedded:
             frame = self._vectorizer.frame(model, video, seconds)
-            query["like"] = {"video": video, "time_seconds": frame.time_seconds}
-            return self._vectorizer.moment(frame)
+            like = Moment(video=video, time_seconds=frame.time_seconds)
+            return QueryShown(like=like), self._vectorizer.moment(frame)
 
-        return self._search(embed, query, k=k, videos=videos, filter=filter)
+        return self._search(embed, k=k, videos=videos, filter=filter)
 
     def by_clip(
         self,
@@ -194,49 +196,47 @@ class SearchService:
         """
         from siglip_pipeline.video.clip import sample_clip
 
-        query: dict[str, Any] = {"clip": str(clip)}
-
-        def embed(model: ModelRow) -> QueryVectors:
+        def embed(model: ModelRow) -> _Embedded:
             frames = sample_clip(clip, self._settings)
-            query["clip_frames"] = len(frames)
-            return self._vectorizer.clip(model, frames)
+            query = QueryShown(clip=str(clip), clip_frames=len(frames))
+            return query, self._vectorizer.clip(model, frames)
 
-        return self._search(embed, query, k=k, videos=videos, filter=filter)
+        return self._search(embed, k=k, videos=videos, filter=filter)
 
     def by_mix(
         self,
-        parts: Sequence[QueryPart],
+        terms: Sequence[QueryTerm],
         *,
         k: int = DEFAULT_K,
         videos: Sequence[str] | None = None,
         filter: SearchFilter | None = None,
     ) -> SearchResult:
-        """Moments that fit several parts at once: texts, pictures and moments, each weighted.
+        """Moments that fit several terms at once: texts, pictures and moments, each weighted.
 
-        The query is the sum of the parts' unit vectors times their weights, brought to length 1;
+        The query is the sum of the terms' unit vectors times their weights, brought to length 1;
         ``score`` is the cosine with it. ``probability`` is judged by the texts alone: that each
         with a positive weight fits and none with a negative one does, as if they were independent.
 
         Args:
-            parts: at least one with a positive weight; :func:`.parse_query` reads them from
+            terms: at least one with a positive weight; :func:`.parse_query` reads them from
                 ``+"snow" -"people"``.
             k: how many moments at the most.
             videos: search these only: paths and globs.
             filter: what may be returned.
 
         Raises:
-            QueryError: no positive part, parts that cancel each other, or ``k`` is out of range.
+            QueryError: no positive term, terms that cancel each other, or ``k`` is out of range.
             NothingIndexedError: no index has been published yet.
         """
-        check_parts(parts)
-        if len(parts) == 1:
-            return self._by_part(parts[0], k=k, videos=videos, filter=filter)
-        query = {"mix": [part_json(part) for part in parts]}
+        check_terms(terms)
+        if len(terms) == 1:
+            return self._by_term(terms[0], k=k, videos=videos, filter=filter)
 
-        def embed(model: ModelRow) -> QueryVectors:
-            return self._vectorizer.mix(model, parts)
+        def embed(model: ModelRow) -> _Embedded:
+            query = QueryShown(mix=tuple(map(shown, terms)))
+            return query, self._vectorizer.mix(model, terms)
 
-        return self._search(embed, query, k=k, videos=videos, filter=filter)
+        return self._search(embed, k=k, videos=videos, filter=filter)
 
     def label(
         self,
@@ -266,24 +266,23 @@ class SearchService:
         vectors_LD = self._embedder.texts(model, sentences)
         return label_videos(self._database, model, labels, vectors_LD, chosen)
 
-    def _by_part(
+    def _by_term(
         self,
-        part: QueryPart,
+        term: QueryTerm,
         *,
         k: int,
         videos: Sequence[str] | None,
         filter: SearchFilter | None,
     ) -> SearchResult:
-        if isinstance(part, TextPart):
-            return self.by_text(part.text, k=k, videos=videos, filter=filter)
-        if isinstance(part, ImagePart):
-            return self.by_image(part.image, k=k, videos=videos, filter=filter)
-        return self.by_moment(part.video, part.seconds, k=k, videos=videos, filter=filter)
+        if isinstance(term, TextTerm):
+            return self.by_text(term.text, k=k, videos=videos, filter=filter)
+        if isinstance(term, ImageTerm):
+            return self.by_image(term.image, k=k, videos=videos, filter=filter)
+        return self.by_moment(term.video, term.seconds, k=k, videos=videos, filter=filter)
 
     def _search(
         self,
-        embed: Callable[[ModelRow], QueryVectors],
-        query: dict[str, Any],
+        embed: Callable[[ModelRow], _Embedded],
         *,
         k: int,
         videos: Sequence[str] | None,
@@ -292,13 +291,14 @@ class SearchService:
         if not 1 <= k <= MAX_K:
             raise QueryError(f"k={k}: between 1 and {MAX_K} hits can be asked for")
         chosen = (filter or SearchFilter()).narrowed_to(videos)
+        limits = None if chosen == SearchFilter() else chosen
         while True:
             model = self.active_model()
+            query, vectors = embed(model)
             try:
-                hits = self._answers.hits(model, embed(model), k, chosen)
+                hits = self._finder.find(model, vectors, k, chosen)
             except ActiveModelChangedError:
                 self._active = None
                 continue
-            limits = chosen.to_json()
-            document = {**query, "k": k, **({"filter": limits} if limits else {})}
-            return SearchResult(query=document, model=model.name, hits=hits)
+            query = replace(query, k=k, filter=limits)
+            return SearchResult(query=query, model=model.name, hits=hits)

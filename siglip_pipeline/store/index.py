@@ -14,10 +14,7 @@ from siglip_pipeline.store.index_kinds import Generation, index_kind
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.recall import RecallReport
 from siglip_pipeline.store.recall.queries import EmbedTexts, Query, prepare_queries
-from siglip_pipeline.store.search import FrameHit, search_frames
 from siglip_pipeline.store.tuning import BuildSettings
-
-__all__ = ["FrameHit", "IndexReport", "build_index", "search_frames"]
 
 logger = logging.getLogger(__name__)
 

@@ -1,72 +1,64 @@
 """Which frames a search may return: filters on videos, resolved to ids."""
 
 from collections.abc import Sequence
-from datetime import datetime
 
 import psycopg
 
 from siglip_pipeline.errors import QueryError
+from siglip_pipeline.hits import SearchFilter
 from siglip_pipeline.store.database import Connection
 from siglip_pipeline.store.globs import glob_regex, is_glob
 from siglip_pipeline.store.index_kinds import Scope
+
+_VIDEOS = """
+SELECT v.path, v.video_id, i.frames, i.moments,
+       (%(uploaded_since)s::timestamptz IS NULL OR v.modified_at >= %(uploaded_since)s)
+       AND (%(uploaded_until)s::timestamptz IS NULL OR v.modified_at < %(uploaded_until)s)
+FROM videos v LEFT JOIN ingests i ON i.video_id = v.video_id AND i.model_id = %(model)s
+WHERE %(videos)s::text[] IS NULL OR v.path = ANY(%(videos)s) OR v.path ~ ANY(%(globs)s::text[])
+"""
 
 
 def resolve_scope(
     connection: Connection,
     model_id: int,
-    *,
-    videos: Sequence[str] | None = None,
-    time_range: tuple[float, float] | None = None,
-    uploaded_after: datetime | None = None,
-    uploaded_before: datetime | None = None,
+    filter: SearchFilter,
 ) -> Scope:
-    """The videos that pass the filters, and how many frames they hold.
+    """Return the videos that pass a filter, and how many frames they hold.
 
     Args:
         connection: in a transaction.
         model_id: whose vectors are searched.
-        videos: paths, and globs as :func:`~siglip_pipeline.store.globs.glob_regex` reads them;
-            None: all.
-        time_range: seconds within the video, half-open.
-        uploaded_after: the upload was modified at this time or later.
-        uploaded_before: … before this time.
+        filter: its globs as :func:`~siglip_pipeline.store.globs.glob_regex` reads them.
 
     Raises:
         QueryError: naming a path that is not known, or a glob that matches nothing.
     """
-    if videos is None and uploaded_after is None and uploaded_before is None:
-        return Scope(time_range=time_range)
-    globs = [pattern for pattern in videos or () if is_glob(pattern)]
-    query = (
-        "SELECT v.path, v.video_id, i.frames, i.moments,"
-        " (%(after)s::timestamptz IS NULL OR v.modified_at >= %(after)s)"
-        " AND (%(before)s::timestamptz IS NULL OR v.modified_at < %(before)s)"
-        " FROM videos v LEFT JOIN ingests i ON i.video_id = v.video_id AND i.model_id = %(model)s"
-        " WHERE %(videos)s::text[] IS NULL OR v.path = ANY(%(videos)s)"
-        " OR v.path ~ ANY(%(globs)s::text[])"
-    )
+    if not filter.is_about_videos:
+        return Scope(time_range=filter.time_range)
+    globs = [pattern for pattern in filter.videos or () if is_glob(pattern)]
     values = {
-        "after": uploaded_after,
-        "before": uploaded_before,
+        "uploaded_since": filter.uploaded_since,
+        "uploaded_until": filter.uploaded_until,
         "model": model_id,
         # A file may be called like a glob.
-        "videos": None if videos is None else list(videos),
+        "videos": None if filter.videos is None else list(filter.videos),
         "globs": [glob_regex(glob) for glob in globs],
     }
     try:
-        rows = connection.execute(query, values).fetchall()
+        rows = connection.execute(_VIDEOS, values).fetchall()
     except psycopg.errors.InvalidRegularExpression as error:
         raise QueryError(
             f"a pattern among {[glob[:60] for glob in globs]} cannot be used ({error}); make it "
             "simpler"
         ) from error
-    _check_known(videos or (), globs, [row[0] for row in rows])
+    _check_known(filter.videos or (), globs, [row[0] for row in rows])
     inside = [row[1:4] for row in rows if row[2] is not None and row[4]]
     return Scope(
         video_ids=[video_id for video_id, _, _ in inside],
         frames=sum(frames for _, frames, _ in inside),
         moments=sum(moments for _, _, moments in inside),
-        time_range=time_range,
+        time_range=filter.time_range,
     )
 
 

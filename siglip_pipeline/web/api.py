@@ -6,8 +6,9 @@ from fastapi import APIRouter, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
+from siglip_pipeline.json_form import to_json_bytes
 from siglip_pipeline.search import SearchResult
 from siglip_pipeline.web.errors import HttpError
 from siglip_pipeline.web.query import (
@@ -16,12 +17,11 @@ from siglip_pipeline.web.query import (
     Filter,
     Page,
     Slice,
-    hit_urls,
     search_picture,
     search_similar,
     search_text,
 )
-from siglip_pipeline.web.schemas import FAILURES, ErrorAnswer, SearchAnswer
+from siglip_pipeline.web.schemas import FAILURES, ErrorAnswer, HitAnswer, SearchAnswer
 from siglip_pipeline.web.services import CurrentServices
 
 _MEDIA_FAILURES: dict[int | str, dict[str, Any]] = {
@@ -138,12 +138,12 @@ def _answer(
     request: Request, page: Slice, result: SearchResult, *, has_next: bool = True
 ) -> Response:
     """The answer ready to send: FastAPI would validate it again, on another thread."""
-    hits = [
-        hit.to_json() | hit_urls(hit.video_id, hit.frame_index, hit.time_seconds)
-        for hit in result.hits
-    ]
     items = request.query_params.multi_items()
-    following = page.next_url(request.url.path, items, len(hits)) if has_next else None
-    return JSONResponse(
-        {"query": result.query, "model": result.model, "hits": hits, "next": following}
+    following = page.next_url(request.url.path, items, len(result.hits)) if has_next else None
+    answer = SearchAnswer(
+        query=result.query,
+        model=result.model,
+        hits=tuple(map(HitAnswer.of, result.hits)),
+        next=following,
     )
+    return Response(to_json_bytes(answer), media_type="application/json")

@@ -258,7 +258,7 @@ def _results(
         milliseconds=round(1000 * (time.perf_counter() - began)),
         next=following,
         fields=_fields(request),
-        filtered=bool(filter.to_json()),
+        filtered=filter != SearchFilter(),
         unfiltered=f"/?{urlencode(without_filter)}" if without_filter else None,
         **{"q": "", "like": None, "preview": None, **asked},
     )

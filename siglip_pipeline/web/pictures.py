@@ -7,7 +7,7 @@ from typing import Final
 from PIL import Image
 
 from siglip_pipeline.errors import QueryError
-from siglip_pipeline.search.pictures import PictureTooLargeError, read_picture
+from siglip_pipeline.search.query_pictures import PictureTooLargeError, read_picture
 from siglip_pipeline.web.errors import HttpError
 
 THUMBNAIL_WIDTHS: Final = (160, 320, 640)

@@ -1,7 +1,8 @@
 """The parameters of a search, the same for the API and the page."""
 
+from dataclasses import replace
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import Depends, Query
@@ -85,10 +86,8 @@ class Slice:
     def of(self, result: SearchResult) -> SearchResult:
         """The wanted part of a result."""
         hits = result.hits[self.offset : self.offset + self.k]
-        query = {**result.query, "k": self.k}
-        if self.offset:
-            query["offset"] = self.offset
-        return SearchResult(query=query, model=result.model, hits=hits)
+        query = replace(result.query, k=self.k, offset=self.offset or None)
+        return replace(result, query=query, hits=hits)
 
     def next_url(self, path: str, query_items: list[tuple[str, str]], hits: int) -> str | None:
         """Address of the next page; None at the end."""
@@ -171,12 +170,3 @@ def search_similar(
     else:
         raise HttpError(422, "give either like=VIDEO@SECONDS, or video_id and seconds")
     return page.of(services.search.by_moment(video, at, k=page.offset + page.k, filter=filter))
-
-
-def hit_urls(video_id: int, frame_index: int, seconds: float) -> dict[str, Any]:
-    """Where a hit's picture, player and file are."""
-    return {
-        "thumbnail_url": f"/api/thumbnails/{video_id}/{frame_index}.jpg",
-        "page_url": f"/videos/{video_id}?t={seconds:g}",
-        "stream_url": f"/api/videos/{video_id}/stream",
-    }

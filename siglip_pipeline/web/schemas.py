@@ -1,10 +1,14 @@
 """What the API answers with. Times are seconds; ranges are half-open."""
 
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from siglip_pipeline.hits import Hit
+from siglip_pipeline.json_form import DOCUMENTED
+from siglip_pipeline.search.results import QueryShown
 from siglip_pipeline.store.videos import VideoRow, VideoState
 
 _HIT: dict[str, JsonValue] = {
@@ -37,28 +41,36 @@ class ErrorAnswer(BaseModel):
     error: ErrorBody
 
 
-class HitAnswer(BaseModel):
-    """A moment that answers the query, by its best frame."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HitAnswer(Hit):
+    """A moment that answers the query, by its best frame, and where to see it."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_HIT]})
+    __pydantic_config__ = ConfigDict(**DOCUMENTED, json_schema_extra={"examples": [_HIT]})
 
-    video: str = Field(description="Path below the uploads.")
-    video_id: int
-    time_seconds: float = Field(description="Of the best frame.")
-    frame_index: int
-    score: float = Field(description="Cosine similarity of the best frame, -1 to 1.")
-    probability: float = Field(description="SigLIP's sigmoid, 0 to 1: does the text fit at all?")
-    start_seconds: float
-    end_seconds: float
     thumbnail_url: str
     page_url: str
     stream_url: str
 
+    @classmethod
+    def of(cls, hit: Hit) -> "HitAnswer":
+        """Return a hit with the addresses of its picture, of the player at it, and of the file."""
+        return cls(
+            **{name: getattr(hit, name) for name in _HIT_FIELDS},
+            thumbnail_url=f"/api/thumbnails/{hit.video_id}/{hit.frame_index}.jpg",
+            page_url=f"/videos/{hit.video_id}?t={hit.time_seconds:g}",
+            stream_url=f"/api/videos/{hit.video_id}/stream",
+        )
 
-class SearchAnswer(BaseModel):
+
+_HIT_FIELDS = tuple(field.name for field in fields(Hit))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchAnswer:
     """Moments, best first."""
 
-    model_config = ConfigDict(
+    __pydantic_config__ = ConfigDict(
+        **DOCUMENTED,
         json_schema_extra={
             "examples": [
                 {
@@ -68,13 +80,16 @@ class SearchAnswer(BaseModel):
                     "next": "/api/search?q=a+red+car&k=10&offset=10",
                 }
             ]
-        }
+        },
     )
 
-    query: dict[str, Any] = Field(description="The query as it was understood.")
-    model: str = Field(description="The model whose vectors were searched.")
-    hits: list[HitAnswer]
-    next: str | None = Field(description="Address of the next page; null at the end.")
+    query: QueryShown
+    """The query as it was understood."""
+    model: str
+    """The model whose vectors were searched."""
+    hits: tuple[HitAnswer, ...]
+    next: str | None
+    """Address of the next page; null at the end."""
 
 
 class VideoAnswer(BaseModel):

@@ -6,6 +6,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Query
 from starlette.requests import Request
 
+from siglip_pipeline.json_form import to_json
 from siglip_pipeline.status import collect_status
 from siglip_pipeline.web.errors import HttpError
 from siglip_pipeline.web.media import VideoId
@@ -20,6 +21,7 @@ from siglip_pipeline.web.schemas import (
     SharedSegmentAnswer,
     VideoAnswer,
     VideoDetailAnswer,
+    VideoLabelsAnswer,
     VideosAnswer,
 )
 from siglip_pipeline.web.services import CurrentServices, Services, unknown_video
@@ -155,11 +157,12 @@ def labels(
     report = services.search.label(label, videos=chosen, filter=filter)
     kept = [item for item in request.query_params.multi_items() if item[0] not in _PAGING]
     more = offset + limit < len(report.videos)
+    shown = report.videos[offset : offset + limit]
     following = urlencode([*kept, ("limit", limit), ("offset", offset + limit)])
     return LabelsAnswer(
         model=report.model,
-        labels={name: report.share(name) for name in report.labels},
-        videos=[video.to_json() for video in report.videos[offset : offset + limit]],
+        labels=report.labels,
+        videos=[VideoLabelsAnswer(**to_json(video)) for video in shown],
         total=len(report.videos),
         next=f"/api/labels?{following}" if more else None,
     )

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from siglip_pipeline.errors import NothingIndexedError, QueryError
+from siglip_pipeline.json_form import to_json
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.search import (
-    MomentPart,
+    MomentTerm,
     QueryEmbedder,
     SearchFilter,
     SearchService,
-    TextPart,
+    TextTerm,
 )
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.similarity import probability
@@ -140,7 +141,7 @@ def test_nothing_here(service: SearchService, made_database: Database) -> None:
     assert strict.by_text("nothing").hits == ()
     assert strict.by_text("v03 20 0.9").hits
     assert strict.by_text("nothing", filter=SearchFilter(min_probability=0)).hits
-    wanted = [TextPart("v03 20 0.9"), TextPart("v03 21 0.8", -0.1)]
+    wanted = [TextTerm("v03 20 0.9"), TextTerm("v03 21 0.8", -0.1)]
     assert strict.by_mix(wanted).hits == (), "what is not wanted is there too"
 
 
@@ -154,28 +155,28 @@ def test_probability_hides_no_more_than_it_says(service: SearchService) -> None:
 
 
 def test_a_mix_is_the_weighted_sum(service: SearchService) -> None:
-    parts = [MomentPart("v01.mp4", 3), MomentPart("v02.mp4", 3, 0.5), MomentPart("v05.mp4", 12, -1)]
+    parts = [MomentTerm("v01.mp4", 3), MomentTerm("v02.mp4", 3, 0.5), MomentTerm("v05.mp4", 12, -1)]
     result = service.by_mix(parts, k=2)
     total_D = made.footage(1)[3] + 0.5 * made.footage(2)[3] - made.footage(5)[12]
     total_D /= np.linalg.norm(total_D)
     assert [hit.video for hit in result.hits] == ["v01.mp4", "v02.mp4"]
     assert result.hits[0].score == pytest.approx(float((made.footage(1) @ total_D).max()), abs=5e-3)
-    assert result.query["mix"][2] == {
+    assert to_json(result)["query"]["mix"][2] == {
         "like": {"video": "v05.mp4", "time_seconds": 12},
         "weight": -1,
     }
 
 
 def test_what_is_not_wanted_sinks(service: SearchService) -> None:
-    wanted = TextPart("v03 20 0.5")
+    wanted = TextTerm("v03 20 0.5")
     assert service.by_mix([wanted], k=1).hits[0].video == "v03.mp4"
-    mixed = service.by_mix([wanted, MomentPart("v03.mp4", 20, -1)], k=100).hits
+    mixed = service.by_mix([wanted, MomentTerm("v03.mp4", 20, -1)], k=100).hits
     assert (mixed[0].video, mixed[0].start_seconds) != ("v03.mp4", 16)
 
 
 def test_texts_say_how_probable_a_mix_is(service: SearchService) -> None:
     model = service.active_model()
-    wanted, unwanted = TextPart("v03 20 0.18"), TextPart("v03 20 0.15", -0.2)
+    wanted, unwanted = TextTerm("v03 20 0.18"), TextTerm("v03 20 0.15", -0.2)
     hit = service.by_mix([wanted, unwanted], k=1).hits[0]
     frames_ND = made.footage(3)
     row = int(hit.time_seconds)
@@ -187,7 +188,7 @@ def test_texts_say_how_probable_a_mix_is(service: SearchService) -> None:
 def test_texts_are_embedded_once(service: SearchService, embedder: MadeTexts) -> None:
     first = service.by_text("v03 20 0.5")
     assert service.by_text("V03 20 0.5").hits == first.hits
-    service.by_mix([TextPart("v03 20 0.5"), TextPart("v04 1 0.5")])
+    service.by_mix([TextTerm("v03 20 0.5"), TextTerm("v04 1 0.5")])
     assert embedder.embedded == ["v03 20 0.5", "v04 1 0.5"]
 
 
@@ -234,7 +235,7 @@ def test_labels_are_judged_frame_by_frame(service: SearchService) -> None:
     vector_D = MadeTexts(made.settings()).embed_texts(service.active_model(), ["v03 20 0.9"])[0]
     shares = [float(np.mean(made.footage(video) @ vector_D >= 0.16)) for video in (3, 4)]
     assert third.labels[0].share == pytest.approx(shares[0], abs=0.05)
-    assert report.share("3 20 0.9") == pytest.approx(sum(shares) / 2, abs=0.05)
+    assert report.labels["3 20 0.9"] == pytest.approx(sum(shares) / 2, abs=0.05)
     assert len(service.label(["3 20 0.9"], template="v0{label}").videos) == VIDEOS
 
 
@@ -260,8 +261,8 @@ def test_filters_that_make_no_sense(values: dict[str, object], message: str) -> 
 
 def test_queries_that_make_no_sense(service: SearchService) -> None:
     with pytest.raises(QueryError, match="cancel each other"):
-        service.by_mix([MomentPart("v01.mp4", 3), MomentPart("v01.mp4", 3, -1)])
-    with pytest.raises(QueryError, match="at least one part"):
+        service.by_mix([MomentTerm("v01.mp4", 3), MomentTerm("v01.mp4", 3, -1)])
+    with pytest.raises(QueryError, match="at least one term"):
         service.by_mix([])
     with pytest.raises(QueryError, match="no video matches"):
         service.by_moment("v01.mp4", 3, videos=["x*.mp4"])

@@ -1,11 +1,15 @@
 """Small made collections for the store's tests."""
 
+from typing import Any
+
 import numpy as np
 
+from siglip_pipeline.hits import APART, Hit, SearchFilter, SearchRequest
 from siglip_pipeline.records import EmbeddingBatch, FloatArray, ModelSpec, Upload, VideoInfo
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database
-from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.store.models import ModelRow, ModelStore
+from siglip_pipeline.store.search import MomentSearch
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoStore
 
@@ -97,3 +101,30 @@ def settings(**values: object) -> Settings:
     return Settings.load(
         **{"database_url": "postgresql://unused/", "index_recall_queries": 12} | values
     )
+
+
+def request(
+    query: FloatArray,
+    *,
+    k: int,
+    within: float = APART,
+    min_score: float = -2.0,
+    ef_search: int | None = None,
+    **filters: Any,
+) -> SearchRequest:
+    """What a search is asked: a vector [D], or several [Q, D], and the fields of a filter."""
+    return SearchRequest(
+        query_QD=np.atleast_2d(query),
+        k=k,
+        within=within,
+        min_score=min_score,
+        ef_search=ef_search,
+        filter=SearchFilter(**filters),
+    )
+
+
+def search(
+    database: Database, model: ModelRow, query: FloatArray, *, k: int, **asked: Any
+) -> list[Hit]:
+    """One search by one that knows nothing yet."""
+    return MomentSearch(database).search(model, request(query, k=k, **asked))

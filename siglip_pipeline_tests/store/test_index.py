@@ -17,7 +17,6 @@ from siglip_pipeline.store.index import build_index
 from siglip_pipeline.store.index_kinds import index_kind
 from siglip_pipeline.store.live_index import live_index
 from siglip_pipeline.store.models import ModelStore
-from siglip_pipeline.store.search import search_frames
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.store import made
 
@@ -230,9 +229,9 @@ def test_what_changes_during_a_build_is_in_the_new_generation(
     report = build_index(database, model_id, settings=made.settings(index_kind=kind))
     assert report.published
     model = ModelStore(database).get(model_id)
-    assert search_frames(database, model, added_ND[9], k=1)[0].video == "early.mp4"
-    assert search_frames(database, model, changed_ND[9], k=1)[0].video == "v02.mp4"
-    videos = {hit.video for hit in search_frames(database, model, added_ND[9], k=100)}
+    assert made.search(database, model, added_ND[9], k=1)[0].video == "early.mp4"
+    assert made.search(database, model, changed_ND[9], k=1)[0].video == "v02.mp4"
+    videos = {hit.video for hit in made.search(database, model, added_ND[9], k=100)}
     assert videos == {"early.mp4", "v00.mp4", "v02.mp4", "v03.mp4"}
 
 
@@ -246,7 +245,7 @@ def test_readers_and_writers_never_notice_a_publication(database: Database, mode
     def read() -> None:
         try:
             while not stop.is_set():
-                hits = search_frames(database, model, made.footage(0)[3], k=3)
+                hits = made.search(database, model, made.footage(0)[3], k=3)
                 assert (hits[0].video, hits[0].frame_index) == ("v00.mp4", 75)
                 assert len(hits) == 3
                 counts["searches"] += 1
@@ -302,9 +301,9 @@ def test_an_empty_collection_is_published_and_filled_later(database: Database) -
     report = build_index(database, model_id, settings=SETTINGS)
     assert report.published
     model = ModelStore(database).get(model_id)
-    assert search_frames(database, model, made.footage(1)[0], k=3) == []
+    assert made.search(database, model, made.footage(1)[0], k=3) == []
     made.load(database, model_id, "v.mp4", made.footage(1))
-    assert len(search_frames(database, model, made.footage(1)[0], k=3)) == 3
+    assert len(made.search(database, model, made.footage(1)[0], k=3)) == 3
 
 
 def test_shared_memory_that_is_short_means_no_workers(

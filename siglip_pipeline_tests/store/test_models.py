@@ -10,7 +10,6 @@ from siglip_pipeline.records import Stage
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index import build_index
 from siglip_pipeline.store.models import ModelStore
-from siglip_pipeline.store.search import search_frames
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.store import made
@@ -164,7 +163,7 @@ def test_a_reader_sees_no_error_and_no_mixture_while_models_change(database: Dat
                 model = models.active()
                 assert model is not None
                 query_D = made.footage(2, dim=dims[model.key])[9]
-                hits = search_frames(database, model, query_D, k=4)
+                hits = made.search(database, model, query_D, k=4)
                 assert (hits[0].video, hits[0].frame_index) == ("v02.mp4", 225)
                 assert hits[0].score > 0.99, "a vector of the other model would not fit"
                 assert len(hits) == 4
@@ -194,8 +193,8 @@ def test_both_models_answer_from_their_own_vectors(database: Database) -> None:
         build_index(database, model_id, settings=SETTINGS)
     models = ModelStore(database)
     query_D = made.footage(500)[3]
-    near = search_frames(database, models.get(second), query_D, k=1)[0].score
-    far = search_frames(database, models.get(first), query_D, k=1)[0].score
+    near = made.search(database, models.get(second), query_D, k=1)[0].score
+    far = made.search(database, models.get(first), query_D, k=1)[0].score
     assert near == pytest.approx(1, abs=2e-3)
     assert far < 0.9
     assert np.isfinite([near, far]).all()

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from siglip_pipeline.errors import NothingIndexedError, QueryError
+from siglip_pipeline.hits import Hit
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index import build_index
 from siglip_pipeline.store.index_kinds import KINDS
 from siglip_pipeline.store.models import ModelRow, ModelStore
-from siglip_pipeline.store.search import FrameHit, MomentSearch, search_frames
+from siglip_pipeline.store.search import MomentSearch
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.store import made
 
@@ -30,10 +31,10 @@ class Indexed:
     def __post_init__(self) -> None:
         self.again = MomentSearch(self.database)
 
-    def search(self, query_D: FloatArray, k: int = 5, **filters: Any) -> list[FrameHit]:
+    def search(self, query_D: FloatArray, k: int = 5, **filters: Any) -> list[Hit]:
         """Asked step by step, and by one that knows the generation and may ask all at once."""
-        hits = search_frames(self.database, self.model, query_D, k=k, **filters)
-        assert self.again.search(self.model, query_D, k=k, **filters) == hits
+        hits = made.search(self.database, self.model, query_D, k=k, **filters)
+        assert self.again.search(self.model, made.request(query_D, k=k, **filters)) == hits
         return hits
 
 
@@ -70,8 +71,8 @@ def test_a_stored_frame_finds_itself_first(indexed: Indexed, row: int) -> None:
     assert (hit.video, hit.frame_index, hit.time_seconds) == ("v05.mp4", 25 * row, float(row))
     assert hit.score == pytest.approx(1, abs=2e-3)
     assert hit.score <= 1
-    assert hit.moment_start_seconds == row // made.SCENE * made.SCENE
-    assert hit.moment_end_seconds == hit.moment_start_seconds + made.SCENE
+    assert hit.start_seconds == row // made.SCENE * made.SCENE
+    assert hit.end_seconds == hit.start_seconds + made.SCENE
 
 
 def test_hits_are_the_best_frames_of_the_best_moments(indexed: Indexed) -> None:
@@ -86,7 +87,7 @@ def test_hits_are_the_best_frames_of_the_best_moments(indexed: Indexed) -> None:
 def test_k_moments_are_returned_when_there_are_k(indexed: Indexed, k: int) -> None:
     hits = indexed.search(query_at(3, 3), k=k)
     assert len(hits) == min(k, VIDEOS * 3)
-    assert len({(hit.video, hit.moment_start_seconds) for hit in hits}) == len(hits)
+    assert len({(hit.video, hit.start_seconds) for hit in hits}) == len(hits)
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
 
 
@@ -98,7 +99,7 @@ def test_videos_can_be_chosen(indexed: Indexed) -> None:
 
 
 def test_a_time_range_is_half_open(indexed: Indexed) -> None:
-    hits = indexed.search(query_at(3, 3), k=100, time_range=(7.0, 9.0))
+    hits = indexed.search(query_at(3, 3), k=100, from_seconds=7.0, to_seconds=9.0)
     assert {hit.time_seconds for hit in hits} == {7.0, 8.0}
     assert len(hits) == 2 * VIDEOS, "two moments of each video reach into the range"
 
@@ -106,7 +107,7 @@ def test_a_time_range_is_half_open(indexed: Indexed) -> None:
 def test_uploads_can_be_chosen_by_time(indexed: Indexed) -> None:
     after = datetime.fromtimestamp(1e9 + 3, UTC)
     before = datetime.fromtimestamp(1e9 + 5, UTC)
-    hits = indexed.search(query_at(8, 3), k=100, uploaded_after=after, uploaded_before=before)
+    hits = indexed.search(query_at(8, 3), k=100, uploaded_since=after, uploaded_until=before)
     assert {hit.video for hit in hits} == {"v03.mp4", "v04.mp4"}
     assert len(hits) == 6
 
@@ -161,13 +162,11 @@ def test_hits_go_as_far_as_neighbours_score_as_well(
 ) -> None:
     query_QD = np.stack([made.footage(80 + number)[0] for number in range(vectors)])
     expected = groups_by_looking_at_all(query_QD, within, time_range)
-    hits = indexed.search(query_QD, k=100, within=within, time_range=time_range)
-    found = [
-        (hit.video, hit.frame_index, hit.moment_start_seconds, hit.moment_end_seconds)
-        for hit in hits
-    ]
+    between = {"from_seconds": time_range[0], "to_seconds": time_range[1]}
+    hits = indexed.search(query_QD, k=100, within=within, **between)
+    found = [(hit.video, hit.frame_index, hit.start_seconds, hit.end_seconds) for hit in hits]
     assert found == expected
-    few = indexed.search(query_QD, k=4, within=within, time_range=time_range)
+    few = indexed.search(query_QD, k=4, within=within, **between)
     assert few == hits[:4]
 
 
@@ -183,7 +182,9 @@ def test_one_statement_tells_all_once_the_generation_is_known(
     # That one looks at some of its lists only, which hold too few of so small a collection.
     if indexed.kind != "ivfflat":
         monkeypatch.setattr(Database, "snapshot", lambda self: pytest.fail("asked again"))
-    found = [indexed.again.search(indexed.model, query_D, **asked) for query_D in queries]
+    found = [
+        indexed.again.search(indexed.model, made.request(query_D, **asked)) for query_D in queries
+    ]
     assert found == expected
 
 
@@ -194,13 +195,13 @@ def test_a_search_notices_that_another_generation_is_live(database: Database) ->
     build_index(database, model_id, settings=settings)
     model = ModelStore(database).get(model_id)
     search = MomentSearch(database)
-    first = search.search(model, query_at(2, 3), k=5)
+    first = search.search(model, made.request(query_at(2, 3), k=5))
     for kind in ("hnsw", "exact", "moments"):
         changed = made.settings(index_kind=kind, index_min_recall=0.0)
         assert build_index(database, model_id, settings=changed, force=True).published
-        assert search.search(model, query_at(2, 3), k=5) == first
+        assert search.search(model, made.request(query_at(2, 3), k=5)) == first
     made.load(database, model_id, "v02.mp4", made.footage(60))
-    assert search.search(model, made.footage(60)[9], k=1)[0].video == "v02.mp4"
+    assert search.search(model, made.request(made.footage(60)[9], k=1))[0].video == "v02.mp4"
 
 
 @pytest.mark.parametrize(
@@ -208,7 +209,7 @@ def test_a_search_notices_that_another_generation_is_live(database: Database) ->
     [
         ({"k": 0}, "k=0 is not between 1 and 1000"),
         ({"k": 1001}, "k=1001"),
-        ({"time_range": (3.0, 3.0)}, "does not start before it ends"),
+        ({"from_seconds": 3.0, "to_seconds": 3.0}, "is not before to_seconds=3"),
         ({"max_per_video": 0}, "max_per_video=0"),
         ({"videos": ["v00.mp4", "gone.mp4"]}, r"no video 'gone\.mp4' \(1 of 2 unknown\)"),
     ],
@@ -228,7 +229,7 @@ def test_a_query_of_another_model_is_refused(indexed: Indexed) -> None:
 def test_nothing_is_indexed_before_the_first_publication(database: Database) -> None:
     model_id = made.collection(database, videos=1)
     with pytest.raises(NothingIndexedError, match="materialize similarity_index"):
-        search_frames(database, ModelStore(database).get(model_id), query_at(0, 0), k=1)
+        made.search(database, ModelStore(database).get(model_id), query_at(0, 0), k=1)
 
 
 @pytest.mark.parametrize("kind", ["moments", "hnsw", "hnsw_binary", "exact"])
@@ -266,7 +267,7 @@ def test_a_filter_over_many_frames_finds_the_best_moments(
     monkeypatch.setattr("siglip_pipeline.store.index_kinds.moments.EXACT_MOMENTS", most)
     chosen = ["v01.mp4", "v04.mp4", "v06.mp4"]
     query_D = made.footage(77)[0]
-    hits = search_frames(database, model, query_D, k=4, videos=chosen)
+    hits = made.search(database, model, query_D, k=4, videos=chosen)
     expected = [hit for hit in truth(query_D) if hit[0] in chosen][:4]
     assert [(hit.video, hit.frame_index) for hit in hits] == [hit[:2] for hit in expected]
 
@@ -281,5 +282,25 @@ def test_ties_go_by_path_and_frame(database: Database) -> None:
         build_index(database, model_id, settings=made.settings(index_kind=kind))
         model = ModelStore(database).get(model_id)
         for query in (same_ND[3], same_ND[[3, 20]]):
-            hits = search_frames(database, model, query, k=3)
+            hits = made.search(database, model, query, k=3)
             assert [hit.video for hit in hits] == ["a.mp4", "b.mp4", "c.mp4"]
+
+
+def test_what_is_good_enough_for_one_of_several_vectors_is_found(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though what the other one names is not."""
+    monkeypatch.setattr("siglip_pipeline.store.search_run.EXACT_ROWS", 1)
+    model_id = ModelStore(database).register(made.spec())
+    scene_ND, noise_ND = made.footage(1, frames=made.SCENE), made.footage(2, frames=made.SCENE)
+    blurred_ND = scene_ND + 0.5 * noise_ND
+    blurred_ND /= np.linalg.norm(blurred_ND, axis=1, keepdims=True)
+    other_ND = made.footage(3, frames=made.SCENE)
+    for path, vectors_ND in (("a.mp4", scene_ND), ("b.mp4", blurred_ND), ("c.mp4", other_ND)):
+        made.load(database, model_id, path, vectors_ND)
+    build_index(database, model_id, settings=made.settings(index_kind="exact"))
+    model = ModelStore(database).get(model_id)
+    far_D = 0.4 * other_ND[3] - 0.9 * noise_ND[3]
+    query_QD = np.stack([scene_ND[3], far_D / np.linalg.norm(far_D)])
+    hits = made.search(database, model, query_QD, k=2, min_score=0.5)
+    assert [hit.video for hit in hits] == ["a.mp4", "b.mp4"]

@@ -22,8 +22,8 @@ from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database, open_database
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.schema import Migration, apply_migrations, check_schema, migrations
-from siglip_pipeline.store.search import search_frames
 from siglip_pipeline.store.videos import VideoStore
+from siglip_pipeline_tests.store import made
 
 SCHEMAS = Path(__file__).parent / "schemas"
 KNOWN = migrations()
@@ -83,7 +83,7 @@ def test_from_every_version_to_the_newest_nothing_is_lost(database: Database, ve
     # And the program of today works with what is there.
     model = ModelStore(database).active()
     assert model is not None
-    hits = search_frames(database, model, np.array([0, 1, 0], np.float32), k=2)
+    hits = made.search(database, model, np.array([0, 1, 0], np.float32), k=2)
     assert (hits[0].video, hits[0].frame_index) == ("a/ü 'quoted'.mp4", 50)
     states = VideoStore(database).states()
     assert states["broken.mp4"] == "failed"

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from siglip_pipeline.errors import QueryError
+from siglip_pipeline.json_form import to_json
 from siglip_pipeline.search import SearchService
 from siglip_pipeline.search.picture_formats import FORMATS
 from siglip_pipeline.store.database import Database
@@ -79,8 +80,8 @@ def test_each_listed_format_finds_the_scene_that_it_shows(
                 (hit["video"], hit["time_seconds"])
                 for hit in (
                     answer.json()["hits"][0],
-                    service.by_image(data, k=1).hits[0].to_json(),
-                    service.by_image(file, k=1).hits[0].to_json(),
+                    to_json(service.by_image(data, k=1).hits[0]),
+                    to_json(service.by_image(file, k=1).hits[0]),
                 )
             ]
             assert {video for video, _ in found} == {"more/two words.webm"}, format

@@ -10,8 +10,9 @@ import httpx
 import pytest
 
 from siglip_pipeline.errors import QueryError
+from siglip_pipeline.json_form import to_json
 from siglip_pipeline.records import Stage, Upload
-from siglip_pipeline.search import MomentPart, SearchFilter, SearchService, TextPart
+from siglip_pipeline.search import MomentTerm, SearchFilter, SearchService, TextTerm
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelStore
@@ -134,8 +135,8 @@ def test_labels_are_words(collection: Collection, counts: dict[str, int]) -> Non
 @pytest.mark.parametrize("text", ["a\0b", "\udcff", "a\ud800"])
 def test_what_is_no_text_is_refused(text: str) -> None:
     for make in (
-        lambda: TextPart(text),
-        lambda: MomentPart(text, 1.0),
+        lambda: TextTerm(text),
+        lambda: MomentTerm(text, 1.0),
         lambda: SearchFilter(videos=(text,)),
     ):
         with pytest.raises(QueryError, match="not valid Unicode"):
@@ -238,4 +239,4 @@ def test_dates_at_the_edge_of_time(client: httpx.Client) -> None:
     for text in ("0001-01-01", "9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59", "1e308"):
         answer = client.get("/api/search", params={"q": "x", "uploaded_since": text})
         assert answer.status_code in (200, 400, 422), answer.text
-    assert SearchFilter(uploaded_since=datetime(1, 1, 1, tzinfo=UTC)).to_json()
+    assert to_json(SearchFilter(uploaded_since=datetime(1, 1, 1, tzinfo=UTC)))

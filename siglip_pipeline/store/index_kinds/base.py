@@ -114,15 +114,22 @@ class IndexKind(ABC):
 
     @abstractmethod
     def near(
-        self, target: Generation, *, rows: int, scope: Scope, best_of_moment: bool
+        self,
+        target: Generation,
+        *,
+        rows: int,
+        scope: Scope,
+        best_of_moment: bool,
+        query: str = "query",
     ) -> sql.Composed:
-        """SQL for (video_id, frame_index, time_seconds, distance) of frames near ``%(query)s``.
+        """SQL for (video_id, frame_index, time_seconds, distance) of frames near a vector.
 
         Args:
             target: the generation to search.
             rows: how far to look: this many moments, or frames.
             scope: what may be returned.
             best_of_moment: one row for each moment will do.
+            query: name of the parameter that is the vector.
         """
 
     def plan_parameters(self, target: Generation) -> dict[str, Any]:
@@ -149,21 +156,21 @@ def query_vector(dim: int, name: str = "query") -> sql.Composed:
     return sql.SQL("{}::{}").format(sql.Placeholder(name, format=PyFormat.BINARY), vector_type(dim))
 
 
-def exact_frames(target: Generation, *, rows: int, scope: Scope) -> sql.Composed:
+def exact_frames(target: Generation, *, rows: int, scope: Scope, query: str) -> sql.Composed:
     """The nearest frames by looking at all of them; ties by path, then frame."""
     return sql.SQL(
         "SELECT f.video_id, f.frame_index, f.time_seconds, f.embedding <#> {query} AS distance"
         " FROM {frames} f JOIN videos tie ON tie.video_id = f.video_id WHERE {scope}"
         " ORDER BY distance, tie.path, f.frame_index LIMIT {rows}"
     ).format(
-        query=query_vector(target.dim),
+        query=query_vector(target.dim, query),
         frames=tables.frames(target.model_id),
         scope=scope.frame_condition("f"),
         rows=sql.Literal(rows),
     )
 
 
-def late_frames(target: Generation, *, rows: int, scope: Scope) -> sql.Composed:
+def late_frames(target: Generation, *, rows: int, scope: Scope, query: str) -> sql.Composed:
     """The nearest frames of videos that have changed since the generation was built."""
     return sql.SQL(
         "SELECT f.video_id, f.frame_index, f.time_seconds, f.embedding <#> {query} AS distance"
@@ -171,7 +178,7 @@ def late_frames(target: Generation, *, rows: int, scope: Scope) -> sql.Composed:
         " WHERE model_id = %(model_id)s AND generation = %(generation)s AND late"
         " AND ingest_id IS NOT NULL) AND {scope} ORDER BY distance LIMIT {rows}"
     ).format(
-        query=query_vector(target.dim),
+        query=query_vector(target.dim, query),
         frames=tables.frames(target.model_id),
         scope=scope.frame_condition("f"),
         rows=sql.Literal(rows),

@@ -38,7 +38,13 @@ class Exact(IndexKind):
         return {}
 
     def near(
-        self, target: Generation, *, rows: int, scope: Scope, best_of_moment: bool
+        self,
+        target: Generation,
+        *,
+        rows: int,
+        scope: Scope,
+        best_of_moment: bool,
+        query: str = "query",
     ) -> sql.Composed:
         """See :meth:`IndexKind.near`."""
-        return exact_frames(target, rows=rows, scope=scope)
+        return exact_frames(target, rows=rows, scope=scope, query=query)

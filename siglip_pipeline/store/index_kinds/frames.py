@@ -48,7 +48,13 @@ class FrameIndex(IndexKind):
         )
 
     def near(
-        self, target: Generation, *, rows: int, scope: Scope, best_of_moment: bool
+        self,
+        target: Generation,
+        *,
+        rows: int,
+        scope: Scope,
+        best_of_moment: bool,
+        query: str = "query",
     ) -> sql.Composed:
         """See :meth:`IndexKind.near`."""
         return sql.SQL(
@@ -56,11 +62,11 @@ class FrameIndex(IndexKind):
             " FROM {table} f WHERE {scope} ORDER BY f.embedding <#> {query} LIMIT {rows})"
             " UNION ALL ({late})"
         ).format(
-            query=query_vector(target.dim),
+            query=query_vector(target.dim, query),
             table=tables.index(target.model_id, target.generation),
             scope=scope.frame_condition("f"),
             rows=sql.Literal(rows),
-            late=late_frames(target, rows=rows, scope=scope),
+            late=late_frames(target, rows=rows, scope=scope, query=query),
         )
 
 

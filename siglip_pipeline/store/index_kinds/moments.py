@@ -63,7 +63,13 @@ class MomentIndex(HnswIndex):
         )
 
     def near(
-        self, target: Generation, *, rows: int, scope: Scope, best_of_moment: bool
+        self,
+        target: Generation,
+        *,
+        rows: int,
+        scope: Scope,
+        best_of_moment: bool,
+        query: str = "query",
     ) -> sql.Composed:
         """See :meth:`IndexKind.near`."""
         overlap = sql.SQL("true")
@@ -89,7 +95,7 @@ class MomentIndex(HnswIndex):
             videos=scope.video_condition("m"),
             overlap=overlap,
             hidden=sql.SQL(" + 0" if few else ""),
-            query=query_vector(target.dim),
+            query=query_vector(target.dim, query),
             rows=sql.Literal(rows),
             frames=tables.frames(target.model_id),
             scope=scope.frame_condition("f"),

@@ -95,16 +95,22 @@ class HnswBinary(HnswIndex):
         }
 
     def near(
-        self, target: Generation, *, rows: int, scope: Scope, best_of_moment: bool
+        self,
+        target: Generation,
+        *,
+        rows: int,
+        scope: Scope,
+        best_of_moment: bool,
+        query: str = "query",
     ) -> sql.Composed:
         """See :meth:`IndexKind.near`."""
         kind = vector_type(target.dim)
-        query = query_vector(target.dim)
+        vector = query_vector(target.dim, query)
         # A query belongs to the kind whose mean is nearer; the gap between them is wide.
         mean = sql.SQL(
             "(CASE WHEN {query} <=> %(text_mean)s::{kind} < {query} <=> %(picture_mean)s::{kind}"
             " THEN %(text_mean)s ELSE %(picture_mean)s END)::{kind}"
-        ).format(query=query, kind=kind)
+        ).format(query=vector, kind=kind)
         return sql.SQL(
             "(SELECT f.video_id, f.frame_index, f.time_seconds, f.embedding <#> {query} AS distance"
             " FROM (SELECT c.video_id, c.frame_index FROM {table} c WHERE {coded}"
@@ -112,7 +118,7 @@ class HnswBinary(HnswIndex):
             " near JOIN {frames} f USING (video_id, frame_index) ORDER BY distance LIMIT {rows})"
             " UNION ALL ({late})"
         ).format(
-            query=query,
+            query=vector,
             mean=mean,
             dim=sql.Literal(target.dim),
             table=tables.index(target.model_id, target.generation),
@@ -120,7 +126,7 @@ class HnswBinary(HnswIndex):
             shortlist=sql.Literal(max(self.oversampling * rows, 100)),
             frames=tables.frames(target.model_id),
             rows=sql.Literal(rows),
-            late=late_frames(target, rows=rows, scope=scope),
+            late=late_frames(target, rows=rows, scope=scope, query=query),
         )
 
 

@@ -8,24 +8,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siglip_pipeline.errors import QueryError
-from siglip_pipeline.search import MomentPart, TextPart, parse_moment, parse_query
+from siglip_pipeline.search import MomentTerm, TextTerm, parse_moment, parse_query
 
 
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("a red car", [TextPart("a red car")]),
-        ("a red-haired woman - not 'old'", [TextPart("a red-haired woman - not 'old'")]),
-        ('a "quoted" word', [TextPart('a "quoted" word')]),
-        ("+1 dog", [TextPart("+1 dog")]),
-        ('+"snow"', [TextPart("snow")]),
-        ('+"snow" -"people"', [TextPart("snow"), TextPart("people", -1)]),
-        ('  -"people"^0.5+"deep snow"^2 ', [TextPart("people", -0.5), TextPart("deep snow", 2)]),
-        (r'+"a \"b\" \\ c"', [TextPart('a "b" \\ c')]),
-        ('+"a"^.25', [TextPart("a", 0.25)]),
+        ("a red car", [TextTerm("a red car")]),
+        ("a red-haired woman - not 'old'", [TextTerm("a red-haired woman - not 'old'")]),
+        ('a "quoted" word', [TextTerm('a "quoted" word')]),
+        ("+1 dog", [TextTerm("+1 dog")]),
+        ('+"snow"', [TextTerm("snow")]),
+        ('+"snow" -"people"', [TextTerm("snow"), TextTerm("people", -1)]),
+        ('  -"people"^0.5+"deep snow"^2 ', [TextTerm("people", -0.5), TextTerm("deep snow", 2)]),
+        (r'+"a \"b\" \\ c"', [TextTerm('a "b" \\ c')]),
+        ('+"a"^.25', [TextTerm("a", 0.25)]),
     ],
 )
-def test_texts_and_mixes(text: str, parts: list[TextPart]) -> None:
+def test_texts_and_mixes(text: str, parts: list[TextTerm]) -> None:
     assert parse_query(text) == parts
 
 
@@ -35,7 +35,7 @@ def test_texts_and_mixes(text: str, parts: list[TextPart]) -> None:
         ("", "empty"),
         ("   ", "empty"),
         ('+""', "empty"),
-        ('-"people"', "at least one part to look for"),
+        ('-"people"', "at least one term to look for"),
         ('+"snow" people', "cannot be read from 'people'"),
         ('+"snow', "cannot be read"),
         ('+"snow"x', "cannot be read"),
@@ -55,28 +55,28 @@ texts = st.text(
     st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=30
 ).filter(lambda text: text.strip() != "")
 parts = st.builds(
-    lambda text, weight, negative: TextPart(text, -weight if negative else weight),
+    lambda text, weight, negative: TextTerm(text, -weight if negative else weight),
     texts,
     weights,
     st.booleans(),
 )
 
 
-def _format_query(parts: Sequence[TextPart]) -> str:
+def _format_query(terms: Sequence[TextTerm]) -> str:
     """Return the text that ``parse_query`` reads as these parts; weights to six digits."""
     written = []
-    for part in parts:
-        quoted = part.text.replace("\\", "\\\\").replace('"', '\\"')
-        size = f"{abs(part.weight):.6f}".rstrip("0").rstrip(".")
+    for term in terms:
+        quoted = term.text.replace("\\", "\\\\").replace('"', '\\"')
+        size = f"{abs(term.weight):.6f}".rstrip("0").rstrip(".")
         boost = "" if size == "1" else f"^{size}"
-        written.append(f'{"+" if part.weight > 0 else "-"}"{quoted}"{boost}')
+        written.append(f'{"+" if term.weight > 0 else "-"}"{quoted}"{boost}')
     return " ".join(written)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(parts, min_size=1, max_size=5))
-def test_what_is_written_is_read_back(mix: list[TextPart]) -> None:
-    mix = [TextPart("first"), *mix]
+def test_what_is_written_is_read_back(mix: list[TextTerm]) -> None:
+    mix = [TextTerm("first"), *mix]
     assert parse_query(_format_query(mix)) == mix
 
 
@@ -87,14 +87,14 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         read = parse_query(text)
     except QueryError:
         return
-    assert any(part.weight > 0 for part in read)
-    assert all(part.text.strip() and math.isfinite(part.weight) for part in read)
+    assert any(term.weight > 0 for term in read)
+    assert all(term.text.strip() and math.isfinite(term.weight) for term in read)
 
 
 @pytest.mark.parametrize("weight", [0.0, math.nan, math.inf])
 def test_weights_that_mean_nothing(weight: float) -> None:
     with pytest.raises(QueryError, match="any number but 0"):
-        MomentPart("a.mp4", 1, weight)
+        MomentTerm("a.mp4", 1, weight)
 
 
 def test_moments() -> None:

@@ -1,20 +1,19 @@
-"""The vectors of a query: what the parts of it say, under one model.
+"""The vectors of a query: what its terms say, under one model.
 
-Shapes: Q vectors of one query, P parts of a mix, M moments of a clip, D dimensions.
+Shapes: Q vectors of one query, T terms of a mix, M moments of a clip, D dimensions.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from siglip_pipeline.errors import QueryError
 from siglip_pipeline.records import FloatArray, FrameBatch
 from siglip_pipeline.search.embedder import QueryEmbedder
-from siglip_pipeline.search.parts import ImagePart, MomentPart, QueryPart, TextPart
+from siglip_pipeline.search.query_terms import ImageTerm, MomentTerm, QueryTerm, TextTerm
 from siglip_pipeline.store.models import ModelRow
 from siglip_pipeline.store.moments import cut_moments
 from siglip_pipeline.store.vectors import StoredVector, VectorStore
@@ -35,7 +34,7 @@ class QueryVectors:
     query_QD: FloatArray
     within: float
     """Cosine by which the scores of neighbours in one moment may differ."""
-    texts_PD: FloatArray | None = None
+    texts_TD: FloatArray | None = None
     """Texts of a mix, by which its probability is judged; None: the score itself says."""
     negative: tuple[bool, ...] = ()
     """Which of these texts must not fit."""
@@ -91,50 +90,40 @@ class QueryVectorizer:
         longest = np.sort(np.argsort(-lengths_M, kind="stable")[:_CLIP_VECTORS])
         return QueryVectors(query_QD=moments.means_MD[longest], within=_PICTURE_COSINE)
 
-    def mix(self, model: ModelRow, parts: Sequence[QueryPart]) -> QueryVectors:
-        """Of the weighted sum of several parts.
+    def mix(self, model: ModelRow, terms: Sequence[QueryTerm]) -> QueryVectors:
+        """Of the weighted sum of several terms.
 
         Raises:
             QueryError: they cancel each other.
         """
-        texts = [part for part in parts if isinstance(part, TextPart)]
-        images = [part for part in parts if isinstance(part, ImagePart)]
-        moments = [part for part in parts if isinstance(part, MomentPart)]
+        texts = [term for term in terms if isinstance(term, TextTerm)]
+        images = [term for term in terms if isinstance(term, ImageTerm)]
+        moments = [term for term in terms if isinstance(term, MomentTerm)]
         weighted: list[tuple[float, FloatArray]] = []
-        texts_PD = None
+        texts_TD = None
         if texts:
-            texts_PD = self._embedder.texts(model, [part.text for part in texts])
-            weighted += zip([part.weight for part in texts], texts_PD, strict=True)
+            texts_TD = self._embedder.texts(model, [term.text for term in texts])
+            weighted += zip([term.weight for term in texts], texts_TD, strict=True)
         if images:
-            images_PD = self._embedder.images(model, [part.image for part in images])
-            weighted += zip([part.weight for part in images], images_PD, strict=True)
-        for part in moments:
-            frame = self.frame(model, part.video, part.seconds)
-            weighted.append((part.weight, frame.embedding_D))
+            images_TD = self._embedder.images(model, [term.image for term in images])
+            weighted += zip([term.weight for term in images], images_TD, strict=True)
+        for term in moments:
+            frame = self.frame(model, term.video, term.seconds)
+            weighted.append((term.weight, frame.embedding_D))
         total_D = np.sum([weight * vector_D for weight, vector_D in weighted], axis=0)
         length = float(np.linalg.norm(total_D))
         if length < 1e-3 * max(abs(weight) for weight, _ in weighted):
             raise QueryError(
-                "the parts of the query cancel each other: nothing is left to look for"
+                "the terms of the query cancel each other: nothing is left to look for"
             )
         return QueryVectors(
             query_QD=(total_D / length)[None].astype(np.float32),
             within=_PICTURE_COSINE if images or moments else text_within(model),
-            texts_PD=texts_PD,
-            negative=tuple(part.weight < 0 for part in texts),
+            texts_TD=texts_TD,
+            negative=tuple(term.weight < 0 for term in texts),
         )
 
 
 def text_within(model: ModelRow) -> float:
     """Cosine that scores of neighbouring moments may differ by and be one hit, for a text."""
     return _TEXT_LOGITS / math.exp(model.logit_scale)
-
-
-def part_json(part: QueryPart) -> dict[str, Any]:
-    """A part as the ``query`` of a result shows it."""
-    if isinstance(part, TextPart):
-        return {"text": part.text, "weight": part.weight}
-    if isinstance(part, ImagePart):
-        return {"image": part.name, "weight": part.weight}
-    like = {"video": part.video, "time_seconds": part.seconds}
-    return {"like": like, "weight": part.weight}

@@ -1,4 +1,4 @@
-"""The parts of a mixed query, and how people write them: ``+"snow" -"people"^0.5``."""
+"""The terms of a mixed query, and how people write them: ``+"snow" -"people"^0.5``."""
 
 import math
 import re
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from siglip_pipeline.errors import QueryError
+from siglip_pipeline.hits import check_text
 
-_PART = re.compile(
+_TERM = re.compile(
     r"""\s*(?P<sign>[+-])"(?P<text>(?:[^"\\]|\\.)*)"(?:\^(?P<weight>[^\s+"-]*))?(?=\s|[+-]"|$)""",
     re.DOTALL,
 )
@@ -17,7 +18,7 @@ _EXAMPLE = """e.g. +"snow" -"people"^0.5"""
 
 
 @dataclass(frozen=True, slots=True)
-class TextPart:
+class TextTerm:
     """Words for what a moment shows; with a negative weight, for what it must not show."""
 
     text: str
@@ -31,7 +32,7 @@ class TextPart:
 
 
 @dataclass(frozen=True, slots=True)
-class ImagePart:
+class ImageTerm:
     """A picture, as a file or its bytes."""
 
     image: Path | bytes
@@ -47,7 +48,7 @@ class ImagePart:
 
 
 @dataclass(frozen=True, slots=True)
-class MomentPart:
+class MomentTerm:
     """A moment of an indexed video: the stored frame nearest to ``seconds``."""
 
     video: str
@@ -59,7 +60,7 @@ class MomentPart:
         _check_weight(self.video, self.weight)
 
 
-QueryPart = TextPart | ImagePart | MomentPart
+QueryTerm = TextTerm | ImageTerm | MomentTerm
 
 
 def _check_weight(what: str, weight: float) -> None:
@@ -67,48 +68,38 @@ def _check_weight(what: str, weight: float) -> None:
         raise QueryError(f"weight {weight} of {what!r}: any number but 0")
 
 
-def check_text(text: str) -> None:
-    """Refuse what neither a tokenizer nor the database takes.
-
-    Raises:
-        QueryError: half a character, as a terminal gives it for bytes that are no UTF-8, or NUL.
-    """
-    if re.search("[\0\ud800-\udfff]", text):
-        raise QueryError(f"{text!r} is not valid Unicode text; type it again")
-
-
-def check_parts(parts: Sequence[QueryPart]) -> None:
+def check_terms(terms: Sequence[QueryTerm]) -> None:
     """Refuse what cannot be searched for.
 
     Raises:
-        QueryError: there are no parts, or none says what to look for.
+        QueryError: there are no terms, or none says what to look for.
     """
-    if not any(part.weight > 0 for part in parts):
-        raise QueryError(f"a query needs at least one part to look for, {_EXAMPLE}")
+    if not any(term.weight > 0 for term in terms):
+        raise QueryError(f"a query needs at least one term to look for, {_EXAMPLE}")
 
 
-def parse_query(text: str) -> list[TextPart]:
+def parse_query(text: str) -> list[TextTerm]:
     r"""Read a query as a person writes it.
 
     A text that begins with ``+"`` or ``-"`` is a mix: quoted texts, each with a sign, and after it
     ``^WEIGHT`` if it should count more or less than 1. In quotes, ``\"`` is a quotation mark and
-    ``\\`` a backslash. Any other text is one part, as it is.
+    ``\\`` a backslash. Any other text is one term, as it is.
 
     >>> parse_query('+"snow" -"people"^0.5')
-    [TextPart(text='snow', weight=1.0), TextPart(text='people', weight=-0.5)]
+    [TextTerm(text='snow', weight=1.0), TextTerm(text='people', weight=-0.5)]
     >>> parse_query("a red-haired woman")
-    [TextPart(text='a red-haired woman', weight=1.0)]
+    [TextTerm(text='a red-haired woman', weight=1.0)]
 
     Raises:
         QueryError: an empty text, or a mix with a fault, which the message shows.
     """
     if not _IS_MIX.match(text):
-        return [TextPart(text)]
-    parts: list[TextPart] = []
+        return [TextTerm(text)]
+    terms: list[TextTerm] = []
     position = 0
     end = len(text.rstrip())
     while position < end:
-        match = _PART.match(text, position)
+        match = _TERM.match(text, position)
         if match is None:
             raise QueryError(
                 f"the query cannot be read from {text[position:end].lstrip()!r} on: give quoted "
@@ -116,10 +107,10 @@ def parse_query(text: str) -> list[TextPart]:
             )
         weight = _weight(match["weight"], match["text"])
         words = re.sub(r"\\(.)", r"\1", match["text"], flags=re.DOTALL)
-        parts.append(TextPart(words, weight if match["sign"] == "+" else -weight))
+        terms.append(TextTerm(words, weight if match["sign"] == "+" else -weight))
         position = match.end()
-    check_parts(parts)
-    return parts
+    check_terms(terms)
+    return terms
 
 
 def _weight(number: str | None, text: str) -> float:

@@ -1,0 +1,175 @@
+"""What is asked of a search and what it answers, in one form each from HTTP down to SQL.
+
+Shapes: Q vectors of one query, D dimensions. Times are seconds; ranges are half-open.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import Field, PlainSerializer
+
+from siglip_pipeline.errors import QueryError
+from siglip_pipeline.json_form import DOCUMENTED, Given, Rounded3, Rounded6
+from siglip_pipeline.records import FloatArray
+
+MAX_K = 1000
+"""Most hits of one search."""
+MAX_WILDCARDS = 40
+"""Most asterisks in a glob; the database's work grows with their square."""
+MAX_PATTERN = 2000
+"""Longest path or glob, in characters; no upload has a longer name."""
+APART = -1.0
+"""For ``within``: every moment of the index is a hit of its own."""
+
+_Time = Annotated[datetime, PlainSerializer(datetime.isoformat, return_type=str)]
+
+
+def check_text(text: str) -> None:
+    """Refuse what neither a tokenizer nor the database takes.
+
+    Raises:
+        QueryError: half a character, as a terminal gives it for bytes that are no UTF-8, or NUL.
+    """
+    if re.search("[\0\ud800-\udfff]", text):
+        raise QueryError(f"{text!r} is not valid Unicode text; type it again")
+
+
+def _check_pattern(video: str) -> None:
+    check_text(video)
+    if len(video) > MAX_PATTERN:
+        raise QueryError(f"videos={video[:40]!r}…: {len(video)} characters, at most {MAX_PATTERN}")
+    if video.count("*") > MAX_WILDCARDS:
+        raise QueryError(
+            f"videos={video[:40]!r}…: {video.count('*')} asterisks, at most {MAX_WILDCARDS}"
+        )
+
+
+def _aware(moment: datetime | None) -> datetime | None:
+    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """One moment that answers a query: its best frame, and the moment around it."""
+
+    video: Annotated[str, Field(description="Path below the uploads.")]
+    video_id: Annotated[int, Field(description="The database's number of the video.")]
+    time_seconds: Annotated[Rounded3, Field(description="Of the best frame.")]
+    frame_index: int
+    score: Annotated[Rounded6, Field(description="Cosine similarity of the best frame, -1 to 1.")]
+    probability: Annotated[
+        Rounded6, Field(description="SigLIP's sigmoid, 0 to 1: does the text fit at all?")
+    ]
+    start_seconds: Rounded3
+    end_seconds: Rounded3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """A place in a video."""
+
+    __pydantic_config__ = DOCUMENTED
+
+    video: str
+    time_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchFilter:
+    """Limits on the moments that a search returns; the default lets all of them through.
+
+    ``k`` moments come back whenever ``k`` pass the filter. A value that makes no sense raises
+    :class:`~siglip_pipeline.errors.QueryError`.
+    """
+
+    __pydantic_config__ = DOCUMENTED
+
+    videos: Given[tuple[str, ...]] = None
+    """Paths below UPLOADS and globs: ``*`` and ``?`` stay within a folder, ``**`` does not, and a
+    glob without ``/`` is about the file's name. None: all videos."""
+    from_seconds: Given[float] = None
+    """Moments with a frame at this time of the video or later."""
+    to_seconds: Given[float] = None
+    """… before this time."""
+    uploaded_since: Given[_Time] = None
+    """The upload was modified at this time or later; UTC where it names no zone."""
+    uploaded_until: Given[_Time] = None
+    """… before this time."""
+    min_probability: Given[float] = None
+    """Less probable moments are hidden, 0 to 1. None: what SIGLIP_SEARCH_MIN_PROBABILITY says."""
+    max_per_video: Given[int] = None
+    """At most so many moments of one video."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.videos, str):
+            raise QueryError(f"videos={self.videos!r}: give a sequence of paths or globs")
+        for video in self.videos or ():
+            _check_pattern(video)
+        for name in ("from_seconds", "to_seconds"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise QueryError(f"{name}={value}: a time within a video is 0 s or later")
+        start, end = self.time_range or (0.0, 1.0)
+        if not start < end:
+            raise QueryError(
+                f"from_seconds={self.from_seconds} is not before to_seconds={self.to_seconds}"
+            )
+        if self.min_probability is not None and not 0 <= self.min_probability <= 1:
+            raise QueryError(f"min_probability={self.min_probability} is not between 0 and 1")
+        if self.max_per_video is not None and self.max_per_video < 1:
+            raise QueryError(f"max_per_video={self.max_per_video}: at least 1")
+        since, until = _aware(self.uploaded_since), _aware(self.uploaded_until)
+        if since is not None and until is not None and not since < until:
+            raise QueryError(
+                f"uploaded_since={since.isoformat()} is not before "
+                f"uploaded_until={until.isoformat()}"
+            )
+        object.__setattr__(self, "uploaded_since", since)
+        object.__setattr__(self, "uploaded_until", until)
+
+    @property
+    def time_range(self) -> tuple[float, float] | None:
+        """Seconds within the video, half-open; None: all of it."""
+        if self.from_seconds is None and self.to_seconds is None:
+            return None
+        end = float("inf") if self.to_seconds is None else self.to_seconds
+        return self.from_seconds or 0.0, end
+
+    @property
+    def is_about_videos(self) -> bool:
+        """Whether the videos that pass have to be looked up first."""
+        limits = (self.videos, self.uploaded_since, self.uploaded_until)
+        return any(limit is not None for limit in limits)
+
+    def narrowed_to(self, videos: Sequence[str] | None) -> "SearchFilter":
+        """The same filter on these videos; None leaves it as it is."""
+        return self if videos is None else replace(self, videos=tuple(videos))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SearchRequest:
+    """What is looked for, under one model, and where.
+
+    Raises:
+        QueryError: ``k`` is out of range.
+    """
+
+    query_QD: FloatArray
+    """Unit vectors; a moment scores what the nearest says."""
+    k: int
+    """How many hits at the most."""
+    filter: SearchFilter = SearchFilter()
+    """Its ``min_probability`` is the caller's, who may judge by more than the score."""
+    within: float = APART
+    """Neighbouring moments whose scores differ by at most this are one hit."""
+    min_score: float = -2.0
+    """Moments that score less are no hits."""
+    ef_search: int | None = None
+    """How hard to look (probes, of IVFFlat); None: what the index's recall was measured with."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.k <= MAX_K:
+            raise QueryError(f"k={self.k} is not between 1 and {MAX_K}")

@@ -1,0 +1,37 @@
+"""The JSON of records: what ``--json`` prints and HTTP answers, from one definition."""
+
+from typing import Annotated, Any, TypeVar
+
+from pydantic import ConfigDict, Field, PlainSerializer, TypeAdapter
+
+T = TypeVar("T")
+
+DOCUMENTED = ConfigDict(use_attribute_docstrings=True)
+"""For ``__pydantic_config__`` of a record: the schema describes fields as its class does."""
+
+Given = Annotated[T | None, Field(exclude_if=lambda value: value is None)]
+"""A value that the document leaves out where there is none."""
+Rounded3 = Annotated[float, PlainSerializer(lambda value: round(value, 3), return_type=float)]
+"""Seconds, to the millisecond."""
+Rounded6 = Annotated[float, PlainSerializer(lambda value: round(value, 6), return_type=float)]
+
+
+def to_json(record: object) -> dict[str, Any]:
+    """Return a dataclass as the document that ``json.dumps`` takes."""
+    document: dict[str, Any] = _adapter_of(record).dump_python(record, mode="json")
+    return document
+
+
+def to_json_bytes(record: object) -> bytes:
+    """Return a dataclass as JSON without spaces."""
+    return _adapter_of(record).dump_json(record)
+
+
+def _adapter_of(record: object) -> TypeAdapter[Any]:
+    kind = type(record)
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
+
+
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {}

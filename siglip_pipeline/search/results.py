@@ -1,0 +1,129 @@
+"""What a search answers: the query as it was understood, and hits with their probabilities.
+
+Shapes: T texts of a mix, K hits.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from siglip_pipeline.hits import MAX_K, Hit, Moment, SearchFilter, SearchRequest
+from siglip_pipeline.json_form import DOCUMENTED, Given
+from siglip_pipeline.records import FloatArray
+from siglip_pipeline.search.probability import score_of
+from siglip_pipeline.search.query_terms import ImageTerm, QueryTerm, TextTerm
+from siglip_pipeline.search.query_vectors import QueryVectors
+from siglip_pipeline.siglip.similarity import probability
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.label_scores import score_frames
+from siglip_pipeline.store.models import ModelRow
+from siglip_pipeline.store.search import MomentSearch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TermShown:
+    """A term of a mix: one of the three, and how much it counts."""
+
+    __pydantic_config__ = DOCUMENTED
+
+    text: Given[str] = None
+    image: Given[str] = None
+    like: Given[Moment] = None
+    weight: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryShown:
+    """A query as it was understood; what it does not say is None, and not in its JSON."""
+
+    __pydantic_config__ = DOCUMENTED
+
+    text: Given[str] = None
+    image: Given[str] = None
+    like: Given[Moment] = None
+    """The stored frame that was looked for."""
+    clip: Given[str] = None
+    clip_frames: Given[int] = None
+    """How many of its frames were looked at."""
+    mix: Given[tuple[TermShown, ...]] = None
+    k: Given[int] = None
+    filter: Given[SearchFilter] = None
+    offset: Given[int] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """The answer to one query, best hit first."""
+
+    query: QueryShown
+    model: str
+    """Name of the model whose vectors were searched."""
+    hits: tuple[Hit, ...] = ()
+    """Empty where nothing is as probable as was asked for: nothing here."""
+
+
+def shown(term: QueryTerm) -> TermShown:
+    """Return a term as the ``query`` of a result shows it."""
+    if isinstance(term, TextTerm):
+        return TermShown(text=term.text, weight=term.weight)
+    if isinstance(term, ImageTerm):
+        return TermShown(image=term.name, weight=term.weight)
+    like = Moment(video=term.video, time_seconds=term.seconds)
+    return TermShown(like=like, weight=term.weight)
+
+
+class HitFinder:
+    """Finds the moments nearest to a query's vectors, and judges how probable each is.
+
+    Args:
+        database: where vectors are.
+        min_probability: hides what is less probable, where the filter does not say.
+    """
+
+    def __init__(self, database: Database, *, min_probability: float) -> None:
+        self._database = database
+        self._min_probability = min_probability
+        self._moments = MomentSearch(database)
+
+    def find(
+        self, model: ModelRow, vectors: QueryVectors, k: int, filter: SearchFilter
+    ) -> tuple[Hit, ...]:
+        """Return the ``k`` best moments that are probable enough, best first.
+
+        Raises:
+            ActiveModelChangedError: the model is not the one that search answers with any more.
+        """
+        least = filter.min_probability
+        least = self._min_probability if least is None else least
+        request = SearchRequest(
+            query_QD=vectors.query_QD, k=k, filter=filter, within=vectors.within
+        )
+        if vectors.texts_TD is None:
+            request = replace(request, min_score=score_of(least, model))
+            return tuple(self._moments.search(model, request, must_be_active=True))
+        while True:
+            found = self._moments.search(model, request, must_be_active=True)
+            judged = self._judged(model, vectors.texts_TD, vectors.negative, found)
+            hits = tuple(hit for hit in judged if hit.probability >= least)
+            # The texts may hide some: then there are more to look at.
+            if len(hits) >= k or len(found) < request.k or request.k == MAX_K:
+                return hits[:k]
+            request = replace(request, k=min(4 * request.k, MAX_K))
+
+    def _judged(
+        self,
+        model: ModelRow,
+        texts_TD: FloatArray,
+        negative: Sequence[bool],
+        hits: Sequence[Hit],
+    ) -> Iterator[Hit]:
+        """The same hits, each as probable as that all texts fit and no negative one does."""
+        if not hits:
+            return
+        places = [(hit.video_id, hit.frame_index) for hit in hits]
+        scores_KT = score_frames(self._database, model.model_id, places, texts_TD)
+        fits_KT = probability(np.nan_to_num(scores_KT), model.logit_scale, model.logit_bias)
+        wanted_KT = np.where(np.array(negative), 1 - fits_KT, fits_KT)
+        for hit, fits in zip(hits, np.prod(wanted_KT, axis=1).tolist(), strict=True):
+            yield replace(hit, probability=fits)
