@@ -301,6 +301,40 @@ class Settings(BaseSettings):
     http_request_burst: int = Field(
         60, ge=1, description="Requests that a client address may make at once."
     )
+    http_max_connections: int = Field(
+        400,
+        ge=1,
+        description="Connections at once. Where there are more, that which has waited longest for "
+        "a request is closed; where none waits, the new one is answered with 503.",
+    )
+    http_max_connections_per_address: int = Field(
+        64,
+        ge=1,
+        description="… and of one address, but for 127.0.0.1, ::1 and `SIGLIP_TRUSTED_PROXIES`.",
+    )
+    http_header_seconds: float = Field(
+        10.0, gt=0, description="Time for all headers of a request to arrive."
+    )
+    http_body_seconds: float = Field(
+        10.0,
+        gt=0,
+        description="Time for the body of a request to arrive, beside "
+        "`SIGLIP_HTTP_BODY_BYTES_PER_SECOND`.",
+    )
+    http_body_bytes_per_second: int = Field(
+        16_384,
+        ge=1,
+        description="A body that is still arriving gets a further second for each so many bytes.",
+    )
+    http_write_seconds: float = Field(
+        60.0,
+        gt=0,
+        description="Time for a client to take what is sent, 512 KiB at the most. A player that is "
+        "paused for longer asks for the rest again.",
+    )
+    http_idle_seconds: float = Field(
+        30.0, gt=0, description="Time that a connection is kept for the next request."
+    )
 
     @field_validator("home", "recall_texts")
     @classmethod

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from siglip_pipeline import __version__
@@ -64,7 +64,13 @@ def create_app(
         assets.router,
     ):
         app.include_router(router)
-    for kind in (SiglipPipelineError, HTTPException, RequestValidationError, Exception):
+    for kind in (
+        SiglipPipelineError,
+        HTTPException,
+        RequestValidationError,
+        ClientDisconnect,
+        Exception,
+    ):
         app.add_exception_handler(kind, _answer_error)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return Guard(app, settings)

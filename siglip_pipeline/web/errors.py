@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
 from siglip_pipeline.errors import (
@@ -31,11 +31,13 @@ _TYPES = {
     403: "Forbidden",
     404: "NotFound",
     405: "MethodNotAllowed",
+    408: "RequestTimeout",
     413: "ContentTooLarge",
     415: "UnsupportedMediaType",
     416: "RangeNotSatisfiable",
     422: "ValidationError",
     429: "TooManyRequests",
+    431: "HeadersTooLarge",
     500: "InternalError",
     503: "Unavailable",
 }
@@ -85,6 +87,8 @@ def http_error(error: Exception, request: Request) -> HttpError:
             return HttpError(error.status_code, message, headers=error.headers)
         case RequestValidationError():
             return HttpError(422, "; ".join(_problem(dict(e)) for e in error.errors()))
+        case ClientDisconnect():
+            return HttpError(400, "the connection was closed before the request was complete")
         case QueryError():
             return HttpError(400, str(error), kind="QueryError")
         case NothingIndexedError():

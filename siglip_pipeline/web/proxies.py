@@ -53,6 +53,12 @@ def behind_proxies(scope: Scope, trusted: Sequence[Network]) -> Scope:
     return {**scope, **changed}
 
 
+def is_among(host: str, networks: Sequence[Network]) -> bool:
+    """Return whether a host, as an address, lies in one of the networks."""
+    address = _address(host)
+    return address is not None and _is_in(address, networks)
+
+
 def _is_in(address: _Address, networks: Sequence[Network]) -> bool:
     return any(address in network for network in networks)
 

@@ -2,11 +2,17 @@
 
 import socket
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from siglip_pipeline.errors import LaunchError
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import open_database
 from siglip_pipeline.web.binding import check_exposure, url_host
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from siglip_pipeline.web.guard import Guard
 
 _STOP_SECONDS = 2
 _BACKLOG = 512
@@ -26,9 +32,7 @@ def serve(settings: Settings, *, ready: Callable[[str], None] = lambda url: None
         LaunchError: the port is taken, or a key is needed for this address.
         StoreError: the database cannot be used.
     """
-    # A second to import, and only this command needs them.
-    import uvicorn
-
+    # A second to import, and only this command needs it.
     from siglip_pipeline.web.app import create_app
 
     check_exposure(settings)
@@ -36,18 +40,32 @@ def serve(settings: Settings, *, ready: Callable[[str], None] = lambda url: None
         _listen(settings.host, settings.page_port) as listener,
         open_database(settings, schema="check" if settings.database_url else "migrate") as database,
     ):
-        config = uvicorn.Config(
-            create_app(settings, database),
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            # The guard looks at them, where SIGLIP_TRUSTED_PROXIES names the proxy.
-            proxy_headers=False,
-            timeout_graceful_shutdown=_STOP_SECONDS,
-        )
+        server = http_server(settings, create_app(settings, database))
         ready(f"http://{url_host(settings.host)}:{settings.page_port}")
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
+
+
+def http_server(settings: Settings, app: "Guard") -> "uvicorn.Server":
+    """Return the server of an application, with the limits that the settings ask for."""
+    import uvicorn
+
+    from siglip_pipeline.web.connections import ConnectionLimits, Connections
+
+    connections = Connections(ConnectionLimits.from_settings(settings))
+    config = uvicorn.Config(
+        app,
+        # uvicorn calls it as it would the class.
+        http=connections.protocol,  # type: ignore[arg-type]
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # The guard looks at them, where SIGLIP_TRUSTED_PROXIES names the proxy.
+        proxy_headers=False,
+        timeout_graceful_shutdown=_STOP_SECONDS,
+    )
+    return uvicorn.Server(config)
 
 
 def _listen(host: str, port: int) -> socket.socket:

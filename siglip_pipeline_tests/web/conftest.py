@@ -1,5 +1,6 @@
 """The real service in front of a real index: rendered films, the demo model, Postgres, uvicorn."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,11 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 from siglip_pipeline import stages
 from siglip_pipeline.demo.films import DemoVideo, demo_scenes, render_video
-from siglip_pipeline.ports import free_port
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.embedded import EmbeddedPostgres
@@ -24,6 +23,7 @@ from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline.web.app import create_app
 from siglip_pipeline.web.guard import Guard
+from siglip_pipeline.web.serve import http_server
 from siglip_pipeline_tests.conftest import collection_settings, fresh_database
 
 SCENES_PER_FILM = 6
@@ -118,14 +118,11 @@ def serving(settings: Settings, **changes: Any) -> Iterator[Served]:
     complete = settings.model_copy(update=changes)
     with Database(complete.database_url or "") as database:
         app = create_app(complete, database)
-        port = free_port()
-        config = uvicorn.Config(
-            app, port=port, lifespan="on", log_config=None, access_log=False, proxy_headers=False
-        )
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, daemon=True)
+        listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        server = http_server(complete, app)
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
-        url = f"http://127.0.0.1:{port}"
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         try:
             wait_until(lambda: server.started)
             with httpx.Client(base_url=url, timeout=60) as client:

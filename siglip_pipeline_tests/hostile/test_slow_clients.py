@@ -1,0 +1,298 @@
+"""Clients that send little or take little: dropped within their bounds, others are served."""
+
+import socket
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from siglip_pipeline.store import videos
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.embedded import EmbeddedPostgres
+from siglip_pipeline_tests.conftest import collection_settings, fresh_database
+from siglip_pipeline_tests.web.conftest import Served, serving
+
+pytestmark = pytest.mark.timeout(300)
+
+SECONDS = 1.5
+"""What each phase of a request may take here."""
+SLACK = 1.5
+SIZE = 200 * 2**20
+HEAD = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+POST = (
+    b"POST /login HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    b"Content-Type: application/x-www-form-urlencoded\r\n"
+)
+PICTURE = POST.replace(b"/login", b"/api/search").replace(
+    b"application/x-www-form-urlencoded", b"image/png"
+)
+RATE = 1000
+
+Connect = Callable[..., socket.socket]
+
+
+@pytest.fixture(scope="module")
+def served(
+    postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    home = tmp_path_factory.mktemp("slow_clients")
+    (home / "uploads").mkdir()
+    with (home / "uploads" / "large.mp4").open("wb") as upload:
+        upload.truncate(SIZE)
+    with fresh_database(postgres) as url:
+        with Database(url) as database, database.connection() as connection:
+            videos.ensure(connection, "large.mp4")
+        settings = collection_settings(
+            home,
+            url,
+            http_requests_per_second=0,
+            http_header_seconds=SECONDS,
+            http_body_seconds=SECONDS,
+            http_body_bytes_per_second=RATE,
+            http_write_seconds=SECONDS,
+            http_idle_seconds=SECONDS,
+            http_max_connections=150,
+            http_max_connections_per_address=20,
+        )
+        with serving(settings) as running:
+            yield running
+
+
+@contextmanager
+def clients(served: Served) -> Iterator[Connect]:
+    """Open connections, from an address of this machine and with what is sent first."""
+    address = httpx.URL(served.url)
+    with ExitStack() as stack:
+
+        def connect(data: bytes = b"", *, source: str = "127.0.0.1") -> socket.socket:
+            client = socket.create_connection(
+                (address.host, address.port or 0), timeout=30, source_address=(source, 0)
+            )
+            stack.enter_context(client)
+            client.sendall(data)
+            return client
+
+        yield connect
+
+
+def said_until_closed(client: socket.socket) -> bytes:
+    """What the server still says before it hangs up."""
+    said = b""
+    try:
+        while block := client.recv(65536):
+            said += block
+    except ConnectionResetError:
+        pass
+    return said
+
+
+def has_hung_up(client: socket.socket, data: bytes) -> bool:
+    """Send a little more, and see whether the server still listens."""
+    client.settimeout(0.25)
+    try:
+        client.sendall(data)
+        return not client.recv(65536)
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+def is_served_at_once(served: Served) -> None:
+    """A newcomer waits for nobody."""
+    took = []
+    for _ in range(5):
+        began = time.monotonic()
+        assert httpx.get(f"{served.url}/healthz").status_code == 200
+        took.append(time.monotonic() - began)
+    assert statistics.median(took) < 0.5, took
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        (b"", b""),
+        (HEAD[:10], b"408 Request Timeout"),
+        (HEAD, b"408 Request Timeout"),
+        (POST + b"Content-Length: 1000\r\n\r\n123", b"408 Request Timeout"),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n3\r\n123\r\n", b"408 Request Timeout"),
+        (PICTURE + b"Content-Length: 1000\r\n\r\n123", b"408 Request Timeout"),
+        (HEAD + b"Content-Length: 1000\r\n\r\n123", b"200 OK"),  # answered before its body came
+    ],
+)
+def test_a_hundred_half_requests_are_dropped(
+    served: Served, sent: bytes, told: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with clients(served) as connect:
+        began = time.monotonic()
+        slow = [connect(sent) for _ in range(100)]
+        is_served_at_once(served)
+        for client in slow:
+            assert told in said_until_closed(client)
+        assert time.monotonic() - began < SECONDS + SLACK
+    assert not caplog.records  # or each would leave a traceback in the log
+
+
+@pytest.mark.parametrize(
+    ("sent", "drop"),
+    [
+        (b"", b"\r\n"),
+        (HEAD + b"X: ", b"x"),
+        (HEAD, b"X: y\r\n"),
+        (POST + b"Content-Length: 1000\r\n\r\n", b"x"),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n3\r\n123\r\n0\r\n", b"X: y\r\n"),
+        (HEAD + b"Content-Length: 1000\r\n\r\n", b"x"),
+        (HEAD + b"\r\n", b"\r\n"),
+        (HEAD + b"\r\n" + HEAD, b"X: y\r\n"),
+    ],
+)
+def test_a_drip_puts_off_nothing(served: Served, sent: bytes, drop: bytes) -> None:
+    with clients(served) as connect:
+        began = time.monotonic()
+        client = connect(sent)
+        while not has_hung_up(client, drop):
+            assert time.monotonic() - began < SECONDS + SLACK
+            time.sleep(0.25)
+        assert time.monotonic() - began > SECONDS / 2
+
+
+def test_a_slow_body_that_gets_on_is_read(served: Served) -> None:
+    with clients(served) as connect:
+        began = time.monotonic()
+        client = connect(POST + b"Content-Length: 6000\r\n\r\n")
+        for _ in range(10):
+            time.sleep(0.3)
+            client.sendall(b"x" * 600)  # twice the rate that is asked for
+        assert b" 401 " in client.recv(65536)  # the form holds no key
+        assert time.monotonic() - began > 1.5 * SECONDS
+
+
+def test_five_hundred_idle_connections_are_in_nobodys_way(served: Served) -> None:
+    with clients(served) as connect:
+        began = time.monotonic()
+        idle = [connect() for _ in range(500)]
+        for client in idle[400:]:
+            client.sendall(HEAD + b"\r\n")
+            assert b" 200 OK" in client.recv(65536)
+        is_served_at_once(served)
+        for client in idle:
+            said_until_closed(client)
+        assert time.monotonic() - began < 5 + SECONDS + SLACK
+
+
+def test_readers_that_take_nothing_are_dropped(served: Served) -> None:
+    stream = HEAD.replace(b"/healthz", b"/api/videos/1/stream") + b"\r\n"
+    with clients(served) as connect:
+        slow = [connect(stream) for _ in range(60)]
+        is_served_at_once(served)
+        time.sleep(SECONDS + SLACK)
+        for client in slow:
+            assert len(said_until_closed(client)) < SIZE / 2
+
+
+def test_readers_that_take_a_byte_at_a_time_are_dropped(served: Served) -> None:
+    stream = HEAD.replace(b"/healthz", b"/api/videos/1/stream") + b"\r\n"
+    with clients(served) as connect:
+        client = connect(stream)
+        began = time.monotonic()
+        while time.monotonic() - began < SECONDS + SLACK:
+            assert client.recv(1)
+            time.sleep(0.1)
+        assert len(said_until_closed(client)) < SIZE / 2
+
+
+def test_a_reader_that_gets_on_has_all_of_it(served: Served) -> None:
+    stream = HEAD.replace(b"/healthz", b"/api/videos/1/stream") + b"Connection: close\r\n\r\n"
+    with clients(served) as connect:
+        client = connect(stream)
+        taken = 0
+        began = time.monotonic()
+        while block := client.recv(2**20):
+            taken += len(block)
+            time.sleep(0.02)
+        assert taken > SIZE
+        assert time.monotonic() - began > 1.5 * SECONDS
+
+
+def test_no_address_has_more_than_its_share(served: Served) -> None:
+    slow = POST + b"Content-Length: 1000\r\n\r\n123"  # has begun: it does not give way
+    with clients(served) as connect:
+        bodies = [connect(slow, source="127.0.0.2") for _ in range(20)]
+        refused = said_until_closed(connect(HEAD, source="127.0.0.2"))
+        assert b" 503 Service Unavailable" in refused
+        assert b"retry-after: 5" in refused
+        assert b"20 connections from 127.0.0.2 are open (SIGLIP_HTTP_MAX_CONN" in refused
+        # Other addresses have theirs, and one with idle connections has room for one that asks.
+        idle = [connect(source="127.0.0.3") for _ in range(21)]
+        assert said_until_closed(idle[0]) == b""
+        idle[-1].sendall(HEAD + b"\r\n")
+        assert b" 200 OK" in idle[-1].recv(65536)
+        is_served_at_once(served)
+        for client in bodies:
+            assert b" 408 " in said_until_closed(client)
+        again = connect(HEAD + b"\r\n", source="127.0.0.2")
+        assert b" 200 OK" in again.recv(65536)
+
+
+def test_more_than_there_is_room_for_are_told_so(served: Served) -> None:
+    slow = POST + b"Content-Length: 1000\r\n\r\n123"
+    with clients(served) as connect:
+        bodies = [connect(slow) for _ in range(150)]
+        refused = said_until_closed(connect(HEAD))
+        assert b" 503 Service Unavailable" in refused
+        assert b"150 connections are open (SIGLIP_HTTP_MAX_CONNECTIONS)" in refused
+        for client in bodies:
+            said_until_closed(client)
+    is_served_at_once(served)
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        HEAD + b"X: " + b"x" * 300_000,
+        HEAD + b"X: y\r\n" * 50_000,
+        b"GET /" + b"x" * 300_000,
+        POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: " + b"x" * 300_000,
+        POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: y\r\n" * 50_000,
+    ],
+    ids=["value", "headers", "address", "trailer", "trailers"],
+)
+def test_heads_without_an_end_are_refused(served: Served, endless: bytes) -> None:
+    with clients(served) as connect:
+        client = connect()
+        with ThreadPoolExecutor(1) as sender:
+            sent = sender.submit(client.sendall, endless)
+            said = said_until_closed(client)
+        assert b" 431 " in said or isinstance(sent.exception(), OSError)
+    is_served_at_once(served)
+
+
+def test_requests_in_a_row_are_answered_in_order(served: Served) -> None:
+    with clients(served) as connect:
+        client = connect((HEAD + b"\r\n") * 50)
+        answers = b""
+        while answers.count(b'{"status":"ok"}') < 50:
+            block = client.recv(65536)
+            assert block
+            answers += block
+        time.sleep(SECONDS / 2)  # kept open for the next one
+        client.sendall(HEAD + b"\r\n")
+        assert b" 200 OK" in client.recv(65536)
+
+
+def test_the_service_ends_in_spite_of_them(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
+    with fresh_database(postgres) as url, ExitStack() as stack:
+        with serving(collection_settings(tmp_path, url)) as running:
+            connect = stack.enter_context(clients(running))
+            for sent in (b"", HEAD, POST + b"Content-Length: 9\r\n\r\n123", HEAD + b"\r\n"):
+                for _ in range(20):
+                    connect(sent)
+            is_served_at_once(running)
+            began = time.monotonic()
+        assert time.monotonic() - began < 5
