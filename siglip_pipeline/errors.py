@@ -28,6 +28,8 @@
     │       └── IndexBusyError *    another process is building one
     ├── SearchError
     │   ├── QueryError              the query itself is wrong
+    │   │   ├── PictureTooLargeError
+    │   │   └── PictureTimeoutError  decoding the picture took longer than it may
     │   └── NothingIndexedError     there is nothing to search yet
     ├── LaunchError                 a service could not be started (port taken, already running)
     └── RunFailedError              a Dagster run failed as a whole, not for single videos
@@ -168,6 +170,14 @@ class SearchError(SiglipPipelineError):
 
 class QueryError(SearchError):
     """The query itself is wrong: empty, unreadable picture, unknown video or moment."""
+
+
+class PictureTooLargeError(QueryError):
+    """The picture's header promises more pixels than are decoded."""
+
+
+class PictureTimeoutError(QueryError):
+    """Decoding the picture took longer than it may, or no decoder was free in that time."""
 
 
 class NothingIndexedError(SearchError):

@@ -12,6 +12,7 @@ from siglip_pipeline.settings import Settings
 from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.clips import cut_clip
 from siglip_pipeline.video.frame_store import FrameStore
+from siglip_pipeline.video.jobs import DecodeOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,7 @@ def export_hits(
                     hit.start_seconds,
                     hit.end_seconds,
                     path,
-                    stall_seconds=settings.decode_stall_seconds,
+                    options=DecodeOptions.from_settings(settings),
                 )
             else:
                 path.write_bytes(frames.thumbnail(hit.video, hit.frame_index))

@@ -127,6 +127,11 @@ class Settings(BaseSettings):
     decode_stall_seconds: float = Field(
         60.0, gt=0, description="A decoder that makes no progress for so long is ended."
     )
+    decode_total_seconds: float = Field(
+        21_600.0,
+        gt=0,
+        description="Decoding one video, hashing included, may take so long; then it is given up.",
+    )
     decode_memory_mib: int = Field(
         4096, ge=256, description="Memory that one decoding process may take, in MiB."
     )
@@ -497,6 +502,15 @@ def _problem(field: str, value: object, message: str) -> str:
 def child_environment(settings: Settings) -> dict[str, str]:
     """The environment of this process with ``settings`` written over it."""
     return {**os.environ, **settings.environment()}
+
+
+def decoder_environment() -> dict[str, str]:
+    """What a decoding child gets of this process's environment: nothing that could be secret."""
+    names = ("PATH", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONUTF8")
+    kept = {name: value for name, value in os.environ.items() if name in names}
+    kept |= {name: value for name, value in os.environ.items() if name.startswith("LC_")}
+    # Its libraries must not start threads of their own: decoding has its own.
+    return {**kept, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 def set_variable(field: str, value: str | None) -> None:

@@ -1,25 +1,31 @@
 """Decoding child processes, and the watch over them.
 
-A child is a fresh interpreter (not a fork: the parent may hold threads and locks) that takes jobs
-over a socket, one after the other. The parent ends it when it makes no progress or takes too much
-memory, and says which of the two it was.
+A child is a fresh interpreter (not a fork: the parent may hold threads and locks) in a sandbox that
+takes jobs over a socket, one after the other, with the open files that each needs. The parent ends
+it when it makes no progress, or takes too long or too much memory, and says which of these it was.
+What a child says is not trusted: it is read as JSON, in bounds, without waiting.
 """
 
+import contextlib
 import json
+import math
 import os
+import pickle
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
-from multiprocessing.connection import Connection, wait
+from collections.abc import Iterable, Sequence
+from multiprocessing.connection import wait
 from typing import Any, Final
 
 import psutil
 
-from siglip_pipeline.errors import StorageFullError, VideoError
-from siglip_pipeline.video.jobs import DecodeOptions, ExtractJob, FrameReport
+from siglip_pipeline.settings import decoder_environment
+from siglip_pipeline.video.jobs import Job, Limits
+from siglip_pipeline.video.wire import Wire, WireError
 
 POLL_SECONDS: Final = 0.1
 """How often memory and progress are looked at."""
@@ -27,112 +33,199 @@ POLL_SECONDS: Final = 0.1
 START_SECONDS: Final = 120.0
 """A child gets this much time for importing its libraries, before it is given the usual limit."""
 
+SPARE_MIB: Final = 1024
+"""Beyond twice what its resident memory may be, a child's allocations fail: a lock behind the watch
+over memory, which looks only ten times a second."""
+
 BOOT: Final = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
-    "from siglip_pipeline.video.worker import main; main(int(sys.argv[1]), parent=int(sys.argv[3]))"
+    "import json, sys; arguments = json.loads(sys.argv[1]); sys.path[:] = arguments.pop('path'); "
+    "from siglip_pipeline.video.worker import main; main(**arguments)"
 )
 
 
-class Child:
-    """One decoding process and the job that it has."""
+class JobError(Exception):
+    """A job that failed.
 
-    def __init__(self) -> None:
+    Attributes:
+        kind: ``failed``; ``full``, no room; ``late``; of a picture also ``too large``, ``refused``.
+        reason: one sentence for a person.
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+        self.reason = reason
+
+
+class Child:
+    """One decoding process and the job that it has.
+
+    Args:
+        modules: imported in the child beside its own, for jobs that are defined there.
+    """
+
+    def __init__(self, modules: Sequence[str] = ()) -> None:
         ours, theirs = socket.socketpair()
+        arguments = {
+            "path": sys.path,
+            "descriptor": theirs.fileno(),
+            "parent": os.getpid(),
+            "modules": list(modules),
+        }
         with theirs:
-            theirs.set_inheritable(True)
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    *("-c", BOOT, str(theirs.fileno()), json.dumps(sys.path), str(os.getpid())),
-                ],
+                [sys.executable, "-c", BOOT, json.dumps(arguments)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                env=decoder_environment(),
                 start_new_session=True,  # Ctrl-C reaches the parent, which ends its children
             )
-        self._connection = Connection(ours.detach())
-        self._ready = False
-        self._job: ExtractJob | None = None
-        self._options = DecodeOptions()
-        self._deadline = 0.0
-        self._result: FrameReport | VideoError | StorageFullError | None = None
+        ours.setblocking(False)
+        self._wire = Wire(ours)
+        self._limits = Limits(total_seconds=math.inf)
+        self._stalled_at = self._late_at = math.inf
+        self._outcome: tuple[Any, JobError | None] | None = (None, None)
+        self.sandbox: dict[str, Any] | None = None
+        """Which locks hold for it; None until it is ready."""
+
+    def fileno(self) -> int:
+        """The parent's end of the socket, to wait for."""
+        return self._wire.fileno()
 
     @property
-    def connection(self) -> Connection:
-        """The parent's end of the socket."""
-        return self._connection
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
     @property
     def is_alive(self) -> bool:
-        """Whether the child can take another job."""
-        return not self._connection.closed and self._process.poll() is None
+        """Whether the child can take another job, once it has done the one that it has."""
+        return not self._wire.is_closed and self._process.poll() is None
 
-    def start(self, job: ExtractJob, options: DecodeOptions) -> None:
-        """Give the child a job; it must be idle."""
-        self._job, self._options, self._result = job, options, None
-        self._deadline = time.monotonic() + (
-            options.stall_seconds if self._ready else max(START_SECONDS, options.stall_seconds)
-        )
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has no job."""
+        return self._outcome is not None
+
+    def start(self, job: Job, limits: Limits, descriptors: Sequence[int] = ()) -> None:
+        """Give the child a job; it must be idle.
+
+        Args:
+            job: what to do.
+            limits: what it may take for it; time counts once the child has started.
+            descriptors: open files that the job needs; they may be closed afterwards.
+        """
+        self._limits, self._outcome = limits, None
+        self._set_deadlines(first=True)
+        self._limit_resources()
         try:
-            self._connection.send(job)
+            self._wire.send(pickle.dumps(job), descriptors)
         except OSError:  # it died while idle
             self._fail(self._death())
 
-    def result(self) -> FrameReport | VideoError:
+    def run(self, job: Job, limits: Limits, descriptors: Sequence[int] = ()) -> Any:
+        """Have the child do a job, and wait for it.
+
+        Raises:
+            JobError: it failed.
+        """
+        self.start(job, limits, descriptors)
+        wait_for_any([self])
+        return self.value()
+
+    def value(self) -> Any:
         """The outcome of the job, once :func:`wait_for_any` has returned this child.
 
         Raises:
-            StorageFullError: there was no room for the frames.
+            JobError: it failed.
         """
-        assert self._result is not None
-        if isinstance(self._result, StorageFullError):
-            raise self._result
-        return self._result
+        assert self._outcome is not None
+        value, error = self._outcome
+        if error is not None:
+            raise error
+        return value
 
     def is_done(self) -> bool:
         """Read what the child says and check on it; true when its job is over."""
         try:
-            while self._result is None and self._connection.poll():
-                self._take(self._connection.recv())
+            while self._outcome is None and (message := self._wire.poll()) is not None:
+                self._take(message)
         except (EOFError, OSError):
             self._fail(self._death())
-        if self._result is None and time.monotonic() > self._deadline:
+        except (WireError, ValueError, TypeError):
+            self._fail("the decoder gave an answer that makes no sense; the file is damaged")
+        now, limits = time.monotonic(), self._limits
+        if self._outcome is None and now > self._late_at:
+            self._fail(f"it took longer than {limits.total_seconds:g} s and was ended", "late")
+        if self._outcome is None and now > self._stalled_at:
             self._fail(
-                f"the decoder made no progress for {self._options.stall_seconds:g} s and was "
+                f"the decoder made no progress for {limits.stall_seconds:g} s and was "
                 "ended; the file is damaged"
             )
-        if self._result is None and self.memory_mib() > self._options.memory_mib:
+        if self._outcome is None and self.memory_mib() > limits.memory_mib:
             self._fail(
-                f"decoding took more than {self._options.memory_mib} MiB of memory and was ended; "
+                f"decoding took more than {limits.memory_mib} MiB of memory and was ended; "
                 "raise SIGLIP_DECODE_MEMORY_MIB if the video really is so large"
             )
-        return self._result is not None
+        return self._outcome is not None
 
     def end(self) -> None:
         """End the process, whatever it is doing."""
-        if not self._connection.closed:
-            self._connection.close()
+        self._wire.close()
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
 
-    def _take(self, message: tuple[str, Any]) -> None:
-        kind, value = message
-        assert self._job is not None
-        if kind in ("ready", "progress"):
-            self._ready = True
-            self._deadline = time.monotonic() + self._options.stall_seconds
-        elif kind == "done":
-            self._result = value
-        elif kind == "full":
-            self._result = StorageFullError(value)
-        else:
-            self._result = VideoError(self._job.video, value)
+    def memory_mib(self) -> float:
+        """Resident memory of the process, in MiB; 0 when it is gone."""
+        try:
+            return float(psutil.Process(self._process.pid).memory_info().rss / 2**20)
+        except psutil.Error:
+            return 0.0
 
-    def _fail(self, reason: str) -> None:
-        assert self._job is not None
+    def _set_deadlines(self, *, first: bool) -> None:
+        now, limits = time.monotonic(), self._limits
+        if self.sandbox is None:
+            self._stalled_at = now + max(START_SECONDS, limits.stall_seconds)
+            return
+        self._stalled_at = now + limits.stall_seconds
+        if first:
+            self._late_at = now + limits.total_seconds
+
+    def _limit_resources(self) -> None:
+        """Set what the kernel holds it to; it cannot set them itself."""
+        limits = self._limits
+        bounds = {
+            resource.RLIMIT_DATA: (2 * limits.memory_mib + SPARE_MIB) * 2**20,
+            resource.RLIMIT_FSIZE: limits.file_bytes,
+        }
+        if self.sandbox is not None and math.isfinite(limits.total_seconds):
+            times = psutil.Process(self.pid).cpu_times()
+            used = times.user + times.system
+            bounds[resource.RLIMIT_CPU] = math.ceil(used + limits.total_seconds * limits.threads)
+        with contextlib.suppress(OSError, AttributeError, psutil.Error):  # gone; no prlimit
+            for kind, bound in bounds.items():
+                _, hard = resource.prlimit(self.pid, kind)
+                most = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
+                resource.prlimit(self.pid, kind, (most, hard))
+
+    def _take(self, message: bytes) -> None:
+        kind, value = json.loads(message)
+        if kind == "ready":
+            self.sandbox = dict(value)
+            self._set_deadlines(first=True)
+            self._limit_resources()
+        elif kind == "progress":
+            self._set_deadlines(first=False)
+        elif kind == "done":
+            self._outcome = value, None
+        else:
+            self._outcome = None, JobError(str(kind), str(value))
+
+    def _fail(self, reason: str, kind: str = "failed") -> None:
         self.end()
-        self._result = VideoError(self._job.video, reason)
+        self._outcome = None, JobError(kind, reason)
 
     def _death(self) -> str:
         """Why the child is gone."""
@@ -146,13 +239,6 @@ class Child:
         hint = " (out of memory?)" if name == "SIGKILL" else ""
         return f"the decoder crashed with {name}{hint}; the file is damaged"
 
-    def memory_mib(self) -> float:
-        """Resident memory of the process, in MiB; 0 when it is gone."""
-        try:
-            return float(psutil.Process(self._process.pid).memory_info().rss / 2**20)
-        except psutil.Error:
-            return 0.0
-
 
 def wait_for_any(children: Iterable[Child]) -> list[Child]:
     """Wait until at least one of the children is done with its job; those that are."""
@@ -161,4 +247,4 @@ def wait_for_any(children: Iterable[Child]) -> list[Child]:
         done = [child for child in children if child.is_done()]
         if done:
             return done
-        wait([child.connection for child in children], timeout=POLL_SECONDS)
+        wait(children, timeout=POLL_SECONDS)

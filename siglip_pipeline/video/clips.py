@@ -1,15 +1,16 @@
 """Cut clips out of uploads, each in a watched child process. No av here: parents import it."""
 
-import multiprocessing
-from multiprocessing.connection import Connection
 from pathlib import Path
 
-from siglip_pipeline.errors import UploadError, VideoError
+from siglip_pipeline.errors import VideoError
 from siglip_pipeline.uploads import UploadStore
-from siglip_pipeline.video.source import MediaSource
+from siglip_pipeline.video.children import Child, JobError
+from siglip_pipeline.video.handing import hand
+from siglip_pipeline.video.jobs import CutJob, DecodeOptions, Limits
 
 SECONDS_PER_SECOND = 30.0
 """A second of clip may take so long before its decoder is taken for hung."""
+MAX_CLIP_BYTES = 16 * 2**30
 
 
 def cut_clip(
@@ -19,7 +20,7 @@ def cut_clip(
     end_seconds: float,
     target: Path,
     *,
-    stall_seconds: float = 60.0,
+    options: DecodeOptions | None = None,
 ) -> int:
     """Write a stretch of an upload to an MP4 file, without sound; how many frames it has.
 
@@ -29,52 +30,35 @@ def cut_clip(
         start_seconds: from the frame on screen at this time.
         end_seconds: to the last frame before this time.
         target: where to; complete when this returns, absent when it raises.
-        stall_seconds: the least time that the child process gets.
+        options: how much time and memory decoding may take.
 
     Raises:
         VideoError: the upload is gone, or cannot be decoded, with the reason.
     """
-    spawn = multiprocessing.get_context("spawn")  # not a fork: the parent may hold threads
-    ours, theirs = spawn.Pipe(duplex=False)
+    options = options or DecodeOptions()
     part = target.with_name(f".{target.name}.part")
-    process = spawn.Process(
-        target=_cut, args=(theirs, uploads, video, start_seconds, end_seconds, part), daemon=True
+    limits = Limits(
+        stall_seconds=options.stall_seconds,
+        total_seconds=options.stall_seconds + SECONDS_PER_SECOND * (end_seconds - start_seconds),
+        memory_mib=options.memory_mib,
+        file_bytes=MAX_CLIP_BYTES,
     )
-    process.start()
-    theirs.close()
-    patience = stall_seconds + SECONDS_PER_SECOND * (end_seconds - start_seconds)
+    upload = hand(uploads, video)
+    child = Child()
     try:
-        if not ours.poll(patience):
-            raise VideoError(video, f"cutting it took more than {patience:.0f} s and was ended")
-        outcome = ours.recv()
-        if isinstance(outcome, str):
-            raise VideoError(video, outcome)
+        with part.open("w+b") as clip:
+            job = CutJob(
+                video=video,
+                fed_bytes=upload.fed_bytes,
+                start_seconds=start_seconds,
+                end_seconds=end_seconds,
+            )
+            frames = int(child.run(job, limits, [upload.descriptor, clip.fileno()]))
         part.replace(target)
-        return int(outcome)
-    except EOFError as error:
-        raise VideoError(video, "the decoder crashed; the file is damaged") from error
+        return frames
+    except JobError as error:
+        raise VideoError(video, error.reason) from error
     finally:
-        process.kill()
-        process.join()
-        ours.close()
+        child.end()
+        upload.close()
         part.unlink(missing_ok=True)
-
-
-def _cut(
-    answer: Connection, uploads: UploadStore, video: str, start: float, end: float, target: Path
-) -> None:
-    """In the child: a number of frames, or the reason why there are none."""
-    from siglip_pipeline.video.cut import cut
-
-    try:
-        path = uploads.local_path(video)
-        if path is not None:
-            uploads.get(video)  # says so when it is gone
-            source = MediaSource(video, path=path)
-        else:
-            source = MediaSource(video, opener=lambda: uploads.open(video))
-        answer.send(cut(source, start, end, target))
-    except VideoError as error:
-        answer.send(error.reason)
-    except (UploadError, OSError) as error:
-        answer.send(str(error))

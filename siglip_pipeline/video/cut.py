@@ -1,13 +1,14 @@
 """A stretch of a video as a file of its own: H.264 in MP4, upright, without sound."""
 
+from collections.abc import Callable
 from fractions import Fraction
-from pathlib import Path
+from typing import BinaryIO
 
 import av
-import av.error
 import numpy as np
 
 from siglip_pipeline.errors import VideoError
+from siglip_pipeline.video.container import write_mp4
 from siglip_pipeline.video.decode import decode_frames
 from siglip_pipeline.video.picture import PictureMaker
 from siglip_pipeline.video.plan import plan_decode
@@ -18,7 +19,13 @@ from siglip_pipeline.video.stills import is_picture
 TIME_BASE = Fraction(1, 90_000)
 
 
-def cut(source: MediaSource, start_seconds: float, end_seconds: float, target: Path) -> int:
+def cut(
+    source: MediaSource,
+    start_seconds: float,
+    end_seconds: float,
+    target: BinaryIO,
+    on_progress: Callable[[int], None] = lambda packets: None,
+) -> int:
     """Write the frames on screen in [start, end) to ``target``, at their times; how many.
 
     They are encoded anew, so that the clip begins at the very frame and not at the key frame before
@@ -29,7 +36,7 @@ def cut(source: MediaSource, start_seconds: float, end_seconds: float, target: P
     """
     if is_picture(source):
         raise VideoError(source.video, "it is a picture, which has no clips")
-    scanned = scan(source)
+    scanned = scan(source, on_progress=on_progress)
     pts_N = scanned.packets.pts_N
     times_N = (pts_N - pts_N[0]) * float(scanned.time_base)
     # The frame that is on screen at the start began before it.
@@ -37,11 +44,11 @@ def cut(source: MediaSource, start_seconds: float, end_seconds: float, target: P
     last = max(first + 1, int(np.searchsorted(times_N, end_seconds, side="left")))
     pictures = PictureMaker(longest_side=None)
     written = 0
-    with av.open(str(target), "w", format="mp4", options={"movflags": "+faststart"}) as output:
+    with write_mp4(target) as output:
         stream: av.VideoStream | None = None
         begin = 0.0
         plan = plan_decode(scanned.packets, np.arange(first, last, dtype=np.int64))
-        for decoded in decode_frames(source, scanned, plan):
+        for decoded in decode_frames(source, scanned, plan, on_progress=on_progress):
             pixels_HWC = pictures.rgb(decoded.frame, scanned.geometry(decoded.frame))
             # 4:2:0 has one chroma sample for two by two pixels.
             height, width = (side - side % 2 for side in pixels_HWC.shape[:2])

@@ -12,14 +12,9 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from siglip_pipeline.records import IntArray
+from siglip_pipeline.video.container import demux, open_container
 from siglip_pipeline.video.plan import DecodePlan, Step, plan_everything
-from siglip_pipeline.video.probe import (
-    MAX_PIXELS,
-    Scan,
-    check_dimensions,
-    open_container,
-)
-from siglip_pipeline.video.probe import demux as demux_packets
+from siglip_pipeline.video.probe import MAX_PIXELS, Scan, check_dimensions
 from siglip_pipeline.video.source import MediaSource
 
 MAX_HELD_FRAMES: Final = 8
@@ -237,7 +232,7 @@ class _Pass:
                 )
             skipped = False
             mode = None
-            for ordinal, packet in enumerate(demux_packets(container, stream)):
+            for ordinal, packet in enumerate(demux(container, stream)):
                 if ordinal > last:
                     break
                 self._on_progress(ordinal)

@@ -8,24 +8,26 @@ import contextlib
 import dataclasses
 import itertools
 import os
-import shutil
-import tempfile
 from collections.abc import Generator, Iterable, Sized
-from pathlib import Path
 from typing import Final
 
-from siglip_pipeline.errors import UploadError, UploadNotFoundError, VideoError
+from siglip_pipeline.errors import StorageFullError, UploadNotFoundError, VideoError
 from siglip_pipeline.records import Upload
 from siglip_pipeline.uploads import UploadStore
-from siglip_pipeline.video.children import Child, wait_for_any
+from siglip_pipeline.video.children import Child, JobError, wait_for_any
+from siglip_pipeline.video.frame_file import new_file
 from siglip_pipeline.video.frame_store import FrameStore
-from siglip_pipeline.video.jobs import DecodeOptions, ExtractJob, FrameReport
+from siglip_pipeline.video.handing import Handed, hand
+from siglip_pipeline.video.jobs import DecodeOptions, ExtractJob, FrameReport, Limits, read_report
 from siglip_pipeline.video.sampling import Sampling
 
 __all__ = ["DecodeOptions", "FrameReport", "extract_frames", "extract_many"]
 
 MAX_TRIES: Final = 3
 """A file that was replaced while it was decoded is decoded again, up to so many times in all."""
+
+MAX_DRAFT_BYTES: Final = 256 * 2**30
+"""Of one frame file: some five million pictures."""
 
 MAX_THREADS: Final = 8
 """More threads for one video decode it hardly faster, and each holds frames of its own."""
@@ -108,7 +110,7 @@ def extract_many(
                     continue
                 child = free.pop() if free else Child()
                 busy[child] = task
-                child.start(task.job, options)
+                task.start(child)
             if not busy:
                 return
             for child in wait_for_any(busy):
@@ -155,23 +157,37 @@ class _Task:
         self.upload = upload
         self._uploads = uploads
         self._frame_store = frame_store
-        self._draft = frame_store.new_draft()
-        self._spool: Path | None = None
+        self._options = options
+        self._sampling = sampling
+        self._handed: Handed = hand(uploads, upload.path)
         try:
-            path = uploads.local_path(upload.path)
-            if path is None and not uploads.opens_in_other_processes:
-                path = self._spool = _spool(upload, uploads)
-        except UploadError as error:
-            raise VideoError(upload.path, str(error)) from error
-        self.job = ExtractJob(
-            video=upload.path,
-            path=path,
-            uploads=None if path is not None else uploads,
-            draft=self._draft,
-            sampling=sampling,
-            options=options,
-            source_fingerprint=upload.fingerprint,
+            self._draft = frame_store.new_draft()
+        except BaseException:
+            self._handed.close()
+            raise
+
+    def start(self, child: Child) -> None:
+        """Give it to a child."""
+        job = ExtractJob(
+            video=self.upload.path,
+            fed_bytes=self._handed.fed_bytes,
+            draft_folder=self._draft.parent,
+            sampling=self._sampling,
+            options=self._options,
+            source_fingerprint=self.upload.fingerprint,
         )
+        limits = Limits(
+            stall_seconds=self._options.stall_seconds,
+            total_seconds=self._options.total_seconds,
+            memory_mib=self._options.memory_mib,
+            threads=max(1, self._options.threads),
+            file_bytes=MAX_DRAFT_BYTES,
+        )
+        try:
+            with new_file(self._draft) as draft:
+                child.start(job, limits, [self._handed.descriptor, draft.fileno()])
+        except OSError as error:
+            raise self._frame_store.refused(self._draft.parent, error) from error
 
     def finish(self, child: Child) -> FrameReport | VideoError | Upload:
         """Put the frames in place, or drop what was written.
@@ -183,7 +199,7 @@ class _Task:
             FrameStoreError: the frames cannot be stored.
         """
         try:
-            result = child.result()
+            result = self._report(child)
             try:
                 now = self._uploads.get(self.upload.path)
             except UploadNotFoundError:
@@ -198,18 +214,18 @@ class _Task:
         finally:
             self.clean_up()
 
+    def _report(self, child: Child) -> FrameReport | VideoError:
+        try:
+            report = read_report(self.upload.path, child.value())
+        except JobError as error:
+            if error.kind == "full":
+                raise StorageFullError(error.reason) from error
+            return VideoError(self.upload.path, error.reason)
+        except VideoError as error:
+            return error
+        return dataclasses.replace(report, source_fingerprint=self.upload.fingerprint)
+
     def clean_up(self) -> None:
-        """Remove the temporary files of this upload."""
+        """Remove the draft of this upload, and close the upload."""
+        self._handed.close()
         self._draft.unlink(missing_ok=True)
-        if self._spool is not None:
-            self._spool.unlink(missing_ok=True)
-
-
-def _spool(upload: Upload, uploads: UploadStore) -> Path:
-    """A local copy, for storage that only this process can read."""
-    with (
-        uploads.open(upload.path) as source,
-        tempfile.NamedTemporaryFile(prefix="siglip-upload-", delete=False) as copy,
-    ):
-        shutil.copyfileobj(source, copy)
-    return Path(copy.name)

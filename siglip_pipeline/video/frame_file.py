@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import pyarrow as pa
@@ -85,20 +85,22 @@ class FrameFileMetadata:
 
 
 class FrameFileWriter:
-    """Writes one frame file on local disk, row group by row group; memory stays flat.
+    """Writes one frame file, row group by row group; memory stays flat.
 
     Args:
-        path: a local file that does not exist yet.
+        file: an empty file, which stays open.
+        folder: where it lies, for messages.
 
     Raises:
         StorageFullError: here and in every method, when there is no room.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, file: BinaryIO, *, folder: Path) -> None:
+        self._file = file
+        self._folder = folder
         with self._needing_room():
             self._writer = pq.ParquetWriter(
-                path,
+                file,
                 SCHEMA,
                 compression={name: "NONE" if name == "jpeg" else "ZSTD" for name in SCHEMA.names},
                 use_dictionary=False,
@@ -107,9 +109,6 @@ class FrameFileWriter:
                 write_page_checksum=True,
                 store_schema=False,
             )
-            self._mark = path.open("rb")
-            with contextlib.suppress(OSError):  # there are disks without locks
-                fcntl.flock(self._mark, fcntl.LOCK_SH)
         self._pending: list[StoredFrame] = []
         self._pending_bytes = 0
         self.frames = 0
@@ -138,12 +137,11 @@ class FrameFileWriter:
         with self._needing_room():
             self._writer.add_key_value_metadata({METADATA_KEY: _to_json(metadata)})
             self._writer.close()
-        self._mark.close()
+            self._file.flush()
         return metadata
 
     def abort(self) -> None:
         """Close without a usable footer."""
-        self._mark.close()
         with contextlib.suppress(OSError, pa.ArrowException):
             self._writer.close()
 
@@ -154,7 +152,7 @@ class FrameFileWriter:
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
-            raise StorageFullError(no_room(self._path.parent, error)) from error
+            raise StorageFullError(no_room(self._folder, error)) from error
 
     def _flush(self) -> None:
         if not self._pending:
@@ -167,6 +165,14 @@ class FrameFileWriter:
             self._writer.write_table(pa.Table.from_arrays(columns, schema=SCHEMA))
         self._pending = []
         self._pending_bytes = 0
+
+
+def new_file(path: Path) -> BinaryIO:
+    """Make a file to write to, marked as being written until it is closed everywhere."""
+    file = path.open("xb")
+    with contextlib.suppress(OSError):  # there are disks without locks
+        fcntl.flock(file, fcntl.LOCK_SH)
+    return file
 
 
 def is_being_written(path: Path) -> bool:

@@ -31,6 +31,7 @@ from siglip_pipeline.video.frame_file import (
     FrameRow,
     StoredFrame,
     is_being_written,
+    new_file,
     no_room,
 )
 
@@ -94,8 +95,8 @@ class FrameStore:
         """Store the frames of a video, replacing what was stored before."""
         draft = self.new_draft()
         try:
-            writer = FrameFileWriter(draft)
-            try:
+            with new_file(draft) as file:
+                writer = FrameFileWriter(file, folder=draft.parent)
                 for frame in frames:
                     writer.add(frame)
                 metadata = writer.close(
@@ -104,9 +105,6 @@ class FrameStore:
                     sampling=sampling,
                     decoder_version=decoder_version,
                 )
-            except BaseException:
-                writer.abort()
-                raise
             self.publish(video, draft)
         finally:
             draft.unlink(missing_ok=True)
@@ -122,12 +120,16 @@ class FrameStore:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            if error.errno in NO_ROOM:
-                raise StorageFullError(no_room(folder, error)) from error
-            raise FrameStoreError(
-                f"SIGLIP_FRAME_STORE={self._url}: {error}; give a folder that can be written"
-            ) from error
+            raise self.refused(folder, error) from error
         return folder / f"{uuid.uuid4().hex}.parquet"
+
+    def refused(self, folder: Path, error: OSError) -> FrameStoreError:
+        """What to raise when the system refuses a draft."""
+        if error.errno in NO_ROOM:
+            return StorageFullError(no_room(folder, error))
+        return FrameStoreError(
+            f"SIGLIP_FRAME_STORE={self._url}: {error}; give a folder that can be written"
+        )
 
     @property
     def _drafts(self) -> Path:

@@ -1,15 +1,20 @@
 """What a decoding child is asked to do, and what it answers. No av here: parents import it."""
 
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
+from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import VideoInfo
-from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.sampling import Sampling
 
 if TYPE_CHECKING:  # children start faster without pydantic
     from siglip_pipeline.settings import Settings
+
+Progress = Callable[[int], None]
+"""Called with the number of packets, frames or bytes so far, as often as there are any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +26,8 @@ class DecodeOptions:
     jpeg_quality: int = 90
     stall_seconds: float = 60.0
     """A child that makes no progress for so long is ended."""
+    total_seconds: float = 6 * 3600.0
+    """A child that takes longer for one video is ended."""
     memory_mib: int = 4096
     """A child that takes more memory is ended."""
     min_decodable_share: float = 0.5
@@ -36,6 +43,7 @@ class DecodeOptions:
             longest_side=settings.frame_longest_side,
             jpeg_quality=settings.jpeg_quality,
             stall_seconds=settings.decode_stall_seconds,
+            total_seconds=settings.decode_total_seconds,
             memory_mib=settings.decode_memory_mib,
             min_decodable_share=settings.min_decodable_share,
             deduplicate=settings.deduplicate_frames,
@@ -52,16 +60,42 @@ def frame_recipe(sampling: Sampling, options: DecodeOptions) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a child may take for one job."""
+
+    stall_seconds: float = 60.0
+    """Without a word from it for so long, it is ended."""
+    total_seconds: float
+    memory_mib: int = 4096
+    threads: int = 1
+    file_bytes: int = 2**20
+    """A file that it writes grows no further."""
+
+
+class Job(Protocol):
+    """Something for a child to do. It is pickled, so its class must be imported by name."""
+
+    def perform(self, descriptors: Sequence[int], progress: Progress) -> Any:
+        """Do it, in the child.
+
+        Args:
+            descriptors: what the parent opened for it; closed afterwards.
+            progress: to be called as it goes on.
+
+        Returns:
+            What JSON can hold.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractJob:
-    """One video for a child to decode."""
+    """One video to sample; descriptors: the upload, and the draft of its frame file."""
 
     video: str
-    path: Path | None
-    """The local file; None for a remote one."""
-    uploads: UploadStore | None
-    """Where to open a remote one."""
-    draft: Path
-    """Where the child writes the frame file."""
+    fed_bytes: int | None
+    """Size of a remote upload, which the parent reads for the child; None for a local file."""
+    draft_folder: Path
+    """For messages."""
     sampling: Sampling
     options: DecodeOptions
     source_fingerprint: str
@@ -70,6 +104,69 @@ class ExtractJob:
     def recipe(self) -> str:
         """See :func:`frame_recipe`."""
         return frame_recipe(self.sampling, self.options)
+
+    def perform(self, descriptors: Sequence[int], progress: Progress) -> Any:
+        """A :class:`FrameReport`."""
+        from siglip_pipeline.video.extraction import extract
+        from siglip_pipeline.video.source import MediaSource
+
+        upload, draft = descriptors
+        source = MediaSource.of_descriptor(self.video, upload, fed_bytes=self.fed_bytes)
+        with open(draft, "wb", closefd=False) as file:
+            return asdict(extract(self, source, file, progress))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HashJob:
+    """An upload to hash; descriptor: the upload."""
+
+    video: str
+    fed_bytes: int | None
+
+    def perform(self, descriptors: Sequence[int], progress: Progress) -> Any:
+        """SHA-256 in hexadecimal."""
+        from siglip_pipeline.video.source import MediaSource
+
+        source = MediaSource.of_descriptor(self.video, descriptors[0], fed_bytes=self.fed_bytes)
+        return source.sha256(progress)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureJob:
+    """A client's picture to decode; descriptors: the picture, and an empty file for its pixels."""
+
+    max_pixels: float
+
+    def perform(self, descriptors: Sequence[int], progress: Progress) -> Any:
+        """Height and width of the upright picture."""
+        from siglip_pipeline.video.query_picture import decode_picture
+
+        picture, pixels = descriptors
+        with open(picture, "rb", closefd=False) as file:
+            pixels_HWC = decode_picture(file, max_pixels=self.max_pixels)
+        with open(pixels, "wb", closefd=False) as file:
+            file.write(pixels_HWC.tobytes())
+        return pixels_HWC.shape[:2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutJob:
+    """A clip to cut; descriptors: the upload, and an empty file for the clip."""
+
+    video: str
+    fed_bytes: int | None
+    start_seconds: float
+    end_seconds: float
+
+    def perform(self, descriptors: Sequence[int], progress: Progress) -> Any:
+        """How many frames it has."""
+        from siglip_pipeline.video.cut import cut
+        from siglip_pipeline.video.source import MediaSource
+
+        upload, target = descriptors
+        source = MediaSource.of_descriptor(self.video, upload, fed_bytes=self.fed_bytes)
+        with open(target, "w+b", buffering=0, closefd=False) as file:
+            return cut(source, self.start_seconds, self.end_seconds, file, progress)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,3 +199,22 @@ class FrameReport:
     def video_seconds_per_second(self) -> float:
         """Seconds of video per second of work."""
         return self.info.duration_seconds / max(self.wall_seconds, 1e-9)
+
+
+def read_report(video: str, value: Any) -> FrameReport:
+    """The report of a child, which is not trusted to give what it should.
+
+    Raises:
+        VideoError: it makes no sense.
+    """
+    from pydantic import TypeAdapter, ValidationError  # here: children start faster without
+
+    try:
+        report = TypeAdapter(FrameReport).validate_python(value)
+        if report.info.video != video or not re.fullmatch("[0-9a-f]{64}", report.source_sha256):
+            raise ValueError
+    except (ValidationError, ValueError, ArithmeticError) as error:
+        raise VideoError(
+            video, "the decoder gave a report that makes no sense; the file is damaged"
+        ) from error
+    return report

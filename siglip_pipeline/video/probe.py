@@ -4,17 +4,13 @@ One pass over the packets, without decoding, gives every timestamp and key flag 
 Headers are not believed: durations, frame counts and rates in them are often missing or wrong.
 """
 
-import contextlib
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
-import av
-import av.error
-import av.logging
 import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
@@ -25,6 +21,7 @@ from numpy.typing import NDArray
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import IntArray, VideoInfo
 from siglip_pipeline.video.av1 import ReferenceReader
+from siglip_pipeline.video.container import PLAYLIST, demux, leads_elsewhere, open_container
 from siglip_pipeline.video.geometry import (
     DISPLAY_MATRIX,
     DisplayGeometry,
@@ -41,12 +38,6 @@ MAX_PIXELS: Final = 16_384 * 8_704
 
 MAX_PACKETS: Final = 20_000_000
 """Some 90 hours at 60 frames a second; more is a damaged file that never ends."""
-
-MAX_READ_FAILURES: Final = 1000
-"""Places in a row that cannot be read, after which the rest of a file is given up."""
-
-av.logging.set_level(None)  # FFmpeg's own lines would go to stderr; errors arrive as exceptions
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PacketIndex:
@@ -127,56 +118,7 @@ class Scan:
         )
 
 
-@contextlib.contextmanager
-def open_container(source: MediaSource, *, options: dict[str, str]) -> Iterator[InputContainer]:
-    """Open a source with FFmpeg.
-
-    Raises:
-        VideoError: the file is not something that FFmpeg can open, with the reason.
-    """
-    try:
-        container = av.open(
-            source.open_for_ffmpeg(), mode="r", metadata_errors="replace", options=options
-        )
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise VideoError(source.video, open_failure_reason(source, error)) from error
-    with container:
-        yield container
-
-
-def open_failure_reason(source: MediaSource, error: Exception) -> str:
-    """A sentence for a person about a file that FFmpeg does not open."""
-    try:
-        with source.open() as file:
-            head = file.read(4096)
-            size_bytes = file.seek(0, 2)
-    except OSError as io_error:
-        return f"cannot be read: {io_error.strerror or io_error}"
-    if size_bytes == 0:
-        return "the file is empty (0 bytes); upload it again"
-    if not head.strip(b"\0"):
-        return "the file begins with zeros only: the upload was not finished; upload it again"
-    if head[4:8] in (b"ftyp", b"mdat", b"moov", b"free", b"wide", b"skip"):
-        return (
-            "the MP4 index (moov) is missing or damaged, so that no frame can be found: the upload "
-            "or the recording was cut off; upload it again"
-        )
-    if _is_text(head):
-        return "this is text, not a video, whatever its name says"
-    return f"no container that FFmpeg knows ({type(error).__name__}); convert it to MP4"
-
-
-def _is_text(head: bytes) -> bool:
-    try:
-        text = head.decode("utf-8")
-    except UnicodeDecodeError as error:
-        if error.start < len(head) - 4:  # else only the last character was cut
-            return False
-        text = head[: error.start].decode("utf-8")
-    return all(character.isprintable() or character.isspace() for character in text)
-
-
-def video_stream(container: InputContainer, video: str) -> VideoStream:
+def video_stream(container: InputContainer, source: MediaSource) -> VideoStream:
     """The video stream to decode: the largest one that is not an album cover.
 
     Raises:
@@ -188,11 +130,13 @@ def video_stream(container: InputContainer, video: str) -> VideoStream:
         if not stream.disposition & Disposition.attached_pic
     ]
     if not streams:
+        if leads_elsewhere(source):
+            raise VideoError(source.video, PLAYLIST)
         held = "only sound" if container.streams.audio else "no video stream"
-        raise VideoError(video, f"the file holds {held}: there is no frame to index")
+        raise VideoError(source.video, f"the file holds {held}: there is no frame to index")
     decodable = [stream for stream in streams if stream.codec_context is not None]
     if not decodable:
-        raise VideoError(video, "FFmpeg has no decoder for its codec; convert it to MP4 (H.264)")
+        raise VideoError(source.video, "FFmpeg has no decoder for its codec; convert it to MP4 (H.264)")
     return max(decodable, key=lambda s: (s.codec_context.width * s.codec_context.height, -s.index))
 
 
@@ -220,11 +164,11 @@ def scan(source: MediaSource, *, on_progress: Callable[[int], None] = lambda pac
     Raises:
         VideoError: it cannot be opened, has no video, no packets, or absurd dimensions.
     """
-    with open_container(source, options={}) as container:
-        stream = video_stream(container, source.video)
+    with open_container(source) as container:
+        stream = video_stream(container, source)
         context = stream.codec_context
         check_dimensions(source.video, context.width, context.height)
-        packets = _read_packets(container, stream, source.video, on_progress)
+        packets = _read_packets(container, stream, source, on_progress)
         return Scan(
             video=source.video,
             container=container.format.name,
@@ -239,33 +183,10 @@ def scan(source: MediaSource, *, on_progress: Callable[[int], None] = lambda pac
         )
 
 
-def demux(container: InputContainer, stream: VideoStream) -> Iterator["av.Packet[VideoStream]"]:
-    """Packets with data, up to the end; what cannot be read is passed over.
-
-    The same file gives the same packets every time: a packet is known by its ordinal.
-    """
-    failures = 0
-    packets = container.demux(stream)
-    while failures < MAX_READ_FAILURES:
-        try:
-            packet = next(packets)
-        except (StopIteration, av.error.EOFError):
-            return
-        except (av.error.FFmpegError, IndexError):
-            # IndexError: a packet of a stream that only appeared later (FLV, MPEG-TS), which PyAV
-            # does not know. Either way the iterator is used up, and the container is not.
-            failures += 1
-            packets = container.demux(stream)
-            continue
-        failures = 0
-        if packet.size:
-            yield packet
-
-
 def _read_packets(
     container: InputContainer,
     stream: VideoStream,
-    video: str,
+    source: MediaSource,
     on_progress: Callable[[int], None],
 ) -> PacketIndex:
     # Compact: two hours are 180,000 packets, and Python's own integers would take 40 bytes each.
@@ -285,10 +206,13 @@ def _read_packets(
             last_pts, last_duration = packet.pts, packet.duration or 0
         on_progress(len(pts))
         if len(pts) > MAX_PACKETS:
-            raise VideoError(video, f"it has more than {MAX_PACKETS} packets: it is damaged")
+            raise VideoError(source.video, f"it has more than {MAX_PACKETS} packets: it is damaged")
     if not pts:
+        if leads_elsewhere(source):
+            raise VideoError(source.video, PLAYLIST)
         raise VideoError(
-            video, "its video stream has no packets: the file was cut off, or nothing was recorded"
+            source.video,
+            "its video stream has no packets: the file was cut off, or nothing was recorded",
         )
     return build_index(
         np.frombuffer(pts, np.int64),

@@ -1,22 +1,116 @@
-"""Bytes of one upload, local or remote, opened for FFmpeg and hashed on the way."""
+"""Bytes of one upload, read by offset from what was opened elsewhere, and hashed on the way."""
 
+import functools
 import hashlib
+import io
+import os
+import struct
+from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 from siglip_pipeline.errors import UploadError
 
 HASH_BLOCK_BYTES: Final = 2**20
+BUFFER_BYTES: Final = 2**16
+
+FEED_BLOCK_BYTES: Final = 2**20
+"""What one request to the parent fetches, and the most that it may ask for."""
+REQUEST: Final = struct.Struct("!QI")
+"""Offset and size."""
+REPLY: Final = struct.Struct("!?I")
+"""Whether it failed, and the number of bytes that follow: content, or the reason."""
+
+
+class OffsetReader(io.RawIOBase):
+    """A read-only file with a position of its own, over something that is read by offset."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._size_bytes = size_bytes
+        self._position = 0
+
+    @abstractmethod
+    def read_at(self, offset: int, size: int) -> bytes:
+        """At most ``size`` bytes from an offset; none at the end."""
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read from the current position."""
+        data = self.read_at(self._position, len(buffer))
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move as ``io.IOBase.seek`` does."""
+        start = (0, self._position, self._size_bytes)[whence]
+        if start + offset < 0:
+            raise ValueError(f"negative seek position {start + offset}")
+        self._position = start + offset
+        return self._position
+
+    def tell(self) -> int:
+        """The current position."""
+        return self._position
+
+
+class DescriptorReader(OffsetReader):
+    """A regular file by its descriptor, which others may read at the same time."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(os.fstat(descriptor).st_size)
+        self._descriptor = descriptor
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """At most ``size`` bytes from an offset; none at the end."""
+        return os.pread(self._descriptor, size, offset)
+
+
+class FedReader(OffsetReader):
+    """A file that the parent process reads for this one; see :mod:`siglip_pipeline.video.feed`."""
+
+    def __init__(self, descriptor: int, size_bytes: int) -> None:
+        super().__init__(size_bytes)
+        self._descriptor = descriptor
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """At most ``size`` bytes from an offset; none at the end.
+
+        Raises:
+            OSError: the storage failed, with its reason.
+        """
+        os.write(self._descriptor, REQUEST.pack(offset, min(size, FEED_BLOCK_BYTES)))
+        failed, length = REPLY.unpack(self._exactly(REPLY.size))
+        data = self._exactly(length)
+        if failed:
+            raise OSError(data.decode())
+        return data
+
+    def _exactly(self, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            part = os.read(self._descriptor, size - len(data))
+            if not part:
+                raise OSError("the process that reads it is gone")
+            data += part
+        return bytes(data)
 
 
 class MediaSource:
-    """One upload to decode: a local file, or a way to open a remote one.
+    """One upload to decode.
 
     Args:
         video: the path below UPLOADS, for messages.
-        path: the local file; FFmpeg reads it itself, without Python in between.
-        opener: opens a remote file as a seekable binary file.
+        path: a local file.
+        opener: opens it as a seekable binary file, each time with a position of its own.
     """
 
     def __init__(
@@ -29,22 +123,34 @@ class MediaSource:
         if (path is None) == (opener is None):
             raise ValueError("give exactly one of path and opener")
         self.video = video
-        self.path = path
-        self._opener = opener
+        self._opener = opener or functools.partial(cast(Path, path).open, "rb")
         self._hash = FrontierHash()
 
-    def open_for_ffmpeg(self) -> "str | HashedFile":
-        """What ``av.open`` takes: a file name, or a file object that hashes what it reads."""
-        if self.path is not None:
-            # Without the prefix FFmpeg takes "concat:a|b" or "http:x.mp4" for a protocol.
-            return f"file:{self.path}"
+    @classmethod
+    def of_descriptor(
+        cls, video: str, descriptor: int, *, fed_bytes: int | None = None
+    ) -> "MediaSource":
+        """What a descriptor gives: a regular file, or a socket at which the parent reads for us.
+
+        Args:
+            video: the path below UPLOADS, for messages.
+            descriptor: it stays open.
+            fed_bytes: the file's size, where it is a socket.
+        """
+
+        def opener() -> BinaryIO:
+            if fed_bytes is None:
+                return io.BufferedReader(DescriptorReader(descriptor), BUFFER_BYTES)
+            return io.BufferedReader(FedReader(descriptor, fed_bytes), FEED_BLOCK_BYTES)
+
+        return cls(video, opener=opener)
+
+    def open_for_ffmpeg(self) -> "HashedFile":
+        """A file object that hashes what it reads: FFmpeg is given no name that it could expand."""
         return HashedFile(self.open(), self._hash)
 
     def open(self) -> BinaryIO:
         """A plain seekable file, for what does not go through FFmpeg."""
-        if self.path is not None:
-            return self.path.open("rb")
-        assert self._opener is not None
         return self._opener()
 
     def sha256(self, on_progress: Callable[[int], None] = lambda position: None) -> str:

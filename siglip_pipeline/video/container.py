@@ -1,0 +1,173 @@
+"""The one door to FFmpeg's demuxers: what is opened, and what it may open in turn.
+
+FFmpeg opens more than files: playlists, descriptions of sessions and names with patterns lead it to
+other files and to sockets. So it is given a file object without a name, a list of formats that hold
+all they need in one file, and a list of protocols that allows none.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import Any, BinaryIO, Final, Literal
+
+import av
+import av.error
+import av.logging
+from av.container import InputContainer, OutputContainer
+from av.video.stream import VideoStream
+
+from siglip_pipeline.errors import VideoError
+from siglip_pipeline.video.source import DescriptorReader, MediaSource
+
+FORMATS: Final = (
+    # What cameras, telephones, editors, recorders and archives write.
+    "mov,mp4,m4a,3gp,3g2,mj2 matroska,webm avi mpegts mpeg flv live_flv kux asf asf_o ogg mxf nut rm "
+    "ivr wtv dv swf nsv gxf lxf r3d ty pva dhav nuv mlv cine ser ifv mxg smjpeg mtv "
+    # Streams without a container.
+    "h261 h263 h264 hevc vvc m4v mpegvideo mjpeg mjpeg_2000 dirac vc1 vc1test av1 obu ivf dnxhd apv "
+    "evc cavsvideo avs2 avs3 yuv4mpegpipe "
+    # Pictures that Pillow is not asked for.
+    "apng gif bmp_pipe tiff_pipe jpeg_pipe jpegls_pipe jpegxl_pipe jpegxl_anim j2k_pipe png_pipe "
+    "webp_pipe dpx_pipe exr_pipe qoi_pipe "
+    # Sound alone, to be able to say so.
+    "aac ac3 eac3 aiff amr caf dts flac mp3 w64 wav wv"
+)
+"""FFmpeg's names of the demuxers that may be used: none of them opens anything else."""
+
+_LISTS: Final = {"format_whitelist": FORMATS.replace(" ", ","), "protocol_whitelist": "none"}
+
+MAX_READ_FAILURES: Final = 1000
+"""Places in a row that cannot be read, after which the rest of a file is given up."""
+
+_HEAD_BYTES: Final = 2**16
+_TAIL_BYTES: Final = 2**20
+
+_LEADS_ELSEWHERE: Final = re.compile(
+    r"^#EXT|^\W*ffconcat|^v=0\s|<MPD\b|<(smil|asx|wpl|playlist|CompositionPlaylist)\b|<\?wpl"
+    r"|^\[(playlist|reference)\]|^# VobSub index|^RTSPtext|^SMILtext|Source\s*\(|://"
+    r"|^\s*(file|stream)\s|\.(m3u8?|mpd|mp4|m4[sv]|mov|mkv|webm|avi|ts|vob|mxf|jpe?g|png|h26[45])\b",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""In a text: it names other files."""
+
+_DATA_REFERENCE: Final = re.compile(rb"dref.{4}\0\0\0[\1-\xff].{4}(alis|url |urn |rsrc)(....)", re.DOTALL)
+"""In QuickTime's index: the kind of the first data reference, its version and its flags."""
+_SELF_CONTAINED: Final = 1
+
+PLAYLIST: Final = "a playlist, not a video: upload the files that it names"
+
+av.logging.set_level(None)  # FFmpeg's own lines would go to stderr; errors arrive as exceptions
+
+
+@contextlib.contextmanager
+def open_container(
+    source: MediaSource, *, options: dict[str, str] | None = None
+) -> Iterator[InputContainer]:
+    """Open a source with FFmpeg.
+
+    Raises:
+        VideoError: the file is not something that FFmpeg can open, with the reason.
+    """
+    with contextlib.closing(source.open_for_ffmpeg()) as file:
+        try:
+            container = _open(file, "r", metadata_errors="replace", options=options or {})
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise VideoError(source.video, open_failure_reason(source, error)) from error
+        assert isinstance(container, InputContainer)
+        with container:
+            yield container
+
+
+@contextlib.contextmanager
+def write_mp4(file: BinaryIO) -> Iterator[OutputContainer]:
+    """Write an MP4 file whose index comes first, to an unbuffered file."""
+
+    def io_open(url: str, flags: int, options: object) -> DescriptorReader:
+        return DescriptorReader(file.fileno())  # to move what was written behind the index
+
+    options = {"movflags": "+faststart"}
+    container = _open(file, "w", format="mp4", options=options, io_open=io_open)
+    assert isinstance(container, OutputContainer)
+    with container:
+        yield container
+
+
+def _open(
+    file: object, mode: Literal["r", "w"], *, options: dict[str, str], **more: Any
+) -> InputContainer | OutputContainer:
+    return av.open(file, mode, options={**options, **_LISTS}, **more)
+
+
+def open_failure_reason(source: MediaSource, error: Exception) -> str:
+    """A sentence for a person about a file that FFmpeg does not open."""
+    try:
+        with source.open() as file:
+            head = file.read(_HEAD_BYTES)
+            size_bytes = file.seek(0, 2)
+    except OSError as io_error:
+        return f"cannot be read: {io_error.strerror or io_error}"
+    if size_bytes == 0:
+        return "the file is empty (0 bytes); upload it again"
+    if not head.strip(b"\0"):
+        return "the file begins with zeros only: the upload was not finished; upload it again"
+    if leads_elsewhere(source):
+        return PLAYLIST
+    if head[4:8] in (b"ftyp", b"mdat", b"moov", b"free", b"wide", b"skip"):
+        return (
+            "the MP4 index (moov) is missing or damaged, so that no frame can be found: the upload "
+            "or the recording was cut off; upload it again"
+        )
+    if _text_of(head) is not None:
+        return "this is text, not a video, whatever its name says"
+    return (
+        f"no container of a video that is read here ({type(error).__name__}); convert it to MP4"
+    )
+
+
+def leads_elsewhere(source: MediaSource) -> bool:
+    """Whether a file says that what it shows lies in other files."""
+    with source.open() as file:
+        head = file.read(_HEAD_BYTES)
+        if (text := _text_of(head)) is not None:
+            return _LEADS_ELSEWHERE.search(text) is not None
+        file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
+        tail = file.read(_TAIL_BYTES)
+    if b"rmra" in head or b"rmra" in tail:  # a QuickTime reference movie
+        return True
+    found = _DATA_REFERENCE.search(head) or _DATA_REFERENCE.search(tail)
+    return found is not None and not found[2][3] & _SELF_CONTAINED
+
+
+def _text_of(head: bytes) -> str | None:
+    encoding = "utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    try:
+        text = head.decode(encoding)
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 4:  # else only the last character was cut
+            return None
+        text = head[: error.start].decode(encoding)
+    plain = all(character.isprintable() or character.isspace() for character in text)
+    return text if plain else None
+
+
+def demux(container: InputContainer, stream: VideoStream) -> Iterator["av.Packet[VideoStream]"]:
+    """Packets with data, up to the end; what cannot be read is passed over.
+
+    The same file gives the same packets every time: a packet is known by its ordinal.
+    """
+    failures = 0
+    packets = container.demux(stream)
+    while failures < MAX_READ_FAILURES:
+        try:
+            packet = next(packets)
+        except (StopIteration, av.error.EOFError):
+            return
+        except (av.error.FFmpegError, IndexError):
+            # IndexError: a packet of a stream that only appeared later (FLV, MPEG-TS), which PyAV
+            # does not know. Either way the iterator is used up, and the container is not.
+            failures += 1
+            packets = container.demux(stream)
+            continue
+        failures = 0
+        if packet.size:
+            yield packet

@@ -1,0 +1,242 @@
+"""In a decoding child: one upload to its frame file."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+import av
+import numpy as np
+from av.video.frame import VideoFrame
+
+from siglip_pipeline.errors import VideoError
+from siglip_pipeline.records import IntArray, VideoInfo
+from siglip_pipeline.video.decode import DecodeCounts, decode_frames
+from siglip_pipeline.video.frame_file import FrameFileWriter, StoredFrame
+from siglip_pipeline.video.jobs import ExtractJob, FrameReport, Progress
+from siglip_pipeline.video.memory import peak_memory_bytes
+from siglip_pipeline.video.picture import (
+    PictureMaker,
+    RgbArray,
+    encode_jpeg,
+    hash_distance,
+    perceptual_hash,
+)
+from siglip_pipeline.video.plan import plan_decode, plan_everything
+from siglip_pipeline.video.probe import Scan, nothing_decoded_reason, scan
+from siglip_pipeline.video.shots import content_scores, find_cuts
+from siglip_pipeline.video.source import MediaSource
+from siglip_pipeline.video.stills import is_picture, picture_frames, scan_picture
+
+DECODER_VERSION: Final = f"1 pyav {av.__version__} libavcodec " + ".".join(
+    str(number) for number in av.library_versions["libavcodec"]
+)
+"""Changes when the same file may give other pixels."""
+
+NEAR_IDENTICAL_BITS: Final = 2
+"""Deduplication: at most so many of 64 bits of the perceptual hash differ."""
+
+
+def extract(
+    job: ExtractJob, source: MediaSource, draft: BinaryIO, progress: Progress = lambda step: None
+) -> FrameReport:
+    """Decode one video and write its frame file.
+
+    Args:
+        job: what to take, and how.
+        source: the upload.
+        draft: an empty file to write to.
+        progress: called as decoding goes on.
+
+    Raises:
+        VideoError: it cannot be decoded, or too little of it can.
+        StorageFullError: there is no room for the frames.
+    """
+    started, started_cpu = time.perf_counter(), time.process_time()
+    writer = FrameFileWriter(draft, folder=job.draft_folder)
+    try:
+        sink = _Sink(job, writer)
+        read = _extract_picture if is_picture(source) else _extract_video
+        outcome = read(job, source, sink, progress)
+        sha256 = source.sha256(progress)
+        writer.close(
+            outcome.info,
+            source_sha256=sha256,
+            sampling=job.recipe,
+            decoder_version=DECODER_VERSION,
+        )
+    except BaseException:
+        writer.abort()
+        raise
+    return FrameReport(
+        info=outcome.info,
+        sampling=job.recipe,
+        planned_frames=outcome.planned_frames,
+        frames=writer.frames,
+        packets=outcome.packets,
+        damaged_packets=outcome.damaged_packets,
+        damaged_share=outcome.damaged_share,
+        source_sha256=sha256,
+        source_fingerprint=job.source_fingerprint,
+        decode_cpu_seconds=time.process_time() - started_cpu,
+        wall_seconds=time.perf_counter() - started,
+        peak_memory_bytes=peak_memory_bytes(),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Outcome:
+    info: VideoInfo
+    planned_frames: int
+    packets: int
+    damaged_packets: int
+    damaged_share: float
+
+
+def _extract_picture(
+    job: ExtractJob, source: MediaSource, sink: "_Sink", progress: Progress
+) -> _Outcome:
+    scanned = scan_picture(source, on_progress=progress)
+    pts_N = scanned.pts_N
+    targets = job.sampling.select(
+        pts_N,
+        time_base=scanned.info.time_base,
+        end_pts=scanned.end_pts,
+        key_N=np.arange(pts_N.size) == 0,
+        cuts=np.empty(0, np.int64),
+    )
+    frames = picture_frames(source, targets, longest_side=job.options.longest_side)
+    for position, pixels_HWC in frames:
+        progress(position)
+        pts = int(pts_N[position])
+        sink.add(pixels_HWC, frame_index=position, pts=pts, time_seconds=pts / 1000)
+    lost = scanned.expected - scanned.info.frame_count
+    return _checked(
+        job,
+        _Outcome(
+            info=scanned.info,
+            planned_frames=targets.size,
+            packets=scanned.expected,
+            damaged_packets=lost,
+            damaged_share=lost / scanned.expected,
+        ),
+    )
+
+
+def _extract_video(
+    job: ExtractJob, source: MediaSource, sink: "_Sink", progress: Progress
+) -> _Outcome:
+    scanned = scan(source, on_progress=progress)
+    packets = scanned.packets
+    targets = job.sampling.select(
+        packets.pts_N,
+        time_base=scanned.time_base,
+        end_pts=packets.end_pts,
+        key_N=packets.key_N,
+        cuts=_cuts(source, scanned, job, progress) if job.sampling.kind == "scenes" else None,
+    )
+    counts = DecodeCounts()
+    pictures = PictureMaker(longest_side=job.options.longest_side)
+    geometry = None
+    for decoded in decode_frames(
+        source,
+        scanned,
+        plan_decode(packets, targets),
+        counts=counts,
+        threads=max(1, job.options.threads),
+        on_progress=progress,
+    ):
+        frame_geometry = scanned.geometry(decoded.frame)
+        geometry = geometry or frame_geometry
+        sink.add(
+            pictures.rgb(decoded.frame, frame_geometry),
+            frame_index=decoded.frame_index,
+            pts=decoded.pts,
+            time_seconds=decoded.time_seconds,
+        )
+    if geometry is None:
+        raise VideoError(job.video, nothing_decoded_reason(scanned))
+    lost = packets.expected - len(packets)
+    # Only part of the packets is decoded: what fails among those stands for the rest.
+    missing_share = len(counts.missing) / targets.size
+    share = (lost + max(counts.damaged_share, missing_share) * len(packets)) / packets.expected
+    return _checked(
+        job,
+        _Outcome(
+            info=scanned.info(geometry),
+            planned_frames=targets.size,
+            packets=packets.expected,
+            damaged_packets=lost + counts.damaged_packets,
+            damaged_share=share,
+        ),
+    )
+
+
+def _cuts(source: MediaSource, scanned: Scan, job: ExtractJob, progress: Progress) -> IntArray:
+    """Where shots begin; decodes everything once, and keeps a number per frame."""
+    everything = np.arange(scanned.packets.pts_N.size)
+    scores_N = np.zeros(everything.size, np.float32)
+    positions: list[int] = []
+
+    def frames() -> Iterator[VideoFrame]:
+        for decoded in decode_frames(
+            source,
+            scanned,
+            plan_everything(scanned.packets, everything),
+            threads=max(1, job.options.threads),
+            on_progress=progress,
+        ):
+            positions.append(decoded.frame_index)
+            yield decoded.frame
+
+    for score in content_scores(frames()):
+        scores_N[positions[-1]] = score
+    return find_cuts(scores_N, scanned.packets.pts_N, time_base=scanned.time_base)
+
+
+def _checked(job: ExtractJob, outcome: _Outcome) -> _Outcome:
+    """The outcome, unless too much of the file is lost."""
+    share = 1 - outcome.damaged_share
+    if share < job.options.min_decodable_share:
+        raise VideoError(
+            job.video,
+            f"only {share:.0%} of it can be decoded, and at least "
+            f"{job.options.min_decodable_share:.0%} is asked for "
+            "(SIGLIP_MIN_DECODABLE_SHARE); upload it again",
+        )
+    return outcome
+
+
+class _Sink:
+    """Compresses pictures and hands them to the writer, without repeats where that is wanted."""
+
+    def __init__(self, job: ExtractJob, writer: FrameFileWriter) -> None:
+        self._options = job.options
+        self._writer = writer
+        self._kept: tuple[int, int] | None = None
+
+    def add(self, pixels_HWC: RgbArray, *, frame_index: int, pts: int, time_seconds: float) -> None:
+        """Store one sampled frame."""
+        picture_hash = perceptual_hash(pixels_HWC)
+        same_as = None
+        if self._options.deduplicate and self._kept is not None:
+            kept_index, kept_hash = self._kept
+            if hash_distance(kept_hash, picture_hash) <= NEAR_IDENTICAL_BITS:
+                same_as = kept_index
+        jpeg = None
+        if same_as is None:
+            jpeg = encode_jpeg(pixels_HWC, quality=self._options.jpeg_quality)
+            self._kept = (frame_index, picture_hash)
+        height, width = pixels_HWC.shape[:2]
+        self._writer.add(
+            StoredFrame(
+                frame_index=frame_index,
+                pts=pts,
+                time_seconds=time_seconds,
+                width=width,
+                height=height,
+                jpeg=jpeg,
+                perceptual_hash=picture_hash,
+                same_as=same_as,
+            )
+        )

@@ -1,0 +1,52 @@
+"""How an upload gets to a decoding child: opened here, and handed over as a descriptor."""
+
+import contextlib
+import io
+from typing import BinaryIO
+
+from siglip_pipeline.errors import UploadError, VideoError
+from siglip_pipeline.masking import masked
+from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.video.feed import Feed
+
+
+class Handed:
+    """An upload that is open for a child.
+
+    Attributes:
+        descriptor: what the child gets: the file, or a socket at which this process reads for it.
+        fed_bytes: the size, where it is a socket.
+    """
+
+    def __init__(self, file: BinaryIO, url: str) -> None:
+        self._file: BinaryIO | Feed = file
+        self.fed_bytes: int | None = None
+        try:
+            self.descriptor = file.fileno()
+        except io.UnsupportedOperation:  # remote
+            feed = Feed(file, reason_of=lambda error: masked(str(error), url))
+            self._file, self.fed_bytes = feed, feed.size_bytes
+            self.descriptor = feed.fileno()
+
+    def close(self) -> None:
+        """Close it on this side."""
+        self._file.close()
+
+
+def hand(uploads: UploadStore, video: str) -> Handed:
+    """Open an upload for a child.
+
+    Raises:
+        VideoError: it cannot be opened, with the reason.
+    """
+    try:
+        file = uploads.open(video)
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(file.close)
+            handed = Handed(file, uploads.url)
+            on_failure.pop_all()
+        return handed
+    except UploadError as error:
+        raise VideoError(video, str(error)) from error
+    except Exception as error:  # each storage has exceptions of its own
+        raise VideoError(video, f"the storage failed: {masked(str(error), uploads.url)}") from error

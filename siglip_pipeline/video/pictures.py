@@ -1,0 +1,142 @@
+"""Client pictures, decoded in sandboxed children that can be ended. No av here: parents import it."""
+
+import os
+import tempfile
+import threading
+from typing import BinaryIO, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from siglip_pipeline.errors import PictureTimeoutError, PictureTooLargeError, QueryError
+from siglip_pipeline.video.children import Child, JobError
+from siglip_pipeline.video.jobs import Limits, PictureJob
+
+MAX_PIXELS: Final = 16_384 * 8_704
+"""As large as a frame of a video may be."""
+
+BYTES_PER_PIXEL: Final = 24
+"""Of the child's memory: sixteen-bit samples, transparency, and a copy while it is turned."""
+BASE_MIB: Final = 512
+
+
+class PictureDecoder:
+    """Decodes pictures in children that are kept for the next ones. Threads may share it.
+
+    Args:
+        children: pictures decoded at once; each child is started when it is first needed.
+    """
+
+    def __init__(self, children: int = 2) -> None:
+        self._free = threading.Semaphore(children)
+        self._lock = threading.Lock()
+        self._idle: list[Child] = []
+        self._closed = False
+
+    def decode(
+        self, data: bytes, *, max_pixels: float = MAX_PIXELS, seconds: float = 5.0
+    ) -> NDArray[np.uint8]:
+        """Return a picture as upright RGB, uint8 [H, W, 3].
+
+        Args:
+            data: an encoded picture.
+            max_pixels: a larger one is refused by its header: a small file may hold a huge picture.
+            seconds: decoding it may take so long, once a child has started.
+
+        Raises:
+            PictureTooLargeError: it has more pixels.
+            PictureTimeoutError: it took longer, or no child was free in that time.
+            QueryError: it is no picture that can be read.
+        """
+        if not self._free.acquire(timeout=seconds):
+            raise PictureTimeoutError(
+                f"no decoder was free for {seconds:g} s: too many pictures are being decoded; try "
+                "again"
+            )
+        try:
+            child = self._take()
+            try:
+                return _decode(child, data, max_pixels, seconds)
+            finally:
+                self._give_back(child)
+        finally:
+            self._free.release()
+
+    def close(self) -> None:
+        """End the children; those at work end with what they do."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for child in idle:
+            child.end()
+
+    def __enter__(self) -> "PictureDecoder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _take(self) -> Child:
+        with self._lock:
+            while self._idle:
+                child = self._idle.pop()
+                if child.is_alive:
+                    return child
+                child.end()
+        return Child()
+
+    def _give_back(self, child: Child) -> None:
+        with self._lock:
+            if child.is_alive and child.is_idle and not self._closed:
+                self._idle.append(child)
+                return
+        child.end()
+
+
+def _decode(child: Child, data: bytes, max_pixels: float, seconds: float) -> NDArray[np.uint8]:
+    limits = Limits(
+        total_seconds=seconds,
+        stall_seconds=seconds,
+        memory_mib=BASE_MIB + int(max_pixels * BYTES_PER_PIXEL / 2**20),
+        file_bytes=int(max_pixels * 3),
+    )
+    with _memory_file("picture") as picture, _memory_file("pixels") as pixels:
+        picture.write(data)
+        picture.flush()
+        try:
+            height, width = child.run(
+                PictureJob(max_pixels=max_pixels), limits, [picture.fileno(), pixels.fileno()]
+            )
+            shape = int(height), int(width), 3
+            size_bytes = pixels.seek(0, 2)
+            if min(shape) < 1 or size_bytes != shape[0] * shape[1] * 3:
+                raise ValueError(f"{size_bytes} bytes for {shape}")
+            pixels_HWC = np.empty(shape, np.uint8)
+            pixels.seek(0)
+            pixels.readinto(pixels_HWC.data)  # a copy: the child could still write to the file
+        except JobError as error:
+            raise _query_error(error, seconds) from error
+        except (TypeError, ValueError) as error:
+            child.end()
+            raise QueryError("the picture is damaged and cannot be read") from error
+    return pixels_HWC
+
+
+def _query_error(error: JobError, seconds: float) -> QueryError:
+    if error.kind == "late":
+        return PictureTimeoutError(
+            f"decoding the picture took longer than {seconds:g} s and was ended; send a smaller "
+            "one, or save it anew"
+        )
+    if error.kind == "too large":
+        return PictureTooLargeError(error.reason)
+    if error.kind == "refused":
+        return QueryError(error.reason)
+    return QueryError(f"the picture is damaged and cannot be read: {error.reason}")
+
+
+def _memory_file(name: str) -> BinaryIO:
+    """A file without a name, in memory where the system has such files."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create(f"siglip-{name}"), "w+b")
+    return tempfile.TemporaryFile()  # type: ignore[return-value]
