@@ -43,6 +43,7 @@ from siglip_pipeline.records import Upload
 from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.decode import DecodeCounts, decode_frames
 from siglip_pipeline.video.extract import DecodeOptions, FrameReport, extract_frames, extract_many
+from siglip_pipeline.video.extraction import extract
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline.video.jobs import ExtractJob
 from siglip_pipeline.video.plan import plan_decode, plan_everything
@@ -50,7 +51,6 @@ from siglip_pipeline.video.probe import probe, scan
 from siglip_pipeline.video.sampling import Sampling
 from siglip_pipeline.video.shots import content_scores, find_cuts
 from siglip_pipeline.video.source import MediaSource
-from siglip_pipeline.video.worker import extract
 
 RATE = 25
 LONGEST_SIDE = 768
@@ -190,19 +190,16 @@ class Bench:
 
     def stored_cpu(self, path: Path, reports: list[FrameReport]) -> float:
         """CPU seconds of what a decoding process does with one video, in this process."""
-        draft = self.folder / "draft.parquet"
-        draft.unlink(missing_ok=True)
-        report = extract(
-            ExtractJob(
-                video=path.name,
-                path=path,
-                uploads=None,
-                draft=draft,
-                sampling=Sampling.parse("fps:1"),
-                options=DecodeOptions(longest_side=LONGEST_SIDE),
-                source_fingerprint="",
-            )
+        job = ExtractJob(
+            video=path.name,
+            fed_bytes=None,
+            draft_folder=self.folder,
+            sampling=Sampling.parse("fps:1"),
+            options=DecodeOptions(longest_side=LONGEST_SIDE),
+            source_fingerprint="",
         )
+        with (self.folder / "draft.parquet").open("wb") as draft:
+            report = extract(job, MediaSource(path.name, path=path), draft)
         reports.append(report)
         return report.decode_cpu_seconds
 

@@ -1,18 +1,15 @@
-"""Pictures that somebody searches by: looked at before they are decoded, refused with a reason."""
+"""Pictures that somebody searches by: read in a process of their own, refused with a reason."""
 
-import io
+import functools
 from pathlib import Path
 from typing import Any, Final
 
-from siglip_pipeline.errors import QueryError
-from siglip_pipeline.search.picture_formats import picture_format
+from siglip_pipeline.errors import PictureTooLargeError, QueryError
+from siglip_pipeline.video.pictures import MAX_PIXELS, PictureDecoder
 
-MAX_PIXELS: Final = 16_384 * 8_704
-"""As large as a frame of a video may be."""
+__all__ = ["MAX_PIXELS", "PictureTooLargeError", "read_picture"]
 
-
-class PictureTooLargeError(QueryError):
-    """The picture's header promises more pixels than are decoded."""
+SECONDS: Final = 5.0
 
 
 def read_picture(image: Path | bytes, *, max_pixels: float = MAX_PIXELS) -> Any:
@@ -24,32 +21,21 @@ def read_picture(image: Path | bytes, *, max_pixels: float = MAX_PIXELS) -> Any:
 
     Raises:
         PictureTooLargeError: it has more pixels.
+        PictureTimeoutError: decoding it took more than five seconds.
         QueryError: a file is missing or is not a picture that can be read.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image
 
     name = f"the file ({len(image):,} bytes)" if isinstance(image, bytes) else str(image)
     data = image if isinstance(image, bytes) else _contents(image)
-    format = picture_format(data, name)
-    try:
-        with Image.open(io.BytesIO(data), "r", (format,)) as picture:
-            width, height = picture.size
-            if width * height > max_pixels:
-                raise PictureTooLargeError(
-                    f"the picture has {width} x {height} pixels; at most {max_pixels / 1e6:g} "
-                    "million are allowed: send a smaller one"
-                )
-            return ImageOps.exif_transpose(picture).convert("RGB")
-    except QueryError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise PictureTooLargeError("the picture has too many pixels: send a smaller one") from error
-    except Exception as error:  # what damaged files make decoders raise is not documented
-        # Pillow's own words for this one are an object of Python.
-        what = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
-        raise QueryError(
-            f"{name} is a damaged or cut off {format} picture{what}: give the whole file"
-        ) from error
+    pixels_HWC = _decoder().decode(data, name=name, max_pixels=max_pixels, seconds=SECONDS)
+    return Image.fromarray(pixels_HWC)
+
+
+@functools.cache
+def _decoder() -> PictureDecoder:
+    """One for the whole process: its children are started when they are needed."""
+    return PictureDecoder()
 
 
 def _contents(path: Path) -> bytes:

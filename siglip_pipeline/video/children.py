@@ -247,4 +247,4 @@ def wait_for_any(children: Iterable[Child]) -> list[Child]:
         done = [child for child in children if child.is_done()]
         if done:
             return done
-        wait(children, timeout=POLL_SECONDS)
+        wait([child.fileno() for child in children], timeout=POLL_SECONDS)

@@ -21,11 +21,11 @@ from siglip_pipeline.video.source import DescriptorReader, MediaSource
 
 FORMATS: Final = (
     # What cameras, telephones, editors, recorders and archives write.
-    "mov,mp4,m4a,3gp,3g2,mj2 matroska,webm avi mpegts mpeg flv live_flv kux asf asf_o ogg mxf nut rm "
-    "ivr wtv dv swf nsv gxf lxf r3d ty pva dhav nuv mlv cine ser ifv mxg smjpeg mtv "
+    "mov,mp4,m4a,3gp,3g2,mj2 matroska,webm avi mpegts mpeg flv live_flv kux asf asf_o ogg mxf nut "
+    "rm ivr wtv dv swf nsv gxf lxf r3d ty pva dhav nuv mlv cine ser ifv mxg smjpeg mtv "
     # Streams without a container.
-    "h261 h263 h264 hevc vvc m4v mpegvideo mjpeg mjpeg_2000 dirac vc1 vc1test av1 obu ivf dnxhd apv "
-    "evc cavsvideo avs2 avs3 yuv4mpegpipe "
+    "h261 h263 h264 hevc vvc m4v mpegvideo mjpeg mjpeg_2000 dirac vc1 vc1test av1 obu ivf dnxhd "
+    "apv evc cavsvideo avs2 avs3 yuv4mpegpipe "
     # Pictures that Pillow is not asked for.
     "apng gif bmp_pipe tiff_pipe jpeg_pipe jpegls_pipe jpegxl_pipe jpegxl_anim j2k_pipe png_pipe "
     "webp_pipe dpx_pipe exr_pipe qoi_pipe "
@@ -50,7 +50,9 @@ _LEADS_ELSEWHERE: Final = re.compile(
 )
 """In a text: it names other files."""
 
-_DATA_REFERENCE: Final = re.compile(rb"dref.{4}\0\0\0[\1-\xff].{4}(alis|url |urn |rsrc)(....)", re.DOTALL)
+_DATA_REFERENCE: Final = re.compile(
+    rb"dref.{4}\0\0\0[\1-\xff].{4}(alis|url |urn |rsrc)(....)", re.DOTALL
+)
 """In QuickTime's index: the kind of the first data reference, its version and its flags."""
 _SELF_CONTAINED: Final = 1
 
@@ -119,9 +121,7 @@ def open_failure_reason(source: MediaSource, error: Exception) -> str:
         )
     if _text_of(head) is not None:
         return "this is text, not a video, whatever its name says"
-    return (
-        f"no container of a video that is read here ({type(error).__name__}); convert it to MP4"
-    )
+    return f"no container of a video that is read here ({type(error).__name__}); convert it to MP4"
 
 
 def leads_elsewhere(source: MediaSource) -> bool:

@@ -97,14 +97,18 @@ class FrameStore:
         try:
             with new_file(draft) as file:
                 writer = FrameFileWriter(file, folder=draft.parent)
-                for frame in frames:
-                    writer.add(frame)
-                metadata = writer.close(
-                    info,
-                    source_sha256=source_sha256,
-                    sampling=sampling,
-                    decoder_version=decoder_version,
-                )
+                try:
+                    for frame in frames:
+                        writer.add(frame)
+                    metadata = writer.close(
+                        info,
+                        source_sha256=source_sha256,
+                        sampling=sampling,
+                        decoder_version=decoder_version,
+                    )
+                except BaseException:
+                    writer.abort()
+                    raise
             self.publish(video, draft)
         finally:
             draft.unlink(missing_ok=True)

@@ -135,6 +135,8 @@ class HashJob:
 class PictureJob:
     """A client's picture to decode; descriptors: the picture, and an empty file for its pixels."""
 
+    name: str
+    format: str
     max_pixels: float
 
     def perform(self, descriptors: Sequence[int], progress: Progress) -> Any:
@@ -143,7 +145,9 @@ class PictureJob:
 
         picture, pixels = descriptors
         with open(picture, "rb", closefd=False) as file:
-            pixels_HWC = decode_picture(file, max_pixels=self.max_pixels)
+            pixels_HWC = decode_picture(
+                file, name=self.name, format=self.format, max_pixels=self.max_pixels
+            )
         with open(pixels, "wb", closefd=False) as file:
             file.write(pixels_HWC.tobytes())
         return pixels_HWC.shape[:2]

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import resource
 import sys
+from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ MMAP_THRESHOLD_BYTES: Final = 2**17
 _status = None
 with contextlib.suppress(OSError):
     # Opened while files can be: a child has no file system later.
-    _status = open("/proc/self/status", "rb", buffering=0)  # noqa: SIM115
+    _status = Path("/proc/self/status").open("rb", buffering=0)  # noqa: SIM115
 
 
 def return_freed_memory() -> None:

@@ -1,9 +1,10 @@
-"""Client pictures, decoded in sandboxed children that can be ended. No av here: parents import it."""
+"""Pictures to search by, decoded in sandboxed children. No av here: parents import it."""
 
 import os
 import tempfile
 import threading
-from typing import BinaryIO, Final
+from io import BufferedRandom
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from siglip_pipeline.errors import PictureTimeoutError, PictureTooLargeError, QueryError
 from siglip_pipeline.video.children import Child, JobError
 from siglip_pipeline.video.jobs import Limits, PictureJob
+from siglip_pipeline.video.picture_formats import picture_format
 
 MAX_PIXELS: Final = 16_384 * 8_704
 """As large as a frame of a video may be."""
@@ -34,7 +36,12 @@ class PictureDecoder:
         self._closed = False
 
     def decode(
-        self, data: bytes, *, max_pixels: float = MAX_PIXELS, seconds: float = 5.0
+        self,
+        data: bytes,
+        *,
+        max_pixels: float = MAX_PIXELS,
+        seconds: float = 5.0,
+        name: str | None = None,
     ) -> NDArray[np.uint8]:
         """Return a picture as upright RGB, uint8 [H, W, 3].
 
@@ -42,12 +49,15 @@ class PictureDecoder:
             data: an encoded picture.
             max_pixels: a larger one is refused by its header: a small file may hold a huge picture.
             seconds: decoding it may take so long, once a child has started.
+            name: what messages call it.
 
         Raises:
             PictureTooLargeError: it has more pixels.
             PictureTimeoutError: it took longer, or no child was free in that time.
             QueryError: it is no picture that can be read.
         """
+        name = name or f"the file ({len(data):,} bytes)"
+        job = PictureJob(name=name, format=picture_format(data, name), max_pixels=max_pixels)
         if not self._free.acquire(timeout=seconds):
             raise PictureTimeoutError(
                 f"no decoder was free for {seconds:g} s: too many pictures are being decoded; try "
@@ -56,7 +66,7 @@ class PictureDecoder:
         try:
             child = self._take()
             try:
-                return _decode(child, data, max_pixels, seconds)
+                return _decode(child, job, data, seconds)
             finally:
                 self._give_back(child)
         finally:
@@ -93,27 +103,27 @@ class PictureDecoder:
         child.end()
 
 
-def _decode(child: Child, data: bytes, max_pixels: float, seconds: float) -> NDArray[np.uint8]:
+def _decode(child: Child, job: PictureJob, data: bytes, seconds: float) -> NDArray[np.uint8]:
     limits = Limits(
         total_seconds=seconds,
         stall_seconds=seconds,
-        memory_mib=BASE_MIB + int(max_pixels * BYTES_PER_PIXEL / 2**20),
-        file_bytes=int(max_pixels * 3),
+        memory_mib=BASE_MIB + int(job.max_pixels * BYTES_PER_PIXEL / 2**20),
+        file_bytes=int(job.max_pixels * 3),
     )
     with _memory_file("picture") as picture, _memory_file("pixels") as pixels:
         picture.write(data)
         picture.flush()
         try:
-            height, width = child.run(
-                PictureJob(max_pixels=max_pixels), limits, [picture.fileno(), pixels.fileno()]
-            )
+            height, width = child.run(job, limits, [picture.fileno(), pixels.fileno()])
             shape = int(height), int(width), 3
             size_bytes = pixels.seek(0, 2)
             if min(shape) < 1 or size_bytes != shape[0] * shape[1] * 3:
                 raise ValueError(f"{size_bytes} bytes for {shape}")
             pixels_HWC = np.empty(shape, np.uint8)
             pixels.seek(0)
-            pixels.readinto(pixels_HWC.data)  # a copy: the child could still write to the file
+            # A copy: the child could still write to the file.
+            if pixels.readinto(pixels_HWC.data) != size_bytes:
+                raise ValueError("the file has become shorter")
         except JobError as error:
             raise _query_error(error, seconds) from error
         except (TypeError, ValueError) as error:
@@ -135,8 +145,8 @@ def _query_error(error: JobError, seconds: float) -> QueryError:
     return QueryError(f"the picture is damaged and cannot be read: {error.reason}")
 
 
-def _memory_file(name: str) -> BinaryIO:
+def _memory_file(name: str) -> BufferedRandom:
     """A file without a name, in memory where the system has such files."""
     if hasattr(os, "memfd_create"):
-        return open(os.memfd_create(f"siglip-{name}"), "w+b")
-    return tempfile.TemporaryFile()  # type: ignore[return-value]
+        return os.fdopen(os.memfd_create(f"siglip-{name}"), "w+b")
+    return tempfile.TemporaryFile()

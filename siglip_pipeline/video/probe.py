@@ -39,6 +39,7 @@ MAX_PIXELS: Final = 16_384 * 8_704
 MAX_PACKETS: Final = 20_000_000
 """Some 90 hours at 60 frames a second; more is a damaged file that never ends."""
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PacketIndex:
     """The video packets of a container in decoding order (P), and its frames in time order (N)."""
@@ -136,7 +137,8 @@ def video_stream(container: InputContainer, source: MediaSource) -> VideoStream:
         raise VideoError(source.video, f"the file holds {held}: there is no frame to index")
     decodable = [stream for stream in streams if stream.codec_context is not None]
     if not decodable:
-        raise VideoError(source.video, "FFmpeg has no decoder for its codec; convert it to MP4 (H.264)")
+        reason = "FFmpeg has no decoder for its codec; convert it to MP4 (H.264)"
+        raise VideoError(source.video, reason)
     return max(decodable, key=lambda s: (s.codec_context.width * s.codec_context.height, -s.index))
 
 

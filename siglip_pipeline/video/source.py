@@ -1,6 +1,5 @@
 """Bytes of one upload, read by offset from what was opened elsewhere, and hashed on the way."""
 
-import functools
 import hashlib
 import io
 import os
@@ -123,7 +122,8 @@ class MediaSource:
         if (path is None) == (opener is None):
             raise ValueError("give exactly one of path and opener")
         self.video = video
-        self._opener = opener or functools.partial(cast(Path, path).open, "rb")
+        self._opener: Callable[[], BinaryIO]
+        self._opener = opener or (lambda: cast(Path, path).open("rb"))
         self._hash = FrontierHash()
 
     @classmethod

@@ -1,26 +1,21 @@
 """The decoding child: takes jobs, does them in a sandbox, and says how it goes."""
 
+import codecs
 import dataclasses
-import encodings.ascii
-import encodings.cp1252
-import encodings.latin_1
-import encodings.raw_unicode_escape
-import encodings.unicode_escape
-import encodings.utf_8_sig
-import encodings.utf_16
-import encodings.utf_16_be
-import encodings.utf_16_le  # noqa: F401  a codec can be looked up only while files can be opened
 import importlib
 import json
 import os
 import pickle
+import pkgutil
 import socket
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Sequence
 from typing import Final
 
+import av
 import av.error
 from PIL import Image
 
@@ -51,12 +46,10 @@ def main(descriptor: int, *, parent: int, modules: Sequence[str] = ()) -> None:
         modules: what else jobs need; nothing can be imported later.
     """
     return_freed_memory()
-    Image.init()
-    for module in modules:
-        importlib.import_module(module)
+    _import_all(modules)
+    wire = Wire(socket.socket(fileno=descriptor), takes_descriptors=True)
     sandbox = enter_sandbox()
     threading.Thread(target=_leave_with_parent, args=[parent], daemon=True).start()
-    wire = Wire(socket.socket(fileno=descriptor), takes_descriptors=True)
     _say(wire, "ready", dataclasses.asdict(sandbox))
     while True:
         try:
@@ -69,6 +62,19 @@ def main(descriptor: int, *, parent: int, modules: Sequence[str] = ()) -> None:
             for descriptor in wire.descriptors:
                 os.close(descriptor)
             wire.descriptors.clear()
+
+
+def _import_all(modules: Sequence[str]) -> None:
+    """Import what libraries import only when they come to need it: later they cannot."""
+    Image.init()
+    of_av = [found.name for found in pkgutil.walk_packages(av.__path__, "av.")]
+    of_numpy = [f"numpy.{name}" for name in ("char", "fft", "linalg", "ma", "random", "rec")]
+    for module in (*of_av, *of_numpy, *modules):
+        if module not in ("av.__main__", "av.datasets"):
+            importlib.import_module(module)
+    for codec in ("ascii", "cp1252", "latin-1", "unicode-escape", "utf-8-sig", "utf-16", "utf-32"):
+        codecs.lookup(codec)
+    sys.path.clear()  # what is missing now is not there, rather than not permitted
 
 
 def _outcome(job: Job, wire: Wire) -> tuple[str, object]:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import psutil
@@ -223,15 +224,35 @@ def test_a_file_that_is_replaced_while_it_is_decoded_is_decoded_again(
         assert not frame_store.exists("film.mp4")
 
 
-def hanging_upload(uploads: UploadStore, name: str = "hang.mp4") -> Upload:
-    """A pipe that nobody writes to: opening it never returns, deep inside FFmpeg."""
-    os.mkfifo(folder(uploads) / name)
-    return Upload(path=name, size_bytes=1)
+class Hanging(UploadStore):
+    """Uploads of which those called ``hang…`` never answer a read, deep inside FFmpeg."""
+
+    def open(self, path: str) -> BinaryIO:
+        return HangingFile() if path.startswith("hang") else super().open(path)
+
+    def get(self, path: str) -> Upload:
+        return Upload(path=path, size_bytes=99) if path.startswith("hang") else super().get(path)
+
+
+class HangingFile(io.BytesIO):
+    """A file in a storage that takes a request and never answers."""
+
+    def __init__(self) -> None:
+        super().__init__(bytes(99))
+
+    def read(self, size: int | None = -1) -> bytes:
+        time.sleep(3600)
+        raise AssertionError
+
+
+def hanging_upload(name: str = "hang.mp4") -> Upload:
+    return Upload(path=name, size_bytes=99)
 
 
 def test_a_hang_costs_one_video(uploads: UploadStore, frame_store: FrameStore) -> None:
     good = render(folder(uploads) / "good.mp4", frames=30)
-    batch = [hanging_upload(uploads), uploads.get(good.name)]
+    uploads = Hanging(uploads.url, settle_seconds=0)
+    batch = [hanging_upload(), uploads.get(good.name)]
     options = dataclasses.replace(OPTIONS, stall_seconds=1.0)
     results = dict(_outcomes(batch, uploads, frame_store, options, workers=1))
     assert "no progress for 1 s" in str(results["hang.mp4"])
@@ -271,34 +292,30 @@ def test_a_crash_costs_one_video(
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             for child in decoding_children():
-                if any("hang.mp4" in str(f) for f in _open_paths(child)):
+                if len(sockets_of(child)) == 2:  # the parent's, and the one that it reads from
                     child.send_signal(sent)
                     return
             time.sleep(0.05)
 
     killer = threading.Thread(target=crash_it)
-    batch = [hanging_upload(uploads), uploads.get(good.name)]
-    # Somebody opens the pipe, so that it shows up among the child's open files.
-    pipe = os.open(folder(uploads) / "hang.mp4", os.O_RDWR)
+    uploads = Hanging(uploads.url, settle_seconds=0)
+    batch = [hanging_upload(), uploads.get(good.name)]
     killer.start()
     try:
         results = dict(_outcomes(batch, uploads, frame_store, OPTIONS, workers=1))
     finally:
         killer.join()
-        os.close(pipe)
     assert sent.name in str(results["hang.mp4"])
     assert isinstance(results["good.mp4"], FrameReport)
 
 
-def _open_paths(process: psutil.Process) -> list[str]:
-    folder_of_descriptors = Path(f"/proc/{process.pid}/fd")
-    paths = []
-    for descriptor in folder_of_descriptors.iterdir():
-        try:
-            paths.append(str(descriptor.readlink()))
-        except OSError:
-            continue
-    return paths
+def sockets_of(process: psutil.Process) -> list[str]:
+    found = []
+    for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            target = str(descriptor.readlink())
+            found += [target] if target.startswith("socket:") else []
+    return found
 
 
 def test_a_memory_bomb_costs_one_video(uploads: UploadStore, frame_store: FrameStore) -> None:
@@ -313,16 +330,14 @@ def test_a_memory_bomb_costs_one_video(uploads: UploadStore, frame_store: FrameS
 
 
 def test_children_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "hang.mp4")
     script = textwrap.dedent(
         f"""
-        from siglip_pipeline.records import Upload
-        from siglip_pipeline.uploads import UploadStore
         from siglip_pipeline.video.extract import extract_frames
         from siglip_pipeline.video.frame_store import FrameStore
+        from siglip_pipeline_tests.video.test_extract import Hanging, hanging_upload
         extract_frames(
-            Upload(path="hang.mp4", size_bytes=1), UploadStore({str(tmp_path)!r}),
-            FrameStore({str(tmp_path / "frames")!r}), sampling="fps:1",
+            hanging_upload(), Hanging({str(tmp_path)!r}), FrameStore({str(tmp_path / "frames")!r}),
+            sampling="fps:1",
         )
         """
     )
@@ -366,10 +381,11 @@ def test_videos_are_decoded_side_by_side(uploads: UploadStore, frame_store: Fram
     """Three children at once: two hang until the third upload has come back."""
     good = render(folder(uploads) / "good.mp4", frames=10)
     batch = [
-        hanging_upload(uploads, "hang_1.mp4"),
-        hanging_upload(uploads, "hang_2.mp4"),
+        hanging_upload("hang_1.mp4"),
+        hanging_upload("hang_2.mp4"),
         uploads.get(good.name),
     ]
+    uploads = Hanging(uploads.url, settle_seconds=0)
     options = dataclasses.replace(OPTIONS, stall_seconds=2.0)
     order = [path for path, _ in _outcomes(batch, uploads, frame_store, options, workers=3)]
     assert order[0] == "good.mp4"
@@ -438,7 +454,7 @@ def test_a_failed_video_keeps_the_frames_it_had(
 
 def test_an_upload_that_is_gone_fails_alone(uploads: UploadStore, frame_store: FrameStore) -> None:
     gone = Upload(path="gone.mp4", size_bytes=5)
-    with pytest.raises(VideoError, match="No such file"):
+    with pytest.raises(VideoError, match="no such file"):
         extract_frames(gone, uploads, frame_store, sampling="fps:1", options=OPTIONS)
 
 

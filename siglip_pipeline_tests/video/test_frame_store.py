@@ -20,7 +20,7 @@ from siglip_pipeline.errors import DamagedFramesError, FrameStoreError
 from siglip_pipeline.records import VideoInfo
 from siglip_pipeline.video import frame_file
 from siglip_pipeline.video.contact_sheet import evenly_spaced
-from siglip_pipeline.video.frame_file import FrameFileWriter
+from siglip_pipeline.video.frame_file import new_file
 from siglip_pipeline.video.frame_store import FrameFileMetadata, FrameStore, StoredFrame
 
 INFO = VideoInfo(
@@ -242,13 +242,13 @@ def test_a_draft_that_is_being_written_is_not_abandoned(tmp_path: Path) -> None:
     """However old it looks: the clock may have been set since its last write."""
     store = FrameStore(tmp_path)
     drafts = [store.new_draft() for _ in range(2)]
-    writers = [FrameFileWriter(draft) for draft in drafts]
-    writers[0].abort()
+    files = [new_file(draft) for draft in drafts]
+    files[0].close()
     for draft in drafts:
         os.utime(draft, (1_000_000_000, 1_000_000_000))
     assert store.remove_abandoned_drafts(older_than_seconds=3600) == 1
     assert [draft.exists() for draft in drafts] == [False, True]
-    writers[1].abort()
+    files[1].close()
     os.utime(drafts[1], (1_000_000_000, 1_000_000_000))
     assert store.remove_abandoned_drafts(older_than_seconds=3600) == 1
 

@@ -11,8 +11,8 @@ from PIL import Image
 from siglip_pipeline.errors import QueryError
 from siglip_pipeline.json_form import to_json
 from siglip_pipeline.search import SearchService
-from siglip_pipeline.search.picture_formats import FORMATS
 from siglip_pipeline.store.database import Database
+from siglip_pipeline.video.picture_formats import FORMATS
 from siglip_pipeline_tests.web.conftest import Collection
 
 pytestmark = pytest.mark.timeout(600)

@@ -1,0 +1,104 @@
+"""Pictures of clients: decoded in a sandboxed child that is ended when it takes too long."""
+
+import io
+import threading
+import time
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from siglip_pipeline.errors import PictureTimeoutError, PictureTooLargeError, QueryError
+from siglip_pipeline.video.pictures import PictureDecoder
+
+
+def encoded(format: str, *, width: int = 60, height: int = 40, exif: bool = False) -> bytes:
+    pixels = np.linspace(0, 255, width * height * 3).astype(np.uint8).reshape(height, width, 3)
+    buffer = io.BytesIO()
+    more = {}
+    if exif:
+        turned = Image.Exif()
+        turned[0x0112] = 6
+        more["exif"] = turned.tobytes()
+    Image.fromarray(pixels).save(buffer, format, **more)
+    return buffer.getvalue()
+
+
+def endless_jpeg(scans: int = 2000, side: int = 7000) -> bytes:
+    """A progressive JPEG of 49 megapixels whose scans, which say nothing, are each gone through."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side)).save(buffer, "JPEG", progressive=True, quality=1)
+    data = buffer.getvalue()
+    last = data.rindex(b"\xff\xda")
+    return data[:-2] + data[last:-2] * scans + data[-2:]
+
+
+def test_a_picture_is_upright_rgb() -> None:
+    with PictureDecoder(1) as decoder:
+        plain = decoder.decode(encoded("PNG"))
+        turned = decoder.decode(encoded("JPEG", exif=True))
+    assert plain.shape == (40, 60, 3)
+    assert turned.shape == (60, 40, 3)
+    assert plain.dtype == np.uint8
+    assert plain.flags.writeable
+
+
+def test_a_picture_that_takes_for_ever_costs_itself() -> None:
+    with PictureDecoder(1) as decoder:
+        decoder.decode(encoded("PNG"))  # the child has started
+        started = time.monotonic()
+        with pytest.raises(PictureTimeoutError, match="took longer than 1 s"):
+            decoder.decode(endless_jpeg(), seconds=1.0)
+        assert time.monotonic() - started < 3
+        assert decoder.decode(encoded("PNG")).shape == (40, 60, 3)
+
+
+def test_fifty_at_once_hold_up_nothing_else() -> None:
+    """The others wait for a decoder, are refused in time, and this process stays free."""
+    bomb = endless_jpeg(300)
+    refused: list[QueryError] = []
+
+    def ask(decoder: PictureDecoder) -> None:
+        try:
+            decoder.decode(bomb, seconds=1.0)
+        except QueryError as error:
+            refused.append(error)
+
+    with PictureDecoder(2) as decoder:
+        threads = [threading.Thread(target=ask, args=[decoder]) for _ in range(50)]
+        for thread in threads:
+            thread.start()
+        longest, last = 0.0, time.monotonic()
+        while any(thread.is_alive() for thread in threads):
+            time.sleep(0.01)
+            longest, last = max(longest, time.monotonic() - last), time.monotonic()
+        assert len(psutil.Process().children()) <= 2
+    assert len(refused) == 50
+    assert all(isinstance(error, PictureTimeoutError) for error in refused)
+    assert longest < 1.0
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "words"),
+    [
+        (b"", QueryError, "is empty"),
+        (b"hello", QueryError, "is text"),
+        (encoded("PNG")[:200], QueryError, "damaged or cut off PNG"),
+        (encoded("PNG", width=400, height=300), PictureTooLargeError, "400 x 300 pixels"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", QueryError, "text"),
+    ],
+)
+def test_what_is_no_picture_is_refused_with_a_reason(
+    data: bytes, error: type[QueryError], words: str
+) -> None:
+    with PictureDecoder(1) as decoder, pytest.raises(error, match=words):
+        decoder.decode(data, max_pixels=100_000)
+
+
+def test_a_closed_decoder_leaves_no_child() -> None:
+    decoder = PictureDecoder(1)
+    decoder.decode(encoded("PNG"))
+    (child,) = psutil.Process().children()
+    decoder.close()
+    assert not child.is_running()
