@@ -5,7 +5,7 @@ import io
 from typing import BinaryIO
 
 from siglip_pipeline.errors import UploadError, VideoError
-from siglip_pipeline.masking import masked
+from siglip_pipeline.secret import SecretUrl
 from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.feed import Feed
 
@@ -18,13 +18,13 @@ class Handed:
         fed_bytes: the size, where it is a socket.
     """
 
-    def __init__(self, file: BinaryIO, url: str) -> None:
+    def __init__(self, file: BinaryIO, url: SecretUrl) -> None:
         self._file: BinaryIO | Feed = file
         self.fed_bytes: int | None = None
         try:
             self.descriptor = file.fileno()
         except io.UnsupportedOperation:  # remote
-            feed = Feed(file, reason_of=lambda error: masked(str(error), url))
+            feed = Feed(file, reason_of=url.masked)
             self._file, self.fed_bytes = feed, feed.size_bytes
             self.descriptor = feed.fileno()
 
@@ -49,4 +49,6 @@ def hand(uploads: UploadStore, video: str) -> Handed:
     except UploadError as error:
         raise VideoError(video, str(error)) from error
     except Exception as error:  # each storage has exceptions of its own
-        raise VideoError(video, f"the storage failed: {masked(str(error), uploads.url)}") from error
+        raise VideoError(video, f"the storage failed: {uploads.url.masked(error)}") from (
+            uploads.url.masked_error(error)
+        )
