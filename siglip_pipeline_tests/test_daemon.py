@@ -81,6 +81,21 @@ class Services:
             ... on AssetNode { partitionStats { numMaterialized numFailed } } } }"""
         return self.ask(query, key={"path": [asset]})["assetNodeOrError"]["partitionStats"]
 
+    def checked(self, asset: str) -> dict[str, tuple[int, int]]:
+        """By check, how many partitions passed it and how many failed it, as the UI counts them."""
+        query = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) {
+            ... on AssetNode { assetChecksOrError { ... on AssetChecks { checks { name
+            partitionStatuses { ... on AssetCheckDefaultPartitionStatuses {
+            succeededPartitions failedPartitions } } } } } } } }"""
+        node = self.ask(query, key={"path": [asset]})["assetNodeOrError"]
+        return {
+            check["name"]: (
+                len(check["partitionStatuses"]["succeededPartitions"]),
+                len(check["partitionStatuses"]["failedPartitions"]),
+            )
+            for check in node["assetChecksOrError"]["checks"]
+        }
+
     def runs(self, asset: str, status: str | None = None) -> list[Any]:
         query = """query($filter: RunsFilter) { runsOrError(filter: $filter) { ... on Runs {
             results { id status assetSelection { path } tags { key value } } } } }"""
@@ -151,6 +166,14 @@ def test_a_batch_with_bad_files_is_searchable_but_for_those(services: Services) 
     assert all(failure["reason"] for failure in failures)
     assert services.partitions("video_frames") == {"numMaterialized": 29, "numFailed": 3}
     assert services.partitions("frame_embeddings") == {"numMaterialized": 29, "numFailed": 0}
+    assert services.checked("video_frames") == {
+        "frames_match_plan": (29, 0),
+        "little_damage": (29, 0),
+    }
+    assert services.checked("frame_embeddings") == {
+        "vectors_match_frames": (29, 0),
+        "unit_length": (29, 0),
+    }
     # The index followed: nobody asked for it.
     services.wait(lambda: services.up.status()["index"]["rows"] == services.up.status()["frames"])
 
@@ -187,6 +210,7 @@ def test_failed_ones_alone_are_made_again(services: Services) -> None:
     assert document["indexed"] == ["01.mp4"]
     assert [failure["video"] for failure in document["failed"]] == ["04.mp4", "17.mp4"]
     assert {run["id"] for run in services.runs("video_frames")} > before
+    assert services.checked("frame_embeddings")["vectors_match_frames"] == (30, 0)
     missing = _cli(services.up.settings, "materialize", "absent.mp4", "--json")
     assert missing.returncode == 2
 

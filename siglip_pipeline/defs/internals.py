@@ -15,6 +15,9 @@ from functools import cache
 from typing import Any, Final
 
 import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (
+    AssetCheckEvaluationTargetMaterializationData,
+)
 from dagster._core.definitions.data_version import (
     CODE_VERSION_TAG,
     DATA_VERSION_IS_USER_PROVIDED_TAG,
@@ -59,6 +62,7 @@ __all__ = [
     "WILL_RETRY_TAG",
     "a_backfill_goes_on",
     "bring_back_instigator",
+    "check_target",
     "copy_step_for",
     "forget_loaded_jobs",
     "held_connections",
@@ -139,6 +143,27 @@ def input_tags(context: dg.AssetExecutionContext, keys: Sequence[str]) -> dict[s
             tags[key][get_input_data_version_tag(dep.asset_key)] = version
             tags[key][get_input_event_pointer_tag(dep.asset_key)] = pointer
     return tags
+
+
+def check_target(
+    instance: dg.DagsterInstance, asset_key: dg.AssetKey, partition: str
+) -> AssetCheckEvaluationTargetMaterializationData | None:
+    """Return what a check of this partition is of: its latest materialization.
+
+    Dagster takes an evaluation that names another one, or none, for outdated, and shows it as
+    missing. It names it for an `AssetCheckResult`, which a run over many partitions cannot have.
+    """
+    of_partition = dg.AssetRecordsFilter(asset_key, asset_partitions=[partition])
+    records = instance.fetch_materializations(of_partition, limit=1).records
+    return next(
+        (
+            AssetCheckEvaluationTargetMaterializationData(
+                storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
+            )
+            for record in records
+        ),
+        None,
+    )
 
 
 # Backfills: the public API of an instance has none.

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from siglip_pipeline.defs.internals import held_connections, input_tags, version_tags
+from siglip_pipeline.defs.internals import check_target, held_connections, input_tags, version_tags
 from siglip_pipeline.errors import SiglipPipelineError
 
 _MAX_RETRIES = 5
@@ -39,6 +39,7 @@ class PartitionOutcomes:
         self._failures: dict[str, str] = {}
         self._succeeded: list[str] = []
         self._pending: dg.MaterializeResult[Any] | None = None
+        self._pending_checks: list[CheckOutcome] = []
         # Once: Dagster reads every dynamic partition anew each time that it is asked.
         self.keys = list(context.partition_keys)
         """The partitions of the run."""
@@ -65,6 +66,7 @@ class PartitionOutcomes:
             self._pending = dg.MaterializeResult(
                 metadata=metadata, data_version=dg.DataVersion(data_version)
             )
+            self._pending_checks = [*checks]
         else:
             tags = version_tags(data_version) | self._provenance[key]
             self._context.log_event(
@@ -72,17 +74,7 @@ class PartitionOutcomes:
                     self._context.asset_key, partition=key, metadata=metadata, tags=tags
                 )
             )
-        for check in checks:
-            self._context.log_event(
-                dg.AssetCheckEvaluation(
-                    asset_key=self._context.asset_key,
-                    check_name=check.name,
-                    passed=check.passed,
-                    metadata=check.metadata,
-                    severity=check.severity,
-                    partition=key,
-                )
-            )
+            self._log_checks(key, checks)
 
     def fail(self, key: str, reason: str) -> None:
         """Record a partition as failed; the others go on."""
@@ -108,9 +100,28 @@ class PartitionOutcomes:
             )
         if self._pending is not None:
             yield self._pending
+            # Dagster has stored it when it asks for more: now there is something to be checked.
+            self._log_checks(self.keys[0], self._pending_checks)
         # The checks were reported partition by partition; their outputs must be there all the same.
         for spec in self._context.assets_def.check_specs:
             yield dg.Output(None, output_name=spec.get_python_identifier())
+
+    def _log_checks(self, key: str, checks: Iterable[CheckOutcome]) -> None:
+        """Report the checks of a partition, as made of what it was materialized to last."""
+        asset_key = self._context.asset_key
+        target = check_target(self._context.instance, asset_key, key)
+        for check in checks:
+            self._context.log_event(
+                dg.AssetCheckEvaluation(
+                    asset_key=asset_key,
+                    check_name=check.name,
+                    passed=check.passed,
+                    metadata=check.metadata,
+                    target_materialization_data=target,
+                    severity=check.severity,
+                    partition=key,
+                )
+            )
 
 
 @contextmanager

@@ -140,6 +140,27 @@ def test_tags_of_versions_are_those_that_dagster_writes(instance: dg.DagsterInst
     }
 
 
+@holds("check_target")
+def test_a_check_names_what_it_is_of(instance: dg.DagsterInstance) -> None:
+    """As Dagster itself does for a run over one partition."""
+
+    @dg.asset(
+        partitions_def=PARTITIONS,
+        check_specs=[dg.AssetCheckSpec("whole", asset="checked", partitions_def=PARTITIONS)],
+    )
+    def checked() -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster looks for the bare class
+        return dg.MaterializeResult(check_results=[dg.AssetCheckResult(passed=True)])
+
+    assert dg.materialize([checked], instance=instance, partition_key="a").success
+    check = dg.AssetCheckKey(checked.key, "whole")
+    (record,) = instance.event_log_storage.get_asset_check_execution_history(check, limit=9)
+    assert record.evaluation is not None
+    written = record.evaluation.target_materialization_data
+    assert written is not None
+    assert internals.check_target(instance, checked.key, "a") == written
+    assert internals.check_target(instance, checked.key, "b") is None
+
+
 def _backfill(instance: dg.DagsterInstance, *keys: str) -> Any:
     from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
     from dagster._core.execution.backfill import PartitionBackfill

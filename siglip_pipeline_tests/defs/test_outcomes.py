@@ -5,28 +5,38 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.partitions.context import partition_loading_context
 
-from siglip_pipeline.defs.outcomes import PartitionOutcomes, retrying_what_heals
+from siglip_pipeline.defs.outcomes import CheckOutcome, PartitionOutcomes, retrying_what_heals
 from siglip_pipeline.errors import DatabaseUnavailableError, VectorError
 
 KEYS = ["a", "bad", "c", "d"]
+BAD, BROKEN = {"bad"}, {"c"}
+"""Partitions that fail, and that fail their check; tests change them."""
 partitions = dg.DynamicPartitionsDefinition(name="videos")
+
+
+WHOLE = dg.AssetCheckKey(dg.AssetKey("graded"), "whole")
 
 
 @dg.asset(
     partitions_def=partitions,
     backfill_policy=dg.BackfillPolicy.multi_run(10),
     output_required=False,
+    check_specs=[dg.AssetCheckSpec("whole", asset="graded", partitions_def=partitions)],
 )
 def graded(
     context: dg.AssetExecutionContext,
 ) -> Iterator[dg.MaterializeResult[Any] | dg.Output[None]]:
     outcomes = PartitionOutcomes(context)
     for key in context.partition_keys:
-        if key.startswith("bad"):
+        if key in BAD:
             outcomes.fail(key, "it is bad")
         else:
-            outcomes.succeed(key, data_version=f"v-{key}", metadata={"length": len(key)})
+            check = CheckOutcome(name="whole", passed=key not in BROKEN, metadata={"length": 1})
+            outcomes.succeed(
+                key, data_version=f"v-{key}", metadata={"length": len(key)}, checks=[check]
+            )
     yield from outcomes.finish()
 
 
@@ -68,6 +78,38 @@ def test_a_good_run_materializes_each_partition_once_with_its_version(
         assert event.tags is not None
         assert event.tags["dagster/data_version"] == f"v-{event.partition}"
         assert event.metadata["length"].value == 1
+
+
+def _checked(instance: dg.DagsterInstance) -> dict[str, set[str]]:
+    """Partitions by the status of their check, as Dagster counts them."""
+    with partition_loading_context(dynamic_partitions_store=instance):
+        state = instance.event_log_storage.get_asset_check_state([(WHOLE, partitions)])[WHOLE]
+        found = {
+            status.value: set(subset.subset_value.get_partition_keys())
+            for status, subset in state.subsets.items()
+        }
+    return {status: keys for status, keys in found.items() if keys}
+
+
+def test_checks_are_of_what_was_made_and_clear_when_it_is_made_well(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not _run(instance, "a", "d").success
+    expected = {"SUCCEEDED": {"a", "d"}, "FAILED": {"c"}}
+    found = _checked(instance)
+    assert {status: found.get(status) for status in expected} == expected
+    monkeypatch.setattr(f"{__name__}.BROKEN", set())
+    monkeypatch.setattr(f"{__name__}.BAD", set())
+    # A run over one partition, by its tag and as a range, and one over some.
+    assert _run(instance, "c", "c").success
+    assert dg.materialize([graded], instance=instance, partition_key="bad").success
+    assert _checked(instance) == {"SUCCEEDED": set(KEYS)}
+    assert _run(instance, "bad", "c").success
+    assert _checked(instance) == {"SUCCEEDED": set(KEYS)}
+    # And fails again where it is not good any more.
+    monkeypatch.setattr(f"{__name__}.BROKEN", {"a"})
+    assert _run(instance, "a", "a").success
+    assert _checked(instance) == {"SUCCEEDED": {"bad", "c", "d"}, "FAILED": {"a"}}
 
 
 def test_only_what_heals_is_tried_again() -> None:
