@@ -36,6 +36,9 @@ PUSHED = Path(__file__).parents[1] / "scripts" / "index_pushed_videos"
 pytestmark = [pytest.mark.long, pytest.mark.timeout(480)]
 
 
+FINISHED_RUNS = {"SUCCESS", "FAILURE", "CANCELED"}
+
+
 class Services:
     """A running `up`, its uploads folder and its GraphQL."""
 
@@ -290,6 +293,45 @@ def test_a_killed_daemon_is_started_again_and_goes_on(services: Services) -> Non
     assert not [f for f in states["failures"] if f["video"].startswith("late")]
     hits = _cli(services.up.settings, "search", "--like", "late-3.mp4@0", "--k", "1", "--json")
     assert json.loads(hits.stdout)["hits"][0]["video"] == "late-3.mp4"
+
+
+def test_reconciliation_agrees_while_files_arrive(services: Services) -> None:
+    """Twenty runs of it, begun at different moments of what happens to new files."""
+    launch = """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) {
+        __typename ... on LaunchRunSuccess { run { runId } } } }"""
+    where = {
+        "repositoryName": "__repository__",
+        "repositoryLocationName": "siglip_pipeline",
+        "jobName": "reconcile_collection",
+    }
+    before = len(services.runs("video_frames"))
+    looks = []
+    for number in range(20):
+        services.render(f"arrives-{number}.mp4")
+        time.sleep(number % 5)
+        launched = services.ask(launch, p={"selector": where, "runConfigData": {}})["launchRun"]
+        looks.append(launched["run"]["runId"])
+        services.wait(lambda: services.status_of(looks[-1]) in FINISHED_RUNS)
+    assert {services.status_of(run) for run in looks} == {"SUCCESS"}
+    query = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
+        assetMaterializations(limit: 20) { runId metadataEntries { label
+        ... on IntMetadataEntry { intValue } } } } } }"""
+    made = services.ask(query, key={"path": ["reconciliation"]})["assetNodeOrError"]
+    found = {
+        event["runId"]: entry["intValue"]
+        for event in made["assetMaterializations"]
+        for entry in event["metadataEntries"]
+        if entry["label"] == "differences"
+    }
+    assert found == dict.fromkeys(looks, 0)
+    services.wait(lambda: services.states()["pending"] == 0, seconds=300)
+    # No file was taken up twice.
+    asked = [
+        {tag["key"]: tag["value"] for tag in run["tags"]}
+        for run in services.runs("video_frames")[: -before or None]
+    ]
+    keys = [tags["dagster/asset_partition_range_start"] for tags in asked]
+    assert len(keys) == len(set(keys))
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")

@@ -13,7 +13,7 @@ from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.freshness import out_of_date
-from siglip_pipeline.reconcile import reconcile
+from siglip_pipeline.reconcile import InDagster, reconcile
 from siglip_pipeline.removal import forget_video
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.engine import EmbeddingEngine
@@ -217,8 +217,9 @@ def _reconcile(bench: Bench, partitions: set[str], busy: frozenset[str] = frozen
         uploads=bench.uploads,
         frame_store=bench.frames,
         database=bench.database,
-        partitions=partitions,
-        busy=busy,
+        in_dagster=lambda: InDagster(partitions=partitions, busy=busy),
+        awaited_seconds=0,
+        pause_seconds=0,
     )
     return [(d.video, d.repair) for d in found.differences]
 
@@ -253,11 +254,48 @@ def test_reconciliation_finds_what_was_skipped_and_has_it_taken_up_again(
     assert {path for path, said in announced.listed_fingerprints().items() if said} == {"c.mp4"}
     assert ("c.mp4", again) in _reconcile(bench, set(names[:3]))  # type: ignore[operator]
 
+    # What may be on its way is awaited: c's run, and, of what is only sampled, the vectors.
+    bench.sample("d.mp4")
+    found = reconcile(
+        uploads=bench.uploads,
+        frame_store=bench.frames,
+        database=bench.database,
+        in_dagster=lambda: InDagster(partitions=set(names)),
+        pause_seconds=0,
+    )
+    assert not {"c.mp4", "d.mp4"} & {d.video for d in found.differences}
+    assert ("d.mp4", again) in _reconcile(bench, set(names))  # type: ignore[operator]
+
     bench.sample("a.mp4", "b.mp4")
     embedded = bench.embed("a.mp4", "b.mp4")
     assert isinstance(embedded["b.mp4"], VectorsStored)
     assert embedded["b.mp4"].written
     assert VectorStore(bench.database).summary(bench.model_id, "b.mp4").vectors == 4
+
+
+def test_a_difference_that_a_second_look_does_not_find_is_none(bench: Bench, film: Path) -> None:
+    shutil.copyfile(film, bench.folder / "a.mp4")
+    bench.sample("a.mp4")
+    bench.embed("a.mp4")
+    bench.frames.delete("a.mp4")
+    asked: list[InDagster] = []
+
+    def a_run_begins_and_ends_meanwhile() -> InDagster:
+        if len(asked) == 2:
+            bench.sample("a.mp4")
+        asked.append(InDagster(partitions={"a.mp4"}))
+        return asked[-1]
+
+    found = reconcile(
+        uploads=bench.uploads,
+        frame_store=bench.frames,
+        database=bench.database,
+        in_dagster=a_run_begins_and_ends_meanwhile,
+        awaited_seconds=0,
+        pause_seconds=0,
+    )
+    assert len(asked) == 4
+    assert [d.video for d in found.differences] == []
 
 
 def test_damaged_frames_are_made_again_though_their_footer_is_whole(
@@ -309,8 +347,8 @@ def test_frames_of_a_newer_version_are_left_alone_and_of_an_older_one_made_anew(
         uploads=bench.uploads,
         frame_store=bench.frames,
         database=bench.database,
-        partitions=["a.mp4"],
-        busy=set(),
+        in_dagster=lambda: InDagster(partitions={"a.mp4"}),
+        pause_seconds=0,
     )
     assert [difference.repair for difference in found.differences] == ["reported"]
     assert file.read_bytes() == before

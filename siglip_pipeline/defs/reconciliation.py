@@ -1,11 +1,13 @@
 """The daily look at everything: do uploads, partitions, frames, vectors and index agree?"""
 
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 
 from siglip_pipeline.defs.assets import OWNERS, similarity_index
-from siglip_pipeline.defs.in_flight import partitions_in_flight
+from siglip_pipeline.defs.in_flight import UNFINISHED, partitions_in_flight, partitions_of_run
 from siglip_pipeline.defs.outcomes import retrying_what_heals
 from siglip_pipeline.defs.partitions import (
     GROUP,
@@ -17,7 +19,7 @@ from siglip_pipeline.defs.partitions import (
     path_of_partition,
 )
 from siglip_pipeline.defs.resources import DatabaseResource, FrameStoreResource, UploadsResource
-from siglip_pipeline.reconcile import reconcile
+from siglip_pipeline.reconcile import AWAITED_SECONDS, InDagster, reconcile
 
 PLACES_AGREE = "places_agree"
 _MOST_DIFFERENCES_SHOWN = 200
@@ -28,6 +30,33 @@ class ReconciliationConfig(dg.Config):
 
     verify_frames: bool = False
     """Read every stored picture against its checksum, after a disk was in trouble, say."""
+
+
+def in_dagster(instance: dg.DagsterInstance, *, besides: str) -> InDagster:
+    """What Dagster holds now, by the videos' paths; the run `besides` is this one.
+
+    While a backfill goes on, all videos are busy: nothing is repaired then, only counted.
+    """
+    existing = instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)
+    busy = partitions_in_flight(instance, existing)
+    lately = datetime.now(UTC) - timedelta(seconds=AWAITED_SECONDS)
+    runs = [
+        run
+        for wanted in (dg.RunsFilter(statuses=UNFINISHED), dg.RunsFilter(updated_after=lately))
+        for run in instance.get_runs(wanted)
+        if run.run_id != besides
+    ]
+    recent = {key for run in runs for key in partitions_of_run(run, existing)}
+    return InDagster(
+        partitions=_paths(existing),
+        busy=_paths(existing if busy is None else busy),
+        recent=_paths(recent),
+        is_quiet=busy is not None and not runs,
+    )
+
+
+def _paths(keys: Iterable[str]) -> frozenset[str]:
+    return frozenset(map(path_of_partition, keys))
 
 
 @dg.asset(
@@ -56,18 +85,12 @@ def reconciliation(
     Everything else reacts to changes; this counts. A video that a reaction missed is taken up
     again by `new_uploads`, a partition without upload and result is removed, the rest is listed.
     """
-    existing = context.instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)
-    busy = partitions_in_flight(context.instance, existing)
-    if busy is None:
-        context.log.info("a backfill goes on: nothing is repaired now, only counted")
-        busy = frozenset(existing)
     with retrying_what_heals(context), database.open() as db:
         found = reconcile(
             uploads=uploads.store(),
             frame_store=frame_store.store(),
             database=db,
-            partitions=[path_of_partition(key) for key in existing],
-            busy={path_of_partition(key) for key in busy},
+            in_dagster=lambda: in_dagster(context.instance, besides=context.run_id),
             part=PART,
             verify_frames=config.verify_frames,
         )

@@ -56,8 +56,21 @@ class AnnouncedUploads:
         """Have the sensor take these up as if they were new."""
         with self._database.connection() as connection:
             connection.execute(
-                "UPDATE videos SET listed_fingerprint = NULL WHERE path = ANY(%s)", [list(videos)]
+                "UPDATE videos SET listed_fingerprint = NULL, announced_at = now()"
+                " WHERE path = ANY(%s)",
+                [list(videos)],
             )
+
+    def moved_within(self, age: timedelta) -> set[str]:
+        """Videos that were noted, announced, sampled or embedded so lately, by path."""
+        with self._database.connection() as connection:
+            rows = connection.execute(
+                "SELECT path FROM videos WHERE greatest(registered_at, announced_at, decoded_at)"
+                " > now() - %(age)s UNION SELECT path FROM videos JOIN ingests USING (video_id)"
+                " WHERE finished_at > now() - %(age)s",
+                {"age": age},
+            ).fetchall()
+        return {path for (path,) in rows}
 
     def note_missing(self, missing: Iterable[str], *, part: str | None = None) -> None:
         """These uploads of a part, and no others, are not where they were; the first time counts.

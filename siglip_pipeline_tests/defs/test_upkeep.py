@@ -15,8 +15,10 @@ from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from siglip_pipeline.definitions import defs
 from siglip_pipeline.defs import in_flight
 from siglip_pipeline.defs.alerts import run_failures
+from siglip_pipeline.defs.assets import FRAMES_PER_RUN
 from siglip_pipeline.defs.in_flight import partitions_in_flight, partitions_that_wait
-from siglip_pipeline.defs.partitions import videos_partitions
+from siglip_pipeline.defs.partitions import RANGE_END_TAG, RANGE_START_TAG, videos_partitions
+from siglip_pipeline.defs.reconciliation import reconciliation
 from siglip_pipeline.defs.removal import deleted_uploads
 from siglip_pipeline.defs.sensors import new_uploads
 from siglip_pipeline.store.announced import AnnouncedUploads
@@ -100,6 +102,42 @@ def test_a_deleted_upload_is_forgotten_after_its_grace_and_not_under_a_run(
     result = _tick(new_uploads, instance)
     assert isinstance(result, dg.SensorResult)
     assert len(result.run_requests or []) == 1
+
+
+def test_reconciliation_agrees_at_every_moment_of_new_uploads(
+    uploads: Path, instance: dg.DagsterInstance, database: Database
+) -> None:
+    def look() -> None:
+        result = dg.materialize(
+            [*(defs.assets or [])],  # type: ignore[arg-type]
+            selection=[reconciliation],
+            instance=instance,
+            resources=dict(defs.resources or {}),
+        )
+        (check,) = result.get_asset_check_evaluations()
+        assert check.passed, result.asset_materializations_for_node("reconciliation")[0].metadata
+        assert all(AnnouncedUploads(database).listed_fingerprints().values())
+
+    for number in range(2 * FRAMES_PER_RUN):
+        (uploads / f"{number:02d}.mp4").write_bytes(b"x")
+    context = dg.build_sensor_context(
+        instance=instance, definitions=defs, resources=dict(defs.resources or {})
+    )
+    result = new_uploads(context)
+    assert isinstance(result, dg.SensorResult)
+    look()  # noted, without partitions
+    for request in result.dynamic_partitions_requests or []:
+        instance.add_dynamic_partitions(request.partitions_def_name, [*request.partition_keys])
+    runs = []
+    for request in result.run_requests or []:
+        look()  # partitions without runs
+        ends = (request.tags[RANGE_START_TAG], request.tags[RANGE_END_TAG])
+        runs.append(_run(instance, "video_frames", dg.DagsterRunStatus.NOT_STARTED, *ends))
+    assert len(runs) == 2
+    look()
+    for run in runs:
+        instance.report_run_canceled(run)
+        look()  # what follows a run may be on its way
 
 
 def test_storage_that_is_not_mounted_is_no_deletion(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from siglip_pipeline.errors import DamagedFramesError, FrameStoreError
-from siglip_pipeline.reconcile import reconcile
+from siglip_pipeline.reconcile import InDagster, reconcile
 from siglip_pipeline.store.database import open_database
 from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
@@ -157,8 +157,8 @@ def test_damage_to_what_is_searchable_is_found_by_the_daily_look(
             uploads=UploadStore(pipeline.settings.uploads, settle_seconds=0),
             frame_store=store,
             database=database,
-            partitions=FILMS,
-            busy=set(),
+            in_dagster=lambda: InDagster(partitions=frozenset(FILMS)),
+            pause_seconds=0,
             verify_frames=True,
         )
     assert [difference.video for difference in found.differences] == damaged
