@@ -109,8 +109,7 @@ def test_reconciliation_agrees_at_every_moment_of_new_uploads(
 ) -> None:
     def look() -> None:
         result = dg.materialize(
-            [*(defs.assets or [])],  # type: ignore[arg-type]
-            selection=[reconciliation],
+            [reconciliation],
             instance=instance,
             resources=dict(defs.resources or {}),
         )
@@ -126,8 +125,8 @@ def test_reconciliation_agrees_at_every_moment_of_new_uploads(
     result = new_uploads(context)
     assert isinstance(result, dg.SensorResult)
     look()  # noted, without partitions
-    for request in result.dynamic_partitions_requests or []:
-        instance.add_dynamic_partitions(request.partitions_def_name, [*request.partition_keys])
+    for change in result.dynamic_partitions_requests or []:
+        instance.add_dynamic_partitions(change.partitions_def_name, [*change.partition_keys])
     runs = []
     for request in result.run_requests or []:
         look()  # partitions without runs
