@@ -120,10 +120,9 @@ class AnnouncedUploads:
     def count(self, *, part: str | None = None) -> int:
         """How many videos of a part are known."""
         with self._database.connection() as connection:
-            row = connection.execute(
+            [row] = connection.execute(
                 "SELECT count(*) FROM videos WHERE starts_with(path, %s)", [_below(part)]
-            ).fetchone()
-        assert row is not None
+            )
         return int(row[0])
 
 

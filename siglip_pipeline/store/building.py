@@ -75,14 +75,13 @@ def begin(database: Database, model_id: int, kind: str) -> Generation:
             " WHERE model_id = %s AND state = 'building'",
             [model_id],
         )
-        row = connection.execute(
+        [row] = connection.execute(
             "INSERT INTO generations (model_id, generation, kind, state)"
             " SELECT %(model)s, coalesce(max(generation), 0) + 1, %(kind)s, 'building'"
             " FROM generations WHERE model_id = %(model)s"
             " RETURNING generation, (SELECT dim FROM models WHERE model_id = %(model)s)",
             {"model": model_id, "kind": kind},
-        ).fetchone()
-        assert row is not None
+        )
         target = Generation(model_id=model_id, dim=row[1], generation=row[0], kind=kind)
         target = replace(target, parameters=index_kind(kind).parameters(connection, target))
         connection.execute(
@@ -148,8 +147,7 @@ def fill(database: Database, target: Generation) -> int:
             return 0
         table = tables.index(target.model_id, target.generation)
         connection.execute(sql.SQL("ANALYZE {}").format(table))
-        row = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(table)).fetchone()
-        assert row is not None
+        [row] = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(table))
         return int(row[0])
 
 
@@ -195,8 +193,7 @@ def _settings(database: Database, bytes_per_row: int, rows: int) -> tuning.Build
     host = str(conninfo_to_dict(database.url.reveal()).get("host", ""))
     here = host.startswith("/") or host in ("", "localhost", "127.0.0.1")
     with database.connection() as connection:
-        row = connection.execute("SHOW max_parallel_maintenance_workers").fetchone()
-        assert row is not None
+        [row] = connection.execute("SHOW max_parallel_maintenance_workers")
     machine = tuning.this_machine()
     free = min(psutil.virtual_memory().available, machine.memory_bytes)
     return tuning.build_settings(

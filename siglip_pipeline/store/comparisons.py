@@ -282,15 +282,14 @@ class Comparisons:
     def totals(self) -> tuple[int, int, int, int]:
         """Videos, their frames, pairs that are copies, and stretches."""
         with self._database.connection() as connection:
-            row = connection.execute(
+            [row] = connection.execute(
                 "SELECT (SELECT count(*) FROM video_vectors WHERE model_id = %(model)s),"
                 " (SELECT coalesce(sum(frames), 0) FROM video_vectors WHERE model_id = %(model)s),"
                 " (SELECT count(*) FROM (SELECT DISTINCT video_a, video_b FROM shared_segments"
                 " WHERE model_id = %(model)s AND duplicate) pairs),"
                 " (SELECT count(*) FROM shared_segments WHERE model_id = %(model)s)",
                 {"model": self._model_id},
-            ).fetchone()
-        assert row is not None
+            )
         return int(row[0]), int(row[1]), int(row[2]), int(row[3])
 
     def _frames(self, connection: Connection, video_ids: Collection[int]) -> dict[int, int]:

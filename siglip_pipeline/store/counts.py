@@ -15,21 +15,19 @@ class StoredCounts:
 
 def stored(connection: Connection, model_id: int) -> StoredCounts:
     """Frames and moments of all videos under a model."""
-    row = connection.execute(
+    [row] = connection.execute(
         "SELECT coalesce(sum(frames), 0), coalesce(sum(moments), 0) FROM ingests"
         " WHERE model_id = %s",
         [model_id],
-    ).fetchone()
-    assert row is not None
+    )
     return StoredCounts(frames=int(row[0]), moments=int(row[1]))
 
 
 def answered_frames(connection: Connection, model_id: int, generation: int) -> int:
     """Frames that an index generation answers for."""
-    row = connection.execute(
+    [row] = connection.execute(
         "SELECT coalesce(sum(frames), 0) FROM generation_videos WHERE model_id = %s"
         " AND generation = %s AND ingest_id IS NOT NULL",
         [model_id, generation],
-    ).fetchone()
-    assert row is not None
+    )
     return int(row[0])

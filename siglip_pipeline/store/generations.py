@@ -120,12 +120,11 @@ def delete_rows(connection: Connection, model_id: int, video_id: int) -> None:
 
 def changed_share(connection: Connection, target: Generation) -> float:
     """Share of the generation's frames that were added, replaced or deleted since it was built."""
-    row = connection.execute(
+    [row] = connection.execute(
         "SELECT coalesce(sum(frames) FILTER (WHERE late), 0)::float8 / greatest(sum(frames), 1)"
         " FROM generation_videos WHERE model_id = %s AND generation = %s",
         [target.model_id, target.generation],
-    ).fetchone()
-    assert row is not None
+    )
     return float(row[0] or 0)
 
 

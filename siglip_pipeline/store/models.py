@@ -206,7 +206,7 @@ def activate(connection: Connection, model_id: int) -> None:
 
 def read_coverage(connection: Connection, model_id: int) -> Coverage:
     """See :meth:`ModelStore.coverage`; within the caller's transaction."""
-    row = connection.execute(
+    [row] = connection.execute(
         """
         WITH decoded AS (
             SELECT v.video_id,
@@ -228,8 +228,7 @@ def read_coverage(connection: Connection, model_id: int) -> Coverage:
         FROM decoded
         """,
         {"model": model_id, "vectors": Stage.VECTORS},
-    ).fetchone()
-    assert row is not None
+    )
     embedded, missing, failed, frames, lost = map(int, row)
     return Coverage(embedded=embedded, missing=missing, failed=failed, frames=frames, lost=lost)
 

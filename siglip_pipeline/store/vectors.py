@@ -157,8 +157,7 @@ class VectorStore:
             " USING (video_id) WHERE v.path = %s GROUP BY v.video_id"
         ).format(tables.frames(model_id))
         with self._database.connection() as connection:
-            row = connection.execute(query, [video]).fetchone()
-        assert row is not None
+            [row] = connection.execute(query, [video])
         video_id, vectors, shortest, longest = row
         return VectorSummary(video_id=video_id, vectors=vectors, shortest=shortest, longest=longest)
 
@@ -271,10 +270,9 @@ def _current(
 
 def _moment_threshold(connection: Connection, model_id: int) -> float:
     # Read under the lock: a build may be cutting all moments anew with another one.
-    row = connection.execute(
+    [row] = connection.execute(
         "SELECT moment_threshold FROM models WHERE model_id = %s", [model_id]
-    ).fetchone()
-    assert row is not None
+    )
     return float(row[0])
 
 

@@ -9,9 +9,9 @@ Shapes: M moments of all videos, D dimensions.
 """
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,21 +160,16 @@ class _Library:
 
     def __init__(self, database: Database, model: ModelRow, videos: Mapping[int, str]) -> None:
         self._vectors = VectorStore(database)
-        self._kept: OrderedDict[int, Footage] = OrderedDict()
         self._videos = videos
+        self._kept = lru_cache(maxsize=_FOOTAGE_KEPT)(self._read)
         self.model = model
 
     def __getitem__(self, video_id: int) -> Footage:
-        if video_id in self._kept:
-            self._kept.move_to_end(video_id)
-        else:
-            batch = self._vectors.vectors(self.model.model_id, self._videos[video_id])
-            self._kept[video_id] = Footage(
-                time_seconds_N=batch.time_seconds_N, embeddings_ND=batch.embeddings_ND
-            )
-            if len(self._kept) > _FOOTAGE_KEPT:
-                self._kept.popitem(last=False)
-        return self._kept[video_id]
+        return self._kept(video_id)
+
+    def _read(self, video_id: int) -> Footage:
+        batch = self._vectors.vectors(self.model.model_id, self._videos[video_id])
+        return Footage(time_seconds_N=batch.time_seconds_N, embeddings_ND=batch.embeddings_ND)
 
 
 def _look_at(library: _Library, video_id: int, ingest_id: int) -> ComparedVideo | None:

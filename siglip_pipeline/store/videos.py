@@ -185,8 +185,7 @@ class VideoStore:
     def count(self) -> int:
         """How many videos are known."""
         with self._database.connection() as connection:
-            row = connection.execute("SELECT count(*) FROM videos").fetchone()
-        assert row is not None
+            [row] = connection.execute("SELECT count(*) FROM videos")
         return int(row[0])
 
     def _rows(self, suffix: sql.Composable, **values: Any) -> builtins.list[VideoRow]:
@@ -208,7 +207,7 @@ class VideoStore:
     def counts(self, model_id: int | None = None) -> VideoCounts:
         """What ``status`` shows, under a model (default: the active one)."""
         with self._database.connection() as connection:
-            row = connection.execute(
+            [row] = connection.execute(
                 sql.SQL("WITH rows AS (")
                 + sql.SQL(_ROWS)
                 + sql.SQL(
@@ -221,8 +220,7 @@ class VideoStore:
                     " (SELECT model_id FROM models WHERE is_active))) FROM rows"
                 ),
                 {"model": model_id},
-            ).fetchone()
-        assert row is not None
+            )
         total, decoded, embedded, indexed, failed, frames, vectors = map(int, row)
         return VideoCounts(
             total=total,
@@ -312,15 +310,14 @@ def clear_failure(connection: Connection, video_id: int, stage: Stage) -> None:
 
 
 def _upsert(connection: Connection, video: str, upload: Upload | None) -> int:
-    row = connection.execute(
+    [row] = connection.execute(
         "INSERT INTO videos (path, size_bytes, modified_at) VALUES (%s, %s, %s)"
         " ON CONFLICT (path) DO UPDATE SET"
         " size_bytes = coalesce(excluded.size_bytes, videos.size_bytes),"
         " modified_at = coalesce(excluded.modified_at, videos.modified_at)"
         " RETURNING video_id",
         [video, upload and upload.size_bytes, upload and timestamp(upload)],
-    ).fetchone()
-    assert row is not None
+    )
     return int(row[0])
 
 

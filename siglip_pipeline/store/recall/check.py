@@ -243,12 +243,11 @@ def sizes(connection: Connection, target: Generation) -> tuple[int, int, int]:
     if not index_kind(target.kind).holds_vectors:
         return 0, 0, 0
     table = tables.index(target.model_id, target.generation)
-    row = connection.execute(
+    [row] = connection.execute(
         sql.SQL(
             "SELECT (SELECT count(*) FROM {}), pg_total_relation_size(%s::regclass),"
             " coalesce(pg_relation_size(to_regclass(%s)), 0)"
         ).format(table),
         [table.as_string(), tables.index_name(target.model_id, target.generation)],
-    ).fetchone()
-    assert row is not None
+    )
     return int(row[0]), int(row[1]), int(row[2])

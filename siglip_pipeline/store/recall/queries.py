@@ -109,12 +109,11 @@ def _labels(texts: Sequence[str], count: int) -> list[str]:
 
 
 def _sampled_of(connection: Connection, model_id: int) -> int:
-    row = connection.execute(
+    [row] = connection.execute(
         "SELECT coalesce(min(sampled_of), 0) FROM recall_queries"
         " WHERE model_id = %s AND modality = 'picture'",
         [model_id],
-    ).fetchone()
-    assert row is not None
+    )
     return int(row[0])
 
 
