@@ -19,10 +19,12 @@ def test_what_leads_nowhere_fails_the_build(
     build_docs.lay_out(tmp_path)
     shutil.copy(ROOT / "zensical.toml", tmp_path)
     shutil.copytree(ROOT / "siglip_pipeline", tmp_path / "siglip_pipeline", dirs_exist_ok=True)
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
     monkeypatch.setattr(build_docs, "ROOT", tmp_path)
     assert build_docs.main() == 0, capsys.readouterr().err
     reference = (tmp_path / "build/site/docs/reference/index.html").read_text()
     assert "find_similar_frames" in reference
+    assert ":class:" not in reference
 
     with (tmp_path / "docs" / "search.md").open("a") as page:
         page.write("[a](nowhere.md) [b](http.md#no-such-heading) ![c](images/none.png)\n")
