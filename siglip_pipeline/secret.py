@@ -21,6 +21,7 @@ _CREDENTIALS: Final = re.compile(r"[^/@:]*:.*@", re.DOTALL)
 _NAMING_SCHEMES: Final = ("postgres", "db+postgres", "abfs")
 """Where what stands before the @ alone is a name; elsewhere it may be a token."""
 _QUERY: Final = re.compile(r"[?#]")
+_AFTER_HOST: Final = re.compile(r"[/?#]")
 _PIECES: Final = re.compile(r"[:/@#?&;=%,\s]+")
 _SHORTEST: Final = 3
 
@@ -91,7 +92,12 @@ class Secret:
         return error
 
     def _secrets(self) -> list[str]:
-        return [self._value]
+        """What must not show beside the whole value; of a webhook, all but its scheme and host."""
+        _, separator, rest = self._value.partition("://")
+        if not separator:
+            return [self._value]
+        authority, *tail = _AFTER_HOST.split(rest, maxsplit=1)
+        return [authority.rpartition("@")[0], *tail]
 
     def __str__(self) -> str:
         return HIDDEN
