@@ -31,6 +31,7 @@ from siglip_pipeline.settings import Settings, process_environment
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
+from siglip_pipeline.web.services import Services
 from siglip_pipeline.worker import worker_app
 from siglip_pipeline_tests.web.conftest import Collection, serving
 
@@ -175,6 +176,11 @@ def test_settings_that_cannot_be_used_are_not_repeated(
 
 def test_records_and_stores_do_not_show_them(secretive: Settings, said: list[str]) -> None:
     said += [repr(secretive), str(secretive), f"{secretive}"]
+    with Database(secretive.database_url or "") as database, database.connection() as connection:
+        services = Services.open(secretive, database)
+        said += [repr(database), repr(vars(database)), repr(connection), repr(services)]
+        said += [repr(vars(services.search)), repr(vars(services.embedder))]
+        services.close()
     for store in (UploadStore, FrameStore):
         url = f"ftp://user:{MARK}@127.0.0.1:9/x"
         try:
