@@ -206,7 +206,7 @@ def test_a_real_run_leaves_no_secret(
             return bool(neighbours.alerts) and (counts["indexed"], counts["failed"]) == (1, 1)
         return False
 
-    with running(settings, log, "up") as family:
+    with running(settings, log, "up"):
         until(is_done, seconds=240)
         for path in ("/", "/status", "/api/search?q=circle", "/api/videos/1/stream", "/readyz"):
             places[path] = httpx.get(page + path, headers=headers, timeout=60).text
