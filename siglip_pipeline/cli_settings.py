@@ -45,7 +45,7 @@ def load_settings(**overrides: Any) -> Settings:
     logging.basicConfig(level=settings.log_level, handlers=[handler])
     for noisy in ("httpx", "alembic", "urllib3", "dagster"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    sys.excepthook = lambda kind, error, trace: _tell(settings, error)
+    sys.excepthook = lambda *raised: _tell(settings, raised[1])
     return settings
 
 

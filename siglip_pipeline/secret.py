@@ -7,12 +7,8 @@ import hmac
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 from urllib.parse import quote, unquote
-
-if TYPE_CHECKING:
-    from pydantic import GetCoreSchemaHandler
-    from pydantic_core import CoreSchema
 
 HIDDEN: Final = "…"
 
@@ -119,9 +115,7 @@ class Secret:
         return type(self), (self._value,)
 
     @classmethod
-    def __get_pydantic_core_schema__(
-        cls, source: Any, handler: "GetCoreSchemaHandler"
-    ) -> "CoreSchema":
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
         """A text becomes a secret; it stays one in Python, and is masked in JSON."""
         from pydantic_core import core_schema
 
