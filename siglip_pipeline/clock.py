@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from siglip_pipeline.errors import DatabaseUnavailableError
+from siglip_pipeline.secret import SecretUrl
 from siglip_pipeline.settings import Settings, process_environment
 
 _SLACK_SECONDS: Final = 5.0
@@ -65,6 +66,7 @@ def forget_times_to_come(settings: Settings, dagster_home: Path) -> int:
                 for state in instance.all_instigator_state()
             )
     except (psycopg2.Error, sqlalchemy.exc.SQLAlchemyError, DagsterPostgresException) as error:
+        url = settings.dagster_postgres_url or SecretUrl("")
         raise DatabaseUnavailableError(
-            f"Dagster's storage does not answer: {error}; bring its Postgres back"
-        ) from error
+            f"Dagster's storage does not answer: {url.masked(error)}; bring its Postgres back"
+        ) from url.masked_error(error)

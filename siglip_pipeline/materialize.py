@@ -31,6 +31,7 @@ from siglip_pipeline.errors import (
     UploadNotFoundError,
 )
 from siglip_pipeline.records import Stage
+from siglip_pipeline.secret import SecretUrl
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import open_database
@@ -66,7 +67,7 @@ def materialize_videos(
         DatabaseFullError: Dagster's own storage has no room left.
     """
     with (
-        _translated_storage_errors(),
+        _translated_storage_errors(settings.dagster_postgres_url or SecretUrl("")),
         dg.DagsterInstance.get() as instance,
         held_connections(instance),
     ):
@@ -86,22 +87,22 @@ def materialize_videos(
 
 
 @contextmanager
-def _translated_storage_errors() -> Iterator[None]:
+def _translated_storage_errors(url: SecretUrl) -> Iterator[None]:
     """Say plainly that Dagster lost its storage: a run cannot record what it did, and ends."""
     try:
         yield
     except (psycopg2.Error, sqlalchemy.exc.SQLAlchemyError, DagsterPostgresException) as error:
         causes = [error, *_causes(error)]
-        text = str(causes[-1]).strip()
+        text = url.masked(causes[-1]).strip()
         if any(isinstance(cause, psycopg2.errors.DiskFull) for cause in causes):
             raise DatabaseFullError(
                 f"Dagster's storage has no room left: {text}; free some on the server's disk, and "
                 "run this again"
-            ) from error
+            ) from url.masked_error(error)
         raise DatabaseUnavailableError(
             f"Dagster's storage was lost during the run: {text}; run this again, what is done is "
             "not done again"
-        ) from error
+        ) from url.masked_error(error)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
