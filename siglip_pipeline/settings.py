@@ -135,6 +135,15 @@ class Settings(BaseSettings):
     decode_memory_mib: int = Field(
         4096, ge=256, description="Memory that one decoding process may take, in MiB."
     )
+    max_upload_gib: float = Field(
+        256.0, gt=0, description="A larger upload is refused, unread; in GiB."
+    )
+    hash_seconds_per_gib: float = Field(
+        60.0,
+        gt=0,
+        description="Hashing an upload, to find others of equal content, may take 10 s and so "
+        "long for each GiB that it has; then the upload fails.",
+    )
     min_decodable_share: float = Field(
         0.5, ge=0, le=1, description="A video with a smaller share of decodable frames fails."
     )

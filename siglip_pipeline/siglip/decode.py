@@ -20,6 +20,9 @@ DRAFT_MARGIN = 3
 target. At 3 the antialiasing filter still does most of the work, and vectors keep a cosine of
 0.9999 to those of a full decode."""
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+"""What is read; Pillow also knows formats that have other programs run."""
+
 _EXIF_ORIENTATION = 0x0112
 
 
@@ -37,7 +40,7 @@ def decode(image: ImageLike, recipe: Recipe) -> tuple[NDArray[np.uint8], tuple[i
         return image, (image.shape[0], image.shape[1])
     try:
         if isinstance(image, bytes):
-            with Image.open(io.BytesIO(image)) as opened:
+            with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
                 return _read(image, opened, recipe)
         return np.array(_rgb(image)), (image.height, image.width)
     # Pillow's readers raise SyntaxError, struct.error and more on damaged files.

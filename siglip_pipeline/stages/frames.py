@@ -1,6 +1,6 @@
 """The first stage: an upload to stored frames."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from siglip_pipeline.errors import (
@@ -11,7 +11,7 @@ from siglip_pipeline.errors import (
     VideoError,
 )
 from siglip_pipeline.records import Stage, Upload, VideoInfo
-from siglip_pipeline.reuse import plan_frames
+from siglip_pipeline.reuse import FramesPlan, plan_frames
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.outcomes import note_failure, version_of
 from siglip_pipeline.store.database import Database
@@ -83,31 +83,62 @@ def sample_videos(
         else:
             yield current
 
-    followers: dict[str, list[Upload]] = {}
+    options = DecodeOptions.from_settings(settings)
+    plans: Iterable[FramesPlan] = [FramesPlan(decode=waiting)]
     if not force:
-        plan = plan_frames(waiting, uploads=uploads, records=stage.records, sampling=stage.recipe)
-        waiting, followers = plan.decode, plan.followers
+        plans = plan_frames(
+            waiting,
+            uploads=uploads,
+            records=stage.records,
+            sampling=stage.recipe,
+            options=options,
+            workers=settings.decode_workers,
+        )
+    orphans: list[str] = []
+    for plan in plans:
+        for upload, reason in plan.failed:
+            yield stage.failed(reason, upload)
         for upload, twin in plan.stored:
             taken = stage.take_over(upload, twin.video, twin.damaged_share or 0.0)
             if taken is None:  # the other one's frames are gone: this one can be decoded
-                waiting.append(upload)
+                plan.decode.append(upload)
             else:
                 yield taken
+        yield from _decode(plan, orphans, uploads, frame_store, stage, options, settings)
+    if orphans:
+        yield from sample_videos(
+            orphans,
+            uploads=uploads,
+            frame_store=frame_store,
+            database=database,
+            settings=settings,
+            force=force,
+        )
 
-    planned = {upload.path: upload for upload in waiting}
-    orphans: list[str] = []
+
+def _decode(
+    plan: FramesPlan,
+    orphans: list[str],
+    uploads: UploadStore,
+    frame_store: FrameStore,
+    stage: "_FramesStage",
+    options: DecodeOptions,
+    settings: Settings,
+) -> Iterator[FramesStored | VideoError]:
+    """Decode what a plan says; ``orphans`` gets followers whose double is another file now."""
+    planned = {upload.path: upload for upload in plan.decode}
     results = extract_many(
-        waiting,
+        plan.decode,
         uploads,
         frame_store,
         sampling=Sampling.parse(settings.sampling),
-        options=DecodeOptions.from_settings(settings),
+        options=options,
         workers=settings.decode_workers,
     )
     for upload, result in results:
-        alike = followers.get(upload.path, [])
+        alike = plan.followers.get(upload.path, [])
         if alike and not _is_still(uploads, planned[upload.path]):
-            orphans += [follower.path for follower in alike]  # its double is another file now
+            orphans += [follower.path for follower in alike]
             alike = []
         if isinstance(result, VideoError):
             yield stage.failed(result, upload)
@@ -121,15 +152,6 @@ def sample_videos(
                 VideoError(follower.path, f"the frames of its double {upload.path} are gone"),
                 follower,
             )
-    if orphans:
-        yield from sample_videos(
-            orphans,
-            uploads=uploads,
-            frame_store=frame_store,
-            database=database,
-            settings=settings,
-            force=force,
-        )
 
 
 def _is_still(uploads: UploadStore, upload: Upload) -> bool:

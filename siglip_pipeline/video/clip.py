@@ -1,6 +1,7 @@
 """Some frames of a file that is no upload: a clip that someone searches with. No av here."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,8 @@ from siglip_pipeline.video.jobs import DecodeOptions
 CLIP_SAMPLING: Final = "fps:2"
 """Closer than uploads usually are: a clip is short, and its frames need not fall on theirs."""
 MAX_FRAMES: Final = 120
+MAX_SECONDS: Final = 120.0
+"""Decoding a clip may take so long: somebody waits for it."""
 
 
 def sample_clip(clip: Path, settings: Settings) -> FrameBatch:
@@ -37,7 +40,7 @@ def sample_clip(clip: Path, settings: Settings) -> FrameBatch:
         store = FrameStore(folder)
         try:
             upload = uploads.get(clip.name)
-            options = DecodeOptions.from_settings(settings)
+            options = replace(DecodeOptions.from_settings(settings), total_seconds=MAX_SECONDS)
             extract_frames(upload, uploads, store, sampling=CLIP_SAMPLING, options=options)
         except VideoError as error:
             raise QueryError(f"{clip} cannot be searched with: {error.reason}") from error

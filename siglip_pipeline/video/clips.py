@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from siglip_pipeline.errors import VideoError
+from siglip_pipeline.errors import UploadError, VideoError
 from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.children import Child, JobError
 from siglip_pipeline.video.handing import hand
@@ -43,7 +43,10 @@ def cut_clip(
         memory_mib=options.memory_mib,
         file_bytes=MAX_CLIP_BYTES,
     )
-    upload = hand(uploads, video)
+    try:
+        upload = hand(uploads, uploads.get(video), options)
+    except UploadError as error:
+        raise VideoError(video, str(error)) from error
     child = Child()
     try:
         with part.open("w+b") as clip:

@@ -47,7 +47,7 @@ def contact_sheet(jpegs: Sequence[bytes], *, max_bytes: int) -> bytes:
 def _draw(jpegs: Sequence[bytes], side: int) -> Image.Image:
     cells = []
     for jpeg in jpegs:
-        with Image.open(io.BytesIO(jpeg)) as picture:
+        with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as picture:
             picture.draft("RGB", (2 * side, 2 * side))  # libjpeg shrinks while decoding
             cell = picture.convert("RGB")
         cell.thumbnail((side, side))

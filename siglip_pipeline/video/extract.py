@@ -159,7 +159,7 @@ class _Task:
         self._frame_store = frame_store
         self._options = options
         self._sampling = sampling
-        self._handed: Handed = hand(uploads, upload.path)
+        self._handed: Handed = hand(uploads, upload, options)
         try:
             self._draft = frame_store.new_draft()
         except BaseException:

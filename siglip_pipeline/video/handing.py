@@ -5,9 +5,11 @@ import io
 from typing import BinaryIO
 
 from siglip_pipeline.errors import UploadError, VideoError
+from siglip_pipeline.records import Upload
 from siglip_pipeline.secret import SecretUrl
 from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.feed import Feed
+from siglip_pipeline.video.jobs import DecodeOptions
 
 
 class Handed:
@@ -33,12 +35,19 @@ class Handed:
         self._file.close()
 
 
-def hand(uploads: UploadStore, video: str) -> Handed:
+def hand(uploads: UploadStore, upload: Upload, options: DecodeOptions) -> Handed:
     """Open an upload for a child.
 
     Raises:
-        VideoError: it cannot be opened, with the reason.
+        VideoError: it is too large, or cannot be opened, with the reason.
     """
+    video, gib = upload.path, upload.size_bytes / 2**30
+    if gib > options.max_upload_gib:
+        raise VideoError(
+            video,
+            f"it has {gib:,.0f} GiB, and at most {options.max_upload_gib:g} are read "
+            "(SIGLIP_MAX_UPLOAD_GIB)",
+        )
     try:
         file = uploads.open(video)
         with contextlib.ExitStack() as on_failure:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import VideoInfo
@@ -12,6 +12,9 @@ from siglip_pipeline.video.sampling import Sampling
 
 if TYPE_CHECKING:  # children start faster without pydantic
     from siglip_pipeline.settings import Settings
+
+HASH_BASE_SECONDS: Final = 10.0
+"""What hashing may take, however small the upload."""
 
 Progress = Callable[[int], None]
 """Called with the number of packets, frames or bytes so far, as often as there are any."""
@@ -30,6 +33,9 @@ class DecodeOptions:
     """A child that takes longer for one video is ended."""
     memory_mib: int = 4096
     """A child that takes more memory is ended."""
+    max_upload_gib: float = 256.0
+    """A larger upload is refused, unread."""
+    hash_seconds_per_gib: float = 60.0
     min_decodable_share: float = 0.5
     deduplicate: bool = False
     """Store near-identical consecutive frames once."""
@@ -45,9 +51,15 @@ class DecodeOptions:
             stall_seconds=settings.decode_stall_seconds,
             total_seconds=settings.decode_total_seconds,
             memory_mib=settings.decode_memory_mib,
+            max_upload_gib=settings.max_upload_gib,
+            hash_seconds_per_gib=settings.hash_seconds_per_gib,
             min_decodable_share=settings.min_decodable_share,
             deduplicate=settings.deduplicate_frames,
         )
+
+    def hash_seconds(self, size_bytes: int) -> float:
+        """How long hashing so many bytes may take."""
+        return HASH_BASE_SECONDS + self.hash_seconds_per_gib * size_bytes / 2**30
 
 
 def frame_recipe(sampling: Sampling, options: DecodeOptions) -> str:

@@ -35,7 +35,7 @@ def check_picture(data: bytes, *, max_megapixels: float) -> Image.Image:
 
 def shrink_jpeg(jpeg: bytes, width: int) -> bytes:
     """The picture at most ``width`` pixels wide; as it is where it is no wider."""
-    with Image.open(io.BytesIO(jpeg)) as picture:
+    with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as picture:
         if picture.width <= width:
             return jpeg
         height = max(1, round(picture.height * width / picture.width))
