@@ -41,7 +41,7 @@ READ_BLOCK_BYTES: Final = 4 * 2**20
 class UploadStore:
     """A folder or bucket that uploads arrive in.
 
-    Picklable, so that a decoding process can open the same uploads.
+    Picklable, so that another process can list the same uploads.
 
     Args:
         url: folder, or any URL that fsspec understands.
@@ -91,11 +91,6 @@ class UploadStore:
     def url(self) -> SecretUrl:
         """The folder or URL as it was given."""
         return self._url
-
-    @property
-    def opens_in_other_processes(self) -> bool:
-        """Whether another process sees the same files (``memory://`` lives in one process)."""
-        return "memory" not in self._protocols
 
     def sha256(self, video: str) -> str:
         """SHA-256 of an upload's content, in hexadecimal; reads all of it.
@@ -217,20 +212,6 @@ class UploadStore:
         self._check_part(path)
         file = self.open(path)
         return local_upload(path, os.fstat(file.fileno())), file
-
-    def local_path(self, path: str) -> Path | None:
-        """Where the upload lies on this machine; None when it is remote.
-
-        Raises:
-            UploadNotFoundError: the path, or the symlink behind it, leads out of UPLOADS.
-        """
-        self.check_name(path)
-        if self._folder is None:
-            return None
-        file = self._folder / path
-        if not self._is_inside(file):
-            raise UploadNotFoundError(self._missing(path))
-        return file
 
     def _check_part(self, path: str) -> None:
         if not is_in_part(path, self._part):
