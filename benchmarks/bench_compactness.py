@@ -2,7 +2,7 @@
 
 Made collections of ever shorter scenes, down to one frame, so that fewer and fewer frames make up a
 moment. On each: size, build time, and queries a second of moments beside HNSW over all frames of
-the same vectors, each at the effort that reaches recall.
+the same vectors, each at the ef_search that reaches recall.
 
     python benchmarks/bench_compactness.py [--quick] [--json] [--frames 30000] [--scenes 40 …]
 """
@@ -18,6 +18,7 @@ from vectors import Footage
 
 from siglip_pipeline.store import counts, recall
 from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.index_kinds import EF_SEARCH
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.recall.queries import Query, prepare_queries
 
@@ -56,8 +57,8 @@ def run(made: MadeFootage) -> list[Case]:
         )
     compactness = stored.frames / stored.moments
     note = (
-        f"recall@10 {plain_recall(own)} at effort {own.effort}, of hnsw {plain_recall(theirs)} at "
-        f"{theirs.effort}"
+        f"recall@10 {plain_recall(own)} at ef {own.ef_search}, of hnsw {plain_recall(theirs)} at "
+        f"{theirs.ef_search}"
     )
     log(f"{compactness:.1f} frames a moment: {own_qps / their_qps:.2f} of its speed; {note}")
     name, reference = f"{compactness:.1f}_frames_a_moment", "hnsw of all frames"
@@ -93,10 +94,10 @@ def run(made: MadeFootage) -> list[Case]:
 def built(
     database: Database, model_id: int, kind: str, queries: Sequence[Query]
 ) -> tuple[Built, recall.RecallReport]:
-    """A generation of a kind, at the effort that the recall check chooses."""
+    """A generation of a kind, at the ef_search that the recall check chooses."""
     made = build_beside(database, model_id, kind)
     checked = recall.check_recall(database, made.target, queries, progress=log)
-    parameters = made.target.parameters | {"effort": checked.effort}
+    parameters = made.target.parameters | {EF_SEARCH: checked.ef_search}
     return replace(made, target=replace(made.target, parameters=parameters)), checked
 
 

@@ -28,7 +28,7 @@ from siglip_pipeline.settings import Settings
 from siglip_pipeline.store import building, counts, generations, recall
 from siglip_pipeline.store.database import Database, open_database
 from siglip_pipeline.store.index import build_index
-from siglip_pipeline.store.index_kinds import Generation
+from siglip_pipeline.store.index_kinds import EF_SEARCH, Generation
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.recall.queries import Query, prepare_queries
 from siglip_pipeline.store.vectors import VectorStore
@@ -190,8 +190,8 @@ def run(
         for kind in others:
             other = build_beside(database, model_id, kind)
             checked = recall.check_recall(database, other.target, queries, progress=log)
-            # As searches would: with the effort that the check chose.
-            parameters = other.target.parameters | {"effort": checked.effort}
+            # As searches would: with the ef_search that the check chose.
+            parameters = other.target.parameters | {EF_SEARCH: checked.ef_search}
             other = replace(other, target=replace(other.target, parameters=parameters))
             cases += recall_cases(prefix, kind, checked)
             cases += compare(database, prefix, moments, other, report.recall, checked, queries)
@@ -220,7 +220,7 @@ def recall_cases(
             unit="recall",
             goal=goal,
             better="higher",
-            note=f"{case.searched} {case.effort}, recall@100 {case.recall_at_100:.3f}, rows "
+            note=f"{case.searched} {case.ef_search}, recall@100 {case.recall_at_100:.3f}, rows "
             f"{case.rows_share:.1%}, p50 {1000 * case.p50_seconds:.1f} ms, p99 "
             f"{1000 * case.p99_seconds:.1f} ms, 95% {case.low:.3f}-{case.high:.3f}",
         )

@@ -33,7 +33,7 @@ from siglip_pipeline.search.query_vectors import text_within
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store import generations
 from siglip_pipeline.store.database import Database, open_database
-from siglip_pipeline.store.execution import effort_of
+from siglip_pipeline.store.execution import ef_search_of
 from siglip_pipeline.store.index import build_index
 from siglip_pipeline.store.index_kinds import Generation, Scope, index_kind
 from siglip_pipeline.store.models import ModelRow, ModelStore
@@ -127,8 +127,8 @@ def measure(footage: Footage, queries: int, database: Database, model_id: int) -
     with database.connection() as connection:
         target = generations.live(connection, model_id)
     assert target is not None
-    effort = effort_of(index_kind(target.kind), target)
-    note = f"{target.kind}, ef {effort}, k {K}, dim {footage.dim}"
+    ef_search = ef_search_of(index_kind(target.kind), target)
+    note = f"{target.kind}, ef {ef_search}, k {K}, dim {footage.dim}"
     vectors_ND = footage.text_queries(queries)
     with service(footage, queries, database.url.reveal()) as port:
         log("the service answers")

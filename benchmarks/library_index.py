@@ -28,7 +28,7 @@ def against_library(
     began = time.monotonic()
     index = faiss.IndexHNSWFlat(target.dim, 16, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction = 200
-    index.hnsw.efSearch = index_kind("hnsw").default_effort
+    index.hnsw.efSearch = index_kind("hnsw").default_ef_search
     with database.connection() as connection:
         table = tables.frames(target.model_id)
         for _, _, vectors_RD in read_vectors(connection, table, target.dim):

@@ -11,20 +11,27 @@ DOCUMENTED = ConfigDict(use_attribute_docstrings=True)
 
 Given = Annotated[T | None, Field(exclude_if=lambda value: value is None)]
 """A value that the document leaves out where there is none."""
-Rounded3 = Annotated[float, PlainSerializer(lambda value: round(value, 3), return_type=float)]
+
+
+def rounded(digits: int) -> PlainSerializer:
+    """Return a mark for numbers that the document rounds."""
+    return PlainSerializer(lambda value: round(value, digits), return_type=float)
+
+
+Rounded3 = Annotated[float, rounded(3)]
 """Seconds, to the millisecond."""
-Rounded6 = Annotated[float, PlainSerializer(lambda value: round(value, 6), return_type=float)]
+Rounded6 = Annotated[float, rounded(6)]
 
 
 def to_json(record: object) -> dict[str, Any]:
     """Return a dataclass as the document that ``json.dumps`` takes."""
-    document: dict[str, Any] = _adapter_of(record).dump_python(record, mode="json")
+    document: dict[str, Any] = _adapter_of(record).dump_python(record, mode="json", by_alias=True)
     return document
 
 
 def to_json_bytes(record: object) -> bytes:
     """Return a dataclass as JSON without spaces."""
-    return _adapter_of(record).dump_json(record)
+    return _adapter_of(record).dump_json(record, by_alias=True)
 
 
 def _adapter_of(record: object) -> TypeAdapter[Any]:

@@ -129,7 +129,7 @@ def index_metadata(report: IndexReport, history: Sequence[PastCheck]) -> Mapping
         )
         metadata["plan"] = dg.MetadataValue.md(f"```\n{recall.plan}\n```")
         metadata["uses_index"] = recall.uses_index
-        metadata["effort"] = recall.effort
+        metadata["effort"] = recall.ef_search
         metadata["check_seconds"] = recall.seconds
     return {key: value for key, value in metadata.items() if value is not None}
 

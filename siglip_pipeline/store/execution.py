@@ -16,21 +16,21 @@ def choose_kind(target: Generation, scope: Scope) -> IndexKind:
     return index_kind(target.kind)
 
 
-def effort_of(kind: IndexKind, target: Generation) -> int:
+def ef_search_of(kind: IndexKind, target: Generation) -> int:
     """How hard to look when nobody says."""
-    if kind.name == target.kind and target.effort is not None:
-        return target.effort
-    return kind.default_effort
+    if kind.name == target.kind and target.ef_search is not None:
+        return target.ef_search
+    return kind.default_ef_search
 
 
 def apply_settings(
-    connection: Connection, kind: IndexKind, *, rows: int, scope: Scope, effort: int
+    connection: Connection, kind: IndexKind, *, rows: int, scope: Scope, ef_search: int
 ) -> None:
     """Set the server up for a search: until the transaction ends, or for the session without one.
 
     A session is told only what it was not told last: pooled connections serve like searches.
     """
-    settings = kind.settings(effort=effort, rows=rows, scope=scope)
+    settings = kind.settings(ef_search=ef_search, rows=rows, scope=scope)
     if not connection.autocommit:
         _set(connection, settings, local=True)
     elif _TOLD.get(connection) != settings:

@@ -8,7 +8,7 @@ from psycopg import sql
 
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store.database import Connection
-from siglip_pipeline.store.execution import apply_settings, effort_of
+from siglip_pipeline.store.execution import apply_settings, ef_search_of
 from siglip_pipeline.store.index_kinds import Generation, IndexKind, Scope, index_kind
 
 
@@ -21,6 +21,14 @@ class NearFrame:
     time_seconds: float
     distance: float
     """Negative inner product."""
+
+
+_NEAREST = sql.SQL("""
+WITH near AS MATERIALIZED ({near})
+SELECT video_id, frame_index, time_seconds, distance
+FROM near
+ORDER BY distance, video_id, frame_index LIMIT {k}
+""")
 
 
 class NearFrames:
@@ -37,17 +45,14 @@ class NearFrames:
         *,
         k: int,
         scope: Scope,
-        effort: int | None = None,
+        ef_search: int | None = None,
     ) -> None:
         self._connection, self._kind, self._target = connection, kind, target
         self._k, self._scope = k, scope
-        effort = effort or effort_of(kind, target)
-        rows = max(k, effort) if kind.groups_frames else k
-        apply_settings(connection, kind, rows=rows, scope=scope, effort=effort)
-        self._statement = sql.SQL(
-            "WITH near AS MATERIALIZED ({near}) SELECT video_id, frame_index, time_seconds,"
-            " distance FROM near ORDER BY distance, video_id, frame_index LIMIT {k}"
-        ).format(
+        ef_search = ef_search or ef_search_of(kind, target)
+        rows = max(k, ef_search) if kind.groups_frames else k
+        apply_settings(connection, kind, rows=rows, scope=scope, ef_search=ef_search)
+        self._statement = _NEAREST.format(
             near=kind.near(target, rows=rows, scope=scope, best_of_moment=False), k=sql.Literal(k)
         )
         self._bytes = self._statement.as_bytes(connection)
@@ -80,6 +85,7 @@ class NearFrames:
         values = self._scope.parameters() | self._kind.plan_parameters(self._target)
         return self._connection.execute(
             # Not prepared unless asked: a plan that does not know a filter may shun the index.
-            *(statement, values | {"query": HalfVector(query_D)}),
+            statement,
+            values | {"query": HalfVector(query_D)},
             prepare=prepare,
         ).fetchall()

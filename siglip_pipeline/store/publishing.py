@@ -5,7 +5,7 @@ from psycopg.types.json import Jsonb
 
 from siglip_pipeline.store import generations, models, tables
 from siglip_pipeline.store.database import Database
-from siglip_pipeline.store.index_kinds import Generation
+from siglip_pipeline.store.index_kinds import EF_SEARCH, Generation
 from siglip_pipeline.store.recall import RecallReport
 
 
@@ -55,7 +55,7 @@ def publish(
                 report.ann_bytes if report else 0,
                 seconds,
                 report.recall_at_10 if report else None,
-                Jsonb({"effort": report.effort} if report else {}),
+                Jsonb({EF_SEARCH: report.ef_search} if report else {}),
                 target.model_id,
                 target.generation,
             ],

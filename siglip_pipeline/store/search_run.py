@@ -5,7 +5,7 @@ import numpy as np
 from siglip_pipeline.hits import Hit, SearchRequest
 from siglip_pipeline.siglip.similarity import probability
 from siglip_pipeline.store.database import Connection
-from siglip_pipeline.store.execution import apply_settings, choose_kind, effort_of
+from siglip_pipeline.store.execution import apply_settings, choose_kind, ef_search_of
 from siglip_pipeline.store.index_kinds import Generation, IndexKind, Scope, index_kind
 from siglip_pipeline.store.models import ModelRow
 from siglip_pipeline.store.near_moments import NearMoments, near_moments
@@ -48,8 +48,8 @@ def find_hits(
     kind = choose_kind(target, scope)
     rows = _rows_at_first(kind, target, request)
     while True:
-        effort = request.ef_search or effort_of(kind, target)
-        apply_settings(connection, kind, rows=rows, scope=scope, effort=effort)
+        ef_search = request.ef_search or ef_search_of(kind, target)
+        apply_settings(connection, kind, rows=rows, scope=scope, ef_search=ef_search)
         near = near_moments(connection, target, kind, scope, request, rows=rows)
         if near.live is None or (must_be_active and not near.live):
             return None
@@ -69,7 +69,7 @@ def find_hits(
 
 def _rows_at_first(kind: IndexKind, target: Generation, request: SearchRequest) -> int:
     exact = kind.name == "exact"
-    least = EXACT_ROWS if exact else request.ef_search or effort_of(kind, target)
+    least = EXACT_ROWS if exact else request.ef_search or ef_search_of(kind, target)
     each = _CROWDED_ROWS if target.rows < _CROWDED * request.k else _GROWN_ROWS
     if request.within < 0:
         each = _APART_ROWS

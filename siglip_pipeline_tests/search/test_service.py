@@ -105,7 +105,7 @@ def test_a_narrow_filter_finds_as_many_as_there_are(
 def test_more_are_found_than_the_index_looks_at_first(
     service: SearchService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("siglip_pipeline.store.search_run.effort_of", lambda kind, target: 1)
+    monkeypatch.setattr("siglip_pipeline.store.search_run.ef_search_of", lambda kind, target: 1)
     result = service.by_moment("v03.mp4", 3, k=VIDEOS, filter=SearchFilter(max_per_video=1))
     assert len({hit.video for hit in result.hits}) == VIDEOS
 

@@ -15,7 +15,7 @@ from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index_kinds import Generation, Scope
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.recall import RecallCase, RecallReport
-from siglip_pipeline.store.recall.check import choose_effort
+from siglip_pipeline.store.recall.check import choose_ef_search
 from siglip_pipeline.store.recall.plot import recall_plot
 from siglip_pipeline.store.recall.queries import Query, prepare_queries
 from siglip_pipeline.store.recall.truth import bootstrap, find_truth, found_share
@@ -150,7 +150,7 @@ def test_an_index_is_measured_without_and_with_filters(
     assert report.table_bytes > report.ann_bytes > 0
     assert report.fault(0.95) is None
     assert "index_1_g1" in report.plan
-    assert [case.effort for case in report.sweep][:2] == [25, 25]
+    assert [case.ef_search for case in report.sweep][:2] == [25, 25]
 
 
 def test_an_index_that_lost_rows_is_found_out(
@@ -179,7 +179,7 @@ def case(**values: object) -> RecallCase:
     usual: dict[str, object] = {
         "modality": "picture",
         "share": 1.0,
-        "effort": 50,
+        "ef_search": 50,
         "searched": "moments",
         "queries": 200,
         "recall_at_1": 1.0,
@@ -197,7 +197,7 @@ def case(**values: object) -> RecallCase:
 def report(*cases: RecallCase, uses_index: bool = True, sweep: bool = True) -> RecallReport:
     return RecallReport(
         kind="moments",
-        effort=50,
+        ef_search=50,
         frames=100,
         cases=cases,
         sweep=cases if sweep else (),
@@ -226,17 +226,17 @@ def test_what_keeps_an_index_from_being_published(given_report: RecallReport, wo
     assert re.search(words, str(given_report.fault(0.95)))
 
 
-def test_the_least_effort_that_serves_both_kinds_of_query_is_chosen() -> None:
+def test_the_least_ef_search_that_serves_both_kinds_of_query_is_chosen() -> None:
     sweep = [
-        case(effort=25, recall_at_10=1.0),
-        case(effort=25, recall_at_10=0.8, modality="text"),
-        case(effort=50, recall_at_10=1.0),
-        case(effort=50, recall_at_10=0.99, modality="text"),
-        case(effort=100),
-        case(effort=100, modality="text"),
+        case(ef_search=25, recall_at_10=1.0),
+        case(ef_search=25, recall_at_10=0.8, modality="text"),
+        case(ef_search=50, recall_at_10=1.0),
+        case(ef_search=50, recall_at_10=0.99, modality="text"),
+        case(ef_search=100),
+        case(ef_search=100, modality="text"),
     ]
-    assert choose_effort(sweep) == 50
-    assert choose_effort(sweep[:2]) == 25, "none reaches the aim: the greatest"
+    assert choose_ef_search(sweep) == 50
+    assert choose_ef_search(sweep[:2]) == 25, "none reaches the aim: the greatest"
 
 
 @given(
@@ -273,7 +273,7 @@ def test_the_interval_holds_the_mean(share: float, count: int) -> None:
 @pytest.mark.parametrize("sweep", [True, False])
 def test_the_plot_is_a_small_picture_that_shows_the_curve(sweep: bool) -> None:
     curves = [
-        case(effort=e, recall_at_10=r, p50_seconds=t, modality=m)
+        case(ef_search=e, recall_at_10=r, p50_seconds=t, modality=m)
         for m, r0 in (("picture", 0.95), ("text", 0.8))
         for e, r, t in ((25, r0, 0.001), (50, r0 + 0.03, 0.002), (100, 0.999, 0.004))
     ]

@@ -1,7 +1,7 @@
 """The kinds of similarity index, behind one interface; see docs/indexes.md for which to take."""
 
 from siglip_pipeline.errors import SimilarityIndexError
-from siglip_pipeline.store.index_kinds.base import Generation, IndexKind, Scope
+from siglip_pipeline.store.index_kinds.base import EF_SEARCH, Generation, IndexKind, Scope
 from siglip_pipeline.store.index_kinds.exact import Exact
 from siglip_pipeline.store.index_kinds.frames import Hnsw, IvfFlat
 from siglip_pipeline.store.index_kinds.moments import MomentIndex
@@ -11,7 +11,7 @@ KINDS: dict[str, IndexKind] = {
     kind.name: kind for kind in (MomentIndex(), Hnsw(), HnswBinary(), IvfFlat(), Exact())
 }
 
-__all__ = ["KINDS", "Generation", "IndexKind", "Scope", "index_kind"]
+__all__ = ["EF_SEARCH", "KINDS", "Generation", "IndexKind", "Scope", "index_kind"]
 
 
 def index_kind(name: str) -> IndexKind:

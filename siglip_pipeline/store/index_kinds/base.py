@@ -11,6 +11,9 @@ from psycopg.adapt import PyFormat
 from siglip_pipeline.store import tables
 from siglip_pipeline.store.database import Connection
 
+EF_SEARCH = "effort"
+"""The parameter of a generation under which databases keep its ``ef_search``."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
@@ -25,9 +28,9 @@ class Generation:
     """Of the index when it was published; 0 before."""
 
     @property
-    def effort(self) -> int | None:
-        """What the recall check chose: ef of HNSW, probes of IVFFlat."""
-        return self.parameters.get("effort")
+    def ef_search(self) -> int | None:
+        """What the recall check chose: ``ef_search`` of HNSW, ``probes`` of IVFFlat."""
+        return self.parameters.get(EF_SEARCH)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,9 +77,9 @@ class IndexKind(ABC):
     """One way to find the frames near a query."""
 
     name: ClassVar[str]
-    default_effort: ClassVar[int]
-    """What ``effort`` is when nobody says: ef of HNSW, probes of IVFFlat."""
-    efforts: ClassVar[tuple[int, ...]]
+    default_ef_search: ClassVar[int]
+    """When nobody says: ``ef_search`` of HNSW, ``probes`` of IVFFlat."""
+    ef_searches: ClassVar[tuple[int, ...]]
     """Values that the recall check tries, for its plot."""
     holds_vectors: ClassVar[bool] = True
     """Whether a generation has a table of its own."""
@@ -109,7 +112,7 @@ class IndexKind(ABC):
         """Memory that building takes for each row, to keep the graph or the sample in memory."""
 
     @abstractmethod
-    def settings(self, *, effort: int, rows: int, scope: Scope) -> dict[str, str]:
+    def settings(self, *, ef_search: int, rows: int, scope: Scope) -> dict[str, str]:
         """Server settings for the length of a search."""
 
     @abstractmethod
@@ -156,13 +159,18 @@ def query_vector(dim: int, name: str = "query") -> sql.Composed:
     return sql.SQL("{}::{}").format(sql.Placeholder(name, format=PyFormat.BINARY), vector_type(dim))
 
 
+_EXACT = sql.SQL("""
+SELECT f.video_id, f.frame_index, f.time_seconds, f.embedding <#> {query} AS distance
+FROM {frames} f
+JOIN videos tie ON tie.video_id = f.video_id
+WHERE {scope}
+ORDER BY distance, tie.path, f.frame_index LIMIT {rows}
+""")
+
+
 def exact_frames(target: Generation, *, rows: int, scope: Scope, query: str) -> sql.Composed:
     """The nearest frames by looking at all of them; ties by path, then frame."""
-    return sql.SQL(
-        "SELECT f.video_id, f.frame_index, f.time_seconds, f.embedding <#> {query} AS distance"
-        " FROM {frames} f JOIN videos tie ON tie.video_id = f.video_id WHERE {scope}"
-        " ORDER BY distance, tie.path, f.frame_index LIMIT {rows}"
-    ).format(
+    return _EXACT.format(
         query=query_vector(target.dim, query),
         frames=tables.frames(target.model_id),
         scope=scope.frame_condition("f"),
@@ -170,14 +178,21 @@ def exact_frames(target: Generation, *, rows: int, scope: Scope, query: str) -> 
     )
 
 
+_LATE = sql.SQL("""
+SELECT f.video_id, f.frame_index, f.time_seconds, f.embedding <#> {query} AS distance
+FROM {frames} f
+WHERE f.video_id IN (
+    SELECT video_id FROM generation_videos
+    WHERE model_id = %(model_id)s AND generation = %(generation)s AND late
+      AND ingest_id IS NOT NULL
+) AND {scope}
+ORDER BY distance LIMIT {rows}
+""")
+
+
 def late_frames(target: Generation, *, rows: int, scope: Scope, query: str) -> sql.Composed:
     """The nearest frames of videos that have changed since the generation was built."""
-    return sql.SQL(
-        "SELECT f.video_id, f.frame_index, f.time_seconds, f.embedding <#> {query} AS distance"
-        " FROM {frames} f WHERE f.video_id IN (SELECT video_id FROM generation_videos"
-        " WHERE model_id = %(model_id)s AND generation = %(generation)s AND late"
-        " AND ingest_id IS NOT NULL) AND {scope} ORDER BY distance LIMIT {rows}"
-    ).format(
+    return _LATE.format(
         query=query_vector(target.dim, query),
         frames=tables.frames(target.model_id),
         scope=scope.frame_condition("f"),

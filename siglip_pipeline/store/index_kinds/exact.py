@@ -13,8 +13,8 @@ class Exact(IndexKind):
     """Every frame is compared: perfect, and fast enough up to some ten thousand frames."""
 
     name: ClassVar[str] = "exact"
-    default_effort: ClassVar[int] = 1
-    efforts: ClassVar[tuple[int, ...]] = (1,)
+    default_ef_search: ClassVar[int] = 1
+    ef_searches: ClassVar[tuple[int, ...]] = (1,)
     holds_vectors: ClassVar[bool] = False
 
     def create(self, connection: Connection, target: Generation) -> None:
@@ -33,7 +33,7 @@ class Exact(IndexKind):
         """Nothing is built."""
         return 0
 
-    def settings(self, *, effort: int, rows: int, scope: Scope) -> dict[str, str]:
+    def settings(self, *, ef_search: int, rows: int, scope: Scope) -> dict[str, str]:
         """None needed."""
         return {}
 

@@ -18,6 +18,29 @@ from siglip_pipeline.store.index_kinds.base import (
 )
 from siglip_pipeline.store.index_kinds.hnsw import HnswIndex
 
+_CREATE = sql.SQL("""
+CREATE TABLE {} (
+    video_id integer NOT NULL, frame_index integer NOT NULL, time_seconds double precision NOT NULL,
+    embedding {} STORAGE PLAIN NOT NULL,
+    PRIMARY KEY (video_id, frame_index)
+)
+""")
+
+_ADD = sql.SQL("""
+INSERT INTO {}
+SELECT f.video_id, f.frame_index, f.time_seconds, f.embedding FROM {} f WHERE {}
+""")
+
+_NEAR = sql.SQL("""
+(
+    SELECT f.video_id, f.frame_index, f.time_seconds, f.embedding <#> {query} AS distance
+    FROM {table} f
+    WHERE {scope}
+    ORDER BY f.embedding <#> {query} LIMIT {rows}
+)
+UNION ALL ({late})
+""")
+
 
 class FrameIndex(IndexKind):
     """A copy of the frames' vectors with an index on it; changed videos are looked up beside it."""
@@ -25,11 +48,9 @@ class FrameIndex(IndexKind):
     def create(self, connection: Connection, target: Generation) -> None:
         """A copy: inserting into an index on the frames themselves would slow every load down."""
         connection.execute(
-            sql.SQL(
-                "CREATE TABLE {} (video_id integer NOT NULL, frame_index integer NOT NULL,"
-                " time_seconds double precision NOT NULL, embedding {} STORAGE PLAIN NOT NULL,"
-                " PRIMARY KEY (video_id, frame_index))"
-            ).format(tables.index(target.model_id, target.generation), vector_type(target.dim))
+            _CREATE.format(
+                tables.index(target.model_id, target.generation), vector_type(target.dim)
+            )
         )
 
     def add(
@@ -37,10 +58,7 @@ class FrameIndex(IndexKind):
     ) -> None:
         """See :meth:`IndexKind.add`."""
         connection.execute(
-            sql.SQL(
-                "INSERT INTO {} SELECT f.video_id, f.frame_index, f.time_seconds, f.embedding"
-                " FROM {} f WHERE {}"
-            ).format(
+            _ADD.format(
                 tables.index(target.model_id, target.generation),
                 tables.frames(target.model_id),
                 among("f", video_ids),
@@ -57,11 +75,7 @@ class FrameIndex(IndexKind):
         query: str = "query",
     ) -> sql.Composed:
         """See :meth:`IndexKind.near`."""
-        return sql.SQL(
-            "(SELECT f.video_id, f.frame_index, f.time_seconds, f.embedding <#> {query} AS distance"
-            " FROM {table} f WHERE {scope} ORDER BY f.embedding <#> {query} LIMIT {rows})"
-            " UNION ALL ({late})"
-        ).format(
+        return _NEAR.format(
             query=query_vector(target.dim, query),
             table=tables.index(target.model_id, target.generation),
             scope=scope.frame_condition("f"),
@@ -74,16 +88,16 @@ class Hnsw(HnswIndex, FrameIndex):
     """HNSW over all frames: for footage so varied that moments save nothing."""
 
     name: ClassVar[str] = "hnsw"
-    default_effort: ClassVar[int] = 200
-    efforts: ClassVar[tuple[int, ...]] = (50, 100, 200, 400, 800)
+    default_ef_search: ClassVar[int] = 200
+    ef_searches: ClassVar[tuple[int, ...]] = (50, 100, 200, 400, 800)
 
 
 class IvfFlat(FrameIndex):
     """Inverted lists over all frames. Below pgvector 0.8.7 a build can overflow: see index.py."""
 
     name: ClassVar[str] = "ivfflat"
-    default_effort: ClassVar[int] = 20
-    efforts: ClassVar[tuple[int, ...]] = (5, 10, 20, 40, 80)
+    default_ef_search: ClassVar[int] = 20
+    ef_searches: ClassVar[tuple[int, ...]] = (5, 10, 20, 40, 80)
 
     def parameters(self, connection: Connection, target: Generation) -> dict[str, Any]:
         """Pgvector's advice: a list per thousand rows up to a million, the square root above."""
@@ -106,10 +120,10 @@ class IvfFlat(FrameIndex):
         """The k-means sample is 50 rows a list, one list for a hundred rows: half of them."""
         return dim
 
-    def settings(self, *, effort: int, rows: int, scope: Scope) -> dict[str, str]:
+    def settings(self, *, ef_search: int, rows: int, scope: Scope) -> dict[str, str]:
         """More lists are read until enough rows have passed the filter."""
         return {
-            "ivfflat.probes": str(effort),
+            "ivfflat.probes": str(ef_search),
             "ivfflat.iterative_scan": "relaxed_order",
-            "ivfflat.max_probes": str(effort if scope.everything else 32768),
+            "ivfflat.max_probes": str(ef_search if scope.everything else 32768),
         }

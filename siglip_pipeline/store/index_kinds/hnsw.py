@@ -28,24 +28,24 @@ class HnswIndex(IndexKind):
         """See :meth:`IndexKind.index_statement`."""
         return sql.SQL(
             "CREATE INDEX {name} ON {table} USING hnsw ({column} {operators})"
-            " WITH (m = {neighbours}, ef_construction = {effort})"
+            " WITH (m = {neighbours}, ef_construction = {ef_construction})"
         ).format(
             name=sql.Identifier(tables.index_name(target.model_id, target.generation)),
             table=tables.index(target.model_id, target.generation),
             column=sql.Identifier(self.column),
             operators=sql.SQL(self.operators),
             neighbours=sql.Literal(NEIGHBOURS),
-            effort=sql.Literal(EF_CONSTRUCTION),
+            ef_construction=sql.Literal(EF_CONSTRUCTION),
         )
 
     def build_bytes_per_row(self, dim: int) -> int:
         """2 bytes a dimension, and the graph: measured as 2.25 KB at 768."""
         return 2 * dim + GRAPH_BYTES
 
-    def settings(self, *, effort: int, rows: int, scope: Scope) -> dict[str, str]:
+    def settings(self, *, ef_search: int, rows: int, scope: Scope) -> dict[str, str]:
         """HNSW goes on past ``ef_search`` until enough rows have passed the filter."""
         rows *= self.oversampling
-        ef = max(effort, rows, 0 if scope.everything else EF_FILTERED)
+        ef = max(ef_search, rows, 0 if scope.everything else EF_FILTERED)
         return {
             "hnsw.ef_search": str(min(ef, EF_MAX)),
             "hnsw.iterative_scan": "relaxed_order",

@@ -21,6 +21,43 @@ from siglip_pipeline.store.index_kinds.hnsw import GRAPH_BYTES, HnswIndex
 SAMPLE = 20_000
 
 
+_CREATE = sql.SQL("""
+CREATE TABLE {} (
+    video_id integer NOT NULL, frame_index integer NOT NULL, time_seconds double precision NOT NULL,
+    code bit({}) NOT NULL,
+    PRIMARY KEY (video_id, frame_index)
+)
+""")
+
+_ADD = sql.SQL("""
+INSERT INTO {}
+SELECT f.video_id, f.frame_index, f.time_seconds, binary_quantize(f.embedding - {}::{})
+FROM {} f WHERE {}
+""")
+
+_MEAN = sql.SQL("""
+(
+    CASE WHEN {query} <=> %(text_mean)s::{kind} < {query} <=> %(picture_mean)s::{kind}
+    THEN %(text_mean)s ELSE %(picture_mean)s END
+)::{kind}
+""")
+
+_NEAR = sql.SQL("""
+(
+    SELECT f.video_id, f.frame_index, f.time_seconds, f.embedding <#> {query} AS distance
+    FROM (
+        SELECT c.video_id, c.frame_index
+        FROM {table} c
+        WHERE {coded}
+        ORDER BY c.code <~> binary_quantize({query} - {mean})::bit({dim}) LIMIT {shortlist}
+    ) near
+    JOIN {frames} f USING (video_id, frame_index)
+    ORDER BY distance LIMIT {rows}
+)
+UNION ALL ({late})
+""")
+
+
 class HnswBinary(HnswIndex):
     """A fifth of the size of HNSW over all frames.
 
@@ -30,8 +67,8 @@ class HnswBinary(HnswIndex):
     """
 
     name: ClassVar[str] = "hnsw_binary"
-    default_effort: ClassVar[int] = 400
-    efforts: ClassVar[tuple[int, ...]] = (100, 200, 400, 800)
+    default_ef_search: ClassVar[int] = 400
+    ef_searches: ClassVar[tuple[int, ...]] = (100, 200, 400, 800)
 
     column: ClassVar[str] = "code"
     operators: ClassVar[str] = "bit_hamming_ops"
@@ -59,11 +96,9 @@ class HnswBinary(HnswIndex):
     def create(self, connection: Connection, target: Generation) -> None:
         """The signs of each centred frame."""
         connection.execute(
-            sql.SQL(
-                "CREATE TABLE {} (video_id integer NOT NULL, frame_index integer NOT NULL,"
-                " time_seconds double precision NOT NULL, code bit({}) NOT NULL,"
-                " PRIMARY KEY (video_id, frame_index))"
-            ).format(tables.index(target.model_id, target.generation), sql.Literal(target.dim))
+            _CREATE.format(
+                tables.index(target.model_id, target.generation), sql.Literal(target.dim)
+            )
         )
 
     def add(
@@ -71,10 +106,7 @@ class HnswBinary(HnswIndex):
     ) -> None:
         """See :meth:`IndexKind.add`."""
         connection.execute(
-            sql.SQL(
-                "INSERT INTO {} SELECT f.video_id, f.frame_index, f.time_seconds,"
-                " binary_quantize(f.embedding - {}::{}) FROM {} f WHERE {}"
-            ).format(
+            _ADD.format(
                 tables.index(target.model_id, target.generation),
                 sql.Literal(target.parameters["picture_mean"]),
                 vector_type(target.dim),
@@ -107,17 +139,8 @@ class HnswBinary(HnswIndex):
         kind = vector_type(target.dim)
         vector = query_vector(target.dim, query)
         # A query belongs to the kind whose mean is nearer; the gap between them is wide.
-        mean = sql.SQL(
-            "(CASE WHEN {query} <=> %(text_mean)s::{kind} < {query} <=> %(picture_mean)s::{kind}"
-            " THEN %(text_mean)s ELSE %(picture_mean)s END)::{kind}"
-        ).format(query=vector, kind=kind)
-        return sql.SQL(
-            "(SELECT f.video_id, f.frame_index, f.time_seconds, f.embedding <#> {query} AS distance"
-            " FROM (SELECT c.video_id, c.frame_index FROM {table} c WHERE {coded}"
-            " ORDER BY c.code <~> binary_quantize({query} - {mean})::bit({dim}) LIMIT {shortlist})"
-            " near JOIN {frames} f USING (video_id, frame_index) ORDER BY distance LIMIT {rows})"
-            " UNION ALL ({late})"
-        ).format(
+        mean = _MEAN.format(query=vector, kind=kind)
+        return _NEAR.format(
             query=vector,
             mean=mean,
             dim=sql.Literal(target.dim),

@@ -16,8 +16,8 @@ from psycopg import sql
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store import counts, tables
 from siglip_pipeline.store.database import Connection, Database
-from siglip_pipeline.store.execution import choose_kind, effort_of
-from siglip_pipeline.store.index_kinds import Generation, IndexKind, Scope, index_kind
+from siglip_pipeline.store.execution import choose_kind, ef_search_of
+from siglip_pipeline.store.index_kinds import EF_SEARCH, Generation, IndexKind, Scope, index_kind
 from siglip_pipeline.store.near_frames import NearFrames
 from siglip_pipeline.store.recall.queries import SEED, Modality, Query
 from siglip_pipeline.store.recall.report import RecallCase, RecallReport
@@ -25,7 +25,7 @@ from siglip_pipeline.store.recall.truth import bootstrap, find_truth, found_shar
 
 DEPTHS = (1, 10, 100)
 SHARES = (0.001, 0.01, 0.05, 0.3)
-# Recall@10 that the effort of an index is chosen for: above what publishing asks for by default.
+# Recall@10 that the ef_search of an index is chosen for: above what publishing asks for by default.
 AIM = 0.99
 # Below, scanning the few rows may be quicker than the index, and the planner knows it.
 INDEX_EXPECTED_ROWS = 10_000
@@ -46,7 +46,7 @@ def check_recall(
         target: what to measure.
         queries: of both modalities.
         progress: is told in sentences what happens.
-        sweep: also measure other efforts, for the plot.
+        sweep: also measure other values of ef_search, for the plot.
     """
     began = time.monotonic()
     # One snapshot, so that truth and answers are of the same frames.
@@ -62,7 +62,7 @@ def check_recall(
         sweeps = _sweep(connection, target, queries, groups, truth[0]) if sweep else []
         if sweeps:
             target = replace(
-                target, parameters=target.parameters | {"effort": choose_effort(sweeps)}
+                target, parameters=target.parameters | {EF_SEARCH: choose_ef_search(sweeps)}
             )
         cases = [
             measure(
@@ -83,7 +83,7 @@ def check_recall(
         frames = counts.answered_frames(connection, target.model_id, target.generation)
     return RecallReport(
         kind=target.kind,
-        effort=target.effort or kind.default_effort,
+        ef_search=target.ef_search or kind.default_ef_search,
         frames=frames,
         cases=tuple(cases),
         sweep=tuple(sweeps),
@@ -129,33 +129,33 @@ def _sweep(
     groups: dict[Modality, list[int]],
     truth_QK: FloatArray,
 ) -> list[RecallCase]:
-    """Recall and latency over rising efforts, to one past the first that reaches the aim."""
+    """Recall and latency over rising ef_search, to one past the first that reaches the aim."""
     cases: list[RecallCase] = []
-    for effort in index_kind(target.kind).efforts:
+    for ef_search in index_kind(target.kind).ef_searches:
         cases += [
             measure(
                 connection,
                 target,
                 [queries[i] for i in rows],
                 truth_QK[rows],
-                effort=effort,
+                ef_search=ef_search,
                 depths=(10,),
             )
             for rows in groups.values()
             if rows
         ]
-        if choose_effort(cases) < effort:
+        if choose_ef_search(cases) < ef_search:
             break
     return cases
 
 
-def choose_effort(sweep: Sequence[RecallCase]) -> int:
-    """The least effort at which every modality reached the aim; the greatest if none did."""
-    efforts = sorted({case.effort for case in sweep})
-    for effort in efforts:
-        if all(case.recall_at_10 >= AIM for case in sweep if case.effort == effort):
-            return effort
-    return efforts[-1]
+def choose_ef_search(sweep: Sequence[RecallCase]) -> int:
+    """Return the least at which every modality reached the aim; the greatest if none did."""
+    values = sorted({case.ef_search for case in sweep})
+    for ef_search in values:
+        if all(case.recall_at_10 >= AIM for case in sweep if case.ef_search == ef_search):
+            return ef_search
+    return values[-1]
 
 
 def measure(
@@ -166,7 +166,7 @@ def measure(
     *,
     share: float = 1.0,
     scope: Scope | None = None,
-    effort: int | None = None,
+    ef_search: int | None = None,
     depths: Sequence[int] = (10, 100),
 ) -> RecallCase:
     """Search with each query to each of the depths, and compare with the truth.
@@ -175,13 +175,13 @@ def measure(
     """
     scope = scope or Scope()
     kind = choose_kind(target, scope)
-    effort = effort or effort_of(kind, target)
+    ef_search = ef_search or ef_search_of(kind, target)
     exist_Q = np.isfinite(truth_QK).sum(axis=1)
     returned = existing = 0
     recalls: dict[int, NDArray[np.float64]] = {}
     seconds: list[float] = []
     for deep in depths:
-        found, spent = _search(connection, kind, target, queries, deep, scope, effort)
+        found, spent = _search(connection, kind, target, queries, deep, scope, ef_search)
         seconds = seconds or spent
         returned += sum(map(len, found))
         existing += int(np.minimum(exist_Q, deep).sum())
@@ -193,7 +193,7 @@ def measure(
     return RecallCase(
         modality=queries[0].modality,
         share=share,
-        effort=effort,
+        ef_search=ef_search,
         searched=kind.name,
         queries=len(queries),
         recall_at_1=float(recalls[1].mean()),
@@ -214,11 +214,11 @@ def _search(
     queries: Sequence[Query],
     k: int,
     scope: Scope,
-    effort: int,
+    ef_search: int,
 ) -> tuple[list[list[float]], list[float]]:
     """Distances that each query finds, its own frame left out, and the seconds that it took."""
     # One more, in case the query's own frame is among them.
-    search = NearFrames(connection, kind, target, k=k + 1, scope=scope, effort=effort)
+    search = NearFrames(connection, kind, target, k=k + 1, scope=scope, ef_search=ef_search)
     distances, seconds = [], []
     for query in queries:
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The recall check as a picture: recall against latency over efforts, drawn with Pillow alone."""
+"""The recall check as a picture: recall against latency, drawn with Pillow alone."""
 
 import io
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ INK, GRID = (60, 60, 60), (225, 225, 225)
 
 
 def recall_plot(report: RecallReport) -> bytes:
-    """PNG of recall@10 against median latency, a point per effort, a line per modality."""
+    """PNG of recall@10 against median latency: a point per ef_search, a line per modality."""
     image = Image.new("RGB", (WIDTH, HEIGHT), "white")
     draw = ImageDraw.Draw(image)
     font = ImageFont.load_default(12)
@@ -28,14 +28,14 @@ def recall_plot(report: RecallReport) -> bytes:
     axes.draw(draw, font)
     for row, (modality, colour) in enumerate(COLOURS.items()):
         line = sorted(
-            (case for case in points if case.modality == modality), key=lambda case: case.effort
+            (case for case in points if case.modality == modality), key=lambda case: case.ef_search
         )
         places = [axes.place(case) for case in line]
         if len(places) > 1:
             draw.line(places, colour, width=2)
         for case, (x, y) in zip(line, places, strict=True):
             draw.ellipse((x - 3, y - 3, x + 3, y + 3), colour)
-            draw.text((x + 5, y + 3), str(case.effort), colour, font)
+            draw.text((x + 5, y + 3), str(case.ef_search), colour, font)
         if line:
             draw.text((WIDTH - RIGHT - 90, HEIGHT - BOTTOM - 36 + 15 * row), modality, colour, font)
     return _png(image)

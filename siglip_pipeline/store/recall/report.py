@@ -1,19 +1,25 @@
 """What a recall check found, and whether an index with it may be published."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from siglip_pipeline.json_form import to_json
 from siglip_pipeline.store.recall.queries import Modality
+
+EfSearch = Annotated[int, Field(serialization_alias="effort")]
+"""Under the name that reports of earlier versions keep it by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecallCase:
-    """What one kind of query found under one filter at one effort."""
+    """What one kind of query found under one filter at one value of ef_search."""
 
     modality: Modality
     share: float
     """Share of videos that the filter lets through; 1: no filter."""
-    effort: int
+    ef_search: EfSearch
     searched: str
     """The kind that answered: small scopes are looked at frame by frame."""
     queries: int
@@ -35,13 +41,13 @@ class RecallReport:
     """One recall check."""
 
     kind: str
-    effort: int
-    """The effort that searches take by default: chosen by the sweep."""
+    ef_search: EfSearch
+    """What searches take by default: chosen by the sweep."""
     frames: int
     cases: tuple[RecallCase, ...]
-    """At the default effort: both modalities, without and with filters."""
+    """At the default value: both modalities, without and with filters."""
     sweep: tuple[RecallCase, ...]
-    """Without a filter, over efforts: recall against latency."""
+    """Without a filter, over values of ef_search: recall against latency."""
     table_bytes: int
     """What the generation takes, with all its indexes."""
     ann_bytes: int
@@ -84,8 +90,7 @@ class RecallReport:
 
     def to_json(self) -> dict[str, Any]:
         """For metadata, ``--json`` and the history."""
-        plain = asdict(self)
-        return plain | {
+        return to_json(self) | {
             "recall_at_10": self.recall_at_10,
             "bytes_per_frame": round(self.bytes_per_frame, 1),
         }
