@@ -18,6 +18,7 @@ from siglip_pipeline.cli_settings import Json
 from siglip_pipeline.cli_settings import load_settings as _settings
 from siglip_pipeline.errors import NO_ROOM, SiglipPipelineError
 from siglip_pipeline.interrupts import heed_interrupts
+from siglip_pipeline.private_files import keep_files_private, make_folders
 from siglip_pipeline.settings import Settings
 
 app = typer.Typer(
@@ -253,6 +254,7 @@ def status(json_: Json = False) -> None:
 def main() -> None:
     """Entry point: errors of this package become one message and exit code 2."""
     heed_interrupts()
+    keep_files_private()
     try:
         app()
     except SiglipPipelineError as error:
@@ -277,7 +279,7 @@ def main() -> None:
 
 def _make_uploads_folder(settings: Settings) -> None:
     if (folder := settings.uploads.folder) is not None:
-        (folder / (settings.part or "")).mkdir(parents=True, exist_ok=True)
+        make_folders(folder / (settings.part or ""))
 
 
 @contextmanager

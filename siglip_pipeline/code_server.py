@@ -11,6 +11,8 @@ import multiprocessing.forkserver
 import sys
 from typing import Any
 
+from siglip_pipeline.private_files import keep_files_private
+
 PRELOADED = "siglip_pipeline.preload"
 
 
@@ -19,6 +21,7 @@ def main() -> None:
     import dagster._grpc.server as server
     from dagster._cli import main as dagster_cli
 
+    keep_files_private()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([PRELOADED])
     multiprocessing.forkserver.ensure_running()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from siglip_pipeline.ports import listens
+from siglip_pipeline.private_files import private_home
 from siglip_pipeline.settings import Settings, process_environment
 from siglip_pipeline.store.database import embedded_server
 
@@ -49,7 +50,8 @@ def prepare_dagster_home(home: Path, *, runs: int | None = None) -> Path:
             workers. None: as dagster.yaml says, for runs on this machine.
     """
     folder = home / "dagster"
-    folder.mkdir(parents=True, exist_ok=True)
+    private_home(home)
+    folder.mkdir(mode=0o700, exist_ok=True)
     package = Path(__file__).parent
     # In a wheel it lies in the package, in a checkout beside it.
     source = next(

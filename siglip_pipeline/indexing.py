@@ -12,6 +12,7 @@ from siglip_pipeline.errors import DatabaseUnavailableError, LaunchError, QueryE
 from siglip_pipeline.freshness import out_of_date
 from siglip_pipeline.ingest import Ingested, bring_in
 from siglip_pipeline.names import shown, unusable
+from siglip_pipeline.private_files import make_folders
 from siglip_pipeline.records import Stage
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.status import PipelineStatus, collect_status
@@ -37,7 +38,7 @@ def ingest_videos(
         [{"video", "stage", "reason"}]}``
     """
     if (folder := settings.uploads.folder) is not None:
-        (folder / (settings.part or "")).mkdir(parents=True, exist_ok=True)
+        make_folders(folder / (settings.part or ""))
     uploads = UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
     outcomes = []
     for outcome in bring_in(paths, uploads, part=settings.part, replace=replace):
@@ -281,5 +282,8 @@ def _skip_reason(outcome: Ingested) -> str:
     if outcome.outcome == "missing":
         return "no such file or folder"
     if outcome.outcome == "refused":
-        return unusable(outcome.video) or "it is no file that can be copied"
+        return unusable(outcome.video) or (
+            "its path leads out of the folder that was named or out of UPLOADS, or something that "
+            "is no file is there; put the file itself there"
+        )
     return f"another file is at {outcome.video} already; --replace overwrites it"

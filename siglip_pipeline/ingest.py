@@ -1,19 +1,31 @@
 """Bring files into UPLOADS, whole or not at all."""
 
+import contextlib
+import errno
+import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Final, Literal
 
 import fsspec
 
 from siglip_pipeline.errors import UploadNotFoundError, UploadsUnavailableError
 from siglip_pipeline.names import unusable
+from siglip_pipeline.opening import make_folder, open_file, open_named
+from siglip_pipeline.private_files import make_folders, usual_mode
+from siglip_pipeline.records import Upload
 from siglip_pipeline.uploads import UploadStore, sha256_of
 
 Outcome = Literal["copied", "present", "conflict", "missing", "refused"]
+
+COPY_BYTES: Final = 4 * 2**20
+NO_FILE: Final = {errno.ENOENT, errno.EINVAL, errno.ENXIO}
+# A link that leads out of a folder or in a circle, a file where a folder has to be, or a folder.
+NO_PLACE: Final = {errno.EXDEV, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +37,7 @@ class Ingested:
     """Path below UPLOADS."""
     outcome: Outcome
     """``conflict``: another file of that name is there, and stays; ``missing``: no such source;
-    ``refused``: its name cannot be kept."""
+    ``refused``: its name cannot be kept, or its path leads elsewhere."""
 
     @property
     def is_upload(self) -> bool:
@@ -55,68 +67,93 @@ def bring_in(
         One outcome per file.
     """
     for path in paths:
-        for source, name in _files(path):
+        for source, name, opener in _files(path):
             video = f"{part}/{name}" if part else name
-            yield _bring_in_file(source, video, uploads, replace=replace)
+            outcome, video = _bring_in_file(source, video, uploads, opener, replace=replace)
+            yield Ingested(source=str(source), video=video, outcome=outcome)
 
 
-def _files(path: Path) -> Iterator[tuple[Path, str]]:
+def _files(path: Path) -> Iterator[tuple[Path, str, Callable[[], BinaryIO]]]:
+    """Files, their names below UPLOADS, and how each is opened."""
     if path.is_dir():
         ready, refused = UploadStore(path, settle_seconds=0).survey()
         for name in [*(file.path for file in ready), *(file.path for file in refused)]:
-            yield path / name, name
+            # A folder may come from elsewhere: links in it must not lead out of it.
+            yield path / name, name, partial(open_file, path, name)
     else:
-        yield path, path.name
+        yield path, path.name, partial(open_named, path)
 
 
-def _bring_in_file(source: Path, video: str, uploads: UploadStore, *, replace: bool) -> Ingested:
-    def ingested(outcome: Outcome, video: str = video) -> Ingested:
-        return Ingested(source=str(source), video=video, outcome=outcome)
-
+def _bring_in_file(
+    source: Path,
+    video: str,
+    uploads: UploadStore,
+    opener: Callable[[], BinaryIO],
+    *,
+    replace: bool,
+) -> tuple[Outcome, str]:
+    """What became of a file, and its path below UPLOADS."""
     if unusable(video) is not None:
-        return ingested("refused")
-    if not source.is_file():
-        return ingested("missing")
-    folder = uploads.url.folder
-    if folder is not None and source.resolve().is_relative_to(folder):
-        return ingested("present", source.resolve().relative_to(folder).as_posix())
+        return "refused", video
     try:
-        there = uploads.get(video)
+        file = opener()
+    except OSError as error:
+        if error.errno not in NO_FILE | NO_PLACE:
+            raise
+        return ("refused" if error.errno in NO_PLACE else "missing"), video
+    with file:
+        folder = uploads.folder
+        if folder is not None and source.resolve().is_relative_to(folder.resolve()):
+            return "present", source.resolve().relative_to(folder.resolve()).as_posix()
+        there = _existing(uploads, video)
+        if there is not None:
+            same_size = there.size_bytes == os.fstat(file.fileno()).st_size
+            if same_size and sha256_of(file) == uploads.sha256(video):
+                return "present", video
+            if not replace:
+                return "conflict", video
+            file.seek(0)
+        try:
+            _copy(file, uploads, video)
+        except OSError as error:
+            if error.errno not in NO_PLACE:
+                raise
+            return "refused", video
+        return "copied", video
+
+
+def _existing(uploads: UploadStore, video: str) -> Upload | None:
+    try:
+        return uploads.get(video)
     except UploadNotFoundError:
-        pass
-    else:
-        if there.size_bytes == source.stat().st_size and _sha256(source) == uploads.sha256(video):
-            return ingested("present")
-        if not replace:
-            return ingested("conflict")
-    _copy(source, uploads, video)
-    return ingested("copied")
+        return None
 
 
-def _copy(source: Path, uploads: UploadStore, video: str) -> None:
+def _copy(file: BinaryIO, uploads: UploadStore, video: str) -> None:
     url = uploads.url
-    if url.folder is None:
+    if uploads.folder is None:
         try:
             fs, root = fsspec.core.url_to_fs(url.reveal())
-            fs.put_file(str(source), f"{root.rstrip('/')}/{video}")
+            fs.put_file(f"/dev/fd/{file.fileno()}", f"{root.rstrip('/')}/{video}")
         except Exception as error:  # each storage has exceptions of its own
             raise UploadsUnavailableError(
                 f"{video}: cannot be written to {url}: {url.masked(error)}; check that it exists "
                 "and that the credentials allow writing"
             ) from url.masked_error(error)
         return
-    target = url.folder / video
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(uploads.folder)
+    above, _, name = video.rpartition("/")
+    folder = make_folder(uploads.folder, above, usual_mode(0o777))
     # Hidden names are no uploads, so the sensor does not see the copy before it is complete. The
     # file's own name may leave no room for a suffix.
-    draft = target.with_name(f".{uuid.uuid4().hex}.part")
+    draft = f".{uuid.uuid4().hex}.part"
     try:
-        shutil.copyfile(source, draft)
-        draft.replace(target)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
+        with os.fdopen(descriptor, "wb") as copy:
+            shutil.copyfileobj(file, copy, COPY_BYTES)
+            os.fchmod(copy.fileno(), usual_mode(0o666))
+        os.replace(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
     finally:
-        draft.unlink(missing_ok=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return sha256_of(file)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(draft, dir_fd=folder)
+        os.close(folder)

@@ -26,6 +26,7 @@ from siglip_pipeline.dagster_home import (
 from siglip_pipeline.errors import DatabaseUnavailableError, LaunchError
 from siglip_pipeline.log_files import shorten
 from siglip_pipeline.ports import answers, check_port, free_port, listens
+from siglip_pipeline.private_files import private_home
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline.store.database import embedded_server, open_database
 from siglip_pipeline.store.embedded import EmbeddedPostgres
@@ -154,6 +155,8 @@ class Launcher:
         if self._server is not None and not self._server.has_process():
             logger.warning("the embedded Postgres ended (%s); starting it again", self._server.log)
             self._server.start()
+        if self._server is not None:
+            self._server.shorten_log()
         if seconds := self._clock.set_back_seconds():
             self._start_daemon_anew(seconds)
         for service in self._services:
@@ -226,7 +229,8 @@ def launch(settings: Settings) -> Iterator[Launcher]:
         StoreError: the database cannot be used.
     """
     home = settings.home
-    (home / "logs").mkdir(parents=True, exist_ok=True)
+    private_home(home)
+    (home / "logs").mkdir(mode=0o700, exist_ok=True)
     with ExitStack() as stack:
         stack.enter_context(only_one(home))
         end_leftovers(home)

@@ -5,6 +5,7 @@ while it opens: symlinks are followed where they stay beneath the folder, and no
 descriptor. A pipe, socket or device in the place of a file never holds the caller up.
 """
 
+import contextlib
 import ctypes
 import errno
 import functools
@@ -44,7 +45,19 @@ def open_file(root: str | os.PathLike[str], path: str) -> BinaryIO:
     Raises:
         OSError: there is none, it is no regular file, or the path leads out of the folder.
     """
-    descriptor = _open_beneath(root, path, _READ)
+    return _regular(_open_beneath(root, path, _READ), path)
+
+
+def open_named(path: Path) -> BinaryIO:
+    """Open a regular file that a person has named, wherever its links lead, to be read.
+
+    Raises:
+        OSError: there is none, or it is no regular file.
+    """
+    return _regular(os.open(path, _READ), str(path))
+
+
+def _regular(descriptor: int, path: str) -> BinaryIO:
     try:
         _require_regular(os.fstat(descriptor), path)
         return os.fdopen(descriptor, "rb")
@@ -71,6 +84,32 @@ def open_folder(root: str | os.PathLike[str], path: str = "") -> int:
         OSError: there is none, or the path leads out of the folder.
     """
     return _open_beneath(root, path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def make_folder(root: str | os.PathLike[str], path: str, mode: int = 0o777) -> int:
+    """Open a folder beneath a folder as :func:`open_folder` does; make what is missing of it.
+
+    Args:
+        root: the folder, which is there.
+        path: relative to it; "" for that folder itself.
+        mode: of folders that are made, whatever the umask.
+    """
+    try:
+        return open_folder(root, path)
+    except FileNotFoundError:
+        above, _, last = path.rpartition("/")
+    parent = make_folder(root, above, mode)
+    try:
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            os.mkdir(last, dir_fd=parent)
+            made = os.open(last, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+            try:
+                os.fchmod(made, mode)
+            finally:
+                os.close(made)
+    finally:
+        os.close(parent)
+    return open_folder(root, path)
 
 
 def _require_regular(status: os.stat_result, path: str) -> None:

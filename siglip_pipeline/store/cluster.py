@@ -19,7 +19,9 @@ def initialise(data: Path, account: binaries.Account) -> None:
     if (data / "PG_VERSION").exists():
         return
     parent = data.parent
-    parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if not parent.exists():  # a home is there already
+        binaries.passable_folder(binaries.SYSTEM_FOLDER)
+        binaries.passable_folder(parent)
     partial = Path(tempfile.mkdtemp(prefix="postgres.new.", dir=parent))
     account.own(partial)
     logger.info("making a new database cluster in %s", data)

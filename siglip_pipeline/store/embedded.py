@@ -26,6 +26,8 @@ import psycopg
 from psycopg import sql
 
 from siglip_pipeline.errors import EmbeddedDatabaseError
+from siglip_pipeline.log_files import shorten
+from siglip_pipeline.private_files import private_home
 from siglip_pipeline.store import binaries, cluster, postmaster, tuning
 from siglip_pipeline.store.postmaster import SUPERUSER
 
@@ -66,7 +68,7 @@ class EmbeddedPostgres:
         Raises:
             EmbeddedDatabaseError: the server cannot be started.
         """
-        self.home.mkdir(parents=True, exist_ok=True)
+        self._make_home()
         with self._lock_file("postgres.users") as users:
             fcntl.flock(users, fcntl.LOCK_SH)
             try:
@@ -85,9 +87,13 @@ class EmbeddedPostgres:
 
     def keep(self) -> str:
         """Start the server and leave it running until :meth:`stop` (``db start``)."""
-        self.home.mkdir(parents=True, exist_ok=True)
+        self._make_home()
         self._keep_marker.touch()
         return self.start()
+
+    def _make_home(self) -> None:
+        _ = self.account  # made first: the home is closed to all but its group
+        private_home(self.home)
 
     @property
     def _keep_marker(self) -> Path:
@@ -130,7 +136,8 @@ class EmbeddedPostgres:
         Raises:
             EmbeddedDatabaseError: with the end of the server's log.
         """
-        self.home.mkdir(parents=True, exist_ok=True)
+        self._make_home()
+        self.shorten_log()
         with self._alone():
             if postmaster.find(self.data) is None:
                 binaries.check_processor()
@@ -207,6 +214,10 @@ class EmbeddedPostgres:
     def log(self) -> Path:
         """The server's log."""
         return self.data.parent / "postgres.log"
+
+    def shorten_log(self) -> None:
+        """Put the log aside where it has grown long; the server goes on writing into it."""
+        shorten(self.log, most_bytes=LOG_BYTES_KEPT)
 
     def has_process(self) -> bool:
         """Whether a server process lives, answering or not; costs no connection."""
@@ -302,7 +313,7 @@ class EmbeddedPostgres:
     def _launch(self) -> None:
         cluster.write_configuration(self.data, self.account, self.configuration(), port=self.port)
         command = [str(binaries.find_binaries(self.account) / "postgres"), "-D", str(self.data)]
-        with _append_log(self.log) as log:
+        with self.log.open("ab") as log:
             self._child = subprocess.Popen(
                 command,
                 cwd="/",
@@ -334,11 +345,3 @@ class EmbeddedPostgres:
                 sql.Identifier(SUPERUSER), sql.Literal(self._password_file.read_text().strip())
             )
         )
-
-
-@contextmanager
-def _append_log(path: Path) -> Iterator[Any]:
-    if path.exists() and path.stat().st_size > LOG_BYTES_KEPT:
-        path.replace(path.with_suffix(".log.1"))
-    with path.open("ab") as log:
-        yield log

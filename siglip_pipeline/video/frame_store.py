@@ -1,12 +1,15 @@
 """Sampled frames at rest: one Parquet file per video, in a folder or bucket.
 
-Files are written under a temporary name and moved, so that readers see all or nothing.
+Files are written under a temporary name and moved, so that readers see all or nothing. What is
+stored in a folder is as open to other users as that folder; one that is made here is open to none.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
+import stat
 import tempfile
 import time
 import uuid
@@ -120,11 +123,12 @@ class FrameStore:
         Raises:
             FrameStoreError: the folder cannot be made.
         """
-        folder = self._drafts
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder = self._drafts
+            if self._local:
+                self._make_folder(folder)
         except OSError as error:
-            raise self.refused(folder, error) from error
+            raise self.refused(Path(self._root), error) from error
         return folder / f"{uuid.uuid4().hex}.parquet"
 
     def refused(self, folder: Path, error: OSError) -> FrameStoreError:
@@ -139,7 +143,19 @@ class FrameStore:
     def _drafts(self) -> Path:
         if self._local:
             return Path(self._root) / ".drafts"
-        return Path(tempfile.gettempdir()) / f"siglip-frames-{os.getuid()}"
+        return _temporary_drafts()
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder of the store, and those above it, to survive a power cut."""
+        if folder.is_dir():
+            return
+        self._make_folder(folder.parent)
+        root = Path(self._root)
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            folder.mkdir(mode=0o700)
+            if folder.is_relative_to(root) and folder != root:
+                folder.chmod(stat.S_IMODE(root.stat().st_mode))
+        _to_disk(folder.parent)
 
     def remove_abandoned_drafts(self, *, older_than_seconds: float) -> int:
         """Remove drafts of processes that were killed; how many.
@@ -166,9 +182,12 @@ class FrameStore:
         target = self._path(video)
         try:
             if self._local:
-                Path(target).parent.mkdir(parents=True, exist_ok=True)
+                folder = Path(target).parent
+                self._make_folder(folder)
+                draft.chmod(Path(self._root).stat().st_mode & 0o666)
                 _to_disk(draft)
                 draft.replace(target)
+                _to_disk(folder)
             elif self._protocols & BUCKET_PROTOCOLS:
                 # A put appears whole when it ends; a move would only copy once more.
                 self._fs.put_file(str(draft), target)
@@ -368,11 +387,37 @@ class _Stored:
         self._file.close()
 
 
-def _to_disk(file: Path) -> None:
-    """Have the file's content survive a power cut before its name does."""
-    descriptor = os.open(file, os.O_RDONLY)
+def _temporary_drafts() -> Path:
+    """The folder of this process's user below the system's temporary one.
+
+    Its name can be foreseen, so that drafts of killed processes are found again. One that somebody
+    else has made there first is refused.
+
+    Raises:
+        FrameStoreError: it is a link, of another user, or open to others.
+    """
+    folder = Path(tempfile.gettempdir()) / f"siglip-frames-{os.geteuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    status = folder.lstat()
+    is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    if not is_ours or status.st_mode & 0o022:
+        raise FrameStoreError(
+            f"{folder} is no folder of this user alone: another user may have made it; remove it, "
+            "or set TMPDIR to a folder of your own"
+        )
+    folder.chmod(0o700)  # earlier versions let others read it
+    return folder
+
+
+def _to_disk(path: Path) -> None:
+    """Have what a file or folder holds survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # this file system has no such thing for folders
+            raise
     finally:
         os.close(descriptor)
 

@@ -2,6 +2,8 @@
 
 import io
 import os
+import stat
+import tempfile
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
@@ -391,3 +393,80 @@ def test_fsspec_sees_no_half_written_file() -> None:
     assert all(name.endswith(".tmp") for names in seen for name in names)
     assert [n.rpartition("/")[2] for n in filesystem.find("/frames")] == ["b.mp4.frames.parquet"]
     MemoryFileSystem.store.clear()
+
+
+def modes(folder: Path) -> set[str]:
+    found = [path.stat().st_mode for path in (folder, *folder.rglob("*"))]
+    return {f"{'d' if stat.S_ISDIR(mode) else '-'}{stat.S_IMODE(mode):o}" for mode in found}
+
+
+@pytest.mark.parametrize(
+    ("shared", "expected"),
+    [(None, {"d700", "-600"}), (0o2770, {"d2770", "-660"}), (0o755, {"d755", "-644"})],
+)
+def test_frames_are_as_open_as_the_folder_that_they_are_in(
+    tmp_path: Path, shared: int | None, expected: set[str]
+) -> None:
+    folder = tmp_path / "frames"
+    if shared is not None:
+        folder.mkdir()
+        folder.chmod(shared)
+    store = FrameStore(folder)
+    write(store, stored(2))
+    store.copy("a/b.mp4", "other/c.mp4")
+    assert modes(folder) == expected
+
+
+@pytest.mark.parametrize("what", ["link", "open"])
+def test_a_folder_for_drafts_that_others_made_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    place = tmp_path / f"siglip-frames-{os.geteuid()}"
+    if what == "link":
+        (tmp_path / "theirs").mkdir()
+        place.symlink_to(tmp_path / "theirs")
+    else:
+        place.mkdir()
+        place.chmod(0o777)
+    with pytest.raises(FrameStoreError, match="TMPDIR"):
+        FrameStore("memory://frames").new_draft()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")
+def test_a_folder_for_drafts_of_another_user_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    place = tmp_path / f"siglip-frames-{os.geteuid()}"
+    place.mkdir(mode=0o700)
+    os.chown(place, 65534, 65534)
+    with pytest.raises(FrameStoreError, match="TMPDIR"):
+        FrameStore("memory://frames").new_draft()
+
+
+def test_drafts_for_a_bucket_are_closed_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    draft = FrameStore("memory://frames").new_draft()
+    assert stat.S_IMODE(draft.parent.stat().st_mode) == 0o700
+
+
+def test_names_survive_a_power_cut_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was synced to the disk, and whether the frame file had its name by then."""
+    target = tmp_path / "frames" / "a" / "b.mp4.frames.parquet"
+    synced: list[tuple[int, bool]] = []
+    fsync = os.fsync
+
+    def spy(descriptor: int) -> None:
+        fsync(descriptor)
+        synced.append((os.fstat(descriptor).st_ino, target.exists()))
+
+    monkeypatch.setattr(os, "fsync", spy)
+    write(FrameStore(tmp_path / "frames"), stored(2))
+    file, folder = target.stat().st_ino, target.parent.stat().st_ino
+    assert (file, False) in synced
+    assert synced.index((file, False)) < synced.index((folder, True))
+    made_in = {inode for inode, _ in synced}
+    assert {tmp_path.stat().st_ino, (tmp_path / "frames").stat().st_ino} <= made_in
