@@ -85,6 +85,7 @@ def status_table(status: PipelineStatus) -> Table:
     )
     table.add_row("frames", str(status.frames))
     table.add_row("vectors", str(status.vectors))
+    table.add_row("decoding", f"held by {status.sandbox}")
     for warning in status.warnings:
         table.add_row(Text("warning", style="yellow"), warning)
     stale = status.out_of_date

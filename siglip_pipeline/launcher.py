@@ -37,6 +37,7 @@ from siglip_pipeline.up_state import (
     only_one,
     write_state,
 )
+from siglip_pipeline.video.sandbox import sandbox_report, sandbox_warning
 from siglip_pipeline.web.binding import check_exposure, url_host
 
 logger = logging.getLogger(__name__)
@@ -240,6 +241,9 @@ def launch(settings: Settings) -> Iterator[Launcher]:
         external = settings.database_url and settings.dagster_postgres_url
         server = None if external else embedded_server(settings)
         settings = stack.enter_context(with_databases(settings))
+        logger.info("processes that decode are held by: %s", sandbox_report())
+        if (warning := sandbox_warning()) is not None:
+            logger.warning("%s", warning)
         with open_database(settings):
             pass  # migrations: every child finds the schema in place
         dagster_home = prepare_dagster_home(

@@ -15,6 +15,7 @@ from siglip_pipeline.store.live_index import LiveIndex, live_index
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.videos import Failure, VideoStore
 from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.video.sandbox import SandboxReport, sandbox_report, sandbox_warning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,8 @@ class PipelineStatus:
     """What a person should see to before it becomes a failure."""
     model: dict[str, Any] | None
     index: dict[str, Any] | None
+    sandbox: SandboxReport
+    """Which locks hold for processes that decode on this machine."""
 
     def to_json(self) -> dict[str, Any]:
         """The document that ``status --json`` prints."""
@@ -61,6 +64,7 @@ class PipelineStatus:
             "vectors": self.vectors,
             "model": self.model,
             "index": self.index,
+            "decoding": {"sandbox": str(self.sandbox), "closed": self.sandbox.is_closed},
         }
 
 
@@ -97,9 +101,10 @@ def collect_status(database: Database, settings: Settings) -> PipelineStatus:
         frames=counts.frames,
         vectors=counts.vectors,
         out_of_date=out_of_date(database, settings),
-        warnings=() if warning is None else (warning,),
+        warnings=tuple(filter(None, (warning, sandbox_warning()))),
         model={"name": model.name, "key": model.key, "dim": model.dim} if model else None,
         index=_index_json(live_index(database, model.model_id)) if model else None,
+        sandbox=sandbox_report(),
     )
 
 

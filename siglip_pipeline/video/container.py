@@ -70,14 +70,14 @@ def open_container(
     Raises:
         VideoError: the file is not something that FFmpeg can open, with the reason.
     """
-    with contextlib.closing(source.open_for_ffmpeg()) as file:
+    with contextlib.ExitStack() as stack:
         try:
+            file = stack.enter_context(contextlib.closing(source.open_for_ffmpeg()))
             container = _open(file, "r", metadata_errors="replace", options=options or {})
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise VideoError(source.video, open_failure_reason(source, error)) from error
         assert isinstance(container, InputContainer)
-        with container:
-            yield container
+        yield stack.enter_context(container)
 
 
 @contextlib.contextmanager

@@ -113,8 +113,7 @@ class SandboxReport:
             *([f"Landlock {self.landlock}"] if self.landlock else []),
             "limits on memory, CPU time, open files and file size",
         ]
-        lacks = "" if self.is_closed else "; without seccomp a damaged decoder could reach more"
-        return ", ".join(held) + lacks
+        return ", ".join(held)
 
 
 def sandbox_report() -> SandboxReport:
@@ -126,6 +125,18 @@ def sandbox_report() -> SandboxReport:
     available = _syscall(machine.seccomp, SECCOMP_GET_ACTION_AVAIL, 0, ctypes.addressof(action))
     return SandboxReport(
         no_new_privs=True, seccomp=available == 0, landlock=max(0, _landlock_version())
+    )
+
+
+def sandbox_warning() -> str | None:
+    """What a person should see to where decoding is not closed off; None where it is."""
+    report = sandbox_report()
+    if report.is_closed:
+        return None
+    return (
+        f"processes that decode are held by {report} alone: a flaw in a decoder could let an "
+        "upload reach files and the network. Use Linux on x86-64 or ARM64 with seccomp, or run "
+        "workers in a container without network and secrets (docs/security.md)"
     )
 
 

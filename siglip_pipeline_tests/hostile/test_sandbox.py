@@ -12,9 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.status import collect_status
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.video import sandbox
 from siglip_pipeline.video.children import Child, JobError
 from siglip_pipeline.video.jobs import Limits
-from siglip_pipeline.video.sandbox import sandbox_report
+from siglip_pipeline.video.sandbox import SandboxReport, sandbox_report
 from siglip_pipeline_tests.hostile.attacks import ATTACKS, AttackJob, EnvironmentJob, SayJob
 
 REPORT = sandbox_report()
@@ -111,3 +115,18 @@ def test_what_a_child_says_is_not_trusted(answer: object, times: int) -> None:
     unclear = pytest.raises((VideoError, JobError), match="makes no sense")
     with attacked_child() as child, unclear:
         read_report("a.mp4", child.run(SayJob(answer=answer, times=times), LIMITS))
+
+
+@pytest.mark.parametrize(
+    ("report", "words"),
+    [
+        (SandboxReport(no_new_privs=False, seccomp=False, landlock=0), "held by limits on memory"),
+        (SandboxReport(no_new_privs=True, seccomp=True, landlock=0), None),
+    ],
+)
+def test_a_machine_without_the_locks_is_warned_about(
+    report: SandboxReport, words: str | None, monkeypatch: pytest.MonkeyPatch, database: Database
+) -> None:
+    monkeypatch.setattr(sandbox, "sandbox_report", lambda: report)
+    warnings = " ".join(collect_status(database, Settings()).warnings)
+    assert (words in warnings) if words else ("decode" not in warnings)
