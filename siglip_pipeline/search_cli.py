@@ -16,7 +16,7 @@ from siglip_pipeline.cli_settings import Json, load_settings
 from siglip_pipeline.errors import LaunchError, NothingIndexedError
 from siglip_pipeline.export import Exported, export_hits
 from siglip_pipeline.hits import Hit
-from siglip_pipeline.json_form import Given
+from siglip_pipeline.json_form import Given, to_json
 from siglip_pipeline.names import shown
 from siglip_pipeline.search import (
     ImageTerm,
@@ -210,7 +210,7 @@ def duplicates(
             )
         segments = VideoSimilarityStore(database).segments(video=video, duplicates_only=not every)
     if json_:
-        console.print_json({"segments": [segment.to_json() for segment in segments]})
+        console.print_json({"segments": [to_json(segment) for segment in segments]})
     elif segments:
         console.out.print(duplicates_table(segments))
     else:
@@ -287,9 +287,9 @@ def duplicates_table(segments: list[SharedSegment]) -> Any:
     for s in segments:
         table.add_row(
             shown(s.video_a),
-            f"{timecode(s.start_a)} – {timecode(s.end_a)}",
+            f"{timecode(s.start_a_seconds)} – {timecode(s.end_a_seconds)}",
             shown(s.video_b),
-            f"{timecode(s.start_b)} – {timecode(s.end_b)}",
+            f"{timecode(s.start_b_seconds)} – {timecode(s.end_b_seconds)}",
             f"{s.speed:.2f}",
             f"{s.covered:.0%}",
             "copy" if s.duplicate else "",

@@ -59,9 +59,9 @@ def _records(segments: Iterable[SharedSegment]) -> Iterable[dg.TableRecord]:
             {
                 "duplicate": s.duplicate,
                 "video_a": s.video_a,
-                "part_a": f"{timecode(s.start_a)} – {timecode(s.end_a)}",
+                "part_a": f"{timecode(s.start_a_seconds)} – {timecode(s.end_a_seconds)}",
                 "video_b": s.video_b,
-                "part_b": f"{timecode(s.start_b)} – {timecode(s.end_b)}",
+                "part_b": f"{timecode(s.start_b_seconds)} – {timecode(s.end_b_seconds)}",
                 "speed": round(s.speed, 2),
                 "covered": round(s.covered, 3),
                 "score": round(s.score, 4),

@@ -4,7 +4,7 @@ import re
 import select
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from typing import Literal
 
 import psycopg
 import psycopg_pool
@@ -20,24 +20,24 @@ from siglip_pipeline.errors import (
 )
 from siglip_pipeline.secret import SecretUrl
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.store import schema as schemas
 from siglip_pipeline.store.embedded import EmbeddedPostgres
-from siglip_pipeline.store.schema import Migration, apply_migrations, check_schema, migrations
+from siglip_pipeline.store.schema import (
+    LOCK,
+    Connection,
+    Migration,
+    apply_migrations,
+    check_schema,
+)
 
 __all__ = [
     "Connection",
     "Database",
-    "Migration",
-    "apply_migrations",
     "embedded_server",
     "migrate",
-    "migrations",
     "open_database",
     "parse_version",
     "where",
 ]
-
-Connection = psycopg.Connection[tuple[Any, ...]]
 
 POSTGRES_MINIMUM = 15
 # 0.8.2 fixes a buffer overflow in parallel HNSW builds.
@@ -45,9 +45,7 @@ PGVECTOR_MINIMUM = (0, 8, 2)
 CONNECT_SECONDS = 15.0
 
 # First keys of two-part advisory locks; the second is a model_id or a video_id.
-LOCK_MIGRATE, LOCK_MODEL, LOCK_VIDEO, LOCK_BUILD = schemas.LOCK, 0x51611, 0x51612, 0x51613
-
-migrate = apply_migrations
+LOCK_MIGRATE, LOCK_MODEL, LOCK_VIDEO, LOCK_BUILD = LOCK, 0x51611, 0x51612, 0x51613
 
 
 class Database:
@@ -276,10 +274,27 @@ def open_database(
         lease = embedded_server(settings).lease
         database = stack.enter_context(Database(url or stack.enter_context(lease())))
         if schema == "migrate":
-            apply_migrations(database)
+            migrate(database)
         elif schema == "check":
-            check_schema(database)
+            with database.connection() as connection:
+                check_schema(connection)
         yield database
+
+
+def migrate(database: Database, *, known: list[Migration] | None = None) -> list[str]:
+    """Bring the schema up to date; see :func:`~siglip_pipeline.store.schema.apply_migrations`.
+
+    Returns:
+        The migrations that were applied now, e.g. ``0001_initial``.
+
+    Raises:
+        DatabaseVersionError: the schema is newer than this program, or differs from it.
+    """
+    with database.connection() as connection:
+        applied = apply_migrations(connection, known=known)
+    if applied:
+        database.drain()  # connections made before the extension was there
+    return applied
 
 
 def embedded_server(settings: Settings) -> EmbeddedPostgres:

@@ -5,14 +5,14 @@ import logging
 import re
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import Any
 
+import psycopg
 from pgvector.psycopg import register_vector
 
 from siglip_pipeline.errors import DatabaseVersionError
 
-if TYPE_CHECKING:  # it imports this module
-    from siglip_pipeline.store.database import Connection, Database
+Connection = psycopg.Connection[tuple[Any, ...]]
 
 logger = logging.getLogger(__name__)
 
@@ -49,15 +49,15 @@ def migrations() -> list[Migration]:
     return sorted(found, key=lambda migration: migration.number)
 
 
-def apply_migrations(database: "Database", *, known: list[Migration] | None = None) -> list[str]:
-    """Bring the schema up to date, in one transaction: wholly, or not at all.
+def apply_migrations(connection: Connection, *, known: list[Migration] | None = None) -> list[str]:
+    """Bring the schema up to date, in the connection's transaction: wholly, or not at all.
 
     One that is interrupted leaves the schema as it was, and may be run again. Any number of
     processes may call this at once: one migrates, the others wait for it. Where nothing is to be
     done, nothing is written: a role that may only read is enough.
 
     Args:
-        database: where to.
+        connection: in a transaction, which the caller ends.
         known: instead of those that the program brings.
 
     Returns:
@@ -67,39 +67,35 @@ def apply_migrations(database: "Database", *, known: list[Migration] | None = No
         DatabaseVersionError: the schema is newer than this program, or differs from it.
     """
     known = migrations() if known is None else known
+    if not _missing(_applied(connection), known):
+        return []
+    connection.execute("SELECT pg_advisory_xact_lock(%s, 0)", [LOCK])
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS schema_migrations (number integer PRIMARY KEY, name text"
+        " NOT NULL, digest text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+    )
     applied = []
-    with database.connection() as connection:
-        if not _missing(_applied(connection), known):
-            return []
-        connection.execute("SELECT pg_advisory_xact_lock(%s, 0)", [LOCK])
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS schema_migrations (number integer PRIMARY KEY, name text"
-            " NOT NULL, digest text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
-        )
-        for migration in _missing(_applied(connection), known):
-            with connection.transaction():
-                connection.execute(migration.text.encode())
-                connection.execute(
-                    "INSERT INTO schema_migrations (number, name, digest) VALUES (%s, %s, %s)",
-                    [migration.number, migration.name, migration.digest],
-                )
-            logger.info("applied migration %s", migration.label)
-            applied.append(migration.label)
-        register_vector(connection)
-    if applied:
-        database.drain()  # connections made before the extension was there
+    for migration in _missing(_applied(connection), known):
+        with connection.transaction():
+            connection.execute(migration.text.encode())
+            connection.execute(
+                "INSERT INTO schema_migrations (number, name, digest) VALUES (%s, %s, %s)",
+                [migration.number, migration.name, migration.digest],
+            )
+        logger.info("applied migration %s", migration.label)
+        applied.append(migration.label)
+    register_vector(connection)
     return applied
 
 
-def check_schema(database: "Database") -> None:
+def check_schema(connection: Connection) -> None:
     """Read whether the schema is the one that this program was written for.
 
     Raises:
         DatabaseVersionError: it is older or newer, with the remedy.
     """
     known = migrations()
-    with database.connection() as connection:
-        missing = _missing(_applied(connection), known)
+    missing = _missing(_applied(connection), known)
     if missing:
         found = missing[0].number - 1
         raise DatabaseVersionError(
@@ -108,7 +104,7 @@ def check_schema(database: "Database") -> None:
         )
 
 
-def _applied(connection: "Connection") -> dict[int, str]:
+def _applied(connection: Connection) -> dict[int, str]:
     """Digest of each migration that was applied, by number."""
     table = connection.execute("SELECT to_regclass('schema_migrations')").fetchone()
     if table == (None,):

@@ -1,10 +1,11 @@
 """Which videos resemble each other, as the last comparison found it; it is only read here."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 from psycopg.rows import class_row
 
+from siglip_pipeline.json_form import Rounded3, Rounded6, rounded
 from siglip_pipeline.store.database import Database
 
 
@@ -16,38 +17,36 @@ class SharedSegment:
     video_b: str
     video_a_id: int
     video_b_id: int
-    start_a: float
-    end_a: float
-    start_b: float
-    end_b: float
-    speed: float
+    start_a_seconds: Rounded3
+    end_a_seconds: Rounded3
+    start_b_seconds: Rounded3
+    end_b_seconds: Rounded3
+    speed: Annotated[float, rounded(4)]
     """Seconds of b that pass in a second of a."""
-    score: float
+    score: Rounded6
     """Mean cosine of the frames that meet."""
-    evidence: float
+    evidence: Annotated[float, rounded(2)]
     """How many different frames it has; 1 for a picture that stands still."""
     duplicate: bool
     """The videos are copies, or one is a copy of a part of the other."""
-    covered: float
+    covered: Annotated[float, rounded(4)]
     """Share of what the shorter video shows that is in the other one, all stretches together."""
 
-    def to_json(self) -> dict[str, Any]:
-        """For ``duplicates --json`` and HTTP."""
-        return {
-            "video_a": self.video_a,
-            "video_b": self.video_b,
-            "video_a_id": self.video_a_id,
-            "video_b_id": self.video_b_id,
-            "start_a_seconds": round(self.start_a, 3),
-            "end_a_seconds": round(self.end_a, 3),
-            "start_b_seconds": round(self.start_b, 3),
-            "end_b_seconds": round(self.end_b, 3),
-            "speed": round(self.speed, 4),
-            "score": round(self.score, 6),
-            "evidence": round(self.evidence, 2),
-            "duplicate": self.duplicate,
-            "covered": round(self.covered, 4),
-        }
+
+_SEGMENTS = """
+SELECT a.path AS video_a, b.path AS video_b, s.video_a AS video_a_id, s.video_b AS video_b_id,
+       s.start_a AS start_a_seconds, s.end_a AS end_a_seconds,
+       s.start_b AS start_b_seconds, s.end_b AS end_b_seconds,
+       s.speed, s.score, s.evidence, s.duplicate, s.covered
+FROM shared_segments s
+JOIN videos a ON a.video_id = s.video_a
+JOIN videos b ON b.video_id = s.video_b
+WHERE s.model_id = coalesce(%(model)s::integer, (SELECT model_id FROM models WHERE is_active))
+  AND (%(video)s::text IS NULL OR %(video)s IN (a.path, b.path))
+  AND (s.duplicate OR NOT %(only)s)
+ORDER BY s.duplicate DESC, s.covered DESC, a.path, b.path, s.start_a
+LIMIT %(limit)s
+"""
 
 
 class VideoSimilarityStore:
@@ -77,15 +76,6 @@ class VideoSimilarityStore:
             connection.cursor(row_factory=class_row(SharedSegment)) as cursor,
         ):
             return cursor.execute(
-                "SELECT a.path AS video_a, b.path AS video_b, s.video_a AS video_a_id,"
-                " s.video_b AS video_b_id, s.start_a, s.end_a, s.start_b, s.end_b, s.speed,"
-                " s.score, s.evidence, s.duplicate, s.covered FROM shared_segments s"
-                " JOIN videos a ON a.video_id = s.video_a JOIN videos b ON b.video_id = s.video_b"
-                " WHERE s.model_id = coalesce(%(model)s::integer,"
-                " (SELECT model_id FROM models WHERE is_active))"
-                " AND (%(video)s::text IS NULL OR %(video)s IN (a.path, b.path))"
-                " AND (s.duplicate OR NOT %(only)s)"
-                " ORDER BY s.duplicate DESC, s.covered DESC, a.path, b.path, s.start_a"
-                " LIMIT %(limit)s",
+                _SEGMENTS,
                 {"model": model_id, "video": video, "only": duplicates_only, "limit": limit},
             ).fetchall()

@@ -171,8 +171,8 @@ def duplicates_page(services: CurrentServices, segments: bool = False) -> Respon
             place
             for segment in found
             for place in (
-                (segment.video_a_id, segment.start_a),
-                (segment.video_b_id, segment.start_b),
+                (segment.video_a_id, segment.start_a_seconds),
+                (segment.video_b_id, segment.start_b_seconds),
             )
         ]
     )

@@ -118,7 +118,7 @@ def duplicates(
         following["video_id"] = video_id
     return DuplicatesAnswer(
         segments=[
-            SharedSegmentAnswer(**segment.to_json()) for segment in found[offset : offset + limit]
+            SharedSegmentAnswer(**to_json(segment)) for segment in found[offset : offset + limit]
         ],
         next=f"/api/duplicates?{urlencode(following)}" if len(found) > offset + limit else None,
     )

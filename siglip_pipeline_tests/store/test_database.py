@@ -16,13 +16,12 @@ from siglip_pipeline.settings import Settings
 from siglip_pipeline.store import database as database_module
 from siglip_pipeline.store.database import (
     Database,
-    Migration,
     migrate,
-    migrations,
     open_database,
     parse_version,
     where,
 )
+from siglip_pipeline.store.schema import Migration, migrations
 
 
 def test_migrations_are_numbered_without_gaps() -> None:

@@ -19,9 +19,9 @@ from psycopg import sql
 from siglip_pipeline import cli
 from siglip_pipeline.errors import DatabaseUnavailableError, DatabaseVersionError
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.store.database import Database, open_database
+from siglip_pipeline.store.database import Database, migrate, open_database
 from siglip_pipeline.store.models import ModelStore
-from siglip_pipeline.store.schema import Migration, apply_migrations, check_schema, migrations
+from siglip_pipeline.store.schema import Migration, check_schema, migrations
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.store import made
 
@@ -34,7 +34,7 @@ Rows = dict[str, list[dict[str, Any]]]
 def build(database: Database, version: int) -> None:
     """A database that has come to a version step by step, with rows written at each."""
     for migration in KNOWN[:version]:
-        apply_migrations(database, known=KNOWN[: migration.number])
+        migrate(database, known=KNOWN[: migration.number])
         rows = SCHEMAS / f"rows_{migration.number:04d}.sql"
         if rows.exists():
             with database.connection() as connection:
@@ -75,10 +75,11 @@ def test_from_every_version_to_the_newest_nothing_is_lost(database: Database, ve
     build(database, version)
     before = all_rows(database)
     assert all(before.values()), "a table without rows: its migration needs a rows_NNNN.sql"
-    assert len(apply_migrations(database)) == NEWEST - version
+    assert len(migrate(database)) == NEWEST - version
     after = all_rows(database, {table: list(rows[0]) for table, rows in before.items()})
     assert after == before
-    check_schema(database)
+    with database.connection() as connection:
+        check_schema(connection)
 
     # And the program of today works with what is there.
     model = ModelStore(database).active()
@@ -114,7 +115,7 @@ def test_a_newer_database_is_refused_by_every_door(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    apply_migrations(database, known=[*KNOWN, future()])
+    migrate(database, known=[*KNOWN, future()])
     settings = Settings.load(database_url=database.url, home=tmp_path)
     said = f"schema version {NEWEST + 1}, this program knows up to {NEWEST}; upgrade siglip-pipe"
     for schema in ("migrate", "check"):
@@ -146,7 +147,8 @@ def test_an_older_database_is_not_served_but_migrated(
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
     assert run_cli(monkeypatch, "db", "migrate", "--json") == 0
-    check_schema(database)
+    with database.connection() as connection:
+        check_schema(connection)
 
 
 def test_a_migration_that_is_cut_off_leaves_the_version_before(database: Database) -> None:
@@ -155,13 +157,13 @@ def test_a_migration_that_is_cut_off_leaves_the_version_before(database: Databas
     slow = [*KNOWN, future("CREATE TABLE future (i integer); SELECT pg_sleep(60)")]
     errors: list[BaseException] = []
 
-    def migrate() -> None:
+    def migrate_slowly() -> None:
         try:
-            apply_migrations(database, known=slow)
+            migrate(database, known=slow)
         except BaseException as error:
             errors.append(error)
 
-    thread = threading.Thread(target=migrate)
+    thread = threading.Thread(target=migrate_slowly)
     thread.start()
     with psycopg.connect(database.url.reveal(), autocommit=True) as admin:
         deadline = time.monotonic() + 60
@@ -174,17 +176,20 @@ def test_a_migration_that_is_cut_off_leaves_the_version_before(database: Databas
     thread.join()
     assert isinstance(errors[0], DatabaseUnavailableError)
     assert all_rows(database) == before
-    with pytest.raises(DatabaseVersionError, match="version 2"):
-        check_schema(database)
-    assert apply_migrations(database) == [migration.label for migration in KNOWN[2:]]
+    with (
+        pytest.raises(DatabaseVersionError, match="version 2"),
+        database.connection() as connection,
+    ):
+        check_schema(connection)
+    assert migrate(database) == [migration.label for migration in KNOWN[2:]]
 
 
 def test_a_role_that_may_only_read_needs_no_migration(database: Database) -> None:
-    apply_migrations(database)
+    migrate(database)
     with database.connection() as connection:
         connection.execute("SET TRANSACTION READ ONLY")
         before = connection.execute("SELECT count(*) FROM schema_migrations").fetchone()
     url = f"{database.url.reveal()}&options=-c%20default_transaction_read_only%3Don"
     with Database(url) as reader:
-        assert apply_migrations(reader) == []
+        assert migrate(reader) == []
     assert before == (NEWEST,)

@@ -50,8 +50,8 @@ def test_a_copy_and_a_part_are_copies(database: Database, model_id: int) -> None
         s for s in store.segments(model_id=model_id, video="part.mp4") if s.video_a_id == 1
     ]
     assert (segment.video_a, segment.video_b) == ("film.mp4", "part.mp4")
-    assert (segment.start_a, segment.end_a) == (8, 20)
-    assert (segment.start_b, segment.end_b) == (0, 12)
+    assert (segment.start_a_seconds, segment.end_a_seconds) == (8, 20)
+    assert (segment.start_b_seconds, segment.end_b_seconds) == (0, 12)
     assert segment.covered == pytest.approx(1)
 
 
@@ -79,7 +79,7 @@ def test_an_intro_of_two_videos_is_a_segment_and_no_copy(database: Database, mod
     )
     assert copies(database, model_id) == set()
     (segment,) = VideoSimilarityStore(database).segments(model_id=model_id)
-    assert (segment.end_a, segment.start_b) == (8, 2)
+    assert (segment.end_a_seconds, segment.start_b_seconds) == (8, 2)
     assert not segment.duplicate
 
 

@@ -10,7 +10,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from siglip_pipeline.store.database import Database, apply_migrations
+from siglip_pipeline.store.database import Database, migrate
 from siglip_pipeline.store.embedded import EmbeddedPostgres
 from siglip_pipeline_tests.web.conftest import Collection, index_uploads, serving
 
@@ -77,7 +77,7 @@ def test_the_pipeline_works_and_the_service_reads(
         update={"database_url": roles.pipeline, "uploads": str(uploads), "home": tmp_path}
     )
     with Database(roles.pipeline) as database:
-        assert apply_migrations(database)
+        assert migrate(database)
     index_uploads(settings)
     (uploads / "two.avi").write_bytes((Path(collection.settings.uploads) / "old.avi").read_bytes())
     # An index of a later day: its tables are new, and must be readable too.
@@ -100,7 +100,7 @@ def test_the_pipeline_works_and_the_service_reads(
             assert answer.status_code == 200, (path, answer.text)
         assert running.client.get("/api/search?q=a+red+circle").json()["hits"]
     with Database(roles.reader) as database:
-        assert apply_migrations(database) == []
+        assert migrate(database) == []
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_the_pipeline_works_and_the_service_reads(
 )
 def test_the_reader_only_reads(roles: Roles, statement: str) -> None:
     with Database(roles.pipeline) as database:
-        apply_migrations(database)
+        migrate(database)
     with psycopg.connect(roles.reader, autocommit=True) as reader:
         # The setting that the role begins with is a help for mistakes, not the lock.
         reader.execute("SET default_transaction_read_only = off")
