@@ -33,6 +33,9 @@ POLL_SECONDS: Final = 0.1
 START_SECONDS: Final = 120.0
 """A child gets this much time for importing its libraries, before it is given the usual limit."""
 
+MAX_MESSAGES: Final = 100
+"""Read at one look."""
+
 SPARE_MIB: Final = 1024
 """Beyond twice what its resident memory may be, a child's allocations fail: a lock behind the watch
 over memory, which looks only ten times a second."""
@@ -149,7 +152,9 @@ class Child:
     def is_done(self) -> bool:
         """Read what the child says and check on it; true when its job is over."""
         try:
-            while self._outcome is None and (message := self._wire.poll()) is not None:
+            for _ in range(MAX_MESSAGES):  # a child that never stops talking is watched, too
+                if self._outcome is not None or (message := self._wire.poll()) is None:
+                    break
                 self._take(message)
         except (EOFError, OSError):
             self._fail(self._death())
@@ -200,11 +205,11 @@ class Child:
             resource.RLIMIT_DATA: (2 * limits.memory_mib + SPARE_MIB) * 2**20,
             resource.RLIMIT_FSIZE: limits.file_bytes,
         }
-        if self.sandbox is not None and math.isfinite(limits.total_seconds):
-            times = psutil.Process(self.pid).cpu_times()
-            used = times.user + times.system
-            bounds[resource.RLIMIT_CPU] = math.ceil(used + limits.total_seconds * limits.threads)
         with contextlib.suppress(OSError, AttributeError, psutil.Error):  # gone; no prlimit
+            if self.sandbox is not None and math.isfinite(limits.total_seconds):
+                times = psutil.Process(self.pid).cpu_times()
+                seconds = times.user + times.system + limits.total_seconds * limits.threads
+                bounds[resource.RLIMIT_CPU] = math.ceil(seconds)
             for kind, bound in bounds.items():
                 _, hard = resource.prlimit(self.pid, kind)
                 most = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
@@ -236,6 +241,8 @@ class Child:
         if code >= 0:
             return f"the decoder exited with status {code}; the log has its last words"
         name = signal.Signals(-code).name
+        if name == "SIGXCPU":
+            return f"it took more CPU time than {self._limits.total_seconds:g} s and was ended"
         hint = " (out of memory?)" if name == "SIGKILL" else ""
         return f"the decoder crashed with {name}{hint}; the file is damaged"
 

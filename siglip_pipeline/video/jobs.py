@@ -161,7 +161,7 @@ class PictureJob:
                 file, name=self.name, format=self.format, max_pixels=self.max_pixels
             )
         with open(pixels, "wb", closefd=False) as file:
-            file.write(pixels_HWC.tobytes())
+            file.write(pixels_HWC.data)
         return pixels_HWC.shape[:2]
 
 

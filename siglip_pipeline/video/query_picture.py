@@ -30,7 +30,7 @@ def decode_picture(file: BinaryIO, *, name: str, format: str, max_pixels: float)
                     f"the picture has {width} x {height} pixels; at most {max_pixels / 1e6:g} "
                     "million are allowed: send a smaller one"
                 )
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"), np.uint8)
+            return np.array(ImageOps.exif_transpose(picture).convert("RGB"), np.uint8, order="C")
     except (QueryError, MemoryError):
         raise
     except Exception as error:  # what damaged files make decoders raise is not documented

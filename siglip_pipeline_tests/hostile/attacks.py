@@ -1,9 +1,11 @@
 """What a decoder that was taken over would try; run inside a real decoding child."""
 
 import ctypes
+import hashlib
 import os
 import resource
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -55,6 +57,31 @@ class SayJob:
     def perform(self, descriptors: Sequence[int], progress: Progress) -> Any:
         """The answer."""
         return self.answer * self.times if self.times > 1 else self.answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BabbleJob:
+    """Says that it goes on, without end."""
+
+    def perform(self, descriptors: Sequence[int], progress: Progress) -> Any:
+        """Never ends."""
+        wire = progress._wire  # type: ignore[attr-defined]
+        while True:
+            wire.send(b'["progress", 1]')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BurnJob:
+    """Keeps several threads busy, and says that it goes on."""
+
+    def perform(self, descriptors: Sequence[int], progress: Progress) -> Any:
+        """Never ends."""
+        data = bytes(2**26)
+        for _ in range(3):
+            threading.Thread(target=lambda: [hashlib.sha256(data) for _ in range(9**9)]).start()
+        while True:
+            progress(0)
+            time.sleep(0.1)
 
 
 def _connect(job: AttackJob) -> object:

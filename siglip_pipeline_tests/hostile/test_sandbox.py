@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import socket
 import subprocess
 import sys
@@ -16,10 +17,17 @@ from siglip_pipeline.settings import Settings
 from siglip_pipeline.status import collect_status
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.video import sandbox
-from siglip_pipeline.video.children import Child, JobError
+from siglip_pipeline.video.children import Child, JobError, wait_for_any
 from siglip_pipeline.video.jobs import Limits
 from siglip_pipeline.video.sandbox import SandboxReport, sandbox_report
-from siglip_pipeline_tests.hostile.attacks import ATTACKS, AttackJob, EnvironmentJob, SayJob
+from siglip_pipeline_tests.hostile.attacks import (
+    ATTACKS,
+    AttackJob,
+    BabbleJob,
+    BurnJob,
+    EnvironmentJob,
+    SayJob,
+)
 
 REPORT = sandbox_report()
 needs_linux = pytest.mark.skipif(not REPORT.is_closed, reason=f"this machine has only {REPORT}")
@@ -104,6 +112,24 @@ def test_landlock_alone_refuses_files_and_tcp() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["refused"] * (3 if REPORT.landlock >= 4 else 2)
+
+
+def test_a_child_that_never_stops_talking_is_ended() -> None:
+    with attacked_child() as child, pytest.raises(JobError, match="longer than 1 s"):
+        child.run(BabbleJob(), Limits(total_seconds=1))
+
+
+@needs_linux
+def test_cpu_time_is_bounded_however_many_threads_take_it() -> None:
+    """The kernel ends it, before the parent's own clock would."""
+    with attacked_child() as child:
+        child.run(SayJob(answer=1), LIMITS)
+        child.start(BurnJob(), Limits(total_seconds=60))
+        _, hard = resource.prlimit(child.pid, resource.RLIMIT_CPU)
+        resource.prlimit(child.pid, resource.RLIMIT_CPU, (2, hard))
+        wait_for_any([child])
+        with pytest.raises(JobError, match="more CPU time"):
+            child.value()
 
 
 @pytest.mark.parametrize(("answer", "times"), [({"info": 1}, 1), ("x", 2**21), ([], 1), (None, 1)])
