@@ -30,6 +30,7 @@
     │   ├── QueryError              the query itself is wrong
     │   │   ├── PictureTooLargeError
     │   │   └── PictureTimeoutError  decoding the picture took longer than it may
+    │   ├── ModelChangedError *     another model was promoted each time that it was tried
     │   └── NothingIndexedError     there is nothing to search yet
     ├── LaunchError                 a service could not be started (port taken, already running)
     └── RunFailedError              a Dagster run failed as a whole, not for single videos
@@ -178,6 +179,12 @@ class PictureTooLargeError(QueryError):
 
 class PictureTimeoutError(QueryError):
     """Decoding the picture took longer than it may, or no decoder was free in that time."""
+
+
+class ModelChangedError(SearchError):
+    """Another model was promoted whenever the search was tried."""
+
+    retryable = True
 
 
 class NothingIndexedError(SearchError):

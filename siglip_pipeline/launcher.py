@@ -47,6 +47,7 @@ _RESTARTS: Final = 5
 _STABLE_SECONDS: Final = 600.0
 """What ran for so long before it ended has its restarts forgiven."""
 _LONGEST_WAIT_SECONDS: Final = 30.0
+_REAP_SECONDS: Final = 5.0
 _LOG_TAIL_LINES: Final = 15
 
 
@@ -185,7 +186,7 @@ class Launcher:
         if daemon.process is not None:
             logger.warning("the clock was set back by %.0f s; starting the daemon again", seconds)
             end_processes([psutil.Process(daemon.process.pid)])
-            daemon.process.wait()
+            _reap(daemon.process)
             daemon.process = None
         try:
             forget_times_to_come(self.settings, self.endpoints.dagster_home)
@@ -217,7 +218,7 @@ class Launcher:
         end_processes(processes)
         for service in self._services:
             if service.process is not None:
-                service.process.wait()
+                _reap(service.process)
         forget_state(self.settings.home)
 
 
@@ -295,6 +296,14 @@ def _services(settings: Settings, endpoints: Endpoints) -> list[_Service]:
             *("--host", settings.host, "--port", str(settings.page_port)),
         ),
     ]
+
+
+def _reap(process: "subprocess.Popen[bytes]") -> None:
+    """Take note of the end of a process that was killed."""
+    try:
+        process.wait(timeout=_REAP_SECONDS)
+    except subprocess.TimeoutExpired:
+        logger.warning("process %d was killed and hangs in the kernel; left as it is", process.pid)
 
 
 def _ended(service: _Service) -> str:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from siglip_pipeline.errors import NothingIndexedError, QueryError
+from siglip_pipeline.errors import ModelChangedError, NothingIndexedError, QueryError
 from siglip_pipeline.hits import MAX_K, Moment, SearchFilter
 from siglip_pipeline.search.embedder import QueryEmbedder
 from siglip_pipeline.search.labels import LabelReport, label_sentences, label_videos
@@ -25,6 +25,8 @@ from siglip_pipeline.store.search import ActiveModelChangedError
 from siglip_pipeline.store.vectors import VectorStore
 
 DEFAULT_K = 10
+PROMOTIONS_HEEDED = 5
+"""A search whose model is not the active one any more is tried again so often."""
 
 _Embedded = tuple[QueryShown, QueryVectors]
 """A query as it was understood, and its vectors."""
@@ -292,7 +294,7 @@ class SearchService:
             raise QueryError(f"k={k}: between 1 and {MAX_K} hits can be asked for")
         chosen = (filter or SearchFilter()).narrowed_to(videos)
         limits = None if chosen == SearchFilter() else chosen
-        while True:
+        for _ in range(PROMOTIONS_HEEDED):
             model = self.active_model()
             query, vectors = embed(model)
             try:
@@ -302,3 +304,7 @@ class SearchService:
                 continue
             query = replace(query, k=k, filter=limits)
             return SearchResult(query=query, model=model.name, hits=hits)
+        raise ModelChangedError(
+            f"another model was promoted each of the {PROMOTIONS_HEEDED} times that this search "
+            "was tried; search again when `siglip-pipeline models` shows one that stays active"
+        )

@@ -11,7 +11,6 @@ import os
 import platform
 import pwd
 import shutil
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,11 +20,14 @@ from typing import Any
 
 from siglip_pipeline.errors import EmbeddedDatabaseError
 from siglip_pipeline.private_files import SERVER_USER
+from siglip_pipeline.store.programs import run_program
 
 logger = logging.getLogger(__name__)
 
 SYSTEM_FOLDER = Path("/var/lib/siglip-pipeline")
 SOCKET_PREFIX = "siglip-pg-"
+ANSWER_SECONDS = 60.0
+"""What is asked of the system takes milliseconds, unless a disk does not answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +47,8 @@ class Account:
 
     def can(self, flag: str, path: Path) -> bool:
         """Whether this user passes ``test -r/-w/-x``: asked of the system, so ACLs count too."""
-        done = subprocess.run(
-            ["test", flag, str(path)], cwd="/", check=False, **self.popen_options()
+        done = run_program(
+            ["test", flag, str(path)], seconds=ANSWER_SECONDS, cwd="/", **self.popen_options()
         )
         return done.returncode == 0
 
@@ -78,11 +80,11 @@ def _create_system_user() -> pwd.struct_passwd:
     for command in ([*useradd, SERVER_USER], ["adduser", "-S", "-D", "-H", SERVER_USER]):
         if shutil.which(command[0]) is None:
             continue
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = run_program(command, seconds=ANSWER_SECONDS)
         try:
             return pwd.getpwnam(SERVER_USER)  # also when another process was faster
         except KeyError:
-            logger.warning("%s failed: %s", command[0], done.stderr.strip())
+            logger.warning("%s failed: %s", command[0], done.stdout.strip())
     raise EmbeddedDatabaseError(
         f"Postgres does not run as root, and the system user {SERVER_USER!r} could not be made; "
         f"create it (useradd --system {SERVER_USER}), run as another user, or set "
@@ -141,11 +143,10 @@ def find_binaries(account: Account, *, install: Path | None = None) -> Path:
 
 def _runs(postgres: Path, account: Account) -> bool:
     try:
-        done = subprocess.run(
+        done = run_program(
             [str(postgres), "--version"],
+            seconds=ANSWER_SECONDS,
             cwd="/",
-            capture_output=True,
-            check=False,
             **account.popen_options(),
         )
     except OSError:

@@ -2,16 +2,20 @@
 
 import logging
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from siglip_pipeline.errors import EmbeddedDatabaseError
 from siglip_pipeline.store import binaries
 from siglip_pipeline.store.postmaster import SUPERUSER
+from siglip_pipeline.store.programs import run_program
 
 logger = logging.getLogger(__name__)
+
+INITDB_SECONDS: Final = 300.0
+"""It writes some 40 MB and syncs them: a second or two on a disk that is not busy."""
 
 
 def initialise(data: Path, account: binaries.Account) -> None:
@@ -30,27 +34,23 @@ def initialise(data: Path, account: binaries.Account) -> None:
         *("--auth-local=trust", "--auth-host=scram-sha-256", "--encoding=UTF8"),
         *("--locale-provider=builtin", "--locale=C.UTF-8", "--no-instructions"),
     ]
-    done = _run(command, account)
-    if done.returncode != 0:
+    try:
+        done = run_program(
+            command,
+            seconds=INITDB_SECONDS,
+            cwd="/",
+            env=server_environment(),
+            **account.popen_options(),
+        )
+        if done.returncode != 0:
+            raise EmbeddedDatabaseError(f"initdb failed:\n{done.stdout.strip()}")
+    except EmbeddedDatabaseError:
         shutil.rmtree(partial, ignore_errors=True)  # made by mkdtemp above
-        raise EmbeddedDatabaseError(f"initdb failed:\n{done.stdout.strip()}")
+        raise
     with (partial / "postgresql.conf").open("a") as configuration:
         configuration.write("\n# Written anew at each start by siglip-pipeline:\n")
         configuration.write("include = 'siglip.conf'\n")
     partial.rename(data)
-
-
-def _run(command: list[str], account: binaries.Account) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        cwd="/",
-        env=server_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        **account.popen_options(),
-    )
 
 
 def write_configuration(

@@ -30,6 +30,9 @@ from siglip_pipeline.video.wire import Wire, WireError
 POLL_SECONDS: Final = 0.1
 """How often memory and progress are looked at."""
 
+REAP_SECONDS: Final = 5.0
+"""A process that was killed is gone within milliseconds, unless its disk does not answer."""
+
 START_SECONDS: Final = 120.0
 """A child gets this much time for importing its libraries, before it is given the usual limit."""
 
@@ -180,7 +183,8 @@ class Child:
         self._wire.close()
         if self._process.poll() is None:
             self._process.kill()
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs in the kernel
+            self._process.wait(timeout=REAP_SECONDS)
 
     def memory_mib(self) -> float:
         """Resident memory of the process, in MiB; 0 when it is gone."""

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from siglip_pipeline.errors import NothingIndexedError, QueryError
+from siglip_pipeline.errors import ModelChangedError, NothingIndexedError, QueryError
 from siglip_pipeline.json_form import to_json
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.search import (
@@ -212,6 +212,25 @@ def test_another_model_is_noticed_by_the_next_search(database: Database) -> None
     ModelStore(database).promote("other")
     assert service.by_text("v00 1 0.5", k=1).model == "made/other"
     assert service.by_moment("v00.mp4", 1, k=1).model == "made/other"
+
+
+def test_a_search_ends_however_often_models_are_promoted(database: Database) -> None:
+    settings = made.settings(index_min_recall=0.0)
+    models = ModelStore(database)
+    for key in ("one", "other"):
+        build_index(database, made.collection(database, videos=1, key=key), settings=settings)
+        models.promote(key)
+
+    class Promoting(MadeTexts):
+        """Promotes the other model while a text is embedded."""
+
+        def texts(self, model: ModelRow, texts: Sequence[str]) -> FloatArray:
+            models.promote("one" if model.key == "other" else "other")
+            return super().texts(model, texts)
+
+    service = SearchService(database, settings, embedder=Promoting(settings))
+    with pytest.raises(ModelChangedError, match="siglip-pipeline models"):
+        service.by_text("v00 1 0.5", k=1)
 
 
 def test_nothing_is_indexed_yet_and_then_it_is(database: Database) -> None:
