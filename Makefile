@@ -36,7 +36,7 @@ check: $(STAMP) ## lint, formatting, types, dead code, licences, lock, documenta
 	$(BIN)/python scripts/check_licences.py --quiet
 	$(BIN)/python scripts/write_lock.py --check
 	$(BIN)/python scripts/build_docs.py
-	DAGSTER_HOME=$$(mktemp -d) $(BIN)/dagster definitions validate -w workspace.yaml
+	DAGSTER_HOME=$$(mktemp -d) $(BIN)/dg check defs
 
 licences: $(STAMP) ## list the licence of every package; fails on one that is not permitted
 	$(BIN)/python scripts/check_licences.py

@@ -50,6 +50,8 @@ NAMES: Final = {
 KNOWN: Final[dict[str, str]] = {
     # Nothing but requirements; its parts name these terms, as read in their License.txt.
     "cuda-toolkit": CUDA_TERMS,
+    # Both in its LICENSE; its metadata says so in free text.
+    "uritemplate": "BSD-3-Clause OR Apache-2.0",
 }
 """Licences of packages whose metadata has none, by normalised name; say where each was read."""
 

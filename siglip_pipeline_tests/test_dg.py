@@ -1,0 +1,104 @@
+"""Dagster's own commands work in a checkout: `dg`, and `dagster dev` for services of one's own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from siglip_pipeline.ports import free_port
+
+CHECKOUT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def environment(tmp_path: Path, database_url: str) -> dict[str, str]:
+    """With a Dagster of its own, which tells nobody of its use."""
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\nnux: {enabled: false}\n")
+    (tmp_path / "uploads").mkdir()
+    return os.environ | {
+        "DAGSTER_HOME": str(tmp_path),
+        "SIGLIP_HOME": str(tmp_path / "home"),
+        "SIGLIP_UPLOADS": str(tmp_path / "uploads"),
+        "SIGLIP_DATABASE_URL": database_url,
+    }
+
+
+def _dg(environment: dict[str, str], *command: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [str(BIN / "dg"), *command],
+        cwd=CHECKOUT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_checkout_is_a_project_of_dg(environment: dict[str, str]) -> None:
+    checked = _dg(environment, "check", "defs")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "All definitions loaded successfully" in checked.stdout + checked.stderr
+    listed = _dg(environment, "list", "defs", "--json")
+    assert listed.returncode == 0, listed.stderr
+    assert {asset["key"] for asset in json.loads(listed.stdout)["assets"]} >= {
+        *("uploads", "video_frames", "frame_embeddings", "similarity_index"),
+    }
+
+
+def test_dagster_dev_loads_the_workspace(environment: dict[str, str], tmp_path: Path) -> None:
+    port = free_port()
+    log = tmp_path / "dev.log"
+    with log.open("w") as output:
+        served = subprocess.Popen(
+            [
+                *(str(BIN / "dagster"), "dev", "--workspace", "workspace.yaml"),
+                *("--host", "127.0.0.1", "--port", str(port)),
+            ],
+            cwd=CHECKOUT,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while (found := _locations(port)) is None:
+            assert served.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.5)
+    finally:
+        os.killpg(served.pid, signal.SIGINT)
+        try:
+            served.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(served.pid, signal.SIGKILL)
+            served.wait()
+    assert found == {"siglip_pipeline": "LOADED"}
+    assert "BackfillPolicies" not in log.read_text()
+
+
+def _locations(port: int) -> dict[str, str] | None:
+    """The load status of each code location; None while the webserver does not answer."""
+    query = """{ locationStatusesOrError { ... on WorkspaceLocationStatusEntries {
+        entries { name loadStatus } } } }"""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/graphql",
+        data=json.dumps({"query": query}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            entries = json.load(answer)["data"]["locationStatusesOrError"]["entries"]
+    except (OSError, urllib.error.URLError):
+        return None
+    return {entry["name"]: entry["loadStatus"] for entry in entries}
