@@ -101,7 +101,7 @@ class Services:
 
     def runs(self, asset: str, status: str | None = None) -> list[Any]:
         query = """query($filter: RunsFilter) { runsOrError(filter: $filter) { ... on Runs {
-            results { id status assetSelection { path } tags { key value } } } } }"""
+            results { id status jobName assetSelection { path } tags { key value } } } } }"""
         wanted = {} if status is None else {"statuses": [status]}
         results = self.ask(query, filter=wanted)["runsOrError"]["results"]
         return [
@@ -169,6 +169,8 @@ def test_a_batch_with_bad_files_is_searchable_but_for_those(services: Services) 
     assert all(failure["reason"] for failure in failures)
     assert services.partitions("video_frames") == {"numMaterialized": 29, "numFailed": 3}
     assert services.partitions("frame_embeddings") == {"numMaterialized": 29, "numFailed": 0}
+    # Of the jobs that a person would look for, whoever asked for them.
+    assert {run["jobName"] for run in services.runs("video_frames")} == {"sample_frames"}
     assert services.checked("video_frames") == {
         "frames_match_plan": (29, 0),
         "little_damage": (29, 0),

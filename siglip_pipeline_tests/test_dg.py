@@ -50,7 +50,7 @@ def test_the_checkout_is_a_project_of_dg(environment: dict[str, str]) -> None:
     assert "All definitions loaded successfully" in checked.stdout + checked.stderr
     listed = _dg(environment, "list", "defs", "--json")
     assert listed.returncode == 0, listed.stderr
-    assert {asset["key"] for asset in json.loads(listed.stdout)["assets"]} >= {
+    assert {asset["asset_key"] for asset in json.loads(listed.stdout)["assets"]} >= {
         *("uploads", "video_frames", "frame_embeddings", "similarity_index"),
     }
 

@@ -8,13 +8,20 @@ this one looks, that is there.
 
 from collections.abc import Sequence, Set
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import dagster as dg
 
 from siglip_pipeline.defs.assets import frame_embeddings, similarity_index, video_frames
 from siglip_pipeline.defs.in_flight import partitions_of_run
 from siglip_pipeline.defs.internals import PARENT_RUN_ID_TAG, WILL_RETRY_TAG, retry_was_dropped
+from siglip_pipeline.defs.jobs import (
+    compare_videos,
+    embed_frames,
+    rebuild_index,
+    reconcile_collection,
+    sample_frames,
+)
 from siglip_pipeline.defs.partitions import (
     RANGE_END_TAG,
     RANGE_START_TAG,
@@ -35,14 +42,22 @@ LOOK_BACK: Final = timedelta(days=1)
 MOST_LOOKED_AT: Final = 500
 """Failed runs of that time, the newest first: most failed for a reason of their own."""
 
-ASSETS = [video_frames, frame_embeddings, similarity_index, video_similarity, reconciliation]
-OWN = {asset.key for asset in ASSETS}
+JOBS: Final = {
+    video_frames.key: sample_frames,
+    frame_embeddings.key: embed_frames,
+    similarity_index.key: rebuild_index,
+    video_similarity.key: compare_videos,
+    reconciliation.key: reconcile_collection,
+}
+"""The job of each asset, from upstream to downstream."""
 
 
 def request_instead_of(
     run: dg.DagsterRun, assets: Set[dg.AssetKey], existing: Sequence[str]
 ) -> dg.RunRequest | None:
     """A run that does the same; None if its partitions are gone, or it was tried often enough.
+
+    Of several assets it makes the most upstream one: automation makes what follows from it.
 
     Args:
         run: what was lost.
@@ -52,22 +67,28 @@ def request_instead_of(
     times = int(run.tags.get(TIMES_TAG, "0")) + 1
     if times > MOST_TIMES:
         return None
+    asset = next(key for key in JOBS if key in assets)
     tags = {INSTEAD_OF_TAG: run.run_id, TIMES_TAG: str(times)}
-    if assets & {video_frames.key, frame_embeddings.key}:
+    if asset in (video_frames.key, frame_embeddings.key):
         partitions = partitions_of_run(run, existing)
         if not partitions:
             return None
         tags |= {RANGE_START_TAG: partitions[0], RANGE_END_TAG: partitions[-1]}
+    of_asset = asset.to_python_identifier()
+    config: dict[str, Any] = {**run.run_config}
+    if "ops" in config:
+        config["ops"] = {op: chosen for op, chosen in config["ops"].items() if op == of_asset}
     return dg.RunRequest(
         run_key=f"instead of {run.run_id}",
-        run_config=run.run_config,
+        job_name=JOBS[asset].name,
+        run_config=config,
         tags=tags,
-        asset_selection=sorted(assets),
+        asset_selection=[asset],
     )
 
 
 @dg.sensor(
-    target=ASSETS,
+    jobs=[*JOBS.values()],
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
@@ -88,7 +109,7 @@ def lost_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipR
     for run in instance.get_runs(failed, limit=MOST_LOOKED_AT):
         # Of another part of the collection, or of a job that a person started and looks after.
         assets = run.asset_selection or frozenset()
-        if not assets or not assets <= OWN:
+        if not assets or not assets <= JOBS.keys():
             continue
         if not retry_was_dropped(instance, run) or _has_another(instance, run):
             continue

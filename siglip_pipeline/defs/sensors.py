@@ -17,6 +17,7 @@ from siglip_pipeline.defs.assets import (
     video_frames,
 )
 from siglip_pipeline.defs.internals import RUN_KEY_TAG
+from siglip_pipeline.defs.jobs import sample_frames
 from siglip_pipeline.defs.partitions import (
     PART,
     RANGE_END_TAG,
@@ -108,7 +109,7 @@ def frame_runs(
 
 
 @dg.sensor(
-    target=video_frames,
+    job=sample_frames,
     minimum_interval_seconds=10,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(

@@ -1,5 +1,8 @@
 """The inventory: what Dagster shows. A change here is meant to be noticed."""
 
+import subprocess
+import sys
+
 import dagster as dg
 
 from siglip_pipeline.definitions import defs
@@ -34,6 +37,21 @@ def test_inventory() -> None:
         *("daily_reconciliation", "daily_cleaning"),
     }
     assert set(defs.resources or {}) == {"uploads", "frame_store", "database", "siglip"}
+
+
+def test_loading_warns_of_nothing_and_every_job_has_a_name() -> None:
+    code = (
+        "from siglip_pipeline.definitions import defs; "
+        "print(*(job.name for job in defs.get_repository_def().get_all_jobs()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert {name for name in done.stdout.split() if name.startswith("__")} == {"__ASSET_JOB"}
 
 
 def test_every_asset_explains_itself_and_is_grouped() -> None:

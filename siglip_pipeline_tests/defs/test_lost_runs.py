@@ -95,6 +95,7 @@ def test_a_lost_run_whose_retry_could_not_be_made_starts_again(
     _retry(instance)
     (request,) = _tick(instance)
     assert request.asset_selection == [dg.AssetKey("frame_embeddings")]
+    assert request.job_name == "embed_frames"
     assert {**request.tags, **RANGE} == request.tags
     assert request.tags[INSTEAD_OF_TAG] == run.run_id
     # The daemon has not started it yet, and the next tick asks for the same run, not for another.
