@@ -291,16 +291,15 @@ class MadeEmbedder(QueryEmbedder):
 
 
 def serve(footage: Footage, queries: int, url: str, port: str) -> None:
-    """The service as `siglip-pipeline serve` runs it, but for the made vectors and no limits."""
-    import uvicorn
-
+    """The service as `siglip-pipeline serve` runs it, but for the made vectors and no rate."""
     from siglip_pipeline.web.app import create_app
+    from siglip_pipeline.web.serve import http_server
 
     settings = Settings.load(database_url=url, http_requests_per_second=0)
     with Database(url) as database:
         embedder = MadeEmbedder(settings, footage.text_queries(queries))
-        app = create_app(settings, database, embedder=embedder)
-        uvicorn.run(app, port=int(port), log_config=None, access_log=False, lifespan="on")
+        server = http_server(settings, create_app(settings, database, embedder=embedder))
+        server.run(sockets=[socket.create_server(("127.0.0.1", int(port)), backlog=512)])
 
 
 @contextmanager

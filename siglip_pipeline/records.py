@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 SecondsArray = NDArray[np.float64]
+RgbArray = NDArray[np.uint8]
 
 
 class Stage(StrEnum):

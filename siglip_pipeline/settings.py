@@ -292,6 +292,9 @@ class Settings(BaseSettings):
         False,
         description="Load the text tower as the HTTP service starts, not at the first text query.",
     )
+    picture_seconds: float = Field(
+        5.0, gt=0, description="Time for a picture to search by to be decoded."
+    )
     http_max_body_mib: float = Field(
         16.0, gt=0, description="Largest body of an HTTP request, in MiB: the size of a picture."
     )
@@ -299,6 +302,12 @@ class Settings(BaseSettings):
         50.0,
         gt=0,
         description="Largest picture to search by, in million pixels; looked at before decoding.",
+    )
+    http_pictures_at_once: int = Field(
+        2, ge=1, description="Pictures that are decoded and searched by at once over HTTP."
+    )
+    http_pictures_waiting: int = Field(
+        8, ge=0, description="… that wait for their turn; more are answered with 503."
     )
     http_max_query_length: int = Field(
         500, ge=1, description="Longest text to search for, in characters."

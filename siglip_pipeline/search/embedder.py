@@ -3,14 +3,13 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from siglip_pipeline.errors import QueryError
 from siglip_pipeline.records import FloatArray
-from siglip_pipeline.search.query_pictures import read_picture
+from siglip_pipeline.search.query_pictures import Picture, read_picture
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.models import ModelRow
 
@@ -78,14 +77,18 @@ class QueryEmbedder:
 
         return extract_text_embeddings(texts, model=siglip)
 
-    def images(self, model: ModelRow, images: Sequence[Path | bytes]) -> FloatArray:
-        """Unit vectors [N, D] of pictures: files that Pillow can read, or their bytes.
+    def images(self, model: ModelRow, images: Sequence[Picture]) -> FloatArray:
+        """Unit vectors [N, D] of pictures: files, their bytes, or pixels, uint8 [H, W, 3].
 
         Raises:
             ModelError: the model cannot be found, loaded, or put on the device.
-            QueryError: a file is missing or is not a picture.
+            QueryError: a file is missing, is not a picture, or takes too long to decode.
         """
-        pictures = [read_picture(image) for image in images]
+        seconds = self._settings.picture_seconds
+        pictures = [
+            image if isinstance(image, np.ndarray) else read_picture(image, seconds=seconds)
+            for image in images
+        ]
         siglip = self._model(model, "image")
         from siglip_pipeline.siglip.embeddings import extract_image_embeddings
 

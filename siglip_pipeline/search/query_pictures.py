@@ -2,34 +2,36 @@
 
 import functools
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from siglip_pipeline.errors import PictureTooLargeError, QueryError
+from siglip_pipeline.errors import QueryError
+from siglip_pipeline.records import RgbArray
 from siglip_pipeline.video.pictures import MAX_PIXELS, PictureDecoder
-
-__all__ = ["MAX_PIXELS", "PictureTooLargeError", "read_picture"]
 
 SECONDS: Final = 5.0
 
+Picture = Path | bytes | RgbArray
+"""A file, its bytes, or upright RGB pixels [H, W, 3]."""
 
-def read_picture(image: Path | bytes, *, max_pixels: float = MAX_PIXELS) -> Any:
-    """The picture as upright RGB, a :class:`PIL.Image.Image`.
+
+def read_picture(
+    image: Path | bytes, *, max_pixels: float = MAX_PIXELS, seconds: float = SECONDS
+) -> RgbArray:
+    """Return a picture as upright RGB, uint8 [H, W, 3].
 
     Args:
         image: a file, or its bytes.
         max_pixels: a larger one is refused by its header: a small file may hold a huge picture.
+        seconds: what decoding it may take.
 
     Raises:
         PictureTooLargeError: it has more pixels.
-        PictureTimeoutError: decoding it took more than five seconds.
+        PictureTimeoutError: decoding it took longer.
         QueryError: a file is missing or is not a picture that can be read.
     """
-    from PIL import Image
-
     name = f"the file ({len(image):,} bytes)" if isinstance(image, bytes) else str(image)
     data = image if isinstance(image, bytes) else _contents(image)
-    pixels_HWC = _decoder().decode(data, name=name, max_pixels=max_pixels, seconds=SECONDS)
-    return Image.fromarray(pixels_HWC)
+    return _decoder().decode(data, name=name, max_pixels=max_pixels, seconds=seconds)
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from siglip_pipeline.errors import QueryError
 from siglip_pipeline.hits import check_text
+from siglip_pipeline.search.query_pictures import Picture
 
 _TERM = re.compile(
     r"""\s*(?P<sign>[+-])"(?P<text>(?:[^"\\]|\\.)*)"(?:\^(?P<weight>[^\s+"-]*))?(?=\s|[+-]"|$)""",
@@ -33,9 +34,9 @@ class TextTerm:
 
 @dataclass(frozen=True, slots=True)
 class ImageTerm:
-    """A picture, as a file or its bytes."""
+    """A picture: a file, its bytes, or pixels."""
 
-    image: Path | bytes
+    image: Picture
     weight: float = 1.0
 
     def __post_init__(self) -> None:
@@ -44,7 +45,12 @@ class ImageTerm:
     @property
     def name(self) -> str:
         """For messages and the query of a result."""
-        return f"{len(self.image)} bytes" if isinstance(self.image, bytes) else str(self.image)
+        if isinstance(self.image, bytes):
+            return f"{len(self.image)} bytes"
+        if isinstance(self.image, Path):
+            return str(self.image)
+        height, width, _ = self.image.shape
+        return f"{width} x {height} pixels"
 
 
 @dataclass(frozen=True, slots=True)

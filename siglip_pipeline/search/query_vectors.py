@@ -6,13 +6,13 @@ Shapes: Q vectors of one query, T terms of a mix, M moments of a clip, D dimensi
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from siglip_pipeline.errors import QueryError
 from siglip_pipeline.records import FloatArray, FrameBatch
 from siglip_pipeline.search.embedder import QueryEmbedder
+from siglip_pipeline.search.query_pictures import Picture
 from siglip_pipeline.search.query_terms import ImageTerm, MomentTerm, QueryTerm, TextTerm
 from siglip_pipeline.store.models import ModelRow
 from siglip_pipeline.store.moments import cut_moments
@@ -56,7 +56,7 @@ class QueryVectorizer:
         """Of words."""
         return QueryVectors(query_QD=self._embedder.texts(model, [text]), within=text_within(model))
 
-    def image(self, model: ModelRow, image: Path | bytes) -> QueryVectors:
+    def image(self, model: ModelRow, image: Picture) -> QueryVectors:
         """Of a picture."""
         vectors_QD = self._embedder.images(model, [image])
         return QueryVectors(query_QD=vectors_QD, within=_PICTURE_COSINE)

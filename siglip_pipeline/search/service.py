@@ -9,6 +9,7 @@ from siglip_pipeline.errors import ModelChangedError, NothingIndexedError, Query
 from siglip_pipeline.hits import MAX_K, Moment, SearchFilter
 from siglip_pipeline.search.embedder import QueryEmbedder
 from siglip_pipeline.search.labels import LabelReport, label_sentences, label_videos
+from siglip_pipeline.search.query_pictures import Picture
 from siglip_pipeline.search.query_terms import (
     ImageTerm,
     QueryTerm,
@@ -116,7 +117,7 @@ class SearchService:
 
     def by_image(
         self,
-        image: Path | bytes,
+        image: Picture,
         *,
         k: int = DEFAULT_K,
         videos: Sequence[str] | None = None,
@@ -125,14 +126,16 @@ class SearchService:
         """Moments that look like a picture.
 
         Args:
-            image: an image file that Pillow can read, or its bytes.
+            image: a file, its bytes, or pixels, uint8 [H, W, 3]. Files and bytes are decoded in a
+                process of their own (``picture_seconds``).
             k: how many moments at the most.
             videos: search these only: paths and globs.
             filter: what may be returned. Probabilities are made for texts: pictures of the same
                 thing have nearly all 1.
 
         Raises:
-            QueryError: the file is missing or is not a picture, or ``k`` is out of range.
+            QueryError: the file is missing, is no picture or takes too long to decode, or ``k`` is
+                out of range.
             NothingIndexedError: no index has been published yet.
         """
 

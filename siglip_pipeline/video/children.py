@@ -178,6 +178,10 @@ class Child:
             )
         return self._outcome is not None
 
+    def kill(self) -> None:
+        """End the process from any thread: whoever waits for it is told that it died."""
+        self._process.kill()
+
     def end(self) -> None:
         """End the process, whatever it is doing."""
         self._wire.close()

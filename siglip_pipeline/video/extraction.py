@@ -10,14 +10,13 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from siglip_pipeline.errors import VideoError
-from siglip_pipeline.records import IntArray, VideoInfo
+from siglip_pipeline.records import IntArray, RgbArray, VideoInfo
 from siglip_pipeline.video.decode import DecodeCounts, decode_frames
 from siglip_pipeline.video.frame_file import FrameFileWriter, StoredFrame
 from siglip_pipeline.video.jobs import ExtractJob, FrameReport, Progress
 from siglip_pipeline.video.memory import peak_memory_bytes
 from siglip_pipeline.video.picture import (
     PictureMaker,
-    RgbArray,
     encode_jpeg,
     hash_distance,
     perceptual_hash,

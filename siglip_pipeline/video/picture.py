@@ -9,10 +9,9 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from numpy.typing import NDArray
 from PIL import Image
 
+from siglip_pipeline.records import RgbArray
 from siglip_pipeline.video.geometry import DisplayGeometry
 from siglip_pipeline.video.tone import ToneMapper
-
-RgbArray = NDArray[np.uint8]
 
 SCALING: Final = (
     Interpolation.BICUBIC

@@ -7,9 +7,9 @@ from io import BufferedRandom
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from siglip_pipeline.errors import PictureTimeoutError, PictureTooLargeError, QueryError
+from siglip_pipeline.records import RgbArray
 from siglip_pipeline.video.children import Child, JobError
 from siglip_pipeline.video.jobs import Limits, PictureJob
 from siglip_pipeline.video.picture_formats import picture_format
@@ -33,6 +33,7 @@ class PictureDecoder:
         self._free = threading.Semaphore(children)
         self._lock = threading.Lock()
         self._idle: list[Child] = []
+        self._busy: set[Child] = set()
         self._closed = False
 
     def decode(
@@ -42,7 +43,7 @@ class PictureDecoder:
         max_pixels: float = MAX_PIXELS,
         seconds: float = 5.0,
         name: str | None = None,
-    ) -> NDArray[np.uint8]:
+    ) -> RgbArray:
         """Return a picture as upright RGB, uint8 [H, W, 3].
 
         Args:
@@ -73,10 +74,12 @@ class PictureDecoder:
             self._free.release()
 
     def close(self) -> None:
-        """End the children; those at work end with what they do."""
+        """End the children, also those at work: their pictures are refused."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
+            for child in self._busy:
+                child.kill()
         for child in idle:
             child.end()
 
@@ -88,22 +91,28 @@ class PictureDecoder:
 
     def _take(self) -> Child:
         with self._lock:
+            if self._closed:
+                raise QueryError("no picture is read any more: the decoder is closed")
             while self._idle:
                 child = self._idle.pop()
                 if child.is_alive:
-                    return child
+                    break
                 child.end()
-        return Child()
+            else:
+                child = Child()
+            self._busy.add(child)
+        return child
 
     def _give_back(self, child: Child) -> None:
         with self._lock:
+            self._busy.discard(child)
             if child.is_alive and child.is_idle and not self._closed:
                 self._idle.append(child)
                 return
         child.end()
 
 
-def _decode(child: Child, job: PictureJob, data: bytes, seconds: float) -> NDArray[np.uint8]:
+def _decode(child: Child, job: PictureJob, data: bytes, seconds: float) -> RgbArray:
     limits = Limits(
         total_seconds=seconds,
         stall_seconds=seconds,

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from siglip_pipeline.errors import PictureTooLargeError, QueryError
-from siglip_pipeline.video.picture import RgbArray
+from siglip_pipeline.records import RgbArray
 
 
 def decode_picture(file: BinaryIO, *, name: str, format: str, max_pixels: float) -> RgbArray:

@@ -15,8 +15,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from siglip_pipeline.errors import VideoError
-from siglip_pipeline.records import IntArray, VideoInfo
-from siglip_pipeline.video.picture import RgbArray
+from siglip_pipeline.records import IntArray, RgbArray, VideoInfo
 from siglip_pipeline.video.probe import MAX_PACKETS, check_dimensions
 from siglip_pipeline.video.source import MediaSource
 

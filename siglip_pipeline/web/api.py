@@ -3,14 +3,12 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
 
 from siglip_pipeline.json_form import to_json_bytes
 from siglip_pipeline.search import SearchResult
-from siglip_pipeline.web.errors import HttpError
+from siglip_pipeline.web.pictures import on_picture
 from siglip_pipeline.web.query import (
     MAX_ID,
     MAX_SECONDS,
@@ -27,6 +25,7 @@ from siglip_pipeline.web.services import CurrentServices
 _MEDIA_FAILURES: dict[int | str, dict[str, Any]] = {
     413: {"model": ErrorAnswer, "description": "The picture is too large"},
     415: {"model": ErrorAnswer, "description": "No picture that can be read"},
+    503: {"model": ErrorAnswer, "description": "Too many pictures at once; see Retry-After"},
 }
 _PICTURE_BODY = {
     "requestBody": {
@@ -79,8 +78,10 @@ async def search_by_picture(
     request: Request, services: CurrentServices, page: Page, filter: Filter
 ) -> Response:
     """Moments that look like the picture in the body, raw or as the form field `image`."""
-    data = await picture_in(request)
-    result = await run_in_threadpool(search_picture, services, data, page, filter)
+    page.check(services)
+    result = await on_picture(
+        request, services, lambda pixels: search_picture(services, pixels, page, filter)
+    )
     # Its next page would need the picture again: send it with another offset.
     return _answer(request, page, result, has_next=False)
 
@@ -106,32 +107,6 @@ def similar(
     """Moments that look like another one, given as `like`, or as `video_id` and `seconds`."""
     result = search_similar(services, page, filter, like=like, video_id=video_id, seconds=seconds)
     return _answer(request, page, result)
-
-
-async def picture_in(request: Request) -> bytes:
-    """The picture of a request, raw or from a form.
-
-    Raises:
-        HttpError: 415, neither a picture nor a form with one.
-    """
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type.startswith("image/") or content_type == "application/octet-stream":
-        return await request.body()
-    if content_type == "multipart/form-data":
-        return await _picture_of_form(request)
-    raise HttpError(
-        415,
-        f"content type {content_type[:80]!r}: send a picture as image/…, or a form "
-        "(multipart/form-data) with the file in its field 'image'",
-    )
-
-
-async def _picture_of_form(request: Request) -> bytes:
-    async with request.form(max_files=1, max_fields=20) as form:
-        file = form.get("image")
-        if isinstance(file, UploadFile):
-            return await file.read()
-    raise HttpError(415, "the form has no file in its field 'image'")
 
 
 def _answer(

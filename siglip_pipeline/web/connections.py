@@ -4,6 +4,7 @@ uvicorn bounds none of this but the time between two requests; see docs/decision
 """
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -125,7 +126,12 @@ class LimitedProtocol(HttpToolsProtocol):
         self._limits = connections.limits
         self.host = ""
         self._entered = False
-        self._deadline: asyncio.TimerHandle | None = None
+        # One timer for all phases, which looks again where the deadline has moved: setting one per
+        # phase costs a quarter of a small request.
+        self._deadline = math.inf
+        self._late: Callable[[], None] = self.drop
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
         self._write_deadline: asyncio.TimerHandle | None = None
         self._unparsed = 0
         self._in_body = False
@@ -147,7 +153,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End all waiting."""
         super().connection_lost(exc)
-        for timer in (self._deadline, self._write_deadline):
+        for timer in (self._timer, self._write_deadline):
             if timer is not None:
                 timer.cancel()
         if self._entered:
@@ -194,8 +200,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_message_complete()
         self._unparsed = 0
         self._in_body = False
-        if self._deadline is not None:
-            self._deadline.cancel()
+        self._deadline = math.inf
         if self.cycle.response_complete:
             self._wait_for_request(self._limits.idle_seconds)
 
@@ -235,9 +240,23 @@ class LimitedProtocol(HttpToolsProtocol):
             self._expect(seconds, self._header_is_late)
 
     def _expect(self, seconds: float, late: Callable[[], None]) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._deadline = self.loop.call_later(seconds, late)
+        self._deadline = self.loop.time() + seconds
+        self._late = late
+        if self._deadline < self._timer_at:
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = self._deadline
+        self._timer = self.loop.call_at(self._timer_at, self._look)
+
+    def _look(self) -> None:
+        self._timer_at = math.inf
+        if self.loop.time() >= self._deadline:
+            self._late()
+        elif self._deadline < math.inf:
+            self._set_timer()
 
     def _expect_to_write(self) -> None:
         self._write_deadline = self.loop.call_later(

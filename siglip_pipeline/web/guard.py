@@ -3,6 +3,8 @@
 import hashlib
 import hmac
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.cookies import CookieError, SimpleCookie
 from typing import Final
 from urllib.parse import quote
@@ -13,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from siglip_pipeline.secret import Secret
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.web.errors import HttpError
+from siglip_pipeline.web.errors import RETRY_SECONDS, HttpError
 from siglip_pipeline.web.limits import TokenBuckets
 from siglip_pipeline.web.origin import check_same_site
 from siglip_pipeline.web.proxies import behind_proxies, parse_networks
@@ -30,6 +32,8 @@ GUARD_ANSWERS: Final = {
     429: "Too many requests; see Retry-After",
 }
 """What a request may be answered with before it reaches its handler."""
+MAX_BODIES: Final = 16
+"""All bodies that are held at once are as large as so many of the largest."""
 # A page of results asks for dozens of pictures, which cost little: they count a tenth.
 _CHEAP_PREFIXES: Final = ("/api/thumbnails/", _OPEN_PREFIX)
 _CHEAP: Final = 0.1
@@ -74,6 +78,7 @@ class Guard:
         self._token = None if self._key is None else session_token(self._key)
         self._proxies = parse_networks(settings.trusted_proxies or "")
         self._max_body_bytes = int(settings.http_max_body_mib * 2**20)
+        self._bodies_bytes = 0
         self._buckets = TokenBuckets(
             per_second=settings.http_requests_per_second, burst=settings.http_request_burst
         )
@@ -97,7 +102,8 @@ class Guard:
         except HttpError as error:
             await self._refuse(error, scope, receive, send_with_headers)
             return
-        await self._app(scope, self._counted(receive), send_with_headers)
+        with self._counted(receive) as counted:
+            await self._app(scope, counted, send_with_headers)
 
     def _check(self, scope: Scope) -> None:
         path: str = scope["path"]
@@ -136,18 +142,31 @@ class Guard:
         by_cookie = hmac.compare_digest(_session(headers).encode(), self._token.encode())
         return by_key or by_cookie
 
-    def _counted(self, receive: Receive) -> Receive:
+    @contextmanager
+    def _counted(self, receive: Receive) -> Iterator[Receive]:
+        """Count what a request brings, and what all that are being answered have brought."""
         received = 0
 
         async def counted() -> Message:
             nonlocal received
             message = await receive()
-            received += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            received += size
+            self._bodies_bytes += size
             if received > self._max_body_bytes:
                 raise self._too_large()
+            if self._bodies_bytes > MAX_BODIES * self._max_body_bytes:
+                raise HttpError(
+                    503,
+                    f"too many large bodies are being read; try again in {RETRY_SECONDS} s",
+                    headers={"Retry-After": str(RETRY_SECONDS)},
+                )
             return message
 
-        return counted
+        try:
+            yield counted
+        finally:
+            self._bodies_bytes -= received
 
     def _too_large(self) -> HttpError:
         limit = f"{self._max_body_bytes / 2**20:.3g}"

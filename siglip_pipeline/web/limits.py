@@ -1,9 +1,13 @@
-"""How much one client may ask for: a token bucket per address."""
+"""How much may be asked for: by one client, and of what is costly by all of them together."""
 
+import asyncio
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from siglip_pipeline.web.errors import RETRY_SECONDS, HttpError
 
 MAX_CLIENTS = 10_000
 
@@ -40,3 +44,38 @@ class TokenBuckets:
             while len(self._buckets) > MAX_CLIENTS:
                 self._buckets.popitem(last=False)
         return wait
+
+
+class Turns:
+    """A few at once, a few more that wait, and nobody else.
+
+    Args:
+        at_once: how many have their turn.
+        waiting: how many wait for theirs, on the event loop and not in threads.
+    """
+
+    def __init__(self, *, at_once: int, waiting: int) -> None:
+        self._most = at_once + waiting
+        self._taken = 0
+        self._free = asyncio.Semaphore(at_once)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for a turn, and keep it while the context lasts.
+
+        Raises:
+            HttpError: 503, too many wait already.
+        """
+        if self._taken >= self._most:
+            raise HttpError(
+                503,
+                f"{self._taken} pictures are being searched by or wait for their turn; try again "
+                f"in {RETRY_SECONDS} s",
+                headers={"Retry-After": str(RETRY_SECONDS)},
+            )
+        self._taken += 1
+        try:
+            async with self._free:
+                yield
+        finally:
+            self._taken -= 1

@@ -6,24 +6,23 @@ from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Form, Query
 from jinja2 import Environment, PackageLoader, select_autoescape
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from siglip_pipeline import __version__
 from siglip_pipeline.names import partition_key, shown
+from siglip_pipeline.records import RgbArray
 from siglip_pipeline.search import SearchFilter, SearchResult
 from siglip_pipeline.status import collect_status
 from siglip_pipeline.store.videos import Failure
 from siglip_pipeline.text.timecode import timecode
 from siglip_pipeline.up_state import running
-from siglip_pipeline.web.api import picture_in
 from siglip_pipeline.web.assets import asset_url
 from siglip_pipeline.web.binding import is_loopback
 from siglip_pipeline.web.errors import HttpError
 from siglip_pipeline.web.guard import LOGIN_PATH, SESSION_COOKIE, session_token
 from siglip_pipeline.web.media import VideoId
-from siglip_pipeline.web.pictures import check_picture, preview_url
+from siglip_pipeline.web.pictures import on_picture, preview_url
 from siglip_pipeline.web.query import (
     MAX_ID,
     MAX_SECONDS,
@@ -115,19 +114,20 @@ async def picture_page(
     request: Request, services: CurrentServices, filter: Filter, offset: _Offset = 0
 ) -> Response:
     """What was found for a picture."""
-    data = await picture_in(request)
-    return await run_in_threadpool(_picture_results, request, services, data, filter, offset)
+    return await on_picture(
+        request,
+        services,
+        lambda pixels: _picture_results(request, services, pixels, filter, offset),
+    )
 
 
 def _picture_results(
-    request: Request, services: Services, data: bytes, filter: SearchFilter, offset: int
+    request: Request, services: Services, pixels_HWC: RgbArray, filter: SearchFilter, offset: int
 ) -> Response:
     began = time.perf_counter()
     page = _page_of_hits(services, offset)
-    result = search_picture(services, data, page, filter)
-    most = services.settings.http_max_picture_megapixels
-    preview = preview_url(check_picture(data, max_megapixels=most))
-    return _results(request, result, page, filter, began, preview=preview)
+    result = search_picture(services, pixels_HWC, page, filter)
+    return _results(request, result, page, filter, began, preview=preview_url(pixels_HWC))
 
 
 @router.get("/videos")

@@ -8,9 +8,9 @@ from urllib.parse import urlencode
 from fastapi import Depends, Query
 from pydantic import BeforeValidator, Field
 
+from siglip_pipeline.records import RgbArray
 from siglip_pipeline.search import MAX_K, SearchFilter, SearchResult, parse_moment, parse_query
 from siglip_pipeline.web.errors import HttpError
-from siglip_pipeline.web.pictures import check_picture
 from siglip_pipeline.web.services import Services
 
 MAX_ID = 2**31 - 1
@@ -130,18 +130,17 @@ def search_text(services: Services, text: str, page: Slice, filter: SearchFilter
 
 
 def search_picture(
-    services: Services, data: bytes, page: Slice, filter: SearchFilter
+    services: Services, pixels_HWC: RgbArray, page: Slice, filter: SearchFilter
 ) -> SearchResult:
     """Moments that look like a picture.
 
     Raises:
-        HttpError: 415 or 413, it is no picture, or too large a one.
+        HttpError: 422, more hits than may be asked for.
         SearchError: as :class:`~siglip_pipeline.search.SearchService`.
     """
     page.check(services)
     with services.image_lock:
-        check_picture(data, max_megapixels=services.settings.http_max_picture_megapixels)
-        result = services.search.by_image(data, k=page.offset + page.k, filter=filter)
+        result = services.search.by_image(pixels_HWC, k=page.offset + page.k, filter=filter)
     return page.of(result)
 
 

@@ -16,8 +16,10 @@ from siglip_pipeline.store.timelines import TimelineStore, VideoName
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
+from siglip_pipeline.video.pictures import PictureDecoder
 from siglip_pipeline.web.encoder import BatchingEmbedder
 from siglip_pipeline.web.errors import HttpError
+from siglip_pipeline.web.limits import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +39,9 @@ class Services:
     similarity: VideoSimilarityStore
     uploads: UploadStore
     frames: FrameStore
+    decoder: PictureDecoder
+    turns: Turns
+    """Of pictures to search by: a thread is taken only for those that are at work."""
     image_lock: threading.Lock = field(default_factory=threading.Lock)
     """Held while a picture goes through the model: one at a time, as memory allows."""
     model_loaded: threading.Event = field(default_factory=threading.Event)
@@ -58,11 +63,16 @@ class Services:
             similarity=VideoSimilarityStore(database),
             uploads=UploadStore(settings.uploads, settle_seconds=0),
             frames=FrameStore(settings.frame_store_url),
+            decoder=PictureDecoder(settings.http_pictures_at_once),
+            turns=Turns(
+                at_once=settings.http_pictures_at_once, waiting=settings.http_pictures_waiting
+            ),
         )
 
     def close(self) -> None:
         """End what runs in the background."""
         self.stopping.set()
+        self.decoder.close()
         if isinstance(self.embedder, BatchingEmbedder):
             self.embedder.close()
 

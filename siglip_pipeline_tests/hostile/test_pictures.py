@@ -3,6 +3,7 @@
 import io
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import psutil
@@ -108,3 +109,18 @@ def test_a_closed_decoder_leaves_no_child() -> None:
     (child,) = decoders()
     decoder.close()
     assert not child.is_running()
+
+
+def test_closing_a_decoder_ends_what_it_decodes() -> None:
+    decoder = PictureDecoder(1)
+    decoder.decode(encoded("PNG"))  # the child has started
+    with ThreadPoolExecutor(1) as pool:
+        at_work = pool.submit(decoder.decode, endless_jpeg(), seconds=30.0)
+        time.sleep(1)
+        began = time.monotonic()
+        decoder.close()
+        with pytest.raises(QueryError):
+            at_work.result()
+        assert time.monotonic() - began < 2
+    with pytest.raises(QueryError, match="closed"):
+        decoder.decode(encoded("PNG"))

@@ -5,7 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -56,6 +56,7 @@ def served(
             http_body_bytes_per_second=RATE,
             http_write_seconds=SECONDS,
             http_idle_seconds=SECONDS,
+            http_max_body_mib=1,
             http_max_connections=150,
             http_max_connections_per_address=20,
         )
@@ -160,6 +161,20 @@ def test_a_drip_puts_off_nothing(served: Served, sent: bytes, drop: bytes) -> No
             assert time.monotonic() - began < SECONDS + SLACK
             time.sleep(0.25)
         assert time.monotonic() - began > SECONDS / 2
+
+
+def test_all_bodies_together_are_bounded(served: Served) -> None:
+    size = 2**20  # the largest that is allowed
+    with clients(served) as connect:
+        bodies = [connect(PICTURE + b"Content-Length: %d\r\n\r\n" % size) for _ in range(20)]
+        for body in bodies[:16]:
+            body.sendall(bytes(size - 1))
+        is_served_at_once(served)
+        with suppress(OSError):
+            bodies[16].sendall(bytes(size - 1))
+        assert b" 503 " in bodies[16].recv(65536)
+        bodies[0].sendall(b"x")
+        assert b" 415 " in bodies[0].recv(65536)  # zeros are no picture
 
 
 def test_a_slow_body_that_gets_on_is_read(served: Served) -> None:

@@ -1,0 +1,149 @@
+"""Pictures to search by that take minutes to decode cost the others nothing."""
+
+import io
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from siglip_pipeline.errors import PictureTimeoutError
+from siglip_pipeline.ports import free_port
+from siglip_pipeline.search import SearchService
+from siglip_pipeline.settings import Settings, child_environment
+from siglip_pipeline_tests.hostile.test_pictures import endless_jpeg
+from siglip_pipeline_tests.search.conftest import Films
+from siglip_pipeline_tests.search.conftest import films as films  # a fixture
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+PICTURES = 50
+SECONDS = 2.0
+"""Of decoding, here."""
+HEADERS = {"Content-Type": "image/jpeg"}
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
+    """`siglip-pipeline serve`, ready with its text tower loaded."""
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "siglip_pipeline.cli", "serve", "--port", str(port), "--load-model"],
+        env=child_environment(settings),
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 120
+        while not _is_ready(url):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        yield process, url
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def are_answered_at_once(ask: Callable[[int], httpx.Response], *, seconds: float) -> None:
+    """One request after the other, each of which succeeds and does not wait for pictures."""
+    took: list[float] = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        began = time.monotonic()
+        assert ask(len(took)).status_code == 200
+        took.append(time.monotonic() - began)
+    assert statistics.median(took) < 1, took
+    assert max(took) < 5, took  # the decoders have the same cores
+
+
+def small_jpeg() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (99, 99)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def test_the_picture_takes_long() -> None:
+    data = endless_jpeg()
+    assert len(data) < 500_000
+    code = "import sys; from PIL import Image; Image.open(sys.stdin.buffer).load()"
+    with pytest.raises(subprocess.TimeoutExpired):
+        subprocess.run([sys.executable, "-c", code], input=data, timeout=15, check=False)
+    subprocess.run([sys.executable, "-c", code], input=endless_jpeg(scans=5), check=True)
+
+
+def test_fifty_at_once_are_in_nobodys_way(films: Films) -> None:
+    data = endless_jpeg()
+    settings = films.settings.model_copy(
+        update={"picture_seconds": SECONDS, "http_requests_per_second": 0}
+    )
+    with serving(settings) as (process, url), ThreadPoolExecutor(2 * PICTURES) as pool:
+
+        def send(path: str = "/api/search") -> httpx.Response:
+            return httpx.post(f"{url}{path}", content=data, headers=HEADERS, timeout=60)
+
+        sent = [pool.submit(send, ("/api/search", "/")[n % 2]) for n in range(PICTURES)]
+        readyz = pool.submit(
+            are_answered_at_once, lambda _: httpx.get(f"{url}/readyz", timeout=30), seconds=8
+        )
+        are_answered_at_once(
+            lambda n: httpx.get(f"{url}/api/search", params={"q": f"a {n}"}, timeout=30), seconds=8
+        )
+        readyz.result()
+        answers = [future.result() for future in sent]
+        counts = Counter(answer.status_code for answer in answers)
+        # Ten at once; a few more where they did not all come within two seconds.
+        assert set(counts) == {422, 503}, counts
+        assert 10 <= counts[422] <= 20, counts
+        for answer in answers:
+            if answer.status_code == 503:
+                assert answer.headers["retry-after"] == "5"
+            assert "picture" in answer.json()["error"]["message"]
+        # Those that are well are served after them as before.
+        well = httpx.post(f"{url}/api/search", content=small_jpeg(), headers=HEADERS, timeout=60)
+        assert well.status_code == 200, well.text
+
+        again = [pool.submit(send) for _ in range(PICTURES)]
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        assert process.wait(timeout=30) == 0
+        assert time.monotonic() - began < 5
+        for future in again:
+            future.exception()
+
+
+def test_a_picture_from_python_or_a_file_has_the_same_time(films: Films, tmp_path: Path) -> None:
+    file = tmp_path / "slow.jpg"
+    file.write_bytes(endless_jpeg())
+    settings = films.settings.model_copy(update={"picture_seconds": 1.0})
+    service = SearchService(films.database, settings)
+    for image in (file, file.read_bytes()):
+        began = time.monotonic()
+        with pytest.raises(PictureTimeoutError, match="longer than 1 s"):
+            service.by_image(image)
+        assert time.monotonic() - began < 10  # a child is started, too
+    done = subprocess.run(
+        [sys.executable, "-m", "siglip_pipeline.cli", "search", "--image", str(file), "--json"],
+        env=child_environment(settings),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert b"longer than 1 s" in done.stdout
