@@ -54,6 +54,8 @@ from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline.siglip.engine import EmbeddingEngine
 from siglip_pipeline.siglip.identity import model_spec
 from siglip_pipeline.siglip.model import get_models
+from siglip_pipeline.siglip.options import ModelOptions
+from siglip_pipeline.stages import FramesOptions
 from siglip_pipeline.store.database import Database, embedded_server, migrate
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.uploads import UploadStore
@@ -299,17 +301,23 @@ def index_plainly(
     """What the two assets do, without Dagster."""
     uploads = UploadStore(settings.uploads, settle_seconds=0)
     for _ in stages.sample_videos(
-        videos, uploads=uploads, frame_store=frame_store, database=database, settings=settings
+        videos,
+        uploads=uploads,
+        frame_store=frame_store,
+        database=database,
+        options=FramesOptions.from_settings(settings),
     ):
         pass
-    spec = model_spec(settings)
+    spec = model_spec(ModelOptions.from_settings(settings))
     for _ in stages.embed_videos(
         videos,
         frame_store=frame_store,
         database=database,
         model_id=ModelStore(database).register(spec),
         model_key=spec.key,
-        engine=lambda: EmbeddingEngine(get_models(settings), batch_size=settings.batch_size),
+        engine=lambda: EmbeddingEngine(
+            get_models(ModelOptions.from_settings(settings)), batch_size=settings.batch_size
+        ),
     ):
         pass
 

@@ -53,6 +53,7 @@ from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.device import device_name, is_out_of_memory
 from siglip_pipeline.siglip.engine import EmbeddingEngine, EngineReport
 from siglip_pipeline.siglip.model import SiglipModel, get_model, release_model
+from siglip_pipeline.siglip.options import ModelOptions
 from siglip_pipeline.siglip.preprocess import assemble, prepare
 from siglip_pipeline.siglip.workers import plan_workers
 from siglip_pipeline.video.frame_store import FrameStore, StoredFrame
@@ -254,7 +255,7 @@ def measure(
     """
     began = time.perf_counter()
     settings = Settings(model_name=str(folder), home=store.url, device=options.device)
-    model = get_model(settings, tower="image")
+    model = get_model(ModelOptions.from_settings(settings), tower="image")
     names = store_frames(store, frames, videos=max(1, frames // 48))
     jpegs = [data for video in names for part in store.read(video) for data in part.jpegs]
     batch = batch or best_batch(model, store, names)
@@ -342,13 +343,13 @@ def share_of_peak(name: str, model: SiglipModel, rate: float) -> dict[str, Any]:
 
 _MEMORY = """
 import sys, psutil, torch
-from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.embeddings import extract_image_embeddings
 from siglip_pipeline.siglip.model import get_model
+from siglip_pipeline.siglip.options import ModelOptions
 import numpy, transformers.models.siglip.modeling_siglip
 before = psutil.Process().memory_info().rss
-settings = Settings(model_name=sys.argv[1], home=sys.argv[2], device="cpu", dtype="float32")
-model = get_model(settings, tower=sys.argv[3])
+options = ModelOptions(name=sys.argv[1], device="cpu", dtype="float32")
+model = get_model(options, tower=sys.argv[3])
 model.encode_texts(torch.randint(0, 256_000, (1, model.recipe.text_length)))
 if sys.argv[3] == "both":
     extract_image_embeddings([numpy.zeros((256, 256, 3), numpy.uint8)], model=model)

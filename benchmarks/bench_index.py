@@ -29,6 +29,7 @@ from siglip_pipeline.store import building, counts, generations, recall
 from siglip_pipeline.store.database import Database, open_database
 from siglip_pipeline.store.index import build_index
 from siglip_pipeline.store.index_kinds import EF_SEARCH, Generation
+from siglip_pipeline.store.index_options import IndexOptions
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.recall.queries import Query, prepare_queries
 from siglip_pipeline.store.vectors import VectorStore
@@ -151,7 +152,7 @@ def run(
         report = build_index(
             database,
             model_id,
-            settings=settings,
+            options=IndexOptions.from_settings(settings),
             embed_texts=collection.embed_texts,
             progress=log,
         )

@@ -31,11 +31,13 @@ from siglip_pipeline.records import FloatArray, ModelSpec
 from siglip_pipeline.search import QueryEmbedder
 from siglip_pipeline.search.query_vectors import text_within
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.siglip.options import ModelOptions
 from siglip_pipeline.store import generations
 from siglip_pipeline.store.database import Database, open_database
 from siglip_pipeline.store.execution import ef_search_of
 from siglip_pipeline.store.index import build_index
 from siglip_pipeline.store.index_kinds import Generation, Scope, index_kind
+from siglip_pipeline.store.index_options import IndexOptions
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.near_frames import NearFrames
 from siglip_pipeline.store.search_run import find_hits
@@ -115,7 +117,7 @@ def collection(footage: Footage, database: Database, settings: Settings) -> int:
     report = build_index(
         database,
         model_id,
-        settings=settings,
+        options=IndexOptions.from_settings(settings),
         embed_texts=lambda labels: footage.text_queries(len(labels)),
         progress=log,
     )
@@ -282,7 +284,7 @@ class MadeEmbedder(QueryEmbedder):
     """``query 17`` is the 17th made text query."""
 
     def __init__(self, settings: Settings, vectors_ND: FloatArray) -> None:
-        super().__init__(settings)
+        super().__init__(ModelOptions.from_settings(settings))
         self._vectors_ND = vectors_ND
 
     def texts(self, model: ModelRow, texts: Sequence[str]) -> FloatArray:
@@ -321,7 +323,7 @@ def text_encoding() -> list[Case]:
     from siglip_pipeline.siglip.model import get_model
 
     settings = Settings.load(model_name=str(MODEL_FOLDER))
-    model = get_model(settings, tower="text")
+    model = get_model(ModelOptions.from_settings(settings), tower="text")
 
     def embed(query: int) -> object:
         return extract_text_embeddings([f"a red circle {query}"], model=model)

@@ -37,6 +37,7 @@ from siglip_pipeline.ports import free_port
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index import build_index
+from siglip_pipeline.store.index_options import IndexOptions
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.videos import VideoStore
 
@@ -333,7 +334,12 @@ def rebuild_steadily(settings: Settings, rebuilt: list[int], ended: threading.Ev
         while not ended.wait(REBUILD_EVERY_SECONDS):
             # The run's own build may be under way: then this one is refused.
             with suppress(Exception):
-                build_index(database, model.model_id, settings=settings, force=True)
+                build_index(
+                    database,
+                    model.model_id,
+                    options=IndexOptions.from_settings(settings),
+                    force=True,
+                )
                 rebuilt[0] += 1
 
 

@@ -15,7 +15,8 @@ from siglip_pipeline.siglip.embeddings import extract_text_embeddings
 from siglip_pipeline.siglip.engine import EmbeddingEngine
 from siglip_pipeline.siglip.identity import model_spec
 from siglip_pipeline.siglip.model import get_model, get_models
-from siglip_pipeline.stages import embed_videos, sample_videos
+from siglip_pipeline.siglip.options import ModelOptions
+from siglip_pipeline.stages import FramesOptions, embed_videos, sample_videos
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
@@ -38,7 +39,9 @@ class RealFootage:
     def __init__(self, folder: Path, *, minutes: int, sampling: str) -> None:
         self._folder, self._minutes = folder, minutes
         self.overrides = {"model_name": str(MODEL), "sampling": sampling}
-        self.spec: ModelSpec = model_spec(Settings.load(**self.overrides))
+        self.spec: ModelSpec = model_spec(
+            ModelOptions.from_settings(Settings.load(**self.overrides))
+        )
         self.name = f"real_{sampling.replace(':', '')}"
         self.frames = 0
         self.videos = 0
@@ -67,7 +70,11 @@ class RealFootage:
         frame_store = FrameStore(str(settings.home / "frames"))
         videos = [upload.path for upload in uploads.list()]
         sampled = sample_videos(
-            videos, uploads=uploads, frame_store=frame_store, database=database, settings=settings
+            videos,
+            uploads=uploads,
+            frame_store=frame_store,
+            database=database,
+            options=FramesOptions.from_settings(settings),
         )
         good = [outcome.video for outcome in sampled if not isinstance(outcome, VideoError)]
         stored = embed_videos(
@@ -76,7 +83,7 @@ class RealFootage:
             database=database,
             model_id=model_id,
             model_key=self.spec.key,
-            engine=lambda: EmbeddingEngine(get_models(settings)),
+            engine=lambda: EmbeddingEngine(get_models(ModelOptions.from_settings(settings))),
         )
         vectors = [done.vectors for done in stored if not isinstance(done, VideoError)]
         self.frames, self.videos = sum(vectors), len(vectors)
@@ -84,4 +91,6 @@ class RealFootage:
     def embed_texts(self, labels: Sequence[str]) -> FloatArray:
         """[N, D] by the model's text tower."""
         settings = Settings.load(**self.overrides)
-        return extract_text_embeddings(labels, model=get_model(settings, tower="text"))
+        return extract_text_embeddings(
+            labels, model=get_model(ModelOptions.from_settings(settings), tower="text")
+        )

@@ -6,7 +6,7 @@ from siglip_pipeline.clock import forget_times_to_come
 from siglip_pipeline.dagster_home import prepare_dagster_home, with_databases
 from siglip_pipeline.errors import EmbeddedDatabaseError
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.status import PipelineStatus, collect_status
+from siglip_pipeline.status import PipelineStatus, StatusOptions, collect_status
 from siglip_pipeline.store.database import (
     embedded_server,
     migrate,
@@ -25,7 +25,7 @@ _TUNED = (
 def pipeline_status(settings: Settings) -> PipelineStatus:
     """The state of everything, as `status` shows it."""
     with open_database(settings) as database:
-        return collect_status(database, settings)
+        return collect_status(database, StatusOptions.from_settings(settings))
 
 
 def list_models(settings: Settings) -> dict[str, Any]:

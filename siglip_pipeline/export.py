@@ -8,7 +8,6 @@ from pathlib import Path
 from siglip_pipeline.errors import FrameStoreError, QueryError, VideoError
 from siglip_pipeline.hits import Hit
 from siglip_pipeline.json_form import Rounded3
-from siglip_pipeline.settings import Settings
 from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.clips import cut_clip
 from siglip_pipeline.video.frame_store import FrameStore
@@ -28,15 +27,23 @@ class Exported:
 
 
 def export_hits(
-    hits: Iterable[Hit], folder: Path, settings: Settings, *, clips: bool = False
+    hits: Iterable[Hit],
+    folder: Path,
+    *,
+    frames: FrameStore,
+    uploads: UploadStore,
+    clips: bool = False,
+    decode: DecodeOptions | None = None,
 ) -> list[Exported]:
     """Write hits to a folder, numbered in their order; a hit that fails does not stop the others.
 
     Args:
         hits: best first.
         folder: made if missing; files of the same name are replaced.
-        settings: where stored frames and uploads are.
+        frames: where stored frames are.
+        uploads: where the videos are that clips are cut from.
         clips: cut the moments out of the uploads (MP4, no sound), instead of thumbnails (JPEG).
+        decode: how clips are cut; None: as the settings have it by default.
 
     Raises:
         QueryError: the folder cannot be made.
@@ -45,8 +52,6 @@ def export_hits(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise QueryError(f"{folder} cannot be made: {error.strerror}; name a folder") from error
-    frames = FrameStore(settings.frame_store_url)
-    uploads = UploadStore(settings.uploads, settle_seconds=0)
     done = []
     for number, hit in enumerate(hits, 1):
         suffix = "mp4" if clips else "jpg"
@@ -59,7 +64,7 @@ def export_hits(
                     hit.start_seconds,
                     hit.end_seconds,
                     path,
-                    options=DecodeOptions.from_settings(settings),
+                    options=decode,
                 )
             else:
                 path.write_bytes(frames.thumbnail(hit.video, hit.frame_index))

@@ -1,12 +1,16 @@
 """What is out of date under the present settings: made by another sampling or another model."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from siglip_pipeline.settings import Settings
-from siglip_pipeline.stages import current_recipe
+from siglip_pipeline.siglip.options import ModelOptions
+from siglip_pipeline.stages import FramesOptions
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.videos import VideoStore
+
+if TYPE_CHECKING:
+    from siglip_pipeline.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,19 +28,36 @@ class OutOfDate:
         return sorted({*self.frames, *self.vectors})
 
 
-def out_of_date(database: Database, settings: Settings) -> OutOfDate:
-    """Compare what is stored with what the settings ask for; no model is loaded.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the results of a video should be made by."""
 
-    The model in the settings is known by the name and revision that it was registered under; of
+    recipe: str
+    """The :attr:`.FramesOptions.recipe`."""
+    model: ModelOptions
+
+    @classmethod
+    def from_settings(cls, settings: "Settings") -> "Wanted":
+        """Return what the environment asks for."""
+        return cls(
+            recipe=FramesOptions.from_settings(settings).recipe,
+            model=ModelOptions.from_settings(settings),
+        )
+
+
+def out_of_date(database: Database, wanted: Wanted) -> OutOfDate:
+    """Compare what is stored with what is asked for; no model is loaded.
+
+    The model is known by the name and revision that it was registered under; of
     several with the same, the newest counts.
     """
     videos = VideoStore(database)
     chosen = [
         row.model_id
         for row in ModelStore(database).list()
-        if row.name == settings.model_name and settings.model_revision in (None, row.revision)
+        if row.name == wanted.model.name and wanted.model.revision in (None, row.revision)
     ]
     return OutOfDate(
-        frames=tuple(videos.out_of_date_frames(current_recipe(settings))),
+        frames=tuple(videos.out_of_date_frames(wanted.recipe)),
         vectors=tuple(videos.out_of_date_vectors(chosen[-1] if chosen else None)),
     )

@@ -9,13 +9,13 @@ from typing import Any
 
 from siglip_pipeline import console
 from siglip_pipeline.errors import DatabaseUnavailableError, LaunchError, QueryError
-from siglip_pipeline.freshness import out_of_date
+from siglip_pipeline.freshness import Wanted, out_of_date
 from siglip_pipeline.ingest import Ingested, bring_in
 from siglip_pipeline.names import shown, unusable
 from siglip_pipeline.private_files import make_folders
 from siglip_pipeline.records import Stage
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.status import PipelineStatus, collect_status
+from siglip_pipeline.status import PipelineStatus, StatusOptions, collect_status
 from siglip_pipeline.store.database import Database, open_database
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.up_state import running
@@ -113,7 +113,9 @@ def materialize_uploads(
         known = VideoStore(database).states()
         states = {path: s for path, s in known.items() if is_in_part(path, settings.part)}
         if stale:
-            chosen |= states.keys() & set(out_of_date(database, settings).videos)
+            chosen |= states.keys() & set(
+                out_of_date(database, Wanted.from_settings(settings)).videos
+            )
     if all_missing:
         chosen |= {
             u.path for u in uploads.list() if states.get(u.path) not in ("indexed", "failed")
@@ -212,13 +214,14 @@ def watch_until(
     Raises:
         DatabaseUnavailableError: it does not answer at first, or not for minutes.
     """
+    options = StatusOptions.from_settings(settings)
     progress = console.PipelineProgress()
     answered = time.monotonic()
 
     def look(before: PipelineStatus | None) -> PipelineStatus:
         nonlocal answered
         try:
-            status = collect_status(database, settings)
+            status = collect_status(database, options)
         except DatabaseUnavailableError:
             if before is None or time.monotonic() - answered > _PATIENCE_SECONDS:
                 raise

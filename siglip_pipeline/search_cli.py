@@ -24,6 +24,7 @@ from siglip_pipeline.search import (
     MomentTerm,
     QueryTerm,
     SearchFilter,
+    SearchOptions,
     SearchResult,
     SearchService,
     parse_moment,
@@ -35,6 +36,8 @@ from siglip_pipeline.store.database import open_database
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.similar_videos import SharedSegment, VideoSimilarityStore
 from siglip_pipeline.text.timecode import timecode
+from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline.web.binding import url_host
 
 Time = datetime | None
@@ -125,7 +128,7 @@ def search(
             "give TEXT, --image FILE, --like VIDEO@SECONDS or several of them, or --clip FILE"
         )
     with open_database(settings) as database:
-        service = SearchService(database, settings)
+        service = SearchService(database, SearchOptions.from_settings(settings))
         if clip is not None:
             result = service.by_clip(clip, k=k, filter=filter)
         else:
@@ -178,7 +181,7 @@ def labels(
         raise typer.BadParameter("give a VIDEO and at least one LABEL, or --all and labels")
     limits = SearchFilter(from_seconds=from_seconds, to_seconds=to_seconds, min_probability=sure)
     with open_database(settings) as database:
-        report = SearchService(database, settings).label(
+        report = SearchService(database, SearchOptions.from_settings(settings)).label(
             names, videos=videos, filter=limits, template=template
         )
     if json_:
@@ -313,7 +316,15 @@ def _export(
 ) -> tuple[Exported, ...] | None:
     if folder is None:
         return None
-    return tuple(export_hits(result.hits, folder, settings, clips=clips))
+    exported = export_hits(
+        result.hits,
+        folder,
+        frames=FrameStore(settings.frame_store_url),
+        uploads=UploadStore(settings.uploads, settle_seconds=0),
+        clips=clips,
+        stall_seconds=settings.decode_stall_seconds,
+    )
+    return tuple(exported)
 
 
 def _open(result: SearchResult, settings: Settings) -> str:

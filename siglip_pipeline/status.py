@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from siglip_pipeline.freshness import OutOfDate, out_of_date
+from siglip_pipeline.freshness import OutOfDate, Wanted, out_of_date
 from siglip_pipeline.names import shown
 from siglip_pipeline.partition_limit import partition_warning
 from siglip_pipeline.records import Refused
-from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.live_index import LiveIndex, live_index
@@ -16,6 +15,9 @@ from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.videos import Failure, VideoStore
 from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.sandbox import SandboxReport, sandbox_report, sandbox_warning
+
+if TYPE_CHECKING:
+    from siglip_pipeline.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +70,27 @@ class PipelineStatus:
         }
 
 
-def collect_status(database: Database, settings: Settings) -> PipelineStatus:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusOptions:
+    """Where uploads lie, and what is asked for of them."""
+
+    uploads: str
+    part: str | None
+    partition_limit: int
+    wanted: Wanted
+
+    @classmethod
+    def from_settings(cls, settings: "Settings") -> "StatusOptions":
+        """Return the options that the environment asks for."""
+        return cls(
+            uploads=settings.uploads,
+            part=settings.part,
+            partition_limit=settings.partition_limit,
+            wanted=Wanted.from_settings(settings),
+        )
+
+
+def collect_status(database: Database, options: StatusOptions) -> PipelineStatus:
     """The state under the active model, or under the newest one while none is active.
 
     Uploads that no sensor has announced yet are counted as pending where listing them is cheap: in
@@ -80,14 +102,16 @@ def collect_status(database: Database, settings: Settings) -> PipelineStatus:
     counts = videos.counts(model.model_id if model else None)
     unseen = 0
     refused: Sequence[Refused] = ()
-    folder = settings.uploads.folder
-    if folder is not None and (folder / (settings.part or "")).is_dir():
-        uploads = UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
+    folder = options.uploads.folder
+    if folder is not None and (folder / (options.part or "")).is_dir():
+        uploads = UploadStore(options.uploads, part=options.part, settle_seconds=0)
         listing, refused = uploads.survey()
         known = videos.paths()
         unseen = sum(upload.path not in known for upload in listing)
     warning = partition_warning(
-        AnnouncedUploads(database).count(part=settings.part) + unseen, settings
+        AnnouncedUploads(database).count(part=options.part) + unseen,
+        part=options.part,
+        limit=options.partition_limit,
     )
     return PipelineStatus(
         total=counts.total + unseen,
@@ -100,7 +124,7 @@ def collect_status(database: Database, settings: Settings) -> PipelineStatus:
         refused=tuple(refused),
         frames=counts.frames,
         vectors=counts.vectors,
-        out_of_date=out_of_date(database, settings),
+        out_of_date=out_of_date(database, options.wanted),
         warnings=tuple(filter(None, (warning, sandbox_warning()))),
         model={"name": model.name, "key": model.key, "dim": model.dim} if model else None,
         index=_index_json(live_index(database, model.model_id)) if model else None,

@@ -22,7 +22,7 @@ import pytest
 from siglip_pipeline.dagster_api import FINISHED, DagsterApi
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
-from siglip_pipeline.freshness import out_of_date
+from siglip_pipeline.freshness import Wanted, out_of_date
 from siglip_pipeline.ports import free_port
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline.store.database import LOCK_VIDEO, Database, open_database
@@ -250,6 +250,7 @@ def test_a_fragmented_backfill_loads_the_model_once(services: Services) -> None:
 
 def test_cancelling_a_run_keeps_what_is_done_and_frees_the_slot(services: Services) -> None:
     settings = services.up.settings
+    wanted = Wanted.from_settings(settings)
     done, held = "02.mp4", "03.mp4"
     with _active_model(services) as (database, model_id):
         VectorStore(database).mark_outdated(model_id, [done, held])
@@ -260,7 +261,7 @@ def test_cancelling_a_run_keeps_what_is_done_and_frees_the_slot(services: Servic
                 [LOCK_VIDEO, held],
             )
             services.ask_for_backfill([done, held])
-            services.wait(lambda: out_of_date(database, settings).vectors == (held,))
+            services.wait(lambda: out_of_date(database, wanted).vectors == (held,))
             (run,) = services.runs("frame_embeddings", "STARTED")
             began = time.monotonic()
             services.ask(
@@ -269,7 +270,7 @@ def test_cancelling_a_run_keeps_what_is_done_and_frees_the_slot(services: Servic
             )
             services.wait(lambda: services.status_of(run["id"]) == "CANCELED", seconds=60)
             assert time.monotonic() - began < 15
-        assert out_of_date(database, settings).vectors == (held,)
+        assert out_of_date(database, wanted).vectors == (held,)
     # The slot of the pool is free again: the next run gets it.
     again = _cli(settings, "materialize", "--stale", "--assets", "frame_embeddings", "--json")
     assert again.returncode == 0, again.stderr

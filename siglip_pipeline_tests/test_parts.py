@@ -20,9 +20,9 @@ from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.errors import SettingsError, UploadNotFoundError
 from siglip_pipeline.partition_limit import partition_warning
 from siglip_pipeline.records import Stage
-from siglip_pipeline.search import SearchService
+from siglip_pipeline.search import SearchOptions, SearchService
 from siglip_pipeline.settings import Settings, process_environment
-from siglip_pipeline.status import collect_status
+from siglip_pipeline.status import StatusOptions, collect_status
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database, open_database
 from siglip_pipeline.store.embedded import EmbeddedPostgres
@@ -121,8 +121,10 @@ def test_two_locations_fill_one_database(postgres: EmbeddedPostgres, tmp_path: P
             assert connection.execute(
                 "SELECT path, part, missing_since FROM videos"
             ).fetchall() == [(f"{part}/film.mp4", part, None) for part in PARTS]
-            assert collect_status(database, settings).indexed == len(films)
-            service = SearchService(database, settings)
+            assert collect_status(database, StatusOptions.from_settings(settings)).indexed == len(
+                films
+            )
+            service = SearchService(database, SearchOptions.from_settings(settings))
             for video, film in films.items():
                 hits = service.by_text(film.timeline[0][2].caption, k=2).hits
                 assert hits[0].video == video
@@ -193,13 +195,14 @@ def test_the_page_leads_to_the_assets_of_a_videos_part(database: Database, tmp_p
 
 def test_a_set_of_partitions_that_fills_up_is_announced(database: Database, tmp_path: Path) -> None:
     settings = Settings.load(uploads=str(tmp_path / "none"), part="a", partition_limit=10)
-    assert partition_warning(8, settings) is None
-    assert "9 videos below a/" in str(partition_warning(9, settings))
+    assert partition_warning(8, part="a", limit=10) is None
+    assert "9 videos below a/" in str(partition_warning(9, part="a", limit=10))
     with psycopg.connect(database.url.reveal()) as connection:
         connection.execute(
             "INSERT INTO videos (path) SELECT p || n FROM generate_series(1, 9) n,"
             " unnest(ARRAY['a/', 'b/']) p"
         )
-    (warning,) = collect_status(database, settings).warnings
-    assert warning == partition_warning(9, settings)
-    assert collect_status(database, settings.model_copy(update={"part": "c"})).warnings == ()
+    (warning,) = collect_status(database, StatusOptions.from_settings(settings)).warnings
+    assert warning == partition_warning(9, part="a", limit=10)
+    other = StatusOptions.from_settings(settings.model_copy(update={"part": "c"}))
+    assert collect_status(database, other).warnings == ()

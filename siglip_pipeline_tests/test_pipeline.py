@@ -18,9 +18,9 @@ from siglip_pipeline.dagster_home import pipeline_environment
 from siglip_pipeline.demo.drawing import render_picture
 from siglip_pipeline.demo.films import DemoVideo, demo_scenes, render_video
 from siglip_pipeline.materialize import materialize_videos
-from siglip_pipeline.search import SearchService
+from siglip_pipeline.search import SearchOptions, SearchService
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.status import collect_status
+from siglip_pipeline.status import StatusOptions, collect_status
 from siglip_pipeline.store.database import open_database
 from siglip_pipeline.store.embedded import EmbeddedPostgres
 from siglip_pipeline.store.vectors import VectorStore
@@ -74,7 +74,7 @@ def _name(film: DemoVideo, settings: Settings) -> str:
 def test_text_finds_the_right_second_in_18_of_20(collection: Collection) -> None:
     found = []
     with open_database(collection.settings) as database:
-        service = SearchService(database, collection.settings)
+        service = SearchService(database, SearchOptions.from_settings(collection.settings))
         for film in collection.films:
             for start, end, scene in film.timeline:
                 hit = service.by_text(scene.caption, k=1).hits[0]
@@ -90,7 +90,9 @@ def test_a_picture_finds_the_scene_that_it_shows(collection: Collection, tmp_pat
     picture = tmp_path / "query.png"
     render_picture(scene).save(picture)
     with open_database(collection.settings) as database:
-        result = SearchService(database, collection.settings).by_image(picture, k=3)
+        result = SearchService(database, SearchOptions.from_settings(collection.settings)).by_image(
+            picture, k=3
+        )
     assert result.hits[0].video == "sub/two.mkv"
     assert start <= result.hits[0].time_seconds < end
 
@@ -98,7 +100,9 @@ def test_a_picture_finds_the_scene_that_it_shows(collection: Collection, tmp_pat
 def test_a_moment_finds_itself_first_and_loads_no_model(collection: Collection) -> None:
     with open_database(collection.settings) as database:
         without_model = collection.settings.model_copy(update={"device": "cuda:99"})
-        result = SearchService(database, without_model).by_moment("one.mp4", 5.0, k=2)
+        result = SearchService(database, SearchOptions.from_settings(without_model)).by_moment(
+            "one.mp4", 5.0, k=2
+        )
     hit = result.hits[0]
     assert hit.video == "one.mp4"
     assert hit.score == pytest.approx(1.0, abs=1e-3)
@@ -107,7 +111,7 @@ def test_a_moment_finds_itself_first_and_loads_no_model(collection: Collection) 
 
 def test_the_file_that_is_no_video_failed_alone(collection: Collection) -> None:
     with open_database(collection.settings) as database:
-        status = collect_status(database, collection.settings)
+        status = collect_status(database, StatusOptions.from_settings(collection.settings))
     assert (status.total, status.indexed, status.failed, status.pending) == (3, 2, 1, 0)
     assert [(f.video, f.stage) for f in status.failures] == [("broken.mp4", "video_frames")]
     assert status.failures[0].reason

@@ -12,14 +12,21 @@ import pytest
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.errors import VideoError
-from siglip_pipeline.freshness import out_of_date
+from siglip_pipeline.freshness import Wanted, out_of_date
 from siglip_pipeline.reconcile import InDagster, reconcile
 from siglip_pipeline.removal import forget_video
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.engine import EmbeddingEngine
 from siglip_pipeline.siglip.identity import model_spec
 from siglip_pipeline.siglip.model import get_model
-from siglip_pipeline.stages import FramesStored, VectorsStored, embed_videos, sample_videos
+from siglip_pipeline.siglip.options import ModelOptions
+from siglip_pipeline.stages import (
+    FramesOptions,
+    FramesStored,
+    VectorsStored,
+    embed_videos,
+    sample_videos,
+)
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelStore
@@ -66,7 +73,7 @@ class Bench:
             uploads=self.uploads,
             frame_store=self.frames,
             database=self.database,
-            settings=self.settings,
+            options=FramesOptions.from_settings(self.settings),
             force=force,
         )
         return {result.video: result for result in results}
@@ -75,7 +82,9 @@ class Bench:
         self, *videos: str, ahead: tuple[str, ...] = (), force: bool = False
     ) -> dict[str, VectorsStored | VideoError]:
         def engine() -> EmbeddingEngine:
-            self.engines.append(EmbeddingEngine([get_model(self.settings)]))
+            self.engines.append(
+                EmbeddingEngine([get_model(ModelOptions.from_settings(self.settings))])
+            )
             return self.engines[-1]
 
         def look_ahead() -> tuple[str, ...]:
@@ -105,7 +114,7 @@ def bench(tmp_path: Path, database: Database, database_url: str) -> Bench:
         model_name=str(MODEL_FOLDER),
         decode_workers=1,
     )
-    spec = model_spec(settings)
+    spec = model_spec(ModelOptions.from_settings(settings))
     return Bench(settings, database, ModelStore(database).register(spec), spec.key)
 
 
@@ -198,9 +207,9 @@ def test_ahead_is_done_too_and_costs_nothing_when_it_is_not_there(bench: Bench, 
 def test_what_is_out_of_date_is_what_the_settings_changed(bench: Bench, film: Path) -> None:
     shutil.copyfile(film, bench.folder / "a.mp4")
     bench.sample("a.mp4")
-    assert out_of_date(bench.database, bench.settings).vectors == ("a.mp4",)
+    assert out_of_date(bench.database, Wanted.from_settings(bench.settings)).vectors == ("a.mp4",)
     bench.embed("a.mp4")
-    assert out_of_date(bench.database, bench.settings).videos == []
+    assert out_of_date(bench.database, Wanted.from_settings(bench.settings)).videos == []
     cases: list[tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]] = [
         ({"sampling": "fps:2"}, ("a.mp4",), ()),
         ({"jpeg_quality": 80}, ("a.mp4",), ()),
@@ -208,7 +217,9 @@ def test_what_is_out_of_date_is_what_the_settings_changed(bench: Bench, film: Pa
         ({"index_kind": "hnsw"}, (), ()),
     ]
     for change, frames, vectors in cases:
-        found = out_of_date(bench.database, bench.settings.model_copy(update=change))
+        found = out_of_date(
+            bench.database, Wanted.from_settings(bench.settings.model_copy(update=change))
+        )
         assert (found.frames, found.vectors) == (frames, vectors), change
 
 
@@ -312,7 +323,7 @@ def test_damaged_frames_are_made_again_though_their_footer_is_whole(
     assert "is damaged" in failed.reason
     store = VideoStore(bench.database)
     assert [failure.video for failure in store.failures()] == ["a.mp4"]
-    assert out_of_date(bench.database, bench.settings).frames == ("a.mp4",)
+    assert out_of_date(bench.database, Wanted.from_settings(bench.settings)).frames == ("a.mp4",)
     assert AnnouncedUploads(bench.database).listed_fingerprints() == {"a.mp4": ""}, (
         "the sensor takes it up again"
     )

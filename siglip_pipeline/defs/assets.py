@@ -44,6 +44,7 @@ from siglip_pipeline.errors import VideoError
 from siglip_pipeline.queues import EMBEDDING_QUEUE, QUEUE_TAG
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.index import build_index
+from siglip_pipeline.store.index_options import IndexOptions
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.recall import recall_history
 from siglip_pipeline.store.vectors import VectorStore
@@ -53,7 +54,7 @@ GPU_POOL = "gpu"
 
 # What a person changes to have other frames or vectors: Dagster marks as out of date whatever was
 # made under another one. Read from the environment alone, since loading definitions reads no model.
-FRAMES_CODE_VERSION = stages.current_recipe(Settings.load())
+FRAMES_CODE_VERSION = stages.FramesOptions.from_settings(Settings.load()).recipe
 VECTORS_CODE_VERSION = Settings.load().model_choice
 
 # Different batch sizes keep the two assets in runs of their own: within one run, a failed video
@@ -126,7 +127,7 @@ def video_frames(
             uploads=uploads.store(),
             frame_store=frames,
             database=db,
-            settings=Settings.load(),
+            options=stages.FramesOptions.from_settings(Settings.load()),
             force=config.force,
         ):
             key = partition_key(result.video)
@@ -241,7 +242,7 @@ def similarity_index(
         report = build_index(
             db,
             model_id,
-            settings=settings,
+            options=IndexOptions.from_settings(settings),
             progress=context.log.info,
             texts=settings.recall_query_texts(),
             embed_texts=siglip.embed_texts,

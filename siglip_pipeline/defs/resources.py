@@ -13,6 +13,7 @@ import dagster as dg
 
 from siglip_pipeline.records import FloatArray, ModelSpec
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.siglip.options import ModelOptions
 from siglip_pipeline.store.database import Database, open_database
 from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
@@ -89,14 +90,15 @@ class SiglipResource(dg.ConfigurableResource["EmbeddingEngine"]):
         """What identifies the model's vectors; read from its files, without loading it."""
         from siglip_pipeline.siglip.identity import model_spec
 
-        return model_spec(self.settings())
+        return model_spec(ModelOptions.from_settings(self.settings()))
 
     def embed_texts(self, texts: Sequence[str]) -> FloatArray:
         """Vectors of texts, ``[N, D]``, by the text tower alone."""
         from siglip_pipeline.siglip.embeddings import extract_text_embeddings
         from siglip_pipeline.siglip.model import get_model
 
-        return extract_text_embeddings(texts, model=get_model(self.settings(), tower="text"))
+        options = ModelOptions.from_settings(self.settings())
+        return extract_text_embeddings(texts, model=get_model(options, tower="text"))
 
     def engine(self, log: Callable[[str], None]) -> "EngineHandle":
         """The embedding engine over the process's model; both are made on first use.
@@ -126,7 +128,7 @@ class EngineHandle:
             from siglip_pipeline.siglip.engine import EmbeddingEngine
             from siglip_pipeline.siglip.model import get_models
 
-            models = get_models(self._settings)
+            models = get_models(ModelOptions.from_settings(self._settings))
             devices = ", ".join(model.device for model in models)
             self._log(f"{models[0].spec.name} is loaded on {devices} in {models[0].dtype}")
             self._engine = EmbeddingEngine(

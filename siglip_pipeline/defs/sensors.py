@@ -165,7 +165,8 @@ def new_uploads(
         )
     left = len(waiting) - len(batch)
     context.log.info(f"{len(batch)} uploads taken up, {left} left for the next tick")
-    if (warning := partition_warning(len(partitions), Settings.load())) is not None:
+    limit = Settings.load().partition_limit
+    if (warning := partition_warning(len(partitions), part=PART, limit=limit)) is not None:
         context.log.warning(warning)
     return dg.SensorResult(
         dynamic_partitions_requests=[videos_partitions.build_add_request(keys)],

@@ -17,7 +17,7 @@ from siglip_pipeline.indexing import watch_until
 from siglip_pipeline.json_form import to_json
 from siglip_pipeline.launcher import Launcher, launch
 from siglip_pipeline.ports import free_port
-from siglip_pipeline.search import SearchResult, SearchService
+from siglip_pipeline.search import SearchOptions, SearchResult, SearchService
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.status import PipelineStatus
 from siglip_pipeline.store.database import Database, open_database
@@ -125,7 +125,7 @@ def _wait(launcher: Launcher, database: Database, expected: int, *, quiet: bool)
 def _search(
     database: Database, settings: Settings, videos: list[DemoVideo], *, quiet: bool
 ) -> list[dict[str, Any]]:
-    service = SearchService(database, settings)
+    service = SearchService(database, SearchOptions.from_settings(settings))
     queries = _queries(videos, Path(settings.uploads))
     results = []
     for query in queries[:-1]:

@@ -1,8 +1,8 @@
 """Find moments: by text, by picture, by another moment, by a clip, or by a mix of these.
 
-    from siglip_pipeline.search import SearchFilter, SearchService
+    from siglip_pipeline.search import SearchFilter, SearchOptions, SearchService
 
-    service = SearchService(database, settings)
+    service = SearchService(database, SearchOptions.from_settings(settings))
     service.by_text("a red car", k=5, filter=SearchFilter(videos=("holiday/**",)))
 
 docs/search.md explains what is found and how.
@@ -11,6 +11,7 @@ docs/search.md explains what is found and how.
 from siglip_pipeline.hits import MAX_K, SearchFilter
 from siglip_pipeline.search.embedder import QueryEmbedder
 from siglip_pipeline.search.labels import LabelReport, LabelScore, VideoLabels
+from siglip_pipeline.search.options import SearchOptions
 from siglip_pipeline.search.query_terms import (
     ImageTerm,
     MomentTerm,
@@ -33,6 +34,7 @@ __all__ = [
     "QueryShown",
     "QueryTerm",
     "SearchFilter",
+    "SearchOptions",
     "SearchResult",
     "SearchService",
     "TextTerm",

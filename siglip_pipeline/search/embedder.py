@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from siglip_pipeline.errors import QueryError
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.search.query_pictures import Picture, read_picture
-from siglip_pipeline.settings import Settings
+from siglip_pipeline.siglip.options import ModelOptions
 from siglip_pipeline.store.models import ModelRow
 
 if TYPE_CHECKING:
@@ -27,11 +28,11 @@ class QueryEmbedder:
     this class, overrides :meth:`texts`, and gives its own to :class:`.SearchService`.
 
     Args:
-        settings: the device and dtype. The model is whatever a call names.
+        options: the device and dtype. The model is whatever a call names.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, options: ModelOptions) -> None:
+        self._options = options
         self._texts: OrderedDict[tuple[str, str], FloatArray] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -97,10 +98,8 @@ class QueryEmbedder:
     def _model(self, model: ModelRow, tower: Literal["text", "image"]) -> "SiglipModel":
         from siglip_pipeline.siglip.model import get_model
 
-        settings = self._settings.model_copy(
-            update={"model_name": model.name, "model_revision": model.revision}
-        )
-        siglip = get_model(settings, tower=tower)
+        options = replace(self._options, name=model.name, revision=model.revision)
+        siglip = get_model(options, tower=tower)
         if siglip.spec.key != model.key:
             raise QueryError(
                 f"{model.name} is not what the indexed vectors were made with any more "

@@ -10,6 +10,7 @@ from siglip_pipeline.hits import MAX_K, Moment, SearchFilter
 from siglip_pipeline.search.embedder import QueryEmbedder
 from siglip_pipeline.search.labels import LabelReport, label_sentences, label_videos
 from siglip_pipeline.search.query_pictures import Picture
+from siglip_pipeline.search.options import SearchOptions
 from siglip_pipeline.search.query_terms import (
     ImageTerm,
     QueryTerm,
@@ -18,7 +19,6 @@ from siglip_pipeline.search.query_terms import (
 )
 from siglip_pipeline.search.query_vectors import QueryVectorizer, QueryVectors
 from siglip_pipeline.search.results import HitFinder, QueryShown, SearchResult, shown
-from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.labels import PROMPT_TEMPLATE
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelRow, ModelStore
@@ -42,7 +42,7 @@ class SearchService:
 
     Args:
         database: an open database.
-        settings: says on which device queries are embedded, and which hits are hidden
+        options: says on which device queries are embedded, and which hits are hidden
             (``search_min_probability``). The model is the active one of the database, whatever
             ``model_name`` says: a query must meet vectors of its own kind.
         embedder: makes the vectors of queries; None: a :class:`.QueryEmbedder` of its own.
@@ -52,13 +52,13 @@ class SearchService:
     """
 
     def __init__(
-        self, database: Database, settings: Settings, *, embedder: QueryEmbedder | None = None
+        self, database: Database, options: SearchOptions, *, embedder: QueryEmbedder | None = None
     ) -> None:
         self._database = database
-        self._settings = settings
-        self._embedder = embedder or QueryEmbedder(settings)
+        self._options = options
+        self._embedder = embedder or QueryEmbedder(options.model)
         self._vectorizer = QueryVectorizer(self._embedder, VectorStore(database))
-        self._finder = HitFinder(database, min_probability=settings.search_min_probability)
+        self._finder = HitFinder(database, min_probability=options.min_probability)
         self._active: ModelRow | None = None
 
     def load(self, tower: Literal["text", "image"] = "text") -> None:
@@ -81,7 +81,7 @@ class SearchService:
         if active is None:
             raise NothingIndexedError(
                 "nothing is indexed yet; put videos into "
-                f"{self._settings.uploads} and run `siglip-pipeline up`, or run "
+                f"{self._options.uploads} and run `siglip-pipeline up`, or run "
                 "`siglip-pipeline ingest FILE... --wait`"
             )
         self._active = active
@@ -202,7 +202,7 @@ class SearchService:
         from siglip_pipeline.video.clip import sample_clip
 
         def embed(model: ModelRow) -> _Embedded:
-            frames = sample_clip(clip, self._settings)
+            frames = sample_clip(clip, self._options.decode)
             query = QueryShown(clip=str(clip), clip_frames=len(frames))
             return query, self._vectorizer.clip(model, frames)
 

@@ -16,9 +16,9 @@ from siglip_pipeline.errors import (
     ModelNotFoundError,
     UnsupportedModelError,
 )
-from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.bounds import check_bounds
 from siglip_pipeline.siglip.hub import EXAMPLE, download
+from siglip_pipeline.siglip.options import ModelOptions
 from siglip_pipeline.siglip.weights import read_header, read_scalars
 
 Family = Literal["siglip", "siglip2"]
@@ -69,8 +69,8 @@ class Checkpoint:
         return self.config.get("text_config") or {}
 
 
-def open_checkpoint(settings: Settings) -> Checkpoint:
-    """Find the checkpoint that ``settings`` name, downloading it if need be, and check its files.
+def open_checkpoint(options: ModelOptions) -> Checkpoint:
+    """Find the checkpoint that ``options`` name, downloading it if need be, and check its files.
 
     Raises:
         ModelNotFoundError: no such folder or repository, or the hub cannot be reached and the
@@ -79,8 +79,8 @@ def open_checkpoint(settings: Settings) -> Checkpoint:
         UnsupportedModelError: not a SigLIP or SigLIP 2 model with both towers.
         CorruptWeightsError: weights missing, truncated, or only there as a pickle.
     """
-    folder, revision = _locate(settings.model_name, settings.model_revision)
-    name = settings.model_name
+    folder, revision = _locate(options.name, options.revision)
+    name = options.name
     _check_links(folder, name)
     config = _read_json(folder / "config.json", name)
     family = _family(name, config)

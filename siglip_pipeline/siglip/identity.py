@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from siglip_pipeline.records import ModelSpec
-from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.checkpoint import Checkpoint, open_checkpoint
+from siglip_pipeline.siglip.options import ModelOptions
 from siglip_pipeline.siglip.recipe import Recipe, read_recipe
 
 _SHA256_NAME = re.compile(r"[0-9a-f]{64}")
@@ -28,20 +28,15 @@ _NOT_ARCHITECTURE = {
 }  # fmt: skip
 
 
-def model_spec(settings: Settings) -> ModelSpec:
+def model_spec(options: ModelOptions) -> ModelSpec:
     """The identity of the configured model; the same that the loaded model carries.
 
     Raises:
         ModelError: as :func:`.checkpoint.open_checkpoint` and :func:`.recipe.read_recipe`.
     """
-    checkpoint = open_checkpoint(settings)
-    recipe = read_recipe(checkpoint, max_num_patches=settings.max_num_patches)
-    return spec_of(checkpoint, recipe, cache=fingerprint_cache(settings))
-
-
-def fingerprint_cache(settings: Settings) -> Path:
-    """The file that remembers the hashes of weight files."""
-    return settings.home / "cache" / "fingerprints.json"
+    checkpoint = open_checkpoint(options)
+    recipe = read_recipe(checkpoint, max_num_patches=options.max_num_patches)
+    return spec_of(checkpoint, recipe, cache=options.fingerprints)
 
 
 def spec_of(checkpoint: Checkpoint, recipe: Recipe, *, cache: Path | None = None) -> ModelSpec:

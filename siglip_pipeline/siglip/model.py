@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from siglip_pipeline.errors import CorruptWeightsError
-from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip import device as devices
 from siglip_pipeline.siglip.checkpoint import Checkpoint, open_checkpoint
-from siglip_pipeline.siglip.identity import fingerprint_cache, spec_of
+from siglip_pipeline.siglip.identity import spec_of
 from siglip_pipeline.siglip.loaded import SiglipModel, Tower, quiet_transformers
+from siglip_pipeline.siglip.options import ModelOptions
 from siglip_pipeline.siglip.recipe import read_recipe
 
 __all__ = ["SiglipModel", "Tower", "get_model", "get_models", "load_model", "release_model"]
@@ -40,7 +40,7 @@ _lock = threading.RLock()
 _loaded: dict[_Slot, SiglipModel] = {}
 
 
-def get_model(settings: Settings, *, tower: Tower = "both") -> SiglipModel:
+def get_model(options: ModelOptions, *, tower: Tower = "both") -> SiglipModel:
     """The configured model; loaded by the first call in this process, the same object afterwards.
 
     One model is held per process: asking for another one, or for another device or dtype, lets go
@@ -52,10 +52,10 @@ def get_model(settings: Settings, *, tower: Tower = "both") -> SiglipModel:
             :class:`CorruptWeightsError`.
         DeviceUnavailableError: ``SIGLIP_DEVICE`` names a device that is not there.
     """
-    return _get(settings, [devices.choose_device(settings.device)], tower)[0]
+    return _get(options, [devices.choose_device(options.device)], tower)[0]
 
 
-def get_models(settings: Settings, *, tower: Tower = "image") -> tuple[SiglipModel, ...]:
+def get_models(options: ModelOptions, *, tower: Tower = "image") -> tuple[SiglipModel, ...]:
     """The configured model on every device that the embedding engine should use.
 
     One per CUDA device when ``SIGLIP_DEVICE`` is ``auto`` or ``cuda`` and there are several; else
@@ -64,10 +64,10 @@ def get_models(settings: Settings, *, tower: Tower = "image") -> tuple[SiglipMod
     Raises:
         ModelError: as :func:`get_model`.
     """
-    names = [devices.choose_device(settings.device)]
-    if settings.device in ("auto", "cuda") and torch.cuda.device_count() > 1:
+    names = [devices.choose_device(options.device)]
+    if options.device in ("auto", "cuda") and torch.cuda.device_count() > 1:
         names = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    return _get(settings, names, tower)
+    return _get(options, names, tower)
 
 
 def release_model() -> None:
@@ -77,15 +77,15 @@ def release_model() -> None:
         devices.give_back_memory()
 
 
-def _get(settings: Settings, names: Sequence[str], tower: Tower) -> tuple[SiglipModel, ...]:
+def _get(options: ModelOptions, names: Sequence[str], tower: Tower) -> tuple[SiglipModel, ...]:
     with _lock:
         slots = [
             _Slot(
-                settings.model_name,
-                settings.model_revision,
-                settings.max_num_patches,
+                options.name,
+                options.revision,
+                options.max_num_patches,
                 name,
-                devices.choose_dtype(settings.dtype, name),
+                devices.choose_dtype(options.dtype, name),
             )
             for name in names
         ]
@@ -98,25 +98,25 @@ def _get(settings: Settings, names: Sequence[str], tower: Tower) -> tuple[Siglip
                 # Not two copies at once: the new one has all that the old one had.
                 _loaded.pop(slot, None)
                 wanted: Tower = tower if held is None else "both"
-                _loaded[slot] = load_model(settings, slot.device, slot.dtype, tower=wanted)
+                _loaded[slot] = load_model(options, slot.device, slot.dtype, tower=wanted)
         return tuple(_loaded[slot] for slot in slots)
 
 
 def load_model(
-    settings: Settings, device: str, dtype: torch.dtype, *, tower: Tower = "both"
+    options: ModelOptions, device: str, dtype: torch.dtype, *, tower: Tower = "both"
 ) -> SiglipModel:
     """Load without the process-wide cache; :func:`get_model` is the usual way.
 
     Raises:
         ModelError: as :func:`get_model`.
     """
-    checkpoint = open_checkpoint(settings)
-    recipe = read_recipe(checkpoint, max_num_patches=settings.max_num_patches)
+    checkpoint = open_checkpoint(options)
+    recipe = read_recipe(checkpoint, max_num_patches=options.max_num_patches)
     # Not frozen: for weights without grad torch's matmul copies the pooling head's once per patch,
     # which took half of a forward pass. Under inference_mode nothing is recorded anyway.
     network = _load_network(checkpoint, tower, dtype).to(device).eval()
     model = SiglipModel(
-        spec=spec_of(checkpoint, recipe, cache=fingerprint_cache(settings)),
+        spec=spec_of(checkpoint, recipe, cache=options.fingerprints),
         recipe=recipe,
         checkpoint=checkpoint,
         device=device,

@@ -5,16 +5,16 @@ after a failure, and record in the database what became of each video.
 """
 
 from siglip_pipeline.stages.frames import (
+    FramesOptions,
     FramesStored,
-    current_recipe,
     sample_videos,
 )
 from siglip_pipeline.stages.vectors import VectorsStored, embed_videos
 
 __all__ = [
+    "FramesOptions",
     "FramesStored",
     "VectorsStored",
-    "current_recipe",
     "embed_videos",
     "sample_videos",
 ]

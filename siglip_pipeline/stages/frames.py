@@ -1,7 +1,8 @@
 """The first stage: an upload to stored frames."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from siglip_pipeline.errors import (
     DamagedFramesError,
@@ -12,7 +13,6 @@ from siglip_pipeline.errors import (
 )
 from siglip_pipeline.records import Stage, Upload, VideoInfo
 from siglip_pipeline.reuse import FramesPlan, plan_frames
-from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.outcomes import note_failure, version_of
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.videos import VideoStore
@@ -21,6 +21,9 @@ from siglip_pipeline.video.extract import DecodeOptions, FrameReport, extract_ma
 from siglip_pipeline.video.frame_store import FrameFileMetadata, FrameStore
 from siglip_pipeline.video.jobs import frame_recipe
 from siglip_pipeline.video.sampling import Sampling
+
+if TYPE_CHECKING:
+    from siglip_pipeline.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +44,28 @@ class FramesStored:
         return version_of(self.stored)
 
 
-def current_recipe(settings: Settings) -> str:
-    """What decides which frames are stored, and how, under these settings."""
-    return frame_recipe(Sampling.parse(settings.sampling), DecodeOptions.from_settings(settings))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FramesOptions:
+    """Which frames are sampled, and how they are decoded and stored."""
+
+    sampling: Sampling
+    decode: DecodeOptions = field(default_factory=DecodeOptions)
+    workers: int = 0
+    """Videos decoded at once, one process each; 0: one per CPU core."""
+
+    @classmethod
+    def from_settings(cls, settings: "Settings") -> "FramesOptions":
+        """Return the options that the environment asks for."""
+        return cls(
+            sampling=Sampling.parse(settings.sampling),
+            decode=DecodeOptions.from_settings(settings),
+            workers=settings.decode_workers,
+        )
+
+    @property
+    def recipe(self) -> str:
+        """Return all that decides which frames are stored, and how."""
+        return frame_recipe(self.sampling, self.decode)
 
 
 def sample_videos(
@@ -52,19 +74,20 @@ def sample_videos(
     uploads: UploadStore,
     frame_store: FrameStore,
     database: Database,
-    settings: Settings,
+    options: FramesOptions,
     force: bool = False,
 ) -> Iterator[FramesStored | VideoError]:
     """Sample the frames of each video into the frame store, several videos at once.
 
     Args:
         videos: paths below UPLOADS.
+        options: which frames, and how they are stored.
         force: decode even what is current, or stored for another video of the same content.
 
     Yields:
         One outcome per video, as they finish.
     """
-    stage = _FramesStage(uploads, frame_store, VideoStore(database), current_recipe(settings))
+    stage = _FramesStage(uploads, frame_store, VideoStore(database), options.recipe)
     waiting: list[Upload] = []
     for video in videos:
         try:
@@ -83,7 +106,6 @@ def sample_videos(
         else:
             yield current
 
-    options = DecodeOptions.from_settings(settings)
     plans: Iterable[FramesPlan] = [FramesPlan(decode=waiting)]
     if not force:
         plans = plan_frames(
@@ -91,8 +113,8 @@ def sample_videos(
             uploads=uploads,
             records=stage.records,
             sampling=stage.recipe,
-            options=options,
-            workers=settings.decode_workers,
+            options=options.decode,
+            workers=options.workers,
         )
     orphans: list[str] = []
     for plan in plans:
@@ -104,14 +126,14 @@ def sample_videos(
                 plan.decode.append(upload)
             else:
                 yield taken
-        yield from _decode(plan, orphans, uploads, frame_store, stage, options, settings)
+        yield from _decode(plan, orphans, uploads, frame_store, stage, options)
     if orphans:
         yield from sample_videos(
             orphans,
             uploads=uploads,
             frame_store=frame_store,
             database=database,
-            settings=settings,
+            options=options,
             force=force,
         )
 
@@ -122,8 +144,7 @@ def _decode(
     uploads: UploadStore,
     frame_store: FrameStore,
     stage: "_FramesStage",
-    options: DecodeOptions,
-    settings: Settings,
+    options: FramesOptions,
 ) -> Iterator[FramesStored | VideoError]:
     """Decode what a plan says; ``orphans`` gets followers whose double is another file now."""
     planned = {upload.path: upload for upload in plan.decode}
@@ -131,9 +152,9 @@ def _decode(
         plan.decode,
         uploads,
         frame_store,
-        sampling=Sampling.parse(settings.sampling),
-        options=options,
-        workers=settings.decode_workers,
+        sampling=options.sampling,
+        options=options.decode,
+        workers=options.workers,
     )
     for upload, result in results:
         alike = plan.followers.get(upload.path, [])

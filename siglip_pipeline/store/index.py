@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from siglip_pipeline.settings import Settings
 from siglip_pipeline.store import building, counts, generations, publishing, recall
 from siglip_pipeline.store.choice import AUTO, choose_kind_for
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index_kinds import Generation, index_kind
+from siglip_pipeline.store.index_options import IndexOptions
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.recall import RecallReport
 from siglip_pipeline.store.recall.queries import EmbedTexts, Query, prepare_queries
@@ -73,7 +73,7 @@ def build_index(
     database: Database,
     model_id: int,
     *,
-    settings: Settings,
+    options: IndexOptions,
     kind: str | None = None,
     progress: Callable[[str], object] = logger.info,
     texts: Sequence[str] = (),
@@ -83,17 +83,15 @@ def build_index(
     """Bring the index of a model up to date.
 
     Small changes are in the live index already. A new generation is built beside it when there is
-    none, when another kind or threshold is set, when more than ``index_rebuild_share`` of the
-    frames changed, or when recall fell below ``index_min_recall``. It is published in one
+    none, when another kind or threshold is set, when more than ``rebuild_share`` of the
+    frames changed, or when recall fell below ``min_recall``. It is published in one
     transaction, and only when its recall check passes; the old one answers until then.
 
     Args:
         database: where.
         model_id: whose vectors.
-        settings: ``index_kind`` (``auto``: :mod:`~siglip_pipeline.store.choice` decides),
-            ``index_min_recall``, ``index_rebuild_share``,
-            ``moment_threshold``, ``promote_automatically``.
-        kind: instead of ``settings.index_kind``.
+        options: which kind, and when it is built anew.
+        kind: instead of ``options.kind``.
         progress: is told in sentences how far the build is.
         texts: text queries of the recall check that a user gives.
         embed_texts: the model's text tower, for the recall check; None: text-like queries are made
@@ -105,7 +103,7 @@ def build_index(
         ModelNotFoundError: no such model.
     """
     model = ModelStore(database).get(model_id)
-    wanted = kind or settings.index_kind
+    wanted = kind or options.kind
     if wanted != AUTO:
         building.check_kind(database, index_kind(wanted).name, force=force)
     with building.building(database, model_id):
@@ -114,20 +112,20 @@ def build_index(
             model,
             texts=texts,
             embed_texts=embed_texts,
-            count=settings.index_recall_queries,
+            count=options.recall_queries,
         )
         live, changed = _live(database, model_id)
-        if model.moment_threshold != settings.moment_threshold:
-            building.recut(database, model_id, settings.moment_threshold, progress)
+        if model.moment_threshold != options.moment_threshold:
+            building.recut(database, model_id, options.moment_threshold, progress)
         chosen = wanted if wanted != AUTO else _choose(database, model_id, live, progress)
-        why = "asked for" if force else _why_anew(model, live, changed, chosen, settings)
+        why = "asked for" if force else _why_anew(model, live, changed, chosen, options)
         if why is None and live is not None:
-            checked = _check_live(database, live, changed, queries, settings, progress)
-            if checked is None or checked.fault(settings.index_min_recall) is None:
+            checked = _check_live(database, live, changed, queries, options, progress)
+            if checked is None or checked.fault(options.min_recall) is None:
                 return _current(model, live, changed, checked)
-            why = f"recall fell: {checked.fault(settings.index_min_recall)}"
+            why = f"recall fell: {checked.fault(options.min_recall)}"
         progress(f"building a {chosen} index of model {model.name}: {why}")
-        return _build(database, model, chosen, queries, settings, changed, progress)
+        return _build(database, model, chosen, queries, options, changed, progress)
 
 
 def _live(database: Database, model_id: int) -> tuple[Generation | None, float]:
@@ -147,17 +145,17 @@ def _choose(
 
 
 def _why_anew(
-    model: ModelRow, live: Generation | None, changed: float, kind: str, settings: Settings
+    model: ModelRow, live: Generation | None, changed: float, kind: str, options: IndexOptions
 ) -> str | None:
     """Why a new generation is due; None: the live one will do."""
     if live is None:
         return "there is none yet"
     if live.kind != kind:
         return f"the live one is of kind {live.kind}"
-    if model.moment_threshold != settings.moment_threshold:
-        return f"moments were cut at {model.moment_threshold}, now {settings.moment_threshold}"
-    if changed > settings.index_rebuild_share:
-        return f"{changed:.1%} of its frames changed, more than {settings.index_rebuild_share:.1%}"
+    if model.moment_threshold != options.moment_threshold:
+        return f"moments were cut at {model.moment_threshold}, now {options.moment_threshold}"
+    if changed > options.rebuild_share:
+        return f"{changed:.1%} of its frames changed, more than {options.rebuild_share:.1%}"
     return None
 
 
@@ -166,14 +164,14 @@ def _check_live(
     live: Generation,
     changed: float,
     queries: Sequence[Query],
-    settings: Settings,
+    options: IndexOptions,
     progress: Callable[[str], object],
 ) -> RecallReport | None:
     """Measure the live index again if anything changed in it; None: nothing did."""
     if changed == 0 or not queries:
         return None
     report = recall.check_recall(database, live, queries, progress=progress, sweep=False)
-    passed = report.fault(settings.index_min_recall) is None
+    passed = report.fault(options.min_recall) is None
     recall.record_check(database, live, report, purpose="drift", passed=passed)
     return report
 
@@ -199,7 +197,7 @@ def _build(
     model: ModelRow,
     kind: str,
     queries: Sequence[Query],
-    settings: Settings,
+    options: IndexOptions,
     changed: float,
     progress: Callable[[str], object],
 ) -> IndexReport:
@@ -215,11 +213,11 @@ def _build(
         publishing.drop_unused(database, model.model_id)
         raise
     built_seconds = time.monotonic() - began
-    report, fault = _prove(database, target, queries, settings, progress)
+    report, fault = _prove(database, target, queries, options, progress)
     active = model.is_active
     if fault is None:
         active = publishing.publish(
-            database, target, report, built_seconds, promote=settings.promote_automatically
+            database, target, report, built_seconds, promote=options.promote_automatically
         )
     else:
         publishing.discard(database, target, fault)
@@ -243,14 +241,14 @@ def _prove(
     database: Database,
     target: Generation,
     queries: Sequence[Query],
-    settings: Settings,
+    options: IndexOptions,
     progress: Callable[[str], object],
 ) -> tuple[RecallReport | None, str | None]:
     """The recall check of a new generation, and why it must not be published."""
     if not queries:
         return None, None
     report = recall.check_recall(database, target, queries, progress=progress)
-    fault = report.fault(settings.index_min_recall)
+    fault = report.fault(options.min_recall)
     recall.record_check(database, target, report, purpose="publish", passed=fault is None)
     progress(
         f"recall@10 {report.recall_at_10:.3f}, {report.bytes_per_frame:.0f} bytes a frame, "

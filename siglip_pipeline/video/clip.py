@@ -9,7 +9,6 @@ import numpy as np
 
 from siglip_pipeline.errors import QueryError, UploadError, VideoError
 from siglip_pipeline.records import FrameBatch
-from siglip_pipeline.settings import Settings
 from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.contact_sheet import evenly_spaced
 from siglip_pipeline.video.extract import extract_frames
@@ -23,14 +22,14 @@ MAX_SECONDS: Final = 120.0
 """Decoding a clip may take so long: somebody waits for it."""
 
 
-def sample_clip(clip: Path, settings: Settings) -> FrameBatch:
+def sample_clip(clip: Path, options: DecodeOptions) -> FrameBatch:
     """Frames of a video file, two a second, evenly thinned out to at most 120.
 
     Decoded as uploads are: in a watched process, upright, tone-mapped, as JPEG.
 
     Args:
         clip: a local file.
-        settings: how to decode.
+        options: how to decode.
 
     Raises:
         QueryError: the file is missing or cannot be decoded, with the reason.
@@ -40,7 +39,7 @@ def sample_clip(clip: Path, settings: Settings) -> FrameBatch:
         store = FrameStore(folder)
         try:
             upload = uploads.get(clip.name)
-            options = replace(DecodeOptions.from_settings(settings), total_seconds=MAX_SECONDS)
+            options = replace(options, total_seconds=MAX_SECONDS)
             extract_frames(upload, uploads, store, sampling=CLIP_SAMPLING, options=options)
         except VideoError as error:
             raise QueryError(f"{clip} cannot be searched with: {error.reason}") from error

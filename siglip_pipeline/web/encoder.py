@@ -8,7 +8,7 @@ import numpy as np
 
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.search import QueryEmbedder
-from siglip_pipeline.settings import Settings
+from siglip_pipeline.siglip.options import ModelOptions
 from siglip_pipeline.store.models import ModelRow
 
 MAX_BATCH = 64
@@ -22,8 +22,8 @@ class BatchingEmbedder(QueryEmbedder):
     Thread-safe. Vectors are remembered by :meth:`QueryEmbedder.texts`, as ever.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
+    def __init__(self, options: ModelOptions) -> None:
+        super().__init__(options)
         self._queue_lock = threading.Lock()
         self._waiting: dict[_Key, tuple[ModelRow, Future[FloatArray]]] = {}
         self._running: dict[_Key, Future[FloatArray]] = {}

@@ -13,7 +13,7 @@ from siglip_pipeline import __version__
 from siglip_pipeline.names import partition_key, shown
 from siglip_pipeline.records import RgbArray
 from siglip_pipeline.search import SearchFilter, SearchResult
-from siglip_pipeline.status import collect_status
+from siglip_pipeline.status import StatusOptions, collect_status
 from siglip_pipeline.store.videos import Failure
 from siglip_pipeline.text.timecode import timecode
 from siglip_pipeline.up_state import running
@@ -186,7 +186,7 @@ def duplicates_page(services: CurrentServices, segments: bool = False) -> Respon
 @router.get("/status")
 def status_page(request: Request, services: CurrentServices) -> Response:
     """What is searchable, what failed and why, with the way into Dagster."""
-    status = collect_status(services.database, services.settings)
+    status = collect_status(services.database, StatusOptions.from_settings(services.settings))
     dagster = _dagster_url(request, services)
     failures = [
         {"failure": failure, "dagster": _partition_url(dagster, failure)}

@@ -8,8 +8,9 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from siglip_pipeline.errors import NothingIndexedError, SiglipPipelineError
-from siglip_pipeline.search import QueryEmbedder, SearchService
+from siglip_pipeline.search import QueryEmbedder, SearchOptions, SearchService
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.siglip.options import ModelOptions
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.similar_videos import VideoSimilarityStore
 from siglip_pipeline.store.timelines import TimelineStore, VideoName
@@ -52,12 +53,14 @@ class Services:
         cls, settings: Settings, database: Database, embedder: QueryEmbedder | None = None
     ) -> "Services":
         """Services over an open database; nothing is loaded or read yet."""
-        embedder = embedder or BatchingEmbedder(settings)
+        embedder = embedder or BatchingEmbedder(ModelOptions.from_settings(settings))
         return cls(
             settings=settings,
             database=database,
             embedder=embedder,
-            search=SearchService(database, settings, embedder=embedder),
+            search=SearchService(
+                database, SearchOptions.from_settings(settings), embedder=embedder
+            ),
             videos=VideoStore(database),
             timelines=TimelineStore(database),
             similarity=VideoSimilarityStore(database),

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 
 from siglip_pipeline.json_form import to_json
-from siglip_pipeline.status import collect_status
+from siglip_pipeline.status import StatusOptions, collect_status
 from siglip_pipeline.web.errors import HttpError
 from siglip_pipeline.web.media import VideoId
 from siglip_pipeline.web.query import MAX_ID, Filter
@@ -171,4 +171,5 @@ def labels(
 @router.get("/api/status", summary="The pipeline's state")
 def status(services: CurrentServices) -> dict[str, Any]:
     """As `siglip-pipeline status --json`: counts, failures with their reasons, model, index."""
-    return collect_status(services.database, services.settings).to_json()
+    options = StatusOptions.from_settings(services.settings)
+    return collect_status(services.database, options).to_json()

@@ -33,7 +33,7 @@ from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.ingest import bring_in
 from siglip_pipeline.names import shown
 from siglip_pipeline.records import Stage
-from siglip_pipeline.search import SearchFilter, SearchService
+from siglip_pipeline.search import SearchFilter, SearchOptions, SearchService
 from siglip_pipeline.settings import Settings, process_environment
 from siglip_pipeline.store.database import Database, open_database
 from siglip_pipeline.store.embedded import EmbeddedPostgres
@@ -182,7 +182,7 @@ def test_every_name_has_rows_of_its_own(named: Named) -> None:
         assert rows.keys() == set(named.good)
         assert {row.state for row in rows.values()} == {"indexed"}
         assert len({row.sha256 for row in rows.values()}) == len(named.good)
-        search = SearchService(database, named.settings)
+        search = SearchService(database, SearchOptions.from_settings(named.settings))
         for name in named.good:
             # As a filter, and as the moment to start from; what looks like a glob is a name too.
             found = search.by_moment(name, 0.0, k=100, filter=SearchFilter(videos=(name,)))
@@ -218,11 +218,15 @@ def test_the_terminal_shows_names_and_obeys_none(
     named: Named, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with open_database(named.settings) as database:
-        report = status.collect_status(database, named.settings)
-        hits = SearchService(database, named.settings).by_text("[/b] \x1b[2J", k=100).hits
+        report = status.collect_status(database, status.StatusOptions.from_settings(named.settings))
+        hits = (
+            SearchService(database, SearchOptions.from_settings(named.settings))
+            .by_text("[/b] \x1b[2J", k=100)
+            .hits
+        )
         for video in named.good:
             VideoStore(database).record_failure(video, stage=Stage.FRAMES, reason="[/i] \x1b[2J")
-        failed = status.collect_status(database, named.settings)
+        failed = status.collect_status(database, status.StatusOptions.from_settings(named.settings))
         with database.connection() as connection:
             connection.execute("DELETE FROM failures")
     console = PlainConsole()

@@ -9,13 +9,15 @@ import pytest
 from siglip_pipeline.demo.films import DemoVideo, demo_scenes, render_video
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import EmbeddingBatch
-from siglip_pipeline.search import SearchService
+from siglip_pipeline.search import SearchOptions, SearchService
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.embeddings import extract_image_embeddings
 from siglip_pipeline.siglip.model import get_model
+from siglip_pipeline.siglip.options import ModelOptions
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.embedded import EmbeddedPostgres
 from siglip_pipeline.store.index import build_index
+from siglip_pipeline.store.index_options import IndexOptions
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoStore
@@ -50,14 +52,19 @@ def films(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) 
     with fresh_database(postgres) as url, Database(url) as database:
         settings = collection_settings(home, url, index_min_recall=0.0, index_recall_queries=4)
         index_folder(database, settings)
-        yield Films(database, settings, SearchService(database, settings), rendered)
+        yield Films(
+            database,
+            settings,
+            SearchService(database, SearchOptions.from_settings(settings)),
+            rendered,
+        )
 
 
 def index_folder(database: Database, settings: Settings) -> int:
     """Decode, embed and index what lies in the uploads; the model's id."""
     uploads = UploadStore(settings.uploads, settle_seconds=0)
     frames = FrameStore(settings.frame_store_url)
-    model = get_model(settings, tower="image")
+    model = get_model(ModelOptions.from_settings(settings), tower="image")
     model_id = ModelStore(database).register(model.spec)
     for upload, report in extract_many(
         list(uploads.list()), uploads, frames, sampling="fps:1", workers=1
@@ -85,7 +92,7 @@ def index_folder(database: Database, settings: Settings) -> int:
                 source_sha256=report.source_sha256,
                 sampling=report.sampling,
             )
-    build_index(database, model_id, settings=settings, force=True)
+    build_index(database, model_id, options=IndexOptions.from_settings(settings), force=True)
     return model_id
 
 

@@ -1,6 +1,7 @@
 """Search with the demo model over rendered films: every kind of query, labels, files, commands."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,14 @@ import pytest
 
 from siglip_pipeline import cli
 from siglip_pipeline.errors import QueryError
-from siglip_pipeline.export import export_hits
+from siglip_pipeline.export import Exported, export_hits
+from siglip_pipeline.hits import Hit
 from siglip_pipeline.json_form import to_json
 from siglip_pipeline.search import ImageTerm, SearchFilter, TextTerm
+from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.video_similarity import compare_videos
+from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline_tests.search.conftest import SECONDS, Films, query_frame
 from siglip_pipeline_tests.video.copies import Transform, transformed_copy
 
@@ -59,9 +64,21 @@ def test_a_label_fits_the_scene_that_shows_it(films: Films) -> None:
     assert sum(right) >= len(timeline) - 1, right
 
 
+def _export(
+    hits: Iterable[Hit], folder: Path, settings: Settings, *, clips: bool = False
+) -> list[Exported]:
+    return export_hits(
+        hits,
+        folder,
+        frames=FrameStore(settings.frame_store_url),
+        uploads=UploadStore(settings.uploads, settle_seconds=0),
+        clips=clips,
+    )
+
+
 def test_hits_are_written_as_thumbnails(films: Films, tmp_path: Path) -> None:
     hits = films.service.by_moment("sub/two.mp4", 5, k=3).hits
-    done = export_hits(hits, tmp_path / "out", films.settings)
+    done = _export(hits, tmp_path / "out", films.settings)
     assert [file.reason for file in done] == [None] * 3
     first = done[0].path
     assert first is not None
@@ -71,7 +88,7 @@ def test_hits_are_written_as_thumbnails(films: Films, tmp_path: Path) -> None:
 
 def test_hits_are_cut_out_to_the_frame(films: Films, tmp_path: Path) -> None:
     hit = films.service.by_moment("sub/two.mp4", 5, k=1).hits[0]
-    (done,) = export_hits([hit], tmp_path, films.settings, clips=True)
+    (done,) = _export([hit], tmp_path, films.settings, clips=True)
     assert done.path is not None, done.reason
     length = hit.end_seconds - hit.start_seconds
     with av.open(str(done.path)) as clip, av.open(str(films.films["sub/two.mp4"].path)) as film:
@@ -95,7 +112,7 @@ def test_a_hit_whose_upload_is_gone_says_so_and_the_others_are_written(
     moved = films.settings.model_copy(update={"uploads": str(tmp_path / "uploads")})
     (tmp_path / "uploads").mkdir()
     (tmp_path / "uploads" / "one.mp4").write_bytes(films.films["one.mp4"].path.read_bytes())
-    done = export_hits(hits, tmp_path / "out", moved, clips=True)
+    done = _export(hits, tmp_path / "out", moved, clips=True)
     for file in done:
         assert (file.path is None) == (file.video != "one.mp4")
         assert file.path is not None or "two.mp4" in str(file.reason)

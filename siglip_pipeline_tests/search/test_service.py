@@ -13,13 +13,15 @@ from siglip_pipeline.search import (
     MomentTerm,
     QueryEmbedder,
     SearchFilter,
+    SearchOptions,
     SearchService,
     TextTerm,
 )
-from siglip_pipeline.settings import Settings
+from siglip_pipeline.siglip.options import ModelOptions
 from siglip_pipeline.siglip.similarity import probability
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index import build_index
+from siglip_pipeline.store.index_options import IndexOptions
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline_tests.store import made
 
@@ -32,8 +34,8 @@ class MadeTexts(QueryEmbedder):
     ``nothing`` lies off from all of them.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
+    def __init__(self) -> None:
+        super().__init__(ModelOptions(name="made/tiny"))
         self.embedded: list[str] = []
 
     def embed_texts(self, model: ModelRow, texts: Sequence[str]) -> FloatArray:
@@ -58,18 +60,24 @@ class MadeTexts(QueryEmbedder):
 @pytest.fixture(scope="module")
 def made_database(module_database: Database) -> Database:
     model_id = made.collection(module_database, videos=VIDEOS)
-    build_index(module_database, model_id, settings=made.settings(index_min_recall=0.0))
+    build_index(
+        module_database,
+        model_id,
+        options=made.index_options(index_min_recall=0.0),
+    )
     return module_database
 
 
 @pytest.fixture
 def embedder() -> MadeTexts:
-    return MadeTexts(made.settings())
+    return MadeTexts()
 
 
 @pytest.fixture
 def service(made_database: Database, embedder: MadeTexts) -> SearchService:
-    return SearchService(made_database, made.settings(), embedder=embedder)
+    return SearchService(
+        made_database, SearchOptions.from_settings(made.settings()), embedder=embedder
+    )
 
 
 def test_filters_combine(service: SearchService) -> None:
@@ -123,7 +131,9 @@ def test_a_rebuild_and_another_index_change_nothing(
     before = answers()
     model_id = service.active_model().model_id
     settings = made.settings(index_kind=kind, index_min_recall=0.0)
-    assert build_index(made_database, model_id, settings=settings, force=True).published
+    assert build_index(
+        made_database, model_id, options=IndexOptions.from_settings(settings), force=True
+    ).published
     assert answers() == before
 
 
@@ -135,8 +145,8 @@ def test_nothing_here(service: SearchService, made_database: Database) -> None:
     assert service.by_text("v03 20 0.9", filter=unlikely).hits[0].video == "v03.mp4"
     strict = SearchService(
         made_database,
-        made.settings(search_min_probability=0.5),
-        embedder=MadeTexts(made.settings()),
+        SearchOptions.from_settings(made.settings(search_min_probability=0.5)),
+        embedder=MadeTexts(),
     )
     assert strict.by_text("nothing").hits == ()
     assert strict.by_text("v03 20 0.9").hits
@@ -180,7 +190,7 @@ def test_texts_say_how_probable_a_mix_is(service: SearchService) -> None:
     hit = service.by_mix([wanted, unwanted], k=1).hits[0]
     frames_ND = made.footage(3)
     row = int(hit.time_seconds)
-    vectors = MadeTexts(made.settings()).embed_texts(model, [wanted.text, unwanted.text])
+    vectors = MadeTexts().embed_texts(model, [wanted.text, unwanted.text])
     fits = probability(vectors @ frames_ND[row], model.logit_scale, model.logit_bias)
     assert hit.probability == pytest.approx(fits[0] * (1 - fits[1]), abs=0.02)
 
@@ -204,11 +214,15 @@ def test_the_oldest_text_is_forgotten_first(
 def test_another_model_is_noticed_by_the_next_search(database: Database) -> None:
     first = made.collection(database, videos=2)
     settings = made.settings(index_min_recall=0.0)
-    build_index(database, first, settings=settings)
-    service = SearchService(database, settings, embedder=MadeTexts(settings))
+    build_index(database, first, options=IndexOptions.from_settings(settings))
+    service = SearchService(
+        database,
+        SearchOptions.from_settings(settings),
+        embedder=MadeTexts(),
+    )
     assert service.by_text("v00 1 0.5", k=1).model == "made/tiny"
     second = made.collection(database, videos=2, key="other")
-    build_index(database, second, settings=settings)
+    build_index(database, second, options=IndexOptions.from_settings(settings))
     ModelStore(database).promote("other")
     assert service.by_text("v00 1 0.5", k=1).model == "made/other"
     assert service.by_moment("v00.mp4", 1, k=1).model == "made/other"
@@ -234,11 +248,11 @@ def test_a_search_ends_however_often_models_are_promoted(database: Database) -> 
 
 
 def test_nothing_is_indexed_yet_and_then_it_is(database: Database) -> None:
-    service = SearchService(database, made.settings())
+    service = SearchService(database, SearchOptions.from_settings(made.settings()))
     with pytest.raises(NothingIndexedError, match="siglip-pipeline up"):
         service.by_moment("v00.mp4", 0)
     model_id = made.collection(database, videos=1)
-    build_index(database, model_id, settings=made.settings(index_min_recall=0.0))
+    build_index(database, model_id, options=made.index_options(index_min_recall=0.0))
     assert service.by_moment("v00.mp4", 0).hits
 
 
@@ -251,7 +265,7 @@ def test_labels_are_judged_frame_by_frame(service: SearchService) -> None:
     assert (third.labels[0].label, fourth.labels[0].label) == ("3 20 0.9", "4 1 0.9")
     assert 16 <= third.labels[0].time_seconds < 24
     assert 0 <= fourth.labels[0].time_seconds < 8
-    vector_D = MadeTexts(made.settings()).embed_texts(service.active_model(), ["v03 20 0.9"])[0]
+    vector_D = MadeTexts().embed_texts(service.active_model(), ["v03 20 0.9"])[0]
     shares = [float(np.mean(made.footage(video) @ vector_D >= 0.16)) for video in (3, 4)]
     assert third.labels[0].share == pytest.approx(shares[0], abs=0.05)
     assert report.labels["3 20 0.9"] == pytest.approx(sum(shares) / 2, abs=0.05)

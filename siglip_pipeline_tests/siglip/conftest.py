@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from siglip_pipeline.records import FrameBatch
-from siglip_pipeline.settings import Settings
+from siglip_pipeline.siglip.options import ModelOptions
 from siglip_pipeline_tests.siglip.checkpoints import Kind, make_checkpoint
 
 # These models are too small to share out: on a busy machine, threads would wait for each other.
@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 
 FRAMES = sorted((Path(__file__).parent / "frames").glob("*.jpg"))
 
-Make = Callable[[Kind], Settings]
+Make = Callable[[Kind], ModelOptions]
 Video = tuple[str, list[FrameBatch]]
 
 
@@ -40,15 +40,18 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Kind], Path]:
 
 
 @pytest.fixture
-def settings_for(folders: Callable[[Kind], Path], tmp_path: Path) -> Make:
-    """Settings that name the session's checkpoint of a kind, on the CPU in float32."""
+def options_for(folders: Callable[[Kind], Path], tmp_path: Path) -> Make:
+    """Options that name the session's checkpoint of a kind, on the CPU in float32."""
 
-    def settings(kind: Kind) -> Settings:
-        return Settings(
-            model_name=str(folders(kind)), home=tmp_path / "home", device="cpu", dtype="float32"
+    def options(kind: Kind) -> ModelOptions:
+        return ModelOptions(
+            name=str(folders(kind)),
+            fingerprints=tmp_path / "fingerprints.json",
+            device="cpu",
+            dtype="float32",
         )
 
-    return settings
+    return options
 
 
 @pytest.fixture(scope="module", autouse=True)

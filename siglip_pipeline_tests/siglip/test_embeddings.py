@@ -8,6 +8,7 @@ import io
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ from PIL import Image
 from torch.profiler import ProfilerActivity, profile
 
 from siglip_pipeline.errors import EmbeddingError, ModelError
-from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.decode import ImageLike
 from siglip_pipeline.siglip.embeddings import extract_image_embeddings, extract_text_embeddings
 from siglip_pipeline.siglip.labels import label_frames
 from siglip_pipeline.siglip.model import SiglipModel, get_model
+from siglip_pipeline.siglip.options import DType, ModelOptions
 from siglip_pipeline.siglip.preprocess import assemble, prepare
 from siglip_pipeline.siglip.similarity import probability
 from siglip_pipeline_tests.siglip.checkpoints import (
@@ -92,8 +93,8 @@ def references(folders: Callable[[Kind], Path]) -> Callable[[Kind], Reference]:
 
 
 @pytest.fixture
-def model(settings_for: Make) -> SiglipModel:
-    return get_model(settings_for("siglip2"))
+def model(options_for: Make) -> SiglipModel:
+    return get_model(options_for("siglip2"))
 
 
 @pytest.fixture
@@ -110,12 +111,12 @@ def cosines(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_pictures_agree_with_the_reference(
-    kind: Kind, settings_for: Make, references: Callable[[Kind], Reference]
+    kind: Kind, options_for: Make, references: Callable[[Kind], Reference]
 ) -> None:
     shapes = [(432, 768), (768, 432), (300, 300), (64, 64), (50, 40), (1, 1), (9, 700)]
     pictures = [Image.fromarray(picture(h, w, seed=i)) for i, (h, w) in enumerate(shapes)]
     pictures += [Image.open(io.BytesIO(data)) for data in real_jpegs()]
-    ours = extract_image_embeddings(pictures, model=get_model(settings_for(kind)))
+    ours = extract_image_embeddings(pictures, model=get_model(options_for(kind)))
     theirs = references(kind).images(pictures)
     assert ours.dtype == np.float32
     assert cosines(ours, theirs).min() >= 0.9999
@@ -125,20 +126,20 @@ def test_pictures_agree_with_the_reference(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_jpegs_decoded_at_a_fraction_agree_with_the_reference(
-    kind: Kind, settings_for: Make, references: Callable[[Kind], Reference]
+    kind: Kind, options_for: Make, references: Callable[[Kind], Reference]
 ) -> None:
     data = [jpeg(picture(h, w, seed=h)) for h, w in [(432, 768), (1080, 1920), (800, 600)]]
     data += real_jpegs()
-    ours = extract_image_embeddings(data, model=get_model(settings_for(kind)))
+    ours = extract_image_embeddings(data, model=get_model(options_for(kind)))
     theirs = references(kind).images([Image.open(io.BytesIO(d)).convert("RGB") for d in data])
     assert cosines(ours, theirs).min() >= 0.9999
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_texts_agree_with_the_reference(
-    kind: Kind, settings_for: Make, references: Callable[[Kind], Reference]
+    kind: Kind, options_for: Make, references: Callable[[Kind], Reference]
 ) -> None:
-    ours = extract_text_embeddings(TEXTS, model=get_model(settings_for(kind)))
+    ours = extract_text_embeddings(TEXTS, model=get_model(options_for(kind)))
     theirs = references(kind).texts([text.lower() for text in TEXTS])
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
@@ -146,8 +147,10 @@ def test_texts_agree_with_the_reference(
 @pytest.mark.slow
 def test_the_giants_towers_of_different_width_agree_with_the_reference(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "giant", text=GIANT_TEXT, **GIANT_VISION)
-    settings = Settings(model_name=str(folder), home=tmp_path, device="cpu", dtype="float32")
-    model, reference = get_model(settings), Reference(folder)
+    options = ModelOptions(
+        name=str(folder), fingerprints=tmp_path / "fingerprints.json", device="cpu", dtype="float32"
+    )
+    model, reference = get_model(options), Reference(folder)
     assert (model.spec.dim, model.recipe.size, model.recipe.patch_size) == (1536, 256, 16)
     frames = real_jpegs()[:3]
     ours = extract_image_embeddings(frames, model=model)
@@ -171,10 +174,10 @@ def test_bytes_arrays_and_pil_images_are_the_same_picture(model: SiglipModel) ->
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_half_precision_stays_close_on_real_frames(
-    kind: Kind, dtype: str, settings_for: Make
+    kind: Kind, dtype: DType, options_for: Make
 ) -> None:
-    full = settings_for(kind)
-    half = get_model(full.model_copy(update={"dtype": dtype}))
+    full = options_for(kind)
+    half = get_model(replace(full, dtype=dtype))
     frames = real_jpegs()
     low = extract_image_embeddings(frames, model=half)
     low_text = extract_text_embeddings(TEXTS, model=half)
@@ -275,20 +278,20 @@ def test_tokens_end_with_padding_on_the_right(model: SiglipModel) -> None:
 
 
 def test_the_checkpoints_own_filter_is_used(
-    settings_for: Make, references: Callable[[Kind], Reference]
+    options_for: Make, references: Callable[[Kind], Reference]
 ) -> None:
     sharp = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 160, 3), dtype=np.uint8))
     theirs = references("siglip1")
     right, mistaken = theirs.images([sharp]), theirs.images([sharp], resample=2)
     assert cosines(right, mistaken)[0] < 0.9999
-    ours = extract_image_embeddings([sharp], model=get_model(settings_for("siglip1")))
+    ours = extract_image_embeddings([sharp], model=get_model(options_for("siglip1")))
     assert cosines(ours, right)[0] >= 0.9999
 
 
 def test_naflex_keeps_the_aspect_ratio_and_masks_padding(
-    settings_for: Make, references: Callable[[Kind], Reference]
+    options_for: Make, references: Callable[[Kind], Reference]
 ) -> None:
-    model, theirs = get_model(settings_for("naflex")), references("naflex")
+    model, theirs = get_model(options_for("naflex")), references("naflex")
     wide, tall = picture(90, 320), picture(320, 90)
     pictures = [Image.fromarray(wide), Image.fromarray(tall), Image.fromarray(picture(200, 180))]
     right = theirs.images(pictures)
@@ -303,18 +306,18 @@ def test_naflex_keeps_the_aspect_ratio_and_masks_padding(
     assert cosines(extract_image_embeddings(pictures, model=model), right).min() >= 0.9999
 
 
-def test_naflex_vectors_do_not_depend_on_the_batch(settings_for: Make) -> None:
-    model = get_model(settings_for("naflex"))
+def test_naflex_vectors_do_not_depend_on_the_batch(options_for: Make) -> None:
+    model = get_model(options_for("naflex"))
     pictures = [picture(90, 320), picture(200, 200), picture(64, 33), picture(320, 90)]
     together = extract_image_embeddings(pictures, model=model)
     alone = [extract_image_embeddings([one], model=model)[0] for one in pictures]
     np.testing.assert_allclose(together, np.stack(alone), atol=1e-5)
 
 
-def test_naflex_follows_the_setting(settings_for: Make, folders: Callable[[Kind], Path]) -> None:
-    settings = settings_for("naflex").model_copy(update={"max_num_patches": 25})
+def test_naflex_follows_the_setting(options_for: Make, folders: Callable[[Kind], Path]) -> None:
+    options = replace(options_for("naflex"), max_num_patches=25)
     pictures = [Image.fromarray(picture(200, 300))]
-    ours = extract_image_embeddings(pictures, model=get_model(settings))
+    ours = extract_image_embeddings(pictures, model=get_model(options))
     theirs = Reference(folders("naflex"))
     assert cosines(ours, theirs.images(pictures, max_num_patches=25))[0] >= 0.9999
     assert cosines(ours, theirs.images(pictures))[0] < 0.9999
@@ -440,15 +443,15 @@ def test_a_vector_that_is_not_finite_is_an_error(model: SiglipModel) -> None:
             handle.remove()
 
 
-def test_a_tower_that_is_not_loaded(settings_for: Make) -> None:
+def test_a_tower_that_is_not_loaded(options_for: Make) -> None:
     from siglip_pipeline.siglip.model import release_model
 
     release_model()
-    text_only = get_model(settings_for("siglip2"), tower="text")
+    text_only = get_model(options_for("siglip2"), tower="text")
     with pytest.raises(ModelError, match="cannot embed pictures"):
         extract_image_embeddings([picture(9, 9)], model=text_only)
     release_model()
-    image_only = get_model(settings_for("siglip2"), tower="image")
+    image_only = get_model(options_for("siglip2"), tower="image")
     with pytest.raises(ModelError, match="cannot embed texts"):
         extract_text_embeddings(["a"], model=image_only)
 

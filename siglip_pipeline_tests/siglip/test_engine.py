@@ -22,8 +22,8 @@ Hook = Callable[[int], None]
 
 
 @pytest.fixture
-def model(settings_for: Make) -> SiglipModel:
-    model = get_model(settings_for("siglip2"))
+def model(options_for: Make) -> SiglipModel:
+    model = get_model(options_for("siglip2"))
     model.settled_batch_size = None
     return model
 
@@ -69,9 +69,9 @@ def vectors(result: EmbeddingBatch | VideoError) -> Any:
 @pytest.mark.parametrize("kind", ["siglip2", "naflex"])
 @pytest.mark.parametrize("batch_size", [1, 4, "auto"])
 def test_every_video_gets_the_vectors_of_its_own_frames(
-    kind: Kind, batch_size: Any, settings_for: Make
+    kind: Kind, batch_size: Any, options_for: Make
 ) -> None:
-    model = get_model(settings_for(kind))
+    model = get_model(options_for(kind))
     videos = films(7, 0, 1, 13, 2)
     engine = EmbeddingEngine(model, batch_size=batch_size)
     results = run(engine, videos)
@@ -320,9 +320,9 @@ def test_no_room_for_a_single_frame_is_an_error(
     assert_no_threads()
 
 
-def test_several_devices_share_the_work_and_keep_the_order(settings_for: Make) -> None:
-    settings = settings_for("siglip2")
-    models = [load_model(settings, "cpu", torch.float32, tower="image") for _ in range(2)]
+def test_several_devices_share_the_work_and_keep_the_order(options_for: Make) -> None:
+    options = options_for("siglip2")
+    models = [load_model(options, "cpu", torch.float32, tower="image") for _ in range(2)]
     worked = [0, 0]
     for i, one in enumerate(models):
 
@@ -343,9 +343,9 @@ def test_several_devices_share_the_work_and_keep_the_order(settings_for: Make) -
     assert engine.report.devices == 2
 
 
-def test_models_of_different_keys_do_not_share_an_engine(settings_for: Make) -> None:
-    first = load_model(settings_for("siglip2"), "cpu", torch.float32, tower="image")
-    second = load_model(settings_for("siglip1"), "cpu", torch.float32, tower="image")
+def test_models_of_different_keys_do_not_share_an_engine(options_for: Make) -> None:
+    first = load_model(options_for("siglip2"), "cpu", torch.float32, tower="image")
+    second = load_model(options_for("siglip1"), "cpu", torch.float32, tower="image")
     for models in ([first, second], []):
         with pytest.raises(ValueError, match="at least one model, all of the same"):
             EmbeddingEngine(models)
@@ -437,8 +437,8 @@ def test_the_report_says_what_the_run_cost(
     assert engine.report.seconds == report.seconds, "the clock goes on after the run"
 
 
-def test_naflex_padding_is_reported(settings_for: Make) -> None:
-    engine = EmbeddingEngine(get_model(settings_for("naflex")), batch_size=2)
+def test_naflex_padding_is_reported(options_for: Make) -> None:
+    engine = EmbeddingEngine(get_model(options_for("naflex")), batch_size=2)
     run(engine, [video("one.mp4", jpegs(4, shape=(64, 64)))])
     assert engine.report.padding_share == 0
     # 64 patches of 8 x 8 beside 63 of 3 x 21

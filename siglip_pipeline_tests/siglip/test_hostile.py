@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from siglip_pipeline.errors import CorruptWeightsError, ModelError, UnsupportedModelError
-from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.checkpoint import open_checkpoint
 from siglip_pipeline.siglip.model import load_model
+from siglip_pipeline.siglip.options import ModelOptions
 from siglip_pipeline.siglip.recipe import read_recipe
 from siglip_pipeline_tests.siglip.checkpoints import Kind, edit_json
 
@@ -29,12 +29,14 @@ def model(folders: Callable[[Kind], Path], tmp_path: Path) -> Path:
     return shutil.copytree(folders("siglip2"), tmp_path / "model")
 
 
-def settings_of(model: Path) -> Settings:
-    return Settings.load(model_name=str(model), home=model.parent / "home", device="cpu")
+def options_of(model: Path) -> ModelOptions:
+    return ModelOptions(
+        name=str(model), fingerprints=model.parent / "home" / "fingerprints.json", device="cpu"
+    )
 
 
 def load(model: Path) -> None:
-    load_model(settings_of(model), "cpu", torch.float32).tokenize(["a cat"])
+    load_model(options_of(model), "cpu", torch.float32).tokenize(["a cat"])
 
 
 class Bomb:
@@ -106,7 +108,7 @@ def test_an_index_leads_nowhere_else(model: Path, shard: object) -> None:
     (model / "model.safetensors").unlink()
     (model / INDEX).write_text(json.dumps({"weight_map": {"logit_scale": shard}}))
     with pytest.raises(CorruptWeightsError, match="only names of safetensors files"):
-        open_checkpoint(settings_of(model))
+        open_checkpoint(options_of(model))
 
 
 @pytest.mark.parametrize("index", ["[]", '{"weight_map": []}', '{"weight_map": "x"}', "{}"])
@@ -114,7 +116,7 @@ def test_an_index_that_is_none(model: Path, index: str) -> None:
     (model / "model.safetensors").unlink()
     (model / INDEX).write_text(index)
     with pytest.raises(ModelError):
-        open_checkpoint(settings_of(model))
+        open_checkpoint(options_of(model))
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,7 @@ def test_links_out_of_the_folder_are_not_followed(model: Path, name: str) -> Non
         outside.write_text("{}")
     (model / name).symlink_to(outside)
     with pytest.raises(UnsupportedModelError, match="leads out of the folder"):
-        open_checkpoint(settings_of(model))
+        open_checkpoint(options_of(model))
 
 
 def test_the_links_of_the_hubs_cache_are(model: Path, tmp_path: Path) -> None:
@@ -138,7 +140,7 @@ def test_the_links_of_the_hubs_cache_are(model: Path, tmp_path: Path) -> None:
     for number, file in enumerate(sorted(model.iterdir())):
         shutil.move(file, blobs / str(number))
         (snapshot / file.name).symlink_to(blobs / str(number))
-    assert open_checkpoint(settings_of(snapshot)).family == "siglip"
+    assert open_checkpoint(options_of(snapshot)).family == "siglip"
 
 
 def header(model: Path, text: bytes, *, length: int | None = None, sparse: int = 0) -> None:
@@ -170,7 +172,7 @@ ENTRY = '{"dtype": "F32", "shape": [1], "data_offsets": %s}'
 def test_headers_that_lie(model: Path, text: bytes, length: int | None, sparse: int) -> None:
     header(model, text, length=length, sparse=sparse)
     with pytest.raises(ModelError):
-        open_checkpoint(settings_of(model))
+        open_checkpoint(options_of(model))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +193,7 @@ def test_a_config_asks_for_no_more_than_models_have(
     config = json.loads((model / "config.json").read_text())
     edit_json(model / "config.json", **{tower: {**config[tower], key: value}})
     with pytest.raises(UnsupportedModelError, match=rf"{tower}\.{key}=.*allowed are whole numbers"):
-        open_checkpoint(settings_of(model))
+        open_checkpoint(options_of(model))
 
 
 @pytest.mark.parametrize(
@@ -202,14 +204,14 @@ def test_json_of_every_kind(model: Path, name: str, content: str) -> None:
     (model / "processor_config.json").unlink(missing_ok=True)
     (model / name).write_bytes(content.encode("utf-8", "surrogatepass"))
     with pytest.raises(UnsupportedModelError):
-        read_recipe(open_checkpoint(settings_of(model)))
+        read_recipe(open_checkpoint(options_of(model)))
 
 
 def test_a_file_of_gigabytes_is_not_read_as_json(model: Path) -> None:
     with (model / "config.json").open("wb") as file:
         file.truncate(30 * 2**30)
     with pytest.raises(UnsupportedModelError, match="bytes; at most"):
-        open_checkpoint(settings_of(model))
+        open_checkpoint(options_of(model))
 
 
 @pytest.mark.parametrize(
@@ -224,7 +226,7 @@ def test_an_image_processor_of_nonsense(model: Path, key: str, value: object) ->
     else:
         edit_json(model / "preprocessor_config.json", **{key: value})
     with pytest.raises(UnsupportedModelError):
-        read_recipe(open_checkpoint(settings_of(model)))
+        read_recipe(open_checkpoint(options_of(model)))
 
 
 def test_a_tokenizer_of_another_model_is_refused_where_it_is_used(model: Path) -> None:

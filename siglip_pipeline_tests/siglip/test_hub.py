@@ -22,12 +22,12 @@ NAME = "google/siglip2-tiny"
 OPEN = """
 import json, sys
 from siglip_pipeline.errors import ModelError
-from siglip_pipeline.settings import Settings
+from siglip_pipeline.siglip.options import ModelOptions
 from siglip_pipeline.siglip.checkpoint import open_checkpoint
 
-settings = Settings(model_name=sys.argv[1], model_revision=sys.argv[2] or None, home=sys.argv[3])
+options = ModelOptions(name=sys.argv[1], revision=sys.argv[2] or None)
 try:
-    found = open_checkpoint(settings)
+    found = open_checkpoint(options)
     files = sorted(file.name for file in found.folder.iterdir())
     print(json.dumps({"revision": found.revision, "family": found.family, "files": files}))
 except ModelError as error:

@@ -4,7 +4,9 @@ import json
 import shutil
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +17,8 @@ from siglip_pipeline.errors import (
     ModelNotFoundError,
     UnsupportedModelError,
 )
-from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.identity import model_spec
+from siglip_pipeline.siglip.options import ModelOptions
 from siglip_pipeline_tests.siglip.checkpoints import Kind, edit_json, make_checkpoint
 from siglip_pipeline_tests.siglip.conftest import Make
 
@@ -29,16 +31,20 @@ def copy_of(folders: Callable[[Kind], Path], tmp_path: Path) -> Callable[..., Pa
     return copy
 
 
-def spec(folder: Path | str, home: Path, **settings: object) -> object:
-    return model_spec(Settings.load(model_name=str(folder), home=home, **settings))
+def spec(folder: Path | str, home: Path, **options: Any) -> object:
+    return model_spec(
+        ModelOptions(name=str(folder), fingerprints=home / "fingerprints.json", **options)
+    )
 
 
-def key(folder: Path, home: Path, **settings: object) -> str:
-    return model_spec(Settings.load(model_name=str(folder), home=home, **settings)).key
+def key(folder: Path, home: Path, **options: Any) -> str:
+    return model_spec(
+        ModelOptions(name=str(folder), fingerprints=home / "fingerprints.json", **options)
+    ).key
 
 
-def test_the_spec_is_read_from_files(settings_for: Make) -> None:
-    found = model_spec(settings_for("siglip1"))
+def test_the_spec_is_read_from_files(options_for: Make) -> None:
+    found = model_spec(options_for("siglip1"))
     assert found.dim == 32
     assert found.logit_scale == pytest.approx(4.7)
     assert found.logit_bias == pytest.approx(-16.5)
@@ -105,24 +111,24 @@ def test_the_key_changes_with_whatever_changes_vectors(
     assert key(folder, tmp_path) != before
 
 
-def test_naflex_patches_are_part_of_the_key(settings_for: Make) -> None:
-    settings = settings_for("naflex")
-    assert model_spec(settings).preprocess["image"]["max_num_patches"] == 64
-    fewer = settings.model_copy(update={"max_num_patches": 32})
+def test_naflex_patches_are_part_of_the_key(options_for: Make) -> None:
+    options = options_for("naflex")
+    assert model_spec(options).preprocess["image"]["max_num_patches"] == 64
+    fewer = replace(options, max_num_patches=32)
     assert model_spec(fewer).preprocess["image"]["max_num_patches"] == 32
-    assert model_spec(fewer).key != model_spec(settings).key
+    assert model_spec(fewer).key != model_spec(options).key
 
 
-def test_max_num_patches_is_refused_for_a_fixed_resolution(settings_for: Make) -> None:
-    settings = settings_for("siglip2").model_copy(update={"max_num_patches": 32})
+def test_max_num_patches_is_refused_for_a_fixed_resolution(options_for: Make) -> None:
+    options = replace(options_for("siglip2"), max_num_patches=32)
     with pytest.raises(UnsupportedModelError, match="SIGLIP_MAX_NUM_PATCHES=32 is for NaFlex"):
-        model_spec(settings)
+        model_spec(options)
 
 
 def test_weights_are_hashed_once(copy_of: Callable[..., Path], tmp_path: Path) -> None:
     folder, home = copy_of(), tmp_path / "home"
     first = key(folder, home)
-    cache = home / "cache" / "fingerprints.json"
+    cache = home / "fingerprints.json"
     [(file, (state, _))] = json.loads(cache.read_text()).items()
     # What the cache says is believed as long as the file looks the same …
     cache.write_text(json.dumps({file: [state, "0" * 64]}))
@@ -152,16 +158,18 @@ def test_a_hub_snapshot_is_known_by_its_commit(
     weights.symlink_to(repository / "blobs" / sha256)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
-    settings = Settings(model_name="google/siglip2-tiny", home=tmp_path / "home")
-    found = model_spec(settings)
+    options = ModelOptions(
+        name="google/siglip2-tiny", fingerprints=tmp_path / "home" / "fingerprints.json"
+    )
+    found = model_spec(options)
     assert found.revision == commit
     assert found.key.startswith("siglip2-tiny-")
     # The blob's name is its SHA-256: nothing was read to find it.
     assert not (tmp_path / "home" / "cache").exists()
-    pinned = settings.model_copy(update={"model_revision": commit})
+    pinned = replace(options, revision=commit)
     assert model_spec(pinned) == found
     with pytest.raises(ModelNotFoundError, match="at revision 'v2' is not in the local cache"):
-        model_spec(settings.model_copy(update={"model_revision": "v2"}))
+        model_spec(replace(options, revision="v2"))
 
 
 @pytest.mark.parametrize(
@@ -283,11 +291,11 @@ def test_shards_are_one_model_and_a_missing_one_is_named(
         save_file({name: tensors[name] for name in part}, folder / file)
         weight_map |= dict.fromkeys(part, file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    settings = Settings(model_name=str(folder), home=tmp_path)
-    assert model_spec(settings).logit_bias == pytest.approx(-16.5)
+    options = ModelOptions(name=str(folder), fingerprints=tmp_path / "fingerprints.json")
+    assert model_spec(options).logit_bias == pytest.approx(-16.5)
     (folder / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(CorruptWeightsError, match=r"model-00002-of-00002\.safetensors.*missing"):
-        model_spec(settings)
+        model_spec(options)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
@@ -298,7 +306,12 @@ def test_scalars_of_any_precision(
     tensors = load_file(folder / "model.safetensors")
     tensors["logit_scale"] = torch.tensor([4.75], dtype=dtype)
     save_file(tensors, folder / "model.safetensors")
-    assert model_spec(Settings(model_name=str(folder), home=tmp_path)).logit_scale == 4.75
+    assert (
+        model_spec(
+            ModelOptions(name=str(folder), fingerprints=tmp_path / "fingerprints.json")
+        ).logit_scale
+        == 4.75
+    )
     tensors["logit_scale"] = torch.tensor([float("nan")], dtype=dtype)
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(CorruptWeightsError, match="logit_scale is nan"):
@@ -307,4 +320,7 @@ def test_scalars_of_any_precision(
 
 def test_the_giant_is_as_wide_as_its_vision_tower(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "giant", "siglip2", hidden_size=32, intermediate_size=96)
-    assert model_spec(Settings(model_name=str(folder), home=tmp_path)).dim == 32
+    assert (
+        model_spec(ModelOptions(name=str(folder), fingerprints=tmp_path / "fingerprints.json")).dim
+        == 32
+    )

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from siglip_pipeline.errors import (
     DeviceUnavailableError,
     UnsupportedModelError,
 )
-from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip import model as loader
 from siglip_pipeline.siglip.identity import model_spec
 from siglip_pipeline.siglip.model import get_model, get_models, release_model
+from siglip_pipeline.siglip.options import ModelOptions
 from siglip_pipeline_tests.siglip.checkpoints import Kind, edit_json, make_checkpoint
 from siglip_pipeline_tests.siglip.conftest import Make
 
@@ -33,19 +34,19 @@ def _start_empty() -> None:
 
 
 @pytest.mark.parametrize("kind", ["siglip2", "siglip1", "naflex"])
-def test_the_loaded_model_carries_the_spec_of_its_files(kind: Kind, settings_for: Make) -> None:
-    settings = settings_for(kind)
-    model = get_model(settings)
-    assert model.spec == model_spec(settings)
+def test_the_loaded_model_carries_the_spec_of_its_files(kind: Kind, options_for: Make) -> None:
+    options = options_for(kind)
+    model = get_model(options)
+    assert model.spec == model_spec(options)
     assert (model.device, model.dtype, model.tower) == ("cpu", "float32", "both")
     assert "cpu" in repr(model)
     assert model.spec.key in repr(model)
 
 
 def test_one_model_per_process_even_when_many_ask_at_once(
-    settings_for: Make, monkeypatch: pytest.MonkeyPatch
+    options_for: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = settings_for("siglip2")
+    options = options_for("siglip2")
     loads = []
     load = loader.load_model
     barrier = threading.Barrier(8)
@@ -56,37 +57,35 @@ def test_one_model_per_process_even_when_many_ask_at_once(
 
     def ask(_: int) -> Any:
         barrier.wait()
-        return get_model(settings)
+        return get_model(options)
 
     monkeypatch.setattr(loader, "load_model", counted)
     with ThreadPoolExecutor(8) as pool:
         models = list(pool.map(ask, range(8)))
     assert len(loads) == 1
     assert all(model is models[0] for model in models)
-    # Settings that do not touch the model do not load it again.
-    assert get_model(settings.model_copy(update={"batch_size": 3})) is models[0]
 
 
-def test_release_lets_the_weights_go(settings_for: Make) -> None:
+def test_release_lets_the_weights_go(options_for: Make) -> None:
     import gc
     import weakref
 
-    settings = settings_for("siglip2")
-    model = get_model(settings)
+    options = options_for("siglip2")
+    model = get_model(options)
     gone = weakref.ref(model.vision)
     release_model()
-    assert get_model(settings) is not model
+    assert get_model(options) is not model
     del model
     gc.collect()
     assert gone() is None
 
 
-def test_another_model_replaces_the_first(settings_for: Make) -> None:
-    first = get_model(settings_for("siglip2"))
-    second = get_model(settings_for("naflex"))
+def test_another_model_replaces_the_first(options_for: Make) -> None:
+    first = get_model(options_for("siglip2"))
+    second = get_model(options_for("naflex"))
     assert second.spec.key != first.spec.key
     assert list(loader._loaded.values()) == [second]
-    lower = get_model(settings_for("naflex").model_copy(update={"dtype": "bfloat16"}))
+    lower = get_model(replace(options_for("naflex"), dtype="bfloat16"))
     assert lower.dtype == "bfloat16"
     assert lower.spec.key == second.spec.key
     assert list(loader._loaded.values()) == [lower]
@@ -96,23 +95,23 @@ def bytes_of(module: torch.nn.Module) -> int:
     return sum(p.nbytes for p in module.parameters())
 
 
-def test_a_search_process_loads_the_text_tower_alone(settings_for: Make) -> None:
-    settings = settings_for("siglip2")
-    text = get_model(settings, tower="text")
+def test_a_search_process_loads_the_text_tower_alone(options_for: Make) -> None:
+    options = options_for("siglip2")
+    text = get_model(options, tower="text")
     assert text.tower == "text"
-    assert get_model(settings, tower="text") is text
-    both = get_model(settings)
+    assert get_model(options, tower="text") is text
+    both = get_model(options)
     assert both.tower == "both"
     assert bytes_of(text.text) == bytes_of(both.text)
     # The whole model answers for its parts.
-    assert get_model(settings, tower="text") is both
-    assert get_model(settings, tower="image") is both
+    assert get_model(options, tower="text") is both
+    assert get_model(options, tower="image") is both
 
 
-def test_the_towers_add_up_when_asked_for_one_after_the_other(settings_for: Make) -> None:
-    settings = settings_for("naflex")
-    assert get_model(settings, tower="image").tower == "image"
-    assert get_model(settings, tower="text").tower == "both"
+def test_the_towers_add_up_when_asked_for_one_after_the_other(options_for: Make) -> None:
+    options = options_for("naflex")
+    assert get_model(options, tower="image").tower == "image"
+    assert get_model(options, tower="text").tower == "both"
 
 
 @pytest.mark.slow
@@ -124,15 +123,15 @@ def test_the_text_tower_takes_less_memory_than_both(tmp_path: Path) -> None:
     # Weights are mapped from the file: what counts is what is resident once they were used.
     script = (
         "import sys, psutil\n"
-        "from siglip_pipeline.settings import Settings\n"
+        "from siglip_pipeline.siglip.options import ModelOptions\n"
         "from siglip_pipeline.siglip.model import get_model, release_model\n"
         "import transformers.models.siglip.modeling_siglip\n"
-        "settings = Settings(model_name=sys.argv[1], home=sys.argv[2], device='cpu', "
+        "options = ModelOptions(name=sys.argv[1], device='cpu', "
         "dtype='float32')\n"
         "for tower in ('text', 'both'):\n"
         "    release_model()\n"
         "    before = psutil.Process().memory_info().rss\n"
-        "    model = get_model(settings, tower=tower)\n"
+        "    model = get_model(options, tower=tower)\n"
         "    used = [model.text, model.vision] if tower == 'both' else [model.text]\n"
         "    total = sum(float(p.sum()) for module in used for p in module.parameters())\n"
         "    print(psutil.Process().memory_info().rss - before)\n"
@@ -147,37 +146,41 @@ def test_the_text_tower_takes_less_memory_than_both(tmp_path: Path) -> None:
     assert text < 0.3 * weights
 
 
-def copy_of(folder: Path, to: Path) -> Settings:
-    return Settings(model_name=str(shutil.copytree(folder, to)), home=to / "home", device="cpu")
+def copy_of(folder: Path, to: Path) -> ModelOptions:
+    return ModelOptions(
+        name=str(shutil.copytree(folder, to)),
+        fingerprints=to / "home" / "fingerprints.json",
+        device="cpu",
+    )
 
 
 def test_weights_that_are_missing_are_not_filled_with_random_ones(
     folders: Callable[[Kind], Path], tmp_path: Path
 ) -> None:
-    settings = copy_of(folders("siglip2"), tmp_path / "model")
+    options = copy_of(folders("siglip2"), tmp_path / "model")
     file = tmp_path / "model" / "model.safetensors"
     tensors = load_file(file)
     del tensors["text_model.head.weight"]
     save_file(tensors, file)
     with pytest.raises(CorruptWeightsError, match=r"1 of its weights are missing.*head\.weight"):
-        get_model(settings)
+        get_model(options)
     # The other tower is whole, and may be used.
-    assert get_model(settings, tower="image").tower == "image"
+    assert get_model(options, tower="image").tower == "image"
 
 
 def test_weights_of_another_shape_are_refused(
     folders: Callable[[Kind], Path], tmp_path: Path
 ) -> None:
-    settings = copy_of(folders("siglip2"), tmp_path / "model")
+    options = copy_of(folders("siglip2"), tmp_path / "model")
     config = tmp_path / "model" / "config.json"
     vision = json.loads(config.read_text())["vision_config"]
     edit_json(config, vision_config={**vision, "intermediate_size": 80})
     with pytest.raises(CorruptWeightsError, match=r"config\.json (does not belong|belongs)"):
-        get_model(settings)
+        get_model(options)
 
 
 def test_no_code_from_a_checkpoint_is_run(folders: Callable[[Kind], Path], tmp_path: Path) -> None:
-    settings = copy_of(folders("siglip2"), tmp_path / "model")
+    options = copy_of(folders("siglip2"), tmp_path / "model")
     proof = tmp_path / "ran"
     (tmp_path / "model" / "evil.py").write_text(f"open({str(proof)!r}, 'w')\nclass M: ...\n")
     edit_json(
@@ -186,7 +189,7 @@ def test_no_code_from_a_checkpoint_is_run(folders: Callable[[Kind], Path], tmp_p
     edit_json(
         tmp_path / "model" / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.M", None]}
     )
-    model = get_model(settings)
+    model = get_model(options)
     model.tokenize(["a cat"])
     assert not proof.exists()
 
@@ -194,28 +197,28 @@ def test_no_code_from_a_checkpoint_is_run(folders: Callable[[Kind], Path], tmp_p
 def test_a_missing_tokenizer_is_named_when_it_is_needed(
     folders: Callable[[Kind], Path], tmp_path: Path
 ) -> None:
-    settings = copy_of(folders("siglip2"), tmp_path / "model")
+    options = copy_of(folders("siglip2"), tmp_path / "model")
     (tmp_path / "model" / "tokenizer.json").unlink()
     (tmp_path / "model" / "tokenizer_config.json").unlink()
-    model = get_model(settings)  # pictures need no tokenizer
+    model = get_model(options)  # pictures need no tokenizer
     with pytest.raises(UnsupportedModelError, match="its tokenizer cannot be loaded"):
         model.tokenize(["a cat"])
 
 
-def test_an_absent_device_is_an_error(settings_for: Make) -> None:
-    settings = settings_for("siglip2").model_copy(update={"device": "cuda:63"})
+def test_an_absent_device_is_an_error(options_for: Make) -> None:
+    options = replace(options_for("siglip2"), device="cuda:63")
     with pytest.raises(DeviceUnavailableError, match="SIGLIP_DEVICE='cuda:63' is not on this"):
-        get_model(settings)
+        get_model(options)
     assert loader._loaded == {}
 
 
 def test_every_card_gets_a_model_when_several_are_there(
-    settings_for: Make, monkeypatch: pytest.MonkeyPatch
+    options_for: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No machine of ours has two cards: the choice is tested, the loading is stood in for.
     asked: list[str] = []
 
-    def load(_settings: Settings, device: str, _dtype: Any, *, tower: str) -> Any:
+    def load(_options: ModelOptions, device: str, _dtype: Any, *, tower: str) -> Any:
         asked.append(device)
         return type("Loaded", (), {"tower": tower})()
 
@@ -223,7 +226,7 @@ def test_every_card_gets_a_model_when_several_are_there(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    settings = settings_for("siglip2")
+    options = options_for("siglip2")
     for device, expected in {
         "cuda": ["cuda:0", "cuda:1", "cuda:2"],
         "auto": ["cuda:0", "cuda:1", "cuda:2"],
@@ -232,6 +235,6 @@ def test_every_card_gets_a_model_when_several_are_there(
     }.items():
         release_model()
         asked.clear()
-        assert len(get_models(settings.model_copy(update={"device": device}))) == len(expected)
+        assert len(get_models(replace(options, device=device))) == len(expected)
         assert asked == expected
     release_model()

@@ -59,8 +59,8 @@ def two_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_several_workers_share_a_model(settings_for: Make) -> None:
-    model = get_model(settings_for("siglip2"))
+def test_several_workers_share_a_model(options_for: Make) -> None:
+    model = get_model(options_for("siglip2"))
     both = threading.Barrier(2)
     threads: dict[int, int] = {}
 
@@ -89,8 +89,8 @@ def test_several_workers_share_a_model(settings_for: Make) -> None:
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_torchs_threads_are_as_before_after_a_run(settings_for: Make) -> None:
-    engine = EmbeddingEngine(get_model(settings_for("siglip2")), batch_size=2)
+def test_torchs_threads_are_as_before_after_a_run(options_for: Make) -> None:
+    engine = EmbeddingEngine(get_model(options_for("siglip2")), batch_size=2)
     list(engine.embed([video("a.mp4", [jpeg(picture(72, 96))] * 6)]))
     later: list[int] = []
     thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))

@@ -8,6 +8,7 @@ from siglip_pipeline.hits import APART, Hit, SearchFilter, SearchRequest
 from siglip_pipeline.records import EmbeddingBatch, FloatArray, ModelSpec, Upload, VideoInfo
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.index_options import IndexOptions
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.search import MomentSearch
 from siglip_pipeline.store.vectors import VectorStore
@@ -101,6 +102,11 @@ def settings(**values: object) -> Settings:
     return Settings.load(
         **{"database_url": "postgresql://unused/", "index_recall_queries": 12} | values
     )
+
+
+def index_options(**overrides: Any) -> IndexOptions:
+    """The choices of an index under :func:`settings`."""
+    return IndexOptions.from_settings(settings(**overrides))
 
 
 def request(

@@ -40,16 +40,19 @@ def test_a_build_takes_the_kind_that_the_moments_ask_for(database: Database) -> 
     model_id = made.collection(database)
     messages: list[str] = []
     compact = build_index(
-        database, model_id, settings=made.settings(index_kind="auto"), progress=messages.append
+        database,
+        model_id,
+        options=made.index_options(index_kind="auto"),
+        progress=messages.append,
     )
     assert (compact.outcome, compact.kind) == ("published", "moments")
     assert any(message.startswith("auto: moments, for 8.0 frames") for message in messages)
     # Cut so finely that every frame is a moment of its own: looked at after the cut, not before.
-    fine = made.settings(index_kind="auto", moment_threshold=0.9999)
-    varied = build_index(database, model_id, settings=fine, kind=None)
+    fine = made.index_options(index_kind="auto", moment_threshold=0.9999)
+    varied = build_index(database, model_id, options=fine, kind=None)
     assert varied.kind == "hnsw"
     with database.connection() as connection:
         counts = stored(connection, model_id)
     assert counts.frames == counts.moments
-    again = build_index(database, model_id, settings=fine)
+    again = build_index(database, model_id, options=fine)
     assert again.outcome == "current", "what auto chose is not built again"

@@ -20,7 +20,7 @@ from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.store import made
 
-SETTINGS = made.settings()
+OPTIONS = made.index_options()
 
 
 def index_tables(database: Database) -> list[str]:
@@ -46,28 +46,28 @@ def model_id(database: Database) -> int:
 
 def test_the_first_publication_activates_the_model(database: Database, model_id: int) -> None:
     assert ModelStore(database).active() is None
-    report = build_index(database, model_id, settings=SETTINGS)
+    report = build_index(database, model_id, options=OPTIONS)
     assert report.published
     assert report.active
     active = ModelStore(database).active()
     assert active is not None
     assert (active.model_id, active.active_generation) == (model_id, 1)
     assert report.recall is not None
-    assert report.recall.recall_at_10 >= SETTINGS.index_min_recall
+    assert report.recall.recall_at_10 >= OPTIONS.min_recall
 
 
 def test_nothing_is_built_while_the_live_index_is_good(database: Database, model_id: int) -> None:
-    build_index(database, model_id, settings=SETTINGS)
-    again = build_index(database, model_id, settings=SETTINGS)
+    build_index(database, model_id, options=OPTIONS)
+    again = build_index(database, model_id, options=OPTIONS)
     assert (again.outcome, again.generation) == ("current", 1)
     assert again.recall is None, "nothing changed: nothing to measure"
 
 
 def test_a_small_change_is_measured_but_not_rebuilt(database: Database) -> None:
     model_id = made.collection(database, videos=20)
-    build_index(database, model_id, settings=SETTINGS)
+    build_index(database, model_id, options=OPTIONS)
     made.load(database, model_id, "v03.mp4", made.footage(333))
-    report = build_index(database, model_id, settings=SETTINGS)
+    report = build_index(database, model_id, options=OPTIONS)
     assert report.outcome == "current"
     assert report.changed_share == pytest.approx(1 / 20)
     assert report.recall is not None
@@ -77,13 +77,13 @@ def test_a_small_change_is_measured_but_not_rebuilt(database: Database) -> None:
 
 @pytest.mark.parametrize("change", ["load", "delete"])
 def test_a_large_change_is_rebuilt(database: Database, model_id: int, change: str) -> None:
-    build_index(database, model_id, settings=SETTINGS)
+    build_index(database, model_id, options=OPTIONS)
     if change == "load":
         made.load(database, model_id, "v03.mp4", made.footage(333))
     else:
         VideoStore(database).delete("v03.mp4")
     messages: list[str] = []
-    report = build_index(database, model_id, settings=SETTINGS, progress=messages.append)
+    report = build_index(database, model_id, options=OPTIONS, progress=messages.append)
     assert (report.outcome, report.generation) == ("published", 2)
     assert any("25.0% of its frames changed" in message for message in messages)
     assert index_tables(database) == [f"index_{model_id}_g2"], "the old one is dropped"
@@ -91,10 +91,10 @@ def test_a_large_change_is_rebuilt(database: Database, model_id: int, change: st
 
 
 def test_another_kind_or_threshold_is_rebuilt(database: Database, model_id: int) -> None:
-    build_index(database, model_id, settings=SETTINGS)
-    assert build_index(database, model_id, settings=made.settings(index_kind="hnsw")).published
-    finer = made.settings(index_kind="moments", moment_threshold=0.9999)
-    assert build_index(database, model_id, settings=finer).recall is not None
+    build_index(database, model_id, options=OPTIONS)
+    assert build_index(database, model_id, options=made.index_options(index_kind="hnsw")).published
+    finer = made.index_options(index_kind="moments", moment_threshold=0.9999)
+    assert build_index(database, model_id, options=finer).recall is not None
     with database.connection() as connection:
         row = connection.execute("SELECT sum(moments), min(moment_threshold) FROM ingests")
         assert row.fetchone() == (96, 0.9999), "every frame is a moment of its own now"
@@ -104,7 +104,7 @@ def test_the_live_index_counts_the_frames_that_it_answers_for(
     database: Database, model_id: int
 ) -> None:
     assert live_index(database, model_id) is None
-    build_index(database, model_id, settings=SETTINGS)
+    build_index(database, model_id, options=OPTIONS)
     with database.connection() as connection:
         video_id = videos.find(connection, "v00.mp4")
         assert video_id is not None
@@ -115,7 +115,7 @@ def test_the_live_index_counts_the_frames_that_it_answers_for(
 
 
 def test_a_build_tells_the_planner_about_the_frames(database: Database, model_id: int) -> None:
-    build_index(database, model_id, settings=SETTINGS)
+    build_index(database, model_id, options=OPTIONS)
     with database.connection() as connection:
         row = connection.execute(
             "SELECT n_distinct FROM pg_stats WHERE tablename = %s AND attname = 'video_id'",
@@ -125,7 +125,7 @@ def test_a_build_tells_the_planner_about_the_frames(database: Database, model_id
 
 
 def test_recall_that_fell_asks_for_a_new_generation(database: Database, model_id: int) -> None:
-    build_index(database, model_id, settings=SETTINGS)
+    build_index(database, model_id, options=OPTIONS)
     with database.connection() as connection:  # the live index has lost most of its frames
         connection.execute(
             sql.SQL("UPDATE {} SET last_frame = first_frame").format(
@@ -133,9 +133,9 @@ def test_recall_that_fell_asks_for_a_new_generation(database: Database, model_id
             )
         )
         connection.execute("UPDATE generation_videos SET late = video_id = 1")
-    lenient = made.settings(index_rebuild_share=1.0)
+    lenient = made.index_options(index_rebuild_share=1.0)
     messages: list[str] = []
-    report = build_index(database, model_id, settings=lenient, progress=messages.append)
+    report = build_index(database, model_id, options=lenient, progress=messages.append)
     assert report.published
     assert any("recall fell" in message for message in messages)
 
@@ -143,7 +143,7 @@ def test_recall_that_fell_asks_for_a_new_generation(database: Database, model_id
 def test_an_index_that_finds_too_little_is_not_published(
     database: Database, model_id: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build_index(database, model_id, settings=SETTINGS)
+    build_index(database, model_id, options=OPTIONS)
     real = type(index_kind("moments")).add
 
     def forgetful(*arguments: object) -> None:
@@ -161,7 +161,7 @@ def test_an_index_that_finds_too_little_is_not_published(
         )
 
     monkeypatch.setattr(type(index_kind("moments")), "add", forgetful)
-    report = build_index(database, model_id, settings=SETTINGS, force=True)
+    report = build_index(database, model_id, options=OPTIONS, force=True)
     assert report.outcome == "refused"
     assert "SIGLIP_INDEX_MIN_RECALL" in report.reason
     assert generation_states(database) == [(1, "live"), (2, "failed")]
@@ -173,11 +173,11 @@ def test_an_index_that_finds_too_little_is_not_published(
 def test_a_build_that_was_killed_leaves_nothing_for_long(
     database: Database, model_id: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build_index(database, model_id, settings=SETTINGS)
+    build_index(database, model_id, options=OPTIONS)
     target = building.begin(database, model_id, "hnsw")
     building.fill(database, target)  # … and here its process dies
     assert f"index_{model_id}_g2" in index_tables(database)
-    report = build_index(database, model_id, settings=SETTINGS, force=True)
+    report = build_index(database, model_id, options=OPTIONS, force=True)
     assert report.generation == 3
     assert index_tables(database) == [f"index_{model_id}_g3"]
 
@@ -185,14 +185,14 @@ def test_a_build_that_was_killed_leaves_nothing_for_long(
 def test_an_interrupted_build_keeps_the_live_index(
     database: Database, model_id: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build_index(database, model_id, settings=SETTINGS)
+    build_index(database, model_id, options=OPTIONS)
 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(building, "create_index", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        build_index(database, model_id, settings=SETTINGS, force=True)
+        build_index(database, model_id, options=OPTIONS, force=True)
     assert generation_states(database) == [(1, "live"), (2, "failed")]
     assert index_tables(database) == [f"index_{model_id}_g1"]
 
@@ -201,10 +201,10 @@ def test_two_builds_at_once_are_refused(database: Database, model_id: int) -> No
     with psycopg.connect(database.url.reveal(), autocommit=True) as other:
         other.execute("SELECT pg_advisory_lock(%s, %s)", [LOCK_BUILD, model_id])
         with pytest.raises(SimilarityIndexError, match="another process is building"):
-            build_index(database, model_id, settings=SETTINGS)
+            build_index(database, model_id, options=OPTIONS)
         # Not by closing: the server lets go of the lock some time after that.
         other.execute("SELECT pg_advisory_unlock(%s, %s)", [LOCK_BUILD, model_id])
-    assert build_index(database, model_id, settings=SETTINGS).published
+    assert build_index(database, model_id, options=OPTIONS).published
 
 
 @pytest.mark.parametrize("kind", ["moments", "hnsw", "exact"])
@@ -226,7 +226,7 @@ def test_what_changes_during_a_build_is_in_the_new_generation(
 
     monkeypatch.setattr(building, "create_index", loading)
     monkeypatch.setattr(recall, "check_recall", checking)
-    report = build_index(database, model_id, settings=made.settings(index_kind=kind))
+    report = build_index(database, model_id, options=made.index_options(index_kind=kind))
     assert report.published
     model = ModelStore(database).get(model_id)
     assert made.search(database, model, added_ND[9], k=1)[0].video == "early.mp4"
@@ -236,7 +236,7 @@ def test_what_changes_during_a_build_is_in_the_new_generation(
 
 
 def test_readers_and_writers_never_notice_a_publication(database: Database, model_id: int) -> None:
-    build_index(database, model_id, settings=SETTINGS)
+    build_index(database, model_id, options=OPTIONS)
     model = ModelStore(database).get(model_id)
     stop = threading.Event()
     errors: list[BaseException] = []
@@ -283,12 +283,12 @@ def test_readers_and_writers_never_notice_a_publication(database: Database, mode
 
 def test_ivfflat_is_refused_on_a_pgvector_that_overflows(database: Database, model_id: int) -> None:
     database.pgvector_version = (0, 8, 5)
-    ivfflat = made.settings(index_kind="ivfflat", index_min_recall=0.0)
+    ivfflat = made.index_options(index_kind="ivfflat", index_min_recall=0.0)
     with pytest.raises(SimilarityIndexError, match=r"0\.8\.5 can overflow.*moments"):
-        build_index(database, model_id, settings=ivfflat)
-    assert build_index(database, model_id, settings=ivfflat, force=True).published
+        build_index(database, model_id, options=ivfflat)
+    assert build_index(database, model_id, options=ivfflat, force=True).published
     database.pgvector_version = (0, 8, 7)
-    assert build_index(database, model_id, settings=ivfflat).outcome == "current"
+    assert build_index(database, model_id, options=ivfflat).outcome == "current"
 
 
 def test_an_unknown_kind_names_those_that_there_are() -> None:
@@ -298,7 +298,7 @@ def test_an_unknown_kind_names_those_that_there_are() -> None:
 
 def test_an_empty_collection_is_published_and_filled_later(database: Database) -> None:
     model_id = ModelStore(database).register(made.spec())
-    report = build_index(database, model_id, settings=SETTINGS)
+    report = build_index(database, model_id, options=OPTIONS)
     assert report.published
     model = ModelStore(database).get(model_id)
     assert made.search(database, model, made.footage(1)[0], k=3) == []
@@ -327,7 +327,7 @@ def test_shared_memory_that_is_short_means_no_workers(
     monkeypatch.setattr(building, "_run", run)
     monkeypatch.setattr(building, "_settings", lambda *_: wanted)
     messages: list[str] = []
-    report = build_index(database, model_id, settings=SETTINGS, progress=messages.append)
+    report = build_index(database, model_id, options=OPTIONS, progress=messages.append)
     assert tried == [2, 0]
     assert report.settings is not None
     assert report.settings.workers == 0
@@ -342,7 +342,7 @@ def test_other_refusals_are_not_tried_again(
 
     monkeypatch.setattr(building, "_run", run)
     with pytest.raises(StoreError):
-        build_index(database, model_id, settings=SETTINGS)
+        build_index(database, model_id, options=OPTIONS)
     assert generation_states(database) == [(1, "failed")]
 
 
@@ -362,7 +362,7 @@ def test_progress_is_read_while_an_index_is_built(
 
 
 def test_a_generation_knows_how_much_of_it_changed(database: Database, model_id: int) -> None:
-    build_index(database, model_id, settings=SETTINGS)
+    build_index(database, model_id, options=OPTIONS)
     made.load(database, model_id, "v00.mp4", made.footage(70))
     made.load(database, model_id, "v00.mp4", made.footage(71))
     with database.connection() as connection:
@@ -374,7 +374,7 @@ def test_a_generation_knows_how_much_of_it_changed(database: Database, model_id:
 def test_the_report_is_plain_json(database: Database, model_id: int) -> None:
     import json
 
-    report = build_index(database, model_id, settings=SETTINGS)
+    report = build_index(database, model_id, options=OPTIONS)
     document = json.loads(json.dumps(report.to_json()))
     assert document["outcome"] == "published"
     assert document["workers"] == 0
@@ -389,7 +389,13 @@ def test_the_texts_of_a_user_are_asked_first(database: Database, model_id: int) 
         return made.footage(1, frames=len(labels))
 
     texts = ["a red bus", "rain on a window"]
-    report = build_index(database, model_id, settings=SETTINGS, texts=texts, embed_texts=embed)
+    report = build_index(
+        database,
+        model_id,
+        options=OPTIONS,
+        texts=texts,
+        embed_texts=embed,
+    )
     assert asked[:2] == texts
     assert len(asked) == 12
     assert report.recall is not None

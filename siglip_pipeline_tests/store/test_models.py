@@ -14,7 +14,7 @@ from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.store import made
 
-SETTINGS = made.settings(index_kind="moments")
+OPTIONS = made.index_options(index_kind="moments")
 
 
 def embed(database: Database, model_id: int, videos: range, dim: int) -> None:
@@ -61,7 +61,7 @@ def test_an_unknown_key_names_those_that_there_are(database: Database) -> None:
 
 def test_coverage_counts_embedded_missing_and_failed(database: Database) -> None:
     old = made.collection(database, videos=4)
-    build_index(database, old, settings=SETTINGS)
+    build_index(database, old, options=OPTIONS)
     models = ModelStore(database)
     new = models.register(made.spec("new", 16))
     embed(database, new, range(1), 16)
@@ -84,13 +84,13 @@ def test_vectors_of_an_older_version_of_a_video_do_not_count(database: Database)
 
 def test_promotion_waits_for_an_index_and_for_coverage(database: Database) -> None:
     old = made.collection(database, videos=3)
-    build_index(database, old, settings=SETTINGS)
+    build_index(database, old, options=OPTIONS)
     models = ModelStore(database)
     new = models.register(made.spec("new", 16))
     embed(database, new, range(2), 16)
     with pytest.raises(StoreError, match="has no published index"):
         models.promote("new")
-    build_index(database, new, settings=SETTINGS)
+    build_index(database, new, options=OPTIONS)
     assert models.active() == models.get(old), "an index alone does not switch"
     with pytest.raises(StoreError, match=r"covers 2 of 3 videos \(1 missing, 0 failed, 1 of them"):
         models.promote("new")
@@ -101,10 +101,10 @@ def test_promotion_waits_for_an_index_and_for_coverage(database: Database) -> No
 
 
 def test_a_gap_can_be_forced(database: Database) -> None:
-    build_index(database, made.collection(database, videos=2), settings=SETTINGS)
+    build_index(database, made.collection(database, videos=2), options=OPTIONS)
     new = ModelStore(database).register(made.spec("new", 16))
     embed(database, new, range(1), 16)
-    build_index(database, new, settings=SETTINGS)
+    build_index(database, new, options=OPTIONS)
     assert ModelStore(database).promote("new", force=True).key == "new"
 
 
@@ -112,11 +112,11 @@ def test_a_gap_can_be_forced(database: Database) -> None:
 def test_a_covering_model_is_promoted_by_itself_if_set(
     database: Database, videos: int, switched: bool
 ) -> None:
-    build_index(database, made.collection(database, videos=3), settings=SETTINGS)
+    build_index(database, made.collection(database, videos=3), options=OPTIONS)
     new = ModelStore(database).register(made.spec("new", 16))
     embed(database, new, range(videos), 16)
-    automatic = made.settings(index_kind="moments", promote_automatically=True)
-    assert build_index(database, new, settings=automatic).active is switched
+    automatic = made.index_options(index_kind="moments", promote_automatically=True)
+    assert build_index(database, new, options=automatic).active is switched
     active = ModelStore(database).active()
     assert active is not None
     assert (active.key == "new") is switched
@@ -124,11 +124,11 @@ def test_a_covering_model_is_promoted_by_itself_if_set(
 
 def test_dropping_a_model_frees_everything_of_it(database: Database) -> None:
     old = made.collection(database, videos=2)
-    build_index(database, old, settings=SETTINGS)
+    build_index(database, old, options=OPTIONS)
     models = ModelStore(database)
     new = models.register(made.spec("new", 16))
     embed(database, new, range(2), 16)
-    build_index(database, new, settings=SETTINGS)
+    build_index(database, new, options=OPTIONS)
     with pytest.raises(StoreError, match="tiny is active; promote another one first"):
         models.drop("tiny")
     models.promote("new")
@@ -151,7 +151,7 @@ def test_dropping_a_model_frees_everything_of_it(database: Database) -> None:
 def test_a_reader_sees_no_error_and_no_mixture_while_models_change(database: Database) -> None:
     """One model after the other is filled, indexed and promoted under a reader in a loop."""
     dims = {"tiny": made.DIM, "new": 16}
-    build_index(database, made.collection(database, videos=4), settings=SETTINGS)
+    build_index(database, made.collection(database, videos=4), options=OPTIONS)
     models = ModelStore(database)
     stop = threading.Event()
     seen: set[str] = set()
@@ -175,10 +175,15 @@ def test_a_reader_sees_no_error_and_no_mixture_while_models_change(database: Dat
     reader.start()
     new = models.register(made.spec("new", 16))
     embed(database, new, range(4), 16)
-    build_index(database, new, settings=SETTINGS)
+    build_index(database, new, options=OPTIONS)
     for key in ("new", "tiny", "new", "tiny", "new"):
         models.promote(key)
-        build_index(database, models.get(key).model_id, settings=SETTINGS, force=True)
+        build_index(
+            database,
+            models.get(key).model_id,
+            options=OPTIONS,
+            force=True,
+        )
     stop.set()
     reader.join()
     assert errors == []
@@ -190,7 +195,7 @@ def test_both_models_answer_from_their_own_vectors(database: Database) -> None:
     second = made.collection(database, videos=2, key="other", dim=made.DIM)
     made.load(database, second, "v00.mp4", made.footage(500))
     for model_id in (first, second):
-        build_index(database, model_id, settings=SETTINGS)
+        build_index(database, model_id, options=OPTIONS)
     models = ModelStore(database)
     query_D = made.footage(500)[3]
     near = made.search(database, models.get(second), query_D, k=1)[0].score

@@ -43,8 +43,8 @@ def indexed(module_database: Database, request: pytest.FixtureRequest) -> Indexe
     """The same collection under each kind of index in turn."""
     model_id = made.collection(module_database, videos=VIDEOS)
     made.load(module_database, model_id, "v05.mp4", made.footage(5))
-    settings = made.settings(index_kind=request.param, index_min_recall=0.0)
-    report = build_index(module_database, model_id, settings=settings, force=True)
+    settings = made.index_options(index_kind=request.param, index_min_recall=0.0)
+    report = build_index(module_database, model_id, options=settings, force=True)
     assert report.published, report.reason
     return Indexed(module_database, ModelStore(module_database).get(model_id), request.param)
 
@@ -191,14 +191,14 @@ def test_one_statement_tells_all_once_the_generation_is_known(
 def test_a_search_notices_that_another_generation_is_live(database: Database) -> None:
     """The one that it remembers, and asks first, is gone, or there still and no longer live."""
     model_id = made.collection(database, videos=3)
-    settings = made.settings(index_kind="moments", index_min_recall=0.0)
-    build_index(database, model_id, settings=settings)
+    settings = made.index_options(index_kind="moments", index_min_recall=0.0)
+    build_index(database, model_id, options=settings)
     model = ModelStore(database).get(model_id)
     search = MomentSearch(database)
     first = search.search(model, made.request(query_at(2, 3), k=5))
     for kind in ("hnsw", "exact", "moments"):
-        changed = made.settings(index_kind=kind, index_min_recall=0.0)
-        assert build_index(database, model_id, settings=changed, force=True).published
+        changed = made.index_options(index_kind=kind, index_min_recall=0.0)
+        assert build_index(database, model_id, options=changed, force=True).published
         assert search.search(model, made.request(query_at(2, 3), k=5)) == first
     made.load(database, model_id, "v02.mp4", made.footage(60))
     assert search.search(model, made.request(made.footage(60)[9], k=1))[0].video == "v02.mp4"
@@ -235,8 +235,8 @@ def test_nothing_is_indexed_before_the_first_publication(database: Database) -> 
 @pytest.mark.parametrize("kind", ["moments", "hnsw", "hnsw_binary", "exact"])
 def test_changes_between_generations_are_searchable_at_once(database: Database, kind: str) -> None:
     model_id = made.collection(database, videos=4)
-    settings = made.settings(index_kind=kind, index_min_recall=0.0)
-    build_index(database, model_id, settings=settings, force=True)
+    settings = made.index_options(index_kind=kind, index_min_recall=0.0)
+    build_index(database, model_id, options=settings, force=True)
     found = Indexed(database, ModelStore(database).get(model_id), kind)
     added_ND, changed_ND = made.footage(50), made.footage(51)
 
@@ -261,7 +261,7 @@ def test_a_filter_over_many_frames_finds_the_best_moments(
 ) -> None:
     """Past the number of frames that are compared one by one; with and without the graph."""
     model_id = made.collection(database, videos=8)
-    build_index(database, model_id, settings=made.settings(index_kind="moments"))
+    build_index(database, model_id, options=made.index_options(index_kind="moments"))
     model = ModelStore(database).get(model_id)
     monkeypatch.setattr("siglip_pipeline.store.execution.EXACT_FRAMES", 0)
     monkeypatch.setattr("siglip_pipeline.store.index_kinds.moments.EXACT_MOMENTS", most)
@@ -279,7 +279,7 @@ def test_ties_go_by_path_and_frame(database: Database) -> None:
     for path in ("c.mp4", "a.mp4", "b.mp4"):
         made.load(database, model_id, path, same_ND)
     for kind in ("exact", "moments"):
-        build_index(database, model_id, settings=made.settings(index_kind=kind))
+        build_index(database, model_id, options=made.index_options(index_kind=kind))
         model = ModelStore(database).get(model_id)
         for query in (same_ND[3], same_ND[[3, 20]]):
             hits = made.search(database, model, query, k=3)
@@ -298,7 +298,7 @@ def test_what_is_good_enough_for_one_of_several_vectors_is_found(
     other_ND = made.footage(3, frames=made.SCENE)
     for path, vectors_ND in (("a.mp4", scene_ND), ("b.mp4", blurred_ND), ("c.mp4", other_ND)):
         made.load(database, model_id, path, vectors_ND)
-    build_index(database, model_id, settings=made.settings(index_kind="exact"))
+    build_index(database, model_id, options=made.index_options(index_kind="exact"))
     model = ModelStore(database).get(model_id)
     far_D = 0.4 * other_ND[3] - 0.9 * noise_ND[3]
     query_QD = np.stack([scene_ND[3], far_D / np.linalg.norm(far_D)])

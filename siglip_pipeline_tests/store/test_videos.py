@@ -26,7 +26,7 @@ def test_a_video_goes_through_its_states(database: Database) -> None:
     row = videos.get("v.mp4", model_id=model_id)
     assert row is not None
     assert row.state == "embedded", "searchable only once an index is published"
-    build_index(database, model_id, settings=made.settings(index_kind="exact"))
+    build_index(database, model_id, options=made.index_options(index_kind="exact"))
     assert state(database, "v.mp4") == "indexed"
 
 
@@ -34,7 +34,7 @@ def test_a_new_version_of_a_video_is_not_indexed_before_it_is_embedded(
     database: Database,
 ) -> None:
     model_id = made.collection(database, videos=1)
-    build_index(database, model_id, settings=made.settings(index_kind="exact"))
+    build_index(database, model_id, options=made.index_options(index_kind="exact"))
     assert state(database, "v00.mp4") == "indexed"
     with database.connection() as connection:
         connection.execute("UPDATE videos SET source_sha256 = 'newer'")
@@ -69,7 +69,7 @@ def test_counts_add_up(database: Database) -> None:
     videos = VideoStore(database)
     AnnouncedUploads(database).register([Upload(path="new.mp4", size_bytes=1)])
     videos.record_failure("bad.mp4", stage=Stage.FRAMES, reason="not a video")
-    build_index(database, model_id, settings=made.settings(index_kind="exact"))
+    build_index(database, model_id, options=made.index_options(index_kind="exact"))
     counts = videos.counts(model_id)
     assert (counts.total, counts.indexed, counts.failed, counts.pending) == (5, 3, 1, 1)
     assert (counts.frames, counts.vectors) == (72, 72)

@@ -15,9 +15,12 @@ import pytest
 from siglip_pipeline import stages
 from siglip_pipeline.demo.films import DemoVideo, demo_scenes, render_video
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.siglip.options import ModelOptions
+from siglip_pipeline.stages import FramesOptions
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.embedded import EmbeddedPostgres
 from siglip_pipeline.store.index import build_index
+from siglip_pipeline.store.index_options import IndexOptions
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
@@ -93,10 +96,14 @@ def index_uploads(settings: Settings) -> None:
     with Database(settings.database_url or "") as database:
         videos = [upload.path for upload in uploads.list()]
         for _ in stages.sample_videos(
-            videos, uploads=uploads, frame_store=frames, database=database, settings=settings
+            videos,
+            uploads=uploads,
+            frame_store=frames,
+            database=database,
+            options=FramesOptions.from_settings(settings),
         ):
             pass
-        models = get_models(settings)
+        models = get_models(ModelOptions.from_settings(settings))
         spec = models[0].spec
         model_id = ModelStore(database).register(spec)
         for _ in stages.embed_videos(
@@ -108,7 +115,7 @@ def index_uploads(settings: Settings) -> None:
             engine=lambda: EmbeddingEngine(models),
         ):
             pass
-        report = build_index(database, model_id, settings=settings)
+        report = build_index(database, model_id, options=IndexOptions.from_settings(settings))
         assert report.published, report.reason
 
 

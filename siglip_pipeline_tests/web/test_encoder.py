@@ -9,6 +9,7 @@ import pytest
 
 from siglip_pipeline.errors import ModelError
 from siglip_pipeline.records import FloatArray
+from siglip_pipeline.siglip.options import ModelOptions
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.web.encoder import MAX_BATCH, BatchingEmbedder
@@ -21,7 +22,7 @@ class Held(BatchingEmbedder):
     """The real embedder, whose passes wait until they are let go; notes what each pass holds."""
 
     def __init__(self, collection: Collection) -> None:
-        super().__init__(collection.settings)
+        super().__init__(ModelOptions.from_settings(collection.settings))
         self.go = threading.Event()
         self.passes: list[list[str]] = []
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from siglip_pipeline.errors import QueryError
 from siglip_pipeline.json_form import to_json
-from siglip_pipeline.search import SearchService
+from siglip_pipeline.search import SearchOptions, SearchService
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.video.picture_formats import FORMATS
 from siglip_pipeline_tests.web.conftest import Collection
@@ -67,7 +67,7 @@ def test_each_listed_format_finds_the_scene_that_it_shows(
 ) -> None:
     headers = {"Content-Type": "application/octet-stream"}
     with Database(collection.settings.database_url or "") as database:
-        service = SearchService(database, collection.settings)
+        service = SearchService(database, SearchOptions.from_settings(collection.settings))
         for format in (*FORMATS, "MPO"):  # MPO: JPEGs in a row, as some cameras write them
             data = encoded(picture, format)
             answer = client.post("/api/search", content=data, headers=headers, params={"k": 1})
@@ -100,7 +100,7 @@ def test_other_files_are_told_what_they_are(
     assert page.status_code == 415
     (tmp_path / name).write_bytes(data)
     with Database(collection.settings.database_url or "") as database:
-        service = SearchService(database, collection.settings)
+        service = SearchService(database, SearchOptions.from_settings(collection.settings))
         for image in (data, tmp_path / name):
             with pytest.raises(QueryError) as raised:
                 service.by_image(image)

@@ -12,7 +12,7 @@ import pytest
 from siglip_pipeline.errors import QueryError
 from siglip_pipeline.json_form import to_json
 from siglip_pipeline.records import Stage, Upload
-from siglip_pipeline.search import MomentTerm, SearchFilter, SearchService, TextTerm
+from siglip_pipeline.search import MomentTerm, SearchFilter, SearchOptions, SearchService, TextTerm
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelStore
@@ -127,7 +127,7 @@ def test_names_reasons_and_models_are_stored_as_they_are(database: Database) -> 
 
 def test_labels_are_words(collection: Collection, counts: dict[str, int]) -> None:
     with Database(collection.settings.database_url or "") as database:
-        service = SearchService(database, collection.settings)
+        service = SearchService(database, SearchOptions.from_settings(collection.settings))
         labelled = service.label(TEXTS)
     assert {score.label for video in labelled.videos for score in video.labels} <= set(TEXTS)
 
