@@ -8,6 +8,7 @@ from siglip_pipeline.freshness import OutOfDate, Wanted, out_of_date
 from siglip_pipeline.names import shown
 from siglip_pipeline.partition_limit import partition_warning
 from siglip_pipeline.records import Refused
+from siglip_pipeline.secret import SecretUrl
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.live_index import LiveIndex, live_index
@@ -74,7 +75,7 @@ class PipelineStatus:
 class StatusOptions:
     """Where uploads lie, and what is asked for of them."""
 
-    uploads: str
+    uploads: SecretUrl
     part: str | None
     partition_limit: int
     wanted: Wanted

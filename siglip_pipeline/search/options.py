@@ -30,5 +30,5 @@ class SearchOptions:
             model=ModelOptions.from_settings(settings),
             decode=DecodeOptions.from_settings(settings),
             min_probability=settings.search_min_probability,
-            uploads=settings.uploads,
+            uploads=str(settings.uploads),
         )
