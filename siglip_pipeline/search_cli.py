@@ -38,6 +38,7 @@ from siglip_pipeline.store.similar_videos import SharedSegment, VideoSimilarityS
 from siglip_pipeline.text.timecode import timecode
 from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
+from siglip_pipeline.video.jobs import DecodeOptions
 from siglip_pipeline.web.binding import url_host
 
 Time = datetime | None
@@ -322,7 +323,7 @@ def _export(
         frames=FrameStore(settings.frame_store_url),
         uploads=UploadStore(settings.uploads, settle_seconds=0),
         clips=clips,
-        stall_seconds=settings.decode_stall_seconds,
+        decode=DecodeOptions.from_settings(settings),
     )
     return tuple(exported)
 
