@@ -9,7 +9,7 @@ import pytest
 
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.stages import FramesStored, sample_videos
+from siglip_pipeline.stages import FramesOptions, FramesStored, sample_videos
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.uploads import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
@@ -36,7 +36,7 @@ def sampled(
         uploads=uploads,
         frame_store=FrameStore(tmp_path / "frames"),
         database=database,
-        settings=settings,
+        options=FramesOptions.from_settings(settings),
     ):
         outcomes[outcome.video] = outcome
         at[outcome.video] = time.monotonic() - started
