@@ -230,9 +230,10 @@ def test_another_model_is_noticed_by_the_next_search(database: Database) -> None
 
 def test_a_search_ends_however_often_models_are_promoted(database: Database) -> None:
     settings = made.settings(index_min_recall=0.0)
+    options = IndexOptions.from_settings(settings)
     models = ModelStore(database)
     for key in ("one", "other"):
-        build_index(database, made.collection(database, videos=1, key=key), settings=settings)
+        build_index(database, made.collection(database, videos=1, key=key), options=options)
         models.promote(key)
 
     class Promoting(MadeTexts):
@@ -242,7 +243,7 @@ def test_a_search_ends_however_often_models_are_promoted(database: Database) -> 
             models.promote("one" if model.key == "other" else "other")
             return super().texts(model, texts)
 
-    service = SearchService(database, settings, embedder=Promoting(settings))
+    service = SearchService(database, SearchOptions.from_settings(settings), embedder=Promoting())
     with pytest.raises(ModelChangedError, match="siglip-pipeline models"):
         service.by_text("v00 1 0.5", k=1)
 
