@@ -10,7 +10,7 @@ import numpy as np
 
 from siglip_pipeline.errors import QueryError
 from siglip_pipeline.records import FloatArray
-from siglip_pipeline.search.query_pictures import Picture, read_picture
+from siglip_pipeline.search.query_pictures import SECONDS, Picture, read_picture
 from siglip_pipeline.siglip.options import ModelOptions
 from siglip_pipeline.store.models import ModelRow
 
@@ -29,10 +29,12 @@ class QueryEmbedder:
 
     Args:
         options: the device and dtype. The model is whatever a call names.
+        picture_seconds: decoding one picture may take so long.
     """
 
-    def __init__(self, options: ModelOptions) -> None:
+    def __init__(self, options: ModelOptions, *, picture_seconds: float = SECONDS) -> None:
         self._options = options
+        self._picture_seconds = picture_seconds
         self._texts: OrderedDict[tuple[str, str], FloatArray] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -85,7 +87,7 @@ class QueryEmbedder:
             ModelError: the model cannot be found, loaded, or put on the device.
             QueryError: a file is missing, is not a picture, or takes too long to decode.
         """
-        seconds = self._settings.picture_seconds
+        seconds = self._picture_seconds
         pictures = [
             image if isinstance(image, np.ndarray) else read_picture(image, seconds=seconds)
             for image in images

@@ -18,6 +18,8 @@ class SearchOptions:
     """Device and dtype; which model embeds a query is decided by the index."""
     decode: DecodeOptions = field(default_factory=DecodeOptions)
     """How a clip that somebody searches with is decoded."""
+    picture_seconds: float = 5.0
+    """Decoding a picture that somebody searches with may take so long."""
     min_probability: float = 0.0
     """Hide hits that are less probable; 0 hides none."""
     uploads: str = "SIGLIP_UPLOADS"
@@ -29,6 +31,7 @@ class SearchOptions:
         return cls(
             model=ModelOptions.from_settings(settings),
             decode=DecodeOptions.from_settings(settings),
+            picture_seconds=settings.picture_seconds,
             min_probability=settings.search_min_probability,
             uploads=str(settings.uploads),
         )

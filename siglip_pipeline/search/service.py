@@ -9,8 +9,8 @@ from siglip_pipeline.errors import ModelChangedError, NothingIndexedError, Query
 from siglip_pipeline.hits import MAX_K, Moment, SearchFilter
 from siglip_pipeline.search.embedder import QueryEmbedder
 from siglip_pipeline.search.labels import LabelReport, label_sentences, label_videos
-from siglip_pipeline.search.query_pictures import Picture
 from siglip_pipeline.search.options import SearchOptions
+from siglip_pipeline.search.query_pictures import Picture
 from siglip_pipeline.search.query_terms import (
     ImageTerm,
     QueryTerm,
@@ -56,7 +56,9 @@ class SearchService:
     ) -> None:
         self._database = database
         self._options = options
-        self._embedder = embedder or QueryEmbedder(options.model)
+        self._embedder = embedder or QueryEmbedder(
+            options.model, picture_seconds=options.picture_seconds
+        )
         self._vectorizer = QueryVectorizer(self._embedder, VectorStore(database))
         self._finder = HitFinder(database, min_probability=options.min_probability)
         self._active: ModelRow | None = None

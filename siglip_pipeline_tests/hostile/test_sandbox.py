@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.status import collect_status
+from siglip_pipeline.status import StatusOptions, collect_status
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.video import sandbox
 from siglip_pipeline.video.children import Child, JobError, wait_for_any
@@ -154,5 +154,5 @@ def test_a_machine_without_the_locks_is_warned_about(
     report: SandboxReport, words: str | None, monkeypatch: pytest.MonkeyPatch, database: Database
 ) -> None:
     monkeypatch.setattr(sandbox, "sandbox_report", lambda: report)
-    warnings = " ".join(collect_status(database, Settings()).warnings)
+    warnings = " ".join(collect_status(database, StatusOptions.from_settings(Settings())).warnings)
     assert (words in warnings) if words else ("decode" not in warnings)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from siglip_pipeline.errors import PictureTimeoutError
 from siglip_pipeline.ports import free_port
-from siglip_pipeline.search import SearchService
+from siglip_pipeline.search import SearchOptions, SearchService
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline_tests.hostile.test_pictures import endless_jpeg
 from siglip_pipeline_tests.search.conftest import Films
@@ -132,7 +132,7 @@ def test_a_picture_from_python_or_a_file_has_the_same_time(films: Films, tmp_pat
     file = tmp_path / "slow.jpg"
     file.write_bytes(endless_jpeg())
     settings = films.settings.model_copy(update={"picture_seconds": 1.0})
-    service = SearchService(films.database, settings)
+    service = SearchService(films.database, SearchOptions.from_settings(settings))
     for image in (file, file.read_bytes()):
         began = time.monotonic()
         with pytest.raises(PictureTimeoutError, match="longer than 1 s"):
