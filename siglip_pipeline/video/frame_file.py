@@ -88,7 +88,7 @@ class FrameFileWriter:
     """Writes one frame file, row group by row group; memory stays flat.
 
     Args:
-        file: an empty file, which stays open.
+        file: an empty file, which stays open unless writing fails.
         folder: where it lies, for messages.
 
     Raises:
@@ -141,9 +141,11 @@ class FrameFileWriter:
         return metadata
 
     def abort(self) -> None:
-        """Close without a usable footer."""
+        """Close it, and the file, without a usable footer."""
         with contextlib.suppress(OSError, pa.ArrowException):
             self._writer.close()
+        with contextlib.suppress(OSError):  # what is buffered still has no room
+            self._file.close()
 
     @contextlib.contextmanager
     def _needing_room(self) -> Iterator[None]:
