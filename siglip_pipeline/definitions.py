@@ -26,8 +26,10 @@ from siglip_pipeline.settings import Settings
 
 defs = dg.Definitions(
     assets=[
-        *(uploads_asset, video_frames, frame_embeddings, similarity_index, video_similarity),
-        reconciliation,
+        uploads_asset,
+        *dg.with_source_code_references(
+            [video_frames, frame_embeddings, similarity_index, video_similarity, reconciliation]
+        ),
     ],
     jobs=JOBS,
     schedules=SCHEDULES,

@@ -5,10 +5,12 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow.parquet as pq
 import pytest
 
+from siglip_pipeline.defs.metadata import frames_metadata
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.errors import VideoError
@@ -282,6 +284,18 @@ def test_reconciliation_finds_what_was_skipped_and_has_it_taken_up_again(
     assert isinstance(embedded["b.mp4"], VectorsStored)
     assert embedded["b.mp4"].written
     assert VectorStore(bench.database).summary(bench.model_id, "b.mp4").vectors == 4
+
+
+def test_what_dagster_shows_of_frames(bench: Bench, film: Path) -> None:
+    shutil.copyfile(film, bench.folder / "a b.mp4")
+    (stored,) = bench.sample("a b.mp4").values()
+    assert isinstance(stored, FramesStored)
+    shown = frames_metadata(stored, bench.frames)
+    assert shown["dagster/row_count"] == shown["frames"] == 4
+    address = urlsplit(shown["dagster/uri"])
+    assert address.scheme == "file"
+    assert pq.read_table(address.path).num_rows == 4
+    assert shown["duration_seconds"] == round(shown["duration_seconds"], 3)
 
 
 def test_a_difference_that_a_second_look_does_not_find_is_none(bench: Bench, film: Path) -> None:

@@ -20,6 +20,7 @@ from siglip_pipeline.defs.checks import (
 from siglip_pipeline.defs.in_flight import partitions_that_wait
 from siglip_pipeline.defs.internals import held_connections
 from siglip_pipeline.defs.metadata import (
+    FRAME_COLUMNS,
     embedding_metadata,
     engine_metadata,
     frames_metadata,
@@ -98,6 +99,7 @@ class VideoBatchConfig(dg.Config):
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=FRAMES_PER_RUN),
     code_version=FRAMES_CODE_VERSION,
     check_specs=FRAME_CHECKS,
+    metadata={"dagster/column_schema": FRAME_COLUMNS},
     group_name=GROUP,
     owners=OWNERS,
     kinds={"ffmpeg", "parquet"},
@@ -209,7 +211,7 @@ def frame_embeddings(
                 outcomes.succeed(
                     key,
                     data_version=result.data_version,
-                    metadata=embedding_metadata(result, spec, page_address=page),
+                    metadata=embedding_metadata(result, spec, model_id=model_id, page_address=page),
                     checks=check_vectors(result, summary),
                 )
         if (report := engine.report) is not None:

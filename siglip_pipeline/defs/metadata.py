@@ -13,7 +13,20 @@ from siglip_pipeline.stages import FramesStored, VectorsStored
 from siglip_pipeline.store.index import IndexReport
 from siglip_pipeline.store.recall import PastCheck, RecallCase
 from siglip_pipeline.store.recall.plot import recall_plot
+from siglip_pipeline.video.frame_file import SCHEMA
 from siglip_pipeline.video.frame_store import FrameStore
+
+FRAME_COLUMNS = dg.TableSchema(
+    columns=[
+        dg.TableColumn(
+            column.name,
+            str(column.type),
+            constraints=dg.TableColumnConstraints(nullable=column.nullable),
+        )
+        for column in SCHEMA
+    ]
+)
+"""Of the Parquet file that holds the frames of a video."""
 
 # Base64 takes four bytes for three: the picture stays under 60 KB as it lies in the event.
 _PICTURE_BYTES = 44_000
@@ -30,12 +43,14 @@ def frames_metadata(result: FramesStored, frame_store: FrameStore) -> Mapping[st
     info = result.stored.info
     metadata: dict[str, Any] = {
         "frames": result.stored.frames,
-        "duration_seconds": info.duration_seconds,
+        "dagster/row_count": result.stored.frames,
+        "dagster/uri": frame_store.address(result.video),
+        "duration_seconds": round(info.duration_seconds, 3),
         "codec": info.codec,
         "resolution": f"{info.width}x{info.height}",
         "sampling": result.stored.sampling,
         "source_sha256": result.stored.source_sha256,
-        "damaged_share": result.damaged_share,
+        "damaged_share": round(result.damaged_share, 4),
         "reused": result.report is None,
         "contact_sheet": inline_picture(
             frame_store.contact_sheet(result.video, max_bytes=_PICTURE_BYTES)
@@ -43,10 +58,9 @@ def frames_metadata(result: FramesStored, frame_store: FrameStore) -> Mapping[st
     }
     if (report := result.report) is not None:
         metadata["damaged_packets"] = report.damaged_packets
-        metadata["decode_cpu_seconds"] = report.decode_cpu_seconds
-        metadata["video_seconds_per_second"] = info.duration_seconds / max(
-            report.wall_seconds, 1e-6
-        )
+        metadata["decode_cpu_seconds"] = round(report.decode_cpu_seconds, 3)
+        speed = info.duration_seconds / max(report.wall_seconds, 1e-6)
+        metadata["video_seconds_per_second"] = round(speed, 1)
     return metadata | _reused_from(result)
 
 
@@ -55,16 +69,19 @@ def _reused_from(result: FramesStored | VectorsStored) -> dict[str, Any]:
 
 
 def embedding_metadata(
-    result: VectorsStored, spec: ModelSpec, *, page_address: str
+    result: VectorsStored, spec: ModelSpec, *, model_id: int, page_address: str
 ) -> Mapping[str, Any]:
     """Metadata of one partition of ``frame_embeddings``.
 
     Args:
+        model_id: whose table holds the vectors.
         page_address: of the video's page in the search service.
     """
     return {
         "search_page": dg.MetadataValue.url(page_address),
         "vectors": result.vectors,
+        "dagster/row_count": result.vectors,
+        "dagster/table_name": f"frames_{model_id}",
         "dim": spec.dim,
         "model": spec.name,
         "model_key": result.model_key,
@@ -79,8 +96,8 @@ def engine_metadata(report: EngineReport) -> Mapping[str, Any]:
         "frames": report.frames,
         "videos": report.videos,
         "failed_videos": report.failed_videos,
-        "seconds": report.seconds,
-        "frames_per_second": report.frames_per_second,
+        "seconds": round(report.seconds, 2),
+        "frames_per_second": round(report.frames_per_second, 2),
         "model_busy_share": report.model_busy_share,
         "padding_share": report.padding_share,
         "batch_fill_share": report.batch_fill_share,
@@ -91,7 +108,7 @@ def engine_metadata(report: EngineReport) -> Mapping[str, Any]:
         "devices": report.devices,
         "model_workers": report.model_workers,
         "dtype": report.dtype,
-        "peak_memory_mib": report.peak_memory_bytes / 2**20,
+        "peak_memory_mib": round(report.peak_memory_bytes / 2**20),
         "throughput": _table(
             {
                 "seconds": round(point.seconds, 2),

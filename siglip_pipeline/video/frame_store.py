@@ -85,6 +85,10 @@ class FrameStore:
         """The folder or URL as it was given."""
         return self._url
 
+    def address(self, video: str) -> str:
+        """Return the URL of the file of a video's frames, without credentials."""
+        return self._url.masked(self._fs.unstrip_protocol(self._path(video)))
+
     def write(
         self,
         video: str,

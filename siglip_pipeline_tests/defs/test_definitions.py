@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import dagster as dg
 
@@ -72,3 +73,13 @@ def test_per_video_assets_are_partitioned_alike_and_run_apart() -> None:
     # In a run that holds both, one failed video would take the embeddings of all with it.
     assert frames.backfill_policy != embeddings.backfill_policy
     assert embeddings.pools == {"gpu"}
+
+
+def test_assets_tell_dagster_where_their_code_and_columns_are() -> None:
+    graph = defs.resolve_asset_graph()
+    for key in graph.get_all_asset_keys() - {dg.AssetKey("uploads")}:
+        (reference,) = graph.get(key).metadata["dagster/code_references"].code_references
+        assert Path(reference.file_path).is_file()
+    frames = graph.get(dg.AssetKey("video_frames"))
+    columns = frames.metadata["dagster/column_schema"].columns
+    assert [column.name for column in columns][:2] == ["frame_index", "pts"]
