@@ -57,6 +57,7 @@ def served(
             http_write_seconds=SECONDS,
             http_idle_seconds=SECONDS,
             http_max_body_mib=1,
+            trusted_proxies="127.0.0.4",
             http_max_connections=150,
             http_max_connections_per_address=20,
         )
@@ -243,6 +244,9 @@ def test_no_address_has_more_than_its_share(served: Served) -> None:
         assert b" 503 Service Unavailable" in refused
         assert b"retry-after: 5" in refused
         assert b"20 connections from 127.0.0.2 are open (SIGLIP_HTTP_MAX_CONN" in refused
+        # A proxy brings many clients, and has no share.
+        proxied = [connect(slow, source="127.0.0.4") for _ in range(25)]
+        assert all(b" 408 " in said_until_closed(client) for client in proxied)
         # Other addresses have theirs, and one with idle connections has room for one that asks.
         idle = [connect(source="127.0.0.3") for _ in range(21)]
         assert said_until_closed(idle[0]) == b""
