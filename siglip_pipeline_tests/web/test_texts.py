@@ -3,6 +3,7 @@
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -182,7 +183,8 @@ def _raw(served: Served, request: bytes) -> bytes:
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         try:
             connection.sendall(request)
-            connection.shutdown(socket.SHUT_WR)
+            with suppress(OSError):  # the server has hung up already
+                connection.shutdown(socket.SHUT_WR)
             answer = b""
             while block := connection.recv(65536):
                 answer += block
