@@ -98,15 +98,15 @@ def status_table(status: PipelineStatus) -> Table:
     if status.model:
         table.add_row(
             "model",
-            f"{status.model['name']} ({status.model['dim']} dimensions, {status.model['key']})",
+            f"{status.model.name} ({status.model.dim} dimensions, {status.model.key})",
         )
     if status.index:
-        recall = status.index["recall_at_10"]
+        recall = status.index.recall_at_10
         measured = "not measured" if recall is None else f"{recall:.3f}"
         table.add_row(
             "index",
-            f"{status.index['kind']}, {status.index['state']}, recall@10 {measured}, "
-            f"{status.index['rows']} rows",
+            f"{status.index.kind}, {status.index.state}, recall@10 {measured}, "
+            f"{status.index.rows} rows",
         )
     for failure in status.failures:
         table.add_row("failed", f"{shown(failure.video)} at {failure.stage}: {failure.reason}")
@@ -179,9 +179,8 @@ class PipelineProgress:
         vectors = status.embedded + status.failed
         note = f"{status.vectors} vectors" + (f", {status.failed} failed" if status.failed else "")
         self._update(Stage.VECTORS, vectors, expected, note)
-        index = status.index or {}
-        ready = index.get("state") == "ready" and index.get("rows") == status.vectors
-        self._update(Stage.INDEX, int(ready), 1, str(index.get("kind", "")))
+        kind = status.index.kind if status.index else ""
+        self._update(Stage.INDEX, int(status.is_index_current), 1, kind)
 
     def _update(self, stage: str, completed: int, total: int, note: str) -> None:
         self._progress.update(

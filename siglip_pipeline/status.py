@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from siglip_pipeline.freshness import OutOfDate, Wanted, out_of_date
+from siglip_pipeline.json_form import to_json
 from siglip_pipeline.names import shown
 from siglip_pipeline.partition_limit import partition_warning
 from siglip_pipeline.records import Refused
@@ -19,6 +20,26 @@ from siglip_pipeline.video.sandbox import SandboxReport, sandbox_report, sandbox
 
 if TYPE_CHECKING:
     from siglip_pipeline.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelStatus:
+    """The model whose vectors are counted."""
+
+    name: str
+    key: str
+    dim: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexStatus:
+    """The index that answers searches."""
+
+    kind: str
+    state: str = "ready"
+    recall_at_10: float | None
+    rows: int
+    """Frames that it answers for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +60,14 @@ class PipelineStatus:
     out_of_date: OutOfDate
     warnings: tuple[str, ...]
     """What a person should see to before it becomes a failure."""
-    model: dict[str, Any] | None
-    index: dict[str, Any] | None
+    model: ModelStatus | None
+    index: IndexStatus | None
+
+    @property
+    def is_index_current(self) -> bool:
+        """Whether the index answers for every vector."""
+        return self.index is not None and self.index.rows == self.vectors
+
     sandbox: SandboxReport
     """Which locks hold for processes that decode on this machine."""
 
@@ -65,8 +92,8 @@ class PipelineStatus:
             "warnings": list(self.warnings),
             "frames": self.frames,
             "vectors": self.vectors,
-            "model": self.model,
-            "index": self.index,
+            "model": self.model and to_json(self.model),
+            "index": self.index and to_json(self.index),
             "decoding": {"sandbox": str(self.sandbox), "closed": self.sandbox.is_closed},
         }
 
@@ -127,18 +154,13 @@ def collect_status(database: Database, options: StatusOptions) -> PipelineStatus
         vectors=counts.vectors,
         out_of_date=out_of_date(database, options.wanted),
         warnings=tuple(filter(None, (warning, sandbox_warning()))),
-        model={"name": model.name, "key": model.key, "dim": model.dim} if model else None,
-        index=_index_json(live_index(database, model.model_id)) if model else None,
+        model=ModelStatus(name=model.name, key=model.key, dim=model.dim) if model else None,
+        index=_index_status(live_index(database, model.model_id)) if model else None,
         sandbox=sandbox_report(),
     )
 
 
-def _index_json(index: LiveIndex | None) -> dict[str, Any] | None:
+def _index_status(index: LiveIndex | None) -> IndexStatus | None:
     if index is None:
         return None
-    return {
-        "kind": index.kind,
-        "state": "ready",
-        "recall_at_10": index.recall_at_10,
-        "rows": index.frames,
-    }
+    return IndexStatus(kind=index.kind, recall_at_10=index.recall_at_10, rows=index.frames)

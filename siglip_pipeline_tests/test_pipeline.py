@@ -118,7 +118,7 @@ def test_the_file_that_is_no_video_failed_alone(collection: Collection) -> None:
     # One frame a second: 20 s and 30 s of film.
     assert status.frames == status.vectors == 50
     assert status.index is not None
-    assert status.index["rows"] == 50
+    assert status.index.rows == 50
 
 
 def test_dagster_shows_each_partition_as_what_it_is(collection: Collection) -> None:

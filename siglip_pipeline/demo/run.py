@@ -113,9 +113,7 @@ def _wait(launcher: Launcher, database: Database, expected: int, *, quiet: bool)
                 f"{_GIVE_UP_SECONDS:.0f} s; see the runs at {launcher.endpoints.dagster_url}/runs "
                 f"and the logs in {launcher.settings.home / 'logs'}"
             )
-        index = status.index or {}
-        ready = index.get("state") == "ready" and index.get("rows") == status.vectors
-        return status.indexed + status.failed >= expected and ready
+        return status.indexed + status.failed >= expected and status.is_index_current
 
     return watch_until(
         database, launcher.settings, expected, done, quiet=quiet, tick=launcher.watch

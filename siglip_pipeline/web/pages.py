@@ -41,8 +41,13 @@ FAILURES_SHOWN = 200
 SEGMENTS_SHOWN = 100
 _SESSION_SECONDS = 30 * 24 * 3600
 _FILTERS = (
-    *("videos", "from_seconds", "to_seconds", "uploaded_since", "uploaded_until"),
-    *("min_probability", "max_per_video"),
+    "videos",
+    "from_seconds",
+    "to_seconds",
+    "uploaded_since",
+    "uploaded_until",
+    "min_probability",
+    "max_per_video",
 )
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
