@@ -54,7 +54,13 @@ def up(
     port: Annotated[
         int | None, typer.Option(help="Port of the Dagster UI. Default: SIGLIP_DAGSTER_PORT.")
     ] = None,
-    host: Annotated[str | None, typer.Option(help="Address to bind. Default: SIGLIP_HOST.")] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of the search page; Dagster's is SIGLIP_DAGSTER_HOST. "
+            "Default: SIGLIP_HOST."
+        ),
+    ] = None,
     page_port: Annotated[
         int | None, typer.Option(help="Port of the search page. Default: SIGLIP_PAGE_PORT.")
     ] = None,
@@ -209,6 +215,23 @@ def materialize(
     if json_:
         console.print_json(document)
     raise typer.Exit(1 if document["failed"] else 0)
+
+
+@app.command()
+def dagster_ui(
+    workspace: Annotated[
+        Path, typer.Option("--workspace", "-w", help="File that names the code locations.")
+    ] = Path("workspace.yaml"),
+) -> None:
+    """Serve the Dagster UI of DAGSTER_HOME behind SIGLIP_API_KEY; `up` starts this too.
+
+    In place of `dagster-webserver`, which asks nobody for a key, and lets the pages of any site
+    start and delete what they like. Listens on SIGLIP_DAGSTER_HOST and SIGLIP_DAGSTER_PORT.
+    """
+    from siglip_pipeline.web.dagster_ui import serve_dagster
+
+    with _terminating(), contextlib.suppress(KeyboardInterrupt):
+        serve_dagster(_settings(), workspace)
 
 
 @app.command()

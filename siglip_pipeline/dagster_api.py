@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from siglip_pipeline.errors import LaunchError, RunFailedError
+from siglip_pipeline.ports import key_headers
 from siglip_pipeline.records import Stage
-from siglip_pipeline.secret import SecretUrl
+from siglip_pipeline.secret import Secret, SecretUrl
 
 _TIMEOUT_SECONDS: Final = 60
 
@@ -67,13 +68,15 @@ class DagsterApi:
     Args:
         url: where its UI is, such as ``http://127.0.0.1:3000``.
         part: the part of the collection whose assets are meant, as in ``SIGLIP_PART``.
+        api_key: what `up` asks for where it is set, as in ``SIGLIP_API_KEY``.
 
     Raises:
         LaunchError: nobody answers there, or the pipeline is not loaded there.
     """
 
-    def __init__(self, url: str, *, part: str | None = None) -> None:
+    def __init__(self, url: str, *, part: str | None = None, api_key: Secret | None = None) -> None:
         self._url = SecretUrl(url.rstrip("/"))
+        self._headers = {"Content-Type": "application/json", **key_headers(api_key)}
         self._prefix = part.split("/") if part else []
         self._repository = self._find_repository(self._path(Stage.FRAMES))
 
@@ -166,7 +169,7 @@ class DagsterApi:
         request = urllib.request.Request(
             f"{self._url.reveal()}/graphql",
             data=json.dumps({"query": query, "variables": variables}).encode(),
-            headers={"Content-Type": "application/json"},
+            headers=self._headers,
         )
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from siglip_pipeline.ports import listens
+from siglip_pipeline.ports import SOCKET_PREFIX, listens
 from siglip_pipeline.private_files import private_home
 from siglip_pipeline.settings import Settings, process_environment
 from siglip_pipeline.store.database import embedded_server
@@ -109,7 +109,10 @@ def _worker_is_gone(tags: Mapping[str, str]) -> bool:
         server: dict[str, Any] = json.loads(tags[GRPC_INFO_TAG])
     except (KeyError, ValueError):
         return False
-    host, port = server.get("host"), server.get("port")
-    if host not in ("127.0.0.1", "localhost") or port is None:
+    if server.get("host") not in ("127.0.0.1", "localhost"):
         return False
-    return not listens(int(port))
+    if server.get("socket"):
+        path = Path(server["socket"])  # others are those of `dagster dev`
+        return path.parent.name.startswith(SOCKET_PREFIX) and not listens(path)
+    # An earlier version's code server listened on a port.
+    return server.get("port") is not None and not listens(int(server["port"]))

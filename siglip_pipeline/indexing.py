@@ -173,7 +173,7 @@ def _index_through_dagster(
     from siglip_pipeline.backfill import see_through, start_backfills
     from siglip_pipeline.dagster_api import DagsterApi
 
-    api = DagsterApi(url, part=settings.part)
+    api = DagsterApi(url, part=settings.part, api_key=settings.api_key)
     steps = start_backfills(api, settings, videos, assets=assets, force=force)
     if not wait:
         # What one backfill leaves to the next, the automation does: the index, for one.

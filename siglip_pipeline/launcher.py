@@ -25,7 +25,7 @@ from siglip_pipeline.dagster_home import (
 )
 from siglip_pipeline.errors import DatabaseUnavailableError, LaunchError
 from siglip_pipeline.log_files import shorten
-from siglip_pipeline.ports import answers, check_port, free_port, listens
+from siglip_pipeline.ports import answers, check_port, listens, socket_folder
 from siglip_pipeline.private_files import private_home
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline.store.database import embedded_server, open_database
@@ -57,7 +57,7 @@ class Endpoints:
 
     dagster_url: str
     page_url: str
-    code_port: int
+    code_socket: Path
     dagster_home: Path
 
 
@@ -116,12 +116,13 @@ class Launcher:
         # server has to be there by then.
         code_server, *others = self._services
         self._start(code_server)
-        self._wait_for(lambda: listens(self.endpoints.code_port), "the code server")
+        self._wait_for(lambda: listens(self.endpoints.code_socket), "the code server")
         for service in others:
             self._start(service)
         page, ui = f"{self.endpoints.page_url}/healthz", f"{self.endpoints.dagster_url}/server_info"
         self._wait_for(lambda: answers(page), "the search page")
-        self._wait_for(lambda: answers(ui), "the Dagster UI")
+        key = self.settings.api_key
+        self._wait_for(lambda: answers(ui, api_key=key), "the Dagster UI")
 
     def _start(self, service: _Service) -> None:
         service.start(self._environment, self.endpoints.dagster_home)
@@ -237,7 +238,7 @@ def launch(settings: Settings) -> Iterator[Launcher]:
         stack.enter_context(only_one(home))
         end_leftovers(home)
         check_exposure(settings)
-        check_port(settings.host, settings.dagster_port)
+        check_port(settings.dagster_host, settings.dagster_port)
         check_port(settings.host, settings.page_port, option="--page-port or SIGLIP_PAGE_PORT")
         external = settings.database_url and settings.dagster_postgres_url
         server = None if external else embedded_server(settings)
@@ -251,9 +252,9 @@ def launch(settings: Settings) -> Iterator[Launcher]:
             home, runs=settings.celery_runs if settings.executor == "celery" else None
         )
         endpoints = Endpoints(
-            dagster_url=f"http://{settings.host}:{settings.dagster_port}",
+            dagster_url=f"http://{url_host(settings.dagster_host)}:{settings.dagster_port}",
             page_url=f"http://{url_host(settings.host)}:{settings.page_port}",
-            code_port=free_port(),
+            code_socket=stack.enter_context(socket_folder()) / "code-server",
             dagster_home=dagster_home,
         )
         launcher = Launcher(settings, endpoints, _services(settings, endpoints), server=server)
@@ -268,8 +269,8 @@ def _services(settings: Settings, endpoints: Endpoints) -> list[_Service]:
     """The services in the order in which they are started, the code server first."""
     workspace = endpoints.dagster_home / "workspace.yaml"
     workspace.write_text(
-        "load_from:\n  - grpc_server:\n      host: 127.0.0.1\n"
-        f"      port: {endpoints.code_port}\n      location_name: siglip_pipeline\n"
+        f"load_from:\n  - grpc_server:\n      socket: {endpoints.code_socket}\n"
+        "      location_name: siglip_pipeline\n"
     )
     logs = settings.home / "logs"
 
@@ -281,14 +282,10 @@ def _services(settings: Settings, endpoints: Endpoints) -> list[_Service]:
             "code-server",
             *_code_server(settings),
             *("--module-name", "siglip_pipeline.definitions"),
-            *("--host", "127.0.0.1", "--port", str(endpoints.code_port)),
+            *("--socket", str(endpoints.code_socket)),
             *("--location-name", "siglip_pipeline"),
         ),
-        service(
-            "webserver",
-            *("dagster_webserver", "--workspace", str(workspace)),
-            *("--host", settings.host, "--port", str(settings.dagster_port)),
-        ),
+        service("webserver", "siglip_pipeline.cli", "dagster-ui", "--workspace", str(workspace)),
         service("daemon", "dagster._daemon", "run", "--workspace", str(workspace)),
         service(
             "page",

@@ -1,11 +1,22 @@
-"""Ports of this machine, and whether something answers there."""
+"""Ports and sockets of this machine, and whether something answers there."""
 
 import contextlib
+import errno
+import os
 import socket
+import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
 
 from siglip_pipeline.errors import LaunchError
+from siglip_pipeline.secret import Secret
+
+SOCKET_PREFIX: Final = "siglip-up-"
+_LONGEST_PARENT: Final = 70
 
 
 def free_port(preferred: int | None = None, *, host: str = "127.0.0.1") -> int:
@@ -36,17 +47,42 @@ def check_port(host: str, port: int, *, option: str = "--port or SIGLIP_DAGSTER_
             ) from error
 
 
-def listens(port: int) -> bool:
-    """Whether a process of this machine listens there."""
-    with socket.socket() as probe:
+@contextmanager
+def socket_folder() -> Iterator[Path]:
+    """A new folder for Unix sockets that no other user can enter; it is removed on leaving.
+
+    A socket's path may be 107 bytes long at most (``sun_path`` in unix(7)), so it cannot lie in
+    whatever folder a user names.
+    """
+    parent = tempfile.gettempdir()
+    if len(os.fsencode(parent)) > _LONGEST_PARENT:
+        parent = "/tmp"
+    with tempfile.TemporaryDirectory(prefix=SOCKET_PREFIX, dir=parent) as folder:
+        yield Path(folder)
+
+
+def listens(address: int | Path) -> bool:
+    """Whether a process of this machine listens on a port, or on a Unix socket."""
+    if isinstance(address, int):
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            return probe.connect_ex(("127.0.0.1", address)) == 0
+    with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        # Other errors are of a socket that is there: of another user's, say.
+        return probe.connect_ex(str(address)) not in (errno.ENOENT, errno.ECONNREFUSED)
 
 
-def answers(url: str) -> bool:
+def answers(url: str, *, api_key: Secret | None = None) -> bool:
     """Whether an HTTP service answers there, and is well."""
+    request = urllib.request.Request(url, headers=key_headers(api_key))
     try:
-        with urllib.request.urlopen(url, timeout=2) as response:
+        with urllib.request.urlopen(request, timeout=2) as response:
             return int(response.status) == 200
     except (urllib.error.URLError, OSError):
         return False
+
+
+def key_headers(api_key: Secret | None) -> dict[str, str]:
+    """What a request to a service of ours brings."""
+    return {} if api_key is None else {"X-API-Key": api_key.reveal()}

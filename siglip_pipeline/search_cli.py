@@ -18,6 +18,7 @@ from siglip_pipeline.export import Exported, export_hits
 from siglip_pipeline.hits import Hit
 from siglip_pipeline.json_form import Given, to_json
 from siglip_pipeline.names import shown
+from siglip_pipeline.ports import key_headers
 from siglip_pipeline.search import (
     ImageTerm,
     LabelReport,
@@ -248,8 +249,9 @@ def page_address(settings: Settings, hit: Hit) -> str:
 
 def _shows(page: str, settings: Settings, hit: Hit) -> bool:
     """Whether a service answers there that knows the hit's video by the same id."""
-    headers = {} if settings.api_key is None else {"X-API-Key": settings.api_key.reveal()}
-    request = urllib.request.Request(f"{page}/api/videos/{hit.video_id}", headers=headers)
+    request = urllib.request.Request(
+        f"{page}/api/videos/{hit.video_id}", headers=key_headers(settings.api_key)
+    )
     try:
         with urllib.request.urlopen(request, timeout=_PAGE_SECONDS) as answer:
             return bool(json.load(answer)["video"] == hit.video)

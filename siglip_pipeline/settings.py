@@ -210,7 +210,14 @@ class Settings(BaseSettings):
     )
 
     # Services
-    host: str = Field("127.0.0.1", description="Address that `up` binds its services to.")
+    host: str = Field(
+        "127.0.0.1", description="Address that `up` and `serve` bind the search service to."
+    )
+    dagster_host: str = Field(
+        "127.0.0.1",
+        description="Address that `up` binds the Dagster UI to, whatever `SIGLIP_HOST` is. Others "
+        "than loopback addresses need `SIGLIP_API_KEY`.",
+    )
     dagster_port: int = Field(3000, ge=1, le=65535, description="Port of the Dagster UI.")
     dagster_url: str | None = Field(
         None,
@@ -278,9 +285,9 @@ class Settings(BaseSettings):
     )
     api_key: Secret | None = Field(
         None,
-        description="Key that every HTTP request must bring, as `Authorization: Bearer …` or "
-        "`X-API-Key`: at least 16 printable characters. Without one the service binds to loopback "
-        "addresses only.",
+        description="Key that every HTTP request must bring, to the search service and to the "
+        "Dagster UI, as `Authorization: Bearer …` or `X-API-Key`: at least 16 printable "
+        "characters. Without one both bind to loopback addresses only.",
     )
     trusted_proxies: str | None = Field(
         None,

@@ -40,7 +40,7 @@ def test_every_variable_is_a_setting(name: str) -> None:
 @pytest.mark.parametrize("name", FILES[:3])
 def test_every_command_is_one_of_ours(name: str) -> None:
     text = (DEPLOY / name).read_text()
-    for command in set(re.findall(r"\[siglip-pipeline, ([a-z]+)", text)):
+    for command in set(re.findall(r"\[siglip-pipeline, ([a-z-]+)", text)):
         assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0, command
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 import dagster as dg
@@ -73,12 +74,14 @@ __all__ = [
     "store_materializations",
     "targets_of_backfills",
     "version_tags",
+    "webserver_app",
 ]
 
 MODULES_OF_RUNS: Final = ("dagster._core.execution.api", "dagster._grpc.impl", "dagster_postgres")
 """What a run imports besides `dagster` itself. Dagster names no public set."""
 
 _MOST_CONNECTIONS: Final = 8
+_LIVE_DATA_POLL_MS: Final = 2000
 
 
 # Materializations of many partitions.
@@ -295,6 +298,40 @@ def _bring_back_ticks(instance: dg.DagsterInstance, state: InstigatorState, now:
 
 def _at(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, tz=UTC)
+
+
+# The webserver: its command offers no place for a door before it.
+
+
+@contextmanager
+def webserver_app(instance: dg.DagsterInstance, workspace: Path) -> Iterator[Any]:
+    """Return Dagster's UI and GraphQL as an ASGI application, with the options of its command.
+
+    `dagster-webserver` builds it, and serves it at once. No public name does the one without the
+    other.
+
+    Args:
+        instance: what is shown.
+        workspace: file that names the code locations.
+    """
+    # A second to import, and only the webserver needs them.
+    from dagster._core.workspace.context import WorkspaceProcessContext
+    from dagster._core.workspace.load_target import WorkspaceFileTarget
+    from dagster_webserver.app import create_app_from_workspace_process_context
+    from dagster_webserver.cli import (
+        DEFAULT_DB_STATEMENT_TIMEOUT,
+        DEFAULT_POOL_MAX_OVERFLOW,
+        DEFAULT_POOL_RECYCLE,
+    )
+
+    instance.optimize_for_webserver(
+        DEFAULT_DB_STATEMENT_TIMEOUT, DEFAULT_POOL_RECYCLE, DEFAULT_POOL_MAX_OVERFLOW
+    )
+    target = WorkspaceFileTarget([str(workspace)])
+    with WorkspaceProcessContext(instance, target, version=dg.__version__) as context:
+        yield create_app_from_workspace_process_context(
+            context, live_data_poll_rate=_LIVE_DATA_POLL_MS
+        )
 
 
 # Connections to Dagster's own Postgres.

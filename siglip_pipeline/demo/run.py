@@ -97,7 +97,7 @@ def demo_settings(settings: Settings) -> Settings:
             "model_name": str(MODEL_FOLDER),
             "model_revision": None,
             "uploads_settle_seconds": 1.0,
-            "dagster_port": free_port(settings.dagster_port, host=settings.host),
+            "dagster_port": free_port(settings.dagster_port, host=settings.dagster_host),
             "page_port": free_port(settings.page_port, host=settings.host),
         }
     )

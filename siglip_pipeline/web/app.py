@@ -15,9 +15,10 @@ from siglip_pipeline.errors import SiglipPipelineError
 from siglip_pipeline.search import QueryEmbedder
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database
-from siglip_pipeline.web import api, assets, health, media, pages, videos
+from siglip_pipeline.web import api, assets, health, media, pages, sign_in, videos
 from siglip_pipeline.web.errors import http_error
 from siglip_pipeline.web.guard import GUARD_ANSWERS, OPEN_PATHS, Guard
+from siglip_pipeline.web.keys import ApiKey
 from siglip_pipeline.web.services import Services
 
 _DESCRIPTION = """Find moments in videos by text, by picture, or by another moment.
@@ -55,12 +56,14 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.services = services
+    app.state.api_key = ApiKey(settings.api_key)
     for router in (
         api.router,
         videos.router,
         health.router,
         media.router,
         pages.router,
+        sign_in.router,
         assets.router,
     ):
         app.include_router(router)

@@ -22,12 +22,17 @@ def check_exposure(settings: Settings) -> None:
     Raises:
         LaunchError: with the remedy.
     """
-    if settings.api_key is None and not is_loopback(settings.host):
-        raise LaunchError(
-            f"the search service would be open to everyone who reaches {settings.host}: set "
-            "SIGLIP_API_KEY to a secret of at least 16 characters, or bind to 127.0.0.1 "
-            "(--host, SIGLIP_HOST)"
-        )
+    if settings.api_key is not None:
+        return
+    for what, host, remedy in (
+        ("search service", settings.host, "--host, SIGLIP_HOST"),
+        ("Dagster UI", settings.dagster_host, "SIGLIP_DAGSTER_HOST"),
+    ):
+        if not is_loopback(host):
+            raise LaunchError(
+                f"the {what} would be open to everyone who reaches {host}: set SIGLIP_API_KEY to a "
+                f"secret of at least 16 characters, or bind to 127.0.0.1 ({remedy})"
+            )
 
 
 def url_host(host: str) -> str:

@@ -153,6 +153,9 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End all waiting."""
         super().connection_lost(exc)
+        self._end()
+
+    def _end(self) -> None:
         for timer in (self._timer, self._write_deadline):
             if timer is not None:
                 timer.cancel()
@@ -201,8 +204,13 @@ class LimitedProtocol(HttpToolsProtocol):
         self._unparsed = 0
         self._in_body = False
         self._deadline = math.inf
-        if self.cycle.response_complete:
+        if self.cycle is not None and self.cycle.response_complete:
             self._wait_for_request(self._limits.idle_seconds)
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over: a websocket waits for as long as both sides want."""
+        self._end()
+        super().handle_websocket_upgrade()
 
     def on_response_complete(self) -> None:
         """Wait for the next request if all of this one has been read."""

@@ -1,11 +1,8 @@
 """What every request passes first: size, host, key and rate; and the headers of every answer."""
 
-import hashlib
-import hmac
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.cookies import CookieError, SimpleCookie
 from typing import Final
 from urllib.parse import quote
 
@@ -13,17 +10,16 @@ from starlette.datastructures import Headers
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from siglip_pipeline.secret import Secret
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.web.errors import RETRY_SECONDS, HttpError
+from siglip_pipeline.web.keys import ApiKey
 from siglip_pipeline.web.limits import TokenBuckets
 from siglip_pipeline.web.origin import check_same_site
 from siglip_pipeline.web.proxies import behind_proxies, parse_networks
+from siglip_pipeline.web.sign_in import LOGIN_PATH
 
-SESSION_COOKIE: Final = "siglip_session"
-LOGIN_PATH: Final = "/login"
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", LOGIN_PATH})
-_OPEN_PREFIX: Final = "/static/"
+OPEN_PREFIX: Final = "/static/"
 GUARD_ANSWERS: Final = {
     400: "The request holds a NUL character, or makes no sense",
     401: "A key is needed",
@@ -35,7 +31,7 @@ GUARD_ANSWERS: Final = {
 MAX_BODIES: Final = 16
 """All bodies that are held at once are as large as so many of the largest."""
 # A page of results asks for dozens of pictures, which cost little: they count a tenth.
-_CHEAP_PREFIXES: Final = ("/api/thumbnails/", _OPEN_PREFIX)
+_CHEAP_PREFIXES: Final = ("/api/thumbnails/", OPEN_PREFIX)
 _CHEAP: Final = 0.1
 
 SECURITY_HEADERS: Final = {
@@ -57,13 +53,6 @@ _DEFAULT_HEADERS: Final = [
 """As ASGI has them; an answer's own come first."""
 
 
-def session_token(api_key: Secret) -> str:
-    """What the browser's cookie holds after signing in: proof of the key, not the key."""
-    return hmac.new(
-        api_key.reveal().encode(), b"siglip-pipeline session", hashlib.sha256
-    ).hexdigest()
-
-
 class Guard:
     """ASGI middleware around the whole application.
 
@@ -74,8 +63,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        self._key = settings.api_key
-        self._token = None if self._key is None else session_token(self._key)
+        self._key = ApiKey(settings.api_key)
         self._proxies = parse_networks(settings.trusted_proxies or "")
         self._max_body_bytes = int(settings.http_max_body_mib * 2**20)
         self._bodies_bytes = 0
@@ -85,7 +73,7 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse the request, or pass it on."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         scope = behind_proxies(scope, self._proxies)
@@ -110,7 +98,7 @@ class Guard:
         headers = Headers(scope=scope)
         if "\0" in path or b"%00" in scope["query_string"] or b"\0" in scope["query_string"]:
             raise HttpError(400, "the request holds a NUL character, which no name or text has")
-        foreign = check_same_site(scope, any_host=self._key is not None, is_page=_is_page)
+        foreign = check_same_site(scope, any_host=self._key.is_set, is_page=_is_page)
         if foreign is not None:
             raise HttpError(403, foreign)
         client = scope["client"][0] if scope.get("client") else ""
@@ -121,8 +109,8 @@ class Guard:
             message = f"too many requests from {client}; try again in {seconds} s"
             raise HttpError(429, message, headers={"Retry-After": seconds})
         # After the rate, so that keys cannot be guessed at any speed.
-        is_open = path in OPEN_PATHS or path.startswith(_OPEN_PREFIX)
-        if not is_open and not self._has_key(headers):
+        is_open = path in OPEN_PATHS or path.startswith(OPEN_PREFIX)
+        if not is_open and not self._key.lets_in(headers):
             raise HttpError(
                 401,
                 "a key is needed: send it as 'Authorization: Bearer KEY' or as 'X-API-Key: KEY'",
@@ -131,16 +119,6 @@ class Guard:
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit() or int(length) > self._max_body_bytes:
             raise self._too_large()
-
-    def _has_key(self, headers: Headers) -> bool:
-        if self._key is None or self._token is None:
-            return True
-        scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        # Both are always compared: neither's presence shows in the time taken.
-        by_key = self._key.matches(given)
-        by_cookie = hmac.compare_digest(_session(headers).encode(), self._token.encode())
-        return by_key or by_cookie
 
     @contextmanager
     def _counted(self, receive: Receive) -> Iterator[Receive]:
@@ -185,11 +163,3 @@ class Guard:
 
 def _is_page(path: str) -> bool:
     return not path.startswith("/api/")
-
-
-def _session(headers: Headers) -> str:
-    try:
-        morsel = SimpleCookie(headers.get("cookie", "")).get(SESSION_COOKIE)
-    except CookieError:
-        return ""
-    return "" if morsel is None else morsel.value

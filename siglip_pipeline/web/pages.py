@@ -4,23 +4,18 @@ import time
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
-from fastapi import APIRouter, Form, Query
-from jinja2 import Environment, PackageLoader, select_autoescape
+from fastapi import APIRouter, Query
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, Response
 
-from siglip_pipeline import __version__
-from siglip_pipeline.names import partition_key, shown
+from siglip_pipeline.names import partition_key
 from siglip_pipeline.records import RgbArray
 from siglip_pipeline.search import SearchFilter, SearchResult
 from siglip_pipeline.status import StatusOptions, collect_status
 from siglip_pipeline.store.videos import Failure
-from siglip_pipeline.text.timecode import timecode
 from siglip_pipeline.up_state import running
-from siglip_pipeline.web.assets import asset_url
 from siglip_pipeline.web.binding import is_loopback
 from siglip_pipeline.web.errors import HttpError
-from siglip_pipeline.web.guard import LOGIN_PATH, SESSION_COOKIE, session_token
 from siglip_pipeline.web.media import VideoId
 from siglip_pipeline.web.pictures import on_picture, preview_url
 from siglip_pipeline.web.query import (
@@ -32,6 +27,7 @@ from siglip_pipeline.web.query import (
     search_similar,
     search_text,
 )
+from siglip_pipeline.web.rendering import render
 from siglip_pipeline.web.services import CurrentServices, Services
 from siglip_pipeline.web.videos import video_detail
 
@@ -39,7 +35,6 @@ HITS_PER_PAGE = 24
 VIDEOS_PER_PAGE = 50
 FAILURES_SHOWN = 200
 SEGMENTS_SHOWN = 100
-_SESSION_SECONDS = 30 * 24 * 3600
 _FILTERS = (
     "videos",
     "from_seconds",
@@ -52,23 +47,7 @@ _FILTERS = (
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
-_templates = Environment(
-    loader=PackageLoader("siglip_pipeline.web"),
-    autoescape=select_autoescape(default=True),
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_templates.filters["timecode"] = timecode
-_templates.filters["shown"] = shown
-_templates.filters["percent"] = lambda share: f"{share:.1%}"
-_templates.globals.update(asset_url=asset_url, version=__version__)
-
 _Offset = Annotated[int, Query(ge=0, le=MAX_ID)]
-
-
-def render(name: str, *, status_code: int = 200, **values: Any) -> HTMLResponse:
-    """A template as an answer; everything that it shows is escaped."""
-    return HTMLResponse(_templates.get_template(name).render(values), status_code=status_code)
 
 
 def error_page(error: HttpError, request: Request) -> HTMLResponse:
@@ -206,35 +185,6 @@ def status_page(request: Request, services: CurrentServices) -> Response:
     )
 
 
-@router.get(LOGIN_PATH)
-def login_page(next: str = "/") -> Response:
-    """Asks for the key."""
-    return render("login.html", next=_local(next), wrong=False)
-
-
-@router.post(LOGIN_PATH)
-def login(
-    request: Request,
-    services: CurrentServices,
-    key: Annotated[str, Form(max_length=1000)] = "",
-    next: Annotated[str, Form(max_length=4000)] = "/",
-) -> Response:
-    """Sign in: the browser gets a cookie that proves the key."""
-    expected = services.settings.api_key
-    if expected is None or not expected.matches(key):
-        return render("login.html", status_code=401, next=_local(next), wrong=True)
-    answer = RedirectResponse(_local(next), status_code=303)
-    answer.set_cookie(
-        SESSION_COOKIE,
-        session_token(expected),
-        max_age=_SESSION_SECONDS,
-        httponly=True,
-        samesite="lax",
-        secure=request.url.scheme == "https",
-    )
-    return answer
-
-
 def _fields(request: Request) -> dict[str, str]:
     """What was typed into the filters, to be shown again, right or wrong."""
     return {name: request.query_params.get(name, "")[:200] for name in _FILTERS}
@@ -275,9 +225,9 @@ def _dagster_url(request: Request, services: Services) -> str | None:
     up = running(services.settings.home)
     if up is None:
         return None
+    if is_loopback(services.settings.dagster_host):
+        return up.dagster_url if is_loopback(request.url.hostname or "") else None
     # `up` may have bound every address: people reach it where they reach this page.
-    if is_loopback(services.settings.host):
-        return up.dagster_url
     port = up.dagster_url.rpartition(":")[2]
     return f"http://{request.url.hostname}:{port}"
 
@@ -288,9 +238,3 @@ def _partition_url(dagster: str | None, failure: Failure) -> str | None:
     asset = f"{failure.part}/{failure.stage}" if failure.part else failure.stage
     key = quote(partition_key(failure.video), safe="")
     return f"{dagster}/assets/{quote(asset)}?view=partitions&partition={key}"
-
-
-def _local(path: str) -> str:
-    """A path of this service, or the first page: never another site."""
-    plain = path.isprintable() and "\\" not in path
-    return path if plain and path.startswith("/") and not path.startswith("//") else "/"

@@ -11,8 +11,7 @@ from siglip_pipeline.web.binding import check_exposure, url_host
 
 if TYPE_CHECKING:
     import uvicorn
-
-    from siglip_pipeline.web.guard import Guard
+    from starlette.types import ASGIApp
 
 _STOP_SECONDS = 2
 _BACKLOG = 512
@@ -37,7 +36,7 @@ def serve(settings: Settings, *, ready: Callable[[str], None] = lambda url: None
 
     check_exposure(settings)
     with (
-        _listen(settings.host, settings.page_port) as listener,
+        listen(settings.host, settings.page_port) as listener,
         open_database(settings, schema="check" if settings.database_url else "migrate") as database,
     ):
         server = http_server(settings, create_app(settings, database))
@@ -45,7 +44,9 @@ def serve(settings: Settings, *, ready: Callable[[str], None] = lambda url: None
         server.run(sockets=[listener])
 
 
-def http_server(settings: Settings, app: "Guard") -> "uvicorn.Server":
+def http_server(
+    settings: Settings, app: "ASGIApp", *, websockets: bool = False
+) -> "uvicorn.Server":
     """Return the server of an application, with the limits that the settings ask for."""
     import uvicorn
 
@@ -56,7 +57,7 @@ def http_server(settings: Settings, app: "Guard") -> "uvicorn.Server":
         app,
         # uvicorn calls it as it would the class.
         http=connections.protocol,  # type: ignore[arg-type]
-        ws="none",
+        ws="auto" if websockets else "none",
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -68,7 +69,12 @@ def http_server(settings: Settings, app: "Guard") -> "uvicorn.Server":
     return uvicorn.Server(config)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, option: str = "--port or SIGLIP_PAGE_PORT") -> socket.socket:
+    """Return a socket that listens there.
+
+    Raises:
+        LaunchError: it cannot, with the option that chooses another port.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -78,7 +84,6 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise LaunchError(
-            f"port {port} on {host} cannot be used ({error.strerror}); choose another with --port "
-            "or SIGLIP_PAGE_PORT"
+            f"port {port} on {host} cannot be used ({error.strerror}); choose another with {option}"
         ) from error
     return listener

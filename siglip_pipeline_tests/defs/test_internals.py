@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import dagster as dg
 import pytest
+from starlette.testclient import TestClient
 
 from siglip_pipeline_tests.defs.test_connections import counted_connections, dagster_url
 from siglip_pipeline_tests.defs.test_connections import instance as postgres_instance
@@ -284,6 +285,17 @@ def test_times_to_come_are_brought_back(instance: dg.DagsterInstance) -> None:
     assert instance.get_ticks(origin, selector, after=now + 1) == []
     assert instance.get_ticks(origin, selector)[0].status == TickStatus.STARTED
     assert not internals.bring_back_instigator(instance, found, now)
+
+
+@holds("webserver_app")
+def test_the_webserver_can_be_had_without_its_server(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    workspace = tmp_path / "workspace.yaml"
+    workspace.write_text("load_from: []")
+    with internals.webserver_app(instance, workspace) as app, TestClient(app) as client:
+        answer = client.post("/graphql", json={"query": "{ version }"})
+        assert answer.json()["data"] == {"version": dg.__version__}
 
 
 @holds("held_connections")

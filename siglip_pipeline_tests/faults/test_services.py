@@ -26,7 +26,7 @@ from siglip_pipeline_tests.test_launcher import Up, _up
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 
 SERVICES = {
-    "webserver": "dagster_webserver",
+    "webserver": "dagster-ui",
     "page": "serve",
     "daemon": "dagster._daemon",
     "code-server": "siglip_pipeline.code_server",

@@ -1,0 +1,119 @@
+"""The door before Dagster's webserver, which has none: who may come in, and from which pages."""
+
+from typing import Final
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from graphql import GraphQLError, OperationDefinitionNode, OperationType, parse
+from starlette.datastructures import Headers, QueryParams
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.web import assets, sign_in
+from siglip_pipeline.web.errors import HttpError, http_error
+from siglip_pipeline.web.guard import OPEN_PREFIX, Guard
+from siglip_pipeline.web.keys import ApiKey
+from siglip_pipeline.web.origin import check_same_site
+
+_GRAPHQL: Final = "/graphql"
+_HEADERS: Final = [
+    # Beside the policy that Dagster's pages bring: both hold. Its UI shows notebooks in frames.
+    (b"content-security-policy", b"frame-ancestors 'self'"),
+    (b"x-frame-options", b"SAMEORIGIN"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+]
+
+
+class DagsterDoor:
+    """ASGI middleware around Dagster's webserver, for its pages, GraphQL and websockets.
+
+    Refused with a JSON error: what pages of other sites send, and hosts other than loopback while
+    there is no key (403, see :func:`check_same_site`); GraphQL that changes something and is not
+    posted (405). With a key, who does not bring it is asked to sign in, or refused (401).
+
+    Args:
+        dagster: the webserver's application.
+        settings: the key, and how often one may be tried.
+    """
+
+    def __init__(self, dagster: ASGIApp, settings: Settings) -> None:
+        self._dagster = dagster
+        self._key = ApiKey(settings.api_key)
+        self._sign_in = Guard(_sign_in_app(self._key), settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse the request or websocket, or pass it on."""
+        if scope["type"] == "lifespan":
+            await self._dagster(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], *_HEADERS]}
+            await send(message)
+
+        try:
+            self._check(scope)
+        except HttpError as error:
+            await error.response()(scope, receive, send_with_headers)
+            return
+        if self._is_for_sign_in(scope):
+            await self._sign_in(scope, receive, send)
+        else:
+            await self._dagster(scope, receive, send_with_headers)
+
+    def _check(self, scope: Scope) -> None:
+        foreign = check_same_site(scope, any_host=self._key.is_set, is_page=_is_page)
+        if foreign is not None:
+            raise HttpError(403, foreign)
+        if scope["path"] == _GRAPHQL and scope.get("method", "POST") != "POST":
+            query = QueryParams(scope["query_string"]).get("query", "")
+            if _changes_something(query):
+                raise HttpError(
+                    405,
+                    "GraphQL that changes something has to be posted: an address that changes "
+                    "something could be opened by any page",
+                    headers={"Allow": "POST"},
+                )
+
+    def _is_for_sign_in(self, scope: Scope) -> bool:
+        if not self._key.is_set:
+            return False
+        path: str = scope["path"]
+        own = path == sign_in.LOGIN_PATH or path.startswith(OPEN_PREFIX)
+        return own or not self._key.lets_in(Headers(scope=scope))
+
+
+def _is_page(path: str) -> bool:
+    return path != _GRAPHQL
+
+
+def _changes_something(query: str) -> bool:
+    """Whether a GraphQL document holds more than queries."""
+    try:
+        document = parse(query)
+    except (GraphQLError, RecursionError):
+        return False  # Dagster reads it with the same function, and refuses it
+    return any(
+        isinstance(definition, OperationDefinitionNode)
+        and definition.operation != OperationType.QUERY
+        for definition in document.definitions
+    )
+
+
+def _sign_in_app(key: ApiKey) -> FastAPI:
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.api_key = key
+    app.include_router(sign_in.router)
+    app.include_router(assets.router)
+    for kind in (HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, _answer_error)
+    return app
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    return http_error(error, request).response()

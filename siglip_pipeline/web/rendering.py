@@ -1,0 +1,27 @@
+"""Templates of the pages for people; everything that they show is escaped."""
+
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+from starlette.responses import HTMLResponse
+
+from siglip_pipeline import __version__
+from siglip_pipeline.names import shown
+from siglip_pipeline.text.timecode import timecode
+from siglip_pipeline.web.assets import asset_url
+
+_templates = Environment(
+    loader=PackageLoader("siglip_pipeline.web"),
+    autoescape=select_autoescape(default=True),
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_templates.filters["timecode"] = timecode
+_templates.filters["shown"] = shown
+_templates.filters["percent"] = lambda share: f"{share:.1%}"
+_templates.globals.update(asset_url=asset_url, version=__version__)
+
+
+def render(name: str, *, status_code: int = 200, **values: Any) -> HTMLResponse:
+    """A template as an answer."""
+    return HTMLResponse(_templates.get_template(name).render(values), status_code=status_code)
