@@ -1,4 +1,4 @@
-"""Commands and a worker with a secret in every setting that may hold one: they tell none."""
+"""A real `up` and a real worker with a secret in every setting: what they leave holds none."""
 
 import base64
 import contextlib
@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
+import httpx
 import psutil
 import psycopg
 import pytest
@@ -173,6 +174,56 @@ def running(settings: Settings, log: Path, *arguments: str) -> Iterator[psutil.P
 def tells(text: str) -> str | None:
     at = text.find(MARK)
     return None if at < 0 else f"…{text[max(0, at - 300) : at + 60]}…"
+
+
+def rows(url: str) -> dict[str, str]:
+    """Everything that a database holds, row by row."""
+    found: dict[str, str] = {}
+    with psycopg.connect(url) as connection:
+        tables = connection.execute(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
+        ).fetchall()
+        for (table,) in tables:
+            query = sql.SQL("SELECT t::text FROM {} t").format(sql.Identifier(table))
+            for number, (row,) in enumerate(connection.execute(query)):
+                found[f"{table} row {number}"] = row
+    return found
+
+
+def test_a_real_run_leaves_no_secret(
+    settings: Settings, neighbours: Neighbours, tmp_path: Path
+) -> None:
+    log = tmp_path / "up.log"
+    headers = {"X-API-Key": f"{MARK}-of-enough-length"}
+    page = f"http://127.0.0.1:{settings.page_port}"
+    places: dict[str, str] = {}
+
+    def is_done() -> bool:
+        for child in family.children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if "siglip_pipeline.video" in " ".join(child.cmdline()):
+                    places[f"environment of decoder {child.pid}"] = str(child.environ())
+        with contextlib.suppress(httpx.HTTPError):
+            answer = httpx.get(f"{page}/api/status", headers=headers)
+            places["/api/status"] = answer.text
+            counts = answer.json()["videos"] if answer.is_success else {}
+            return bool(neighbours.alerts) and (counts["indexed"], counts["failed"]) == (1, 1)
+        return False
+
+    with running(settings, log, "up") as family:
+        until(is_done, seconds=240)
+        for path in ("/", "/status", "/api/search?q=circle", "/api/videos/1/stream", "/readyz"):
+            places[path] = httpx.get(page + path, headers=headers, timeout=60).text
+    for url in (settings.database_url, settings.dagster_postgres_url):
+        assert url is not None
+        places |= rows(url.reveal().replace("+psycopg2", ""))
+    for file in [log, *settings.home.rglob("*")]:
+        if file.is_file():
+            places[str(file)] = file.read_text(errors="replace")
+    for needed in ("decoder", "event_logs row", "runs row", "code-server.log", "videos row"):
+        assert any(needed in place for place in places), f"nothing was looked for in {needed}"
+    told = [f"{place}: {found}" for place, text in places.items() if (found := tells(text))]
+    assert not told, "\n".join(told[:10])
 
 
 def test_a_worker_whose_broker_is_down_tells_none(settings: Settings, tmp_path: Path) -> None:
