@@ -17,6 +17,7 @@ from siglip_pipeline.indexing import watch_until
 from siglip_pipeline.json_form import to_json
 from siglip_pipeline.launcher import Launcher, launch
 from siglip_pipeline.ports import free_port
+from siglip_pipeline.private_files import private_home
 from siglip_pipeline.search import SearchOptions, SearchResult, SearchService
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.status import PipelineStatus
@@ -54,7 +55,9 @@ def run_demo(settings: Settings, *, keep_running: bool, quiet: bool) -> dict[str
         "results"}``
     """
     began = time.monotonic()
+    private_home(settings.home)
     settings = demo_settings(settings)
+    private_home(settings.home)  # before anything is put in it: Postgres has to pass through
     if not quiet:
         console.err.print("Rendering sample videos …")
     videos = render_demo_videos(Path(settings.uploads))
