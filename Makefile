@@ -32,6 +32,7 @@ check: $(STAMP) ## lint, formatting, types, dead code, licences, lock, documenta
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/vulture
 	$(BIN)/python scripts/check_licences.py --quiet
 	$(BIN)/python scripts/write_lock.py --check

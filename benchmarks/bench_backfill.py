@@ -43,22 +43,22 @@ from fresh_home import fresh_home
 from store_report import Case, print_report
 
 from siglip_pipeline import stages
+from siglip_pipeline.cli.interrupts import heed_interrupts
 from siglip_pipeline.definitions import defs
 from siglip_pipeline.defs.assets import FRAMES_PER_RUN
 from siglip_pipeline.demo.films import demo_scenes, render_video
-from siglip_pipeline.interrupts import heed_interrupts
-from siglip_pipeline.materialize import materialize_videos
 from siglip_pipeline.records import Stage
-from siglip_pipeline.secret import SecretUrl
+from siglip_pipeline.runs.in_process import materialize_videos
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline.siglip.engine import EmbeddingEngine
 from siglip_pipeline.siglip.identity import model_spec
 from siglip_pipeline.siglip.model import get_models
-from siglip_pipeline.siglip.options import ModelOptions
+from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.stages import FramesOptions
 from siglip_pipeline.store.database import Database, embedded_server, migrate
 from siglip_pipeline.store.models import ModelStore
-from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.text.secret import SecretUrl
+from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
 
 GOAL_GROWTH = 1.1

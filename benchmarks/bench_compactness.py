@@ -16,11 +16,12 @@ from store_report import Case, print_report
 from timing import alternate, searcher
 from vectors import Footage
 
-from siglip_pipeline.store import counts, recall
+from siglip_pipeline.store import counts
 from siglip_pipeline.store.database import Database
-from siglip_pipeline.store.index_kinds import EF_SEARCH
+from siglip_pipeline.store.index import recall
+from siglip_pipeline.store.index.recall.queries import Query, prepare_queries
+from siglip_pipeline.store.kinds import EF_SEARCH
 from siglip_pipeline.store.models import ModelStore
-from siglip_pipeline.store.recall.queries import Query, prepare_queries
 
 SCENES = [40, 8, 4, 3, 2, 1]
 QUERIES = 100

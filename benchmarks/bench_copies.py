@@ -23,9 +23,9 @@ from siglip_pipeline.demo.films import render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.demo.scenes import random_scene
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.similarity.compare import compare_videos
+from siglip_pipeline.similarity.similar_videos import VideoSimilarityStore
 from siglip_pipeline.store.database import open_database
-from siglip_pipeline.store.similar_videos import VideoSimilarityStore
-from siglip_pipeline.store.video_similarity import compare_videos
 from siglip_pipeline_tests.search.conftest import index_folder
 from siglip_pipeline_tests.video.copies import Transform, transformed_copy
 

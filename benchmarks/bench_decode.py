@@ -40,15 +40,16 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from siglip_pipeline.records import Upload
-from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.uploads.upload_store import UploadStore
+from siglip_pipeline.video.child_jobs import ExtractJob
 from siglip_pipeline.video.decode import DecodeCounts, decode_frames
 from siglip_pipeline.video.extract import DecodeOptions, FrameReport, extract_frames, extract_many
 from siglip_pipeline.video.extraction import extract
 from siglip_pipeline.video.frame_store import FrameStore
-from siglip_pipeline.video.jobs import ExtractJob
 from siglip_pipeline.video.plan import plan_decode, plan_everything
-from siglip_pipeline.video.probe import probe, scan
+from siglip_pipeline.video.probe import probe
 from siglip_pipeline.video.sampling import Sampling
+from siglip_pipeline.video.scan import scan
 from siglip_pipeline.video.shots import content_scores, find_cuts
 from siglip_pipeline.video.source import MediaSource
 

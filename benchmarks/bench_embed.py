@@ -53,7 +53,7 @@ from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.device import device_name, is_out_of_memory
 from siglip_pipeline.siglip.engine import EmbeddingEngine, EngineReport
 from siglip_pipeline.siglip.model import SiglipModel, get_model, release_model
-from siglip_pipeline.siglip.options import ModelOptions
+from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.siglip.preprocess import assemble, prepare
 from siglip_pipeline.siglip.workers import plan_workers
 from siglip_pipeline.video.frame_store import FrameStore, StoredFrame
@@ -345,7 +345,7 @@ _MEMORY = """
 import sys, psutil, torch
 from siglip_pipeline.siglip.embeddings import extract_image_embeddings
 from siglip_pipeline.siglip.model import get_model
-from siglip_pipeline.siglip.options import ModelOptions
+from siglip_pipeline.siglip.model_options import ModelOptions
 import numpy, transformers.models.siglip.modeling_siglip
 before = psutil.Process().memory_info().rss
 options = ModelOptions(name=sys.argv[1], device="cpu", dtype="float32")

@@ -24,11 +24,11 @@ import dagster as dg
 import psutil  # type: ignore[import-untyped,unused-ignore]
 from store_report import Case, print_report
 
-from siglip_pipeline.dagster_api import FINISHED, DagsterApi
-from siglip_pipeline.dagster_home import with_databases
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
-from siglip_pipeline.ports import free_port
+from siglip_pipeline.runs.dagster_api import FINISHED, DagsterApi
+from siglip_pipeline.services.home import with_databases
+from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.settings import Settings, child_environment, process_environment
 from siglip_pipeline.store.database import open_database
 from siglip_pipeline.store.models import ModelStore
@@ -137,7 +137,7 @@ def services(
         )
         with with_databases(settings) as complete, (Path(folder) / "up.log").open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "siglip_pipeline.cli", "up"],
+                [sys.executable, "-m", "siglip_pipeline.cli.main", "up"],
                 env=child_environment(settings),
                 stdout=output,
                 stderr=output,

@@ -25,13 +25,15 @@ from vectors import Footage
 
 from siglip_pipeline.records import FloatArray, ModelSpec
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.store import building, counts, generations, recall
+from siglip_pipeline.store import counts, generations
 from siglip_pipeline.store.database import Database, open_database
-from siglip_pipeline.store.index import build_index
-from siglip_pipeline.store.index_kinds import EF_SEARCH, Generation
-from siglip_pipeline.store.index_options import IndexOptions
+from siglip_pipeline.store.index import build as building
+from siglip_pipeline.store.index import recall
+from siglip_pipeline.store.index.index_options import IndexOptions
+from siglip_pipeline.store.index.recall.queries import Query, prepare_queries
+from siglip_pipeline.store.index.similarity_index import build_index
+from siglip_pipeline.store.kinds import EF_SEARCH, Generation
 from siglip_pipeline.store.models import ModelStore
-from siglip_pipeline.store.recall.queries import Query, prepare_queries
 from siglip_pipeline.store.vectors import VectorStore
 
 RECALL_GOAL = 0.98

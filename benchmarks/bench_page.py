@@ -22,16 +22,12 @@ from store_report import Case, print_report
 
 from siglip_pipeline.demo.films import demo_scenes
 from siglip_pipeline.demo.run import demo_settings, run_demo
-from siglip_pipeline.ports import free_port
+from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.settings import Settings, child_environment
-from siglip_pipeline_tests.web.browser import (
-    FIRST_PICTURES_MS,
-    PICTURES_ARE_THERE,
-    chromium,
-)
+from siglip_pipeline_tests.web.browser import FIRST_PICTURES_MS, PICTURES_ARE_THERE, chromium
 
 GOAL_MS = 300.0
-SERVE = (sys.executable, "-m", "siglip_pipeline.cli", "serve", "--load-model")
+SERVE = (sys.executable, "-m", "siglip_pipeline.cli.main", "serve", "--load-model")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

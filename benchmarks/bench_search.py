@@ -26,21 +26,21 @@ from store_report import Case, print_report
 from vectors import Footage
 
 from siglip_pipeline.hits import SearchRequest
-from siglip_pipeline.ports import free_port
 from siglip_pipeline.records import FloatArray, ModelSpec
 from siglip_pipeline.search import QueryEmbedder
 from siglip_pipeline.search.query_vectors import text_within
+from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.siglip.options import ModelOptions
+from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.store import generations
 from siglip_pipeline.store.database import Database, open_database
-from siglip_pipeline.store.execution import ef_search_of
-from siglip_pipeline.store.index import build_index
-from siglip_pipeline.store.index_kinds import Generation, Scope, index_kind
-from siglip_pipeline.store.index_options import IndexOptions
+from siglip_pipeline.store.index.index_options import IndexOptions
+from siglip_pipeline.store.index.similarity_index import build_index
+from siglip_pipeline.store.kinds import Generation, Scope, index_kind
 from siglip_pipeline.store.models import ModelRow, ModelStore
-from siglip_pipeline.store.near_frames import NearFrames
-from siglip_pipeline.store.search_run import find_hits
+from siglip_pipeline.store.search.execution import ef_search_of
+from siglip_pipeline.store.search.near_frames import NearFrames
+from siglip_pipeline.store.search.search_run import find_hits
 from siglip_pipeline.store.vectors import VectorStore
 
 K = 10

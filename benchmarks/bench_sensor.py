@@ -19,11 +19,11 @@ from pathlib import Path
 import dagster as dg
 from store_report import Case, print_report
 
-from siglip_pipeline.dagster_home import prepare_dagster_home, with_databases
+from siglip_pipeline.services.home import prepare_dagster_home, with_databases
 from siglip_pipeline.settings import Settings, process_environment
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import open_database
-from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.uploads.upload_store import UploadStore
 
 TICKS = 3
 GOAL_NEW_SECONDS = 20.0

@@ -21,10 +21,10 @@ from vectors import Footage
 
 from siglip_pipeline.records import EmbeddingBatch, FloatArray, ModelSpec
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.similarity.compare import compare_videos, rules_of
 from siglip_pipeline.store.database import Database, open_database
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.vectors import VectorStore
-from siglip_pipeline.store.video_similarity import compare_videos, rules_of
 
 DIM, MOMENTS, FRAMES = 768, 32, 500
 ANEW = 100

@@ -15,8 +15,8 @@ import psycopg
 from psycopg import sql
 from store_report import Case, print_report
 
+from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.store.database import Database, migrate
-from siglip_pipeline.store.embedded import EmbeddedPostgres
 
 VECTORS = {
     ("halfvec", 768): "base",

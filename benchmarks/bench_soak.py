@@ -33,11 +33,11 @@ from http_service import running
 from store_report import Case, print_report
 
 from siglip_pipeline.demo.films import demo_scenes, render_video
-from siglip_pipeline.ports import free_port
+from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline.store.database import Database
-from siglip_pipeline.store.index import build_index
-from siglip_pipeline.store.index_options import IndexOptions
+from siglip_pipeline.store.index.index_options import IndexOptions
+from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.videos import VideoStore
 
@@ -150,7 +150,7 @@ class Searches:
 
 def soak(settings: Settings, videos: int, hours: float) -> list[Case]:
     first = ["000000.mp4", "000001.mp4"]
-    command = [sys.executable, "-m", "siglip_pipeline.cli", "materialize", "--json"]
+    command = [sys.executable, "-m", "siglip_pipeline.cli.main", "materialize", "--json"]
     # The index is built by the thread below, over and over: two cannot build at once.
     per_video = ["--all-missing", "--assets", "video_frames", "--assets", "frame_embeddings"]
     subprocess.run(
@@ -298,7 +298,7 @@ def search_cases(searches: Searches, rebuilt: int) -> list[Case]:
 
 def service(settings: Settings) -> AbstractContextManager[psutil.Process]:
     """`siglip-pipeline serve` in a process of its own."""
-    command = [sys.executable, "-m", "siglip_pipeline.cli", "serve"]
+    command = [sys.executable, "-m", "siglip_pipeline.cli.main", "serve"]
     return running(command, address(settings, "healthz"), environment=child_environment(settings))
 
 

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from siglip_pipeline.dagster_home import pipeline_environment
 from siglip_pipeline.demo.run import MODEL_FOLDER
+from siglip_pipeline.services.home import pipeline_environment
 from siglip_pipeline.settings import Settings
 
 

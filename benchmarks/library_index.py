@@ -11,9 +11,9 @@ from timing import alternate, searcher
 from siglip_pipeline.store import tables
 from siglip_pipeline.store.copy import read_vectors
 from siglip_pipeline.store.database import Database
-from siglip_pipeline.store.index_kinds import Generation, Scope, index_kind
-from siglip_pipeline.store.recall.queries import Query
-from siglip_pipeline.store.recall.truth import find_truth, found_share
+from siglip_pipeline.store.index.recall.queries import Query
+from siglip_pipeline.store.index.recall.truth import find_truth, found_share
+from siglip_pipeline.store.kinds import Generation, Scope, index_kind
 
 
 def against_library(

@@ -7,9 +7,9 @@ import numpy as np
 
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store.database import Database
-from siglip_pipeline.store.index_kinds import Generation, Scope, index_kind
-from siglip_pipeline.store.near_frames import NearFrames
-from siglip_pipeline.store.recall.queries import Query
+from siglip_pipeline.store.index.recall.queries import Query
+from siglip_pipeline.store.kinds import Generation, Scope, index_kind
+from siglip_pipeline.store.search.near_frames import NearFrames
 
 Searcher = Callable[[Database], Callable[[FloatArray], object]]
 

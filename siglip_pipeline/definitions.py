@@ -9,11 +9,11 @@ from siglip_pipeline.defs.assets import (
     uploads_asset,
     video_frames,
 )
+from siglip_pipeline.defs.deleted_uploads import deleted_uploads
 from siglip_pipeline.defs.executors import executor_for
 from siglip_pipeline.defs.jobs import JOBS, SCHEDULES
 from siglip_pipeline.defs.lost_runs import lost_runs
 from siglip_pipeline.defs.reconciliation import reconciliation
-from siglip_pipeline.defs.removal import deleted_uploads
 from siglip_pipeline.defs.resources import (
     DatabaseResource,
     FrameStoreResource,
@@ -21,7 +21,7 @@ from siglip_pipeline.defs.resources import (
     UploadsResource,
 )
 from siglip_pipeline.defs.sensors import automation, new_uploads
-from siglip_pipeline.defs.similarity import video_similarity
+from siglip_pipeline.defs.video_similarity import video_similarity
 from siglip_pipeline.settings import Settings
 
 defs = dg.Definitions(

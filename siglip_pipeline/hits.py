@@ -12,8 +12,8 @@ from typing import Annotated
 from pydantic import Field, PlainSerializer
 
 from siglip_pipeline.errors import QueryError
-from siglip_pipeline.json_form import DOCUMENTED, Given, Rounded3, Rounded6
 from siglip_pipeline.records import FloatArray
+from siglip_pipeline.text.json_form import DOCUMENTED, Given, Rounded3, Rounded6
 
 MAX_K = 1000
 """Most hits of one search."""

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from siglip_pipeline.errors import SettingsError
-from siglip_pipeline.secret import Secret, SecretUrl
+from siglip_pipeline.text.secret import Secret, SecretUrl
 
 Device = str
 DType = Literal["auto", "float32", "bfloat16", "float16"]

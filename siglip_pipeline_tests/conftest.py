@@ -15,12 +15,12 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from siglip_pipeline.cli.interrupts import heed_interrupts
 from siglip_pipeline.demo.run import MODEL_FOLDER
-from siglip_pipeline.interrupts import heed_interrupts
+from siglip_pipeline.embedded_postgres import binaries
+from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.store import binaries
 from siglip_pipeline.store.database import Database, migrate
-from siglip_pipeline.store.embedded import EmbeddedPostgres
 
 TEMPLATE = "template_migrated"
 

@@ -14,8 +14,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from typer.testing import CliRunner
 
-from siglip_pipeline.cli import app
-from siglip_pipeline.ports import free_port
+from siglip_pipeline.cli.main import app
+from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.settings import Settings, child_environment, variable_of
 
 ROOT = Path(__file__).parents[1]

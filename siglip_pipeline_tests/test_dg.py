@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from siglip_pipeline.ports import free_port
+from siglip_pipeline.services.ports import free_port
 
 CHECKOUT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent

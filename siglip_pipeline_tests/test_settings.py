@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from siglip_pipeline.errors import SettingsError
-from siglip_pipeline.secret import SecretUrl
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.text.secret import SecretUrl
 
 ROOT = Path(__file__).parents[1]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from siglip_pipeline.embedded_postgres.programs import run_program
 from siglip_pipeline.errors import EmbeddedDatabaseError
-from siglip_pipeline.store.programs import run_program
 
 PACKAGE = Path(__file__).parents[1] / "siglip_pipeline"
 

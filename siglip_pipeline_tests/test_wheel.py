@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from siglip_pipeline import __version__
-from siglip_pipeline.ports import free_port
+from siglip_pipeline.services.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 

@@ -19,7 +19,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.wait import WebDriverWait
 
-from siglip_pipeline.dagster_api import FINISHED, DagsterApi
+from siglip_pipeline.runs.dagster_api import FINISHED, DagsterApi
 
 FOLDER = Path(__file__).parent
 GROUP = "/locations/__repository__@siglip_pipeline/asset-groups/video_search"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from siglip_pipeline.video.picture import PictureMaker
-from siglip_pipeline.video.probe import scan
+from siglip_pipeline.video.scan import scan
 from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline.video.tone import HLG_GAMMA, HLG_LUMA, nits_to_pq
 

@@ -7,8 +7,8 @@ import urllib.request
 import dagster as dg
 
 from siglip_pipeline.defs.partitions import RANGE_END_TAG, RANGE_START_TAG
-from siglip_pipeline.secret import Secret
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.text.secret import Secret
 
 _TIMEOUT_SECONDS = 10
 _MOST_CHARACTERS = 3000

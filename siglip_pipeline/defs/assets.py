@@ -35,6 +35,7 @@ from siglip_pipeline.defs.partitions import (
     path_of_partition,
     videos_partitions,
 )
+from siglip_pipeline.defs.queues import EMBEDDING_QUEUE, QUEUE_TAG
 from siglip_pipeline.defs.resources import (
     DatabaseResource,
     FrameStoreResource,
@@ -42,12 +43,11 @@ from siglip_pipeline.defs.resources import (
     UploadsResource,
 )
 from siglip_pipeline.errors import VideoError
-from siglip_pipeline.queues import EMBEDDING_QUEUE, QUEUE_TAG
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.store.index import build_index
-from siglip_pipeline.store.index_options import IndexOptions
+from siglip_pipeline.store.index.index_options import IndexOptions
+from siglip_pipeline.store.index.recall import recall_history
+from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.models import ModelStore
-from siglip_pipeline.store.recall import recall_history
 from siglip_pipeline.store.vectors import VectorStore
 
 OWNERS = ["team:video-search"]

@@ -9,7 +9,7 @@ from siglip_pipeline.defs.partitions import asset_key, videos_partitions
 from siglip_pipeline.records import Stage
 from siglip_pipeline.stages import FramesStored, VectorsStored
 from siglip_pipeline.store.database import Database
-from siglip_pipeline.store.index import IndexReport
+from siglip_pipeline.store.index.similarity_index import IndexReport
 from siglip_pipeline.store.live_index import live_index
 from siglip_pipeline.store.vectors import NORM_TOLERANCE, VectorSummary
 from siglip_pipeline.store.videos import VideoStore

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from siglip_pipeline.old_logs import remove_old_logs as remove_old_log_files
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.stages.old_logs import remove_old_logs as remove_old_log_files
 
 
 @dg.op(description="Remove logs of steps and ticks that are older than `SIGLIP_KEEP_LOGS_DAYS`.")

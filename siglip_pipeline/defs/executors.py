@@ -2,8 +2,8 @@
 
 import dagster as dg
 
+from siglip_pipeline.defs.queues import INSTALL, backend_url, broker_url, celery_config
 from siglip_pipeline.errors import SettingsError
-from siglip_pipeline.queues import INSTALL, backend_url, broker_url, celery_config
 from siglip_pipeline.settings import Settings
 
 

@@ -6,7 +6,7 @@ from siglip_pipeline.defs.assets import frame_embeddings, similarity_index, vide
 from siglip_pipeline.defs.cleaning import daily_cleaning, remove_old_logs
 from siglip_pipeline.defs.partitions import PART, PART_TAG
 from siglip_pipeline.defs.reconciliation import reconciliation
-from siglip_pipeline.defs.similarity import video_similarity
+from siglip_pipeline.defs.video_similarity import video_similarity
 
 TAGS = {PART_TAG: PART} if PART else {}
 

@@ -8,11 +8,11 @@ import dagster as dg
 
 from siglip_pipeline.defs.throughput_plot import throughput_plot
 from siglip_pipeline.records import ModelSpec
-from siglip_pipeline.siglip.report import EngineReport
+from siglip_pipeline.siglip.engine_report import EngineReport
 from siglip_pipeline.stages import FramesStored, VectorsStored
-from siglip_pipeline.store.index import IndexReport
-from siglip_pipeline.store.recall import PastCheck, RecallCase
-from siglip_pipeline.store.recall.plot import recall_plot
+from siglip_pipeline.store.index.recall import PastCheck, RecallCase
+from siglip_pipeline.store.index.recall.plot import recall_plot
+from siglip_pipeline.store.index.similarity_index import IndexReport
 from siglip_pipeline.video.frame_file import SCHEMA
 from siglip_pipeline.video.frame_store import FrameStore
 

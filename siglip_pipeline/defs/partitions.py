@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import dagster as dg
 
-from siglip_pipeline.names import partition_key, path_of_partition
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.uploads.names import partition_key, path_of_partition
 
 __all__ = [
     "GROUP",

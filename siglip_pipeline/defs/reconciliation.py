@@ -19,7 +19,7 @@ from siglip_pipeline.defs.partitions import (
     path_of_partition,
 )
 from siglip_pipeline.defs.resources import DatabaseResource, FrameStoreResource, UploadsResource
-from siglip_pipeline.reconcile import AWAITED_SECONDS, InDagster, reconcile
+from siglip_pipeline.stages.reconcile import AWAITED_SECONDS, InDagster, reconcile
 
 PLACES_AGREE = "places_agree"
 _MOST_DIFFERENCES_SHOWN = 200

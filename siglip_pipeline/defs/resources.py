@@ -13,9 +13,9 @@ import dagster as dg
 
 from siglip_pipeline.records import FloatArray, ModelSpec
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.siglip.options import ModelOptions
+from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.store.database import Database, open_database
-from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
 
 if TYPE_CHECKING:

@@ -30,12 +30,12 @@ from siglip_pipeline.defs.partitions import (
     videos_partitions,
 )
 from siglip_pipeline.defs.resources import DatabaseResource, UploadsResource
-from siglip_pipeline.defs.similarity import video_similarity
-from siglip_pipeline.names import shown
-from siglip_pipeline.partition_limit import partition_warning
+from siglip_pipeline.defs.video_similarity import video_similarity
 from siglip_pipeline.records import Refused, Upload
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.stages.partition_limit import partition_warning
 from siglip_pipeline.store.announced import AnnouncedUploads
+from siglip_pipeline.uploads.names import shown
 
 # A tick is ended after 60 s, and the daemon looks each new partition up by itself: take so many at
 # a time, which is eight full runs, and fewer where listing took long.

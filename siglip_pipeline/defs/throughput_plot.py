@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from siglip_pipeline.siglip.report import ThroughputPoint
+from siglip_pipeline.siglip.engine_report import ThroughputPoint
 
 WIDTH, HEIGHT = 560, 220
 LEFT, TOP, RIGHT, BOTTOM = 58, 30, 16, 30

@@ -13,14 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from siglip_pipeline.demo.scenes import (
-    BACKGROUNDS,
-    COLOURS,
-    SHAPES,
-    Motion,
-    Object,
-    Scene,
-)
+from siglip_pipeline.demo.scenes import BACKGROUNDS, COLOURS, SHAPES, Motion, Object, Scene
 
 Pixels = NDArray[np.uint8]
 """Pixels HWC, RGB, 0 to 255."""

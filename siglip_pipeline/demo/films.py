@@ -13,15 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from siglip_pipeline.demo.drawing import (
-    Pixels,
-    render_frame,
-)
-from siglip_pipeline.demo.scenes import (
-    ALL_PAIRS,
-    Scene,
-    random_scene,
-)
+from siglip_pipeline.demo.drawing import Pixels, render_frame
+from siglip_pipeline.demo.scenes import ALL_PAIRS, Scene, random_scene
 
 # Part of a film's tag: raise it when equal scenes come to look different.
 _RENDERER_VERSION = 2

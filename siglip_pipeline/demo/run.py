@@ -8,20 +8,20 @@ from typing import Any
 
 from rich.text import Text
 
-from siglip_pipeline import console
 from siglip_pipeline.demo.drawing import render_picture
 from siglip_pipeline.demo.films import DemoVideo, render_demo_videos
 from siglip_pipeline.demo.scenes import Scene
 from siglip_pipeline.errors import LaunchError
-from siglip_pipeline.indexing import watch_until
-from siglip_pipeline.json_form import to_json
-from siglip_pipeline.launcher import Launcher, launch
-from siglip_pipeline.ports import free_port
-from siglip_pipeline.private_files import private_home
+from siglip_pipeline.files.private_files import private_home
 from siglip_pipeline.search import SearchOptions, SearchResult, SearchService
+from siglip_pipeline.services.ports import free_port
+from siglip_pipeline.services.up import Launcher, launch
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.status import PipelineStatus
+from siglip_pipeline.stages.status import PipelineStatus
 from siglip_pipeline.store.database import Database, open_database
+from siglip_pipeline.terminal import console
+from siglip_pipeline.terminal.progress import watch_until
+from siglip_pipeline.text.json_form import to_json
 
 MODEL_FOLDER = Path(__file__).parent / "model"
 TEXT_QUERIES = 4

@@ -10,8 +10,7 @@ docs/search.md explains what is found and how.
 
 from siglip_pipeline.hits import MAX_K, SearchFilter
 from siglip_pipeline.search.embedder import QueryEmbedder
-from siglip_pipeline.search.labels import LabelReport, LabelScore, VideoLabels
-from siglip_pipeline.search.options import SearchOptions
+from siglip_pipeline.search.label_search import LabelReport, LabelScore, VideoLabels
 from siglip_pipeline.search.query_terms import (
     ImageTerm,
     MomentTerm,
@@ -21,6 +20,7 @@ from siglip_pipeline.search.query_terms import (
     parse_query,
 )
 from siglip_pipeline.search.results import QueryShown, SearchResult
+from siglip_pipeline.search.search_options import SearchOptions
 from siglip_pipeline.search.service import DEFAULT_K, SearchService
 
 __all__ = [

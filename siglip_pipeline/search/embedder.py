@@ -11,7 +11,7 @@ import numpy as np
 from siglip_pipeline.errors import QueryError
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.search.query_pictures import SECONDS, Picture, read_picture
-from siglip_pipeline.siglip.options import ModelOptions
+from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.store.models import ModelRow
 
 if TYPE_CHECKING:

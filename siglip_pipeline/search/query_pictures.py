@@ -6,7 +6,7 @@ from typing import Final
 
 from siglip_pipeline.errors import QueryError
 from siglip_pipeline.records import RgbArray
-from siglip_pipeline.video.pictures import MAX_PIXELS, PictureDecoder
+from siglip_pipeline.video.picture_decoder import MAX_PIXELS, PictureDecoder
 
 SECONDS: Final = 5.0
 

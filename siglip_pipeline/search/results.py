@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from siglip_pipeline.hits import MAX_K, Hit, Moment, SearchFilter, SearchRequest
-from siglip_pipeline.json_form import DOCUMENTED, Given
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.search.probability import score_of
 from siglip_pipeline.search.query_terms import ImageTerm, QueryTerm, TextTerm
@@ -18,7 +17,8 @@ from siglip_pipeline.siglip.similarity import probability
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.label_scores import score_frames
 from siglip_pipeline.store.models import ModelRow
-from siglip_pipeline.store.search import MomentSearch
+from siglip_pipeline.store.search.moment_search import MomentSearch
+from siglip_pipeline.text.json_form import DOCUMENTED, Given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,21 +8,16 @@ from typing import Literal
 from siglip_pipeline.errors import ModelChangedError, NothingIndexedError, QueryError
 from siglip_pipeline.hits import MAX_K, Moment, SearchFilter
 from siglip_pipeline.search.embedder import QueryEmbedder
-from siglip_pipeline.search.labels import LabelReport, label_sentences, label_videos
-from siglip_pipeline.search.options import SearchOptions
+from siglip_pipeline.search.label_search import LabelReport, label_sentences, label_videos
 from siglip_pipeline.search.query_pictures import Picture
-from siglip_pipeline.search.query_terms import (
-    ImageTerm,
-    QueryTerm,
-    TextTerm,
-    check_terms,
-)
+from siglip_pipeline.search.query_terms import ImageTerm, QueryTerm, TextTerm, check_terms
 from siglip_pipeline.search.query_vectors import QueryVectorizer, QueryVectors
 from siglip_pipeline.search.results import HitFinder, QueryShown, SearchResult, shown
-from siglip_pipeline.siglip.labels import PROMPT_TEMPLATE
+from siglip_pipeline.search.search_options import SearchOptions
+from siglip_pipeline.siglip.label_prompts import PROMPT_TEMPLATE
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelRow, ModelStore
-from siglip_pipeline.store.search import ActiveModelChangedError
+from siglip_pipeline.store.search.moment_search import ActiveModelChangedError
 from siglip_pipeline.store.vectors import VectorStore
 
 DEFAULT_K = 10

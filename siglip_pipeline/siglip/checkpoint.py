@@ -18,7 +18,7 @@ from siglip_pipeline.errors import (
 )
 from siglip_pipeline.siglip.bounds import check_bounds
 from siglip_pipeline.siglip.hub import EXAMPLE, download
-from siglip_pipeline.siglip.options import ModelOptions
+from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.siglip.weights import read_header, read_scalars
 
 Family = Literal["siglip", "siglip2"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from siglip_pipeline.errors import DeviceUnavailableError
-from siglip_pipeline.settings import DType
+from siglip_pipeline.siglip.model_options import DType
 
 # Of all CPU features these two have bfloat16 products in hardware; without them it is emulated
 # and slower than float32. Measured on AVX512-BF16: 2.6 times float32.

@@ -7,7 +7,7 @@ import numpy as np
 
 from siglip_pipeline.errors import EmbeddingError
 from siglip_pipeline.records import FloatArray
-from siglip_pipeline.siglip.decode import ImageLike
+from siglip_pipeline.siglip.jpeg_decoding import ImageLike
 from siglip_pipeline.siglip.model import SiglipModel
 from siglip_pipeline.siglip.preprocess import assemble, prepare
 from siglip_pipeline.siglip.runner import BatchSize, run_batch

@@ -6,9 +6,9 @@ from typing import Literal
 
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import EmbeddingBatch
+from siglip_pipeline.siglip.engine_report import EngineReport, Progress
 from siglip_pipeline.siglip.model import SiglipModel
 from siglip_pipeline.siglip.pipeline import PipelineRun, Videos, available_cores
-from siglip_pipeline.siglip.report import EngineReport, Progress
 from siglip_pipeline.siglip.runner import BatchSize
 
 __all__ = ["EmbeddingEngine", "EngineReport", "Progress", "Videos"]

@@ -18,7 +18,7 @@ from typing import Any
 
 from siglip_pipeline.records import ModelSpec
 from siglip_pipeline.siglip.checkpoint import Checkpoint, open_checkpoint
-from siglip_pipeline.siglip.options import ModelOptions
+from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.siglip.recipe import Recipe, read_recipe
 
 _SHA256_NAME = re.compile(r"[0-9a-f]{64}")

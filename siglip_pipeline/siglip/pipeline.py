@@ -30,6 +30,7 @@ from siglip_pipeline.errors import SiglipPipelineError, VideoError
 from siglip_pipeline.records import EmbeddingBatch, FrameBatch
 from siglip_pipeline.siglip.collect import Collector
 from siglip_pipeline.siglip.device import device_name
+from siglip_pipeline.siglip.engine_report import EngineReport, Meter
 from siglip_pipeline.siglip.messages import (
     AllRead,
     Begin,
@@ -43,7 +44,6 @@ from siglip_pipeline.siglip.messages import (
 )
 from siglip_pipeline.siglip.model import SiglipModel
 from siglip_pipeline.siglip.preprocess import Prepared, assemble, prepare
-from siglip_pipeline.siglip.report import EngineReport, Meter
 from siglip_pipeline.siglip.runner import BatchOutcome, BatchSize
 from siglip_pipeline.siglip.threads import Stopped, Threads
 from siglip_pipeline.siglip.workers import plan_workers, work

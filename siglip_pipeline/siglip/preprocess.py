@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from siglip_pipeline.siglip.decode import ImageLike, decode
+from siglip_pipeline.siglip.jpeg_decoding import ImageLike, decode
 from siglip_pipeline.siglip.recipe import Recipe, target_size
 
 DEVICE_RESIZE_PIXELS = 2_000_000

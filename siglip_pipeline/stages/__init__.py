@@ -4,12 +4,8 @@ Both take paths, skip what is current, take over what another video of the same 
 after a failure, and record in the database what became of each video.
 """
 
-from siglip_pipeline.stages.frames import (
-    FramesOptions,
-    FramesStored,
-    sample_videos,
-)
-from siglip_pipeline.stages.vectors import VectorsStored, embed_videos
+from siglip_pipeline.stages.frame_embedding import VectorsStored, embed_videos
+from siglip_pipeline.stages.frame_sampling import FramesOptions, FramesStored, sample_videos
 
 __all__ = [
     "FramesOptions",

@@ -77,7 +77,7 @@ class AnnouncedUploads:
 
         Args:
             missing: paths.
-            part: a folder below UPLOADS, as in :class:`~siglip_pipeline.uploads.UploadStore`.
+            part: a folder below UPLOADS, as in :class:`.UploadStore`.
         """
         with self._database.connection() as connection:
             connection.execute(

@@ -11,6 +11,7 @@ import psycopg_pool
 from pgvector.psycopg import register_vector
 from psycopg.conninfo import conninfo_to_dict
 
+from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.errors import (
     DatabaseFullError,
     DatabaseUnavailableError,
@@ -18,16 +19,9 @@ from siglip_pipeline.errors import (
     SettingsError,
     StoreError,
 )
-from siglip_pipeline.secret import SecretUrl
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.store.embedded import EmbeddedPostgres
-from siglip_pipeline.store.schema import (
-    LOCK,
-    Connection,
-    Migration,
-    apply_migrations,
-    check_schema,
-)
+from siglip_pipeline.store.schema import LOCK, Connection, Migration, apply_migrations, check_schema
+from siglip_pipeline.text.secret import SecretUrl
 
 __all__ = [
     "Connection",

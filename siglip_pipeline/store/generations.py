@@ -11,7 +11,7 @@ from psycopg import sql
 
 from siglip_pipeline.store import tables
 from siglip_pipeline.store.database import LOCK_MODEL, LOCK_VIDEO, Connection
-from siglip_pipeline.store.index_kinds import Generation, index_kind
+from siglip_pipeline.store.kinds import Generation, index_kind
 
 
 def live(connection: Connection, model_id: int) -> Generation | None:

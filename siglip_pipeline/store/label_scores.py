@@ -10,7 +10,7 @@ from psycopg import sql
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store import tables
 from siglip_pipeline.store.database import Connection, Database
-from siglip_pipeline.store.index_kinds import Scope
+from siglip_pipeline.store.kinds import Scope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,1 +1,4 @@
-"""Text for people: times as they are read. Imports nothing of the package."""
+"""Text: times as people read them, values that hide their secrets, records as JSON.
+
+Imports errors alone.
+"""

@@ -24,7 +24,7 @@ from typing import Any, Final
 import psutil
 
 from siglip_pipeline.settings import decoder_environment
-from siglip_pipeline.video.jobs import Job, Limits
+from siglip_pipeline.video.child_jobs import Job, Limits
 from siglip_pipeline.video.wire import Wire, WireError
 
 POLL_SECONDS: Final = 0.1

@@ -9,11 +9,11 @@ import numpy as np
 
 from siglip_pipeline.errors import QueryError, UploadError, VideoError
 from siglip_pipeline.records import FrameBatch
-from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.contact_sheet import evenly_spaced
+from siglip_pipeline.video.decode_options import DecodeOptions
 from siglip_pipeline.video.extract import extract_frames
 from siglip_pipeline.video.frame_store import FrameStore
-from siglip_pipeline.video.jobs import DecodeOptions
 
 CLIP_SAMPLING: Final = "fps:2"
 """Closer than uploads usually are: a clip is short, and its frames need not fall on theirs."""

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from siglip_pipeline.errors import UploadError, VideoError
-from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.uploads.upload_store import UploadStore
+from siglip_pipeline.video.child_jobs import CutJob, Limits
 from siglip_pipeline.video.children import Child, JobError
+from siglip_pipeline.video.decode_options import DecodeOptions
 from siglip_pipeline.video.handing import hand
-from siglip_pipeline.video.jobs import CutJob, DecodeOptions, Limits
 
 SECONDS_PER_SECOND = 30.0
 """A second of clip may take so long before its decoder is taken for hung."""

@@ -12,7 +12,7 @@ from siglip_pipeline.video.container import write_mp4
 from siglip_pipeline.video.decode import decode_frames
 from siglip_pipeline.video.picture import PictureMaker
 from siglip_pipeline.video.plan import plan_decode
-from siglip_pipeline.video.probe import nothing_decoded_reason, scan
+from siglip_pipeline.video.scan import nothing_decoded_reason, scan
 from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline.video.stills import is_picture
 

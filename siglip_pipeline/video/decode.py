@@ -14,7 +14,7 @@ from av.video.stream import VideoStream
 from siglip_pipeline.records import IntArray
 from siglip_pipeline.video.container import demux, open_container
 from siglip_pipeline.video.plan import DecodePlan, Step, plan_everything
-from siglip_pipeline.video.probe import MAX_PIXELS, Scan, check_dimensions
+from siglip_pipeline.video.scan import MAX_PIXELS, Scan, check_dimensions
 from siglip_pipeline.video.source import MediaSource
 
 MAX_HELD_FRAMES: Final = 8

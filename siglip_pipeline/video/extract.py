@@ -13,12 +13,14 @@ from typing import Final
 
 from siglip_pipeline.errors import StorageFullError, UploadNotFoundError, VideoError
 from siglip_pipeline.records import Upload
-from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.uploads.upload_store import UploadStore
+from siglip_pipeline.video.child_jobs import ExtractJob, Limits
 from siglip_pipeline.video.children import Child, JobError, wait_for_any
+from siglip_pipeline.video.decode_options import DecodeOptions
 from siglip_pipeline.video.frame_file import new_file
+from siglip_pipeline.video.frame_report import FrameReport, read_report
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline.video.handing import Handed, hand
-from siglip_pipeline.video.jobs import DecodeOptions, ExtractJob, FrameReport, Limits, read_report
 from siglip_pipeline.video.sampling import Sampling
 
 __all__ = ["DecodeOptions", "FrameReport", "extract_frames", "extract_many"]

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import av
 import numpy as np
@@ -12,20 +12,19 @@ from av.video.frame import VideoFrame
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import IntArray, RgbArray, VideoInfo
 from siglip_pipeline.video.decode import DecodeCounts, decode_frames
+from siglip_pipeline.video.decode_options import Progress
 from siglip_pipeline.video.frame_file import FrameFileWriter, StoredFrame
-from siglip_pipeline.video.jobs import ExtractJob, FrameReport, Progress
+from siglip_pipeline.video.frame_report import FrameReport
 from siglip_pipeline.video.memory import peak_memory_bytes
-from siglip_pipeline.video.picture import (
-    PictureMaker,
-    encode_jpeg,
-    hash_distance,
-    perceptual_hash,
-)
+from siglip_pipeline.video.picture import PictureMaker, encode_jpeg, hash_distance, perceptual_hash
 from siglip_pipeline.video.plan import plan_decode, plan_everything
-from siglip_pipeline.video.probe import Scan, nothing_decoded_reason, scan
+from siglip_pipeline.video.scan import Scan, nothing_decoded_reason, scan
 from siglip_pipeline.video.shots import content_scores, find_cuts
 from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline.video.stills import is_picture, picture_frames, scan_picture
+
+if TYPE_CHECKING:
+    from siglip_pipeline.video.child_jobs import ExtractJob
 
 DECODER_VERSION: Final = f"1 pyav {av.__version__} libavcodec " + ".".join(
     str(number) for number in av.library_versions["libavcodec"]
@@ -37,7 +36,7 @@ NEAR_IDENTICAL_BITS: Final = 2
 
 
 def extract(
-    job: ExtractJob, source: MediaSource, draft: BinaryIO, progress: Progress = lambda step: None
+    job: "ExtractJob", source: MediaSource, draft: BinaryIO, progress: Progress = lambda step: None
 ) -> FrameReport:
     """Decode one video and write its frame file.
 
@@ -93,7 +92,7 @@ class _Outcome:
 
 
 def _extract_picture(
-    job: ExtractJob, source: MediaSource, sink: "_Sink", progress: Progress
+    job: "ExtractJob", source: MediaSource, sink: "_Sink", progress: Progress
 ) -> _Outcome:
     scanned = scan_picture(source, on_progress=progress)
     pts_N = scanned.pts_N
@@ -123,7 +122,7 @@ def _extract_picture(
 
 
 def _extract_video(
-    job: ExtractJob, source: MediaSource, sink: "_Sink", progress: Progress
+    job: "ExtractJob", source: MediaSource, sink: "_Sink", progress: Progress
 ) -> _Outcome:
     scanned = scan(source, on_progress=progress)
     packets = scanned.packets
@@ -171,7 +170,7 @@ def _extract_video(
     )
 
 
-def _cuts(source: MediaSource, scanned: Scan, job: ExtractJob, progress: Progress) -> IntArray:
+def _cuts(source: MediaSource, scanned: Scan, job: "ExtractJob", progress: Progress) -> IntArray:
     """Where shots begin; decodes everything once, and keeps a number per frame."""
     everything = np.arange(scanned.packets.pts_N.size)
     scores_N = np.zeros(everything.size, np.float32)
@@ -193,7 +192,7 @@ def _cuts(source: MediaSource, scanned: Scan, job: ExtractJob, progress: Progres
     return find_cuts(scores_N, scanned.packets.pts_N, time_base=scanned.time_base)
 
 
-def _checked(job: ExtractJob, outcome: _Outcome) -> _Outcome:
+def _checked(job: "ExtractJob", outcome: _Outcome) -> _Outcome:
     """The outcome, unless too much of the file is lost."""
     share = 1 - outcome.damaged_share
     if share < job.options.min_decodable_share:
@@ -209,7 +208,7 @@ def _checked(job: ExtractJob, outcome: _Outcome) -> _Outcome:
 class _Sink:
     """Compresses pictures and hands them to the writer, without repeats where that is wanted."""
 
-    def __init__(self, job: ExtractJob, writer: FrameFileWriter) -> None:
+    def __init__(self, job: "ExtractJob", writer: FrameFileWriter) -> None:
         self._options = job.options
         self._writer = writer
         self._kept: tuple[int, int] | None = None

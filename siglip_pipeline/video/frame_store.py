@@ -21,11 +21,16 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 
-from siglip_pipeline.errors import NO_ROOM, DamagedFramesError, FrameStoreError, StorageFullError
-from siglip_pipeline.names import percent_encoded, unusable
+from siglip_pipeline.errors import (
+    NO_ROOM,
+    DamagedFramesError,
+    FrameStoreError,
+    StorageFullError,
+)
 from siglip_pipeline.records import FrameBatch, VideoInfo
-from siglip_pipeline.secret import SecretUrl
-from siglip_pipeline.uploads import BUCKET_PROTOCOLS
+from siglip_pipeline.text.secret import SecretUrl
+from siglip_pipeline.uploads.names import percent_encoded, unusable
+from siglip_pipeline.uploads.upload_store import BUCKET_PROTOCOLS
 from siglip_pipeline.video.contact_sheet import contact_sheet, evenly_spaced
 from siglip_pipeline.video.frame_file import (
     FrameFile,

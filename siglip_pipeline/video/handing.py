@@ -6,10 +6,10 @@ from typing import BinaryIO
 
 from siglip_pipeline.errors import UploadError, VideoError
 from siglip_pipeline.records import Upload
-from siglip_pipeline.secret import SecretUrl
-from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.text.secret import SecretUrl
+from siglip_pipeline.uploads.upload_store import UploadStore
+from siglip_pipeline.video.decode_options import DecodeOptions
 from siglip_pipeline.video.feed import Feed
-from siglip_pipeline.video.jobs import DecodeOptions
 
 
 class Handed:

@@ -4,10 +4,11 @@ from collections.abc import Generator, Iterable
 
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import Upload
-from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.uploads.upload_store import UploadStore
+from siglip_pipeline.video.child_jobs import HashJob, Limits
 from siglip_pipeline.video.children import Child, JobError, wait_for_any
+from siglip_pipeline.video.decode_options import DecodeOptions
 from siglip_pipeline.video.handing import Handed, hand
-from siglip_pipeline.video.jobs import DecodeOptions, HashJob, Limits
 
 
 class TooLongError(VideoError):

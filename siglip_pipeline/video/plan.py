@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siglip_pipeline.records import IntArray
-from siglip_pipeline.video.probe import PacketIndex
+from siglip_pipeline.video.scan import PacketIndex
 
 
 class Step(IntEnum):

@@ -16,7 +16,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import IntArray, RgbArray, VideoInfo
-from siglip_pipeline.video.probe import MAX_PACKETS, check_dimensions
+from siglip_pipeline.video.scan import MAX_PACKETS, check_dimensions
 from siglip_pipeline.video.source import MediaSource
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "AVIF")

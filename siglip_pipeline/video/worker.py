@@ -29,7 +29,7 @@ from siglip_pipeline.errors import (
     StorageFullError,
     VideoError,
 )
-from siglip_pipeline.video.jobs import Job
+from siglip_pipeline.video.child_jobs import Job
 from siglip_pipeline.video.memory import return_freed_memory
 from siglip_pipeline.video.sandbox import enter_sandbox
 from siglip_pipeline.video.wire import Wire

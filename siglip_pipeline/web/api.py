@@ -6,9 +6,9 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from siglip_pipeline.json_form import to_json_bytes
 from siglip_pipeline.search import SearchResult
-from siglip_pipeline.web.pictures import on_picture
+from siglip_pipeline.text.json_form import to_json_bytes
+from siglip_pipeline.web.client_pictures import on_picture
 from siglip_pipeline.web.query import (
     MAX_ID,
     MAX_SECONDS,

@@ -15,9 +15,21 @@ from siglip_pipeline.errors import SiglipPipelineError
 from siglip_pipeline.search import QueryEmbedder
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database
-from siglip_pipeline.web import api, assets, health, media, pages, sign_in, videos
-from siglip_pipeline.web.errors import http_error
+from siglip_pipeline.web import (
+    api,
+    health,
+    media,
+    pages,
+    sign_in,
+)
+from siglip_pipeline.web import (
+    static_files as assets,
+)
+from siglip_pipeline.web import (
+    video_routes as videos,
+)
 from siglip_pipeline.web.guard import GUARD_ANSWERS, OPEN_PATHS, Guard
+from siglip_pipeline.web.http_errors import http_error
 from siglip_pipeline.web.keys import ApiKey
 from siglip_pipeline.web.services import Services
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.web.errors import RETRY_SECONDS, HttpError
+from siglip_pipeline.web.http_errors import RETRY_SECONDS, HttpError
 from siglip_pipeline.web.proxies import Network, is_among, parse_networks
 
 MAX_HEAD_BYTES: Final = 64 * 1024

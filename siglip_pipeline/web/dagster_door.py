@@ -12,9 +12,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.web import assets, sign_in
-from siglip_pipeline.web.errors import HttpError, http_error
+from siglip_pipeline.web import sign_in
+from siglip_pipeline.web import static_files as assets
 from siglip_pipeline.web.guard import OPEN_PREFIX, Guard
+from siglip_pipeline.web.http_errors import HttpError, http_error
 from siglip_pipeline.web.keys import ApiKey
 from siglip_pipeline.web.origin import check_same_site
 

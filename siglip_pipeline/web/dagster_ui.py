@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from siglip_pipeline.services.binding import check_exposure
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.web.binding import check_exposure
 from siglip_pipeline.web.serve import http_server, listen
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.search import QueryEmbedder
-from siglip_pipeline.siglip.options import ModelOptions
+from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.store.models import ModelRow
 
 MAX_BATCH = 64

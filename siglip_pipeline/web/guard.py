@@ -11,7 +11,7 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.web.errors import RETRY_SECONDS, HttpError
+from siglip_pipeline.web.http_errors import RETRY_SECONDS, HttpError
 from siglip_pipeline.web.keys import ApiKey
 from siglip_pipeline.web.limits import TokenBuckets
 from siglip_pipeline.web.origin import check_same_site

@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from siglip_pipeline.errors import SiglipPipelineError
-from siglip_pipeline.web.errors import HttpError
+from siglip_pipeline.web.http_errors import HttpError
 from siglip_pipeline.web.schemas import ErrorAnswer, HealthAnswer
 from siglip_pipeline.web.services import CurrentServices
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from starlette.datastructures import Headers
 
-from siglip_pipeline.secret import Secret
+from siglip_pipeline.text.secret import Secret
 
 SESSION_COOKIE: Final = "siglip_session"
 

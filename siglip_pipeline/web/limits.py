@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from siglip_pipeline.web.errors import RETRY_SECONDS, HttpError
+from siglip_pipeline.web.http_errors import RETRY_SECONDS, HttpError
 
 MAX_CLIENTS = 10_000
 

@@ -13,8 +13,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from siglip_pipeline.records import Upload
-from siglip_pipeline.web.errors import HttpError
-from siglip_pipeline.web.pictures import THUMBNAIL_WIDTHS, shrink_jpeg
+from siglip_pipeline.web.client_pictures import THUMBNAIL_WIDTHS, shrink_jpeg
+from siglip_pipeline.web.http_errors import HttpError
 from siglip_pipeline.web.query import MAX_ID
 from siglip_pipeline.web.ranges import ByteRange, UnsatisfiableRangeError, parse_range
 from siglip_pipeline.web.schemas import ErrorAnswer

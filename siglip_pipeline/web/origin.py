@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from siglip_pipeline.web.binding import is_loopback
+from siglip_pipeline.services.binding import is_loopback
 
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 _OWN: Final = frozenset({"same-origin", "none"})

@@ -8,16 +8,16 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from siglip_pipeline.names import partition_key
 from siglip_pipeline.records import RgbArray
 from siglip_pipeline.search import SearchFilter, SearchResult
-from siglip_pipeline.status import StatusOptions, collect_status
+from siglip_pipeline.services.binding import is_loopback
+from siglip_pipeline.services.state import running
+from siglip_pipeline.stages.status import StatusOptions, collect_status
 from siglip_pipeline.store.videos import Failure
-from siglip_pipeline.up_state import running
-from siglip_pipeline.web.binding import is_loopback
-from siglip_pipeline.web.errors import HttpError
+from siglip_pipeline.uploads.names import partition_key
+from siglip_pipeline.web.client_pictures import on_picture, preview_url
+from siglip_pipeline.web.http_errors import HttpError
 from siglip_pipeline.web.media import VideoId
-from siglip_pipeline.web.pictures import on_picture, preview_url
 from siglip_pipeline.web.query import (
     MAX_ID,
     MAX_SECONDS,
@@ -29,7 +29,7 @@ from siglip_pipeline.web.query import (
 )
 from siglip_pipeline.web.rendering import render
 from siglip_pipeline.web.services import CurrentServices, Services
-from siglip_pipeline.web.videos import video_detail
+from siglip_pipeline.web.video_routes import video_detail
 
 HITS_PER_PAGE = 24
 VIDEOS_PER_PAGE = 50

@@ -9,8 +9,14 @@ from fastapi import Depends, Query
 from pydantic import BeforeValidator, Field
 
 from siglip_pipeline.records import RgbArray
-from siglip_pipeline.search import MAX_K, SearchFilter, SearchResult, parse_moment, parse_query
-from siglip_pipeline.web.errors import HttpError
+from siglip_pipeline.search import (
+    MAX_K,
+    SearchFilter,
+    SearchResult,
+    parse_moment,
+    parse_query,
+)
+from siglip_pipeline.web.http_errors import HttpError
 from siglip_pipeline.web.services import Services
 
 MAX_ID = 2**31 - 1

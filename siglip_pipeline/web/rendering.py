@@ -6,9 +6,9 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from starlette.responses import HTMLResponse
 
 from siglip_pipeline import __version__
-from siglip_pipeline.names import shown
 from siglip_pipeline.text.timecode import timecode
-from siglip_pipeline.web.assets import asset_url
+from siglip_pipeline.uploads.names import shown
+from siglip_pipeline.web.static_files import asset_url
 
 _templates = Environment(
     loader=PackageLoader("siglip_pipeline.web"),

@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from siglip_pipeline.hits import Hit
-from siglip_pipeline.json_form import DOCUMENTED
 from siglip_pipeline.search.results import QueryShown
 from siglip_pipeline.store.videos import VideoRow, VideoState
+from siglip_pipeline.text.json_form import DOCUMENTED
 
 _HIT: dict[str, JsonValue] = {
     "video": "holiday/beach.mp4",

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from siglip_pipeline.errors import LaunchError
+from siglip_pipeline.services.binding import check_exposure, url_host
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import open_database
-from siglip_pipeline.web.binding import check_exposure, url_host
 
 if TYPE_CHECKING:
     import uvicorn

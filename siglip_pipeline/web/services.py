@@ -10,16 +10,16 @@ from fastapi import Depends, Request
 from siglip_pipeline.errors import NothingIndexedError, SiglipPipelineError
 from siglip_pipeline.search import QueryEmbedder, SearchOptions, SearchService
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.siglip.options import ModelOptions
+from siglip_pipeline.siglip.model_options import ModelOptions
+from siglip_pipeline.similarity.similar_videos import VideoSimilarityStore
 from siglip_pipeline.store.database import Database
-from siglip_pipeline.store.similar_videos import VideoSimilarityStore
 from siglip_pipeline.store.timelines import TimelineStore, VideoName
 from siglip_pipeline.store.videos import VideoStore
-from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
-from siglip_pipeline.video.pictures import PictureDecoder
+from siglip_pipeline.video.picture_decoder import PictureDecoder
 from siglip_pipeline.web.encoder import BatchingEmbedder
-from siglip_pipeline.web.errors import HttpError
+from siglip_pipeline.web.http_errors import HttpError
 from siglip_pipeline.web.limits import Turns
 
 logger = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ import psycopg
 import pytest
 import sqlalchemy
 
-from siglip_pipeline.dagster_home import prepare_dagster_home
 from siglip_pipeline.defs.internals import held_connections
+from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
+from siglip_pipeline.services.home import prepare_dagster_home
 from siglip_pipeline.settings import Settings, process_environment
-from siglip_pipeline.store.embedded import EmbeddedPostgres
 from siglip_pipeline_tests.conftest import fresh_database
 
 EVENTS = 10

@@ -8,12 +8,12 @@ import dagster as dg
 import pytest
 from kombu.connection import Connection
 
-from siglip_pipeline.dagster_home import prepare_dagster_home
 from siglip_pipeline.defs.assets import frame_embeddings, video_frames
 from siglip_pipeline.defs.executors import executor_for
+from siglip_pipeline.defs.queues import EMBEDDING_QUEUE, QUEUE_TAG, backend_url, celery_config
 from siglip_pipeline.errors import SettingsError
-from siglip_pipeline.ports import free_port
-from siglip_pipeline.queues import EMBEDDING_QUEUE, QUEUE_TAG, backend_url, celery_config
+from siglip_pipeline.services.home import prepare_dagster_home
+from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.settings import Settings, child_environment
 
 

@@ -270,7 +270,7 @@ defs = dg.Definitions(jobs=[one])
 def test_times_to_come_are_brought_back(instance: dg.DagsterInstance) -> None:
     from dagster._core.scheduler.instigation import TickStatus
 
-    from siglip_pipeline_tests.test_clock import add_tick, sensor
+    from siglip_pipeline_tests.services.test_clock import add_tick, sensor
 
     now = time.time()
     state = sensor(now + 9_000, now + 9_000)
@@ -313,5 +313,7 @@ def test_the_code_server_starts_runs_from_its_context() -> None:
     """What `code_server` replaces: see its docstring."""
     from dagster._grpc.server import DagsterApiServer
 
-    assert "self._mp_ctx = " in inspect.getsource(DagsterApiServer.__init__), "code_server.py"
-    assert "self._mp_ctx.Process(" in inspect.getsource(DagsterApiServer), "code_server.py"
+    assert "self._mp_ctx = " in inspect.getsource(DagsterApiServer.__init__), (
+        "services/code_server.py"
+    )
+    assert "self._mp_ctx.Process(" in inspect.getsource(DagsterApiServer), "services/code_server.py"

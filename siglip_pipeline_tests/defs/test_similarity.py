@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from siglip_pipeline.defs.resources import DatabaseResource, SiglipResource
-from siglip_pipeline.defs.similarity import video_similarity
+from siglip_pipeline.defs.video_similarity import video_similarity
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelStore

@@ -15,12 +15,12 @@ import fsspec
 import psycopg
 from psycopg import sql
 
-from siglip_pipeline.dagster_home import prepare_dagster_home
 from siglip_pipeline.demo.run import MODEL_FOLDER
-from siglip_pipeline.ports import free_port
+from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
+from siglip_pipeline.services.home import prepare_dagster_home
+from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.settings import Settings, process_environment, variable_of
 from siglip_pipeline.store.database import LOCK_VIDEO, Database, migrate, open_database
-from siglip_pipeline.store.embedded import EmbeddedPostgres
 from siglip_pipeline_tests.distributed.services import Broker, end, running, wait_until
 from siglip_pipeline_tests.s3 import s3_environment, s3_options, s3_server
 
@@ -61,7 +61,9 @@ class Host:
 
     def start_worker(self, queue: str, *, wait: bool = True, seconds: float = 420) -> None:
         before = self.said.count(READY)
-        process = self.start("siglip_pipeline.cli", "worker", "--queue", queue, "--name", self.name)
+        process = self.start(
+            "siglip_pipeline.cli.main", "worker", "--queue", queue, "--name", self.name
+        )
 
         if not wait:
             return

@@ -17,10 +17,10 @@ from typing import Any, Self
 
 import dagster as dg
 
+from siglip_pipeline.defs.queues import DEFAULT_QUEUE, EMBEDDING_QUEUE
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.errors import StoreError
-from siglip_pipeline.ports import free_port
-from siglip_pipeline.queues import DEFAULT_QUEUE, EMBEDDING_QUEUE
+from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.settings import variable_of
 from siglip_pipeline.store.database import open_database
 from siglip_pipeline_tests.distributed.hosts import LOADED, READY, Cluster, Host, cluster
@@ -103,7 +103,7 @@ class Proof:
         control = self.cluster.host("control")
         if self.part is not None:
             control.environment[variable_of("part")] = self.part
-        control.start("siglip_pipeline.cli", "up")
+        control.start("siglip_pipeline.cli.main", "up")
         wait_until(lambda: "Running." in control.said, "up is running", 600)
         log("the control host and the workers run")
 

@@ -15,7 +15,7 @@ from typing import Protocol
 import psutil
 import pytest
 
-from siglip_pipeline.ports import free_port
+from siglip_pipeline.services.ports import free_port
 
 RABBITMQ_SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 START_SECONDS = 300.0

@@ -21,8 +21,8 @@ import pytest
 import redis
 
 from siglip_pipeline.defs.partitions import VIDEOS_PARTITIONS_NAME
+from siglip_pipeline.defs.queues import DEFAULT_QUEUE, EMBEDDING_QUEUE
 from siglip_pipeline.demo.films import demo_scenes, render_video
-from siglip_pipeline.queues import DEFAULT_QUEUE, EMBEDDING_QUEUE
 from siglip_pipeline.store.database import open_database
 from siglip_pipeline_tests.distributed.hosts import (
     LOADED,

@@ -5,7 +5,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from siglip_pipeline.dagster_api import DagsterApi
+from siglip_pipeline.runs.dagster_api import DagsterApi
 from siglip_pipeline_tests.distributed.hosts import await_waiting_step
 from siglip_pipeline_tests.distributed.proof import Fault, Proof, kill_an_embedder
 from siglip_pipeline_tests.distributed.services import RedisServer, require_redis, wait_until

@@ -14,9 +14,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from siglip_pipeline.dagster_home import prepare_dagster_home
+from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
+from siglip_pipeline.services.home import prepare_dagster_home
 from siglip_pipeline.settings import process_environment
-from siglip_pipeline.store.embedded import EmbeddedPostgres
 from siglip_pipeline_tests.conftest import fresh_database
 from siglip_pipeline_tests.faults.harness import (
     FILMS,

@@ -16,11 +16,11 @@ import pytest
 
 from siglip_pipeline.defs.sensors import upload_changes
 from siglip_pipeline.demo.films import demo_scenes, render_video
-from siglip_pipeline.removal import forget_video
+from siglip_pipeline.stages.removal import forget_video
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import LOCK_VIDEO, open_database
 from siglip_pipeline.store.videos import VideoStore
-from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline_tests.faults.conftest import Make
 from siglip_pipeline_tests.faults.harness import Pipeline, Stored, wait_until

@@ -19,11 +19,7 @@ from siglip_pipeline_tests.faults.harness import (
     started_zygote,
 )
 from siglip_pipeline_tests.faults.hooks import FILE_LIMIT_BYTES
-from siglip_pipeline_tests.faults.small_disk import (
-    SmallDisk,
-    reason_it_cannot_be_had,
-    small_disk,
-)
+from siglip_pipeline_tests.faults.small_disk import SmallDisk, reason_it_cannot_be_had, small_disk
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 

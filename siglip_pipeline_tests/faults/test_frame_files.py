@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from siglip_pipeline.errors import DamagedFramesError, FrameStoreError
-from siglip_pipeline.reconcile import InDagster, reconcile
+from siglip_pipeline.stages.reconcile import InDagster, reconcile
 from siglip_pipeline.store.database import open_database
-from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline_tests.faults.conftest import Make, Reference
 from siglip_pipeline_tests.faults.harness import FILMS, Pipeline

@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from siglip_pipeline.store.embedded import EmbeddedPostgres
+from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.store.schema import migrations
 from siglip_pipeline_tests.conftest import TEMPLATE, fresh_database
 from siglip_pipeline_tests.faults.harness import Pipeline, Zygote, settings_for

@@ -9,9 +9,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from siglip_pipeline.ports import free_port
-from siglip_pipeline.store import postmaster
-from siglip_pipeline.store.embedded import EmbeddedPostgres
+from siglip_pipeline.embedded_postgres import postmaster
+from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
+from siglip_pipeline.services.ports import free_port
 from siglip_pipeline_tests.faults.conftest import Reference, dagster_url
 from siglip_pipeline_tests.faults.harness import Pipeline, Zygote, settings_for, wait_until
 from siglip_pipeline_tests.faults.pauses import arm, await_pause, remove

@@ -18,8 +18,8 @@ import psutil
 import psycopg
 import pytest
 
-from siglip_pipeline.store import postmaster
-from siglip_pipeline.store.embedded import EmbeddedPostgres
+from siglip_pipeline.embedded_postgres import postmaster
+from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline_tests.faults.conftest import Reference
 from siglip_pipeline_tests.faults.harness import (
     Pipeline,

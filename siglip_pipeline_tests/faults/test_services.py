@@ -12,16 +12,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from siglip_pipeline.ports import free_port
+from siglip_pipeline.embedded_postgres import postmaster
+from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
+from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.settings import Settings, child_environment
-from siglip_pipeline.store import postmaster
 from siglip_pipeline.store.database import open_database
-from siglip_pipeline.store.embedded import EmbeddedPostgres
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline_tests.faults.conftest import Reference
 from siglip_pipeline_tests.faults.harness import FILMS, Stored, read_stored, settings_for
-from siglip_pipeline_tests.test_daemon import Services
-from siglip_pipeline_tests.test_launcher import Up, _up
+from siglip_pipeline_tests.runs.test_daemon import Services
+from siglip_pipeline_tests.services.test_up import Up, _up
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 
@@ -29,7 +29,7 @@ SERVICES = {
     "webserver": "dagster-ui",
     "page": "serve",
     "daemon": "dagster._daemon",
-    "code-server": "siglip_pipeline.code_server",
+    "code-server": "siglip_pipeline.services.code_server",
 }
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from siglip_pipeline.ports import free_port
+from siglip_pipeline.embedded_postgres import cluster
+from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
+from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.store import cluster
 from siglip_pipeline.store.database import open_database
-from siglip_pipeline.store.embedded import EmbeddedPostgres
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline_tests.faults.conftest import Reference
 from siglip_pipeline_tests.faults.harness import (
@@ -34,8 +34,8 @@ from siglip_pipeline_tests.faults.set_clock import (
     reason_it_cannot_be_had,
 )
 from siglip_pipeline_tests.faults.test_services import arrive
-from siglip_pipeline_tests.test_daemon import Services
-from siglip_pipeline_tests.test_launcher import _up
+from siglip_pipeline_tests.runs.test_daemon import Services
+from siglip_pipeline_tests.services.test_up import _up
 
 WHY_NOT = reason_it_cannot_be_had()
 pytestmark = [

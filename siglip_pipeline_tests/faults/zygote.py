@@ -21,10 +21,10 @@ CRASHED = 70
 """Exit status of a command that ended with a traceback, which no command should."""
 
 PRELOADED = (
-    "siglip_pipeline.cli",
-    "siglip_pipeline.commands",
-    "siglip_pipeline.indexing",
-    "siglip_pipeline.materialize",
+    "siglip_pipeline.cli.main",
+    "siglip_pipeline.cli.commands",
+    "siglip_pipeline.cli.indexing",
+    "siglip_pipeline.runs.in_process",
     "siglip_pipeline.siglip.embeddings",
     "siglip_pipeline.siglip.engine",
     "siglip_pipeline.siglip.identity",
@@ -68,7 +68,7 @@ def _run(request: dict[str, Any]) -> None:
         if request["hook"]:
             module, _, function = request["hook"].partition(":")
             getattr(importlib.import_module(module), function)()
-        from siglip_pipeline import cli
+        from siglip_pipeline.cli import main as cli
 
         sys.argv = ["siglip-pipeline", *request["arguments"]]
         cli.main()

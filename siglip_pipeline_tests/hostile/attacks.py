@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from siglip_pipeline.video.jobs import Progress
+from siglip_pipeline.video.decode_options import Progress
 
 PTRACE_ATTACH = 16
 

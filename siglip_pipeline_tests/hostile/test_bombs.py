@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from siglip_pipeline.errors import VideoError
-from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.extract import DecodeOptions, FrameReport, extract_many
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline_tests.video.rendering import render

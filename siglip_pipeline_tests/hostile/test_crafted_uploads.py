@@ -12,7 +12,7 @@ import pytest
 
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import Upload
-from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.extract import DecodeOptions, FrameReport, extract_many
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline_tests.hostile.crafted import PLAYLISTS, Target

@@ -23,9 +23,9 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from siglip_pipeline.errors import LaunchError
-from siglip_pipeline.ports import free_port, key_headers
+from siglip_pipeline.services.binding import check_exposure
+from siglip_pipeline.services.ports import free_port, key_headers
 from siglip_pipeline.settings import Settings, child_environment
-from siglip_pipeline.web.binding import check_exposure
 from siglip_pipeline_tests.web.conftest import wait_until
 
 pytestmark = pytest.mark.timeout(300)
@@ -67,7 +67,7 @@ def dagster_ui(folder: Path, **values: Any) -> Iterator[Ui]:
     settings = Settings.load(home=folder, dagster_port=free_port(), **values)
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "siglip_pipeline.cli", "dagster-ui"],
+            [sys.executable, "-m", "siglip_pipeline.cli.main", "dagster-ui"],
             env=child_environment(settings) | {"DAGSTER_HOME": str(folder)},
             cwd=folder,
             stdout=log,
@@ -263,7 +263,7 @@ def test_other_addresses_than_loopback_need_a_key(tmp_path: Path) -> None:
         check_exposure(Settings.load(dagster_host="0.0.0.0"))
     check_exposure(Settings.load(dagster_host="0.0.0.0", api_key=KEY))
     done = subprocess.run(
-        [sys.executable, "-m", "siglip_pipeline.cli", "dagster-ui"],
+        [sys.executable, "-m", "siglip_pipeline.cli.main", "dagster-ui"],
         env=os.environ | {"DAGSTER_HOME": str(tmp_path), "SIGLIP_DAGSTER_HOST": "0.0.0.0"},
         capture_output=True,
         text=True,

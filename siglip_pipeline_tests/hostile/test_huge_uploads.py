@@ -11,7 +11,7 @@ from siglip_pipeline.errors import VideoError
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages import FramesOptions, FramesStored, sample_videos
 from siglip_pipeline.store.database import Database
-from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline_tests.video.rendering import render
 

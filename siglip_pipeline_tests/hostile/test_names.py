@@ -17,8 +17,7 @@ import dagster as dg
 import fsspec
 import pytest
 
-from siglip_pipeline import cli, status
-from siglip_pipeline.console import PlainConsole, hits_table, status_table
+from siglip_pipeline.cli import main as cli
 from siglip_pipeline.definitions import defs
 from siglip_pipeline.defs.partitions import (
     RANGE_END_TAG,
@@ -30,15 +29,17 @@ from siglip_pipeline.defs.partitions import (
 from siglip_pipeline.defs.sensors import new_uploads
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
-from siglip_pipeline.ingest import bring_in
-from siglip_pipeline.names import shown
+from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.records import Stage
 from siglip_pipeline.search import SearchFilter, SearchOptions, SearchService
 from siglip_pipeline.settings import Settings, process_environment
+from siglip_pipeline.stages import status
 from siglip_pipeline.store.database import Database, open_database
-from siglip_pipeline.store.embedded import EmbeddedPostgres
 from siglip_pipeline.store.videos import VideoStore
-from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.terminal.console import PlainConsole, hits_table, status_table
+from siglip_pipeline.uploads.ingest import bring_in
+from siglip_pipeline.uploads.names import shown
+from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline_tests.conftest import fresh_database
 from siglip_pipeline_tests.hostile.names import (
     GOOD,

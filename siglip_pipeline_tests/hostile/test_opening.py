@@ -17,7 +17,7 @@ from siglip_pipeline.errors import UploadError, UploadNotFoundError
 from siglip_pipeline.records import Stage
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.videos import VideoStore
-from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline_tests.conftest import collection_settings
 from siglip_pipeline_tests.hostile.exchanging import exchanging
 from siglip_pipeline_tests.web.conftest import Served, serving
@@ -31,7 +31,7 @@ RACE_SECONDS = 2.0
 @pytest.fixture(params=["openat2", "part by part"])
 def door(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways of opening; each test holds for either."""
-    from siglip_pipeline import opening
+    from siglip_pipeline.files import opening
 
     if request.param == "openat2":
         if not opening.has_openat2():

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from siglip_pipeline.store.embedded import EmbeddedPostgres
+from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline_tests.conftest import collection_settings, fresh_database
 from siglip_pipeline_tests.web.conftest import serving
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from siglip_pipeline.errors import PictureTimeoutError, PictureTooLargeError, QueryError
-from siglip_pipeline.video.pictures import PictureDecoder
+from siglip_pipeline.video.picture_decoder import PictureDecoder
 
 
 def encoded(format: str, *, width: int = 60, height: int = 40, exif: bool = False) -> bytes:

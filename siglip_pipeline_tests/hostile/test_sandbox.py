@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.status import StatusOptions, collect_status
+from siglip_pipeline.stages.status import StatusOptions, collect_status
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.video import sandbox
+from siglip_pipeline.video.child_jobs import Limits
 from siglip_pipeline.video.children import Child, JobError, wait_for_any
-from siglip_pipeline.video.jobs import Limits
 from siglip_pipeline.video.sandbox import SandboxReport, sandbox_report
 from siglip_pipeline_tests.hostile.attacks import (
     ATTACKS,
@@ -136,7 +136,7 @@ def test_cpu_time_is_bounded_however_many_threads_take_it() -> None:
 def test_what_a_child_says_is_not_trusted(answer: object, times: int) -> None:
     """Whatever it answers to a job, the parent neither runs it nor waits for it."""
     from siglip_pipeline.errors import VideoError
-    from siglip_pipeline.video.jobs import read_report
+    from siglip_pipeline.video.frame_report import read_report
 
     unclear = pytest.raises((VideoError, JobError), match="makes no sense")
     with attacked_child() as child, unclear:

@@ -31,13 +31,13 @@ from starlette.routing import Route
 
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
+from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.errors import DatabaseUnavailableError, SiglipPipelineError
-from siglip_pipeline.ports import free_port
-from siglip_pipeline.secret import SecretUrl
+from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline.store.database import Database
-from siglip_pipeline.store.embedded import EmbeddedPostgres
-from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.text.secret import SecretUrl
+from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline_tests.conftest import fresh_database
 from siglip_pipeline_tests.s3 import s3_server
@@ -47,7 +47,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 MARK = "hunter2"
 FOREIGN = {"AWS_SECRET_ACCESS_KEY": f"{MARK}-aws", "HF_TOKEN": f"hf_{MARK}"}
 """What libraries of storages and of the model hub read by themselves."""
-COMMAND = [sys.executable, "-m", "siglip_pipeline.cli"]
+COMMAND = [sys.executable, "-m", "siglip_pipeline.cli.main"]
 
 
 @dataclass

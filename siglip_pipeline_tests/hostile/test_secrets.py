@@ -10,8 +10,8 @@ from typing import Any, Final, get_args
 import pytest
 
 from siglip_pipeline.errors import SettingsError
-from siglip_pipeline.secret import Secret, SecretUrl
 from siglip_pipeline.settings import Settings, secret_kind
+from siglip_pipeline.text.secret import Secret, SecretUrl
 
 MARK: Final = "hunter2"
 

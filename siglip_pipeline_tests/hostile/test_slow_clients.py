@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.store import videos
 from siglip_pipeline.store.database import Database
-from siglip_pipeline.store.embedded import EmbeddedPostgres
 from siglip_pipeline_tests.conftest import collection_settings, fresh_database
 from siglip_pipeline_tests.web.conftest import Served, serving
 

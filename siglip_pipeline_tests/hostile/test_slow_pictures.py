@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from siglip_pipeline.errors import PictureTimeoutError
-from siglip_pipeline.ports import free_port
 from siglip_pipeline.search import SearchOptions, SearchService
+from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline_tests.hostile.test_pictures import endless_jpeg
 from siglip_pipeline_tests.search.conftest import Films
@@ -37,7 +37,15 @@ def serving(settings: Settings) -> Iterator[tuple["subprocess.Popen[bytes]", str
     """`siglip-pipeline serve`, ready with its text tower loaded."""
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "siglip_pipeline.cli", "serve", "--port", str(port), "--load-model"],
+        [
+            sys.executable,
+            "-m",
+            "siglip_pipeline.cli.main",
+            "serve",
+            "--port",
+            str(port),
+            "--load-model",
+        ],
         env=child_environment(settings),
     )
     url = f"http://127.0.0.1:{port}"
@@ -139,7 +147,15 @@ def test_a_picture_from_python_or_a_file_has_the_same_time(films: Films, tmp_pat
             service.by_image(image)
         assert time.monotonic() - began < 10  # a child is started, too
     done = subprocess.run(
-        [sys.executable, "-m", "siglip_pipeline.cli", "search", "--image", str(file), "--json"],
+        [
+            sys.executable,
+            "-m",
+            "siglip_pipeline.cli.main",
+            "search",
+            "--image",
+            str(file),
+            "--json",
+        ],
         env=child_environment(settings),
         capture_output=True,
         timeout=60,

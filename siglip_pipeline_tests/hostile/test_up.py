@@ -23,10 +23,10 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
-from siglip_pipeline.launcher import Launcher, launch
-from siglip_pipeline.ports import free_port
+from siglip_pipeline.services.ports import free_port
+from siglip_pipeline.services.up import Launcher, launch
 from siglip_pipeline.settings import Settings
-from siglip_pipeline_tests.test_launcher import _cli
+from siglip_pipeline_tests.services.test_up import _cli
 from siglip_pipeline_tests.web.browser import CHROMIUM, DRIVER, chromium
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
@@ -160,7 +160,7 @@ def test_the_code_server_can_be_reached_by_this_user_alone(up: Launcher) -> None
     assert stat.S_ISSOCK(path.stat().st_mode)
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert path.parent.stat().st_uid == os.geteuid()
-    assert _listening(_service(up, "siglip_pipeline.code_server")) == set()
+    assert _listening(_service(up, "siglip_pipeline.services.code_server")) == set()
     assert _listening(_service(up, "dagster._daemon")) == set()
 
 

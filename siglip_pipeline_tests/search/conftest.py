@@ -7,21 +7,21 @@ from pathlib import Path
 import pytest
 
 from siglip_pipeline.demo.films import DemoVideo, demo_scenes, render_video
+from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import EmbeddingBatch
 from siglip_pipeline.search import SearchOptions, SearchService
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.embeddings import extract_image_embeddings
 from siglip_pipeline.siglip.model import get_model
-from siglip_pipeline.siglip.options import ModelOptions
+from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.store.database import Database
-from siglip_pipeline.store.embedded import EmbeddedPostgres
-from siglip_pipeline.store.index import build_index
-from siglip_pipeline.store.index_options import IndexOptions
+from siglip_pipeline.store.index.index_options import IndexOptions
+from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoStore
-from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.extract import extract_many
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline_tests.conftest import collection_settings, fresh_database

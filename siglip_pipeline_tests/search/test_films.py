@@ -8,15 +8,15 @@ from typing import Any
 import av
 import pytest
 
-from siglip_pipeline import cli
+from siglip_pipeline.cli import main as cli
 from siglip_pipeline.errors import QueryError
-from siglip_pipeline.export import Exported, export_hits
 from siglip_pipeline.hits import Hit
-from siglip_pipeline.json_form import to_json
 from siglip_pipeline.search import ImageTerm, SearchFilter, TextTerm
+from siglip_pipeline.search.export import Exported, export_hits
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.store.video_similarity import compare_videos
-from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.similarity.compare import compare_videos
+from siglip_pipeline.text.json_form import to_json
+from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline_tests.search.conftest import SECONDS, Films, query_frame
 from siglip_pipeline_tests.video.copies import Transform, transformed_copy

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from siglip_pipeline.errors import ModelChangedError, NothingIndexedError, QueryError
-from siglip_pipeline.json_form import to_json
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.search import (
     MomentTerm,
@@ -17,12 +16,13 @@ from siglip_pipeline.search import (
     SearchService,
     TextTerm,
 )
-from siglip_pipeline.siglip.options import ModelOptions
+from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.siglip.similarity import probability
 from siglip_pipeline.store.database import Database
-from siglip_pipeline.store.index import build_index
-from siglip_pipeline.store.index_options import IndexOptions
+from siglip_pipeline.store.index.index_options import IndexOptions
+from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.models import ModelRow, ModelStore
+from siglip_pipeline.text.json_form import to_json
 from siglip_pipeline_tests.store import made
 
 VIDEOS = 8
@@ -98,8 +98,8 @@ def test_a_narrow_filter_finds_as_many_as_there_are(
     service: SearchService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Past the exact path, where the index walks its graph and names too few."""
-    monkeypatch.setattr("siglip_pipeline.store.execution.EXACT_FRAMES", 0)
-    monkeypatch.setattr("siglip_pipeline.store.index_kinds.moments.EXACT_MOMENTS", 0)
+    monkeypatch.setattr("siglip_pipeline.store.search.execution.EXACT_FRAMES", 0)
+    monkeypatch.setattr("siglip_pipeline.store.kinds.moment_index.EXACT_MOMENTS", 0)
     for k in (1, 2, 3, 50):
         limits = SearchFilter(videos=("v06.mp4",))
         hits = service.by_text("v02 3 0.5", k=k, filter=limits).hits
@@ -113,7 +113,9 @@ def test_a_narrow_filter_finds_as_many_as_there_are(
 def test_more_are_found_than_the_index_looks_at_first(
     service: SearchService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("siglip_pipeline.store.search_run.ef_search_of", lambda kind, target: 1)
+    monkeypatch.setattr(
+        "siglip_pipeline.store.search.search_run.ef_search_of", lambda kind, target: 1
+    )
     result = service.by_moment("v03.mp4", 3, k=VIDEOS, filter=SearchFilter(max_per_video=1))
     assert len({hit.video for hit in result.hits}) == VIDEOS
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from siglip_pipeline.records import FrameBatch
-from siglip_pipeline.siglip.options import ModelOptions
+from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline_tests.siglip.checkpoints import Kind, make_checkpoint
 
 # These models are too small to share out: on a busy machine, threads would wait for each other.

@@ -8,8 +8,8 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from siglip_pipeline.siglip import decode as decoding
-from siglip_pipeline.siglip.decode import DRAFT_MARGIN, decode
+from siglip_pipeline.siglip import jpeg_decoding as decoding
+from siglip_pipeline.siglip.jpeg_decoding import DRAFT_MARGIN, decode
 from siglip_pipeline.siglip.recipe import Recipe
 from siglip_pipeline_tests.siglip.conftest import jpeg, picture, real_jpegs
 

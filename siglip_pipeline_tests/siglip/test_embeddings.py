@@ -21,19 +21,14 @@ from PIL import Image
 from torch.profiler import ProfilerActivity, profile
 
 from siglip_pipeline.errors import EmbeddingError, ModelError
-from siglip_pipeline.siglip.decode import ImageLike
 from siglip_pipeline.siglip.embeddings import extract_image_embeddings, extract_text_embeddings
-from siglip_pipeline.siglip.labels import label_frames
+from siglip_pipeline.siglip.jpeg_decoding import ImageLike
+from siglip_pipeline.siglip.label_prompts import label_frames
 from siglip_pipeline.siglip.model import SiglipModel, get_model
-from siglip_pipeline.siglip.options import DType, ModelOptions
+from siglip_pipeline.siglip.model_options import DType, ModelOptions
 from siglip_pipeline.siglip.preprocess import assemble, prepare
 from siglip_pipeline.siglip.similarity import probability
-from siglip_pipeline_tests.siglip.checkpoints import (
-    GIANT_TEXT,
-    GIANT_VISION,
-    Kind,
-    make_checkpoint,
-)
+from siglip_pipeline_tests.siglip.checkpoints import GIANT_TEXT, GIANT_VISION, Kind, make_checkpoint
 from siglip_pipeline_tests.siglip.conftest import Make, jpeg, picture, real_jpegs
 
 transformers: Any = _transformers

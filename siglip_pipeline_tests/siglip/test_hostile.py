@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from siglip_pipeline.errors import CorruptWeightsError, ModelError, UnsupportedModelError
 from siglip_pipeline.siglip.checkpoint import open_checkpoint
 from siglip_pipeline.siglip.model import load_model
-from siglip_pipeline.siglip.options import ModelOptions
+from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.siglip.recipe import read_recipe
 from siglip_pipeline_tests.siglip.checkpoints import Kind, edit_json
 

@@ -22,7 +22,7 @@ NAME = "google/siglip2-tiny"
 OPEN = """
 import json, sys
 from siglip_pipeline.errors import ModelError
-from siglip_pipeline.siglip.options import ModelOptions
+from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.siglip.checkpoint import open_checkpoint
 
 options = ModelOptions(name=sys.argv[1], revision=sys.argv[2] or None)

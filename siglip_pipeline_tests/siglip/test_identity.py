@@ -18,7 +18,7 @@ from siglip_pipeline.errors import (
     UnsupportedModelError,
 )
 from siglip_pipeline.siglip.identity import model_spec
-from siglip_pipeline.siglip.options import ModelOptions
+from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline_tests.siglip.checkpoints import Kind, edit_json, make_checkpoint
 from siglip_pipeline_tests.siglip.conftest import Make
 

@@ -23,7 +23,7 @@ from siglip_pipeline.errors import (
 from siglip_pipeline.siglip import model as loader
 from siglip_pipeline.siglip.identity import model_spec
 from siglip_pipeline.siglip.model import get_model, get_models, release_model
-from siglip_pipeline.siglip.options import ModelOptions
+from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline_tests.siglip.checkpoints import Kind, edit_json, make_checkpoint
 from siglip_pipeline_tests.siglip.conftest import Make
 
@@ -123,7 +123,7 @@ def test_the_text_tower_takes_less_memory_than_both(tmp_path: Path) -> None:
     # Weights are mapped from the file: what counts is what is resident once they were used.
     script = (
         "import sys, psutil\n"
-        "from siglip_pipeline.siglip.options import ModelOptions\n"
+        "from siglip_pipeline.siglip.model_options import ModelOptions\n"
         "from siglip_pipeline.siglip.model import get_model, release_model\n"
         "import transformers.models.siglip.modeling_siglip\n"
         "options = ModelOptions(name=sys.argv[1], device='cpu', "

@@ -2,7 +2,7 @@
 
 import pytest
 
-from siglip_pipeline.siglip.report import Meter
+from siglip_pipeline.siglip.engine_report import Meter
 
 
 class Clock:

@@ -8,9 +8,9 @@ from siglip_pipeline.hits import APART, Hit, SearchFilter, SearchRequest
 from siglip_pipeline.records import EmbeddingBatch, FloatArray, ModelSpec, Upload, VideoInfo
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database
-from siglip_pipeline.store.index_options import IndexOptions
+from siglip_pipeline.store.index.index_options import IndexOptions
 from siglip_pipeline.store.models import ModelRow, ModelStore
-from siglip_pipeline.store.search import MomentSearch
+from siglip_pipeline.store.search.moment_search import MomentSearch
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoStore
 

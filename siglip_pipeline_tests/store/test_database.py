@@ -11,17 +11,11 @@ from siglip_pipeline.errors import (
     DatabaseVersionError,
     StoreError,
 )
-from siglip_pipeline.secret import SecretUrl
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store import database as database_module
-from siglip_pipeline.store.database import (
-    Database,
-    migrate,
-    open_database,
-    parse_version,
-    where,
-)
+from siglip_pipeline.store.database import Database, migrate, open_database, parse_version, where
 from siglip_pipeline.store.schema import Migration, migrations
+from siglip_pipeline.text.secret import SecretUrl
 
 
 def test_migrations_are_numbered_without_gaps() -> None:

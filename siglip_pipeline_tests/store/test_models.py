@@ -8,7 +8,7 @@ import pytest
 from siglip_pipeline.errors import ModelNotFoundError, StoreError
 from siglip_pipeline.records import Stage
 from siglip_pipeline.store.database import Database
-from siglip_pipeline.store.index import build_index
+from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoStore

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from siglip_pipeline import cli
+from siglip_pipeline.cli import main as cli
 from siglip_pipeline.errors import DatabaseUnavailableError, DatabaseVersionError
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database, migrate, open_database

@@ -3,7 +3,7 @@
 from siglip_pipeline.records import Stage, Upload
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database
-from siglip_pipeline.store.index import build_index
+from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.store import made

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from siglip_pipeline.video.decode import DecodeCounts, DecodedFrame, decode_frames
 from siglip_pipeline.video.plan import Step, plan_decode
-from siglip_pipeline.video.probe import Scan, scan
 from siglip_pipeline.video.sampling import Sampling
+from siglip_pipeline.video.scan import Scan, scan
 from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline_tests.video.rendering import render
 

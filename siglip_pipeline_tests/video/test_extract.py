@@ -23,10 +23,10 @@ from PIL import Image
 from siglip_pipeline.errors import FrameStoreError, UploadError, VideoError
 from siglip_pipeline.records import Upload
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.extract import DecodeOptions, FrameReport, extract_frames, extract_many
 from siglip_pipeline.video.frame_store import FrameStore
-from siglip_pipeline.video.probe import scan
+from siglip_pipeline.video.scan import scan
 from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline_tests.video.rendering import numbered_picture, read_number, render
 
@@ -172,7 +172,7 @@ def test_a_file_that_may_grow_no_further_leaves_no_draft(
     render(folder(uploads) / "film.mp4", frames=60)
     code = (
         "import resource, sys\n"
-        "from siglip_pipeline.uploads import UploadStore\n"
+        "from siglip_pipeline.uploads.upload_store import UploadStore\n"
         "from siglip_pipeline.video.extract import extract_many\n"
         "from siglip_pipeline.video.frame_store import FrameStore\n"
         "uploads = UploadStore(sys.argv[1], settle_seconds=0)\n"
@@ -500,7 +500,7 @@ def test_a_storage_that_fails_is_not_a_file_that_ends(uploads: UploadStore, tmp_
 def test_the_pipelines_own_process_needs_no_decoder() -> None:
     code = (
         "import sys; import siglip_pipeline.video.extract, siglip_pipeline.video.frame_store, "
-        "siglip_pipeline.video.sampling, siglip_pipeline.uploads; "
+        "siglip_pipeline.video.sampling, siglip_pipeline.uploads.upload_store; "
         "print(sorted({'av', 'torch', 'dagster'} & set(sys.modules)))"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -17,7 +17,7 @@ from PIL import Image
 from siglip_pipeline.errors import QueryError, VideoError
 from siglip_pipeline.records import Upload
 from siglip_pipeline.search.query_pictures import read_picture
-from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.extract import DecodeOptions, extract_many
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline_tests.video.rendering import numbered_picture, render

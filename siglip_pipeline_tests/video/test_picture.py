@@ -14,14 +14,10 @@ from numpy.typing import NDArray
 
 from siglip_pipeline.video.decode import decode_frames
 from siglip_pipeline.video.geometry import DisplayGeometry, usable_sample_aspect_ratio
-from siglip_pipeline.video.picture import (
-    PictureMaker,
-    encode_jpeg,
-    hash_distance,
-    perceptual_hash,
-)
+from siglip_pipeline.video.picture import PictureMaker, encode_jpeg, hash_distance, perceptual_hash
 from siglip_pipeline.video.plan import plan_decode
-from siglip_pipeline.video.probe import probe, scan
+from siglip_pipeline.video.probe import probe
+from siglip_pipeline.video.scan import scan
 from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline.video.tone import ToneMapper, hlg_to_scene, nits_to_pq, pq_to_nits, roll_off
 from siglip_pipeline_tests.video.rendering import numbered_picture, render

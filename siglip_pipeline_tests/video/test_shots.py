@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from siglip_pipeline.video.decode import decode_frames
 from siglip_pipeline.video.plan import plan_everything
-from siglip_pipeline.video.probe import scan
+from siglip_pipeline.video.scan import scan
 from siglip_pipeline.video.shots import (
     THRESHOLD,
     content_difference,

@@ -14,15 +14,15 @@ import pytest
 
 from siglip_pipeline import stages
 from siglip_pipeline.demo.films import DemoVideo, demo_scenes, render_video
+from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.siglip.options import ModelOptions
+from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.stages import FramesOptions
 from siglip_pipeline.store.database import Database
-from siglip_pipeline.store.embedded import EmbeddedPostgres
-from siglip_pipeline.store.index import build_index
-from siglip_pipeline.store.index_options import IndexOptions
+from siglip_pipeline.store.index.index_options import IndexOptions
+from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.models import ModelStore
-from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline.web.app import create_app
 from siglip_pipeline.web.guard import Guard

@@ -8,10 +8,10 @@ import httpx
 import pytest
 
 from siglip_pipeline.demo.films import demo_scenes, render_video
+from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
+from siglip_pipeline.similarity.compare import compare_videos
 from siglip_pipeline.store.database import Database
-from siglip_pipeline.store.embedded import EmbeddedPostgres
 from siglip_pipeline.store.models import ModelStore
-from siglip_pipeline.store.video_similarity import compare_videos
 from siglip_pipeline_tests.conftest import collection_settings, fresh_database
 from siglip_pipeline_tests.video.copies import Transform, transformed_copy
 from siglip_pipeline_tests.web.conftest import index_uploads, serving

@@ -9,7 +9,7 @@ import pytest
 
 from siglip_pipeline.errors import ModelError
 from siglip_pipeline.records import FloatArray
-from siglip_pipeline.siglip.options import ModelOptions
+from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.web.encoder import MAX_BATCH, BatchingEmbedder

@@ -12,7 +12,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-from siglip_pipeline.ports import free_port
+from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.settings import child_environment
 from siglip_pipeline_tests.web.browser import (
     CHROMIUM,
@@ -282,7 +282,7 @@ def test_the_command_opens_the_best_hit_in_the_browser(
         "BROWSER": str(browser),
         "SIGLIP_PAGE_PORT": port,
     }
-    command = [sys.executable, "-m", "siglip_pipeline.cli", "search", "--like", "one.mp4@5"]
+    command = [sys.executable, "-m", "siglip_pipeline.cli.main", "search", "--like", "one.mp4@5"]
     done = subprocess.run(
         [*command, "--open", "--json"],
         env=environment,

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from siglip_pipeline.errors import QueryError
-from siglip_pipeline.json_form import to_json
 from siglip_pipeline.search import SearchOptions, SearchService
 from siglip_pipeline.store.database import Database
+from siglip_pipeline.text.json_form import to_json
 from siglip_pipeline.video.picture_formats import FORMATS
 from siglip_pipeline_tests.web.conftest import Collection
 

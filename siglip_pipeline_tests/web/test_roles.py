@@ -10,8 +10,8 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
+from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.store.database import Database, migrate
-from siglip_pipeline.store.embedded import EmbeddedPostgres
 from siglip_pipeline_tests.web.conftest import Collection, index_uploads, serving
 
 DOCS = Path(__file__).parents[2] / "docs" / "security.md"

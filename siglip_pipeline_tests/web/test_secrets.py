@@ -15,7 +15,7 @@ from dagster._serdes import serialize_value
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from siglip_pipeline import cli
+from siglip_pipeline.cli import main as cli
 from siglip_pipeline.definitions import defs
 from siglip_pipeline.defs.alerts import run_failures
 from siglip_pipeline.defs.executors import executor_for
@@ -26,13 +26,13 @@ from siglip_pipeline.defs.partitions import (
     partition_key,
 )
 from siglip_pipeline.errors import SettingsError, SiglipPipelineError
-from siglip_pipeline.secret import SecretUrl
 from siglip_pipeline.settings import Settings, process_environment
 from siglip_pipeline.store.database import Database
-from siglip_pipeline.uploads import UploadStore
+from siglip_pipeline.text.secret import SecretUrl
+from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline.web.services import Services
-from siglip_pipeline.worker import worker_app
+from siglip_pipeline.workers.celery_worker import worker_app
 from siglip_pipeline_tests.web.conftest import Collection, serving
 
 pytestmark = pytest.mark.timeout(600)
@@ -265,7 +265,7 @@ def test_answers_over_http_hold_none(secretive: Settings, said: list[str], works
 def test_files_that_the_launcher_writes_hold_none(
     secretive: Settings, tmp_path: Path, said: list[str]
 ) -> None:
-    from siglip_pipeline.dagster_home import prepare_dagster_home
+    from siglip_pipeline.services.home import prepare_dagster_home
 
     with process_environment(secretive):
         home = prepare_dagster_home(tmp_path)

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from siglip_pipeline.ports import free_port
+from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline_tests.web.conftest import Collection, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-COMMAND = [sys.executable, "-m", "siglip_pipeline.cli", "serve", "--json"]
+COMMAND = [sys.executable, "-m", "siglip_pipeline.cli.main", "serve", "--json"]
 
 # Asks a service in this process, and prints what it has loaded after each kind of query.
 PROBE = """

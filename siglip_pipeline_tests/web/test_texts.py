@@ -11,13 +11,19 @@ import httpx
 import pytest
 
 from siglip_pipeline.errors import QueryError
-from siglip_pipeline.json_form import to_json
 from siglip_pipeline.records import Stage, Upload
-from siglip_pipeline.search import MomentTerm, SearchFilter, SearchOptions, SearchService, TextTerm
+from siglip_pipeline.search import (
+    MomentTerm,
+    SearchFilter,
+    SearchOptions,
+    SearchService,
+    TextTerm,
+)
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.videos import VideoStore
+from siglip_pipeline.text.json_form import to_json
 from siglip_pipeline_tests.store import made
 from siglip_pipeline_tests.web.conftest import Collection, Served
 

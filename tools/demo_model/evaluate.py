@@ -32,14 +32,7 @@ from PIL import Image
 from siglip_pipeline.demo.drawing import render_frame
 from siglip_pipeline.demo.films import render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
-from siglip_pipeline.demo.scenes import (
-    COLOURS,
-    HELD_OUT,
-    SEEN_PAIRS,
-    SHAPES,
-    Scene,
-    random_scene,
-)
+from siglip_pipeline.demo.scenes import COLOURS, HELD_OUT, SEEN_PAIRS, SHAPES, Scene, random_scene
 from siglip_pipeline.records import FloatArray
 from tools.demo_model.captions import (
     Claim,

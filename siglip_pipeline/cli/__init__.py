@@ -1,0 +1,1 @@
+"""The command `siglip-pipeline`: options, documents, and exit codes. Nothing imports it."""

@@ -1,0 +1,142 @@
+"""What the commands do, as functions that return the documents they print with `--json`."""
+
+from typing import Any
+
+from siglip_pipeline.errors import EmbeddedDatabaseError
+from siglip_pipeline.services.clock import forget_times_to_come
+from siglip_pipeline.services.home import prepare_dagster_home, with_databases
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.stages.status import PipelineStatus, StatusOptions, collect_status
+from siglip_pipeline.store.database import embedded_server, migrate, open_database, where
+from siglip_pipeline.store.models import Coverage, ModelRow, ModelStore
+
+_TUNED = (
+    *("shared_buffers", "effective_cache_size", "maintenance_work_mem", "work_mem"),
+    *("wal_level", "wal_buffers", "min_wal_size", "max_wal_size", "checkpoint_timeout"),
+    *("max_connections", "max_parallel_workers", "max_parallel_maintenance_workers", "jit"),
+)
+
+
+def pipeline_status(settings: Settings) -> PipelineStatus:
+    """The state of everything, as `status` shows it."""
+    with open_database(settings) as database:
+        return collect_status(database, StatusOptions.from_settings(settings))
+
+
+def list_models(settings: Settings) -> dict[str, Any]:
+    """Every model with its coverage, oldest first."""
+    with open_database(settings) as database:
+        models = ModelStore(database)
+        return {
+            "models": [_model_json(row, models.coverage(row.model_id)) for row in models.list()]
+        }
+
+
+def _model_json(row: ModelRow, coverage: Coverage) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "revision": row.revision,
+        "key": row.key,
+        "dim": row.dim,
+        "active": row.is_active,
+        "generation": row.active_generation,
+        "embedded": coverage.embedded,
+        "missing": coverage.missing,
+        "failed": coverage.failed,
+        "vectors": coverage.frames,
+    }
+
+
+def promote_model(settings: Settings, key: str, *, force: bool) -> dict[str, Any]:
+    """Make searches use a model."""
+    with open_database(settings) as database:
+        row = ModelStore(database).promote(key, force=force)
+        return {"key": row.key, "name": row.name, "active": True}
+
+
+def drop_model(settings: Settings, key: str) -> dict[str, Any]:
+    """Delete a model's vectors."""
+    with open_database(settings) as database:
+        ModelStore(database).drop(key)
+        return {"key": key, "dropped": True}
+
+
+def migrate_database(settings: Settings) -> dict[str, Any]:
+    """Apply what is missing of the schema."""
+    with open_database(settings, schema="any") as database:
+        return {"applied": migrate(database)}
+
+
+def set_dagster_back(settings: Settings) -> dict[str, int]:
+    """Bring back what Dagster noted for a time to come; its daemon must not run.
+
+    Raises:
+        DatabaseUnavailableError: Dagster's storage does not answer.
+    """
+    with with_databases(settings) as complete:
+        home = prepare_dagster_home(settings.home)
+        return {"set_back": forget_times_to_come(complete, home)}
+
+
+def database_urls(settings: Settings, *, start: bool) -> dict[str, str]:
+    """The URLs of both databases; the embedded server is started for good when asked to.
+
+    Raises:
+        EmbeddedDatabaseError: the embedded server does not run.
+    """
+    server = embedded_server(settings)
+    ours, dagsters = settings.database_url, settings.dagster_postgres_url
+    external = ours and dagsters
+    if start and not external:
+        server.keep()
+    if not external and not server.is_running():
+        raise EmbeddedDatabaseError(
+            f"the embedded database of {settings.home} is not running; "
+            "`siglip-pipeline db start` starts it"
+        )
+    return {
+        "database_url": ours.reveal() if ours else server.url(),
+        "dagster_postgres_url": dagsters.reveal() if dagsters else server.dagster_url(),
+    }
+
+
+def database_status(settings: Settings) -> dict[str, Any]:
+    """Where the database is, what it runs, how it is tuned, how large it is.
+
+    Returns:
+        ``{"where", "embedded", "postgres", "pgvector", "size_bytes", "settings": {name: value}}``
+    """
+    with open_database(settings) as database, database.connection() as connection:
+        version, size_bytes = connection.execute(
+            "SELECT current_setting('server_version'), pg_database_size(current_database())"
+        ).fetchone() or ("", 0)
+        tuned = connection.execute(
+            "SELECT name, current_setting(name) FROM pg_settings WHERE name = ANY(%s)"
+            " ORDER BY name",
+            [list(_TUNED)],
+        ).fetchall()
+        return {
+            "where": where(database.url),
+            "embedded": settings.database_url is None,
+            "postgres": version,
+            "pgvector": ".".join(map(str, database.pgvector_version)),
+            "size_bytes": size_bytes,
+            "settings": dict(tuned),
+        }
+
+
+def stop_database(settings: Settings, *, force: bool) -> dict[str, Any]:
+    """Stop the embedded server."""
+    return {"stopped": embedded_server(settings).stop(force=force)}
+
+
+def dagster_environment(settings: Settings) -> dict[str, str]:
+    """What a shell needs for `dagster dev`: databases started, every setting pinned."""
+    urls = database_urls(settings, start=True)
+    complete = settings.model_copy(update=urls)
+    with with_databases(complete) as final, open_database(final):
+        pass
+    return {
+        **complete.environment(),
+        "DAGSTER_HOME": str(prepare_dagster_home(settings.home)),
+    }

@@ -1,0 +1,246 @@
+"""The commands that index: `ingest` and `materialize`, and the progress they show."""
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from siglip_pipeline.errors import LaunchError, QueryError
+from siglip_pipeline.files.private_files import make_folders
+from siglip_pipeline.records import Stage
+from siglip_pipeline.services.state import running
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.stages.freshness import Wanted, out_of_date
+from siglip_pipeline.stages.status import PipelineStatus
+from siglip_pipeline.store.database import Database, open_database
+from siglip_pipeline.store.videos import VideoStore
+from siglip_pipeline.terminal import console
+from siglip_pipeline.terminal.progress import watch_until
+from siglip_pipeline.uploads.ingest import Ingested, bring_in
+from siglip_pipeline.uploads.names import shown, unusable
+from siglip_pipeline.uploads.upload_store import UploadStore, is_in_part
+
+LEFT_TO_AUTOMATION = Stage.SIMILARITY
+"""A Dagster that runs brings it up to date by itself: nobody waits for it who did not ask."""
+
+
+def ingest_videos(
+    settings: Settings, paths: Sequence[Path], *, wait: bool, replace: bool, quiet: bool
+) -> dict[str, Any]:
+    """Copy files into the uploads; with ``wait``, see them through.
+
+    Returns:
+        ``{"ingested": [...], "skipped": [{"source", "reason"}], "indexed": [...], "failed":
+        [{"video", "stage", "reason"}]}``
+    """
+    if (folder := settings.uploads.folder) is not None:
+        make_folders(folder / (settings.part or ""))
+    uploads = UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
+    outcomes = []
+    for outcome in bring_in(paths, uploads, part=settings.part, replace=replace):
+        outcomes.append(outcome)
+        if not quiet:
+            console.err.print(f"{outcome.outcome:>9}  {shown(outcome.video)}")
+    videos = sorted({outcome.video for outcome in outcomes if outcome.is_upload})
+    document: dict[str, Any] = {
+        "ingested": videos,
+        "skipped": [
+            {"source": outcome.source, "reason": _skip_reason(outcome)}
+            for outcome in outcomes
+            if not outcome.is_upload
+        ],
+        "indexed": [],
+        "failed": [],
+    }
+    if not quiet:
+        for skipped in document["skipped"]:
+            source = shown(skipped["source"])
+            console.err.print(f"skipped {source}: {skipped['reason']}", style="yellow")
+    if wait and videos:
+        if running(settings.home) is None:
+            document.update(_index_here(settings, videos, quiet=quiet))
+        else:
+            document.update(_wait_for_services(settings, videos, quiet=quiet))
+    elif videos and not quiet and running(settings.home) is None:
+        console.err.print("`siglip-pipeline up` indexes them; or run this again with --wait.")
+    return document
+
+
+def materialize_uploads(
+    settings: Settings,
+    videos: Sequence[str],
+    *,
+    all_missing: bool,
+    failed: bool,
+    stale: bool,
+    assets: Sequence[str],
+    force: bool,
+    wait: bool,
+    dagster_url: str | None,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Index the chosen uploads: through a running Dagster, or in this process if there is none.
+
+    Returns:
+        ``{"videos": [...], "indexed": [...], "failed": [{"video", "stage", "reason"}]}``
+
+    Raises:
+        QueryError: nothing was chosen, or an asset is unknown.
+        LaunchError: no Dagster answers, or there is none that would go on without us.
+        RunFailedError: a run failed for another reason than single videos.
+    """
+    unknown = set(assets) - set(Stage)
+    if unknown:
+        raise QueryError(f"no such asset: {', '.join(sorted(unknown))}; one of {', '.join(Stage)}")
+    if not (videos or all_missing or failed or stale):
+        raise QueryError("name uploads, or use --all-missing, --failed or --stale")
+    uploads = UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
+    for video in videos:
+        uploads.check_name(video)  # before anything is started for it
+    other = running(settings.home)
+    url = dagster_url or (other.dagster_url if other else None)
+    if url is None and not wait:
+        raise LaunchError(
+            "--no-wait needs a running Dagster that goes on: start `siglip-pipeline up`, or name "
+            "one with --dagster-url"
+        )
+    chosen = set(videos)
+    with open_database(settings) as database:
+        known = VideoStore(database).states()
+        states = {path: s for path, s in known.items() if is_in_part(path, settings.part)}
+        if stale:
+            chosen |= states.keys() & set(
+                out_of_date(database, Wanted.from_settings(settings)).videos
+            )
+    if all_missing:
+        chosen |= {
+            u.path for u in uploads.list() if states.get(u.path) not in ("indexed", "failed")
+        }
+    if failed:
+        chosen |= {path for path, state in states.items() if state == "failed"}
+    document: dict[str, Any] = {"videos": sorted(chosen), "indexed": [], "failed": []}
+    wanted = [stage for stage in Stage if stage in (assets or Stage)]
+    if not chosen:
+        return document
+    if url is None:
+        outcome = _index_here(settings, sorted(chosen), assets=wanted, force=force, quiet=quiet)
+    else:
+        if not assets:
+            wanted.remove(LEFT_TO_AUTOMATION)
+        outcome = _index_through_dagster(
+            url, settings, sorted(chosen), assets=wanted, force=force, wait=wait, quiet=quiet
+        )
+    return document | outcome
+
+
+def _index_here(
+    settings: Settings,
+    videos: Sequence[str],
+    *,
+    assets: Sequence[Stage] = tuple(Stage),
+    force: bool = False,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Do the work in this process; say what became of the videos."""
+    # Dagster takes a second to import; searching and status do without it.
+    from siglip_pipeline.runs.in_process import materialize_videos
+    from siglip_pipeline.services.home import pipeline_environment
+
+    with pipeline_environment(settings) as complete, open_database(complete) as database:
+        work = _InBackground(
+            lambda: materialize_videos(complete, videos, assets=assets, force=force)
+        )
+        watch_until(database, complete, len(videos), work.is_done, quiet=quiet)
+        work.finish()
+        return _outcome(database, videos)
+
+
+def _index_through_dagster(
+    url: str,
+    settings: Settings,
+    videos: Sequence[str],
+    *,
+    assets: Sequence[str],
+    force: bool,
+    wait: bool,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Have a running Dagster do the work; say what became of the videos, if waited for."""
+    from siglip_pipeline.runs.dagster_api import DagsterApi
+    from siglip_pipeline.runs.remote import see_through, start_backfills
+
+    api = DagsterApi(url, part=settings.part, api_key=settings.api_key)
+    steps = start_backfills(api, settings, videos, assets=assets, force=force)
+    if not wait:
+        # What one backfill leaves to the next, the automation does: the index, for one.
+        backfills = [api.backfill_url(step()) for step in steps]
+        if not quiet:
+            for address in backfills:
+                console.err.print(f"started {address}")
+        return {"backfills": backfills}
+    with open_database(settings) as database:
+        work = _InBackground(lambda: see_through(api, steps, assets=assets))
+        watch_until(database, settings, len(videos), work.is_done, quiet=quiet)
+        work.finish()
+        return _outcome(database, videos)
+
+
+def _wait_for_services(settings: Settings, videos: Sequence[str], *, quiet: bool) -> dict[str, Any]:
+    """Wait until the services that run here have indexed the videos; say what became of them."""
+    with open_database(settings) as database:
+        watch_until(
+            database, settings, len(videos), lambda _: _settled(database, videos), quiet=quiet
+        )
+        return _outcome(database, videos)
+
+
+class _InBackground:
+    """Runs a function in a thread; its exception is raised by :meth:`finish`."""
+
+    def __init__(self, function: Callable[[], object]) -> None:
+        self._error: BaseException | None = None
+
+        def run() -> None:
+            try:
+                function()
+            except BaseException as error:
+                self._error = error
+
+        self._thread = threading.Thread(target=run, name="materialize", daemon=True)
+        self._thread.start()
+
+    def is_done(self, status: PipelineStatus) -> bool:
+        return not self._thread.is_alive()
+
+    def finish(self) -> None:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+
+def _settled(database: Database, videos: Sequence[str]) -> bool:
+    rows = VideoStore(database).named(videos)
+    return len(rows) == len(set(videos)) and all(row.state in ("indexed", "failed") for row in rows)
+
+
+def _outcome(database: Database, videos: Sequence[str]) -> dict[str, Any]:
+    chosen = VideoStore(database).named(videos)
+    return {
+        "indexed": [row.video for row in chosen if row.state == "indexed"],
+        "failed": [
+            {"video": row.video, "stage": row.stage, "reason": row.reason}
+            for row in chosen
+            if row.state == "failed"
+        ],
+    }
+
+
+def _skip_reason(outcome: Ingested) -> str:
+    if outcome.outcome == "missing":
+        return "no such file or folder"
+    if outcome.outcome == "refused":
+        return unusable(outcome.video) or (
+            "its path leads out of the folder that was named or out of UPLOADS, or something that "
+            "is no file is there; put the file itself there"
+        )
+    return f"another file is at {outcome.video} already; --replace overwrites it"

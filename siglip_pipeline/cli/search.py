@@ -1,0 +1,352 @@
+"""The commands `search`, `labels` and `duplicates`; `cli/main.py` adds them to the others."""
+
+import json
+import urllib.request
+import webbrowser
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+import typer
+
+from siglip_pipeline.cli.common import Json, load_settings
+from siglip_pipeline.errors import LaunchError, NothingIndexedError
+from siglip_pipeline.hits import Hit
+from siglip_pipeline.search import (
+    ImageTerm,
+    LabelReport,
+    MomentTerm,
+    QueryTerm,
+    SearchFilter,
+    SearchOptions,
+    SearchResult,
+    SearchService,
+    parse_moment,
+    parse_query,
+)
+from siglip_pipeline.search.export import Exported, export_hits
+from siglip_pipeline.services.binding import url_host
+from siglip_pipeline.services.ports import key_headers
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.siglip.label_prompts import PROMPT_TEMPLATE
+from siglip_pipeline.similarity.similar_videos import SharedSegment, VideoSimilarityStore
+from siglip_pipeline.store.database import open_database
+from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.terminal import console
+from siglip_pipeline.text.json_form import Given, to_json
+from siglip_pipeline.text.timecode import timecode
+from siglip_pipeline.uploads.names import shown
+from siglip_pipeline.uploads.upload_store import UploadStore
+from siglip_pipeline.video.decode_options import DecodeOptions
+from siglip_pipeline.video.frame_store import FrameStore
+
+Time = datetime | None
+FromSeconds = Annotated[
+    float | None, typer.Option("--from", help="Only from this second of a video on.")
+]
+ToSeconds = Annotated[
+    float | None, typer.Option("--to", help="Only before this second of a video.")
+]
+_PAGE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchDocument(SearchResult):
+    """What ``search --json`` prints."""
+
+    exported: Given[tuple[Exported, ...]] = None
+    opened: Given[str] = None
+    """Address of the hit that was opened."""
+
+
+def search(
+    text: Annotated[
+        str | None,
+        typer.Argument(
+            help='What to look for, as in a caption; or a mix: \'+"snow" -"people"^0.5\'.'
+        ),
+    ] = None,
+    image: Annotated[Path | None, typer.Option(help="Look for what a picture shows.")] = None,
+    like: Annotated[
+        str | None, typer.Option(help="VIDEO@SECONDS: look for what that moment shows.")
+    ] = None,
+    clip: Annotated[
+        Path | None, typer.Option(help="Look for what a short video file shows.")
+    ] = None,
+    k: Annotated[int, typer.Option("--k", "-k", help="How many moments at the most.")] = 10,
+    video: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these videos: path or glob, * within a folder, ** across."),
+    ] = None,
+    from_seconds: FromSeconds = None,
+    to_seconds: ToSeconds = None,
+    since: Annotated[Time, typer.Option(help="Only uploads since this time, UTC.")] = None,
+    until: Annotated[Time, typer.Option(help="Only uploads before this time, UTC.")] = None,
+    min_probability: Annotated[
+        float | None,
+        typer.Option(help="Hide what is less probable. Default: SIGLIP_SEARCH_MIN_PROBABILITY."),
+    ] = None,
+    per_video: Annotated[
+        int | None, typer.Option(help="At most so many moments of one video.")
+    ] = None,
+    open_: Annotated[
+        bool,
+        typer.Option(
+            "--open", help="Open the best hit in the search page of a running `up` or `serve`."
+        ),
+    ] = False,
+    export: Annotated[
+        Path | None, typer.Option(help="Write a thumbnail of each hit to this folder.")
+    ] = None,
+    clips: Annotated[
+        bool, typer.Option("--clips", help="With --export: the moments as MP4, not thumbnails.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Find moments by text, picture, another moment, a clip, or several of these at once.
+
+    TEXT, --image and --like together make one query of equal parts.
+
+    Exits 1 when a hit could not be exported, 2 when the search could not be made. Nothing found is
+    no error.
+    """
+    settings = load_settings()
+    if clips and export is None:
+        raise typer.BadParameter("--clips needs --export FOLDER")
+    filter = SearchFilter(
+        videos=tuple(video) if video else None,
+        from_seconds=from_seconds,
+        to_seconds=to_seconds,
+        uploaded_since=since,
+        uploaded_until=until,
+        min_probability=min_probability,
+        max_per_video=per_video,
+    )
+    terms = _terms(text, image, like)
+    if (clip is not None) == bool(terms):
+        raise typer.BadParameter(
+            "give TEXT, --image FILE, --like VIDEO@SECONDS or several of them, or --clip FILE"
+        )
+    with open_database(settings) as database:
+        service = SearchService(database, SearchOptions.from_settings(settings))
+        if clip is not None:
+            result = service.by_clip(clip, k=k, filter=filter)
+        else:
+            result = service.by_mix(terms, k=k, filter=filter)
+    document = SearchDocument(
+        query=result.query,
+        model=result.model,
+        hits=result.hits,
+        exported=_export(result, export, settings, clips=clips),
+        opened=_open(result, settings) if open_ and result.hits else None,
+    )
+    if json_:
+        console.print_json(document)
+    else:
+        _show(document, title=text or f"like {clip or image or like}")
+    failed = any(file.path is None for file in document.exported or ())
+    raise typer.Exit(1 if failed else 0)
+
+
+def labels(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[VIDEO] LABEL...",
+            help="A video (path or glob below SIGLIP_UPLOADS), then the labels; with --all labels "
+            "alone. A label is a noun: 'a red car'.",
+        ),
+    ],
+    every: Annotated[bool, typer.Option("--all", help="Judge all videos.")] = False,
+    sure: Annotated[
+        float | None,
+        typer.Option(help="Probability from which a frame has a label. Default: 0.5."),
+    ] = None,
+    from_seconds: FromSeconds = None,
+    to_seconds: ToSeconds = None,
+    template: Annotated[
+        str, typer.Option(help="The sentence that is compared with the frames.")
+    ] = PROMPT_TEMPLATE,
+    json_: Json = False,
+) -> None:
+    """Say which of the given labels fit a video, or all videos: zero-shot, frame by frame.
+
+    Each label is judged by itself, so that several may fit, or none. Text that begins with a dash
+    follows a --.
+    """
+    settings = load_settings()
+    videos = None if every else words[:1]
+    names = words if every else words[1:]
+    if not names:
+        raise typer.BadParameter("give a VIDEO and at least one LABEL, or --all and labels")
+    limits = SearchFilter(from_seconds=from_seconds, to_seconds=to_seconds, min_probability=sure)
+    with open_database(settings) as database:
+        report = SearchService(database, SearchOptions.from_settings(settings)).label(
+            names, videos=videos, filter=limits, template=template
+        )
+    if json_:
+        console.print_json(report)
+    elif report.videos:
+        console.out.print(labels_table(report))
+    else:
+        console.out.print("Nothing to judge: these videos have no vectors yet.")
+
+
+def duplicates(
+    video: Annotated[
+        str | None, typer.Argument(help="Only what this video shares: path below SIGLIP_UPLOADS.")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--segments", help="Also stretches that make no copy: intros, quotes.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """List videos that are copies of each other, wholly or in part.
+
+    As the asset `video_similarity` found them last.
+    """
+    with open_database(load_settings()) as database:
+        if ModelStore(database).active() is None:
+            raise NothingIndexedError(
+                "nothing is indexed yet; run `siglip-pipeline up`, or `siglip-pipeline ingest "
+                "FILE... --wait`, then materialize video_similarity"
+            )
+        segments = VideoSimilarityStore(database).segments(video=video, duplicates_only=not every)
+    if json_:
+        console.print_json({"segments": [to_json(segment) for segment in segments]})
+    elif segments:
+        console.out.print(duplicates_table(segments))
+    else:
+        console.out.print("No copies are known. The asset video_similarity looks for them.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command()(search)
+    app.command()(labels)
+    app.command()(duplicates)
+
+
+def page_address(settings: Settings, hit: Hit) -> str:
+    """Where the search page of a running `up` or `serve` shows a hit.
+
+    Raises:
+        LaunchError: neither runs here, or not over this collection.
+    """
+    from siglip_pipeline.services.state import running
+
+    up = running(settings.home)
+    page = up.page_url if up else f"http://{url_host(settings.host)}:{settings.page_port}"
+    if not up and not _shows(page, settings, hit):
+        raise LaunchError(
+            f"no `siglip-pipeline up` runs in SIGLIP_HOME={settings.home}, and no `siglip-pipeline "
+            f"serve` of this collection at {page}: start one of them to open hits"
+        )
+    return f"{page}/videos/{hit.video_id}?{urlencode({'t': f'{hit.time_seconds:g}'})}"
+
+
+def _shows(page: str, settings: Settings, hit: Hit) -> bool:
+    """Whether a service answers there that knows the hit's video by the same id."""
+    request = urllib.request.Request(
+        f"{page}/api/videos/{hit.video_id}", headers=key_headers(settings.api_key)
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=_PAGE_SECONDS) as answer:
+            return bool(json.load(answer)["video"] == hit.video)
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def labels_table(report: LabelReport) -> Any:
+    """A row for each video and label, the labels of a video by probability."""
+    from rich.table import Table
+
+    table = Table()
+    for column in ("video", "label", "probability", "frames", "best at"):
+        table.add_column(column, justify="left" if column in ("video", "label") else "right")
+    for video in report.videos:
+        for place, label in enumerate(video.labels):
+            last = place == len(video.labels) - 1
+            table.add_row(
+                "" if place else video.video,
+                label.label,
+                f"{label.probability:.1%}",
+                f"{label.share:.0%}",
+                timecode(label.time_seconds),
+                end_section=last,
+            )
+    if len(report.videos) > 1:
+        for name, share in report.labels.items():
+            table.add_row("all", name, "", f"{share:.0%}", "")
+    return table
+
+
+def duplicates_table(segments: list[SharedSegment]) -> Any:
+    """Shared stretches as rows."""
+    from rich.table import Table
+
+    table = Table()
+    for column in ("video", "part", "is in", "part", "speed", "covered", ""):
+        table.add_column(column, justify="right" if column in ("speed", "covered") else "left")
+    for s in segments:
+        table.add_row(
+            shown(s.video_a),
+            f"{timecode(s.start_a_seconds)} – {timecode(s.end_a_seconds)}",
+            shown(s.video_b),
+            f"{timecode(s.start_b_seconds)} – {timecode(s.end_b_seconds)}",
+            f"{s.speed:.2f}",
+            f"{s.covered:.0%}",
+            "copy" if s.duplicate else "",
+        )
+    return table
+
+
+def _terms(text: str | None, image: Path | None, like: str | None) -> list[QueryTerm]:
+    terms: list[QueryTerm] = []
+    if text is not None:
+        terms += parse_query(text)
+    if image is not None:
+        terms.append(ImageTerm(image))
+    if like is not None:
+        terms.append(MomentTerm(*parse_moment(like)))
+    return terms
+
+
+def _export(
+    result: SearchResult, folder: Path | None, settings: Settings, *, clips: bool
+) -> tuple[Exported, ...] | None:
+    if folder is None:
+        return None
+    exported = export_hits(
+        result.hits,
+        folder,
+        frames=FrameStore(settings.frame_store_url),
+        uploads=UploadStore(settings.uploads, settle_seconds=0),
+        clips=clips,
+        decode=DecodeOptions.from_settings(settings),
+    )
+    return tuple(exported)
+
+
+def _open(result: SearchResult, settings: Settings) -> str:
+    """Show the best hit in the browser; its address."""
+    address = page_address(settings, result.hits[0])
+    if not webbrowser.open(address):
+        raise LaunchError(f"no browser could be started; the hit is at {address}")
+    return address
+
+
+def _show(document: SearchDocument, *, title: str) -> None:
+    if document.hits:
+        console.out.print(console.hits_table(title, document.hits))
+    else:
+        console.out.print("Nothing here: no moment passes the filters and is probable enough.")
+    for file in document.exported or ():
+        if file.path is None:
+            console.err.print(f"not exported: {file.reason}", style="yellow")
+        else:
+            console.err.print(f"wrote {file.path}")
+    if document.opened:
+        console.err.print(f"opened {document.opened}")

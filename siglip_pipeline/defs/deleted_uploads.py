@@ -1,0 +1,60 @@
+"""The sensor that forgets videos whose uploads were deleted."""
+
+from datetime import timedelta
+
+import dagster as dg
+
+from siglip_pipeline.defs.in_flight import partitions_in_flight
+from siglip_pipeline.defs.partitions import (
+    PART,
+    VIDEOS_PARTITIONS_NAME,
+    partition_key,
+    videos_partitions,
+)
+from siglip_pipeline.defs.resources import DatabaseResource, FrameStoreResource
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.stages.removal import forget_video
+from siglip_pipeline.store.announced import AnnouncedUploads
+
+VIDEOS_PER_TICK = 500
+
+
+@dg.sensor(
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description=(
+        "Forgets videos whose uploads have been gone for `SIGLIP_REMOVE_GRACE_HOURS`: partition, "
+        "frames and vectors. Leaves alone what a run is working on. Off with "
+        "`SIGLIP_REMOVE_DELETED=false`."
+    ),
+)
+def deleted_uploads(
+    context: dg.SensorEvaluationContext,
+    frame_store: FrameStoreResource,
+    database: DatabaseResource,
+) -> dg.SensorResult | dg.SkipReason:
+    """Remove partitions, frames and vectors of uploads that are gone for good."""
+    settings = Settings.load()
+    if not settings.remove_deleted:
+        return dg.SkipReason("SIGLIP_REMOVE_DELETED is off")
+    with database.open() as db:
+        grace = timedelta(hours=settings.remove_grace_hours)
+        gone = AnnouncedUploads(db).missing_for(grace, part=PART)
+        if not gone:
+            return dg.SkipReason("no upload is gone for long enough")
+        existing = context.instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)
+        # A run whose range ends on a key that is gone cannot start.
+        busy = partitions_in_flight(context.instance, existing)
+        if busy is None:
+            return dg.SkipReason(f"{len(gone)} videos to forget, once the backfill has ended")
+        free = [video for video in gone if partition_key(video) not in busy][:VIDEOS_PER_TICK]
+        if not free:
+            return dg.SkipReason(f"{len(gone)} videos to forget, once their runs have ended")
+        frames = frame_store.store()
+        for video in free:
+            forget_video(db, frames, video)
+            context.log.info(f"{video}: forgotten, its upload is gone")
+    keys = [partition_key(video) for video in free]
+    return dg.SensorResult(
+        dynamic_partitions_requests=[videos_partitions.build_delete_request(keys)]
+    )

@@ -1,0 +1,70 @@
+"""The asset `video_similarity`: which videos are copies of each other, or share a stretch."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import dagster as dg
+
+from siglip_pipeline.defs.assets import INDEX_CONDITION, OWNERS, frame_embeddings
+from siglip_pipeline.defs.outcomes import retrying_what_heals
+from siglip_pipeline.defs.partitions import GROUP, KEY_PREFIX
+from siglip_pipeline.defs.resources import DatabaseResource, SiglipResource
+from siglip_pipeline.similarity.compare import compare_videos
+from siglip_pipeline.similarity.similar_videos import SharedSegment, VideoSimilarityStore
+from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.text.timecode import timecode
+
+SEGMENTS_SHOWN = 100
+
+
+@dg.asset(
+    key_prefix=KEY_PREFIX,
+    deps=[frame_embeddings],
+    automation_condition=INDEX_CONDITION,
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"postgres"},
+)
+def video_similarity(
+    context: dg.AssetExecutionContext, database: DatabaseResource, siglip: SiglipResource
+) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster looks for the bare class
+    """Videos that are copies of each other, and stretches that two videos share.
+
+    Frames of all videos are matched, and the matches aligned in time, so that re-encoded, scaled,
+    cut and sped-up copies are found, and a black opening or an intro that many videos have is not
+    taken for a copy. `siglip-pipeline duplicates` lists what was found.
+    """
+    with retrying_what_heals(context), database.open() as db:
+        model_id = ModelStore(db).register(siglip.spec())
+        report = compare_videos(db, model_id, progress=context.log.info)
+        segments = VideoSimilarityStore(db).segments(model_id=model_id, limit=SEGMENTS_SHOWN)
+    metadata: dict[str, Any] = {
+        "videos": report.videos,
+        "frames": report.frames,
+        "videos_compared_now": report.changed,
+        "pairs_compared": report.pairs_compared,
+        "duplicates": report.duplicates,
+        "shared_segments": report.segments,
+        "seconds": report.seconds,
+        "model": report.model,
+    }
+    if segments:
+        metadata["segments"] = dg.MetadataValue.table(list(_records(segments)))
+    return dg.MaterializeResult(metadata=metadata)
+
+
+def _records(segments: Iterable[SharedSegment]) -> Iterable[dg.TableRecord]:
+    for s in segments:
+        yield dg.TableRecord(
+            {
+                "duplicate": s.duplicate,
+                "video_a": s.video_a,
+                "part_a": f"{timecode(s.start_a_seconds)} – {timecode(s.end_a_seconds)}",
+                "video_b": s.video_b,
+                "part_b": f"{timecode(s.start_b_seconds)} – {timecode(s.end_b_seconds)}",
+                "speed": round(s.speed, 2),
+                "covered": round(s.covered, 3),
+                "score": round(s.score, 4),
+                "evidence": round(s.evidence, 1),
+            }
+        )

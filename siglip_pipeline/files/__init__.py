@@ -1,0 +1,4 @@
+"""Files of this machine: opened beneath a folder, private to one user, or kept short.
+
+Imports errors alone.
+"""

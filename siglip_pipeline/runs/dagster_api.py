@@ -1,0 +1,194 @@
+"""Asks a running Dagster, over GraphQL, to materialize videos: the calls that its own UI makes."""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from siglip_pipeline.errors import LaunchError, RunFailedError
+from siglip_pipeline.records import Stage
+from siglip_pipeline.services.ports import key_headers
+from siglip_pipeline.text.secret import Secret, SecretUrl
+
+_TIMEOUT_SECONDS: Final = 60
+
+FINISHED: Final = frozenset(
+    {"COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED"}
+)
+"""States of a backfill that has ended, whatever became of it."""
+
+_REPOSITORIES: Final = """
+query { repositoriesOrError {
+  ... on RepositoryConnection { nodes { name location { name } assetNodes { assetKey { path } } } }
+  ... on PythonError { message } } }
+"""
+
+_ADD_PARTITION: Final = """
+mutation($repository: RepositorySelector!, $set: String!, $key: String!) {
+  addDynamicPartition(repositorySelector: $repository, partitionsDefName: $set, partitionKey: $key)
+  { __typename ... on UnauthorizedError { message } ... on PythonError { message } } }
+"""
+
+_LAUNCH_BACKFILL: Final = """
+mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
+  __typename ... on LaunchBackfillSuccess { backfillId }
+  ... on PythonError { message } ... on PartitionKeysNotFoundError { message }
+  ... on UnauthorizedError { message } ... on InvalidSubsetError { message } } }
+"""
+
+_BACKFILL: Final = """
+query($id: String!) { partitionBackfillOrError(backfillId: $id) { __typename
+  ... on PartitionBackfill { status error { message } }
+  ... on BackfillNotFoundError { message } ... on PythonError { message } } }
+"""
+
+_LAUNCH_JOB: Final = """
+mutation($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
+  __typename ... on LaunchRunSuccess { run { runId } }
+  ... on PythonError { message } ... on UnauthorizedError { message } } }
+"""
+
+_RUN: Final = """
+query($id: ID!) { runOrError(runId: $id) { __typename
+  ... on Run { status } ... on RunNotFoundError { message } ... on PythonError { message } } }
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Repository:
+    name: str
+    location: str
+
+
+class DagsterApi:
+    """A running Dagster webserver.
+
+    Args:
+        url: where its UI is, such as ``http://127.0.0.1:3000``.
+        part: the part of the collection whose assets are meant, as in ``SIGLIP_PART``.
+        api_key: what `up` asks for where it is set, as in ``SIGLIP_API_KEY``.
+
+    Raises:
+        LaunchError: nobody answers there, or the pipeline is not loaded there.
+    """
+
+    def __init__(self, url: str, *, part: str | None = None, api_key: Secret | None = None) -> None:
+        self._url = SecretUrl(url.rstrip("/"))
+        self._headers = {"Content-Type": "application/json", **key_headers(api_key)}
+        self._prefix = part.split("/") if part else []
+        self._repository = self._find_repository(self._path(Stage.FRAMES))
+
+    def backfill_url(self, backfill_id: str) -> str:
+        """The page that shows a backfill."""
+        return f"{self._url}/runs/b/{backfill_id}"
+
+    def add_partitions(self, partitions_def: str, keys: Sequence[str]) -> None:
+        """Add dynamic partitions, in this order; those that are there stay."""
+        repository = {
+            "repositoryName": self._repository.name,
+            "repositoryLocationName": self._repository.location,
+        }
+        for key in keys:
+            variables = {"repository": repository, "set": partitions_def, "key": key}
+            answer = self._ask(_ADD_PARTITION, variables)["addDynamicPartition"]
+            if answer["__typename"] not in (
+                "AddDynamicPartitionSuccess",
+                "DuplicateDynamicPartitionError",
+            ):
+                raise LaunchError(f"{self._url} refused the partition {key!r}: {_why(answer)}")
+
+    def launch_backfill(
+        self, assets: Sequence[str], keys: Sequence[str], *, config: Mapping[str, Any] | None = None
+    ) -> str:
+        """Start a backfill of some assets over some partitions; gives its id."""
+        params: dict[str, Any] = {
+            "assetSelection": [{"path": self._path(asset)} for asset in assets],
+            "partitionNames": list(keys),
+            "title": "siglip-pipeline materialize",
+        }
+        if config:
+            params["runConfigData"] = dict(config)
+        answer = self._ask(_LAUNCH_BACKFILL, {"params": params})["launchPartitionBackfill"]
+        if answer["__typename"] != "LaunchBackfillSuccess":
+            raise LaunchError(f"{self._url} did not start the backfill: {_why(answer)}")
+        return str(answer["backfillId"])
+
+    def backfill_status(self, backfill_id: str) -> str:
+        """``REQUESTED``, ``COMPLETED_SUCCESS``, …; :data:`FINISHED` holds those that are final.
+
+        Raises:
+            RunFailedError: the backfill itself broke, which no video is to blame for.
+        """
+        answer = self._ask(_BACKFILL, {"id": backfill_id})["partitionBackfillOrError"]
+        if answer["__typename"] != "PartitionBackfill":
+            raise RunFailedError(f"backfill {backfill_id}: {_why(answer)}")
+        if answer["status"] == "FAILED":
+            error = answer["error"] or {"message": "no reason was given"}
+            raise RunFailedError(
+                f"backfill {backfill_id} broke: {error['message'].strip()} "
+                f"({self.backfill_url(backfill_id)})"
+            )
+        return str(answer["status"])
+
+    def launch_job(self, job: str) -> str:
+        """Start a job without partitions; gives the run's id."""
+        selector = {
+            "repositoryName": self._repository.name,
+            "repositoryLocationName": self._repository.location,
+            "jobName": job,
+        }
+        params = {"selector": selector, "mode": "default"}
+        answer = self._ask(_LAUNCH_JOB, {"params": params})["launchPipelineExecution"]
+        if answer["__typename"] != "LaunchRunSuccess":
+            raise LaunchError(f"{self._url} did not start {job}: {_why(answer)}")
+        return str(answer["run"]["runId"])
+
+    def run_status(self, run_id: str) -> str:
+        """``QUEUED``, ``STARTED``, ``SUCCESS``, ``FAILURE``, …"""
+        answer = self._ask(_RUN, {"id": run_id})["runOrError"]
+        if answer["__typename"] != "Run":
+            raise RunFailedError(f"run {run_id}: {_why(answer)}")
+        return str(answer["status"])
+
+    def _path(self, asset: str) -> list[str]:
+        return [*self._prefix, asset]
+
+    def _find_repository(self, asset: list[str]) -> _Repository:
+        answer = self._ask(_REPOSITORIES, {})["repositoriesOrError"]
+        for node in answer.get("nodes", []):
+            if any(found["assetKey"]["path"] == asset for found in node["assetNodes"]):
+                return _Repository(node["name"], node["location"]["name"])
+        raise LaunchError(
+            f"Dagster at {self._url} has not loaded {'/'.join(asset)} of siglip_pipeline: start it "
+            f"with its workspace.yaml, or look at {self._url}/locations for the reason"
+        )
+
+    def _ask(self, query: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+        request = urllib.request.Request(
+            f"{self._url.reveal()}/graphql",
+            data=json.dumps({"query": query, "variables": variables}).encode(),
+            headers=self._headers,
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
+                answer = json.load(response)
+        except urllib.error.HTTPError as error:
+            detail = error.read(500).decode(errors="replace")
+            raise LaunchError(
+                f"{self._url}/graphql answered {error.code}: {detail}"
+            ) from self._url.masked_error(error)
+        except (OSError, ValueError) as error:
+            raise LaunchError(
+                f"no Dagster answers at {self._url} ({self._url.masked(error)}); start one with "
+                "`siglip-pipeline up`, or leave out --dagster-url to do the work in this process"
+            ) from self._url.masked_error(error)
+        if answer.get("errors"):
+            raise LaunchError(f"{self._url}/graphql: {answer['errors'][0]['message']}")
+        data: dict[str, Any] = answer["data"]
+        return data
+
+
+def _why(answer: Mapping[str, Any]) -> str:
+    return str(answer.get("message") or answer["__typename"]).strip()

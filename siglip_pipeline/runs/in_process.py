@@ -1,0 +1,179 @@
+"""Materialize videos from this process, without a webserver or daemon.
+
+The runs are real ones: they are recorded in the same Dagster instance, appear in its UI, and
+behave as they would under the daemon.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import dagster as dg
+import psycopg2
+import sqlalchemy.exc
+from dagster_postgres.utils import DagsterPostgresException
+
+from siglip_pipeline.definitions import defs
+from siglip_pipeline.defs.announcements import report_uploads
+from siglip_pipeline.defs.assets import frame_embeddings, similarity_index, video_frames
+from siglip_pipeline.defs.internals import held_connections
+from siglip_pipeline.defs.partitions import (
+    RANGE_END_TAG,
+    RANGE_START_TAG,
+    VIDEOS_PARTITIONS_NAME,
+    contiguous_ranges,
+    partition_key,
+)
+from siglip_pipeline.defs.video_similarity import video_similarity
+from siglip_pipeline.errors import (
+    DatabaseFullError,
+    DatabaseUnavailableError,
+    RunFailedError,
+    UploadNotFoundError,
+)
+from siglip_pipeline.records import Stage
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.store.announced import AnnouncedUploads
+from siglip_pipeline.store.database import open_database
+from siglip_pipeline.text.secret import SecretUrl
+from siglip_pipeline.uploads.upload_store import UploadStore
+
+PER_VIDEO = (video_frames, frame_embeddings)
+OF_ALL_VIDEOS = (similarity_index, video_similarity)
+
+
+def materialize_videos(
+    settings: Settings,
+    videos: Sequence[str],
+    *,
+    assets: Sequence[Stage] = tuple(Stage),
+    force: bool = False,
+) -> bool:
+    """Run some stages for some uploads, here.
+
+    Args:
+        settings: with both database URLs set, as
+            :func:`~siglip_pipeline.services.home.pipeline_environment` yields them.
+        videos: paths below UPLOADS.
+        assets: names of those to run.
+        force: do the work even where the result is current.
+
+    Returns:
+        Whether every run succeeded; failures of single videos are in the database.
+
+    Raises:
+        UploadNotFoundError: a path is not below UPLOADS.
+        RunFailedError: a run failed for another reason than single videos.
+        DatabaseUnavailableError: Dagster's own storage was lost on the way.
+        DatabaseFullError: Dagster's own storage has no room left.
+    """
+    with (
+        _translated_storage_errors(settings.dagster_postgres_url or SecretUrl("")),
+        dg.DagsterInstance.get() as instance,
+        held_connections(instance),
+    ):
+        _register(instance, settings, videos)
+        ok = True
+        for asset in PER_VIDEO:
+            if asset.key.path[-1] not in assets:
+                continue
+            keys = [partition_key(video) for video in videos]
+            done = _materialized(instance, video_frames.key, keys)
+            wanted = keys if asset is video_frames else [key for key in keys if key in done]
+            ok &= _run_ranges(instance, asset.key, wanted, force=force)
+        for asset in OF_ALL_VIDEOS:
+            if asset.key.path[-1] in assets:
+                ok &= _run(instance, asset.key, {}, {})
+        return ok
+
+
+@contextmanager
+def _translated_storage_errors(url: SecretUrl) -> Iterator[None]:
+    """Say plainly that Dagster lost its storage: a run cannot record what it did, and ends."""
+    try:
+        yield
+    except (psycopg2.Error, sqlalchemy.exc.SQLAlchemyError, DagsterPostgresException) as error:
+        causes = [error, *_causes(error)]
+        text = url.masked(causes[-1]).strip()
+        if any(isinstance(cause, psycopg2.errors.DiskFull) for cause in causes):
+            raise DatabaseFullError(
+                f"Dagster's storage has no room left: {text}; free some on the server's disk, and "
+                "run this again"
+            ) from url.masked_error(error)
+        raise DatabaseUnavailableError(
+            f"Dagster's storage was lost during the run: {text}; run this again, what is done is "
+            "not done again"
+        ) from url.masked_error(error)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    while (cause := error.__cause__ or error.__context__) is not None:
+        yield cause
+        error = cause
+
+
+def _register(instance: dg.DagsterInstance, settings: Settings, videos: Sequence[str]) -> None:
+    """Do what the sensor does: a partition and an event for every upload."""
+    store = UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
+    uploads = [store.get(video) for video in videos]
+    if not uploads:
+        raise UploadNotFoundError(f"no uploads were named; put videos below {settings.uploads}")
+    instance.add_dynamic_partitions(
+        VIDEOS_PARTITIONS_NAME, [partition_key(upload.path) for upload in uploads]
+    )
+    report_uploads(instance, uploads)
+    with open_database(settings) as database:
+        AnnouncedUploads(database).register(uploads)
+
+
+def _materialized(
+    instance: dg.DagsterInstance, asset_key: dg.AssetKey, keys: Sequence[str]
+) -> set[str]:
+    return instance.get_materialized_partitions(asset_key) & set(keys)
+
+
+def _run_ranges(
+    instance: dg.DagsterInstance, asset_key: dg.AssetKey, keys: Sequence[str], *, force: bool
+) -> bool:
+    ok = True
+    existing = instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)
+    for first, last in contiguous_ranges(existing, keys):
+        tags = {RANGE_START_TAG: first, RANGE_END_TAG: last}
+        config = {asset_key.to_python_identifier(): {"config": {"force": force}}}
+        ok &= _run(instance, asset_key, tags, config)
+    return ok
+
+
+def _run(
+    instance: dg.DagsterInstance,
+    asset_key: dg.AssetKey,
+    tags: dict[str, str],
+    op_config: Mapping[str, object],
+) -> bool:
+    job = defs.resolve_implicit_global_asset_job_def()
+    result = job.execute_in_process(
+        instance=instance,
+        asset_selection=[asset_key],
+        tags=tags,
+        run_config={
+            "ops": dict(op_config),
+            # What concerns single videos is in the database; the rest is raised below.
+            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+        },
+        raise_on_error=False,
+    )
+    if not result.success:
+        _raise_unless_videos_failed(result, asset_key)
+    return bool(result.success)
+
+
+def _raise_unless_videos_failed(result: dg.ExecuteInProcessResult, asset_key: dg.AssetKey) -> None:
+    name = asset_key.to_user_string()
+    failure = result.failure_data_for_node(asset_key.to_python_identifier())
+    if failure is None:
+        raise RunFailedError(f"the run of {name} could not be started; run id {result.run_id}")
+    if failure.user_failure_data is not None:
+        return  # raised by PartitionOutcomes: each video has its reason
+    error = failure.error
+    cause = error.cause if error is not None and error.cause is not None else error
+    message = cause.message.strip() if cause is not None else "no reason was given"
+    raise RunFailedError(f"{name} failed: {message} (run {result.run_id} in the Dagster UI)")

@@ -1,0 +1,37 @@
+"""How searches run: which device embeds queries, and which hits are hidden."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from siglip_pipeline.siglip.model_options import ModelOptions
+from siglip_pipeline.video.decode_options import DecodeOptions
+
+if TYPE_CHECKING:
+    from siglip_pipeline.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOptions:
+    """The choices of a :class:`~siglip_pipeline.search.SearchService`."""
+
+    model: ModelOptions
+    """Device and dtype; which model embeds a query is decided by the index."""
+    decode: DecodeOptions = field(default_factory=DecodeOptions)
+    """How a clip that somebody searches with is decoded."""
+    picture_seconds: float = 5.0
+    """Decoding a picture that somebody searches with may take so long."""
+    min_probability: float = 0.0
+    """Hide hits that are less probable; 0 hides none."""
+    uploads: str = "SIGLIP_UPLOADS"
+    """Where uploads go, for the message that nothing is indexed yet."""
+
+    @classmethod
+    def from_settings(cls, settings: "Settings") -> "SearchOptions":
+        """Return the options that the environment asks for."""
+        return cls(
+            model=ModelOptions.from_settings(settings),
+            decode=DecodeOptions.from_settings(settings),
+            picture_seconds=settings.picture_seconds,
+            min_probability=settings.search_min_probability,
+            uploads=str(settings.uploads),
+        )

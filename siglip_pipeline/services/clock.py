@@ -1,0 +1,72 @@
+"""When somebody sets the clock back: Dagster's daemon must not wait until it has caught up.
+
+The daemon looks at a sensor when so many seconds have passed since the last look, and keeps that
+time in its database and in memory. Where it lies weeks ahead, nothing would be taken up for weeks.
+"""
+
+import time
+from pathlib import Path
+from typing import Final
+
+from siglip_pipeline.errors import DatabaseUnavailableError
+from siglip_pipeline.settings import Settings, process_environment
+from siglip_pipeline.text.secret import SecretUrl
+
+_SLACK_SECONDS: Final = 5.0
+"""What a time service corrects without anybody noticing."""
+
+
+class ClockWatch:
+    """Compares the clock that people set with the one that nobody does."""
+
+    def __init__(self) -> None:
+        self._highest = self._look()
+
+    def set_back_seconds(self) -> float:
+        """By how much the clock was set back since :meth:`heeded`; 0.0 when it was not."""
+        now = self._look()
+        self._highest = max(self._highest, now)
+        back = self._highest - now
+        return back if back > _SLACK_SECONDS else 0.0
+
+    def heeded(self) -> None:
+        """From here on the clock is right."""
+        self._highest = self._look()
+
+    @staticmethod
+    def _look() -> float:
+        return time.time() - time.monotonic()
+
+
+def forget_times_to_come(settings: Settings, dagster_home: Path) -> int:
+    """Have Dagster take what it noted for a time to come as noted now; its daemon must not run.
+
+    Returns:
+        How many sensors and schedules had such times.
+
+    Raises:
+        DatabaseUnavailableError: Dagster's storage does not answer.
+    """
+    # Dagster takes a second to import; most commands of the CLI do without it.
+    import psycopg2
+    import sqlalchemy.exc
+    from dagster import DagsterInstance
+    from dagster_postgres.utils import DagsterPostgresException
+
+    from siglip_pipeline.defs.internals import bring_back_instigator
+
+    try:
+        with (
+            process_environment(settings, DAGSTER_HOME=str(dagster_home)),
+            DagsterInstance.get() as instance,
+        ):
+            now = time.time()
+            return sum(
+                bring_back_instigator(instance, state, now)
+                for state in instance.all_instigator_state()
+            )
+    except (psycopg2.Error, sqlalchemy.exc.SQLAlchemyError, DagsterPostgresException) as error:
+        url = settings.dagster_postgres_url or SecretUrl("")
+        raise DatabaseUnavailableError(
+            f"Dagster's storage does not answer: {url.masked(error)}; bring its Postgres back"
+        ) from url.masked_error(error)

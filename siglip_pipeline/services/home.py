@@ -1,0 +1,118 @@
+"""What Dagster needs to run for these settings: databases, its dagster.yaml, no orphaned runs."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from siglip_pipeline.files.private_files import private_home
+from siglip_pipeline.services.ports import SOCKET_PREFIX, listens
+from siglip_pipeline.settings import Settings, process_environment
+from siglip_pipeline.store.database import embedded_server
+
+
+@contextmanager
+def with_databases(settings: Settings) -> Iterator[Settings]:
+    """Settings with both database URLs filled in; the embedded server runs where one was unset."""
+    if settings.database_url and settings.dagster_postgres_url:
+        yield settings
+        return
+    server = embedded_server(settings)
+    with server.lease() as url:
+        yield settings.model_copy(
+            update={
+                "database_url": settings.database_url or url,
+                "dagster_postgres_url": settings.dagster_postgres_url or server.dagster_url(),
+            }
+        )
+
+
+@contextmanager
+def pipeline_environment(settings: Settings) -> Iterator[Settings]:
+    """Databases running, Dagster's home in place, and both named in this process's environment.
+
+    Dagster builds resources from the environment; so do the decoding processes.
+    """
+    with with_databases(settings) as complete:
+        dagster_home = prepare_dagster_home(complete.home)
+        with process_environment(complete, DAGSTER_HOME=str(dagster_home)):
+            yield complete
+
+
+def prepare_dagster_home(home: Path, *, runs: int | None = None) -> Path:
+    """``SIGLIP_HOME/dagster`` with the project's dagster.yaml in it.
+
+    Args:
+        home: ``SIGLIP_HOME``.
+        runs: so many runs at once, embedding ones included: how many steps really run is up to the
+            workers. None: as dagster.yaml says, for runs on this machine.
+    """
+    folder = home / "dagster"
+    private_home(home)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    package = Path(__file__).parents[1]
+    # In a wheel it lies in the package, in a checkout beside it.
+    source = next(
+        p for p in (package / "dagster.yaml", package.parent / "dagster.yaml") if p.exists()
+    )
+    text = source.read_text()
+    if runs is not None:
+        text = re.sub(r"(max_concurrent_runs|default_limit): \d+", rf"\1: {runs}", text)
+    (folder / "dagster.yaml").write_text(text)
+    return folder
+
+
+def fail_interrupted_runs(settings: Settings, dagster_home: Path) -> int:
+    """Mark runs whose worker died with an earlier `up` as failed, so that Dagster retries them.
+
+    Only runs that this machine's code server started are looked at, and only while no `up` runs
+    here: their workers cannot be alive.
+
+    Returns:
+        How many runs were marked.
+    """
+    # Dagster takes a second to import; most commands of the CLI do without it.
+    from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+
+    from siglip_pipeline.defs.internals import report_lost_run
+
+    marked = 0
+    with (
+        process_environment(settings, DAGSTER_HOME=str(dagster_home)),
+        DagsterInstance.get() as instance,
+    ):
+        statuses = [
+            DagsterRunStatus.STARTING,
+            DagsterRunStatus.STARTED,
+            DagsterRunStatus.CANCELING,
+        ]
+        for run in instance.get_runs(RunsFilter(statuses=statuses)):
+            if not _worker_is_gone(run.tags):
+                continue
+            marked += 1
+            if run.status == DagsterRunStatus.CANCELING:
+                instance.report_run_canceled(run, "its worker ended when the services stopped")
+                continue
+            report_lost_run(
+                instance, run, "its worker ended when the services stopped; it is started again"
+            )
+    return marked
+
+
+def _worker_is_gone(tags: Mapping[str, str]) -> bool:
+    """Whether the code server that started a run was on this machine and is not there any more."""
+    from siglip_pipeline.defs.internals import GRPC_INFO_TAG
+
+    try:
+        server: dict[str, Any] = json.loads(tags[GRPC_INFO_TAG])
+    except (KeyError, ValueError):
+        return False
+    if server.get("host") not in ("127.0.0.1", "localhost"):
+        return False
+    if server.get("socket"):
+        path = Path(server["socket"])  # others are those of `dagster dev`
+        return path.parent.name.startswith(SOCKET_PREFIX) and not listens(path)
+    # An earlier version's code server listened on a port.
+    return server.get("port") is not None and not listens(int(server["port"]))

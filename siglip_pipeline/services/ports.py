@@ -1,0 +1,88 @@
+"""Ports and sockets of this machine, and whether something answers there."""
+
+import contextlib
+import errno
+import os
+import socket
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from siglip_pipeline.errors import LaunchError
+from siglip_pipeline.text.secret import Secret
+
+SOCKET_PREFIX: Final = "siglip-up-"
+_LONGEST_PARENT: Final = 70
+
+
+def free_port(preferred: int | None = None, *, host: str = "127.0.0.1") -> int:
+    """``preferred`` when nothing listens there, else a port that the system picks."""
+    if preferred is not None:
+        with contextlib.suppress(LaunchError):
+            check_port(host, preferred)
+            return preferred
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def check_port(host: str, port: int, *, option: str = "--port or SIGLIP_DAGSTER_PORT") -> None:
+    """See that a service can listen there.
+
+    Raises:
+        LaunchError: it cannot, with the option that chooses another port.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise LaunchError(
+                f"port {port} on {host} cannot be used ({error.strerror}); choose another with "
+                f"{option}"
+            ) from error
+
+
+@contextmanager
+def socket_folder() -> Iterator[Path]:
+    """A new folder for Unix sockets that no other user can enter; it is removed on leaving.
+
+    A socket's path may be 107 bytes long at most (``sun_path`` in unix(7)), so it cannot lie in
+    whatever folder a user names.
+    """
+    parent = tempfile.gettempdir()
+    if len(os.fsencode(parent)) > _LONGEST_PARENT:
+        parent = "/tmp"
+    with tempfile.TemporaryDirectory(prefix=SOCKET_PREFIX, dir=parent) as folder:
+        yield Path(folder)
+
+
+def listens(address: int | Path) -> bool:
+    """Whether a process of this machine listens on a port, or on a Unix socket."""
+    if isinstance(address, int):
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            return probe.connect_ex(("127.0.0.1", address)) == 0
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        # Other errors are of a socket that is there: of another user's, say.
+        return probe.connect_ex(str(address)) not in (errno.ENOENT, errno.ECONNREFUSED)
+
+
+def answers(url: str, *, api_key: Secret | None = None) -> bool:
+    """Whether an HTTP service answers there, and is well."""
+    request = urllib.request.Request(url, headers=key_headers(api_key))
+    try:
+        with urllib.request.urlopen(request, timeout=2) as response:
+            return int(response.status) == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def key_headers(api_key: Secret | None) -> dict[str, str]:
+    """What a request to a service of ours brings."""
+    return {} if api_key is None else {"X-API-Key": api_key.reveal()}

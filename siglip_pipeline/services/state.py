@@ -1,0 +1,133 @@
+"""What a running `up` has written down in its home, and what a killed one has left behind."""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+import psutil
+
+from siglip_pipeline.errors import LaunchError
+
+logger = logging.getLogger("siglip_pipeline.services.up")
+
+_STOP_SECONDS: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What another process's `up` has written down."""
+
+    pid: int
+    dagster_url: str
+    page_url: str
+
+
+def running(home: Path) -> Running | None:
+    """The `up` that runs in this home now, if one does."""
+    try:
+        state = json.loads(_state_path(home).read_text())
+        process = psutil.Process(int(state["pid"]))
+        if _started(process) != float(state["created"]):
+            return None
+        return Running(
+            pid=process.pid,
+            dagster_url=str(state["dagster_url"]),
+            page_url=str(state["page_url"]),
+        )
+    except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
+        return None
+
+
+@contextmanager
+def only_one(home: Path) -> Iterator[None]:
+    """Hold the home's lock; the kernel lets go of it when this process ends, however it ends."""
+    lock: IO[str]
+    with (home / "up.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            other = running(home)
+            where = f" as process {other.pid}, at {other.dagster_url}" if other else ""
+            raise LaunchError(
+                f"the services of SIGLIP_HOME={home} are running already{where}; stop them there, "
+                "or set another SIGLIP_HOME"
+            ) from error
+        yield
+
+
+def write_state(home: Path, *, dagster_url: str, page_url: str, children: Iterable[int]) -> None:
+    """Note down this process, where its services are, and the process ids of those."""
+    state: dict[str, Any] = {
+        "pid": os.getpid(),
+        "created": _started(psutil.Process()),
+        "dagster_url": dagster_url,
+        "page_url": page_url,
+        "page_port": int(page_url.rpartition(":")[2]),
+        "children": [],
+    }
+    for pid in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            created = _started(psutil.Process(pid))
+            state["children"].append({"pid": pid, "created": created})
+    temporary = _state_path(home).with_suffix(".tmp")
+    temporary.write_text(json.dumps(state))
+    temporary.replace(_state_path(home))
+
+
+def forget_state(home: Path) -> None:
+    """Nothing runs here any more."""
+    _state_path(home).unlink(missing_ok=True)
+
+
+def end_leftovers(home: Path) -> None:
+    """End children of an `up` that was killed. They are known by process id and start time."""
+    try:
+        children = json.loads(_state_path(home).read_text())["children"]
+    except (OSError, ValueError, KeyError):
+        return
+    processes: list[psutil.Process] = []
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(int(child["pid"]))
+            if _started(process) == float(child["created"]):
+                processes += [process, *process.children(recursive=True)]
+    if processes:
+        logger.warning("ending %d processes that a killed `up` left behind", len(processes))
+        end_processes(processes)
+
+
+def end_processes(processes: Sequence[psutil.Process]) -> None:
+    """End processes, gently first; those that do not heed it are killed after some seconds."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGTERM)
+    _, alive = psutil.wait_procs(processes, timeout=_STOP_SECONDS)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=2)
+
+
+def _started(process: psutil.Process) -> float:
+    """When a process was started, by a clock that nobody sets.
+
+    ``create_time`` is reckoned from the wall clock: for a process that is there already it changes
+    when that clock is set, and then tells two processes apart that are one.
+    """
+    try:
+        text = Path(f"/proc/{process.pid}/stat").read_text()
+        return float(text.rpartition(")")[2].split()[19])  # starttime of proc_pid_stat(5), ticks
+    except (OSError, IndexError, ValueError):  # not Linux, or gone: then this says so
+        return float(process.create_time())
+
+
+def _state_path(home: Path) -> Path:
+    return home / "up.json"

@@ -1,0 +1,256 @@
+"""Comparing videos with each other: one vector per video, and the stretches that pairs share.
+
+Each pair is compared once. What is found is kept (:mod:`.similarity.comparisons`), and a later run
+ compares only videos whose vectors have changed, with all others. How common a frame is
+depends on all videos, so pairs of videos that share frames with a changed one are judged again,
+from what was kept. The result is that of comparing everything anew.
+
+Shapes: M moments of all videos, D dimensions.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from siglip_pipeline.records import IntArray
+from siglip_pipeline.similarity import alignment
+from siglip_pipeline.similarity import copy_decision as judgement
+from siglip_pipeline.similarity.alignment import (
+    Footage,
+    Segment,
+    difference_weights,
+    find_matches,
+    shared_segments,
+    weakly_shared_segments,
+)
+from siglip_pipeline.similarity.comparisons import (
+    ComparedPair,
+    ComparedVideo,
+    Comparisons,
+    Pair,
+    Stored,
+)
+from siglip_pipeline.similarity.copy_decision import judge
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.models import ModelRow, ModelStore
+from siglip_pipeline.store.moments import cut_moments
+from siglip_pipeline.store.vectors import VectorStore
+
+CANDIDATE_COSINE = 0.85
+"""Two videos are compared frame by frame when some of their moments are as alike as this."""
+_BLOCK, _COLUMNS = 2048, 16384
+_FOOTAGE_KEPT = 256
+_MOST = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimilarityReport:
+    """What a comparison found, and what it had to do."""
+
+    model: str
+    videos: int
+    frames: int
+    changed: int
+    """Videos that were compared now; the others were, before."""
+    pairs_compared: int
+    """Pairs whose frames were compared now."""
+    duplicates: int
+    """Pairs that are copies, of all videos."""
+    segments: int
+    """Stretches that pairs share, copies or not."""
+    seconds: float
+
+
+Progress = Callable[[str], object]
+
+
+def compare_videos(
+    database: Database,
+    model_id: int,
+    *,
+    anew: bool = False,
+    progress: Progress = lambda text: None,
+) -> SimilarityReport:
+    """Compare the videos of a model that are new or changed with all others; store what they share.
+
+    What is stored changes in one transaction. Several calls at once wait for each other.
+
+    Args:
+        database: where.
+        model_id: whose vectors.
+        anew: compare all videos, whatever is known of them.
+        progress: called with what is being done.
+
+    Raises:
+        ModelNotFoundError: no such model.
+    """
+    began = time.monotonic()
+    model = ModelStore(database).get(model_id)
+    store = Comparisons(database, model_id)
+    with store.alone():
+        current, known, rules = store.current(), store.known(), rules_of(model)
+        changed = [
+            video_id
+            for video_id, (_, ingest_id) in current.items()
+            if anew or known.get(video_id) != Stored(ingest_id=ingest_id, rules=rules)
+        ]
+        gone = known.keys() - current.keys()
+        others = current.keys() - set(changed)
+        library = _Library(database, model, {v: path for v, (path, _) in current.items()})
+        fresh = {
+            video.video_id: video
+            for video_id in changed
+            if (video := _look_at(library, video_id, current[video_id][1])) is not None
+        }
+        candidates = _candidates(
+            {video_id: video.moments_MD for video_id, video in fresh.items()},
+            store.moments(others, model.dim) if fresh else {},
+        )
+        progress(
+            f"{len(changed)} of {len(current)} videos are new or changed; comparing "
+            f"{len(candidates)} pairs frame by frame"
+        )
+        pairs = dict(_compare(library, candidates))
+        with database.connection() as connection:
+            replaced = set(changed) | gone
+            touched = store.partners(connection, replaced)
+            store.forget(connection, replaced)
+            store.add(connection, fresh.values(), pairs, rules=rules)
+            # The count of a new video's pairs is missing, that of a deleted one's partner wrong.
+            touched |= store.miscounted(connection) | {v for pair in pairs for v in pair}
+            touched -= replaced - fresh.keys()
+            store.spread(connection, touched)
+            shared = list(store.pairs_of(connection, touched))
+            substance = store.substance(connection, {v for pair, _, _ in shared for v in pair})
+            judged = (
+                (pair, found)
+                for pair, segments, weak in shared
+                for found in judge(substance[pair[0]], substance[pair[1]], segments, weak)
+            )
+            store.publish(connection, touched, judged)
+    videos, frames, duplicates, segments = store.totals()
+    return SimilarityReport(
+        model=model.name,
+        videos=videos,
+        frames=frames,
+        changed=len(changed),
+        pairs_compared=len(candidates),
+        duplicates=duplicates,
+        segments=segments,
+        seconds=time.monotonic() - began,
+    )
+
+
+def rules_of(model: ModelRow) -> str:
+    """What decides on the outcome beside the vectors: where it differs, nothing known counts."""
+    constants = [
+        f"{name}={value}"
+        for module in (alignment, judgement)
+        for name, value in sorted(vars(module).items())
+        if name.isupper() and isinstance(value, int | float | tuple)
+    ]
+    return f"1 candidate={CANDIDATE_COSINE} moments={model.moment_threshold} {' '.join(constants)}"
+
+
+class _Library:
+    """The frames of videos, read when they are needed; the last ones are kept."""
+
+    def __init__(self, database: Database, model: ModelRow, videos: Mapping[int, str]) -> None:
+        self._vectors = VectorStore(database)
+        self._videos = videos
+        self._kept = lru_cache(maxsize=_FOOTAGE_KEPT)(self._read)
+        self.model = model
+
+    def __getitem__(self, video_id: int) -> Footage:
+        return self._kept(video_id)
+
+    def _read(self, video_id: int) -> Footage:
+        batch = self._vectors.vectors(self.model.model_id, self._videos[video_id])
+        return Footage(time_seconds_N=batch.time_seconds_N, embeddings_ND=batch.embeddings_ND)
+
+
+def _look_at(library: _Library, video_id: int, ingest_id: int) -> ComparedVideo | None:
+    """A video by itself; None: its vectors are gone."""
+    footage = library[video_id]
+    if not len(footage.time_seconds_N):
+        return None
+    cut = cut_moments(
+        footage.embeddings_ND,
+        np.arange(len(footage.time_seconds_N)),
+        footage.time_seconds_N,
+        threshold=library.model.moment_threshold,
+    )
+    total_D = cut.means_MD.sum(axis=0)
+    return ComparedVideo(
+        video_id=video_id,
+        ingest_id=ingest_id,
+        frames=len(footage.time_seconds_N),
+        length_seconds=len(footage.time_seconds_N) * footage.step_seconds,
+        mean_D=total_D / max(float(np.linalg.norm(total_D)), 1e-12),
+        moments_MD=cut.means_MD.astype(np.float16),
+        weights_N=difference_weights(footage.embeddings_ND),
+    )
+
+
+def _candidates(
+    fresh: Mapping[int, NDArray[np.float16]], others: Mapping[int, NDArray[np.float16]]
+) -> list[Pair]:
+    """Pairs with a fresh video that have alike moments, in order."""
+    if not fresh:
+        return []
+    rows, row_owners = _stacked(fresh)
+    columns, column_owners = _stacked({**fresh, **others})
+    pairs: set[Pair] = set()
+    for start in range(0, len(rows), _BLOCK):
+        block = rows[start : start + _BLOCK].astype(np.float32)
+        # Fresh ones come first in both: each two of them meet once.
+        for first in range(start, len(columns), _COLUMNS):
+            cosines = block @ columns[first : first + _COLUMNS].astype(np.float32).T
+            i, j = np.nonzero(cosines >= CANDIDATE_COSINE)
+            alike = np.stack([row_owners[start + i], column_owners[first + j]], axis=1)
+            alike = np.unique(np.sort(alike[alike[:, 0] != alike[:, 1]], axis=1), axis=0)
+            pairs.update((int(a), int(b)) for a, b in alike)
+    return sorted(pairs)
+
+
+def _stacked(
+    moments: Mapping[int, NDArray[np.float16]],
+) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
+    owners = np.repeat(list(moments), [len(part) for part in moments.values()])
+    return np.concatenate(list(moments.values())), owners
+
+
+def _compare(library: _Library, candidates: Sequence[Pair]) -> Iterator[tuple[Pair, ComparedPair]]:
+    """The pairs that have frames alike, with the stretches that these make."""
+    for pair in candidates:
+        a, b = (library[video_id] for video_id in pair)
+        matches = find_matches(a, b)
+        segments = shared_segments(a, b, matches) if len(matches) else []
+        weak = weakly_shared_segments(a, b) if not _mostly(segments, a, b) else []
+        if segments or weak:
+            yield (
+                pair,
+                ComparedPair(
+                    frames_a=_among(a, matches.row_N),
+                    frames_b=_among(b, matches.column_N),
+                    segments=tuple(segments),
+                    weak=tuple(weak),
+                ),
+            )
+
+
+def _mostly(segments: Sequence[Segment], a: Footage, b: Footage) -> bool:
+    """Whether stretches hold so much of a video that weaker matches would add nothing."""
+    rows = sum(len(segment.rows) for segment in segments)
+    columns = sum(len(segment.columns) for segment in segments)
+    return rows >= _MOST * len(a.time_seconds_N) or columns >= _MOST * len(b.time_seconds_N)
+
+
+def _among(footage: Footage, frames: IntArray) -> NDArray[np.bool_]:
+    inside = np.zeros(len(footage.time_seconds_N), bool)
+    inside[frames] = True
+    return inside

@@ -1,0 +1,21 @@
+"""What both stages share: the version of stored frames, and how a failure is noted."""
+
+from siglip_pipeline.errors import VideoError
+from siglip_pipeline.records import Stage, Upload
+from siglip_pipeline.store.videos import VideoStore
+from siglip_pipeline.uploads.names import unusable
+from siglip_pipeline.video.frame_store import FrameFileMetadata
+
+
+def version_of(stored: FrameFileMetadata) -> str:
+    """Equal for equal content and sampling."""
+    return f"{stored.source_sha256[:16]}-{stored.sampling.replace(' ', '-')}"
+
+
+def note_failure(
+    records: VideoStore, error: VideoError, stage: Stage, upload: Upload | None = None
+) -> VideoError:
+    """Record that a stage of a video failed; gives the error back."""
+    if unusable(error.video) is None:  # else the database could not hold its name
+        records.record_failure(error.video, stage=stage, reason=error.reason, upload=upload)
+    return error

@@ -1,0 +1,166 @@
+"""What is there, what failed, what is still to come: `siglip-pipeline status`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from siglip_pipeline.records import Refused
+from siglip_pipeline.stages.freshness import OutOfDate, Wanted, out_of_date
+from siglip_pipeline.stages.partition_limit import partition_warning
+from siglip_pipeline.store.announced import AnnouncedUploads
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.live_index import LiveIndex, live_index
+from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.store.videos import Failure, VideoStore
+from siglip_pipeline.text.json_form import to_json
+from siglip_pipeline.text.secret import SecretUrl
+from siglip_pipeline.uploads.names import shown
+from siglip_pipeline.uploads.upload_store import UploadStore
+from siglip_pipeline.video.sandbox import SandboxReport, sandbox_report, sandbox_warning
+
+if TYPE_CHECKING:
+    from siglip_pipeline.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelStatus:
+    """The model whose vectors are counted."""
+
+    name: str
+    key: str
+    dim: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexStatus:
+    """The index that answers searches."""
+
+    kind: str
+    state: str = "ready"
+    recall_at_10: float | None
+    rows: int
+    """Frames that it answers for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineStatus:
+    """One look at the whole pipeline."""
+
+    total: int
+    indexed: int
+    failed: int
+    pending: int
+    decoded: int
+    embedded: int
+    failures: tuple[Failure, ...]
+    refused: tuple[Refused, ...]
+    """Files that cannot become videos; known where listing is cheap, in a local folder."""
+    frames: int
+    vectors: int
+    out_of_date: OutOfDate
+    warnings: tuple[str, ...]
+    """What a person should see to before it becomes a failure."""
+    model: ModelStatus | None
+    index: IndexStatus | None
+
+    @property
+    def is_index_current(self) -> bool:
+        """Whether the index answers for every vector."""
+        return self.index is not None and self.index.rows == self.vectors
+
+    sandbox: SandboxReport
+    """Which locks hold for processes that decode on this machine."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that ``status --json`` prints."""
+        return {
+            "videos": {
+                "total": self.total,
+                "indexed": self.indexed,
+                "failed": self.failed,
+                "pending": self.pending,
+            },
+            "failures": [
+                {"video": failure.video, "stage": failure.stage, "reason": failure.reason}
+                for failure in self.failures
+            ],
+            "refused": [{"file": shown(file.path), "reason": file.reason} for file in self.refused],
+            "out_of_date": {
+                "frames": len(self.out_of_date.frames),
+                "vectors": len(self.out_of_date.vectors),
+            },
+            "warnings": list(self.warnings),
+            "frames": self.frames,
+            "vectors": self.vectors,
+            "model": self.model and to_json(self.model),
+            "index": self.index and to_json(self.index),
+            "decoding": {"sandbox": str(self.sandbox), "closed": self.sandbox.is_closed},
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusOptions:
+    """Where uploads lie, and what is asked for of them."""
+
+    uploads: SecretUrl
+    part: str | None
+    partition_limit: int
+    wanted: Wanted
+
+    @classmethod
+    def from_settings(cls, settings: "Settings") -> "StatusOptions":
+        """Return the options that the environment asks for."""
+        return cls(
+            uploads=settings.uploads,
+            part=settings.part,
+            partition_limit=settings.partition_limit,
+            wanted=Wanted.from_settings(settings),
+        )
+
+
+def collect_status(database: Database, options: StatusOptions) -> PipelineStatus:
+    """The state under the active model, or under the newest one while none is active.
+
+    Uploads that no sensor has announced yet are counted as pending where listing them is cheap: in
+    a local folder.
+    """
+    models = ModelStore(database)
+    model = models.active() or next(iter(models.list()[::-1]), None)
+    videos = VideoStore(database)
+    counts = videos.counts(model.model_id if model else None)
+    unseen = 0
+    refused: Sequence[Refused] = ()
+    folder = options.uploads.folder
+    if folder is not None and (folder / (options.part or "")).is_dir():
+        uploads = UploadStore(options.uploads, part=options.part, settle_seconds=0)
+        listing, refused = uploads.survey()
+        known = videos.paths()
+        unseen = sum(upload.path not in known for upload in listing)
+    warning = partition_warning(
+        AnnouncedUploads(database).count(part=options.part) + unseen,
+        part=options.part,
+        limit=options.partition_limit,
+    )
+    return PipelineStatus(
+        total=counts.total + unseen,
+        indexed=counts.indexed,
+        failed=counts.failed,
+        pending=counts.pending + unseen,
+        decoded=counts.decoded,
+        embedded=counts.embedded,
+        failures=tuple(counts.failures),
+        refused=tuple(refused),
+        frames=counts.frames,
+        vectors=counts.vectors,
+        out_of_date=out_of_date(database, options.wanted),
+        warnings=tuple(filter(None, (warning, sandbox_warning()))),
+        model=ModelStatus(name=model.name, key=model.key, dim=model.dim) if model else None,
+        index=_index_status(live_index(database, model.model_id)) if model else None,
+        sandbox=sandbox_report(),
+    )
+
+
+def _index_status(index: LiveIndex | None) -> IndexStatus | None:
+    if index is None:
+        return None
+    return IndexStatus(kind=index.kind, recall_at_10=index.recall_at_10, rows=index.frames)

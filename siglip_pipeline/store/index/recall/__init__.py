@@ -1,0 +1,14 @@
+"""The recall check: what an index finds of what an exact search finds, and how fast."""
+
+from siglip_pipeline.store.index.recall.check import check_recall
+from siglip_pipeline.store.index.recall.history import PastCheck, recall_history, record_check
+from siglip_pipeline.store.index.recall.recall_report import RecallCase, RecallReport
+
+__all__ = [
+    "PastCheck",
+    "RecallCase",
+    "RecallReport",
+    "check_recall",
+    "recall_history",
+    "record_check",
+]

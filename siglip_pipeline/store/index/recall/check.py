@@ -1,0 +1,253 @@
+"""The recall check: what an index finds of what an exact search finds, and how fast.
+
+The same code measures every kind of index.
+
+Shapes: Q queries, K depth of the truth.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from psycopg import sql
+
+from siglip_pipeline.records import FloatArray
+from siglip_pipeline.store import counts, tables
+from siglip_pipeline.store.database import Connection, Database
+from siglip_pipeline.store.index.recall.queries import SEED, Modality, Query
+from siglip_pipeline.store.index.recall.recall_report import RecallCase, RecallReport
+from siglip_pipeline.store.index.recall.truth import bootstrap, find_truth, found_share
+from siglip_pipeline.store.kinds import EF_SEARCH, Generation, IndexKind, Scope, index_kind
+from siglip_pipeline.store.search.execution import choose_kind, ef_search_of
+from siglip_pipeline.store.search.near_frames import NearFrames
+
+DEPTHS = (1, 10, 100)
+SHARES = (0.001, 0.01, 0.05, 0.3)
+# Recall@10 that the ef_search of an index is chosen for: above what publishing asks for by default.
+AIM = 0.99
+# Below, scanning the few rows may be quicker than the index, and the planner knows it.
+INDEX_EXPECTED_ROWS = 10_000
+
+
+def check_recall(
+    database: Database,
+    target: Generation,
+    queries: Sequence[Query],
+    *,
+    progress: Callable[[str], object],
+    sweep: bool = True,
+) -> RecallReport:
+    """Measure a generation, live or not.
+
+    Args:
+        database: where.
+        target: what to measure.
+        queries: of both modalities.
+        progress: is told in sentences what happens.
+        sweep: also measure other values of ef_search, for the plot.
+    """
+    began = time.monotonic()
+    # One snapshot, so that truth and answers are of the same frames.
+    with database.snapshot() as connection:
+        scopes = _scopes(connection, target)
+        progress(f"recall check: exact search for {len(queries)} queries, {len(scopes)} filters")
+        truth = find_truth(connection, target, queries, list(scopes.values()), max(DEPTHS))
+        kind = index_kind(target.kind)
+        groups: dict[Modality, list[int]] = {
+            modality: [i for i, query in enumerate(queries) if query.modality == modality]
+            for modality in ("picture", "text")
+        }
+        sweeps = _sweep(connection, target, queries, groups, truth[0]) if sweep else []
+        if sweeps:
+            target = replace(
+                target, parameters=target.parameters | {EF_SEARCH: choose_ef_search(sweeps)}
+            )
+        cases = [
+            measure(
+                connection,
+                target,
+                [queries[i] for i in rows],
+                truth_QK[rows],
+                share=share,
+                scope=scope,
+                depths=(10, 100) if share == 1 else (100,),
+            )
+            for rows in groups.values()
+            if rows
+            for (share, scope), truth_QK in zip(scopes.items(), truth, strict=True)
+        ]
+        plan, uses_index = explain(connection, target, queries[0]) if queries else ("", True)
+        rows_count, table_bytes, ann_bytes = sizes(connection, target)
+        frames = counts.answered_frames(connection, target.model_id, target.generation)
+    return RecallReport(
+        kind=target.kind,
+        ef_search=target.ef_search or kind.default_ef_search,
+        frames=frames,
+        cases=tuple(cases),
+        sweep=tuple(sweeps),
+        table_bytes=table_bytes,
+        ann_bytes=ann_bytes,
+        plan=plan,
+        uses_index=uses_index or rows_count < INDEX_EXPECTED_ROWS or not kind.holds_vectors,
+        rows=rows_count,
+        made_texts=any(query.made for query in queries),
+        seconds=time.monotonic() - began,
+    )
+
+
+def _scopes(connection: Connection, target: Generation) -> dict[float, Scope]:
+    """Everything, and random shares of the videos; the same ones for the same videos."""
+    rows = connection.execute(
+        "SELECT g.video_id, i.frames, i.moments FROM generation_videos g"
+        " JOIN ingests i USING (model_id, video_id) WHERE g.model_id = %s AND g.generation = %s"
+        " AND g.ingest_id IS NOT NULL ORDER BY g.video_id",
+        [target.model_id, target.generation],
+    ).fetchall()
+    rng = np.random.default_rng(SEED)
+    scopes = {1.0: Scope()}
+    counts = {len(rows)}
+    for share in SHARES:
+        count = max(1, round(share * len(rows)))
+        if count in counts:  # so few videos that two shares are the same
+            continue
+        counts.add(count)
+        picked = rng.choice(len(rows), size=count, replace=False)
+        scopes[share] = Scope(
+            video_ids=[rows[i][0] for i in picked],
+            frames=sum(rows[i][1] for i in picked),
+            moments=sum(rows[i][2] for i in picked),
+        )
+    return scopes
+
+
+def _sweep(
+    connection: Connection,
+    target: Generation,
+    queries: Sequence[Query],
+    groups: dict[Modality, list[int]],
+    truth_QK: FloatArray,
+) -> list[RecallCase]:
+    """Recall and latency over rising ef_search, to one past the first that reaches the aim."""
+    cases: list[RecallCase] = []
+    for ef_search in index_kind(target.kind).ef_searches:
+        cases += [
+            measure(
+                connection,
+                target,
+                [queries[i] for i in rows],
+                truth_QK[rows],
+                ef_search=ef_search,
+                depths=(10,),
+            )
+            for rows in groups.values()
+            if rows
+        ]
+        if choose_ef_search(cases) < ef_search:
+            break
+    return cases
+
+
+def choose_ef_search(sweep: Sequence[RecallCase]) -> int:
+    """Return the least at which every modality reached the aim; the greatest if none did."""
+    values = sorted({case.ef_search for case in sweep})
+    for ef_search in values:
+        if all(case.recall_at_10 >= AIM for case in sweep if case.ef_search == ef_search):
+            return ef_search
+    return values[-1]
+
+
+def measure(
+    connection: Connection,
+    target: Generation,
+    queries: Sequence[Query],
+    truth_QK: FloatArray,
+    *,
+    share: float = 1.0,
+    scope: Scope | None = None,
+    ef_search: int | None = None,
+    depths: Sequence[int] = (10, 100),
+) -> RecallCase:
+    """Search with each query to each of the depths, and compare with the truth.
+
+    Latency is that of the first depth.
+    """
+    scope = scope or Scope()
+    kind = choose_kind(target, scope)
+    ef_search = ef_search or ef_search_of(kind, target)
+    exist_Q = np.isfinite(truth_QK).sum(axis=1)
+    returned = existing = 0
+    recalls: dict[int, NDArray[np.float64]] = {}
+    seconds: list[float] = []
+    for deep in depths:
+        found, spent = _search(connection, kind, target, queries, deep, scope, ef_search)
+        seconds = seconds or spent
+        returned += sum(map(len, found))
+        existing += int(np.minimum(exist_Q, deep).sum())
+        for depth in (d for d in DEPTHS if d <= deep and d not in recalls):
+            recalls[depth] = np.array(
+                [found_share(t_K, f, depth) for t_K, f in zip(truth_QK, found, strict=True)]
+            )
+    low, high = bootstrap(recalls[10])
+    return RecallCase(
+        modality=queries[0].modality,
+        share=share,
+        ef_search=ef_search,
+        searched=kind.name,
+        queries=len(queries),
+        recall_at_1=float(recalls[1].mean()),
+        recall_at_10=float(recalls[10].mean()),
+        recall_at_100=float(recalls[100].mean()) if 100 in recalls else None,
+        low=low,
+        high=high,
+        rows_share=returned / existing if existing else 1.0,
+        p50_seconds=float(np.percentile(seconds, 50)),
+        p99_seconds=float(np.percentile(seconds, 99)),
+    )
+
+
+def _search(
+    connection: Connection,
+    kind: IndexKind,
+    target: Generation,
+    queries: Sequence[Query],
+    k: int,
+    scope: Scope,
+    ef_search: int,
+) -> tuple[list[list[float]], list[float]]:
+    """Distances that each query finds, its own frame left out, and the seconds that it took."""
+    # One more, in case the query's own frame is among them.
+    search = NearFrames(connection, kind, target, k=k + 1, scope=scope, ef_search=ef_search)
+    distances, seconds = [], []
+    for query in queries:
+        began = time.perf_counter()
+        found = search(query.embedding_D)
+        seconds.append(time.perf_counter() - began)
+        others = [f.distance for f in found if (f.video_id, f.frame_index) != query.held_out]
+        distances.append(others[:k])
+    return distances, seconds
+
+
+def explain(connection: Connection, target: Generation, query: Query) -> tuple[str, bool]:
+    """The plan of an unfiltered search, and whether it reads the similarity index."""
+    kind = index_kind(target.kind)
+    search = NearFrames(connection, kind, target, k=10, scope=Scope())
+    lines = [line[:200] for line in search.plan(query.embedding_D)]
+    name = tables.index_name(target.model_id, target.generation)
+    return "\n".join(lines), any(name in line for line in lines)
+
+
+def sizes(connection: Connection, target: Generation) -> tuple[int, int, int]:
+    """Rows of a generation's table, its bytes with all indexes, and its similarity index's."""
+    if not index_kind(target.kind).holds_vectors:
+        return 0, 0, 0
+    table = tables.index(target.model_id, target.generation)
+    [row] = connection.execute(
+        sql.SQL(
+            "SELECT (SELECT count(*) FROM {}), pg_total_relation_size(%s::regclass),"
+            " coalesce(pg_relation_size(to_regclass(%s)), 0)"
+        ).format(table),
+        [table.as_string(), tables.index_name(target.model_id, target.generation)],
+    )
+    return int(row[0]), int(row[1]), int(row[2])

@@ -1,0 +1,91 @@
+"""What an exact search finds, and how much of it an index found.
+
+The truth for all queries and filters comes from one pass over the frames. A frame counts as found
+when it is as near as the last one of the truth, so that ties, and frames that are copies of each
+other, are not held against an index.
+
+Shapes: Q queries, K depth of the truth, R rows of a block of frames.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from siglip_pipeline.records import FloatArray
+from siglip_pipeline.store import tables
+from siglip_pipeline.store.copy import read_vectors
+from siglip_pipeline.store.database import Connection
+from siglip_pipeline.store.index.recall.queries import SEED, Query
+from siglip_pipeline.store.kinds import Generation, Scope
+
+# Half precision: two frames whose inner products differ by less are as near as each other.
+TIE = 1e-5
+
+
+def find_truth(
+    connection: Connection,
+    target: Generation,
+    queries: Sequence[Query],
+    scopes: Sequence[Scope],
+    depth: int,
+) -> list[FloatArray]:
+    """Distances [Q, K] of the nearest frames, ascending, for each scope; ``inf`` past the last.
+
+    Every frame is compared with every query, in one pass. Vectors and queries are rounded to half
+    precision as the database rounds them.
+    """
+    q = len(queries)
+    rounded_QD = np.array([query.embedding_D for query in queries], dtype=np.float16)
+    queries_QD = rounded_QD.astype(np.float32).reshape(q, target.dim)
+    best = [np.full((q, depth), np.inf, np.float32) for _ in scopes]
+    ids = [None if s.video_ids is None else np.array(s.video_ids) for s in scopes]
+    held = {query.held_out: i for i, query in enumerate(queries) if query.held_out}
+    for video_id_R, frame_index_R, vectors_RD in read_vectors(
+        connection, tables.frames(target.model_id), target.dim
+    ):
+        distances_QR = -(queries_QD @ vectors_RD.T)
+        for row, column in _held_out(video_id_R, frame_index_R, held):
+            distances_QR[column, row] = np.inf
+        for i, wanted in enumerate(ids):
+            inside_QR = distances_QR
+            if wanted is not None:
+                inside_QR = distances_QR[:, np.isin(video_id_R, wanted)]
+            both = np.concatenate([best[i], inside_QR], axis=1)
+            best[i] = np.partition(both, depth - 1, axis=1)[:, :depth]
+    return [np.sort(nearest_QK, axis=1) for nearest_QK in best]
+
+
+def _held_out(
+    video_id_R: NDArray[np.int64],
+    frame_index_R: NDArray[np.int64],
+    held: dict[tuple[int, int], int],
+) -> Iterator[tuple[int, int]]:
+    """Positions (row, query) of frames that are queries themselves."""
+    for (video_id, frame_index), column in held.items():
+        rows = np.flatnonzero((video_id_R == video_id) & (frame_index_R == frame_index))
+        for row in rows:
+            yield int(row), column
+
+
+def found_share(truth_K: FloatArray, found: Sequence[float], depth: int) -> float:
+    """Recall at a depth: the share of the nearest frames, or of as near ones, that was found.
+
+    Args:
+        truth_K: true distances, ascending; ``inf`` where there are no more frames.
+        found: distances found, ascending.
+        depth: how many of them count.
+    """
+    wanted = min(depth, int(np.isfinite(truth_K).sum()))
+    if wanted == 0:
+        return 1.0
+    limit = float(truth_K[wanted - 1]) + TIE
+    return min(wanted, sum(distance <= limit for distance in found[:depth])) / wanted
+
+
+def bootstrap(values_Q: NDArray[np.float64], *, seed: int = SEED) -> tuple[float, float]:
+    """95% interval of the mean (percentile method), by a thousand resamplings."""
+    rng = np.random.default_rng(seed)
+    picks = rng.integers(0, len(values_Q), size=(1000, len(values_Q)))
+    low, high = np.percentile(values_Q[picks].mean(axis=1), [2.5, 97.5])
+    return float(low), float(high)

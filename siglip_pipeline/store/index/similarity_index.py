@@ -1,0 +1,260 @@
+"""The similarity index of a model: when it is built anew, and how it is proven and published."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from siglip_pipeline.embedded_postgres.tuning import BuildSettings
+from siglip_pipeline.store import counts, generations
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.index import build as building
+from siglip_pipeline.store.index import publish as publishing
+from siglip_pipeline.store.index import recall
+from siglip_pipeline.store.index.choice import AUTO, choose_kind_for
+from siglip_pipeline.store.index.index_options import IndexOptions
+from siglip_pipeline.store.index.recall import RecallReport
+from siglip_pipeline.store.index.recall.queries import EmbedTexts, Query, prepare_queries
+from siglip_pipeline.store.kinds import Generation, index_kind
+from siglip_pipeline.store.models import ModelRow, ModelStore
+
+logger = logging.getLogger(__name__)
+
+Outcome = Literal["published", "refused", "current"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexReport:
+    """What became of a build."""
+
+    outcome: Outcome
+    """``published``; ``refused``: the recall check did not pass, the live index stays;
+    ``current``: the live index is good enough, nothing was built."""
+    reason: str
+    """Why, in a sentence."""
+    kind: str
+    generation: int
+    """The new generation; the live one when nothing was built."""
+    active: bool
+    """Whether search answers with this model now."""
+    changed_share: float
+    """Share of the live generation's frames that had changed before."""
+    build_seconds: float
+    settings: BuildSettings | None
+    """Memory and workers of the build."""
+    recall: RecallReport | None
+    """The check; None when there was nothing to check."""
+
+    @property
+    def published(self) -> bool:
+        """Whether a new generation went live."""
+        return self.outcome == "published"
+
+    def to_json(self) -> dict[str, Any]:
+        """For metadata and ``--json``."""
+        report = self.recall
+        return {
+            "outcome": self.outcome,
+            "reason": self.reason,
+            "kind": self.kind,
+            "generation": self.generation,
+            "published": self.published,
+            "active": self.active,
+            "changed_share": round(self.changed_share, 4),
+            "build_seconds": round(self.build_seconds, 3),
+            "frames": report.frames if report else 0,
+            "rows": report.rows if report else 0,
+            "bytes_per_frame": round(report.bytes_per_frame, 1) if report else None,
+            "recall_at_10": report.recall_at_10 if report else None,
+            "maintenance_work_mem_bytes": self.settings.memory_bytes if self.settings else None,
+            "workers": self.settings.workers if self.settings else None,
+        }
+
+
+def build_index(
+    database: Database,
+    model_id: int,
+    *,
+    options: IndexOptions,
+    kind: str | None = None,
+    progress: Callable[[str], object] = logger.info,
+    texts: Sequence[str] = (),
+    embed_texts: EmbedTexts | None = None,
+    force: bool = False,
+) -> IndexReport:
+    """Bring the index of a model up to date.
+
+    Small changes are in the live index already. A new generation is built beside it when there is
+    none, when another kind or threshold is set, when more than ``rebuild_share`` of the
+    frames changed, or when recall fell below ``min_recall``. It is published in one
+    transaction, and only when its recall check passes; the old one answers until then.
+
+    Args:
+        database: where.
+        model_id: whose vectors.
+        options: which kind, and when it is built anew.
+        kind: instead of ``options.kind``.
+        progress: is told in sentences how far the build is.
+        texts: text queries of the recall check that a user gives.
+        embed_texts: the model's text tower, for the recall check; None: text-like queries are made
+            from pictures.
+        force: build even if the live generation is good enough, and a kind that is guarded.
+
+    Raises:
+        SimilarityIndexError: another process is building, or the kind is refused.
+        ModelNotFoundError: no such model.
+    """
+    model = ModelStore(database).get(model_id)
+    wanted = kind or options.kind
+    if wanted != AUTO:
+        building.check_kind(database, index_kind(wanted).name, force=force)
+    with building.building(database, model_id):
+        queries = prepare_queries(
+            database,
+            model,
+            texts=texts,
+            embed_texts=embed_texts,
+            count=options.recall_queries,
+        )
+        live, changed = _live(database, model_id)
+        if model.moment_threshold != options.moment_threshold:
+            building.recut(database, model_id, options.moment_threshold, progress)
+        chosen = wanted if wanted != AUTO else _choose(database, model_id, live, progress)
+        why = "asked for" if force else _why_anew(model, live, changed, chosen, options)
+        if why is None and live is not None:
+            checked = _check_live(database, live, changed, queries, options, progress)
+            if checked is None or checked.fault(options.min_recall) is None:
+                return _current(model, live, changed, checked)
+            why = f"recall fell: {checked.fault(options.min_recall)}"
+        progress(f"building a {chosen} index of model {model.name}: {why}")
+        return _build(database, model, chosen, queries, options, changed, progress)
+
+
+def _live(database: Database, model_id: int) -> tuple[Generation | None, float]:
+    with database.connection() as connection:
+        live = generations.live(connection, model_id)
+        return live, 0.0 if live is None else generations.changed_share(connection, live)
+
+
+def _choose(
+    database: Database, model_id: int, live: Generation | None, progress: Callable[[str], object]
+) -> str:
+    with database.connection() as connection:
+        stored = counts.stored(connection, model_id)
+    kind, why = choose_kind_for(stored, None if live is None else live.kind)
+    progress(why)
+    return kind
+
+
+def _why_anew(
+    model: ModelRow, live: Generation | None, changed: float, kind: str, options: IndexOptions
+) -> str | None:
+    """Why a new generation is due; None: the live one will do."""
+    if live is None:
+        return "there is none yet"
+    if live.kind != kind:
+        return f"the live one is of kind {live.kind}"
+    if model.moment_threshold != options.moment_threshold:
+        return f"moments were cut at {model.moment_threshold}, now {options.moment_threshold}"
+    if changed > options.rebuild_share:
+        return f"{changed:.1%} of its frames changed, more than {options.rebuild_share:.1%}"
+    return None
+
+
+def _check_live(
+    database: Database,
+    live: Generation,
+    changed: float,
+    queries: Sequence[Query],
+    options: IndexOptions,
+    progress: Callable[[str], object],
+) -> RecallReport | None:
+    """Measure the live index again if anything changed in it; None: nothing did."""
+    if changed == 0 or not queries:
+        return None
+    report = recall.check_recall(database, live, queries, progress=progress, sweep=False)
+    passed = report.fault(options.min_recall) is None
+    recall.record_check(database, live, report, purpose="drift", passed=passed)
+    return report
+
+
+def _current(
+    model: ModelRow, live: Generation, changed: float, report: RecallReport | None
+) -> IndexReport:
+    return IndexReport(
+        outcome="current",
+        reason=f"generation {live.generation} is good enough: {changed:.1%} of its frames changed",
+        kind=live.kind,
+        generation=live.generation,
+        active=model.is_active,
+        changed_share=changed,
+        build_seconds=0.0,
+        settings=None,
+        recall=report,
+    )
+
+
+def _build(
+    database: Database,
+    model: ModelRow,
+    kind: str,
+    queries: Sequence[Query],
+    options: IndexOptions,
+    changed: float,
+    progress: Callable[[str], object],
+) -> IndexReport:
+    began = time.monotonic()
+    target = building.begin(database, model.model_id, kind)
+    try:
+        rows = building.fill(database, target)
+        progress(f"generation {target.generation}: {rows:,} rows are filled in")
+        used = building.create_index(database, target, rows, progress=progress)
+        publishing.catch_up_early(database, target)
+    except BaseException as error:
+        publishing.discard(database, target, f"the build failed: {error}")
+        publishing.drop_unused(database, model.model_id)
+        raise
+    built_seconds = time.monotonic() - began
+    report, fault = _prove(database, target, queries, options, progress)
+    active = model.is_active
+    if fault is None:
+        active = publishing.publish(
+            database, target, report, built_seconds, promote=options.promote_automatically
+        )
+    else:
+        publishing.discard(database, target, fault)
+    publishing.drop_unused(database, model.model_id)
+    reason = f"generation {target.generation} is live" if fault is None else fault
+    progress(reason if fault is None else f"not published: {reason}")
+    return IndexReport(
+        outcome="published" if fault is None else "refused",
+        reason=reason,
+        kind=kind,
+        generation=target.generation,
+        active=active,
+        changed_share=changed,
+        build_seconds=built_seconds,
+        settings=used,
+        recall=report,
+    )
+
+
+def _prove(
+    database: Database,
+    target: Generation,
+    queries: Sequence[Query],
+    options: IndexOptions,
+    progress: Callable[[str], object],
+) -> tuple[RecallReport | None, str | None]:
+    """The recall check of a new generation, and why it must not be published."""
+    if not queries:
+        return None, None
+    report = recall.check_recall(database, target, queries, progress=progress)
+    fault = report.fault(options.min_recall)
+    recall.record_check(database, target, report, purpose="publish", passed=fault is None)
+    progress(
+        f"recall@10 {report.recall_at_10:.3f}, {report.bytes_per_frame:.0f} bytes a frame, "
+        f"checked in {report.seconds:.1f} s"
+    )
+    return report, fault

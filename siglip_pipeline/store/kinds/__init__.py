@@ -1,0 +1,25 @@
+"""The kinds of similarity index, behind one interface; see docs/indexes.md for which to take."""
+
+from siglip_pipeline.errors import SimilarityIndexError
+from siglip_pipeline.store.kinds.base import EF_SEARCH, Generation, IndexKind, Scope
+from siglip_pipeline.store.kinds.exact import Exact
+from siglip_pipeline.store.kinds.frame_index import Hnsw, IvfFlat
+from siglip_pipeline.store.kinds.moment_index import MomentIndex
+from siglip_pipeline.store.kinds.quantized import HnswBinary
+
+KINDS: dict[str, IndexKind] = {
+    kind.name: kind for kind in (MomentIndex(), Hnsw(), HnswBinary(), IvfFlat(), Exact())
+}
+
+__all__ = ["EF_SEARCH", "KINDS", "Generation", "IndexKind", "Scope", "index_kind"]
+
+
+def index_kind(name: str) -> IndexKind:
+    """The kind of that name.
+
+    Raises:
+        SimilarityIndexError: naming those that there are.
+    """
+    if name not in KINDS:
+        raise SimilarityIndexError(f"no index kind {name!r}; there are: {', '.join(KINDS)}")
+    return KINDS[name]

@@ -1,0 +1,91 @@
+"""The frames nearest to a query, ungrouped: what recall is measured on."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pgvector import HalfVector
+from psycopg import sql
+
+from siglip_pipeline.records import FloatArray
+from siglip_pipeline.store.database import Connection
+from siglip_pipeline.store.kinds import Generation, IndexKind, Scope, index_kind
+from siglip_pipeline.store.search.execution import apply_settings, ef_search_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NearFrame:
+    """A frame near a query."""
+
+    video_id: int
+    frame_index: int
+    time_seconds: float
+    distance: float
+    """Negative inner product."""
+
+
+_NEAREST = sql.SQL("""
+WITH near AS MATERIALIZED ({near})
+SELECT video_id, frame_index, time_seconds, distance
+FROM near
+ORDER BY distance, video_id, frame_index LIMIT {k}
+""")
+
+
+class NearFrames:
+    """The ``k`` frames that an index names first, ungrouped: what recall is measured on.
+
+    The statement is put together once, for many queries in one transaction.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        kind: IndexKind,
+        target: Generation,
+        *,
+        k: int,
+        scope: Scope,
+        ef_search: int | None = None,
+    ) -> None:
+        self._connection, self._kind, self._target = connection, kind, target
+        self._k, self._scope = k, scope
+        ef_search = ef_search or ef_search_of(kind, target)
+        rows = max(k, ef_search) if kind.groups_frames else k
+        apply_settings(connection, kind, rows=rows, scope=scope, ef_search=ef_search)
+        self._statement = _NEAREST.format(
+            near=kind.near(target, rows=rows, scope=scope, best_of_moment=False), k=sql.Literal(k)
+        )
+        self._bytes = self._statement.as_bytes(connection)
+
+    def __call__(self, query_D: FloatArray, *, prepare: bool = False) -> list[NearFrame]:
+        """Frames by rising distance; fewer than ``k`` only when there are fewer.
+
+        Args:
+            query_D: unit vector.
+            prepare: plan once, as is safe where nothing is filtered out.
+        """
+        found = self._execute(self._bytes, query_D, prepare=prepare)
+        if len(found) < self._k and self._kind.name != "exact":
+            everywhere = NearFrames(
+                self._connection, index_kind("exact"), self._target, k=self._k, scope=self._scope
+            )
+            return everywhere(query_D)
+        return [
+            NearFrame(video_id=row[0], frame_index=row[1], time_seconds=row[2], distance=row[3])
+            for row in found
+        ]
+
+    def plan(self, query_D: FloatArray) -> list[str]:
+        """Lines of EXPLAIN."""
+        return [row[0] for row in self._execute(b"EXPLAIN (COSTS OFF) " + self._bytes, query_D)]
+
+    def _execute(
+        self, statement: bytes, query_D: FloatArray, *, prepare: bool = False
+    ) -> list[tuple[Any, ...]]:
+        values = self._scope.parameters() | self._kind.plan_parameters(self._target)
+        return self._connection.execute(
+            # Not prepared unless asked: a plan that does not know a filter may shun the index.
+            statement,
+            values | {"query": HalfVector(query_D)},
+            prepare=prepare,
+        ).fetchall()

@@ -1,0 +1,76 @@
+"""Which frames a search may return: filters on videos, resolved to ids."""
+
+from collections.abc import Sequence
+
+import psycopg
+
+from siglip_pipeline.errors import QueryError
+from siglip_pipeline.hits import SearchFilter
+from siglip_pipeline.store.database import Connection
+from siglip_pipeline.store.kinds import Scope
+from siglip_pipeline.store.search.globs import glob_regex, is_glob
+
+_VIDEOS = """
+SELECT v.path, v.video_id, i.frames, i.moments,
+       (%(uploaded_since)s::timestamptz IS NULL OR v.modified_at >= %(uploaded_since)s)
+       AND (%(uploaded_until)s::timestamptz IS NULL OR v.modified_at < %(uploaded_until)s)
+FROM videos v LEFT JOIN ingests i ON i.video_id = v.video_id AND i.model_id = %(model)s
+WHERE %(videos)s::text[] IS NULL OR v.path = ANY(%(videos)s) OR v.path ~ ANY(%(globs)s::text[])
+"""
+
+
+def resolve_scope(
+    connection: Connection,
+    model_id: int,
+    filter: SearchFilter,
+) -> Scope:
+    """Return the videos that pass a filter, and how many frames they hold.
+
+    Args:
+        connection: in a transaction.
+        model_id: whose vectors are searched.
+        filter: its globs as :func:`~siglip_pipeline.store.search.globs.glob_regex` reads them.
+
+    Raises:
+        QueryError: naming a path that is not known, or a glob that matches nothing.
+    """
+    if not filter.is_about_videos:
+        return Scope(time_range=filter.time_range)
+    globs = [pattern for pattern in filter.videos or () if is_glob(pattern)]
+    values = {
+        "uploaded_since": filter.uploaded_since,
+        "uploaded_until": filter.uploaded_until,
+        "model": model_id,
+        # A file may be called like a glob.
+        "videos": None if filter.videos is None else list(filter.videos),
+        "globs": [glob_regex(glob) for glob in globs],
+    }
+    try:
+        rows = connection.execute(_VIDEOS, values).fetchall()
+    except psycopg.errors.InvalidRegularExpression as error:
+        raise QueryError(
+            f"a pattern among {[glob[:60] for glob in globs]} cannot be used ({error}); make it "
+            "simpler"
+        ) from error
+    _check_known(filter.videos or (), globs, [row[0] for row in rows])
+    inside = [row[1:4] for row in rows if row[2] is not None and row[4]]
+    return Scope(
+        video_ids=[video_id for video_id, _, _ in inside],
+        frames=sum(frames for _, frames, _ in inside),
+        moments=sum(moments for _, _, moments in inside),
+        time_range=filter.time_range,
+    )
+
+
+def _check_known(videos: Sequence[str], globs: Sequence[str], found: Sequence[str]) -> None:
+    unknown = sorted(set(videos) - set(globs) - set(found))
+    if unknown:
+        raise QueryError(
+            f"no video {unknown[0]!r} ({len(unknown)} of {len(videos)} unknown); give its path "
+            "below the uploads, or a glob such as 'holiday/**'"
+        )
+    if globs and not found:
+        raise QueryError(
+            f"no video matches {globs[0]!r}; * stays within a folder, ** does not, and without a "
+            "/ the pattern is about the file's name"
+        )

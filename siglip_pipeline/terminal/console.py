@@ -1,0 +1,132 @@
+"""What the commands print for people: tables, progress, timecodes. JSON goes around it."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from siglip_pipeline.hits import Hit
+from siglip_pipeline.stages.status import PipelineStatus
+from siglip_pipeline.text.json_form import to_json
+from siglip_pipeline.text.timecode import timecode
+from siglip_pipeline.uploads.names import shown
+
+
+class PlainConsole(Console):
+    """Prints text as it is: a file may be called ``[/b]``, or hold what moves the cursor."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Text for the terminal; all hidden characters but line breaks are spelled out."""
+        return super().render_str("\n".join(map(shown, text.split("\n"))), **options)
+
+
+err = PlainConsole(stderr=True)
+"""Progress and messages: stderr, so that stdout holds the answer alone."""
+out = PlainConsole()
+
+
+def print_json(document: object) -> None:
+    """Print exactly one JSON document on stdout: a dict as it is, or a record."""
+    if not isinstance(document, dict):
+        document = to_json(document)
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def hits_table(
+    title: str, hits: Iterable[Hit], *, mark: Mapping[int, str | Text] | None = None
+) -> Table:
+    """Hits as rows; ``mark`` adds a last column by row number."""
+    table = Table(title=shown(title), title_justify="left")
+    table.add_column("video")
+    table.add_column("at", justify="right")
+    table.add_column("moment")
+    table.add_column("score", justify="right")
+    table.add_column("probability", justify="right")
+    if mark is not None:
+        table.add_column("")
+    for row, hit in enumerate(hits):
+        cells: list[str | Text] = [
+            shown(hit.video),
+            timecode(hit.time_seconds),
+            f"{timecode(hit.start_seconds)} – {timecode(hit.end_seconds)}",
+            f"{hit.score:.3f}",
+            f"{hit.probability:.1%}",
+        ]
+        if mark is not None:
+            cells.append(mark.get(row, ""))
+        table.add_row(*cells)
+    return table
+
+
+def status_table(status: PipelineStatus) -> Table:
+    """The status document as a table."""
+    table = Table(show_header=False, box=None)
+    table.add_row(
+        "videos",
+        f"{status.total} in all, {status.indexed} indexed, {status.failed} failed, "
+        f"{status.pending} to come",
+    )
+    table.add_row("frames", str(status.frames))
+    table.add_row("vectors", str(status.vectors))
+    table.add_row("decoding", f"held by {status.sandbox}")
+    for warning in status.warnings:
+        table.add_row(Text("warning", style="yellow"), warning)
+    stale = status.out_of_date
+    if stale.videos:
+        table.add_row(
+            "out of date",
+            f"frames of {len(stale.frames)} and vectors of {len(stale.vectors)} videos; "
+            "`siglip-pipeline materialize --stale` makes them anew",
+        )
+    if status.model:
+        table.add_row(
+            "model",
+            f"{status.model.name} ({status.model.dim} dimensions, {status.model.key})",
+        )
+    if status.index:
+        recall = status.index.recall_at_10
+        measured = "not measured" if recall is None else f"{recall:.3f}"
+        table.add_row(
+            "index",
+            f"{status.index.kind}, {status.index.state}, recall@10 {measured}, "
+            f"{status.index.rows} rows",
+        )
+    for failure in status.failures:
+        table.add_row("failed", f"{shown(failure.video)} at {failure.stage}: {failure.reason}")
+    for file in status.refused:
+        table.add_row("refused", f"{shown(file.path)}: {file.reason}")
+    return table
+
+
+def database_table(document: dict[str, Any]) -> Table:
+    """The document of ``db status`` as a table."""
+    table = Table(show_header=False, box=None)
+    kind = "embedded" if document["embedded"] else "external"
+    table.add_row("database", f"{document['where']} ({kind})")
+    table.add_row("versions", f"Postgres {document['postgres']}, pgvector {document['pgvector']}")
+    table.add_row("size", f"{document['size_bytes'] / 2**20:,.1f} MiB")
+    for name, value in document["settings"].items():
+        table.add_row(name, value)
+    return table
+
+
+def models_table(models: Iterable[dict[str, Any]]) -> Table:
+    """Models with their coverage, the one that searches use marked."""
+    table = Table()
+    for column in ("", "model", "key", "dimensions", "embedded", "missing", "failed", "vectors"):
+        table.add_column(column, justify="left" if column in ("", "model", "key") else "right")
+    for model in models:
+        table.add_row(
+            "active" if model["active"] else "",
+            model["name"],
+            model["key"],
+            *(str(model[name]) for name in ("dim", "embedded", "missing", "failed", "vectors")),
+        )
+    return table

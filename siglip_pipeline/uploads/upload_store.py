@@ -1,0 +1,299 @@
+"""Uploads: what lies below UPLOADS, and how to read it.
+
+A listing asks the storage for names, sizes and times and never opens a file. Any fsspec URL
+works (``s3://``, ``gs://``, ``http://``, ``memory://``); local folders are walked directly, since
+only there are symlinks and half-written files a concern.
+"""
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator, MutableSequence, Sequence
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, BinaryIO, Final, cast
+
+import fsspec
+
+from siglip_pipeline.errors import UploadError, UploadNotFoundError, UploadsUnavailableError
+from siglip_pipeline.files.opening import open_file, stat_file
+from siglip_pipeline.records import Refused, Upload
+from siglip_pipeline.text.secret import SecretUrl
+from siglip_pipeline.uploads.listing import (
+    local_upload,
+    local_uploads,
+    remote_upload,
+    remote_uploads,
+)
+from siglip_pipeline.uploads.names import unusable
+
+BUCKET_PROTOCOLS: Final = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az"})
+"""Storages without folders: a prefix is not there until the first file below it is."""
+
+WHOLE_FILE_PROTOCOLS: Final = BUCKET_PROTOCOLS | {"http", "https", "memory"}
+"""Storages in which a file appears whole: nothing is ever seen half written."""
+
+S3_VERSION: Final = "?versionId="
+"""What s3fs cuts a name at."""
+
+# What the system says when a name is no upload: a link out or in a circle, a folder, a pipe.
+_NO_UPLOAD: Final = {errno.EXDEV, errno.ELOOP, errno.ENOTDIR, errno.EINVAL, errno.ENXIO}
+
+READ_BLOCK_BYTES: Final = 4 * 2**20
+"""How much is fetched at once from remote storage: large enough to hide a round trip."""
+
+
+class UploadStore:
+    """A folder or bucket that uploads arrive in.
+
+    Picklable, so that another process can list the same uploads.
+
+    Args:
+        url: folder, or any URL that fsspec understands.
+        part: a folder below it; nothing outside it is listed or found. Paths stay relative to the
+            URL. None: everything.
+        settle_seconds: a file that changed more recently is left for a later listing. It has no
+            effect on object stores, where a file appears whole.
+        storage_options: passed to the fsspec file system.
+
+    Raises:
+        UploadsUnavailableError: no file system is installed for this kind of URL.
+    """
+
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        *,
+        part: str | None = None,
+        settle_seconds: float = 10.0,
+        storage_options: dict[str, Any] | None = None,
+    ) -> None:
+        self._url = SecretUrl.of(url)
+        self._part = part
+        self._settle_seconds = settle_seconds
+        self._storage_options = storage_options or {}
+        try:
+            self._fs, self._root = fsspec.core.url_to_fs(
+                self._url.reveal(), **self._storage_options
+            )
+        except Exception as error:  # each storage has exceptions of its own
+            raise UploadsUnavailableError(
+                f"SIGLIP_UPLOADS={self._url}: {self._url.masked(error)}; use a folder or "
+                "an fsspec URL such as s3://bucket/videos (pip install 'siglip-pipeline[s3]')"
+            ) from self._url.masked_error(error)
+        protocol = self._fs.protocol
+        self._protocols = {protocol} if isinstance(protocol, str) else set(protocol)
+        self._folder = Path(self._root) if "file" in self._protocols else None
+
+    def __repr__(self) -> str:
+        part = f", part={self._part!r}" if self._part else ""
+        return f"UploadStore({str(self._url)!r}{part})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self._url, self._part, self._settle_seconds, self._storage_options)
+
+    @property
+    def url(self) -> SecretUrl:
+        """The folder or URL as it was given."""
+        return self._url
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of this machine; None where uploads are remote."""
+        return self._folder
+
+    def sha256(self, video: str) -> str:
+        """SHA-256 of an upload's content, in hexadecimal; reads all of it.
+
+        Raises:
+            UploadError: it is missing or cannot be read.
+        """
+        with self.open(video) as file:
+            try:
+                return sha256_of(file)
+            except Exception as error:  # each storage has exceptions of its own
+                raise UploadError(
+                    f"{video}: the storage failed while it was read: "
+                    f"{self._url.masked(error)}; try again later"
+                ) from self._url.masked_error(error)
+
+    def list(self) -> Iterator[Upload]:
+        """Every upload that is ready, sorted by path; as :meth:`scan` finds them."""
+        return iter(sorted(self.scan(), key=attrgetter("path")))
+
+    def survey(self) -> tuple[Sequence[Upload], Sequence[Refused]]:
+        """Every upload that is ready, and every file that is refused; each sorted by path."""
+        refused: MutableSequence[Refused] = []
+        ready = sorted(self.scan(refused), key=attrgetter("path"))
+        return ready, sorted(refused, key=attrgetter("path"))
+
+    def scan(self, refused: MutableSequence[Refused] | None = None) -> Iterator[Upload]:
+        """Every upload that is ready, in no particular order. Nothing is opened or downloaded.
+
+        Hidden, temporary and sidecar files, and those that have not settled, are left out, each
+        with a debug line.
+
+        Args:
+            refused: takes files that somebody put there to be uploads and that cannot be any: names
+                that cannot be kept, symlinks that lead out of the folder, what is no regular file.
+
+        Raises:
+            UploadsUnavailableError: the folder or bucket is missing or does not answer.
+        """
+        for file in self._list_folder(self._folder) if self._folder else self._list_remote():
+            if isinstance(file, Upload):
+                yield file
+            elif refused is not None:
+                refused.append(file)
+
+    def check_name(self, path: str) -> None:
+        """Refuse what can be no upload's name; nothing is looked up.
+
+        Raises:
+            UploadNotFoundError: with the reason.
+        """
+        if (reason := self._unusable(path)) is not None:
+            raise UploadNotFoundError(
+                f"{path!r} is not a path below UPLOADS: {reason}; give it relative to {self._url}"
+            )
+
+    def get(self, path: str) -> Upload:
+        """One upload as a listing would show it, settled or not.
+
+        Raises:
+            UploadNotFoundError: there is no such file below UPLOADS.
+            UploadsUnavailableError: the storage does not answer.
+        """
+        self.check_name(path)
+        self._check_part(path)
+        if self._folder is not None:
+            try:
+                return local_upload(path, stat_file(self._folder, path))
+            except OSError as error:
+                raise UploadNotFoundError(self._missing(path)) from self._url.masked_error(error)
+        try:
+            self._fs.invalidate_cache()
+            entry = self._fs.info(self._full(path))
+        except FileNotFoundError as error:
+            raise UploadNotFoundError(self._missing(path)) from self._url.masked_error(error)
+        except Exception as error:  # each storage has exceptions of its own
+            raise self._unavailable(error) from self._url.masked_error(error)
+        if entry.get("type") != "file":
+            raise UploadNotFoundError(self._missing(path))
+        return remote_upload(path, entry)
+
+    def open(self, path: str) -> BinaryIO:
+        """The upload as a seekable binary file; remote ones are read block by block.
+
+        A local one is a regular file beneath the folder, whatever its name meant a moment ago; its
+        ``fileno()`` can be handed on.
+
+        Raises:
+            UploadNotFoundError: there is no such file.
+            UploadError: it cannot be opened.
+        """
+        self.check_name(path)
+        try:
+            if self._folder is not None:
+                return open_file(self._folder, path)
+            file = self._fs.open(
+                self._full(path), "rb", block_size=READ_BLOCK_BYTES, cache_type="readahead"
+            )
+        except FileNotFoundError as error:
+            raise UploadNotFoundError(self._missing(path)) from self._url.masked_error(error)
+        except Exception as error:  # each storage has exceptions of its own
+            if isinstance(error, OSError) and error.errno in _NO_UPLOAD:
+                raise UploadNotFoundError(self._missing(path)) from self._url.masked_error(error)
+            raise UploadError(
+                f"{path}: cannot be opened: {self._url.masked(error)}; try again later"
+            ) from self._url.masked_error(error)
+        return cast(BinaryIO, file)
+
+    def open_and_look(self, path: str) -> tuple[Upload, BinaryIO]:
+        """The upload as :meth:`get` shows it, and open: a local one is the same file for certain.
+
+        Raises:
+            UploadNotFoundError: there is no such file.
+            UploadError: it cannot be opened.
+            UploadsUnavailableError: the storage does not answer.
+        """
+        if self._folder is None:
+            return self.get(path), self.open(path)
+        self._check_part(path)
+        file = self.open(path)
+        return local_upload(path, os.fstat(file.fileno())), file
+
+    def _check_part(self, path: str) -> None:
+        if not is_in_part(path, self._part):
+            raise UploadNotFoundError(
+                f"{path}: not in SIGLIP_PART={self._part}; name what lies below that folder, or "
+                "leave SIGLIP_PART unset where the collection is not divided"
+            )
+
+    def _unusable(self, path: str) -> str | None:
+        if S3_VERSION in path and "s3" in self._protocols:
+            return f"{S3_VERSION} in its name is taken for a version of another file; rename it"
+        return unusable(path)
+
+    def _full(self, path: str) -> str:
+        return f"{self._root.rstrip('/')}/{path}"
+
+    def _container(self) -> str:
+        """What must exist even before the first upload: the bucket, or else the folder."""
+        return str(self._root.split("/")[0] if self._protocols & BUCKET_PROTOCOLS else self._root)
+
+    def _missing(self, path: str) -> str:
+        return f"{path}: no such file below {self._url}; `siglip-pipeline status` lists what is"
+
+    def _unavailable(self, error: Exception) -> UploadsUnavailableError:
+        return UploadsUnavailableError(
+            f"SIGLIP_UPLOADS={self._url} cannot be read: {type(error).__name__}: "
+            f"{self._url.masked(error)}; check that it exists and "
+            "that the credentials allow listing"
+        )
+
+    def _is_inside(self, file: Path) -> bool:
+        assert self._folder is not None
+        return file.resolve().is_relative_to(self._folder.resolve())
+
+    def _list_folder(self, folder: Path) -> Iterator[Upload | Refused]:
+        start = folder / (self._part or "")
+        if not start.is_dir():
+            raise self._unavailable(FileNotFoundError(f"no such folder: {start}"))
+        try:
+            yield from local_uploads(folder, settle_seconds=self._settle_seconds, part=self._part)
+        except OSError as error:
+            raise self._unavailable(error) from self._url.masked_error(error)
+
+    def _list_remote(self) -> Iterator[Upload | Refused]:
+        try:
+            self._fs.invalidate_cache()
+            start = self._full(self._part) if self._part else self._root
+            found: dict[str, dict[str, Any]] = self._fs.find(start, detail=True)
+            if not found and not self._fs.exists(self._container()):
+                raise FileNotFoundError(f"no such bucket or folder: {self._container()}")
+        except Exception as error:  # each storage has exceptions of its own
+            raise self._unavailable(error) from self._url.masked_error(error)
+        appear_whole = bool(self._protocols & WHOLE_FILE_PROTOCOLS)
+        settle_seconds = 0.0 if appear_whole else self._settle_seconds
+        yield from remote_uploads(
+            found, self._root, settle_seconds=settle_seconds, unusable=self._unusable
+        )
+
+
+def is_in_part(path: str, part: str | None) -> bool:
+    """Whether a path below UPLOADS lies in a part of the collection; None is all of it."""
+    return part is None or path.startswith(f"{part}/")
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """SHA-256 of what a file holds from here on, in hexadecimal."""
+    return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
+
+
+def _reopen(
+    url: SecretUrl, part: str | None, settle_seconds: float, storage_options: dict[str, Any]
+) -> UploadStore:
+    return UploadStore(
+        url, part=part, settle_seconds=settle_seconds, storage_options=storage_options
+    )

@@ -1,0 +1,123 @@
+"""What a decoding child is asked to do. No av here: parents import it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from siglip_pipeline.video.decode_options import DecodeOptions, Progress, frame_recipe
+from siglip_pipeline.video.sampling import Sampling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a child may take for one job."""
+
+    stall_seconds: float = 60.0
+    """Without a word from it for so long, it is ended."""
+    total_seconds: float
+    memory_mib: int = 4096
+    threads: int = 1
+    file_bytes: int = 2**20
+    """A file that it writes grows no further."""
+
+
+class Job(Protocol):
+    """Something for a child to do. It is pickled, so its class must be imported by name."""
+
+    def perform(self, descriptors: Sequence[int], progress: Progress) -> Any:
+        """Do it, in the child.
+
+        Args:
+            descriptors: what the parent opened for it; closed afterwards.
+            progress: to be called as it goes on.
+
+        Returns:
+            What JSON can hold.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractJob:
+    """One video to sample; descriptors: the upload, and the draft of its frame file."""
+
+    video: str
+    fed_bytes: int | None
+    """Size of a remote upload, which the parent reads for the child; None for a local file."""
+    draft_folder: Path
+    """For messages."""
+    sampling: Sampling
+    options: DecodeOptions
+    source_fingerprint: str
+
+    @property
+    def recipe(self) -> str:
+        """See :func:`frame_recipe`."""
+        return frame_recipe(self.sampling, self.options)
+
+    def perform(self, descriptors: Sequence[int], progress: Progress) -> Any:
+        """A :class:`FrameReport`."""
+        from siglip_pipeline.video.extraction import extract
+        from siglip_pipeline.video.source import MediaSource
+
+        upload, draft = descriptors
+        source = MediaSource.of_descriptor(self.video, upload, fed_bytes=self.fed_bytes)
+        with open(draft, "wb", closefd=False) as file:
+            return asdict(extract(self, source, file, progress))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HashJob:
+    """An upload to hash; descriptor: the upload."""
+
+    video: str
+    fed_bytes: int | None
+
+    def perform(self, descriptors: Sequence[int], progress: Progress) -> Any:
+        """SHA-256 in hexadecimal."""
+        from siglip_pipeline.video.source import MediaSource
+
+        source = MediaSource.of_descriptor(self.video, descriptors[0], fed_bytes=self.fed_bytes)
+        return source.sha256(progress)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureJob:
+    """A client's picture to decode; descriptors: the picture, and an empty file for its pixels."""
+
+    name: str
+    format: str
+    max_pixels: float
+
+    def perform(self, descriptors: Sequence[int], progress: Progress) -> Any:
+        """Height and width of the upright picture."""
+        from siglip_pipeline.video.query_picture import decode_picture
+
+        picture, pixels = descriptors
+        with open(picture, "rb", closefd=False) as file:
+            pixels_HWC = decode_picture(
+                file, name=self.name, format=self.format, max_pixels=self.max_pixels
+            )
+        with open(pixels, "wb", closefd=False) as file:
+            file.write(pixels_HWC.data)
+        return pixels_HWC.shape[:2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutJob:
+    """A clip to cut; descriptors: the upload, and an empty file for the clip."""
+
+    video: str
+    fed_bytes: int | None
+    start_seconds: float
+    end_seconds: float
+
+    def perform(self, descriptors: Sequence[int], progress: Progress) -> Any:
+        """How many frames it has."""
+        from siglip_pipeline.video.cut import cut
+        from siglip_pipeline.video.source import MediaSource
+
+        upload, target = descriptors
+        source = MediaSource.of_descriptor(self.video, upload, fed_bytes=self.fed_bytes)
+        with open(target, "w+b", buffering=0, closefd=False) as file:
+            return cut(source, self.start_seconds, self.end_seconds, file, progress)

@@ -1,0 +1,285 @@
+"""What a container says about its video.
+
+One pass over the packets, without decoding, gives every timestamp and key flag in milliseconds.
+Headers are not believed: durations, frame counts and rates in them are often missing or wrong.
+"""
+
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Final
+
+import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from siglip_pipeline.errors import VideoError
+from siglip_pipeline.records import IntArray, VideoInfo
+from siglip_pipeline.video.av1 import ReferenceReader
+from siglip_pipeline.video.container import PLAYLIST, demux, leads_elsewhere, open_container
+from siglip_pipeline.video.geometry import (
+    DISPLAY_MATRIX,
+    DisplayGeometry,
+    orientation_of,
+    usable_sample_aspect_ratio,
+)
+from siglip_pipeline.video.source import MediaSource
+
+BoolArray = NDArray[np.bool_]
+
+MAX_SIDE: Final = 32_768
+MAX_PIXELS: Final = 16_384 * 8_704
+"""Largest frame that is decoded, in pixels: level 7.2 of H.265, some 16K, goes no further."""
+
+MAX_PACKETS: Final = 20_000_000
+"""Some 90 hours at 60 frames a second; more is a damaged file that never ends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PacketIndex:
+    """The video packets of a container in decoding order (P), and its frames in time order (N)."""
+
+    pts_P: IntArray
+    key_P: BoolArray
+    reference_P: BoolArray
+    """False where the stream itself says that nothing refers to the packet (AV1 only: decoders of
+    other codecs find that out themselves)."""
+    packet_N: NDArray[np.int32]
+    """The packet of each frame; 32 bits hold MAX_PACKETS, in half the memory."""
+    pts_N: IntArray
+    """Strictly increasing."""
+    end_pts: int
+    """Where the last frame ends."""
+    timestamps_known: bool
+    """False when packets carry none: frames are then told apart by their order alone."""
+    expected: int
+    """Packets that the container's own index lists; more than there are when it was cut off."""
+
+    @property
+    def key_N(self) -> BoolArray:
+        """Which frames are key frames."""
+        keys: BoolArray = self.key_P[self.packet_N]
+        return keys
+
+    def __len__(self) -> int:
+        return int(self.pts_P.size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """A container that was read through once, nothing decoded."""
+
+    video: str
+    container: str
+    codec: str
+    coded_width: int
+    coded_height: int
+    sample_aspect_ratio: Fraction
+    time_base: Fraction
+    stream_index: int
+    size_bytes: int
+    packets: PacketIndex
+
+    def geometry(self, frame: VideoFrame) -> DisplayGeometry:
+        """How to show this frame. The display matrix travels with frames, not with the stream."""
+        matrix: Any = frame.side_data.get(DISPLAY_MATRIX)
+        rotation_degrees, mirrored = orientation_of(None if matrix is None else bytes(matrix))
+        return DisplayGeometry(
+            coded_width=frame.width,
+            coded_height=frame.height,
+            sample_aspect_ratio=self.sample_aspect_ratio,
+            rotation_degrees=rotation_degrees,
+            mirrored=mirrored,
+        )
+
+    def info(self, geometry: DisplayGeometry) -> VideoInfo:
+        """The record that the rest of the pipeline sees."""
+        packets = self.packets
+        start_pts = int(packets.pts_N[0])
+        span_seconds = float((int(packets.pts_N[-1]) - start_pts) * self.time_base)
+        width, height = geometry.display_size
+        return VideoInfo(
+            video=self.video,
+            container=self.container,
+            codec=self.codec,
+            width=width,
+            height=height,
+            rotation_degrees=geometry.rotation_degrees,
+            time_base=self.time_base,
+            start_pts=start_pts,
+            duration_seconds=float((packets.end_pts - start_pts) * self.time_base),
+            frame_count=len(packets),
+            frame_rate=(packets.pts_N.size - 1) / span_seconds if span_seconds > 0 else None,
+            size_bytes=self.size_bytes,
+        )
+
+
+def video_stream(container: InputContainer, source: MediaSource) -> VideoStream:
+    """The video stream to decode: the largest one that is not an album cover.
+
+    Raises:
+        VideoError: there is none, or FFmpeg cannot decode it.
+    """
+    streams = [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & Disposition.attached_pic
+    ]
+    if not streams:
+        if leads_elsewhere(source):
+            raise VideoError(source.video, PLAYLIST)
+        held = "only sound" if container.streams.audio else "no video stream"
+        raise VideoError(source.video, f"the file holds {held}: there is no frame to index")
+    decodable = [stream for stream in streams if stream.codec_context is not None]
+    if not decodable:
+        reason = "FFmpeg has no decoder for its codec; convert it to MP4 (H.264)"
+        raise VideoError(source.video, reason)
+    return max(decodable, key=lambda s: (s.codec_context.width * s.codec_context.height, -s.index))
+
+
+def check_dimensions(video: str, width: int, height: int) -> None:
+    """Refuse frames that no camera makes and that would fill the memory.
+
+    Raises:
+        VideoError: naming the size and the limit.
+    """
+    if width > MAX_SIDE or height > MAX_SIDE or width * height > MAX_PIXELS:
+        raise VideoError(
+            video,
+            f"a frame has {width}x{height} pixels; at most {MAX_SIDE} on a side and "
+            f"{MAX_PIXELS} in all are decoded",
+        )
+
+
+def scan(source: MediaSource, *, on_progress: Callable[[int], None] = lambda packets: None) -> Scan:
+    """Read all packets of a container once, without decoding.
+
+    Args:
+        source: what to read.
+        on_progress: called with the number of packets seen so far.
+
+    Raises:
+        VideoError: it cannot be opened, has no video, no packets, or absurd dimensions.
+    """
+    with open_container(source) as container:
+        stream = video_stream(container, source)
+        context = stream.codec_context
+        check_dimensions(source.video, context.width, context.height)
+        packets = _read_packets(container, stream, source, on_progress)
+        return Scan(
+            video=source.video,
+            container=container.format.name,
+            codec=stream.codec.canonical_name,
+            coded_width=context.width,
+            coded_height=context.height,
+            sample_aspect_ratio=usable_sample_aspect_ratio(stream.sample_aspect_ratio),
+            time_base=stream.time_base or Fraction(1, 1000),
+            stream_index=stream.index,
+            size_bytes=max(0, container.size),
+            packets=packets,
+        )
+
+
+def _read_packets(
+    container: InputContainer,
+    stream: VideoStream,
+    source: MediaSource,
+    on_progress: Callable[[int], None],
+) -> PacketIndex:
+    # Compact: two hours are 180,000 packets, and Python's own integers would take 40 bytes each.
+    pts = array("q")
+    timestamps_known = True
+    keys, discards, references = bytearray(), bytearray(), bytearray()
+    is_av1 = stream.codec.canonical_name == "av1"
+    reader = ReferenceReader(stream.codec_context.extradata) if is_av1 else None
+    last_pts, last_duration = None, 0
+    for packet in demux(container, stream):
+        timestamps_known = timestamps_known and packet.pts is not None
+        pts.append(packet.pts or 0)
+        keys.append(packet.is_keyframe)
+        discards.append(packet.is_discard)
+        references.append(reader is None or reader.is_reference(memoryview(packet)))
+        if packet.pts is not None and (last_pts is None or packet.pts >= last_pts):
+            last_pts, last_duration = packet.pts, packet.duration or 0
+        on_progress(len(pts))
+        if len(pts) > MAX_PACKETS:
+            raise VideoError(source.video, f"it has more than {MAX_PACKETS} packets: it is damaged")
+    if not pts:
+        if leads_elsewhere(source):
+            raise VideoError(source.video, PLAYLIST)
+        raise VideoError(
+            source.video,
+            "its video stream has no packets: the file was cut off, or nothing was recorded",
+        )
+    return build_index(
+        np.frombuffer(pts, np.int64),
+        timestamps_known=timestamps_known,
+        key_P=np.frombuffer(keys, np.bool_),
+        discard_P=np.frombuffer(discards, np.bool_),
+        reference_P=np.frombuffer(references, np.bool_),
+        last_duration=last_duration,
+        frame_duration=_frame_duration(stream),
+        # MP4 and AVI list every packet up front; in other containers this holds key frames only.
+        expected=max(len(pts), len(stream.index_entries)),
+    )
+
+
+def _frame_duration(stream: VideoStream) -> int:
+    """Units of the time base that one frame takes by the header's rate; at least 1."""
+    rate = stream.guessed_rate or stream.average_rate
+    if not rate or not stream.time_base or rate <= 0:
+        return 1
+    return max(1, round(1 / (rate * stream.time_base)))
+
+
+def build_index(
+    pts_P: IntArray,
+    *,
+    timestamps_known: bool,
+    key_P: BoolArray,
+    discard_P: BoolArray,
+    reference_P: BoolArray,
+    last_duration: int,
+    frame_duration: int,
+    expected: int,
+) -> PacketIndex:
+    """Bring packets into time order.
+
+    Packets that an edit list cuts away are no frames, unless that leaves none. Of packets with the
+    same PTS the first one counts. Where any packet lacks its PTS, frames are numbered in the order
+    in which the decoder gives them, one ``frame_duration`` each.
+    """
+    if timestamps_known:
+        shown = np.flatnonzero(~discard_P) if not discard_P.all() else np.arange(pts_P.size)
+        pts_N, first = np.unique(pts_P[shown], return_index=True)
+        packet_N = shown[first]
+    else:
+        packet_N = np.arange(pts_P.size)
+        pts_P = pts_N = packet_N * frame_duration
+        last_duration = frame_duration
+    if last_duration <= 0:
+        last_duration = int(np.median(np.diff(pts_N))) if pts_N.size > 1 else frame_duration
+    return PacketIndex(
+        pts_P=pts_P,
+        key_P=key_P,
+        reference_P=reference_P,
+        packet_N=packet_N.astype(np.int32),
+        pts_N=pts_N.astype(np.int64),
+        end_pts=int(pts_N[-1]) + max(1, last_duration),
+        timestamps_known=timestamps_known,
+        expected=expected,
+    )
+
+
+def nothing_decoded_reason(scanned: Scan) -> str:
+    """A sentence for a person about a video of which no frame came out."""
+    if scanned.coded_width <= 0 or scanned.coded_height <= 0:
+        return "its header gives no picture size that can be decoded; the file is damaged"
+    return (
+        f"none of its frames could be decoded as {scanned.codec}; the file is damaged, encrypted "
+        "or cut off before its first picture"
+    )

@@ -1,0 +1,175 @@
+"""What is known of videos, over HTTP: lists, details, labels, duplicates, the pipeline's state."""
+
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Query
+from starlette.requests import Request
+
+from siglip_pipeline.stages.status import StatusOptions, collect_status
+from siglip_pipeline.text.json_form import to_json
+from siglip_pipeline.web.http_errors import HttpError
+from siglip_pipeline.web.media import VideoId
+from siglip_pipeline.web.query import MAX_ID, Filter
+from siglip_pipeline.web.schemas import (
+    FAILURES,
+    DuplicatesAnswer,
+    ErrorAnswer,
+    FrameAnswer,
+    LabelsAnswer,
+    MomentAnswer,
+    SharedSegmentAnswer,
+    VideoAnswer,
+    VideoDetailAnswer,
+    VideoLabelsAnswer,
+    VideosAnswer,
+)
+from siglip_pipeline.web.services import CurrentServices, Services, unknown_video
+
+TIMELINE_FRAMES = 24
+MAX_LABELS = 20
+"""At once: each is compared with every frame in scope."""
+
+_PAGING = ("limit", "offset")
+
+router = APIRouter(tags=["videos"], responses=FAILURES)
+
+
+@router.get("/api/videos", summary="All videos")
+def videos(
+    services: CurrentServices,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    offset: Annotated[int, Query(ge=0, le=MAX_ID)] = 0,
+) -> VideosAnswer:
+    """Videos by path, with how far each has come; `next` is the address of the next page."""
+    rows = services.videos.page(limit=limit, offset=offset)
+    total = services.videos.count()
+    more = offset + limit < total
+    return VideosAnswer(
+        videos=[VideoAnswer.of(row) for row in rows],
+        total=total,
+        next=f"/api/videos?limit={limit}&offset={offset + limit}" if more else None,
+    )
+
+
+@router.get(
+    "/api/videos/{video_id}",
+    summary="One video",
+    responses={404: {"model": ErrorAnswer, "description": "No such video"}},
+)
+def video(services: CurrentServices, video_id: VideoId) -> VideoDetailAnswer:
+    """A video with its stored frames, evenly spaced, and its moments."""
+    return video_detail(services, video_id)
+
+
+def video_detail(services: Services, video_id: int) -> VideoDetailAnswer:
+    """See :func:`video`.
+
+    Raises:
+        HttpError: 404, there is none of this id.
+    """
+    row = services.videos.by_id(video_id)
+    if row is None:
+        raise unknown_video(video_id)
+    timeline = services.timelines.timeline(video_id, max_frames=TIMELINE_FRAMES)
+    return VideoDetailAnswer(
+        **VideoAnswer.of(row).model_dump(),
+        info=row.info,
+        stream_url=f"/api/videos/{video_id}/stream",
+        timeline=[
+            FrameAnswer(
+                frame_index=frame.frame_index,
+                time_seconds=frame.time_seconds,
+                thumbnail_url=f"/api/thumbnails/{video_id}/{frame.frame_index}.jpg",
+            )
+            for frame in timeline.frames
+        ],
+        moments=[
+            MomentAnswer(start_seconds=moment.start_seconds, end_seconds=moment.end_seconds)
+            for moment in timeline.moments
+        ],
+    )
+
+
+@router.get(
+    "/api/duplicates",
+    summary="Near-duplicate videos",
+    responses={404: {"model": ErrorAnswer, "description": "No such video"}},
+)
+def duplicates(
+    services: CurrentServices,
+    video_id: Annotated[
+        int | None, Query(ge=1, le=MAX_ID, description="Only with this video.")
+    ] = None,
+    segments: Annotated[
+        bool, Query(description="Also what videos share that are no copies of each other.")
+    ] = False,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    offset: Annotated[int, Query(ge=0, le=100_000)] = 0,
+) -> DuplicatesAnswer:
+    """Stretches that two videos share, as the asset `video_similarity` found them last."""
+    found = services.similarity.segments(
+        video=None if video_id is None else services.name(video_id).video,
+        duplicates_only=not segments,
+        limit=offset + limit + 1,
+    )
+    following = {"limit": limit, "offset": offset + limit, "segments": str(segments).lower()}
+    if video_id is not None:
+        following["video_id"] = video_id
+    return DuplicatesAnswer(
+        segments=[
+            SharedSegmentAnswer(**to_json(segment)) for segment in found[offset : offset + limit]
+        ],
+        next=f"/api/duplicates?{urlencode(following)}" if len(found) > offset + limit else None,
+    )
+
+
+@router.get(
+    "/api/labels",
+    summary="Zero-shot labels",
+    responses={404: {"model": ErrorAnswer, "description": "No such video"}},
+)
+def labels(
+    request: Request,
+    services: CurrentServices,
+    filter: Filter,
+    label: Annotated[
+        list[str],
+        Query(
+            min_length=1,
+            max_length=MAX_LABELS,
+            description="A noun, such as `a red car`; repeat it for more.",
+            examples=[["a red car", "a bridge"]],
+        ),
+    ],
+    video_id: Annotated[int | None, Query(ge=1, le=MAX_ID, description="Only this video.")] = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    offset: Annotated[int, Query(ge=0, le=MAX_ID)] = 0,
+) -> LabelsAnswer:
+    """Which labels fit which videos: every frame in scope is judged by each label alone.
+
+    A frame has a label from `min_probability` on (default 0.5); `max_per_video` has no meaning.
+    """
+    most = services.settings.http_max_query_length
+    if any(len(text) > most for text in label):
+        raise HttpError(422, f"a label has more than {most} characters")
+    chosen = None if video_id is None else [services.name(video_id).video]
+    report = services.search.label(label, videos=chosen, filter=filter)
+    kept = [item for item in request.query_params.multi_items() if item[0] not in _PAGING]
+    more = offset + limit < len(report.videos)
+    shown = report.videos[offset : offset + limit]
+    following = urlencode([*kept, ("limit", limit), ("offset", offset + limit)])
+    return LabelsAnswer(
+        model=report.model,
+        labels=report.labels,
+        videos=[VideoLabelsAnswer(**to_json(video)) for video in shown],
+        total=len(report.videos),
+        next=f"/api/labels?{following}" if more else None,
+    )
+
+
+@router.get("/api/status", summary="The pipeline's state")
+def status(services: CurrentServices) -> dict[str, Any]:
+    """As `siglip-pipeline status --json`: counts, failures with their reasons, model, index."""
+    options = StatusOptions.from_settings(services.settings)
+    return collect_status(services.database, options).to_json()

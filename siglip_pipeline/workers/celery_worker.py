@@ -1,0 +1,205 @@
+"""`siglip-pipeline worker`: take steps from a queue and run them in this very process.
+
+The Celery application and its task are dagster-celery's. What is added here: the worker uses its
+own Dagster instance rather than the folders of the machine that sent the step, leaves steps of
+runs that are over, serves every part of a divided collection (:mod:`.workers.shards`), and keeps
+its lease on the message (:mod:`.workers.leases`).
+
+The pool is ``solo``: the step runs in the worker's main thread, so a model that
+:func:`~siglip_pipeline.siglip.model.get_models` has loaded serves every later step and run.
+"""
+
+import json
+import logging
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import nullcontext
+from importlib import import_module
+from typing import Any
+
+import psycopg2
+import sqlalchemy.exc
+from celery import Celery, Task
+from celery.exceptions import Reject
+from celery.signals import worker_ready
+from celery.worker import state
+from dagster import (
+    DagsterEventType,
+    DagsterExecutionInterruptedError,
+    DagsterInstance,
+    DagsterRunStatus,
+)
+from dagster_celery.make_app import make_app
+from dagster_celery.tasks import create_task
+from dagster_postgres.utils import DagsterPostgresException
+
+from siglip_pipeline.defs.internals import copy_step_for, run_of_step
+from siglip_pipeline.defs.queues import backend_url, broker_url, celery_config, is_redis
+from siglip_pipeline.services.home import pipeline_environment
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.store.database import where
+from siglip_pipeline.workers.leases import renewed_lease
+from siglip_pipeline.workers.shards import part_of_run, serve_part
+
+logger = logging.getLogger(__name__)
+
+_RENEWALS_PER_TIMEOUT = 4
+# Dagster's storage is away while Postgres restarts; a quarter of an hour of tries in all.
+_STORAGE_ERRORS = (
+    sqlalchemy.exc.OperationalError,
+    sqlalchemy.exc.InterfaceError,
+    psycopg2.OperationalError,
+    # What Dagster says after six seconds of tries of its own.
+    DagsterPostgresException,
+)
+_STORAGE_RETRIES = 20
+_STORAGE_FIRST_WAIT_SECONDS = 2
+_STORAGE_WAIT_SECONDS = 60
+
+
+_OF_VIDEOS = {
+    DagsterEventType.ASSET_MATERIALIZATION.value,
+    DagsterEventType.ASSET_OBSERVATION.value,
+    DagsterEventType.ASSET_CHECK_EVALUATION.value,
+}
+
+
+class StepTask(Task):  # type: ignore[misc]  # Celery has no types
+    """Around dagster-celery's task: this machine's instance, runs that are over, the lease."""
+
+    settings: Settings
+    # Celery's log shows results, which here are all the events of a step.
+    resultrepr_maxsize = 32
+
+    def __call__(
+        self, execute_step_args_packed: dict[str, Any], executable_dict: dict[str, Any]
+    ) -> Any:
+        """Run one step; those of its events that the run needs, none if the run is over.
+
+        While Dagster's storage is away the step goes back and is tried again.
+        """
+        try:
+            return self._step(execute_step_args_packed, executable_dict)
+        except _STORAGE_ERRORS as error:
+            wait = min(_STORAGE_FIRST_WAIT_SECONDS * 2**self.request.retries, _STORAGE_WAIT_SECONDS)
+            logger.warning("Dagster's storage is away: the step is tried again in %d s", wait)
+            raise self.retry(exc=error, countdown=wait, max_retries=_STORAGE_RETRIES) from error
+
+    def _step(
+        self, execute_step_args_packed: dict[str, Any], executable_dict: dict[str, Any]
+    ) -> list[str]:
+        run_id = run_of_step(execute_step_args_packed)
+        with DagsterInstance.get() as instance:
+            run = instance.get_run_by_id(run_id)
+            if run is None or run.is_finished or run.status == DagsterRunStatus.CANCELING:
+                status = "unknown here" if run is None else run.status.value
+                logger.warning("a step of run %s is left out: the run is %s", run_id, status)
+                return []
+            serve_part(part_of_run(run))
+            # The sender's instance names folders of the sender's machine.
+            own = copy_step_for(instance, execute_step_args_packed)
+        try:
+            with self._lease():
+                events = self.run(execute_step_args_packed=own, executable_dict=executable_dict)
+                return what_the_run_needs(events)
+        except DagsterExecutionInterruptedError as error:
+            # Dagster takes SIGTERM and SIGINT while a step runs. What is done of it is stored.
+            logger.warning("stopping: a step of run %s goes back to the queue", run_id)
+            state.should_stop = 0
+            raise Reject(error, requeue=True) from None
+
+    def _lease(self) -> Any:
+        tag = (self.request.properties or {}).get("delivery_tag")
+        if tag is None or not is_redis(broker_url(self.settings)):
+            return nullcontext()
+        every = self.settings.celery_visibility_seconds / _RENEWALS_PER_TIMEOUT
+        return renewed_lease(self.app, tag, every_seconds=every)
+
+
+def what_the_run_needs(events: Sequence[str]) -> list[str]:
+    """A step's serialized events without those that concern single videos.
+
+    The worker has told Dagster all of them. The run only waits for the step's outcome, and events
+    of videos hold pictures: some 20 KB a video that the result backend would keep for a day.
+    """
+    return [event for event in events if json.loads(event)["event_type_value"] not in _OF_VIDEOS]
+
+
+def worker_app(settings: Settings) -> Celery:
+    """The Celery application of a worker; connects to nothing yet.
+
+    Raises:
+        SettingsError: no broker is named.
+    """
+    app: Celery = make_app(  # type: ignore[no-untyped-call]
+        {
+            "broker": broker_url(settings).reveal(),
+            "backend": backend_url(settings).reveal(),
+            "config_source": celery_config(settings),
+        }
+    )
+    create_task(  # type: ignore[no-untyped-call]
+        app,
+        base=type("ConfiguredStepTask", (StepTask,), {"settings": settings}),
+    )
+    return app
+
+
+def run_worker(settings: Settings, queues: Sequence[str], *, name: str | None = None) -> int:
+    """Take steps until SIGTERM or SIGINT; the step in hand then goes back to the queue.
+
+    Args:
+        settings: of this machine; unset databases mean the embedded ones of its home.
+        queues: where steps come from.
+        name: of the worker, before ``@host``; unset: made of the queues and the process id.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        SettingsError: no broker is named.
+        StoreError: the database cannot be used.
+    """
+    for chatty in ("celery", "siglip_pipeline"):
+        logging.getLogger(chatty).setLevel(min(logging.INFO, logging.getLogger().level))
+    settings = settings.model_copy(update={"executor": "celery"})
+    with pipeline_environment(settings) as complete:
+        import_module("siglip_pipeline.definitions")  # before the first step asks for them
+        app = worker_app(complete)
+        name = name or f"{'-'.join(queues)}-{os.getpid()}"
+        _announce(complete, queues)
+        worker_ready.connect(_clean_results, weak=False)
+        worker = app.Worker(
+            queues=list(queues),
+            pool="solo",
+            concurrency=1,
+            hostname=f"{name}@{socket.gethostname()}",
+            # Workers need not know of each other; a fleet would chat all day.
+            without_gossip=True,
+            without_mingle=True,
+            loglevel=logging.INFO,
+        )
+        worker.start()
+        return int(worker.exitcode or 0)
+
+
+def _announce(settings: Settings, queues: Sequence[str]) -> None:
+    assert settings.database_url is not None
+    places = {
+        "queues": ", ".join(queues),
+        "database": where(settings.database_url),
+        "uploads": settings.uploads,
+        "frames": settings.frame_store_url,
+        "model": settings.model_name,
+        "device": settings.device,
+    }
+    logger.info("worker: %s", "; ".join(f"{what} {value}" for what, value in places.items()))
+
+
+def _clean_results(sender: Any, **_: Any) -> None:
+    """Delete expired results; Redis does so by itself, a database needs to be told."""
+    try:
+        sender.app.backend.cleanup()
+    except Exception as error:
+        logger.warning("old results could not be deleted: %s", error)

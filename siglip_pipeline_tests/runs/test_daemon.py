@@ -1,0 +1,373 @@
+"""Under a real webserver and daemon: what people do in the UI, through the calls that it makes.
+
+One `up` serves the module. Its videos are rendered, its model is the demo's.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+
+from siglip_pipeline.demo.films import demo_scenes, render_video
+from siglip_pipeline.demo.run import MODEL_FOLDER
+from siglip_pipeline.runs.dagster_api import FINISHED, DagsterApi
+from siglip_pipeline.services.ports import free_port
+from siglip_pipeline.settings import Settings, child_environment
+from siglip_pipeline.stages.freshness import Wanted, out_of_date
+from siglip_pipeline.store.database import LOCK_VIDEO, Database, open_database
+from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.store.vectors import VectorStore
+from siglip_pipeline.store.videos import VideoStore
+from siglip_pipeline_tests.services.test_up import Up, _cli, _up
+
+PUSHED = Path(__file__).parents[2] / "scripts" / "index_pushed_videos"
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(480)]
+
+
+FINISHED_RUNS = {"SUCCESS", "FAILURE", "CANCELED"}
+
+
+class Services:
+    """A running `up`, its uploads folder and its GraphQL."""
+
+    def __init__(self, up: Up) -> None:
+        self.up = up
+        self.url = f"http://127.0.0.1:{up.settings.dagster_port}"
+        self.uploads = Path(up.settings.uploads)
+        self._scenes = iter(demo_scenes() * 4)
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        request = urllib.request.Request(
+            f"{self.url}/graphql",
+            data=json.dumps({"query": query, "variables": variables}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            document = json.load(answer)
+        assert "errors" not in document, document
+        return document["data"]
+
+    def render(self, *names: str, folder: Path | None = None) -> None:
+        """Films of one scene each, no two alike."""
+        for name in names:
+            path = (folder or self.uploads) / name
+            render_video(path, [next(self._scenes)], seconds_per_scene=1)
+
+    def drop_batch(self, names: Sequence[str], *, bad: Collection[str]) -> None:
+        """Films that differ in content alone, and files that are none, all at once."""
+        draft = self.uploads.parent / "draft"
+        draft.mkdir()
+        self.render("film.mp4", folder=draft)
+        film = (draft / "film.mp4").read_bytes()
+        for name in names:
+            # What follows a film's last box is content of the file, and of no frame.
+            content = b"this is no film" if name in bad else film
+            (draft / name).write_bytes(content + name.encode())
+        for name in names:
+            (draft / name).rename(self.uploads / name)
+
+    def partitions(self, asset: str) -> Any:
+        """How many partitions of an asset are green, and how many are red."""
+        query = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) {
+            ... on AssetNode { partitionStats { numMaterialized numFailed } } } }"""
+        return self.ask(query, key={"path": [asset]})["assetNodeOrError"]["partitionStats"]
+
+    def checked(self, asset: str) -> dict[str, tuple[int, int]]:
+        """By check, how many partitions passed it and how many failed it, as the UI counts them."""
+        query = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) {
+            ... on AssetNode { assetChecksOrError { ... on AssetChecks { checks { name
+            partitionStatuses { ... on AssetCheckDefaultPartitionStatuses {
+            succeededPartitions failedPartitions } } } } } } } }"""
+        node = self.ask(query, key={"path": [asset]})["assetNodeOrError"]
+        return {
+            check["name"]: (
+                len(check["partitionStatuses"]["succeededPartitions"]),
+                len(check["partitionStatuses"]["failedPartitions"]),
+            )
+            for check in node["assetChecksOrError"]["checks"]
+        }
+
+    def runs(self, asset: str, status: str | None = None) -> list[Any]:
+        query = """query($filter: RunsFilter) { runsOrError(filter: $filter) { ... on Runs {
+            results { id status jobName assetSelection { path } tags { key value } } } } }"""
+        wanted = {} if status is None else {"statuses": [status]}
+        results = self.ask(query, filter=wanted)["runsOrError"]["results"]
+        return [
+            run
+            for run in results
+            if [key["path"] for key in run["assetSelection"] or []] == [[asset]]
+        ]
+
+    def events(self, run_id: str) -> list[str]:
+        query = """query($id: ID!) { runOrError(runId: $id) { ... on Run {
+            eventConnection { events { ... on MessageEvent { message } } } } } }"""
+        events = self.ask(query, id=run_id)["runOrError"]["eventConnection"]["events"]
+        return [event["message"] for event in events if event]
+
+    def wait(self, condition: Callable[[], Any], *, seconds: float = 240) -> Any:
+        deadline = time.monotonic() + seconds
+        while not (found := condition()):
+            assert self.up.process.poll() is None, self.up.log.read_text()
+            assert time.monotonic() < deadline, (self.up.status(), self.up.log.read_text())
+            time.sleep(0.5)
+        return found
+
+    def status_of(self, run_id: str) -> str:
+        query = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+        return str(self.ask(query, id=run_id)["runOrError"]["status"])
+
+    def ask_for_backfill(self, keys: list[str]) -> str:
+        """As the UI does it."""
+        return DagsterApi(self.url).launch_backfill(["frame_embeddings"], keys)
+
+    def states(self) -> Any:
+        return self.up.status()["videos"]
+
+    def settled(self, *, indexed: int, failed: int = 0) -> bool:
+        found = self.states()
+        return (found["indexed"], found["failed"]) == (indexed, failed)
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    folder = tmp_path_factory.mktemp("daemon")
+    (folder / "uploads").mkdir()
+    settings = Settings.load(
+        home=folder / "home",
+        uploads=str(folder / "uploads"),
+        model_name=str(MODEL_FOLDER),
+        uploads_settle_seconds=0.2,
+        dagster_port=free_port(),
+        page_port=free_port(),
+        remove_deleted=False,
+    )
+    with _up(settings, folder / "up.log") as up:
+        yield Services(up)
+
+
+BAD = ("01.mp4", "04.mp4", "17.mp4")
+BATCH = [f"{number:02d}.mp4" for number in range(32)]
+
+
+def test_a_batch_with_bad_files_is_searchable_but_for_those(services: Services) -> None:
+    services.drop_batch(BATCH, bad=BAD)
+    services.wait(lambda: services.settled(indexed=29, failed=3), seconds=300)
+    failures = services.up.status()["failures"]
+    assert [failure["video"] for failure in failures] == list(BAD)
+    assert all(failure["reason"] for failure in failures)
+    assert services.partitions("video_frames") == {"numMaterialized": 29, "numFailed": 3}
+    assert services.partitions("frame_embeddings") == {"numMaterialized": 29, "numFailed": 0}
+    # Of the jobs that a person would look for, whoever asked for them.
+    assert {run["jobName"] for run in services.runs("video_frames")} == {"sample_frames"}
+    assert services.checked("video_frames") == {
+        "frames_match_plan": (29, 0),
+        "little_damage": (29, 0),
+    }
+    assert services.checked("frame_embeddings") == {
+        "vectors_match_frames": (29, 0),
+        "unit_length": (29, 0),
+    }
+    # The index followed: nobody asked for it.
+    services.wait(lambda: services.up.status()["index"]["rows"] == services.up.status()["frames"])
+
+
+def test_a_backfill_over_bad_files_says_completed_with_failures(services: Services) -> None:
+    api = DagsterApi(services.url)
+    backfill = api.launch_backfill(["video_frames", "frame_embeddings"], BATCH)
+    services.wait(lambda: api.backfill_status(backfill) in FINISHED, seconds=400)
+    assert api.backfill_status(backfill) == "COMPLETED_FAILED"
+    query = """query($id: String!) { partitionBackfillOrError(backfillId: $id) {
+        ... on PartitionBackfill { assetBackfillData { assetBackfillStatuses {
+        ... on AssetPartitionsStatusCounts { assetKey { path } numPartitionsMaterialized
+        numPartitionsFailed } } } } } }"""
+    counts = services.ask(query, id=backfill)["partitionBackfillOrError"]["assetBackfillData"]
+    found = {
+        status["assetKey"]["path"][0]: (
+            status["numPartitionsMaterialized"],
+            status["numPartitionsFailed"],
+        )
+        for status in counts["assetBackfillStatuses"]
+    }
+    # What is downstream of a failed video was never asked for, and counts as failed with it.
+    assert found == {"video_frames": (29, 3), "frame_embeddings": (29, 3)}
+
+
+def test_failed_ones_alone_are_made_again(services: Services) -> None:
+    services.render("01.mp4")
+    # Through the running Dagster, as a shell does it; two stay broken.
+    before = {run["id"] for run in services.runs("video_frames")}
+    done = _cli(services.up.settings, "materialize", "--failed", "--wait", "--json")
+    document = json.loads(done.stdout)
+    assert done.returncode == 1, done.stderr
+    assert document["videos"] == list(BAD)
+    assert document["indexed"] == ["01.mp4"]
+    assert [failure["video"] for failure in document["failed"]] == ["04.mp4", "17.mp4"]
+    assert {run["id"] for run in services.runs("video_frames")} > before
+    assert services.checked("frame_embeddings")["vectors_match_frames"] == (30, 0)
+    missing = _cli(services.up.settings, "materialize", "absent.mp4", "--json")
+    assert missing.returncode == 2
+
+
+@contextmanager
+def _active_model(services: Services) -> Iterator[tuple[Database, int]]:
+    with open_database(services.up.settings) as database:
+        model = ModelStore(database).active()
+        assert model is not None
+        yield database, model.model_id
+
+
+def test_a_fragmented_backfill_loads_the_model_once(services: Services) -> None:
+    before = {run["id"] for run in services.runs("frame_embeddings")}
+    keys = ["00.mp4", "02.mp4", "05.mp4"]
+    with _active_model(services) as (database, model_id):
+        VectorStore(database).mark_outdated(model_id, keys)
+    api = DagsterApi(services.url)
+    backfill = services.ask_for_backfill(keys)
+    services.wait(lambda: api.backfill_status(backfill) in FINISHED)
+    assert api.backfill_status(backfill) == "COMPLETED_SUCCESS"
+    runs = [run for run in services.runs("frame_embeddings") if run["id"] not in before]
+    assert len(runs) == len(keys)
+    loads = [
+        run["id"]
+        for run in runs
+        if any("is loaded on" in message for message in services.events(run["id"]))
+    ]
+    # The first run may have looked before the last ones were queued.
+    assert 1 <= len(loads) <= 2
+
+
+def test_cancelling_a_run_keeps_what_is_done_and_frees_the_slot(services: Services) -> None:
+    settings = services.up.settings
+    wanted = Wanted.from_settings(settings)
+    done, held = "02.mp4", "03.mp4"
+    with _active_model(services) as (database, model_id):
+        VectorStore(database).mark_outdated(model_id, [done, held])
+        # The run waits in its middle, for a lock that this test has.
+        with psycopg.connect(database.url.reveal()) as connection:
+            connection.execute(
+                "SELECT pg_advisory_lock(%s, video_id) FROM videos WHERE path = %s",
+                [LOCK_VIDEO, held],
+            )
+            services.ask_for_backfill([done, held])
+            services.wait(lambda: out_of_date(database, wanted).vectors == (held,))
+            (run,) = services.runs("frame_embeddings", "STARTED")
+            began = time.monotonic()
+            services.ask(
+                "mutation($id: String!) { terminateRun(runId: $id) { __typename } }",
+                id=run["id"],
+            )
+            services.wait(lambda: services.status_of(run["id"]) == "CANCELED", seconds=60)
+            assert time.monotonic() - began < 15
+        assert out_of_date(database, wanted).vectors == (held,)
+    # The slot of the pool is free again: the next run gets it.
+    again = _cli(settings, "materialize", "--stale", "--assets", "frame_embeddings", "--json")
+    assert again.returncode == 0, again.stderr
+    document = json.loads(again.stdout)
+    assert document["videos"] == document["indexed"] == [held]
+
+
+def test_a_killed_daemon_is_started_again_and_goes_on(services: Services) -> None:
+    def daemons() -> list[psutil.Process]:
+        alive = (p for p in services.up.family() if p.status() != psutil.STATUS_ZOMBIE)
+        return [p for p in alive if "dagster._daemon" in p.cmdline()]
+
+    (daemon,) = daemons()
+    services.render("late-1.mp4", "late-2.mp4")
+    listing = "{ runsOrError { ... on Runs { results { id } } } }"
+    before = len(services.ask(listing)["runsOrError"]["results"])
+    services.wait(lambda: len(services.ask(listing)["runsOrError"]["results"]) > before)
+    daemon.kill()
+    services.wait(lambda: [p for p in daemons() if p.pid != daemon.pid])
+    services.render("late-3.mp4")
+    services.wait(lambda: services.states()["pending"] == 0, seconds=300)
+    states = json.loads(_cli(services.up.settings, "status", "--json").stdout)
+    assert not [f for f in states["failures"] if f["video"].startswith("late")]
+    hits = _cli(services.up.settings, "search", "--like", "late-3.mp4@0", "--k", "1", "--json")
+    assert json.loads(hits.stdout)["hits"][0]["video"] == "late-3.mp4"
+
+
+def test_reconciliation_agrees_while_files_arrive(services: Services) -> None:
+    """Twenty runs of it, begun at different moments of what happens to new files."""
+    launch = """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) {
+        __typename ... on LaunchRunSuccess { run { runId } } } }"""
+    where = {
+        "repositoryName": "__repository__",
+        "repositoryLocationName": "siglip_pipeline",
+        "jobName": "reconcile_collection",
+    }
+    before = len(services.runs("video_frames"))
+    looks = []
+    for number in range(20):
+        services.render(f"arrives-{number}.mp4")
+        time.sleep(number % 5)
+        launched = services.ask(launch, p={"selector": where, "runConfigData": {}})["launchRun"]
+        looks.append(launched["run"]["runId"])
+        services.wait(lambda: services.status_of(looks[-1]) in FINISHED_RUNS)
+    assert {services.status_of(run) for run in looks} == {"SUCCESS"}
+    query = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
+        assetMaterializations(limit: 20) { runId metadataEntries { label
+        ... on IntMetadataEntry { intValue } } } } } }"""
+    made = services.ask(query, key={"path": ["reconciliation"]})["assetNodeOrError"]
+    found = {
+        event["runId"]: entry["intValue"]
+        for event in made["assetMaterializations"]
+        for entry in event["metadataEntries"]
+        if entry["label"] == "differences"
+    }
+    assert found == dict.fromkeys(looks, 0)
+    services.wait(lambda: services.states()["pending"] == 0, seconds=300)
+    # No file was taken up twice.
+    asked = [
+        {tag["key"]: tag["value"] for tag in run["tags"]}
+        for run in services.runs("video_frames")[: -before or None]
+    ]
+    keys = [tags["dagster/asset_partition_range_start"] for tags in asked]
+    assert len(keys) == len(set(keys))
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_a_push_of_videos_is_indexed(services: Services, tmp_path: Path) -> None:
+    """What .github/workflows/materialize.yml does."""
+    environment = child_environment(services.up.settings) | {
+        "DAGSTER_URL": services.url,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+
+    def run(*command: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    def commit() -> str:
+        run("git", "add", "--all")
+        identity = ("-c", "user.name=ci", "-c", "user.email=ci@example.org")
+        assert run("git", *identity, "commit", "--quiet", "--message", "videos").returncode == 0
+        return run("git", "rev-parse", "HEAD").stdout.strip()
+
+    run("git", "init", "--quiet")
+    (tmp_path / "videos" / "a folder").mkdir(parents=True)
+    (tmp_path / "videos" / "kept.txt").write_text("no video")
+    before = commit()
+    assert run(str(PUSHED), before).returncode == 0
+    services.render("first.mp4", "a folder/second.mp4", folder=tmp_path / "videos")
+    commit()
+    pushed = run(str(PUSHED), before)
+    assert pushed.returncode == 0, pushed.stderr
+    with open_database(services.up.settings) as database:
+        states = VideoStore(database).states()
+    assert {states["first.mp4"], states["a folder/second.mp4"]} == {"indexed"}
+    (tmp_path / "videos" / "broken.mp4").write_text("no film")
+    commit()
+    assert run(str(PUSHED), "HEAD~1").returncode != 0

@@ -1,0 +1,255 @@
+"""The whole way, in this process: two rendered videos in, the right second of the right one out.
+
+Real Postgres, real decoding, the demo model, runs recorded in a real Dagster instance.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from siglip_pipeline.cli import main as cli
+from siglip_pipeline.demo.drawing import render_picture
+from siglip_pipeline.demo.films import DemoVideo, demo_scenes, render_video
+from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
+from siglip_pipeline.runs.in_process import materialize_videos
+from siglip_pipeline.search import SearchOptions, SearchService
+from siglip_pipeline.services.home import pipeline_environment
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.stages.status import StatusOptions, collect_status
+from siglip_pipeline.store.database import open_database
+from siglip_pipeline.store.vectors import VectorStore
+from siglip_pipeline_tests.conftest import collection_settings, fresh_database
+
+SCENES_PER_VIDEO = 10
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Two indexed videos and one file that is none."""
+
+    settings: Settings
+    films: tuple[DemoVideo, ...]
+
+
+@pytest.fixture(scope="module")
+def collection(
+    postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Collection]:
+    home = tmp_path_factory.mktemp("home")
+    uploads = home / "uploads"
+    (uploads / "sub").mkdir(parents=True)
+    scenes = demo_scenes()
+    films = (
+        render_video(uploads / "one.mp4", scenes[:SCENES_PER_VIDEO], seconds_per_scene=2),
+        render_video(
+            uploads / "sub" / "two.mkv",
+            scenes[SCENES_PER_VIDEO : 2 * SCENES_PER_VIDEO],
+            seconds_per_scene=3,
+            fps=15,
+        ),
+    )
+    (uploads / "broken.mp4").write_text("this is no film")
+    with fresh_database(postgres) as url, fresh_database(postgres, "template1") as dagster_url:
+        settings = collection_settings(
+            home,
+            url,
+            dagster_postgres_url=dagster_url.replace("postgresql://", "postgresql+psycopg2://"),
+        )
+        with pipeline_environment(settings) as complete:
+            videos = ["broken.mp4", "one.mp4", "sub/two.mkv"]
+            assert not materialize_videos(complete, videos)
+            yield Collection(complete, films)
+
+
+def _name(film: DemoVideo, settings: Settings) -> str:
+    return film.path.relative_to(settings.uploads).as_posix()
+
+
+def test_text_finds_the_right_second_in_18_of_20(collection: Collection) -> None:
+    found = []
+    with open_database(collection.settings) as database:
+        service = SearchService(database, SearchOptions.from_settings(collection.settings))
+        for film in collection.films:
+            for start, end, scene in film.timeline:
+                hit = service.by_text(scene.caption, k=1).hits[0]
+                right = hit.video == _name(film, collection.settings)
+                found.append(right and start <= hit.time_seconds < end)
+    assert len(found) == 2 * SCENES_PER_VIDEO
+    assert sum(found) >= 18, found
+
+
+def test_a_picture_finds_the_scene_that_it_shows(collection: Collection, tmp_path: Path) -> None:
+    film = collection.films[1]
+    start, end, scene = film.timeline[4]
+    picture = tmp_path / "query.png"
+    render_picture(scene).save(picture)
+    with open_database(collection.settings) as database:
+        result = SearchService(database, SearchOptions.from_settings(collection.settings)).by_image(
+            picture, k=3
+        )
+    assert result.hits[0].video == "sub/two.mkv"
+    assert start <= result.hits[0].time_seconds < end
+
+
+def test_a_moment_finds_itself_first_and_loads_no_model(collection: Collection) -> None:
+    with open_database(collection.settings) as database:
+        without_model = collection.settings.model_copy(update={"device": "cuda:99"})
+        result = SearchService(database, SearchOptions.from_settings(without_model)).by_moment(
+            "one.mp4", 5.0, k=2
+        )
+    hit = result.hits[0]
+    assert hit.video == "one.mp4"
+    assert hit.score == pytest.approx(1.0, abs=1e-3)
+    assert hit.start_seconds <= 5.0 < hit.end_seconds
+
+
+def test_the_file_that_is_no_video_failed_alone(collection: Collection) -> None:
+    with open_database(collection.settings) as database:
+        status = collect_status(database, StatusOptions.from_settings(collection.settings))
+    assert (status.total, status.indexed, status.failed, status.pending) == (3, 2, 1, 0)
+    assert [(f.video, f.stage) for f in status.failures] == [("broken.mp4", "video_frames")]
+    assert status.failures[0].reason
+    # One frame a second: 20 s and 30 s of film.
+    assert status.frames == status.vectors == 50
+    assert status.index is not None
+    assert status.index.rows == 50
+
+
+def test_dagster_shows_each_partition_as_what_it_is(collection: Collection) -> None:
+    with dg.DagsterInstance.get() as instance:
+        good = {"one.mp4", "sub/two.mkv"}
+        assert instance.get_materialized_partitions(dg.AssetKey("uploads")) == {
+            *good,
+            "broken.mp4",
+        }
+        assert instance.get_materialized_partitions(dg.AssetKey("video_frames")) == good
+        assert instance.get_materialized_partitions(dg.AssetKey("frame_embeddings")) == good
+        event = instance.get_latest_materialization_event(dg.AssetKey("similarity_index"))
+        assert event is not None
+        assert event.asset_materialization is not None
+        assert event.asset_materialization.metadata["frames"].value == 50
+        # Without a daemon nobody else would compare the videos.
+        assert instance.get_latest_materialization_event(dg.AssetKey("video_similarity"))
+
+
+def test_what_is_current_is_not_done_again(collection: Collection) -> None:
+    def ingests() -> list[Any]:
+        with open_database(collection.settings) as database, database.connection() as connection:
+            return connection.execute(
+                "SELECT video_id, ingest_id FROM ingests ORDER BY 1"
+            ).fetchall()
+
+    before = ingests()
+    assert materialize_videos(collection.settings, ["one.mp4"])
+    assert ingests() == before
+
+
+def test_a_changed_upload_replaces_its_vectors(collection: Collection) -> None:
+    changed = Path(collection.settings.uploads) / "changing.mp4"
+    films = [film.path for film in collection.films]
+    shutil.copyfile(films[0], changed)
+    assert materialize_videos(collection.settings, ["changing.mp4"])
+    shutil.copyfile(films[1], changed)
+    assert materialize_videos(collection.settings, ["changing.mp4"])
+    with open_database(collection.settings) as database:
+        vectors = VectorStore(database)
+        with database.connection() as connection:
+            row = connection.execute("SELECT model_id FROM models").fetchone()
+        assert row is not None
+        assert len(vectors.vectors(row[0], "changing.mp4")) == 30
+
+
+def _run_cli(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[int, Any]:
+    monkeypatch.setattr("sys.argv", ["siglip-pipeline", *arguments])
+    with pytest.raises(SystemExit) as exited:
+        cli.main()
+    code = exited.value.code
+    return int(code or 0), json.loads(capsys.readouterr().out)
+
+
+def test_status_json_is_as_documented(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, document = _run_cli(monkeypatch, capsys, "status", "--json")
+    assert code == 0
+    assert set(document) == {
+        *("videos", "failures", "refused", "out_of_date", "warnings", "frames", "vectors"),
+        *("model", "index", "decoding"),
+    }
+    assert document["warnings"] == []
+    assert document["out_of_date"] == {"frames": 0, "vectors": 0}
+    assert set(document["videos"]) == {"total", "indexed", "failed", "pending"}
+    assert set(document["failures"][0]) == {"video", "stage", "reason"}
+    assert set(document["model"]) == {"name", "key", "dim"}
+    assert set(document["index"]) == {"kind", "state", "recall_at_10", "rows"}
+    assert document["index"]["kind"] == "moments"
+    assert document["index"]["state"] == "ready"
+
+
+def test_search_json_is_as_documented(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caption = collection.films[0].timeline[0][2].caption
+    code, document = _run_cli(monkeypatch, capsys, "search", caption, "--k", "4", "--json")
+    assert code == 0
+    assert set(document) == {"query", "model", "hits"}
+    assert document["query"] == {"text": caption, "k": 4}
+    assert len(document["hits"]) == 4
+    for hit in document["hits"]:
+        assert set(hit) == {
+            *("video", "video_id", "time_seconds", "frame_index", "score"),
+            *("probability", "start_seconds", "end_seconds"),
+        }
+        assert -1 <= hit["score"] <= 1
+        assert 0 <= hit["probability"] <= 1
+        assert hit["start_seconds"] <= hit["time_seconds"] < hit["end_seconds"]
+    scores = [hit["score"] for hit in document["hits"]]
+    assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        (["search", "  "], "QueryError"),
+        (["search", "--like", "one.mp4"], "QueryError"),
+        (["search", "--like", "absent.mp4@1"], "QueryError"),
+        (["search", "--image", "absent.png"], "QueryError"),
+        (["search", "x", "--k", "0"], "QueryError"),
+        (["materialize", "absent.mp4"], "UploadNotFoundError"),
+    ],
+)
+def test_errors_are_one_json_document_and_exit_code_2(
+    collection: Collection,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    kind: str,
+) -> None:
+    code, document = _run_cli(monkeypatch, capsys, *arguments, "--json")
+    assert code == 2
+    assert document["error"]["type"] == kind
+    assert document["error"]["message"]
+
+
+def test_ingest_waits_and_reports_what_failed(
+    collection: Collection,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    shutil.copyfile(collection.films[0].path, tmp_path / "more.mp4")
+    (tmp_path / "bad.mp4").write_bytes(b"")
+    code, document = _run_cli(monkeypatch, capsys, "ingest", str(tmp_path), "--wait", "--json")
+    assert code == 1
+    assert document["ingested"] == ["bad.mp4", "more.mp4"]
+    assert document["indexed"] == ["more.mp4"]
+    assert [failure["video"] for failure in document["failed"]] == ["bad.mp4"]
+    assert document["skipped"] == []

@@ -1,0 +1,123 @@
+"""Alignment of made footage: copies are found with their times, blocks and chance are not."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from siglip_pipeline.records import FloatArray
+from siglip_pipeline.similarity.alignment import (
+    MIN_DIFFERENT,
+    Footage,
+    Segment,
+    difference_weights,
+    find_matches,
+    shared_segments,
+)
+
+DIM = 64
+
+
+def frames(seed: int, count: int) -> FloatArray:
+    """Unit vectors that have nothing in common."""
+    vectors_ND = np.random.default_rng(seed).standard_normal((count, DIM))
+    vectors_ND /= np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    return vectors_ND.astype(np.float32)
+
+
+def still(seed: int, count: int) -> FloatArray:
+    return frames(seed, 1).repeat(count, axis=0)
+
+
+def copied(vectors_ND: FloatArray, *, noise: float = 0.02, seed: int = 0) -> FloatArray:
+    rng = np.random.default_rng(seed)
+    copy_ND = vectors_ND + noise * rng.standard_normal(vectors_ND.shape).astype(np.float32)
+    copy_ND /= np.linalg.norm(copy_ND, axis=1, keepdims=True)
+    return copy_ND.astype(np.float32)
+
+
+def footage(*parts: FloatArray, step: float = 1.0) -> Footage:
+    vectors_ND = np.concatenate(parts)
+    return Footage(
+        time_seconds_N=step * np.arange(len(vectors_ND), dtype=np.float64), embeddings_ND=vectors_ND
+    )
+
+
+def align(a: Footage, b: Footage) -> list[Segment]:
+    return shared_segments(a, b, find_matches(a, b))
+
+
+def times(segment: Segment) -> Sequence[float]:
+    return [segment.start_a, segment.end_a, segment.start_b, segment.end_b]
+
+
+def test_a_copied_stretch_has_its_times() -> None:
+    shared = frames(1, 10)
+    a = footage(frames(2, 7), shared, frames(3, 5))
+    b = footage(frames(4, 20), copied(shared))
+    (segment,) = align(a, b)
+    assert times(segment) == pytest.approx([7, 17, 20, 30])
+    assert segment.speed == pytest.approx(1, abs=0.02)
+    assert segment.different == pytest.approx(10)
+
+
+def test_two_stretches_in_another_order_are_two_segments() -> None:
+    one, two = frames(1, 8), frames(2, 6)
+    segments = align(footage(one, frames(3, 9), two), footage(copied(two), copied(one)))
+    assert [times(segment) for segment in segments] == [
+        pytest.approx([0, 8, 6, 14]),
+        pytest.approx([17, 23, 0, 6]),
+    ]
+
+
+@pytest.mark.parametrize("speed", [0.5, 2 / 3, 1.25, 1.4, 1.5, 2.0])
+def test_speed_is_measured(speed: float) -> None:
+    """A slow pan: nearby frames are alike, so that frames of both speeds meet."""
+    rng = np.random.default_rng(5)
+    knots = np.cumsum(rng.standard_normal((80, DIM)), axis=0)
+
+    def at(seconds: np.ndarray[tuple[int], np.dtype[np.float64]]) -> FloatArray:
+        vectors_ND = np.stack(
+            [np.interp(seconds, np.arange(80), knots[:, d]) for d in range(DIM)], axis=1
+        )
+        vectors_ND /= np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+        return vectors_ND.astype(np.float32)
+
+    original = footage(at(np.arange(0, 60, 1.0)))
+    played = footage(at(np.arange(0, 60, speed)))
+    segment = align(original, played)[0]
+    assert segment.speed == pytest.approx(1 / speed, rel=0.04)
+    assert segment.end_a - segment.start_a > 50
+
+
+def test_a_black_opening_is_one_frame_of_evidence() -> None:
+    black = still(9, 12)
+    segments = align(footage(black, frames(1, 20)), footage(copied(black), frames(2, 20)))
+    assert all(segment.different < MIN_DIFFERENT for segment in segments)
+
+
+def test_nothing_in_common_gives_nothing() -> None:
+    assert align(footage(frames(1, 30)), footage(frames(2, 30))) == []
+
+
+def test_chance_matches_out_of_order_prove_nothing() -> None:
+    """The same pictures, shuffled: a slide deck shown in another order."""
+    slides = frames(1, 24)
+    order = np.random.default_rng(3).permutation(24)
+    segments = align(footage(slides), footage(copied(slides)[order]))
+    assert all(segment.different < 5 for segment in segments)
+
+
+def test_irregular_times_make_no_gaps() -> None:
+    """Variable frame rate: samples come in pairs."""
+    shared = frames(1, 16)
+    seconds = np.arange(16) // 2 * 2 + np.tile([0, 0.36], 8)
+    a = Footage(time_seconds_N=seconds, embeddings_ND=shared)
+    (segment,) = align(a, Footage(time_seconds_N=seconds, embeddings_ND=copied(shared)))
+    assert len(segment.rows) == 16
+
+
+def test_a_still_counts_once_and_the_rest_by_itself() -> None:
+    weights = difference_weights(np.concatenate([still(1, 10), frames(2, 4)]))
+    assert float(weights.sum()) == pytest.approx(5)
+    assert float(weights[:10].sum()) == pytest.approx(1)

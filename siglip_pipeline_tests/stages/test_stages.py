@@ -1,0 +1,394 @@
+"""Equal content is worked on once, and the counts that must agree do, or are made to."""
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyarrow.parquet as pq
+import pytest
+
+from siglip_pipeline.defs.metadata import frames_metadata
+from siglip_pipeline.demo.films import demo_scenes, render_video
+from siglip_pipeline.demo.run import MODEL_FOLDER
+from siglip_pipeline.errors import VideoError
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.siglip.engine import EmbeddingEngine
+from siglip_pipeline.siglip.identity import model_spec
+from siglip_pipeline.siglip.model import get_model
+from siglip_pipeline.siglip.model_options import ModelOptions
+from siglip_pipeline.stages import (
+    FramesOptions,
+    FramesStored,
+    VectorsStored,
+    embed_videos,
+    sample_videos,
+)
+from siglip_pipeline.stages.freshness import Wanted, out_of_date
+from siglip_pipeline.stages.reconcile import InDagster, reconcile
+from siglip_pipeline.stages.removal import forget_video
+from siglip_pipeline.store.announced import AnnouncedUploads
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.store.vectors import VectorStore
+from siglip_pipeline.store.videos import VideoStore
+from siglip_pipeline.uploads.upload_store import UploadStore
+from siglip_pipeline.video import frame_file
+from siglip_pipeline.video.frame_store import FrameStore
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    return render_video(path, demo_scenes()[:2], seconds_per_scene=2).path
+
+
+@dataclass
+class Bench:
+    """The two stages over a folder, and what they were asked for."""
+
+    settings: Settings
+    database: Database
+    model_id: int
+    model_key: str
+    engines: list[EmbeddingEngine] = field(default_factory=list)
+    looked_ahead: list[tuple[str, ...]] = field(default_factory=list)
+
+    @property
+    def uploads(self) -> UploadStore:
+        return UploadStore(self.settings.uploads, settle_seconds=0)
+
+    @property
+    def frames(self) -> FrameStore:
+        return FrameStore(self.settings.frame_store_url)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.settings.uploads)
+
+    def sample(self, *videos: str, force: bool = False) -> dict[str, FramesStored | VideoError]:
+        AnnouncedUploads(self.database).register(self.uploads.get(video) for video in videos)
+        results = sample_videos(
+            videos,
+            uploads=self.uploads,
+            frame_store=self.frames,
+            database=self.database,
+            options=FramesOptions.from_settings(self.settings),
+            force=force,
+        )
+        return {result.video: result for result in results}
+
+    def embed(
+        self, *videos: str, ahead: tuple[str, ...] = (), force: bool = False
+    ) -> dict[str, VectorsStored | VideoError]:
+        def engine() -> EmbeddingEngine:
+            self.engines.append(
+                EmbeddingEngine([get_model(ModelOptions.from_settings(self.settings))])
+            )
+            return self.engines[-1]
+
+        def look_ahead() -> tuple[str, ...]:
+            self.looked_ahead.append(videos)
+            return ahead
+
+        results = embed_videos(
+            videos,
+            frame_store=self.frames,
+            database=self.database,
+            model_id=self.model_id,
+            model_key=self.model_key,
+            engine=engine,
+            ahead=look_ahead,
+            force=force,
+        )
+        return {result.video: result for result in results}
+
+
+@pytest.fixture
+def bench(tmp_path: Path, database: Database, database_url: str) -> Bench:
+    (tmp_path / "uploads").mkdir()
+    settings = Settings.load(
+        home=tmp_path / "home",
+        uploads=str(tmp_path / "uploads"),
+        database_url=database_url,
+        model_name=str(MODEL_FOLDER),
+        decode_workers=1,
+    )
+    spec = model_spec(ModelOptions.from_settings(settings))
+    return Bench(settings, database, ModelStore(database).register(spec), spec.key)
+
+
+def _from(result: FramesStored | VectorsStored | VideoError) -> str | None:
+    assert not isinstance(result, VideoError), result
+    return result.reused_from
+
+
+def test_a_duplicate_takes_over_frames_and_vectors(bench: Bench, film: Path) -> None:
+    shutil.copyfile(film, bench.folder / "a.mp4")
+    assert _from(bench.sample("a.mp4")["a.mp4"]) is None
+    assert _from(bench.embed("a.mp4")["a.mp4"]) is None
+    (bench.folder / "moved").mkdir()
+    (bench.folder / "a.mp4").rename(bench.folder / "moved" / "b.mp4")
+    sampled = bench.sample("moved/b.mp4")["moved/b.mp4"]
+    assert _from(sampled) == "a.mp4"
+    assert isinstance(sampled, FramesStored)
+    assert sampled.report is None
+    engines = len(bench.engines)
+    assert _from(bench.embed("moved/b.mp4")["moved/b.mp4"]) == "a.mp4"
+    assert len(bench.engines) == engines, "a model was asked for"
+
+    # The old name's end does not touch the new one.
+    forget_video(bench.database, bench.frames, "a.mp4")
+    assert not bench.frames.exists("a.mp4")
+    assert bench.frames.metadata("moved/b.mp4").frames == 4
+    vectors = VectorStore(bench.database).vectors(bench.model_id, "moved/b.mp4")
+    assert vectors.embeddings_ND.shape == (4, 128)
+
+
+def test_duplicates_in_one_batch_are_worked_on_once(bench: Bench, film: Path) -> None:
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        shutil.copyfile(film, bench.folder / name)
+    # As long as the film, and something else.
+    (bench.folder / "other.mp4").write_bytes(b"x" * film.stat().st_size)
+    sampled = bench.sample("a.mp4", "b.mp4", "c.mp4", "other.mp4")
+    assert isinstance(sampled["other.mp4"], VideoError)
+    assert [_from(sampled[name]) for name in ("a.mp4", "b.mp4", "c.mp4")] == [
+        *(None, "a.mp4", "a.mp4"),
+    ]
+    embedded = bench.embed("a.mp4", "b.mp4", "c.mp4")
+    assert [_from(embedded[name]) for name in ("a.mp4", "b.mp4", "c.mp4")] == [
+        *(None, "a.mp4", "a.mp4"),
+    ]
+    assert bench.engines[0].report is not None
+    assert bench.engines[0].report.frames == 4
+
+
+def test_broken_duplicates_fail_with_the_same_reason(bench: Bench) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        (bench.folder / name).write_bytes(b"no film at all")
+    sampled = bench.sample("a.mp4", "b.mp4")
+    reasons = {result.reason for result in sampled.values() if isinstance(result, VideoError)}
+    assert len(reasons) == 1
+    assert {f.video for f in VideoStore(bench.database).failures()} == {"a.mp4", "b.mp4"}
+
+
+def test_force_does_everything_again(bench: Bench, film: Path) -> None:
+    shutil.copyfile(film, bench.folder / "a.mp4")
+    shutil.copyfile(film, bench.folder / "b.mp4")
+    bench.sample("a.mp4", "b.mp4")
+    bench.embed("a.mp4", "b.mp4")
+    sampled = bench.sample("b.mp4", force=True)["b.mp4"]
+    assert isinstance(sampled, FramesStored)
+    assert sampled.report is not None
+    embedded = bench.embed("b.mp4", force=True)["b.mp4"]
+    assert isinstance(embedded, VectorsStored)
+    assert embedded.written
+    assert embedded.reused_from is None
+
+
+def test_ahead_is_done_too_and_costs_nothing_when_it_is_not_there(bench: Bench, film: Path) -> None:
+    shutil.copyfile(film, bench.folder / "a.mp4")
+    scenes = demo_scenes()[2:3]
+    render_video(bench.folder / "b.mp4", scenes, seconds_per_scene=2)
+    bench.sample("a.mp4", "b.mp4")
+    done = bench.embed("a.mp4", ahead=("b.mp4", "never-sampled.mp4"))
+    assert set(done) == {"a.mp4", "b.mp4"}
+    assert len(bench.engines) == 1
+    assert VideoStore(bench.database).failures() == []
+    again = bench.embed("b.mp4")["b.mp4"]
+    assert isinstance(again, VectorsStored)
+    assert not again.written
+    assert len(bench.engines) == 1
+    # Nothing to embed, or all of it in any case: nobody looks.
+    bench.embed("a.mp4", force=True)
+    assert bench.looked_ahead == [("a.mp4",)]
+
+
+def test_what_is_out_of_date_is_what_the_settings_changed(bench: Bench, film: Path) -> None:
+    shutil.copyfile(film, bench.folder / "a.mp4")
+    bench.sample("a.mp4")
+    assert out_of_date(bench.database, Wanted.from_settings(bench.settings)).vectors == ("a.mp4",)
+    bench.embed("a.mp4")
+    assert out_of_date(bench.database, Wanted.from_settings(bench.settings)).videos == []
+    cases: list[tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]] = [
+        ({"sampling": "fps:2"}, ("a.mp4",), ()),
+        ({"jpeg_quality": 80}, ("a.mp4",), ()),
+        ({"model_name": "another/model"}, (), ("a.mp4",)),
+        ({"index_kind": "hnsw"}, (), ()),
+    ]
+    for change, frames, vectors in cases:
+        found = out_of_date(
+            bench.database, Wanted.from_settings(bench.settings.model_copy(update=change))
+        )
+        assert (found.frames, found.vectors) == (frames, vectors), change
+
+
+def _reconcile(bench: Bench, partitions: set[str], busy: frozenset[str] = frozenset()) -> object:
+    found = reconcile(
+        uploads=bench.uploads,
+        frame_store=bench.frames,
+        database=bench.database,
+        in_dagster=lambda: InDagster(partitions=partitions, busy=busy),
+        awaited_seconds=0,
+        pause_seconds=0,
+    )
+    return [(d.video, d.repair) for d in found.differences]
+
+
+def test_reconciliation_finds_what_was_skipped_and_has_it_taken_up_again(
+    bench: Bench, film: Path
+) -> None:
+    names = ["a.mp4", "b.mp4", "c.mp4", "d.mp4"]
+    for name in names:
+        shutil.copyfile(film, bench.folder / name)
+    bench.sample("a.mp4", "b.mp4")
+    bench.embed("a.mp4", "b.mp4")
+    with bench.database.connection() as connection:
+        connection.execute("UPDATE models SET is_active = true")
+    announced = AnnouncedUploads(bench.database)
+    assert _reconcile(bench, {"a.mp4", "b.mp4"}) == []
+
+    bench.frames.delete("a.mp4")
+    with bench.database.connection() as connection:
+        connection.execute(
+            f"DELETE FROM frames_{bench.model_id} WHERE frame_index = 0 AND video_id ="
+            " (SELECT video_id FROM videos WHERE path = 'b.mp4')"
+        )
+    announced.register([bench.uploads.get("c.mp4")])
+    again = "taken up again"
+    assert _reconcile(bench, {*names[:3], "ghost.mp4"}, frozenset({"c.mp4"})) == [
+        ("a.mp4", again),
+        ("ghost.mp4", "partition removed"),
+        ("b.mp4", again),
+    ]
+    # c was left alone while a run had it; d is new, and the sensor's.
+    assert {path for path, said in announced.listed_fingerprints().items() if said} == {"c.mp4"}
+    assert ("c.mp4", again) in _reconcile(bench, set(names[:3]))  # type: ignore[operator]
+
+    # What may be on its way is awaited: c's run, and, of what is only sampled, the vectors.
+    bench.sample("d.mp4")
+    found = reconcile(
+        uploads=bench.uploads,
+        frame_store=bench.frames,
+        database=bench.database,
+        in_dagster=lambda: InDagster(partitions=set(names)),
+        pause_seconds=0,
+    )
+    assert not {"c.mp4", "d.mp4"} & {d.video for d in found.differences}
+    assert ("d.mp4", again) in _reconcile(bench, set(names))  # type: ignore[operator]
+
+    bench.sample("a.mp4", "b.mp4")
+    embedded = bench.embed("a.mp4", "b.mp4")
+    assert isinstance(embedded["b.mp4"], VectorsStored)
+    assert embedded["b.mp4"].written
+    assert VectorStore(bench.database).summary(bench.model_id, "b.mp4").vectors == 4
+
+
+def test_what_dagster_shows_of_frames(bench: Bench, film: Path) -> None:
+    shutil.copyfile(film, bench.folder / "a b.mp4")
+    (stored,) = bench.sample("a b.mp4").values()
+    assert isinstance(stored, FramesStored)
+    shown = frames_metadata(stored, bench.frames)
+    assert shown["dagster/row_count"] == shown["frames"] == 4
+    address = urlsplit(shown["dagster/uri"])
+    assert address.scheme == "file"
+    assert pq.read_table(address.path).num_rows == 4
+    assert shown["duration_seconds"] == round(shown["duration_seconds"], 3)
+
+
+def test_a_difference_that_a_second_look_does_not_find_is_none(bench: Bench, film: Path) -> None:
+    shutil.copyfile(film, bench.folder / "a.mp4")
+    bench.sample("a.mp4")
+    bench.embed("a.mp4")
+    bench.frames.delete("a.mp4")
+    asked: list[InDagster] = []
+
+    def a_run_begins_and_ends_meanwhile() -> InDagster:
+        if len(asked) == 2:
+            bench.sample("a.mp4")
+        asked.append(InDagster(partitions={"a.mp4"}))
+        return asked[-1]
+
+    found = reconcile(
+        uploads=bench.uploads,
+        frame_store=bench.frames,
+        database=bench.database,
+        in_dagster=a_run_begins_and_ends_meanwhile,
+        awaited_seconds=0,
+        pause_seconds=0,
+    )
+    assert len(asked) == 4
+    assert [d.video for d in found.differences] == []
+
+
+def test_damaged_frames_are_made_again_though_their_footer_is_whole(
+    bench: Bench, film: Path
+) -> None:
+    shutil.copyfile(film, bench.folder / "a.mp4")
+    bench.sample("a.mp4")
+    whole = next(iter(bench.frames.read("a.mp4"))).jpegs
+    (file,) = Path(bench.frames.url).glob("*.parquet")
+    content = file.read_bytes()
+    file.write_bytes(content[:9000] + bytes(4096) + content[13096:])
+    failed = bench.embed("a.mp4")["a.mp4"]
+    assert isinstance(failed, VideoError)
+    assert "is damaged" in failed.reason
+    store = VideoStore(bench.database)
+    assert [failure.video for failure in store.failures()] == ["a.mp4"]
+    assert out_of_date(bench.database, Wanted.from_settings(bench.settings)).frames == ("a.mp4",)
+    assert AnnouncedUploads(bench.database).listed_fingerprints() == {"a.mp4": ""}, (
+        "the sensor takes it up again"
+    )
+    # A double of it does not get them either.
+    shutil.copyfile(film, bench.folder / "b.mp4")
+    assert _from(bench.sample("b.mp4")["b.mp4"]) is None
+    assert _from(bench.sample("a.mp4")["a.mp4"]) == "b.mp4"
+    assert next(iter(bench.frames.read("a.mp4"))).jpegs == whole
+    assert isinstance(bench.embed("a.mp4")["a.mp4"], VectorsStored)
+    assert store.failures() == []
+    # Sampling looks at all of it before it calls it current.
+    (file,) = Path(bench.frames.url).glob("a.mp4*.parquet")
+    file.write_bytes(content[:9000] + bytes(4096) + content[13096:])
+    bench.sample("a.mp4")
+    assert next(iter(bench.frames.read("a.mp4"))).jpegs == whole
+
+
+def test_frames_of_a_newer_version_are_left_alone_and_of_an_older_one_made_anew(
+    bench: Bench, film: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copyfile(film, bench.folder / "a.mp4")
+    bench.sample("a.mp4")
+    (file,) = Path(bench.settings.frame_store_url).glob("*.parquet")
+    before = file.read_bytes()
+
+    # To a program of version 0, this file is of the future.
+    monkeypatch.setattr(frame_file, "SCHEMA_VERSION", 0)
+    for outcome in (bench.sample("a.mp4")["a.mp4"], bench.embed("a.mp4")["a.mp4"]):
+        assert isinstance(outcome, VideoError)
+        assert "schema version 1, this program reads up to 0; upgrade" in outcome.reason
+    found = reconcile(
+        uploads=bench.uploads,
+        frame_store=bench.frames,
+        database=bench.database,
+        in_dagster=lambda: InDagster(partitions={"a.mp4"}),
+        pause_seconds=0,
+    )
+    assert [difference.repair for difference in found.differences] == ["reported"]
+    assert file.read_bytes() == before
+
+    monkeypatch.undo()
+
+    # A file of the past, from before the oldest version that is read.
+    table = pq.read_table(file)
+    description = json.loads(table.schema.metadata[frame_file.METADATA_KEY])
+    old = json.dumps(description | {"schema_version": 0}).encode()
+    pq.write_table(table.replace_schema_metadata({frame_file.METADATA_KEY: old}), file)
+    (outcome,) = bench.embed("a.mp4").values()
+    assert isinstance(outcome, VideoError)
+    assert "reads from 1 on; materialize video_frames again" in outcome.reason
+    outcome = bench.sample("a.mp4")["a.mp4"]
+    assert isinstance(outcome, FramesStored)
+    assert outcome.report is not None, "it was not decoded again"
+    assert bench.frames.metadata("a.mp4").schema_version == 1

@@ -1,0 +1,290 @@
+"""The recall check: its truth is the truth, its figures move when an index gets worse."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from psycopg import sql
+
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.index import build as building
+from siglip_pipeline.store.index import recall
+from siglip_pipeline.store.index.recall import RecallCase, RecallReport
+from siglip_pipeline.store.index.recall.check import choose_ef_search
+from siglip_pipeline.store.index.recall.plot import recall_plot
+from siglip_pipeline.store.index.recall.queries import Query, prepare_queries
+from siglip_pipeline.store.index.recall.truth import bootstrap, find_truth, found_share
+from siglip_pipeline.store.kinds import Generation, Scope
+from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline_tests.store import made
+
+VIDEOS = 30
+
+
+def embed_texts(labels: list[str]) -> np.ndarray:
+    return np.concatenate([made.footage(len(label) * 31 + i, 1) for i, label in enumerate(labels)])
+
+
+@pytest.fixture(scope="module")
+def queries(module_database: Database) -> list[Query]:
+    model_id = made.collection(module_database, videos=VIDEOS)
+    model = ModelStore(module_database).get(model_id)
+    return prepare_queries(module_database, model, embed_texts=embed_texts)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def built(module_database: Database, queries: list[Query]) -> Generation:
+    target = building.begin(module_database, 1, "moments")
+    rows = building.fill(module_database, target)
+    building.create_index(module_database, target, rows, progress=lambda _: None)
+    return target
+
+
+def test_there_are_200_queries_of_each_kind(queries: list[Query]) -> None:
+    assert [q.modality for q in queries] == ["picture"] * 200 + ["text"] * 200
+    assert len({query.label for query in queries}) == 400
+    assert all(query.held_out for query in queries[:200])
+
+
+def test_queries_are_kept(module_database: Database, queries: list[Query]) -> None:
+    model = ModelStore(module_database).get(1)
+    again = prepare_queries(module_database, model, embed_texts=embed_texts)  # type: ignore[arg-type]
+    assert [(q.label, q.held_out) for q in again] == [(q.label, q.held_out) for q in queries]
+    np.testing.assert_allclose(
+        np.array([q.embedding_D for q in again]),
+        np.array([q.embedding_D for q in queries]),
+        atol=1e-3,
+    )
+
+
+def test_texts_of_a_user_come_first_and_are_used(database: Database) -> None:
+    model_id = made.collection(database, videos=2)
+    model = ModelStore(database).get(model_id)
+    asked: list[list[str]] = []
+
+    def embed(labels: list[str]) -> np.ndarray:
+        asked.append(labels)
+        return embed_texts(labels)
+
+    given_texts = [" a red bus ", "rain", "rain", ""]
+    for _ in range(2):
+        drawn = prepare_queries(database, model, texts=given_texts, embed_texts=embed)  # type: ignore[arg-type]
+    texts = [query for query in drawn if query.modality == "text"]
+    assert [query.label for query in texts[:2]] == ["a red bus", "rain"]
+    assert len(texts) == 200
+    assert len(asked) == 1, "kept, not embedded again"
+    prepare_queries(database, model, texts=["snow"], embed_texts=embed)  # type: ignore[arg-type]
+    assert asked[1][0] == "snow"
+
+
+def test_queries_are_drawn_anew_when_the_collection_has_doubled(database: Database) -> None:
+    model_id = made.collection(database, videos=10)
+    model = ModelStore(database).get(model_id)
+    before = [q.label for q in prepare_queries(database, model)]
+    made.load(database, model_id, "v10.mp4", made.footage(10))
+    assert [q.label for q in prepare_queries(database, model)] == before
+    for i in range(11, 21):
+        made.load(database, model_id, f"v{i}.mp4", made.footage(i))
+    after = prepare_queries(database, model)
+    assert [q.label for q in after] != before
+    assert any(q.label.startswith("v1") for q in after)
+
+
+def test_without_a_text_tower_texts_are_made_and_said_to_be(database: Database) -> None:
+    model_id = made.collection(database, videos=3)
+    drawn = prepare_queries(database, ModelStore(database).get(model_id))
+    texts = [query for query in drawn if query.modality == "text"]
+    assert len(texts) == 200
+    assert all(query.made for query in texts)
+    pictures_ND = np.concatenate([made.footage(i) for i in range(3)])
+    best_Q = np.max([q.embedding_D @ pictures_ND.T for q in texts], axis=1)
+    assert best_Q.max() < 0.6, "as far from pictures as texts are"
+
+
+def test_no_frames_no_queries(database: Database) -> None:
+    model_id = ModelStore(database).register(made.spec())
+    assert prepare_queries(database, ModelStore(database).get(model_id)) == []
+
+
+@pytest.mark.parametrize("video_ids", [None, [1], [2, 5, 7]])
+def test_the_truth_is_what_numpy_finds(
+    module_database: Database, built: Generation, queries: list[Query], video_ids: list[int] | None
+) -> None:
+    some = [*queries[:5], *queries[200:205]]
+    scope = Scope(video_ids=video_ids)
+    with module_database.connection() as connection:
+        truth_QK = find_truth(connection, built, some, [Scope(), scope], 100)[1]
+    chosen = range(VIDEOS) if video_ids is None else [i - 1 for i in video_ids]
+    for query, found_K in zip(some, truth_QK, strict=True):
+        distances = {
+            (video + 1, 25 * row): -float(value)
+            for video in chosen
+            for row, value in enumerate(made.footage(video) @ query.embedding_D)
+        }
+        distances.pop(query.held_out or (0, 0), None)
+        expected = sorted(distances.values())[:100]
+        finite = found_K[np.isfinite(found_K)]
+        assert len(finite) == len(expected)
+        np.testing.assert_allclose(finite, expected, atol=3e-3)
+
+
+def test_an_index_is_measured_without_and_with_filters(
+    module_database: Database, built: Generation, queries: list[Query]
+) -> None:
+    report = recall.check_recall(module_database, built, queries, progress=lambda _: None)
+    shares = {case.share for case in report.cases}
+    assert shares == {1.0, 0.001, 0.05, 0.3}, "1% of 30 videos is one video, as is 0.1%"
+    assert {case.modality for case in report.cases} == {"picture", "text"}
+    for case in report.cases:
+        assert case.queries == 200
+        assert case.rows_share == 1
+        assert case.low <= case.recall_at_10 <= case.high
+        assert case.p50_seconds <= case.p99_seconds
+        if case.share < 1:
+            assert case.recall_at_10 == 1, "small scopes are looked at frame by frame"
+    assert report.recall_at_10 > 0.95
+    assert report.frames == VIDEOS * 24
+    assert report.table_bytes > report.ann_bytes > 0
+    assert report.fault(0.95) is None
+    assert "index_1_g1" in report.plan
+    assert [case.ef_search for case in report.sweep][:2] == [25, 25]
+
+
+def test_an_index_that_lost_rows_is_found_out(
+    module_database: Database, built: Generation, queries: list[Query]
+) -> None:
+    worse = replace(built, generation=built.generation)
+    with module_database.connection() as connection:
+        connection.execute("CREATE TABLE saved AS SELECT * FROM index_1_g1")
+        connection.execute("UPDATE index_1_g1 SET last_frame = first_frame")
+    try:
+        report = recall.check_recall(
+            module_database, worse, queries, progress=lambda _: None, sweep=False
+        )
+    finally:
+        with module_database.connection() as connection:
+            connection.execute(
+                "UPDATE index_1_g1 i SET last_frame = s.last_frame FROM saved s"
+                " WHERE (s.video_id, s.moment) = (i.video_id, i.moment)"
+            )
+            connection.execute(sql.SQL("DROP TABLE saved"))
+    assert report.recall_at_10 < 0.5
+    assert "SIGLIP_INDEX_MIN_RECALL" in str(report.fault(0.95))
+
+
+def case(**values: object) -> RecallCase:
+    usual: dict[str, object] = {
+        "modality": "picture",
+        "share": 1.0,
+        "ef_search": 50,
+        "searched": "moments",
+        "queries": 200,
+        "recall_at_1": 1.0,
+        "recall_at_10": 1.0,
+        "recall_at_100": 1.0,
+        "low": 1.0,
+        "high": 1.0,
+        "rows_share": 1.0,
+        "p50_seconds": 0.002,
+        "p99_seconds": 0.004,
+    }
+    return RecallCase(**(usual | values))  # type: ignore[arg-type]
+
+
+def report(*cases: RecallCase, uses_index: bool = True, sweep: bool = True) -> RecallReport:
+    return RecallReport(
+        kind="moments",
+        ef_search=50,
+        frames=100,
+        cases=cases,
+        sweep=cases if sweep else (),
+        table_bytes=10,
+        ann_bytes=5,
+        plan="Seq Scan",
+        uses_index=uses_index,
+        rows=50_000,
+        made_texts=False,
+        seconds=1.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("given_report", "words"),
+    [
+        (report(case(recall_at_10=0.94)), "picture queries is 0.940 .no filter."),
+        (report(case(), case(share=0.05, recall_at_10=0.9)), "filtered to 5.0% of videos"),
+        (report(case(), case(modality="text", rows_share=0.5)), "only 50.0% of the rows"),
+        (report(case(), uses_index=False), "does not use the index of 50000 rows:\nSeq Scan"),
+    ],
+)
+def test_what_keeps_an_index_from_being_published(given_report: RecallReport, words: str) -> None:
+    import re
+
+    assert re.search(words, str(given_report.fault(0.95)))
+
+
+def test_the_least_ef_search_that_serves_both_kinds_of_query_is_chosen() -> None:
+    sweep = [
+        case(ef_search=25, recall_at_10=1.0),
+        case(ef_search=25, recall_at_10=0.8, modality="text"),
+        case(ef_search=50, recall_at_10=1.0),
+        case(ef_search=50, recall_at_10=0.99, modality="text"),
+        case(ef_search=100),
+        case(ef_search=100, modality="text"),
+    ]
+    assert choose_ef_search(sweep) == 50
+    assert choose_ef_search(sweep[:2]) == 25, "none reaches the aim: the greatest"
+
+
+@given(
+    truth=st.lists(st.integers(-50, 0), min_size=1, max_size=30),
+    depth=st.integers(1, 40),
+)
+@settings(deadline=None)
+def test_finding_the_truth_is_a_recall_of_one_however_ties_fall(
+    truth: list[int], depth: int
+) -> None:
+    ordered = np.sort(np.array(truth, dtype=np.float32)) / 50
+    padded = np.append(ordered, np.inf).astype(np.float32)
+    assert found_share(padded, ordered.tolist(), depth) == 1
+    tied = [float(ordered[0])] * depth  # as near as the nearest: all of them count
+    assert found_share(padded, tied, depth) == 1
+
+
+def test_missing_one_of_ten_is_nine_tenths() -> None:
+    truth_K = np.linspace(0, 0.9, 10, dtype=np.float32)
+    found = [float(distance) for distance in (*truth_K[:5], *truth_K[6:], 5.0)]
+    assert found_share(truth_K, found, 10) == pytest.approx(0.9)
+    assert found_share(truth_K, [], 10) == 0
+    assert found_share(np.full(3, np.inf, np.float32), [], 10) == 1
+
+
+@given(share=st.floats(0, 1), count=st.integers(2, 300))
+@settings(deadline=None, max_examples=20)
+def test_the_interval_holds_the_mean(share: float, count: int) -> None:
+    values = (np.arange(count) < share * count).astype(np.float64)
+    low, high = bootstrap(values)
+    assert low <= values.mean() <= high
+
+
+@pytest.mark.parametrize("sweep", [True, False])
+def test_the_plot_is_a_small_picture_that_shows_the_curve(sweep: bool) -> None:
+    curves = [
+        case(ef_search=e, recall_at_10=r, p50_seconds=t, modality=m)
+        for m, r0 in (("picture", 0.95), ("text", 0.8))
+        for e, r, t in ((25, r0, 0.001), (50, r0 + 0.03, 0.002), (100, 0.999, 0.004))
+    ]
+    png = recall_plot(report(*curves, sweep=sweep))
+    image = Image.open(io.BytesIO(png))
+    assert image.format == "PNG"
+    assert len(png) < 30_000
+    colours = {colour for _, colour in image.getcolors(maxcolors=1 << 16) or []}
+    assert {(31, 119, 180), (214, 95, 14)} <= colours
+
+
+def test_a_check_without_cases_still_plots() -> None:
+    assert recall_plot(report()).startswith(b"\x89PNG")

@@ -1,0 +1,306 @@
+"""Search answers with k moments, the right ones, whatever the index and the filter."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pytest
+
+from siglip_pipeline.errors import NothingIndexedError, QueryError
+from siglip_pipeline.hits import Hit
+from siglip_pipeline.records import FloatArray
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.index.similarity_index import build_index
+from siglip_pipeline.store.kinds import KINDS
+from siglip_pipeline.store.models import ModelRow, ModelStore
+from siglip_pipeline.store.search.moment_search import MomentSearch
+from siglip_pipeline.store.videos import VideoStore
+from siglip_pipeline_tests.store import made
+
+VIDEOS = 12
+
+
+@dataclass
+class Indexed:
+    database: Database
+    model: ModelRow
+    kind: str
+    again: MomentSearch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.again = MomentSearch(self.database)
+
+    def search(self, query_D: FloatArray, k: int = 5, **filters: Any) -> list[Hit]:
+        """Asked step by step, and by one that knows the generation and may ask all at once."""
+        hits = made.search(self.database, self.model, query_D, k=k, **filters)
+        assert self.again.search(self.model, made.request(query_D, k=k, **filters)) == hits
+        return hits
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def indexed(module_database: Database, request: pytest.FixtureRequest) -> Indexed:
+    """The same collection under each kind of index in turn."""
+    model_id = made.collection(module_database, videos=VIDEOS)
+    made.load(module_database, model_id, "v05.mp4", made.footage(5))
+    settings = made.index_options(index_kind=request.param, index_min_recall=0.0)
+    report = build_index(module_database, model_id, options=settings, force=True)
+    assert report.published, report.reason
+    return Indexed(module_database, ModelStore(module_database).get(model_id), request.param)
+
+
+def query_at(video: int, row: int) -> FloatArray:
+    vector_D: FloatArray = made.footage(video)[row]
+    return vector_D
+
+
+def truth(query_D: FloatArray) -> list[tuple[str, int, float]]:
+    """The best frame of each moment, best first: a scene is a moment here."""
+    best = []
+    for video in range(VIDEOS):
+        scores_N = made.footage(video) @ query_D
+        for start in range(0, len(scores_N), made.SCENE):
+            row = start + int(np.argmax(scores_N[start : start + made.SCENE]))
+            best.append((f"v{video:02d}.mp4", 25 * row, float(scores_N[row])))
+    return sorted(best, key=lambda hit: -hit[2])
+
+
+@pytest.mark.parametrize("row", [0, 9, 23])
+def test_a_stored_frame_finds_itself_first(indexed: Indexed, row: int) -> None:
+    hit = indexed.search(query_at(5, row))[0]
+    assert (hit.video, hit.frame_index, hit.time_seconds) == ("v05.mp4", 25 * row, float(row))
+    assert hit.score == pytest.approx(1, abs=2e-3)
+    assert hit.score <= 1
+    assert hit.start_seconds == row // made.SCENE * made.SCENE
+    assert hit.end_seconds == hit.start_seconds + made.SCENE
+
+
+def test_hits_are_the_best_frames_of_the_best_moments(indexed: Indexed) -> None:
+    query_D = made.footage(77)[0]
+    hits = indexed.search(query_D, k=6)
+    expected = truth(query_D)[:6]
+    assert [(hit.video, hit.frame_index) for hit in hits] == [hit[:2] for hit in expected]
+    np.testing.assert_allclose([h.score for h in hits], [e[2] for e in expected], atol=2e-3)
+
+
+@pytest.mark.parametrize("k", [1, 7, VIDEOS * 3, 1000])
+def test_k_moments_are_returned_when_there_are_k(indexed: Indexed, k: int) -> None:
+    hits = indexed.search(query_at(3, 3), k=k)
+    assert len(hits) == min(k, VIDEOS * 3)
+    assert len({(hit.video, hit.start_seconds) for hit in hits}) == len(hits)
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+def test_videos_can_be_chosen(indexed: Indexed) -> None:
+    hits = indexed.search(query_at(3, 3), k=6, videos=["v07.mp4", "v09.mp4"])
+    assert len(hits) == 6
+    assert {hit.video for hit in hits} == {"v07.mp4", "v09.mp4"}
+    assert indexed.search(query_at(3, 3), videos=[]) == []
+
+
+def test_a_time_range_is_half_open(indexed: Indexed) -> None:
+    hits = indexed.search(query_at(3, 3), k=100, from_seconds=7.0, to_seconds=9.0)
+    assert {hit.time_seconds for hit in hits} == {7.0, 8.0}
+    assert len(hits) == 2 * VIDEOS, "two moments of each video reach into the range"
+
+
+def test_uploads_can_be_chosen_by_time(indexed: Indexed) -> None:
+    after = datetime.fromtimestamp(1e9 + 3, UTC)
+    before = datetime.fromtimestamp(1e9 + 5, UTC)
+    hits = indexed.search(query_at(8, 3), k=100, uploaded_since=after, uploaded_until=before)
+    assert {hit.video for hit in hits} == {"v03.mp4", "v04.mp4"}
+    assert len(hits) == 6
+
+
+def test_one_video_does_not_crowd_out_the_others(indexed: Indexed) -> None:
+    hits = indexed.search(query_at(3, 3), k=VIDEOS, max_per_video=1)
+    assert len({hit.video for hit in hits}) == VIDEOS
+
+
+def test_searching_harder_does_not_find_less(indexed: Indexed) -> None:
+    query_D = made.footage(78)[0]
+    assert indexed.search(query_D, ef_search=800)[0].score == pytest.approx(
+        truth(query_D)[0][2], abs=2e-3
+    )
+
+
+def groups_by_looking_at_all(
+    query_QD: FloatArray, within: float, time_range: tuple[float, float]
+) -> list[tuple[str, int, float, float]]:
+    """Path, best frame, start and end of each hit, best first, by definition."""
+    best: dict[tuple[str, int], tuple[float, int]] = {}
+    for video in range(VIDEOS):
+        frames_ND = made.footage(video).astype(np.float16).astype(np.float32)
+        scores_N = (frames_ND @ query_QD.astype(np.float16).astype(np.float32).T).max(axis=1)
+        for row in range(int(time_range[0]), min(int(time_range[1]), len(scores_N))):
+            key = (f"v{video:02d}.mp4", row // made.SCENE)
+            best[key] = max(best.get(key, (-2.0, 0)), (float(scores_N[row]), -row))
+    hits, taken = [], set()
+    for (path, moment), (score, row) in sorted(best.items(), key=lambda one: -one[1][0]):
+        if (path, moment) in taken:
+            continue
+        ends = [moment, moment]
+        for side, step in enumerate((-1, 1)):
+            while (
+                (key := (path, ends[side] + step)) in best
+                and key not in taken
+                and best[key][0] >= score - within
+            ):
+                ends[side] += step
+        taken |= {(path, member) for member in range(ends[0], ends[1] + 1)}
+        hits.append(
+            (path, -25 * row, float(made.SCENE * ends[0]), float(made.SCENE * (ends[1] + 1)))
+        )
+    return hits
+
+
+@pytest.mark.parametrize("vectors", [1, 3])
+@pytest.mark.parametrize("time_range", [(0.0, 24.0), (3.0, 15.0)])
+@pytest.mark.parametrize("within", [0.0, 0.15, 0.4, 2.5])
+def test_hits_go_as_far_as_neighbours_score_as_well(
+    indexed: Indexed, within: float, time_range: tuple[float, float], vectors: int
+) -> None:
+    query_QD = np.stack([made.footage(80 + number)[0] for number in range(vectors)])
+    expected = groups_by_looking_at_all(query_QD, within, time_range)
+    between = {"from_seconds": time_range[0], "to_seconds": time_range[1]}
+    hits = indexed.search(query_QD, k=100, within=within, **between)
+    found = [(hit.video, hit.frame_index, hit.start_seconds, hit.end_seconds) for hit in hits]
+    assert found == expected
+    few = indexed.search(query_QD, k=4, within=within, **between)
+    assert few == hits[:4]
+
+
+@pytest.mark.parametrize("max_per_video", [None, 1, 2])
+@pytest.mark.parametrize("within", [0.0, 0.4])
+def test_one_statement_tells_all_once_the_generation_is_known(
+    indexed: Indexed, monkeypatch: pytest.MonkeyPatch, within: float, max_per_video: int | None
+) -> None:
+    """How far hits go, too: a second question would cost as much again."""
+    queries = [made.footage(80 + number)[0] for number in range(5)]
+    asked: dict[str, Any] = {"k": 5, "within": within, "max_per_video": max_per_video}
+    expected = [indexed.search(query_D, **asked) for query_D in queries]
+    # That one looks at some of its lists only, which hold too few of so small a collection.
+    if indexed.kind != "ivfflat":
+        monkeypatch.setattr(Database, "snapshot", lambda self: pytest.fail("asked again"))
+    found = [
+        indexed.again.search(indexed.model, made.request(query_D, **asked)) for query_D in queries
+    ]
+    assert found == expected
+
+
+def test_a_search_notices_that_another_generation_is_live(database: Database) -> None:
+    """The one that it remembers, and asks first, is gone, or there still and no longer live."""
+    model_id = made.collection(database, videos=3)
+    settings = made.index_options(index_kind="moments", index_min_recall=0.0)
+    build_index(database, model_id, options=settings)
+    model = ModelStore(database).get(model_id)
+    search = MomentSearch(database)
+    first = search.search(model, made.request(query_at(2, 3), k=5))
+    for kind in ("hnsw", "exact", "moments"):
+        changed = made.index_options(index_kind=kind, index_min_recall=0.0)
+        assert build_index(database, model_id, options=changed, force=True).published
+        assert search.search(model, made.request(query_at(2, 3), k=5)) == first
+    made.load(database, model_id, "v02.mp4", made.footage(60))
+    assert search.search(model, made.request(made.footage(60)[9], k=1))[0].video == "v02.mp4"
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        ({"k": 0}, "k=0 is not between 1 and 1000"),
+        ({"k": 1001}, "k=1001"),
+        ({"from_seconds": 3.0, "to_seconds": 3.0}, "is not before to_seconds=3"),
+        ({"max_per_video": 0}, "max_per_video=0"),
+        ({"videos": ["v00.mp4", "gone.mp4"]}, r"no video 'gone\.mp4' \(1 of 2 unknown\)"),
+    ],
+)
+def test_queries_that_make_no_sense_say_why(
+    indexed: Indexed, filters: dict[str, object], message: str
+) -> None:
+    with pytest.raises(QueryError, match=message):
+        indexed.search(query_at(1, 1), **filters)  # type: ignore[arg-type]
+
+
+def test_a_query_of_another_model_is_refused(indexed: Indexed) -> None:
+    with pytest.raises(QueryError, match=r"shape \(16,\)"):
+        indexed.search(np.ones(16, np.float32))
+
+
+def test_nothing_is_indexed_before_the_first_publication(database: Database) -> None:
+    model_id = made.collection(database, videos=1)
+    with pytest.raises(NothingIndexedError, match="materialize similarity_index"):
+        made.search(database, ModelStore(database).get(model_id), query_at(0, 0), k=1)
+
+
+@pytest.mark.parametrize("kind", ["moments", "hnsw", "hnsw_binary", "exact"])
+def test_changes_between_generations_are_searchable_at_once(database: Database, kind: str) -> None:
+    model_id = made.collection(database, videos=4)
+    settings = made.index_options(index_kind=kind, index_min_recall=0.0)
+    build_index(database, model_id, options=settings, force=True)
+    found = Indexed(database, ModelStore(database).get(model_id), kind)
+    added_ND, changed_ND = made.footage(50), made.footage(51)
+
+    made.load(database, model_id, "new.mp4", added_ND)
+    assert found.search(added_ND[9])[0].video == "new.mp4"
+
+    made.load(database, model_id, "v02.mp4", changed_ND)
+    hits = found.search(changed_ND[9], k=1)
+    assert (hits[0].video, hits[0].frame_index) == ("v02.mp4", 225)
+    old_ND = made.footage(2)
+    assert all(hit.score < 0.9 for hit in found.search(old_ND[0], k=100)), "its old frames are gone"
+
+    VideoStore(database).delete("new.mp4")
+    hits = found.search(added_ND[9], k=100)
+    assert len(hits) == 12
+    assert {hit.video for hit in hits} == {f"v0{i}.mp4" for i in range(4)}
+
+
+@pytest.mark.parametrize("most", [0, 20_000])
+def test_a_filter_over_many_frames_finds_the_best_moments(
+    database: Database, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Past the number of frames that are compared one by one; with and without the graph."""
+    model_id = made.collection(database, videos=8)
+    build_index(database, model_id, options=made.index_options(index_kind="moments"))
+    model = ModelStore(database).get(model_id)
+    monkeypatch.setattr("siglip_pipeline.store.search.execution.EXACT_FRAMES", 0)
+    monkeypatch.setattr("siglip_pipeline.store.kinds.moment_index.EXACT_MOMENTS", most)
+    chosen = ["v01.mp4", "v04.mp4", "v06.mp4"]
+    query_D = made.footage(77)[0]
+    hits = made.search(database, model, query_D, k=4, videos=chosen)
+    expected = [hit for hit in truth(query_D) if hit[0] in chosen][:4]
+    assert [(hit.video, hit.frame_index) for hit in hits] == [hit[:2] for hit in expected]
+
+
+def test_ties_go_by_path_and_frame(database: Database) -> None:
+    """Copies of one video, as after an upload under several names."""
+    model_id = ModelStore(database).register(made.spec())
+    same_ND = made.footage(1)
+    for path in ("c.mp4", "a.mp4", "b.mp4"):
+        made.load(database, model_id, path, same_ND)
+    for kind in ("exact", "moments"):
+        build_index(database, model_id, options=made.index_options(index_kind=kind))
+        model = ModelStore(database).get(model_id)
+        for query in (same_ND[3], same_ND[[3, 20]]):
+            hits = made.search(database, model, query, k=3)
+            assert [hit.video for hit in hits] == ["a.mp4", "b.mp4", "c.mp4"]
+
+
+def test_what_is_good_enough_for_one_of_several_vectors_is_found(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though what the other one names is not."""
+    monkeypatch.setattr("siglip_pipeline.store.search.search_run.EXACT_ROWS", 1)
+    model_id = ModelStore(database).register(made.spec())
+    scene_ND, noise_ND = made.footage(1, frames=made.SCENE), made.footage(2, frames=made.SCENE)
+    blurred_ND = scene_ND + 0.5 * noise_ND
+    blurred_ND /= np.linalg.norm(blurred_ND, axis=1, keepdims=True)
+    other_ND = made.footage(3, frames=made.SCENE)
+    for path, vectors_ND in (("a.mp4", scene_ND), ("b.mp4", blurred_ND), ("c.mp4", other_ND)):
+        made.load(database, model_id, path, vectors_ND)
+    build_index(database, model_id, options=made.index_options(index_kind="exact"))
+    model = ModelStore(database).get(model_id)
+    far_D = 0.4 * other_ND[3] - 0.9 * noise_ND[3]
+    query_QD = np.stack([scene_ND[3], far_D / np.linalg.norm(far_D)])
+    hits = made.search(database, model, query_QD, k=2, min_score=0.5)
+    assert [hit.video for hit in hits] == ["a.mp4", "b.mp4"]

@@ -1,0 +1,56 @@
+"""What people read: timecodes and tables."""
+
+import pytest
+
+from siglip_pipeline.errors import QueryError
+from siglip_pipeline.hits import Hit
+from siglip_pipeline.search import parse_moment
+from siglip_pipeline.terminal.console import hits_table
+from siglip_pipeline.text.timecode import timecode
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0:00.0"),
+        (59.96, "1:00.0"),
+        (61.25, "1:01.2"),
+        (3599.99, "1:00:00.0"),
+        (36_000, "10:00:00.0"),
+    ],
+)
+def test_timecode(seconds: float, text: str) -> None:
+    assert timecode(seconds) == text
+
+
+def test_hits_are_rows_with_their_marks() -> None:
+    hit = Hit(
+        video="a.mp4",
+        video_id=1,
+        time_seconds=61.2,
+        frame_index=3,
+        score=0.5,
+        probability=0.25,
+        start_seconds=60,
+        end_seconds=63,
+    )
+    table = hits_table("query", [hit, hit], mark={1: "right"})
+    assert table.row_count == 2
+    assert [next(iter(column.cells)) for column in table.columns] == [
+        *("a.mp4", "1:01.2", "1:00.0 – 1:03.0", "0.500", "25.0%", "")
+    ]
+    assert list(table.columns[-1].cells) == ["", "right"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("a.mp4@12.5", ("a.mp4", 12.5)), ("me@home/b@c.mp4@0", ("me@home/b@c.mp4", 0.0))],
+)
+def test_moments_are_split_at_the_last_at_sign(text: str, expected: tuple[str, float]) -> None:
+    assert parse_moment(text) == expected
+
+
+@pytest.mark.parametrize("text", ["a.mp4", "@3", "a.mp4@", "a.mp4@x", "a@-1", "a@nan", "a@inf"])
+def test_what_is_no_moment_is_refused(text: str) -> None:
+    with pytest.raises(QueryError, match="VIDEO@SECONDS"):
+        parse_moment(text)
