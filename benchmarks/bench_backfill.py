@@ -55,7 +55,7 @@ from siglip_pipeline.siglip.identity import model_spec
 from siglip_pipeline.siglip.model import get_models
 from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.stages import FramesOptions
-from siglip_pipeline.store.database import Database, embedded_server, migrate
+from siglip_pipeline.store.database import Database, DatabaseOptions, embedded_server, migrate
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.text.secret import SecretUrl
 from siglip_pipeline.uploads.upload_store import UploadStore
@@ -166,7 +166,9 @@ class Collection:
         """A collection whose last videos are still to be indexed."""
         with ExitStack() as stack:
             settings = stack.enter_context(fresh_home(decode_workers=1))
-            server = embedded_server(Settings.load(home=settings.home.parent / "plain"))
+            server = embedded_server(
+                DatabaseOptions.from_settings(Settings.load(home=settings.home.parent / "plain"))
+            )
             database = stack.enter_context(Database(stack.enter_context(server.lease())))
             migrate(database)
             collection = cls(settings, database, size)

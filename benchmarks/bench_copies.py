@@ -25,7 +25,7 @@ from siglip_pipeline.demo.scenes import random_scene
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.similarity.compare import compare_videos
 from siglip_pipeline.similarity.similar_videos import VideoSimilarityStore
-from siglip_pipeline.store.database import open_database
+from siglip_pipeline.store.database import DatabaseOptions, open_database
 from siglip_pipeline_tests.search.conftest import index_folder
 from siglip_pipeline_tests.video.copies import Transform, transformed_copy
 
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             index_min_recall=0.0,
             index_recall_queries=2,
         )
-        with open_database(settings) as database:
+        with open_database(DatabaseOptions.from_settings(settings)) as database:
             model_id = index_folder(database, settings)
             compare_videos(database, model_id)
             found = {

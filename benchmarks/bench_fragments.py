@@ -30,7 +30,7 @@ from siglip_pipeline.runs.dagster_api import FINISHED, DagsterApi
 from siglip_pipeline.services.home import with_databases
 from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.settings import Settings, child_environment, process_environment
-from siglip_pipeline.store.database import open_database
+from siglip_pipeline.store.database import DatabaseOptions, open_database
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoStore
@@ -81,7 +81,7 @@ def cases(videos: int, costs: dict[str, Cost]) -> Iterator[Case]:
 def measure(videos: int, *, preload: bool) -> Cost:
     """Index so many videos, make the vectors of every second one out of date, and ask for them."""
     with services(videos, preload=preload) as (settings, process):
-        with open_database(settings) as database:
+        with open_database(DatabaseOptions.from_settings(settings)) as database:
             log(f"indexing {videos} videos")
             wait_until(lambda: VideoStore(database).counts().indexed == videos, process)
             model = ModelStore(database).active()

@@ -26,7 +26,7 @@ from vectors import Footage
 from siglip_pipeline.records import FloatArray, ModelSpec
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store import counts, generations
-from siglip_pipeline.store.database import Database, open_database
+from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
 from siglip_pipeline.store.index import build as building
 from siglip_pipeline.store.index import recall
 from siglip_pipeline.store.index.index_options import IndexOptions
@@ -100,7 +100,7 @@ def fresh_database(
             **chosen,
             **overrides,
         )
-        with open_database(settings) as database:
+        with open_database(DatabaseOptions.from_settings(settings)) as database:
             yield database, settings
 
 

@@ -27,7 +27,7 @@ from siglip_pipeline.records import EmbeddingBatch, FloatArray, ModelSpec
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store import tables
 from siglip_pipeline.store.copy import copy_rows, encode
-from siglip_pipeline.store.database import Database, embedded_server, open_database
+from siglip_pipeline.store.database import Database, DatabaseOptions, embedded_server, open_database
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.vectors import VectorStore
 
@@ -62,8 +62,8 @@ def fresh_database() -> Iterator[tuple[Database, Path]]:
     with tempfile.TemporaryDirectory(prefix="siglip-bench-") as folder:
         Path(folder).chmod(0o755)
         settings = Settings.load(home=folder, database_url=None)
-        with open_database(settings) as database:
-            yield database, embedded_server(settings).data
+        with open_database(DatabaseOptions.from_settings(settings)) as database:
+            yield database, embedded_server(DatabaseOptions.from_settings(settings)).data
 
 
 def unit_vectors(rows: int, dim: int) -> FloatArray:

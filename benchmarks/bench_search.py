@@ -33,7 +33,7 @@ from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.store import generations
-from siglip_pipeline.store.database import Database, open_database
+from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
 from siglip_pipeline.store.index.index_options import IndexOptions
 from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.kinds import Generation, Scope, index_kind
@@ -96,7 +96,7 @@ def run(footage: Footage, queries: int, kind: str, keep: Path | None) -> list[Ca
             index_recall_queries=20,
             index_kind=kind,
         )
-        database = stack.enter_context(open_database(settings))
+        database = stack.enter_context(open_database(DatabaseOptions.from_settings(settings)))
         model_id = collection(footage, database, settings)
         return measure(footage, queries, database, model_id)
 

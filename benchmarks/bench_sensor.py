@@ -22,7 +22,7 @@ from store_report import Case, print_report
 from siglip_pipeline.services.home import prepare_dagster_home, with_databases
 from siglip_pipeline.settings import Settings, process_environment
 from siglip_pipeline.store.announced import AnnouncedUploads
-from siglip_pipeline.store.database import open_database
+from siglip_pipeline.store.database import DatabaseOptions, open_database
 from siglip_pipeline.uploads.upload_store import UploadStore
 
 TICKS = 3
@@ -47,7 +47,7 @@ def run(files: int) -> list[Case]:
         new = [timed(lambda: tick(instance)) for _ in range(TICKS)]
         log(f"ticks with new files: {', '.join(f'{seconds:.1f} s' for seconds in new)}")
         # The rest at once, by the same calls, so that the next tick has nothing to do.
-        with open_database(settings) as database:
+        with open_database(DatabaseOptions.from_settings(settings)) as database:
             everything = list(uploads(settings).list())
             AnnouncedUploads(database).register(everything)
         known = set(instance.get_dynamic_partitions("videos"))
@@ -92,7 +92,10 @@ def services(files: int) -> Iterator[tuple[Settings, dg.DagsterInstance]]:
         settings = Settings.load(
             home=Path(folder) / "home", uploads=str(videos), uploads_settle_seconds=0
         )
-        with with_databases(settings) as complete, open_database(complete):
+        with (
+            with_databases(settings) as complete,
+            open_database(DatabaseOptions.from_settings(complete)),
+        ):
             home = prepare_dagster_home(complete.home)
             with (
                 process_environment(complete, DAGSTER_HOME=str(home)),

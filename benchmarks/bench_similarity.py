@@ -22,7 +22,7 @@ from vectors import Footage
 from siglip_pipeline.records import EmbeddingBatch, FloatArray, ModelSpec
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.similarity.compare import compare_videos, rules_of
-from siglip_pipeline.store.database import Database, open_database
+from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.vectors import VectorStore
 
@@ -53,7 +53,7 @@ class made_database:  # used as a function
         self._folder = tempfile.TemporaryDirectory(prefix="siglip-bench-")
         Path(self._folder.name).chmod(0o755)
         settings = Settings.load(home=self._folder.name, database_url=None)
-        self._opened = open_database(settings)
+        self._opened = open_database(DatabaseOptions.from_settings(settings))
         return self._opened.__enter__()
 
     def __exit__(self, *error: object) -> None:

@@ -22,7 +22,7 @@ from store_report import Case, print_report
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.records import Stage
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.store.database import open_database
+from siglip_pipeline.store.database import DatabaseOptions, open_database
 from siglip_pipeline.store.videos import VideoStore
 
 GOAL_SECONDS = 60.0
@@ -64,7 +64,7 @@ def measure(uploads: int) -> Iterator[dict[str, float]]:
     """Seconds of each part of the way, for one upload after the other."""
     with (
         services(1, preload=True, settle_seconds=None) as (settings, process),
-        open_database(settings) as database,
+        open_database(DatabaseOptions.from_settings(settings)) as database,
     ):
         records = VideoStore(database)
         wait_until(lambda: records.counts().indexed == 1, process)

@@ -7,7 +7,13 @@ from siglip_pipeline.services.clock import forget_times_to_come
 from siglip_pipeline.services.home import prepare_dagster_home, with_databases
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.status import PipelineStatus, StatusOptions, collect_status
-from siglip_pipeline.store.database import embedded_server, migrate, open_database, where
+from siglip_pipeline.store.database import (
+    DatabaseOptions,
+    embedded_server,
+    migrate,
+    open_database,
+    where,
+)
 from siglip_pipeline.store.models import Coverage, ModelRow, ModelStore
 
 _TUNED = (
@@ -19,13 +25,13 @@ _TUNED = (
 
 def pipeline_status(settings: Settings) -> PipelineStatus:
     """The state of everything, as `status` shows it."""
-    with open_database(settings) as database:
+    with open_database(DatabaseOptions.from_settings(settings)) as database:
         return collect_status(database, StatusOptions.from_settings(settings))
 
 
 def list_models(settings: Settings) -> dict[str, Any]:
     """Every model with its coverage, oldest first."""
-    with open_database(settings) as database:
+    with open_database(DatabaseOptions.from_settings(settings)) as database:
         models = ModelStore(database)
         return {
             "models": [_model_json(row, models.coverage(row.model_id)) for row in models.list()]
@@ -49,21 +55,21 @@ def _model_json(row: ModelRow, coverage: Coverage) -> dict[str, Any]:
 
 def promote_model(settings: Settings, key: str, *, force: bool) -> dict[str, Any]:
     """Make searches use a model."""
-    with open_database(settings) as database:
+    with open_database(DatabaseOptions.from_settings(settings)) as database:
         row = ModelStore(database).promote(key, force=force)
         return {"key": row.key, "name": row.name, "active": True}
 
 
 def drop_model(settings: Settings, key: str) -> dict[str, Any]:
     """Delete a model's vectors."""
-    with open_database(settings) as database:
+    with open_database(DatabaseOptions.from_settings(settings)) as database:
         ModelStore(database).drop(key)
         return {"key": key, "dropped": True}
 
 
 def migrate_database(settings: Settings) -> dict[str, Any]:
     """Apply what is missing of the schema."""
-    with open_database(settings, schema="any") as database:
+    with open_database(DatabaseOptions.from_settings(settings), schema="any") as database:
         return {"applied": migrate(database)}
 
 
@@ -84,7 +90,7 @@ def database_urls(settings: Settings, *, start: bool) -> dict[str, str]:
     Raises:
         EmbeddedDatabaseError: the embedded server does not run.
     """
-    server = embedded_server(settings)
+    server = embedded_server(DatabaseOptions.from_settings(settings))
     ours, dagsters = settings.database_url, settings.dagster_postgres_url
     external = ours and dagsters
     if start and not external:
@@ -106,7 +112,10 @@ def database_status(settings: Settings) -> dict[str, Any]:
     Returns:
         ``{"where", "embedded", "postgres", "pgvector", "size_bytes", "settings": {name: value}}``
     """
-    with open_database(settings) as database, database.connection() as connection:
+    with (
+        open_database(DatabaseOptions.from_settings(settings)) as database,
+        database.connection() as connection,
+    ):
         version, size_bytes = connection.execute(
             "SELECT current_setting('server_version'), pg_database_size(current_database())"
         ).fetchone() or ("", 0)
@@ -127,14 +136,14 @@ def database_status(settings: Settings) -> dict[str, Any]:
 
 def stop_database(settings: Settings, *, force: bool) -> dict[str, Any]:
     """Stop the embedded server."""
-    return {"stopped": embedded_server(settings).stop(force=force)}
+    return {"stopped": embedded_server(DatabaseOptions.from_settings(settings)).stop(force=force)}
 
 
 def dagster_environment(settings: Settings) -> dict[str, str]:
     """What a shell needs for `dagster dev`: databases started, every setting pinned."""
     urls = database_urls(settings, start=True)
     complete = settings.model_copy(update=urls)
-    with with_databases(complete) as final, open_database(final):
+    with with_databases(complete) as final, open_database(DatabaseOptions.from_settings(final)):
         pass
     return {
         **complete.environment(),

@@ -12,7 +12,7 @@ from siglip_pipeline.services.state import running
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.freshness import Wanted, out_of_date
 from siglip_pipeline.stages.status import PipelineStatus
-from siglip_pipeline.store.database import Database, open_database
+from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.terminal import console
 from siglip_pipeline.terminal.progress import watch_until
@@ -105,7 +105,7 @@ def materialize_uploads(
             "one with --dagster-url"
         )
     chosen = set(videos)
-    with open_database(settings) as database:
+    with open_database(DatabaseOptions.from_settings(settings)) as database:
         known = VideoStore(database).states()
         states = {path: s for path, s in known.items() if is_in_part(path, settings.part)}
         if stale:
@@ -146,7 +146,10 @@ def _index_here(
     from siglip_pipeline.runs.in_process import materialize_videos
     from siglip_pipeline.services.home import pipeline_environment
 
-    with pipeline_environment(settings) as complete, open_database(complete) as database:
+    with (
+        pipeline_environment(settings) as complete,
+        open_database(DatabaseOptions.from_settings(complete)) as database,
+    ):
         work = _InBackground(
             lambda: materialize_videos(complete, videos, assets=assets, force=force)
         )
@@ -178,7 +181,7 @@ def _index_through_dagster(
             for address in backfills:
                 console.err.print(f"started {address}")
         return {"backfills": backfills}
-    with open_database(settings) as database:
+    with open_database(DatabaseOptions.from_settings(settings)) as database:
         work = _InBackground(lambda: see_through(api, steps, assets=assets))
         watch_until(database, settings, len(videos), work.is_done, quiet=quiet)
         work.finish()
@@ -187,7 +190,7 @@ def _index_through_dagster(
 
 def _wait_for_services(settings: Settings, videos: Sequence[str], *, quiet: bool) -> dict[str, Any]:
     """Wait until the services that run here have indexed the videos; say what became of them."""
-    with open_database(settings) as database:
+    with open_database(DatabaseOptions.from_settings(settings)) as database:
         watch_until(
             database, settings, len(videos), lambda _: _settled(database, videos), quiet=quiet
         )

@@ -32,7 +32,7 @@ from siglip_pipeline.services.ports import key_headers
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.label_prompts import PROMPT_TEMPLATE
 from siglip_pipeline.similarity.similar_videos import SharedSegment, VideoSimilarityStore
-from siglip_pipeline.store.database import open_database
+from siglip_pipeline.store.database import DatabaseOptions, open_database
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.terminal import console
 from siglip_pipeline.text.json_form import Given, to_json
@@ -129,7 +129,7 @@ def search(
         raise typer.BadParameter(
             "give TEXT, --image FILE, --like VIDEO@SECONDS or several of them, or --clip FILE"
         )
-    with open_database(settings) as database:
+    with open_database(DatabaseOptions.from_settings(settings)) as database:
         service = SearchService(database, SearchOptions.from_settings(settings))
         if clip is not None:
             result = service.by_clip(clip, k=k, filter=filter)
@@ -182,7 +182,7 @@ def labels(
     if not names:
         raise typer.BadParameter("give a VIDEO and at least one LABEL, or --all and labels")
     limits = SearchFilter(from_seconds=from_seconds, to_seconds=to_seconds, min_probability=sure)
-    with open_database(settings) as database:
+    with open_database(DatabaseOptions.from_settings(settings)) as database:
         report = SearchService(database, SearchOptions.from_settings(settings)).label(
             names, videos=videos, filter=limits, template=template
         )
@@ -207,7 +207,7 @@ def duplicates(
 
     As the asset `video_similarity` found them last.
     """
-    with open_database(load_settings()) as database:
+    with open_database(DatabaseOptions.from_settings(load_settings())) as database:
         if ModelStore(database).active() is None:
             raise NothingIndexedError(
                 "nothing is indexed yet; run `siglip-pipeline up`, or `siglip-pipeline ingest "

@@ -14,7 +14,7 @@ import dagster as dg
 from siglip_pipeline.records import FloatArray, ModelSpec
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.model_options import ModelOptions
-from siglip_pipeline.store.database import Database, open_database
+from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
 
@@ -59,7 +59,7 @@ class DatabaseResource(dg.ConfigurableResource[Database]):
         Raises:
             DatabaseUnavailableError: nothing answers at the URL.
         """
-        with open_database(Settings.load()) as database:
+        with open_database(DatabaseOptions.from_settings(Settings.load())) as database:
             yield database
 
 

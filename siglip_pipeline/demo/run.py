@@ -18,7 +18,7 @@ from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.services.up import Launcher, launch
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.status import PipelineStatus
-from siglip_pipeline.store.database import Database, open_database
+from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
 from siglip_pipeline.terminal import console
 from siglip_pipeline.terminal.progress import watch_until
 from siglip_pipeline.text.json_form import to_json
@@ -68,7 +68,7 @@ def run_demo(settings: Settings, *, keep_running: bool, quiet: bool) -> dict[str
         if not quiet:
             console.err.print(f"  Dagster UI at {launcher.endpoints.dagster_url}/assets")
             console.err.print(f"  search page at {launcher.endpoints.page_url}")
-        with open_database(launcher.settings) as database:
+        with open_database(DatabaseOptions.from_settings(launcher.settings)) as database:
             status = _wait(launcher, database, len(videos), quiet=quiet)
             results = _search(database, launcher.settings, videos, quiet=quiet)
         document = {

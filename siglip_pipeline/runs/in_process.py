@@ -33,7 +33,7 @@ from siglip_pipeline.errors import (
 from siglip_pipeline.records import Stage
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.announced import AnnouncedUploads
-from siglip_pipeline.store.database import open_database
+from siglip_pipeline.store.database import DatabaseOptions, open_database
 from siglip_pipeline.text.secret import SecretUrl
 from siglip_pipeline.uploads.upload_store import UploadStore
 
@@ -121,7 +121,7 @@ def _register(instance: dg.DagsterInstance, settings: Settings, videos: Sequence
         VIDEOS_PARTITIONS_NAME, [partition_key(upload.path) for upload in uploads]
     )
     report_uploads(instance, uploads)
-    with open_database(settings) as database:
+    with open_database(DatabaseOptions.from_settings(settings)) as database:
         AnnouncedUploads(database).register(uploads)
 
 

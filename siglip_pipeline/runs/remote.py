@@ -9,7 +9,7 @@ from siglip_pipeline.records import Stage
 from siglip_pipeline.runs.dagster_api import FINISHED, DagsterApi
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.announced import AnnouncedUploads
-from siglip_pipeline.store.database import open_database
+from siglip_pipeline.store.database import DatabaseOptions, open_database
 from siglip_pipeline.uploads.upload_store import UploadStore
 
 _POLL_SECONDS = 1.0
@@ -41,7 +41,7 @@ def start_backfills(
     uploads = [store.get(video) for video in videos]
     keys = [partition_key(video) for video in videos]
     api.add_partitions(VIDEOS_PARTITIONS_NAME, keys)
-    with open_database(settings) as database:
+    with open_database(DatabaseOptions.from_settings(settings)) as database:
         AnnouncedUploads(database).register(uploads)  # or the sensor would start them once more
     partitioned = [asset for asset in assets if asset not in _JOBS]
     if not force:

@@ -10,7 +10,7 @@ from typing import Any
 from siglip_pipeline.files.private_files import private_home
 from siglip_pipeline.services.ports import SOCKET_PREFIX, listens
 from siglip_pipeline.settings import Settings, process_environment
-from siglip_pipeline.store.database import embedded_server
+from siglip_pipeline.store.database import DatabaseOptions, embedded_server
 
 
 @contextmanager
@@ -19,7 +19,7 @@ def with_databases(settings: Settings) -> Iterator[Settings]:
     if settings.database_url and settings.dagster_postgres_url:
         yield settings
         return
-    server = embedded_server(settings)
+    server = embedded_server(DatabaseOptions.from_settings(settings))
     with server.lease() as url:
         yield settings.model_copy(
             update={

@@ -37,7 +37,7 @@ from siglip_pipeline.services.state import (
     write_state,
 )
 from siglip_pipeline.settings import Settings, child_environment
-from siglip_pipeline.store.database import embedded_server, open_database
+from siglip_pipeline.store.database import DatabaseOptions, embedded_server, open_database
 from siglip_pipeline.video.sandbox import sandbox_report, sandbox_warning
 
 logger = logging.getLogger(__name__)
@@ -241,12 +241,12 @@ def launch(settings: Settings) -> Iterator[Launcher]:
         check_port(settings.dagster_host, settings.dagster_port)
         check_port(settings.host, settings.page_port, option="--page-port or SIGLIP_PAGE_PORT")
         external = settings.database_url and settings.dagster_postgres_url
-        server = None if external else embedded_server(settings)
+        server = None if external else embedded_server(DatabaseOptions.from_settings(settings))
         settings = stack.enter_context(with_databases(settings))
         logger.info("processes that decode are held by: %s", sandbox_report())
         if (warning := sandbox_warning()) is not None:
             logger.warning("%s", warning)
-        with open_database(settings):
+        with open_database(DatabaseOptions.from_settings(settings)):
             pass  # migrations: every child finds the schema in place
         dagster_home = prepare_dagster_home(
             home, runs=settings.celery_runs if settings.executor == "celery" else None

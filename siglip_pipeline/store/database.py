@@ -4,7 +4,9 @@ import re
 import select
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Literal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import psycopg
 import psycopg_pool
@@ -19,13 +21,16 @@ from siglip_pipeline.errors import (
     SettingsError,
     StoreError,
 )
-from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.schema import LOCK, Connection, Migration, apply_migrations, check_schema
 from siglip_pipeline.text.secret import SecretUrl
+
+if TYPE_CHECKING:
+    from siglip_pipeline.settings import Settings
 
 __all__ = [
     "Connection",
     "Database",
+    "DatabaseOptions",
     "embedded_server",
     "migrate",
     "open_database",
@@ -246,16 +251,33 @@ def parse_version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseOptions:
+    """Where the database is: an external one, or the embedded server of a home."""
+
+    url: SecretUrl | None = None
+    """An external Postgres; None: the embedded server."""
+    home: Path
+    """The embedded server's files lie below it."""
+    port: int | None = None
+    """The embedded server listens here, too; None: on its Unix socket only."""
+
+    @classmethod
+    def from_settings(cls, settings: "Settings") -> "DatabaseOptions":
+        """Return the options that the environment asks for."""
+        return cls(url=settings.database_url, home=settings.home, port=settings.embedded_port)
+
+
 @contextmanager
 def open_database(
-    settings: Settings, *, schema: Literal["migrate", "check", "any"] = "migrate"
+    options: DatabaseOptions, *, schema: Literal["migrate", "check", "any"] = "migrate"
 ) -> Iterator[Database]:
-    """The database that the settings name: an external one, or the embedded server.
+    """Open an external database, or the embedded server.
 
     The embedded server is started when needed, and stopped by its last user.
 
     Args:
-        settings: ``database_url``, or ``home`` of the embedded server.
+        options: where it is.
         schema: bring it up to date first, only look whether it is, or take it as it is.
 
     Raises:
@@ -264,9 +286,8 @@ def open_database(
         EmbeddedDatabaseError: the embedded server cannot be started.
     """
     with ExitStack() as stack:
-        url = settings.database_url
-        lease = embedded_server(settings).lease
-        database = stack.enter_context(Database(url or stack.enter_context(lease())))
+        lease = embedded_server(options).lease
+        database = stack.enter_context(Database(options.url or stack.enter_context(lease())))
         if schema == "migrate":
             migrate(database)
         elif schema == "check":
@@ -291,6 +312,6 @@ def migrate(database: Database, *, known: list[Migration] | None = None) -> list
     return applied
 
 
-def embedded_server(settings: Settings) -> EmbeddedPostgres:
-    """The embedded server of ``SIGLIP_HOME``, not started yet."""
-    return EmbeddedPostgres(settings.home, port=settings.embedded_port)
+def embedded_server(options: DatabaseOptions) -> EmbeddedPostgres:
+    """Return the embedded server of a home, not started yet."""
+    return EmbeddedPostgres(options.home, port=options.port)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from siglip_pipeline.errors import LaunchError
 from siglip_pipeline.services.binding import check_exposure, url_host
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.store.database import open_database
+from siglip_pipeline.store.database import DatabaseOptions, open_database
 
 if TYPE_CHECKING:
     import uvicorn
@@ -37,7 +37,10 @@ def serve(settings: Settings, *, ready: Callable[[str], None] = lambda url: None
     check_exposure(settings)
     with (
         listen(settings.host, settings.page_port) as listener,
-        open_database(settings, schema="check" if settings.database_url else "migrate") as database,
+        open_database(
+            DatabaseOptions.from_settings(settings),
+            schema="check" if settings.database_url else "migrate",
+        ) as database,
     ):
         server = http_server(settings, create_app(settings, database))
         ready(f"http://{url_host(settings.host)}:{settings.page_port}")

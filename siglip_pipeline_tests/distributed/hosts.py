@@ -20,7 +20,13 @@ from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.services.home import prepare_dagster_home
 from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.settings import Settings, process_environment, variable_of
-from siglip_pipeline.store.database import LOCK_VIDEO, Database, migrate, open_database
+from siglip_pipeline.store.database import (
+    LOCK_VIDEO,
+    Database,
+    DatabaseOptions,
+    migrate,
+    open_database,
+)
 from siglip_pipeline_tests.distributed.services import Broker, end, running, wait_until
 from siglip_pipeline_tests.s3 import s3_environment, s3_options, s3_server
 
@@ -140,7 +146,10 @@ class Cluster:
 
     def rows(self) -> dict[str, list[tuple[int, float]]]:
         """(frame_index, time_seconds) of every stored vector, by video."""
-        with open_database(self.settings) as database, database.connection() as connection:
+        with (
+            open_database(DatabaseOptions.from_settings(self.settings)) as database,
+            database.connection() as connection,
+        ):
             found: dict[str, list[tuple[int, float]]] = {}
             tables = connection.execute(
                 "SELECT tablename FROM pg_tables WHERE tablename ~ '^frames_[0-9]+$'"

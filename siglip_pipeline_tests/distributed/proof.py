@@ -22,7 +22,7 @@ from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.errors import StoreError
 from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.settings import variable_of
-from siglip_pipeline.store.database import open_database
+from siglip_pipeline.store.database import DatabaseOptions, open_database
 from siglip_pipeline_tests.distributed.hosts import LOADED, READY, Cluster, Host, cluster
 from siglip_pipeline_tests.distributed.services import Broker, wait_until
 
@@ -140,7 +140,9 @@ class Proof:
         while True:
             try:
                 with (
-                    open_database(self.cluster.settings, schema="any") as database,
+                    open_database(
+                        DatabaseOptions.from_settings(self.cluster.settings), schema="any"
+                    ) as database,
                     database.connection() as connection,
                 ):
                     return connection.execute(query.encode()).fetchall()

@@ -23,7 +23,7 @@ import redis
 from siglip_pipeline.defs.partitions import VIDEOS_PARTITIONS_NAME
 from siglip_pipeline.defs.queues import DEFAULT_QUEUE, EMBEDDING_QUEUE
 from siglip_pipeline.demo.films import demo_scenes, render_video
-from siglip_pipeline.store.database import open_database
+from siglip_pipeline.store.database import DatabaseOptions, open_database
 from siglip_pipeline_tests.distributed.hosts import (
     LOADED,
     READY,
@@ -321,7 +321,10 @@ def _cancel(cluster: Cluster, run: Host) -> None:
 @pytest.mark.faults
 def test_in_the_end_everything_is_there_once(shared: Cluster) -> None:
     assert shared.rows() == dict.fromkeys([*VIDEOS, OF_PART], EXACT)
-    with open_database(shared.settings) as database, database.connection() as connection:
+    with (
+        open_database(DatabaseOptions.from_settings(shared.settings)) as database,
+        database.connection() as connection,
+    ):
         ingests = connection.execute("SELECT count(*) FROM ingests").fetchone()
     assert ingests == (len(VIDEOS) + 1,)
     with shared.instance() as instance:

@@ -25,7 +25,7 @@ from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.errors import FrameStoreError
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.store.database import Database, open_database
+from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
 from siglip_pipeline.store.live_index import live_index
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.vectors import VectorStore
@@ -207,7 +207,7 @@ class Pipeline:
 
     def stored(self) -> Stored:
         """What is stored now."""
-        with open_database(self.settings) as database:
+        with open_database(DatabaseOptions.from_settings(self.settings)) as database:
             return read_stored(database, FrameStore(self.settings.frame_store_url))
 
 

@@ -18,7 +18,7 @@ from siglip_pipeline.defs.sensors import upload_changes
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.stages.removal import forget_video
 from siglip_pipeline.store.announced import AnnouncedUploads
-from siglip_pipeline.store.database import LOCK_VIDEO, open_database
+from siglip_pipeline.store.database import LOCK_VIDEO, DatabaseOptions, open_database
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
@@ -169,7 +169,7 @@ def test_an_upload_deleted_while_it_is_embedded_is_forgotten_in_the_end(
     assert pipeline.settings.database_url is not None
     url = pipeline.settings.database_url.reveal()
     frames = FrameStore(pipeline.settings.frame_store_url)
-    with open_database(pipeline.settings) as database:
+    with open_database(DatabaseOptions.from_settings(pipeline.settings)) as database:
         if when == "while they are written":
             with armed(url, "COPY"):
                 pipeline.start("materialize", VIDEO, "--json")

@@ -9,7 +9,7 @@ import pytest
 
 from siglip_pipeline.errors import DamagedFramesError, FrameStoreError
 from siglip_pipeline.stages.reconcile import InDagster, reconcile
-from siglip_pipeline.store.database import open_database
+from siglip_pipeline.store.database import DatabaseOptions, open_database
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline_tests.faults.conftest import Make, Reference
@@ -152,7 +152,7 @@ def test_damage_to_what_is_searchable_is_found_by_the_daily_look(
     for video in damaged:
         with pytest.raises(DamagedFramesError, match="is damaged"):
             store.verify(video)
-    with open_database(pipeline.settings) as database:
+    with open_database(DatabaseOptions.from_settings(pipeline.settings)) as database:
         found = reconcile(
             uploads=UploadStore(pipeline.settings.uploads, settle_seconds=0),
             frame_store=store,

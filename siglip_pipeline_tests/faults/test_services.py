@@ -16,7 +16,7 @@ from siglip_pipeline.embedded_postgres import postmaster
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.settings import Settings, child_environment
-from siglip_pipeline.store.database import open_database
+from siglip_pipeline.store.database import DatabaseOptions, open_database
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline_tests.faults.conftest import Reference
 from siglip_pipeline_tests.faults.harness import FILMS, Stored, read_stored, settings_for
@@ -101,7 +101,7 @@ def kill_service(services: Services, name: str) -> None:
 
 
 def everything(settings: Settings) -> Stored:
-    with open_database(settings) as database:
+    with open_database(DatabaseOptions.from_settings(settings)) as database:
         return read_stored(database, FrameStore(settings.frame_store_url))
 
 

@@ -16,7 +16,7 @@ from siglip_pipeline.embedded_postgres import cluster
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.store.database import open_database
+from siglip_pipeline.store.database import DatabaseOptions, open_database
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline_tests.faults.conftest import Reference
 from siglip_pipeline_tests.faults.harness import (
@@ -172,7 +172,7 @@ def test_all_services_while_the_clock_is_set(
         services.wait(lambda: services.settled(indexed=len(FILMS)))
         services.wait(lambda: up.status()["index"]["rows"] == len(reference.stored.vectors))
         services.wait(lambda: daemons_are_healthy(services))
-        with open_database(up_settings) as database:
+        with open_database(DatabaseOptions.from_settings(up_settings)) as database:
             stored = read_stored(database, FrameStore(up_settings.frame_store_url))
         assert stored == reference.stored
         assert times_made(server, "uploads") == dict.fromkeys(FILMS, 1)

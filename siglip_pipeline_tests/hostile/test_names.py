@@ -34,7 +34,7 @@ from siglip_pipeline.records import Stage
 from siglip_pipeline.search import SearchFilter, SearchOptions, SearchService
 from siglip_pipeline.settings import Settings, process_environment
 from siglip_pipeline.stages import status
-from siglip_pipeline.store.database import Database, open_database
+from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.terminal.console import PlainConsole, hits_table, status_table
 from siglip_pipeline.uploads.ingest import bring_in
@@ -178,7 +178,7 @@ def test_every_name_has_a_partition_of_its_own_and_is_green(named: Named) -> Non
 
 
 def test_every_name_has_rows_of_its_own(named: Named) -> None:
-    with open_database(named.settings) as database:
+    with open_database(DatabaseOptions.from_settings(named.settings)) as database:
         rows = {row.video: row for row in VideoStore(database).list()}
         assert rows.keys() == set(named.good)
         assert {row.state for row in rows.values()} == {"indexed"}
@@ -218,7 +218,7 @@ def test_pages_show_names_and_run_none(named: Named, answering: Served) -> None:
 def test_the_terminal_shows_names_and_obeys_none(
     named: Named, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with open_database(named.settings) as database:
+    with open_database(DatabaseOptions.from_settings(named.settings)) as database:
         report = status.collect_status(database, status.StatusOptions.from_settings(named.settings))
         hits = (
             SearchService(database, SearchOptions.from_settings(named.settings))

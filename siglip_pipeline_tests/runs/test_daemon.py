@@ -25,7 +25,7 @@ from siglip_pipeline.runs.dagster_api import FINISHED, DagsterApi
 from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline.stages.freshness import Wanted, out_of_date
-from siglip_pipeline.store.database import LOCK_VIDEO, Database, open_database
+from siglip_pipeline.store.database import LOCK_VIDEO, Database, DatabaseOptions, open_database
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoStore
@@ -222,7 +222,7 @@ def test_failed_ones_alone_are_made_again(services: Services) -> None:
 
 @contextmanager
 def _active_model(services: Services) -> Iterator[tuple[Database, int]]:
-    with open_database(services.up.settings) as database:
+    with open_database(DatabaseOptions.from_settings(services.up.settings)) as database:
         model = ModelStore(database).active()
         assert model is not None
         yield database, model.model_id
@@ -365,7 +365,7 @@ def test_a_push_of_videos_is_indexed(services: Services, tmp_path: Path) -> None
     commit()
     pushed = run(str(PUSHED), before)
     assert pushed.returncode == 0, pushed.stderr
-    with open_database(services.up.settings) as database:
+    with open_database(DatabaseOptions.from_settings(services.up.settings)) as database:
         states = VideoStore(database).states()
     assert {states["first.mp4"], states["a folder/second.mp4"]} == {"indexed"}
     (tmp_path / "videos" / "broken.mp4").write_text("no film")

@@ -22,7 +22,7 @@ from siglip_pipeline.search import SearchOptions, SearchService
 from siglip_pipeline.services.home import pipeline_environment
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.status import StatusOptions, collect_status
-from siglip_pipeline.store.database import open_database
+from siglip_pipeline.store.database import DatabaseOptions, open_database
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline_tests.conftest import collection_settings, fresh_database
 
@@ -73,7 +73,7 @@ def _name(film: DemoVideo, settings: Settings) -> str:
 
 def test_text_finds_the_right_second_in_18_of_20(collection: Collection) -> None:
     found = []
-    with open_database(collection.settings) as database:
+    with open_database(DatabaseOptions.from_settings(collection.settings)) as database:
         service = SearchService(database, SearchOptions.from_settings(collection.settings))
         for film in collection.films:
             for start, end, scene in film.timeline:
@@ -89,7 +89,7 @@ def test_a_picture_finds_the_scene_that_it_shows(collection: Collection, tmp_pat
     start, end, scene = film.timeline[4]
     picture = tmp_path / "query.png"
     render_picture(scene).save(picture)
-    with open_database(collection.settings) as database:
+    with open_database(DatabaseOptions.from_settings(collection.settings)) as database:
         result = SearchService(database, SearchOptions.from_settings(collection.settings)).by_image(
             picture, k=3
         )
@@ -98,7 +98,7 @@ def test_a_picture_finds_the_scene_that_it_shows(collection: Collection, tmp_pat
 
 
 def test_a_moment_finds_itself_first_and_loads_no_model(collection: Collection) -> None:
-    with open_database(collection.settings) as database:
+    with open_database(DatabaseOptions.from_settings(collection.settings)) as database:
         without_model = collection.settings.model_copy(update={"device": "cuda:99"})
         result = SearchService(database, SearchOptions.from_settings(without_model)).by_moment(
             "one.mp4", 5.0, k=2
@@ -110,7 +110,7 @@ def test_a_moment_finds_itself_first_and_loads_no_model(collection: Collection) 
 
 
 def test_the_file_that_is_no_video_failed_alone(collection: Collection) -> None:
-    with open_database(collection.settings) as database:
+    with open_database(DatabaseOptions.from_settings(collection.settings)) as database:
         status = collect_status(database, StatusOptions.from_settings(collection.settings))
     assert (status.total, status.indexed, status.failed, status.pending) == (3, 2, 1, 0)
     assert [(f.video, f.stage) for f in status.failures] == [("broken.mp4", "video_frames")]
@@ -140,7 +140,10 @@ def test_dagster_shows_each_partition_as_what_it_is(collection: Collection) -> N
 
 def test_what_is_current_is_not_done_again(collection: Collection) -> None:
     def ingests() -> list[Any]:
-        with open_database(collection.settings) as database, database.connection() as connection:
+        with (
+            open_database(DatabaseOptions.from_settings(collection.settings)) as database,
+            database.connection() as connection,
+        ):
             return connection.execute(
                 "SELECT video_id, ingest_id FROM ingests ORDER BY 1"
             ).fetchall()
@@ -157,7 +160,7 @@ def test_a_changed_upload_replaces_its_vectors(collection: Collection) -> None:
     assert materialize_videos(collection.settings, ["changing.mp4"])
     shutil.copyfile(films[1], changed)
     assert materialize_videos(collection.settings, ["changing.mp4"])
-    with open_database(collection.settings) as database:
+    with open_database(DatabaseOptions.from_settings(collection.settings)) as database:
         vectors = VectorStore(database)
         with database.connection() as connection:
             row = connection.execute("SELECT model_id FROM models").fetchone()

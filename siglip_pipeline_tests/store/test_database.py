@@ -13,7 +13,14 @@ from siglip_pipeline.errors import (
 )
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store import database as database_module
-from siglip_pipeline.store.database import Database, migrate, open_database, parse_version, where
+from siglip_pipeline.store.database import (
+    Database,
+    DatabaseOptions,
+    migrate,
+    open_database,
+    parse_version,
+    where,
+)
 from siglip_pipeline.store.schema import Migration, migrations
 from siglip_pipeline.text.secret import SecretUrl
 
@@ -132,7 +139,7 @@ def test_a_lost_connection_is_unavailable_and_the_pool_recovers(database: Databa
 
 def test_an_external_url_starts_no_server(database_url: str, tmp_path: object) -> None:
     settings = Settings.load(home=tmp_path, database_url=database_url)
-    with open_database(settings) as database:
+    with open_database(DatabaseOptions.from_settings(settings)) as database:
         assert database.url.reveal() == database_url
     assert not (settings.home / "postgres").exists()
 

@@ -19,7 +19,7 @@ from psycopg import sql
 from siglip_pipeline.cli import main as cli
 from siglip_pipeline.errors import DatabaseUnavailableError, DatabaseVersionError
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.store.database import Database, migrate, open_database
+from siglip_pipeline.store.database import Database, DatabaseOptions, migrate, open_database
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.schema import Migration, check_schema, migrations
 from siglip_pipeline.store.videos import VideoStore
@@ -121,7 +121,7 @@ def test_a_newer_database_is_refused_by_every_door(
     for schema in ("migrate", "check"):
         with (
             pytest.raises(DatabaseVersionError, match=said),
-            open_database(settings, schema=schema),
+            open_database(DatabaseOptions.from_settings(settings), schema=schema),
         ):
             pass
     for name, value in settings.environment().items():
@@ -141,7 +141,7 @@ def test_an_older_database_is_not_served_but_migrated(
         pytest.raises(
             DatabaseVersionError, match=rf"version 1, .*needs {NEWEST}; run .*db migrate"
         ),
-        open_database(settings, schema="check"),
+        open_database(DatabaseOptions.from_settings(settings), schema="check"),
     ):
         pass
     for name, value in settings.environment().items():

@@ -25,7 +25,7 @@ from siglip_pipeline.settings import Settings, process_environment
 from siglip_pipeline.stages.partition_limit import partition_warning
 from siglip_pipeline.stages.status import StatusOptions, collect_status
 from siglip_pipeline.store.announced import AnnouncedUploads
-from siglip_pipeline.store.database import Database, open_database
+from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.web.app import create_app
@@ -116,7 +116,10 @@ def test_two_locations_fill_one_database(postgres: EmbeddedPostgres, tmp_path: P
                 # By which a worker that serves all parts knows whose run it is.
                 "run": [f"{part}/video_frames"],
             }
-        with open_database(settings) as database, database.connection() as connection:
+        with (
+            open_database(DatabaseOptions.from_settings(settings)) as database,
+            database.connection() as connection,
+        ):
             # Neither location took the other's uploads for deleted ones.
             assert connection.execute(
                 "SELECT path, part, missing_since FROM videos"
