@@ -80,6 +80,9 @@ class VideoInfo:
     frame_rate: float | None
     """Average frames a second; None where it cannot be told (one frame)."""
     size_bytes: int
+    media_time_seconds: float = 0.0
+    """What a player's clock shows at the first frame: where it lies from the file's own zero, which
+    is the start of its earliest track."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -150,13 +150,13 @@ def _text_of(head: bytes) -> str | None:
     return text if plain else None
 
 
-def demux(container: InputContainer, stream: VideoStream) -> Iterator["av.Packet[VideoStream]"]:
-    """Packets with data, up to the end; what cannot be read is passed over.
+def demux(container: InputContainer, *streams: VideoStream) -> Iterator["av.Packet[VideoStream]"]:
+    """Packets of these streams with data, up to the end; what cannot be read is passed over.
 
     The same file gives the same packets every time: a packet is known by its ordinal.
     """
     failures = 0
-    packets = container.demux(stream)
+    packets: Iterator[Any] = container.demux(*streams)
     while failures < MAX_READ_FAILURES:
         try:
             packet = next(packets)
@@ -166,7 +166,7 @@ def demux(container: InputContainer, stream: VideoStream) -> Iterator["av.Packet
             # IndexError: a packet of a stream that only appeared later (FLV, MPEG-TS), which PyAV
             # does not know. Either way the iterator is used up, and the container is not.
             failures += 1
-            packets = container.demux(stream)
+            packets = container.demux(*streams)
             continue
         failures = 0
         if packet.size:

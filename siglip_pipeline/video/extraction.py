@@ -79,6 +79,7 @@ def extract(
         decode_cpu_seconds=time.process_time() - started_cpu,
         wall_seconds=time.perf_counter() - started,
         peak_memory_bytes=peak_memory_bytes(),
+        warnings=outcome.warnings,
     )
 
 
@@ -89,6 +90,7 @@ class _Outcome:
     packets: int
     damaged_packets: int
     damaged_share: float
+    warnings: tuple[str, ...] = ()
 
 
 def _extract_picture(
@@ -166,6 +168,7 @@ def _extract_video(
             packets=packets.expected,
             damaged_packets=lost + counts.damaged_packets,
             damaged_share=share,
+            warnings=scanned.warnings,
         ),
     )
 

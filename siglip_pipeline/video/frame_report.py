@@ -33,6 +33,9 @@ class FrameReport:
     wall_seconds: float
     peak_memory_bytes: int
     """The child's resident memory at its largest, up to the end of this video."""
+    warnings: tuple[str, ...] = ()
+    """What people should know of a video that is indexed all the same; plain sentences without
+    capital or full stop, such as ``a second video track is left out: …``."""
 
     @property
     def video_seconds_per_second(self) -> float:

@@ -9,8 +9,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-DISPLAY_MATRIX: Final = "DISPLAYMATRIX"
-
 MAX_ASPECT_CHANGE: Final = 16
 """A sample aspect ratio beyond 16:1 or 1:16 is a damaged header and is not applied."""
 

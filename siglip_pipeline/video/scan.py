@@ -8,11 +8,11 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Final
+from typing import Final
 
+import av
 import numpy as np
 from av.container import InputContainer
-from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -22,12 +22,13 @@ from siglip_pipeline.records import IntArray, VideoInfo
 from siglip_pipeline.video.av1 import ReferenceReader
 from siglip_pipeline.video.container import PLAYLIST, demux, leads_elsewhere, open_container
 from siglip_pipeline.video.geometry import (
-    DISPLAY_MATRIX,
     DisplayGeometry,
     orientation_of,
     usable_sample_aspect_ratio,
 )
+from siglip_pipeline.video.side_data import side_data
 from siglip_pipeline.video.source import MediaSource
+from siglip_pipeline.video.tracks import choose_track
 
 BoolArray = NDArray[np.bool_]
 
@@ -82,12 +83,14 @@ class Scan:
     time_base: Fraction
     stream_index: int
     size_bytes: int
+    start_seconds: float
+    """The file's own zero: the earliest time of any of its tracks."""
     packets: PacketIndex
+    warnings: tuple[str, ...] = ()
 
     def geometry(self, frame: VideoFrame) -> DisplayGeometry:
         """How to show this frame. The display matrix travels with frames, not with the stream."""
-        matrix: Any = frame.side_data.get(DISPLAY_MATRIX)
-        rotation_degrees, mirrored = orientation_of(None if matrix is None else bytes(matrix))
+        rotation_degrees, mirrored = orientation_of(side_data(frame, "DISPLAYMATRIX"))
         return DisplayGeometry(
             coded_width=frame.width,
             coded_height=frame.height,
@@ -115,30 +118,8 @@ class Scan:
             frame_count=len(packets),
             frame_rate=(packets.pts_N.size - 1) / span_seconds if span_seconds > 0 else None,
             size_bytes=self.size_bytes,
+            media_time_seconds=max(0.0, float(start_pts * self.time_base) - self.start_seconds),
         )
-
-
-def video_stream(container: InputContainer, source: MediaSource) -> VideoStream:
-    """The video stream to decode: the largest one that is not an album cover.
-
-    Raises:
-        VideoError: there is none, or FFmpeg cannot decode it.
-    """
-    streams = [
-        stream
-        for stream in container.streams.video
-        if not stream.disposition & Disposition.attached_pic
-    ]
-    if not streams:
-        if leads_elsewhere(source):
-            raise VideoError(source.video, PLAYLIST)
-        held = "only sound" if container.streams.audio else "no video stream"
-        raise VideoError(source.video, f"the file holds {held}: there is no frame to index")
-    decodable = [stream for stream in streams if stream.codec_context is not None]
-    if not decodable:
-        reason = "FFmpeg has no decoder for its codec; convert it to MP4 (H.264)"
-        raise VideoError(source.video, reason)
-    return max(decodable, key=lambda s: (s.codec_context.width * s.codec_context.height, -s.index))
 
 
 def check_dimensions(video: str, width: int, height: int) -> None:
@@ -166,7 +147,7 @@ def scan(source: MediaSource, *, on_progress: Callable[[int], None] = lambda pac
         VideoError: it cannot be opened, has no video, no packets, or absurd dimensions.
     """
     with open_container(source) as container:
-        stream = video_stream(container, source)
+        stream, warnings = choose_track(container, source)
         context = stream.codec_context
         check_dimensions(source.video, context.width, context.height)
         packets = _read_packets(container, stream, source, on_progress)
@@ -180,8 +161,18 @@ def scan(source: MediaSource, *, on_progress: Callable[[int], None] = lambda pac
             time_base=stream.time_base or Fraction(1, 1000),
             stream_index=stream.index,
             size_bytes=max(0, container.size),
+            start_seconds=start_seconds(container, packets, stream),
             packets=packets,
+            warnings=tuple(warnings),
         )
+
+
+def start_seconds(container: InputContainer, packets: PacketIndex, stream: VideoStream) -> float:
+    """Where a player's clock of this file begins, in the time of its packets."""
+    first = float(int(packets.pts_N[0]) * (stream.time_base or Fraction(1, 1000)))
+    if container.start_time is None or not packets.timestamps_known:
+        return first
+    return min(first, container.start_time / av.time_base)
 
 
 def _read_packets(

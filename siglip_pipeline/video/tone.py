@@ -18,6 +18,8 @@ import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
+from siglip_pipeline.video.side_data import side_data
+
 Transfer = Literal["pq", "hlg", "sdr"]
 Primaries = Literal["bt2020", "p3", "bt709"]
 
@@ -171,13 +173,13 @@ def _root_index(light: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 def _peak_nits(frame: VideoFrame) -> float:
     """The brightest that the content gets: MaxCLL, else the mastering display's, else 1000."""
-    light_level: Any = frame.side_data.get("CONTENT_LIGHT_LEVEL")
-    if light_level is not None and len(raw := bytes(light_level)) >= 4:
+    raw = side_data(frame, "CONTENT_LIGHT_LEVEL")
+    if raw is not None and len(raw) >= 4:
         (max_cll,) = struct.unpack("=I", raw[:4])
         if max_cll:
             return _plausible_peak(max_cll)
-    mastering: Any = frame.side_data.get("MASTERING_DISPLAY_METADATA")
-    if mastering is not None and len(raw := bytes(mastering)) >= 88:
+    raw = side_data(frame, "MASTERING_DISPLAY_METADATA")
+    if raw is not None and len(raw) >= 88:
         # AVMasteringDisplayMetadata: 8 rationals of chromaticity, then minimum and maximum.
         numerator, denominator, _, has_luminance = struct.unpack("=4i", raw[72:88])
         if has_luminance and denominator:

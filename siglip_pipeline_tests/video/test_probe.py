@@ -137,21 +137,6 @@ def test_zero_frames_a_second_in_the_header(tmp_path: Path) -> None:
     assert len(decoded(path)[0]) == 20
 
 
-def test_the_largest_stream_is_taken_and_covers_are_not(tmp_path: Path) -> None:
-    path = tmp_path / "two.mkv"
-    with av.open(str(path), "w") as container:
-        streams = []
-        for width, height in ((64, 48), (128, 96)):
-            stream = container.add_stream("libx264", rate=25)
-            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            streams.append(stream)
-        for stream in streams:
-            picture = np.zeros((stream.height, stream.width, 3), np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
-            container.mux(stream.encode(None))
-    assert (probe(path).width, probe(path).height) == (128, 96)
-
-
 def sound_only(path: Path) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=8000)

@@ -1,0 +1,35 @@
+"""Side data of frames, of whatever type they are.
+
+PyAV lists the types of an older FFmpeg and raises ValueError on reading a frame that carries
+another one (EXIF, 3D displays, LCEVC), even if that one is not asked for.
+"""
+
+from typing import Any, Final, Literal
+
+from av.sidedata.sidedata import Type
+from av.video.frame import VideoFrame
+
+SideDataType = Literal[
+    "DISPLAYMATRIX", "CONTENT_LIGHT_LEVEL", "MASTERING_DISPLAY_METADATA", "DOVI_METADATA"
+]
+
+TYPES: Final = 256
+"""FFmpeg 8 knows some forty."""
+
+
+def side_data(frame: VideoFrame, kind: SideDataType) -> bytes | None:
+    """Return the frame's side data of a type; None where it has none."""
+    found: Any = frame.side_data.get(kind)
+    return None if found is None else bytes(found)
+
+
+def _admit_unlisted_types() -> None:
+    """Give every number a member, as :class:`enum.Flag` makes its own for unnamed values."""
+    for value in range(TYPES):
+        if value not in Type._value2member_map_:
+            member: Any = object.__new__(Type)
+            member._name_, member._value_ = f"UNLISTED_{value}", value
+            Type._value2member_map_[value] = member
+
+
+_admit_unlisted_types()

@@ -1,0 +1,69 @@
+"""Which video track of a file is its film.
+
+Not the largest one: covers have more pixels than many films. Pictures that ride along (attached
+covers, thumbnails) are no film; of what is left, a track with many packets goes before one with
+few, and the default track before others.
+"""
+
+from collections import Counter
+from typing import Final
+
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from siglip_pipeline.errors import VideoError
+from siglip_pipeline.video.container import PLAYLIST, demux, leads_elsewhere, open_container
+from siglip_pipeline.video.source import MediaSource
+
+NO_FILM: Final = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+
+FILM_SHARE: Final = 0.1
+"""A track with a smaller share of the packets of the fullest one holds covers or thumbnails."""
+
+
+def choose_track(container: InputContainer, source: MediaSource) -> tuple[VideoStream, list[str]]:
+    """Return the video stream to decode, and a warning where others are left out.
+
+    Raises:
+        VideoError: there is none, or FFmpeg cannot decode it.
+    """
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        if leads_elsewhere(source):
+            raise VideoError(source.video, PLAYLIST)
+        held = "only sound" if container.streams.audio else "no video stream"
+        raise VideoError(source.video, f"the file holds {held}: there is no frame to index")
+    decodable = [stream for stream in streams if stream.codec_context is not None]
+    if not decodable:
+        reason = "FFmpeg has no decoder for its codec; convert it to MP4 (H.264)"
+        raise VideoError(source.video, reason)
+    if len(decodable) == 1:
+        return decodable[0], []
+    packets = _packets_by_stream(source, [stream.index for stream in decodable])
+    films = [s for s in decodable if not s.disposition & NO_FILM] or decodable
+    fullest = max(packets[stream.index] for stream in films)
+    films = [stream for stream in films if packets[stream.index] >= FILM_SHARE * fullest]
+    chosen = max(
+        films, key=lambda s: (bool(s.disposition & Disposition.default), packets[s.index], -s.index)
+    )
+    return chosen, _left_out([stream for stream in films if stream is not chosen])
+
+
+def _packets_by_stream(source: MediaSource, indices: list[int]) -> Counter[int]:
+    """Count the packets of each stream; reads the file once."""
+    with open_container(source) as container:
+        streams = [container.streams[index] for index in indices]
+        videos = [stream for stream in streams if isinstance(stream, VideoStream)]
+        return Counter(packet.stream_index for packet in demux(container, *videos))
+
+
+def _left_out(streams: list[VideoStream]) -> list[str]:
+    if not streams:
+        return []
+    names = ", ".join(
+        f"track {s.index + 1} ({s.codec.canonical_name} {s.width}x{s.height})" for s in streams
+    )
+    if len(streams) == 1:
+        return [f"a second video track is left out: {names}"]
+    return [f"{len(streams)} more video tracks are left out: {names}"]
