@@ -33,6 +33,9 @@ NUMBER_AT, ARCHITECTURE_AT, ARGUMENTS_AT = 0, 4, 16
 
 CLONE_THREAD: Final = 0x00010000
 AT_EMPTY_PATH: Final = 0x1000
+DESCRIPTOR_FLAGS: Final = (0, 1, 2, 3, 4, 1030)
+"""Commands of fcntl: copy a descriptor, and read and set its flags. Others lock files, or have the
+kernel send a signal to any process."""
 
 # linux/landlock.h: what each version of the interface added
 LANDLOCK_VERSION_FLAG: Final = 1
@@ -210,12 +213,13 @@ def _filter_calls(machine: Architecture) -> bool:
 def _program(machine: Architecture) -> list[bytes]:
     """The filter: what is not listed fails with EPERM."""
     calls = dict(machine.calls)
-    # What a call may be asked for, by (argument, half of its 64 bits): must equal, or have set.
+    # What a call may be asked for: an argument must equal one of these, or have bits set.
     checked = {
         "clone": _if_set(0, CLONE_THREAD),  # threads, not processes
         "newfstatat": _if_equal(3, AT_EMPTY_PATH),  # of a descriptor: how libraries call fstat
         "prlimit64": _if_equal(2, 0),  # limits are read, not changed
         "tgkill": _if_equal(0, os.getpid()),  # abort()
+        "fcntl": _if_equal(1, *DESCRIPTOR_FLAGS),
     }
     program = [
         _step(LOAD, ARCHITECTURE_AT),
@@ -232,15 +236,16 @@ def _program(machine: Architecture) -> list[bytes]:
     return [*program, _step(RETURN, ERRNO | EPERM)]
 
 
-def _if_equal(argument: int, value: int) -> list[bytes]:
+def _if_equal(argument: int, *values: int) -> list[bytes]:
     low = ARGUMENTS_AT + 8 * argument  # both machines are little-endian
+    count = len(values)
     return [
-        _step(LOAD, low),
-        _step(JUMP_IF_EQUAL, value, 0, 3),
         _step(LOAD, low + 4),
-        _step(JUMP_IF_EQUAL, 0, 0, 1),
-        _step(RETURN, ALLOW),
+        _step(JUMP_IF_EQUAL, 0, 0, count + 1),
+        _step(LOAD, low),
+        *(_step(JUMP_IF_EQUAL, value, count - at) for at, value in enumerate(values)),
         _step(RETURN, ERRNO | EPERM),
+        _step(RETURN, ALLOW),
     ]
 
 

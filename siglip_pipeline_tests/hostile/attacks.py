@@ -1,6 +1,7 @@
 """What a decoder that was taken over would try; run inside a real decoding child."""
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import resource
@@ -141,6 +142,8 @@ ATTACKS: dict[str, Callable[[AttackJob], object]] = {
     "become a program": lambda job: os.execv("/bin/true", ["true"]),
     "trace the parent": lambda job: _libc("ptrace", PTRACE_ATTACH, job.parent, 0, 0),
     "signal the parent": lambda job: os.kill(job.parent, 0),
+    "have the kernel signal the parent": lambda job: fcntl.fcntl(0, fcntl.F_SETOWN, job.parent),
+    "lock a file": lambda job: fcntl.lockf(0, fcntl.LOCK_SH),
     "lift a limit": lambda job: resource.setrlimit(resource.RLIMIT_CPU, (9**9, 9**9)),
     "change the user": lambda job: os.setuid(12345),
     "enter a namespace": lambda job: _libc("unshare", 0x10000000),
