@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from siglip_pipeline.errors import FrameStoreError, QueryError, VideoError
+from siglip_pipeline.files.replacing import replacing
 from siglip_pipeline.hits import Hit
 from siglip_pipeline.text.json_form import Rounded3
 from siglip_pipeline.uploads.upload_store import UploadStore
@@ -67,7 +68,9 @@ def export_hits(
                     options=decode,
                 )
             else:
-                path.write_bytes(frames.thumbnail(hit.video, hit.frame_index))
+                thumbnail = frames.thumbnail(hit.video, hit.frame_index)
+                with replacing(path) as file:
+                    file.write(thumbnail)
             made, reason = path, None
         except (VideoError, FrameStoreError) as error:
             made, reason = None, str(error)

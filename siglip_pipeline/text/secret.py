@@ -14,6 +14,8 @@ HIDDEN: Final = "…"
 
 _CREDENTIALS: Final = re.compile(r"[^/@:]*:.*@", re.DOTALL)
 """How a URL begins that lacks its scheme."""
+_KEYWORDS: Final = re.compile(r"pass\w*\s*=", re.IGNORECASE)
+"""In libpq's other notation, ``host=… password=…``, which no setting takes."""
 _NAMING_SCHEMES: Final = ("postgres", "db+postgres", "abfs")
 """Where what stands before the @ alone is a name; elsewhere it may be a token."""
 _QUERY: Final = re.compile(r"[?#]")
@@ -165,6 +167,8 @@ class SecretUrl(Secret):
         """The masked text, and what is missing in it."""
         scheme, separator, rest = self._value.partition("://")
         if not separator:
+            if _KEYWORDS.search(self._value):
+                return HIDDEN, [self._value]
             if not _CREDENTIALS.match(self._value):
                 return self._value, []  # a folder, perhaps with an @ in its name
             scheme, rest = "", self._value

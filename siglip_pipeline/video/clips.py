@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from siglip_pipeline.errors import UploadError, VideoError
+from siglip_pipeline.files.replacing import replacing
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.child_jobs import CutJob, Limits
 from siglip_pipeline.video.children import Child, JobError
@@ -37,7 +38,6 @@ def cut_clip(
         VideoError: the upload is gone, or cannot be decoded, with the reason.
     """
     options = options or DecodeOptions()
-    part = target.with_name(f".{target.name}.part")
     limits = Limits(
         stall_seconds=options.stall_seconds,
         total_seconds=options.stall_seconds + SECONDS_PER_SECOND * (end_seconds - start_seconds),
@@ -50,19 +50,16 @@ def cut_clip(
         raise VideoError(video, str(error)) from error
     child = Child()
     try:
-        with part.open("w+b") as clip:
+        with replacing(target) as clip:
             job = CutJob(
                 video=video,
                 fed_bytes=upload.fed_bytes,
                 start_seconds=start_seconds,
                 end_seconds=end_seconds,
             )
-            frames = int(child.run(job, limits, [upload.descriptor, clip.fileno()]))
-        part.replace(target)
-        return frames
+            return int(child.run(job, limits, [upload.descriptor, clip.fileno()]))
     except JobError as error:
         raise VideoError(video, error.reason) from error
     finally:
         child.end()
         upload.close()
-        part.unlink(missing_ok=True)

@@ -33,8 +33,8 @@ class DagsterDoor:
     """ASGI middleware around Dagster's webserver, for its pages, GraphQL and websockets.
 
     Refused with a JSON error: what pages of other sites send, and hosts other than loopback while
-    there is no key (403, see :func:`check_same_site`); GraphQL that changes something and is not
-    posted (405). With a key, who does not bring it is asked to sign in, or refused (401).
+    there is no key (403, see :func:`check_same_site`); GraphQL that is not posted and holds more
+    than queries (405). With a key, who does not bring it is asked to sign in, or refused (401).
 
     Args:
         dagster: the webserver's application.
@@ -73,11 +73,11 @@ class DagsterDoor:
             raise HttpError(403, foreign)
         if scope["path"] == _GRAPHQL and scope.get("method", "POST") != "POST":
             query = QueryParams(scope["query_string"]).get("query", "")
-            if _changes_something(query):
+            if query and not _only_reads(query):
                 raise HttpError(
                     405,
-                    "GraphQL that changes something has to be posted: an address that changes "
-                    "something could be opened by any page",
+                    "only GraphQL queries are answered by GET, and everything else has to be "
+                    "posted: an address that changes something could be opened by any page",
                     headers={"Allow": "POST"},
                 )
 
@@ -93,15 +93,19 @@ def _is_page(path: str) -> bool:
     return path != _GRAPHQL
 
 
-def _changes_something(query: str) -> bool:
-    """Whether a GraphQL document holds more than queries."""
+def _only_reads(query: str) -> bool:
+    """Whether a GraphQL document holds nothing but queries.
+
+    What cannot be read here counts as more: how deeply a document may be nested depends on the
+    stack, so that Dagster might read it.
+    """
     try:
         document = parse(query)
     except (GraphQLError, RecursionError):
-        return False  # Dagster reads it with the same function, and refuses it
-    return any(
-        isinstance(definition, OperationDefinitionNode)
-        and definition.operation != OperationType.QUERY
+        return False
+    return all(
+        not isinstance(definition, OperationDefinitionNode)
+        or definition.operation == OperationType.QUERY
         for definition in document.definitions
     )
 

@@ -158,6 +158,8 @@ def _subscribes(address: str, headers: dict[str, str]) -> bool:
         "query a { version } " + (PAUSE % "true").replace("mutation", "mutation b"),
         "#query\n" + PAUSE % "true",
         "subscription { locationStateChangeEvents { event { message } } }",
+        # Whether that can be read depends on the depth of the stack.
+        PAUSE % "true" + "{ a " * 900 + "}" * 900,
     ],
 )
 def test_an_address_changes_nothing(ui: Ui, query: str) -> None:

@@ -120,6 +120,7 @@ def test_a_secret_is_a_value_but_no_text(kind: type[Secret]) -> None:
         ("postgresql://h/d?host=x&sslpassword=pass", "postgresql://h/d?host=x&…"),
         ("https://h/x?X-Amz-Credential=a&X-Amz-Signature=b#c", "https://h/x?…&…#…"),
         ("https://account.blob.core.windows.net/c?sv=1&sig=s", None),
+        ("host=h password=pass dbname=d", "…"),
         ("sentinel://:pass@a:1;sentinel://:pass@b:2", "sentinel://:…@b:2"),
         ("simplecache::s3://key:secret@bucket/x", "simplecache::s3://key:…@bucket/x"),
         ("user:pass@host/db", "user:…@host/db"),
