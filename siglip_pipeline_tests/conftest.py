@@ -3,6 +3,7 @@
 A test gets a database of its own, copied from a migrated template in some ten milliseconds.
 """
 
+import os
 import subprocess
 import tempfile
 import uuid
@@ -61,6 +62,15 @@ def pytest_report_header() -> str:
         f"postgres: {_postgres_version(install / 'bin')}, pgvector {vector}, psycopg "
         f"{version('psycopg')}"
     )
+
+
+@pytest.fixture(autouse=True)
+def _same_umask() -> Iterator[None]:
+    """Commands that run in this process close files to others; the next test starts as usual."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    yield
+    os.umask(umask)
 
 
 @pytest.fixture(scope="session")

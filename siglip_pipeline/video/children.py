@@ -128,7 +128,7 @@ class Child:
         try:
             self._wire.send(pickle.dumps(job), descriptors)
         except OSError:  # it died while idle
-            self._fail(self._death())
+            self._fail(*self._death())
 
     def run(self, job: Job, limits: Limits, descriptors: Sequence[int] = ()) -> Any:
         """Have the child do a job, and wait for it.
@@ -160,7 +160,7 @@ class Child:
                     break
                 self._take(message)
         except (EOFError, OSError):
-            self._fail(self._death())
+            self._fail(*self._death())
         except (WireError, ValueError, TypeError):
             self._fail("the decoder gave an answer that makes no sense; the file is damaged")
         now, limits = time.monotonic(), self._limits
@@ -240,19 +240,21 @@ class Child:
         self.end()
         self._outcome = None, JobError(kind, reason)
 
-    def _death(self) -> str:
-        """Why the child is gone."""
+    def _death(self) -> tuple[str, str]:
+        """Return why the child is gone, and the kind of :class:`JobError` that it is."""
         try:
             code = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            return "the decoder stopped answering and was ended"
+            return "the decoder stopped answering and was ended", "failed"
         if code >= 0:
-            return f"the decoder exited with status {code}; the log has its last words"
+            return f"the decoder exited with status {code}; the log has its last words", "failed"
         name = signal.Signals(-code).name
         if name == "SIGXCPU":
-            return f"it took more CPU time than {self._limits.total_seconds:g} s and was ended"
+            # Where the parent comes late to look, the kernel is first.
+            reason = f"it took more CPU time than {self._limits.total_seconds:g} s and was ended"
+            return reason, "late"
         hint = " (out of memory?)" if name == "SIGKILL" else ""
-        return f"the decoder crashed with {name}{hint}; the file is damaged"
+        return f"the decoder crashed with {name}{hint}; the file is damaged", "failed"
 
 
 def wait_for_any(children: Iterable[Child]) -> list[Child]:
