@@ -1,7 +1,9 @@
-"""The documentation as a site: what leads a reader nowhere fails the build."""
+"""The documentation: links lead somewhere, and the architecture page describes the code."""
 
+import re
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,27 @@ def test_what_leads_nowhere_fails_the_build(
         "siglip_pipeline.search.NoSuchName could not be found",
     ):
         assert part in said
+
+
+def _architecture() -> str:
+    return (ROOT / "docs" / "architecture.md").read_text()
+
+
+def test_every_file_that_the_architecture_names_exists() -> None:
+    named = set(re.findall(r"`([\w./-]+\.(?:py|html|md|toml|txt))`", _architecture()))
+    assert len(named) > 40
+    missing = {
+        name
+        for name in named
+        if not ((ROOT / name).exists() or (ROOT / "siglip_pipeline" / name).exists())
+    }
+    assert missing == set()
+
+
+def test_the_architecture_lists_the_rooms_in_the_layers_of_the_contract() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contracts = project["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    table = _architecture().partition("| what they own |\n|---|---|\n")[2].partition("\n\n")[0]
+    listed = [re.findall(r"`(\w+)`", row.split("|")[1]) for row in table.splitlines()]
+    assert listed == [layer.split(" | ") for layer in layers]

@@ -1,1 +1,4 @@
-"""The command `siglip-pipeline`: options, documents, and exit codes. Nothing imports it."""
+"""The command `siglip-pipeline`.
+
+Owns options, the documents of ``--json``, and exit codes; nothing imports it. Imports any room.
+"""

@@ -1,4 +1,9 @@
-"""The Dagster layer: assets, sensors, checks and resources. They orchestrate; the domain works."""
+"""The Dagster layer: assets, checks, sensors, jobs and resources.
+
+Owns what Dagster shows and starts, and :mod:`.internals`, the only module of the room that names
+private parts of Dagster. It orchestrates: the work is done by the rooms below, all of which it may
+import. `definitions` wires it together.
+"""
 
 import warnings
 

@@ -1,4 +1,6 @@
-"""The demo: films of captioned scenes, and the tiny SigLIP that was trained on such scenes.
+"""The demo: videos of captioned scenes, and the tiny SigLIP that was trained on such scenes.
 
-``tools/demo_model`` trains and evaluates the model; it is not part of the package.
+Owns the videos that it renders, the model in ``demo/model``, and the command that runs the product
+over both; ``tools/demo_model``, which is not in the wheel, trains the model. Imports any room but
+`cli`; like `video` it may import av.
 """

@@ -1,4 +1,4 @@
-"""Files of this machine: opened beneath a folder, private to one user, or kept short.
+"""Files of this machine: opened beneath a folder, private to one user, or rotated.
 
-Imports errors alone.
+Owns how files are opened safely, not what is in them. Imports `errors`.
 """

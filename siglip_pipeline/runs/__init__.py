@@ -1,4 +1,5 @@
-"""Work that is asked of Dagster from outside of it: in this process, or through its webserver.
+"""Runs that are asked of Dagster from outside it: in this process, or through its webserver.
 
-Imports `defs`, `definitions` and `services`.
+Owns the launch of runs and backfills and the wait for their end. Imports `services` and the rooms
+below it.
 """

@@ -1,5 +1,5 @@
-"""What `siglip-pipeline up` runs: database, code server, webserver, daemon and page.
+"""The processes of `siglip-pipeline up`: database, code server, webserver, daemon and page.
 
-Owns their ports and their state below SIGLIP_HOME. Imports `store`, and `defs.internals` for
-Dagster's own state.
+Owns their start, supervision and end, their ports, and their state below SIGLIP_HOME. Imports
+`definitions` and the rooms below it.
 """

@@ -1,4 +1,5 @@
-"""Videos that resemble each other: alignment of their frames, and the decision what is a copy.
+"""Videos that share footage.
 
-Imports `store`.
+Owns the alignment of their frames, the comparison of a collection, and the decision what is a copy.
+Imports `store` and the rooms below it; no Dagster.
 """

@@ -1,7 +1,9 @@
-"""The two per-video stages, free of Dagster: an upload to stored frames, frames to stored vectors.
+"""The work on each video, free of Dagster: upload to stored frames, frames to stored vectors.
 
-Both take paths, skip what is current, take over what another video of the same content has, go on
-after a failure, and record in the database what became of each video.
+Owns both stages, and what keeps their results in order: duplicates, freshness, reconciliation,
+removal, status. The stages take paths, skip what is current, take over what another video of the
+same content has, go on after a failure, and record in the database what became of each video.
+Imports `store` and the rooms below it.
 """
 
 from siglip_pipeline.stages.frame_embedding import VectorsStored, embed_videos

@@ -1,4 +1,4 @@
-"""What commands show people: tables, progress, messages on stderr.
+"""What commands show to people: tables, progress, and messages on stderr.
 
-Imports records of the rooms below, and prints.
+Owns the Rich consoles and what is printed on them. Imports the records of the rooms below.
 """

@@ -1,4 +1,4 @@
-"""Text: times as people read them, values that hide their secrets, records as JSON.
+"""Values as text: timecodes, secrets that hide themselves, and records as JSON.
 
-Imports errors alone.
+Owns the one JSON form of records. Imports no other room.
 """

@@ -1,5 +1,5 @@
-"""Uploads: which files arrived, what they are called, and how they are opened and copied in.
+"""The folder or bucket that videos arrive in.
 
-Owns the folder or bucket that videos arrive in. Nothing here decodes a file. Imports `files`,
-`text`, records and errors.
+Owns listing, names, fingerprints, safe opening and ingest of uploads. Nothing here decodes a file.
+Imports `files`, `text`, `records` and `errors`.
 """

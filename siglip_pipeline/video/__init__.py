@@ -1,5 +1,7 @@
-"""Reading video: probing, sampling, decoding, and the store of sampled frames.
+"""Video and pictures: probing, sampling, decoding, and the store of sampled frames.
 
-Only here is av imported, and of these modules not by ``sampling``, ``frame_store``, ``jobs``,
-``children`` and ``extract``: what runs in the pipeline's own process decodes nothing.
+Owns every use of av, and what decoding children do: they alone decode, so that a decoder that
+crashes ends a child and nothing else. What the pipeline's own process runs (:mod:`.extract`,
+:mod:`.children`, :mod:`.frame_store`, :mod:`.sampling`) imports no av. Imports `uploads`, `text`,
+`files`, `records` and `errors`.
 """

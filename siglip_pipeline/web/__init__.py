@@ -1,5 +1,6 @@
-"""HTTP: the JSON API, the media that a player needs, and the search page.
+"""HTTP: the JSON API, the media of a player, the search page, and the door before Dagster's UI.
 
-``app.create_app`` puts it together; ``serve.serve`` runs it. Nothing here writes to the database,
-and no path from a client reaches the file system: only ids that the database knows do.
+Owns routes, limits, keys and templates: ``app.create_app`` assembles them, ``serve.serve`` runs
+them. Nothing here writes to the database, and no path from a client reaches the file system: only
+ids that the database knows do. Imports `services` and the rooms below it.
 """

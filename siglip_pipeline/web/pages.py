@@ -1,6 +1,7 @@
 """The page for people, rendered here; scripts only add comfort."""
 
 import time
+from dataclasses import fields
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
@@ -35,15 +36,7 @@ HITS_PER_PAGE = 24
 VIDEOS_PER_PAGE = 50
 FAILURES_SHOWN = 200
 SEGMENTS_SHOWN = 100
-_FILTERS = (
-    "videos",
-    "from_seconds",
-    "to_seconds",
-    "uploaded_since",
-    "uploaded_until",
-    "min_probability",
-    "max_per_video",
-)
+_FILTERS = tuple(field.name for field in fields(SearchFilter))
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 

@@ -1,19 +1,17 @@
 """Which index is built, and when a live one is no longer good enough."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from siglip_pipeline.settings import Settings
-
-IndexKind = Literal["auto", "moments", "hnsw", "hnsw_binary", "ivfflat", "exact"]
+    from siglip_pipeline.settings import IndexKind, Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexOptions:
     """The choices of :func:`.build_index`; the defaults are those of the settings."""
 
-    kind: IndexKind = "moments"
+    kind: "IndexKind" = "moments"
     """``auto``: :mod:`~siglip_pipeline.store.index.choice` decides."""
     moment_threshold: float = 0.9
     """A frame starts a moment when its cosine to the moment's running mean is below this."""
