@@ -73,7 +73,7 @@ def broken_targets(pages: Path) -> list[str]:
 
 
 def main() -> int:
-    """Build the site; its exit code says whether every page is on the menu and every link leads."""
+    """Build the site; return 1 if a page is not in the menu or a link has no target."""
     project = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]
     pages = ROOT / project["docs_dir"]
     lay_out(pages)
@@ -81,7 +81,7 @@ def main() -> int:
     wrong += broken_targets(pages)
     command = [str(Path(sys.executable).with_name("zensical")), "build", "--strict"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    # Colours do not survive a pipe, nor does a stack trace help with a link.
+    # Zensical's output goes through a pipe: no colours, and no stack traces for broken links.
     said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr).partition("Traceback")[0]
     # A name that docs/reference.md asks for and the code has not is no error to Zensical.
     if done.returncode or "mkdocstrings:" in said:

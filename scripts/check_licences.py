@@ -14,7 +14,7 @@ PERMITTED: Final = frozenset(
     {
         *("0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0", "ISC"),
         *("MIT", "MIT-0", "MIT-CMU", "PSF-2.0", "CNRI-Python", "Zlib", "Unlicense"),
-        # Of files, not of what they are used in: MPL code is used as it is.
+        # MPL covers single files, which are used unmodified.
         "MPL-2.0",
         # Libraries that are imported, not copied: psycopg.
         *("LGPL-3.0-only", "LGPL-3.0-or-later"),
@@ -45,7 +45,7 @@ NAMES: Final = {
     "python software foundation license": "PSF-2.0",
     "gnu library or lesser general public license (lgpl)": "LGPL-3.0-or-later",
 }
-"""What people call licences, lower case, as SPDX does."""
+"""SPDX expressions by the names that metadata uses, in lower case."""
 
 KNOWN: Final[dict[str, str]] = {
     # Nothing but requirements; its parts name these terms, as read in their License.txt.
@@ -57,7 +57,7 @@ KNOWN: Final[dict[str, str]] = {
 
 
 def licence_of(distribution: Distribution) -> str | None:
-    """An SPDX expression; None when the metadata says nothing that can be read."""
+    """Return an SPDX expression; None when the metadata says nothing that can be read."""
     metadata = distribution.metadata
     if "License-Expression" in metadata:
         return str(metadata["License-Expression"])
@@ -77,28 +77,28 @@ def licence_of(distribution: Distribution) -> str | None:
 
 
 def is_permitted(expression: str) -> bool:
-    """Whether a licence of each choice that the expression leaves is permitted.
+    """Return whether a licence of each choice that the expression leaves is permitted.
 
     >>> is_permitted("MIT OR GPL-3.0-only"), is_permitted("MIT AND GPL-3.0-only")
     (True, False)
     """
-    # OR binds weaker than AND, and nobody nests one in the other.
+    # OR binds weaker than AND; nested expressions do not occur.
     choices = re.split(r"\s+OR\s+", expression.replace("(", "").replace(")", ""))
     return any(all(name in PERMITTED for name in _names(choice)) for choice in choices)
 
 
 def _names(expression: str) -> list[str]:
-    # An exception only ever allows more.
+    # An exception only adds permissions.
     return re.split(r"\s+(?:AND|OR)\s+", re.sub(r"\s+WITH\s+\S+", "", expression))
 
 
 def normalised(name: str) -> str:
-    """A package's name as indexes compare it."""
+    """Return a package's name as indexes compare it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def problems(installed: Iterable[Distribution]) -> list[str]:
-    """A line for each package whose licence is unknown or not permitted."""
+    """Return a line for each package whose licence is unknown or not permitted."""
     found = []
     for distribution in installed:
         licence = licence_of(distribution)

@@ -12,7 +12,7 @@ _ROLE: Final = re.compile(r":[a-z]+:`~?\.?([^`]+)`")
 
 
 class DocstringRoles(griffe.Extension):
-    """Rewrites every docstring that is read."""
+    """Griffe extension that rewrites every docstring."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Rewrite the docstring of one module, class, function or attribute."""

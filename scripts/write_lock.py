@@ -25,12 +25,12 @@ HEAD: Final = """# Written by scripts/write_lock.py for {platform}; do not edit.
 
 
 def normalised(name: str) -> str:
-    """A package's name as indexes compare it."""
+    """Return a package's name as indexes compare it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def resolve() -> dict[str, Any]:
-    """What would be installed: the report of pip.
+    """Return pip's report of what it would install.
 
     Raises:
         subprocess.CalledProcessError: pip cannot find something, and says what.
@@ -50,7 +50,7 @@ def resolve() -> dict[str, Any]:
 
 
 def render(report: dict[str, Any]) -> str:
-    """The lock file.
+    """Return the text of the lock file.
 
     Raises:
         SystemExit: the index gives no hash for a file.
@@ -72,13 +72,13 @@ def render(report: dict[str, Any]) -> str:
 
 
 def pins(file: Path) -> dict[str, str]:
-    """Version by name of every line ``name==version``."""
+    """Return the version by name of every line ``name==version``."""
     found = re.findall(r"^([\w.-]+)==(\S+)", file.read_text(), re.MULTILINE)
     return {normalised(name): version for name, version in found}
 
 
 def disagreements() -> list[str]:
-    """Where lock, constraints and pyproject.toml do not say the same."""
+    """Return the differences between lock, constraints and pyproject.toml."""
     from packaging.requirements import Requirement
 
     locked, constrained = pins(LOCK), pins(ROOT / "constraints.txt")
@@ -106,7 +106,7 @@ def disagreements() -> list[str]:
 
 
 def main() -> int:
-    """Write the lock unless it is only to be checked; check it."""
+    """Write the lock (unless ``--check``), then check it."""
     if "--check" not in sys.argv[1:]:
         LOCK.write_text(render(resolve()))
     found = disagreements()

@@ -17,7 +17,7 @@ is written by `make docs` from the descriptions there.
 
 
 def render() -> str:
-    """The whole page."""
+    """Return the whole page."""
     rows = []
     for name, field in Settings.model_fields.items():
         default = "unset" if field.default is None else f"`{field.default}`"
@@ -27,7 +27,7 @@ def render() -> str:
 
 
 def main() -> int:
-    """Write the page, or compare it."""
+    """Write the page, or compare it with ``--check``."""
     page = render()
     if "--check" in sys.argv[1:]:
         current = PAGE.read_text() if PAGE.exists() else ""

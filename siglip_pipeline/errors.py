@@ -35,7 +35,7 @@
     ├── LaunchError                 a service could not be started (port taken, already running)
     └── RunFailedError              a Dagster run failed as a whole, not for single videos
 
-``*`` heals by itself more often than not: ``retryable`` is true, and Dagster tries again.
+``*`` is often temporary: ``retryable`` is true, and Dagster tries again.
 A message names the value, what is allowed, and the remedy.
 """
 
@@ -43,14 +43,14 @@ import errno
 from typing import ClassVar, Final
 
 NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""What the system says of a full disk, a quota, and a limit on the size of a file."""
+"""Error numbers of a full disk, a quota, and a limit on file size."""
 
 
 class SiglipPipelineError(Exception):
     """Base of every exception raised on purpose by this package."""
 
     retryable: ClassVar[bool] = False
-    """Whether the same call may well succeed later without anyone changing anything."""
+    """Whether the same call may succeed later without any change."""
 
 
 class SettingsError(SiglipPipelineError, ValueError):
@@ -196,4 +196,4 @@ class LaunchError(SiglipPipelineError):
 
 
 class RunFailedError(SiglipPipelineError):
-    """A Dagster run failed as a whole: a missing model, say, not a damaged video."""
+    """A Dagster run failed as a whole, e.g. for a missing model, not for a damaged video."""

@@ -1,4 +1,4 @@
-"""What is asked of a search and what it answers, in one form each from HTTP down to SQL.
+"""The request and the hits of a search, in one form each from HTTP down to SQL.
 
 Shapes: Q vectors of one query, D dimensions. Times are seconds; ranges are half-open.
 """
@@ -22,16 +22,16 @@ MAX_WILDCARDS = 40
 MAX_PATTERN = 2000
 """Longest path or glob, in characters; no upload has a longer name."""
 APART = -1.0
-"""For ``within``: every moment of the index is a hit of its own."""
+"""Value of ``within`` that makes every moment of the index a hit of its own."""
 
 _Time = Annotated[datetime, PlainSerializer(datetime.isoformat, return_type=str)]
 
 
 def check_text(text: str) -> None:
-    """Refuse what neither a tokenizer nor the database takes.
+    """Refuse text that the tokenizer or the database cannot take.
 
     Raises:
-        QueryError: half a character, as a terminal gives it for bytes that are no UTF-8, or NUL.
+        QueryError: NUL, or a lone surrogate (a terminal's form of bytes that are not UTF-8).
     """
     if re.search("[\0\ud800-\udfff]", text):
         raise QueryError(f"{text!r} is not valid Unicode text; type it again")
@@ -81,7 +81,7 @@ class Moment:
 class SearchFilter:
     """Limits on the moments that a search returns; the default lets all of them through.
 
-    ``k`` moments come back whenever ``k`` pass the filter. A value that makes no sense raises
+    A search returns ``k`` moments whenever ``k`` pass the filter. An invalid value raises
     :class:`~siglip_pipeline.errors.QueryError`.
     """
 
@@ -89,7 +89,7 @@ class SearchFilter:
 
     videos: Given[tuple[str, ...]] = None
     """Paths below UPLOADS and globs: ``*`` and ``?`` stay within a folder, ``**`` does not, and a
-    glob without ``/`` is about the file's name. None: all videos."""
+    glob without ``/`` matches the file's name. None: all videos."""
     from_seconds: Given[float] = None
     """Moments with a frame at this time of the video or later."""
     to_seconds: Given[float] = None
@@ -99,9 +99,9 @@ class SearchFilter:
     uploaded_until: Given[_Time] = None
     """… before this time."""
     min_probability: Given[float] = None
-    """Less probable moments are hidden, 0 to 1. None: what SIGLIP_SEARCH_MIN_PROBABILITY says."""
+    """Hide less probable moments, 0 to 1. None: SIGLIP_SEARCH_MIN_PROBABILITY."""
     max_per_video: Given[int] = None
-    """At most so many moments of one video."""
+    """Most moments of one video."""
 
     def __post_init__(self) -> None:
         if isinstance(self.videos, str):
@@ -132,7 +132,7 @@ class SearchFilter:
 
     @property
     def time_range(self) -> tuple[float, float] | None:
-        """Seconds within the video, half-open; None: all of it."""
+        """Return seconds within the video, half-open; None: all of it."""
         if self.from_seconds is None and self.to_seconds is None:
             return None
         end = float("inf") if self.to_seconds is None else self.to_seconds
@@ -140,35 +140,35 @@ class SearchFilter:
 
     @property
     def is_about_videos(self) -> bool:
-        """Whether the videos that pass have to be looked up first."""
+        """Return whether the filter limits the videos, which must then be looked up first."""
         limits = (self.videos, self.uploaded_since, self.uploaded_until)
         return any(limit is not None for limit in limits)
 
     def narrowed_to(self, videos: Sequence[str] | None) -> "SearchFilter":
-        """The same filter on these videos; None leaves it as it is."""
+        """Return the same filter on these videos; None changes nothing."""
         return self if videos is None else replace(self, videos=tuple(videos))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SearchRequest:
-    """What is looked for, under one model, and where.
+    """What a search looks for under one model, and where.
 
     Raises:
         QueryError: ``k`` is out of range.
     """
 
     query_QD: FloatArray
-    """Unit vectors; a moment scores what the nearest says."""
+    """Unit vectors; a moment's score is that of the nearest."""
     k: int
-    """How many hits at the most."""
+    """Most hits."""
     filter: SearchFilter = SearchFilter()
-    """Its ``min_probability`` is the caller's, who may judge by more than the score."""
+    """The caller applies its ``min_probability``, which may depend on more than the score."""
     within: float = APART
     """Neighbouring moments whose scores differ by at most this are one hit."""
     min_score: float = -2.0
     """Moments that score less are no hits."""
     ef_search: int | None = None
-    """How hard to look (probes, of IVFFlat); None: what the index's recall was measured with."""
+    """``ef_search`` of HNSW or ``probes`` of IVFFlat; None: the value of the recall check."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= MAX_K:

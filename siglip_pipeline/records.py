@@ -44,14 +44,14 @@ class Upload:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the listing says that the file may have changed."""
+        """Return a text that changes when the listing says that the file may have changed."""
         modified_us = "" if self.modified_at is None else str(round(self.modified_at * 1e6))
         return f"{self.size_bytes}-{self.etag or modified_us}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """A file below UPLOADS that cannot be taken up, and why."""
+    """A file below UPLOADS that cannot be registered, and why."""
 
     path: str
     """As it was listed; it need not be valid Unicode."""
@@ -137,7 +137,7 @@ class EmbeddingBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """Everything about a model that decides whether two vectors are comparable."""
+    """The properties of a model that decide whether two vectors are comparable."""
 
     name: str
     """Hub id or local folder, as the user wrote it."""

@@ -34,7 +34,7 @@ class Settings(BaseSettings):
         frozen=True,
         extra="ignore",
         env_ignore_empty=True,
-        # What pydantic says shows in tracebacks, and a URL may hold a password.
+        # Tracebacks show pydantic's messages, and a URL may hold a password.
         hide_input_in_errors=True,
     )
 
@@ -374,7 +374,7 @@ class Settings(BaseSettings):
     @field_validator("uploads", "frame_store")
     @classmethod
     def _absolute_folder(cls, url: SecretUrl | None) -> SecretUrl | None:
-        # Dagster starts its processes in folders of its own choosing.
+        # Dagster starts its processes in other folders, so paths are made absolute.
         if url is None or url.folder is None:
             return url
         return SecretUrl(str(url.folder.expanduser().resolve()))
@@ -432,23 +432,23 @@ class Settings(BaseSettings):
 
     @property
     def frame_store_url(self) -> SecretUrl:
-        """Folder or fsspec URL of the frame store, default applied."""
+        """Return the folder or fsspec URL of the frame store, default applied."""
         return self.frame_store or SecretUrl(str(self.home / "frames"))
 
     def page_address(self, path: str = "") -> str:
-        """Where people find a page of the search service."""
+        """Return the address of a page of the search service."""
         root = self.page_url or f"http://{self.host}:{self.page_port}"
         return f"{root.rstrip('/')}/{path}"
 
     @property
     def model_choice(self) -> str:
-        """All that these settings say about which vectors are made, as one text."""
+        """Return the settings that decide which vectors are made, as one text."""
         patches = "" if self.max_num_patches is None else f" {self.max_num_patches} patches"
         revision = "" if self.model_revision is None else f"@{self.model_revision}"
         return f"{self.model_name}{revision}{patches}"
 
     def recall_query_texts(self) -> list[str]:
-        """The lines of ``recall_texts`` that hold a query.
+        """Return the lines of ``recall_texts`` that hold a query.
 
         Raises:
             SettingsError: the file cannot be read.
@@ -478,7 +478,7 @@ class Settings(BaseSettings):
             raise SettingsError("; ".join(lines) + " (docs/settings.md lists them all)") from error
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy with some values replaced, unchecked; texts of secret settings become secrets."""
+        """Return a copy with some values replaced, unchecked; wrap texts of secret settings."""
         changes = dict(update or {})
         for name, value in changes.items():
             if value is not None and (kind := secret_kind(name)) is not None:
@@ -486,7 +486,7 @@ class Settings(BaseSettings):
         return super().model_copy(update=changes, deep=deep)
 
     def environment(self) -> dict[str, str]:
-        """These settings as environment variables, secrets included, for a service of our own."""
+        """Return these settings as environment variables for our own services, secrets included."""
         values: dict[str, str] = {}
         for name, value in self.model_dump().items():
             if value is not None:
@@ -495,7 +495,7 @@ class Settings(BaseSettings):
         return values
 
     def masked(self, text: str) -> str:
-        """What anybody says, such as a library in the log, without the secrets of these."""
+        """Return a text, such as a library's log message, without the secrets of these settings."""
         for name in type(self).model_fields:
             if isinstance(value := getattr(self, name), Secret):
                 text = value.masked(text)
@@ -503,21 +503,21 @@ class Settings(BaseSettings):
 
 
 def variable_of(field: str) -> str:
-    """The environment variable that a field is read from."""
+    """Return the environment variable that a field is read from."""
     info = Settings.model_fields.get(field)
     alias = info.validation_alias if info else None
     return alias if isinstance(alias, str) else f"SIGLIP_{field.upper()}"
 
 
 def secret_kind(field: str) -> type[Secret] | None:
-    """How a field hides its value; None: it is shown to everybody."""
+    """Return the secret type of a field; None if its value may be shown."""
     info = Settings.model_fields.get(field)
     choices = get_args(info.annotation) or (info.annotation,) if info else ()
     return next((c for c in choices if isinstance(c, type) and issubclass(c, Secret)), None)
 
 
 def _problem(field: str, value: object, message: str) -> str:
-    """One line about one variable; any value may be a URL with a password."""
+    """Return one line about one variable, masked: any value may be a URL with a password."""
     name = next((n for n in Settings.model_fields if field in (n, variable_of(n))), field)
     kind = secret_kind(name) or SecretUrl
     shown = repr(str(kind.of(value)) if isinstance(value, str | Secret) else value)
@@ -525,21 +525,21 @@ def _problem(field: str, value: object, message: str) -> str:
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
-    """The environment of this process with ``settings`` written over it."""
+    """Return the environment of this process with ``settings`` written over it."""
     return {**os.environ, **settings.environment()}
 
 
 def decoder_environment() -> dict[str, str]:
-    """What a decoding child gets of this process's environment: nothing that could be secret."""
+    """Return the environment of a decoding child: nothing that could be secret."""
     names = ("PATH", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONUTF8")
     kept = {name: value for name, value in os.environ.items() if name in names}
     kept |= {name: value for name, value in os.environ.items() if name.startswith("LC_")}
-    # Its libraries must not start threads of their own: decoding has its own.
+    # Libraries must not start threads beside those of the decoder.
     return {**kept, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 def set_variable(field: str, value: str | None) -> None:
-    """Set, or unset, a field's variable, for whatever this process loads from now on."""
+    """Set or unset a field's variable in this process's environment."""
     if value is None:
         os.environ.pop(variable_of(field), None)
     else:
@@ -548,7 +548,7 @@ def set_variable(field: str, value: str | None) -> None:
 
 @contextmanager
 def process_environment(settings: Settings, **more: str) -> Iterator[None]:
-    """The environment of this process as ``settings`` say, for the length of the block.
+    """Set the environment of this process to ``settings`` inside the block.
 
     Dagster builds its instance and its resources from the environment, and so do child processes.
     """

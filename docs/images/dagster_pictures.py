@@ -63,7 +63,7 @@ def take(
 
 
 def make_backfill(url: str) -> str:
-    """A backfill over the first four partitions, seen to its end."""
+    """Run a backfill over the first four partitions to its end."""
     api = DagsterApi(url)
     keys = ask(url, KEYS)["assetNodeOrError"]["partitionKeys"][:4]
     backfill = api.launch_backfill(["video_frames", "frame_embeddings"], keys)
@@ -73,7 +73,7 @@ def make_backfill(url: str) -> str:
 
 
 def ask(url: str, query: str) -> Any:
-    """The data that a GraphQL query answers with."""
+    """Return the data of a GraphQL query's answer."""
     request = urllib.request.Request(
         f"{url}/graphql",
         data=json.dumps({"query": query}).encode(),

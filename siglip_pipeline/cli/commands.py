@@ -1,4 +1,4 @@
-"""What the commands do, as functions that return the documents they print with `--json`."""
+"""The work of the commands `models` and `db`: each function returns the document of `--json`."""
 
 from typing import Any
 
@@ -24,13 +24,13 @@ _TUNED = (
 
 
 def pipeline_status(settings: Settings) -> PipelineStatus:
-    """The state of everything, as `status` shows it."""
+    """Return the state of the whole pipeline, as `status` shows it."""
     with open_database(DatabaseOptions.from_settings(settings)) as database:
         return collect_status(database, StatusOptions.from_settings(settings))
 
 
 def list_models(settings: Settings) -> dict[str, Any]:
-    """Every model with its coverage, oldest first."""
+    """Return every model with its coverage, oldest first."""
     with open_database(DatabaseOptions.from_settings(settings)) as database:
         models = ModelStore(database)
         return {
@@ -74,7 +74,7 @@ def migrate_database(settings: Settings) -> dict[str, Any]:
 
 
 def set_dagster_back(settings: Settings) -> dict[str, int]:
-    """Bring back what Dagster noted for a time to come; its daemon must not run.
+    """Reset the times in the future that Dagster has stored; its daemon must not run.
 
     Raises:
         DatabaseUnavailableError: Dagster's storage does not answer.
@@ -85,7 +85,7 @@ def set_dagster_back(settings: Settings) -> dict[str, int]:
 
 
 def database_urls(settings: Settings, *, start: bool) -> dict[str, str]:
-    """The URLs of both databases; the embedded server is started for good when asked to.
+    """Return the URLs of both databases; ``start`` starts the embedded server and keeps it running.
 
     Raises:
         EmbeddedDatabaseError: the embedded server does not run.
@@ -107,7 +107,7 @@ def database_urls(settings: Settings, *, start: bool) -> dict[str, str]:
 
 
 def database_status(settings: Settings) -> dict[str, Any]:
-    """Where the database is, what it runs, how it is tuned, how large it is.
+    """Return the database's location, versions, settings and size.
 
     Returns:
         ``{"where", "embedded", "postgres", "pgvector", "size_bytes", "settings": {name: value}}``
@@ -140,7 +140,7 @@ def stop_database(settings: Settings, *, force: bool) -> dict[str, Any]:
 
 
 def dagster_environment(settings: Settings) -> dict[str, str]:
-    """What a shell needs for `dagster dev`: databases started, every setting pinned."""
+    """Start the databases and return the environment that `dagster dev` needs."""
     urls = database_urls(settings, start=True)
     complete = settings.model_copy(update=urls)
     with with_databases(complete) as final, open_database(DatabaseOptions.from_settings(final)):

@@ -1,4 +1,4 @@
-"""What every command begins with: the option `--json`, the settings, and a log on stderr."""
+"""What all commands share: the option `--json`, the settings, and a log on stderr."""
 
 import logging
 import sys
@@ -14,9 +14,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 
 
 class OneLine(logging.Formatter):
-    """A message is one line, whatever the names in it hold; tracebacks keep theirs.
+    """Formats a message as one line, even if a name in it has line breaks; tracebacks keep theirs.
 
-    Whatever a library says of an address, no secret of the settings is in it.
+    Secrets of the settings are masked, also in messages of libraries.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -24,17 +24,17 @@ class OneLine(logging.Formatter):
         self._settings = settings
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record with its traceback."""
+        """Return the record with its traceback."""
         return self._settings.masked(super().format(record))
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """The line of a record."""
+        """Return the line of a record."""
         record.message = shown(record.message)
         return super().formatMessage(record)
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """The environment's settings; options that were given win over it. Sets logging up.
+    """Load the settings and set up logging; ``overrides`` win over the environment.
 
     Raises:
         SettingsError: naming every variable whose value cannot be used.
@@ -50,5 +50,5 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def _tell(settings: Settings, error: BaseException) -> None:
-    """What Python says of an error that nobody took, without secrets."""
+    """Print an uncaught error without secrets."""
     sys.stderr.write(settings.masked("".join(traceback.format_exception(error))))

@@ -21,13 +21,13 @@ from siglip_pipeline.uploads.names import shown, unusable
 from siglip_pipeline.uploads.upload_store import UploadStore, is_in_part
 
 LEFT_TO_AUTOMATION = Stage.SIMILARITY
-"""A Dagster that runs brings it up to date by itself: nobody waits for it who did not ask."""
+"""A running Dagster updates it by its automation; commands wait for it only if asked to."""
 
 
 def ingest_videos(
     settings: Settings, paths: Sequence[Path], *, wait: bool, replace: bool, quiet: bool
 ) -> dict[str, Any]:
-    """Copy files into the uploads; with ``wait``, see them through.
+    """Copy files into the uploads; with ``wait``, wait until they are indexed.
 
     Returns:
         ``{"ingested": [...], "skipped": [{"source", "reason"}], "indexed": [...], "failed":
@@ -86,7 +86,7 @@ def materialize_uploads(
 
     Raises:
         QueryError: nothing was chosen, or an asset is unknown.
-        LaunchError: no Dagster answers, or there is none that would go on without us.
+        LaunchError: no Dagster answers, or ``wait`` is off and none runs that would do the work.
         RunFailedError: a run failed for another reason than single videos.
     """
     unknown = set(assets) - set(Stage)
@@ -141,7 +141,7 @@ def _index_here(
     force: bool = False,
     quiet: bool,
 ) -> dict[str, Any]:
-    """Do the work in this process; say what became of the videos."""
+    """Do the work in this process; return each video's outcome."""
     # Dagster takes a second to import; searching and status do without it.
     from siglip_pipeline.runs.in_process import materialize_videos
     from siglip_pipeline.services.home import pipeline_environment
@@ -168,14 +168,14 @@ def _index_through_dagster(
     wait: bool,
     quiet: bool,
 ) -> dict[str, Any]:
-    """Have a running Dagster do the work; say what became of the videos, if waited for."""
+    """Have a running Dagster do the work; return each video's outcome, if waited for."""
     from siglip_pipeline.runs.dagster_api import DagsterApi
     from siglip_pipeline.runs.remote import see_through, start_backfills
 
     api = DagsterApi(url, part=settings.part, api_key=settings.api_key)
     steps = start_backfills(api, settings, videos, assets=assets, force=force)
     if not wait:
-        # What one backfill leaves to the next, the automation does: the index, for one.
+        # The automation does what follows from a backfill, such as the index.
         backfills = [api.backfill_url(step()) for step in steps]
         if not quiet:
             for address in backfills:
@@ -189,7 +189,7 @@ def _index_through_dagster(
 
 
 def _wait_for_services(settings: Settings, videos: Sequence[str], *, quiet: bool) -> dict[str, Any]:
-    """Wait until the services that run here have indexed the videos; say what became of them."""
+    """Wait until the services that run here have indexed the videos; return each one's outcome."""
     with open_database(DatabaseOptions.from_settings(settings)) as database:
         watch_until(
             database, settings, len(videos), lambda _: _settled(database, videos), quiet=quiet

@@ -70,7 +70,7 @@ def up(
 ) -> None:
     """Run everything: database, Dagster UI and daemon, search page, sensors on. Ctrl-C stops it.
 
-    New files in SIGLIP_UPLOADS are found and indexed by themselves.
+    New files in SIGLIP_UPLOADS are found and indexed automatically.
     """
     from siglip_pipeline.services.up import launch
 
@@ -150,8 +150,8 @@ def ingest(
 ) -> None:
     """Copy videos into the uploads, and with --wait index them.
 
-    With `siglip-pipeline up` running, its sensor takes them up; otherwise --wait does the work in
-    this process.
+    If `siglip-pipeline up` runs, its sensor finds them; otherwise --wait indexes them in this
+    process.
     """
     from siglip_pipeline.cli.indexing import ingest_videos
 
@@ -197,9 +197,9 @@ def materialize(
 ) -> None:
     """Index uploads now: for CI and scripts.
 
-    Starts a backfill in the Dagster that runs (`siglip-pipeline up`, or --dagster-url), and does
-    the work in this process where there is none. A Dagster that runs compares the videos
-    (video_similarity) by itself, later. Exits 1 when a video failed, 2 when nothing could be run.
+    Starts a backfill in a running Dagster (`siglip-pipeline up`, or --dagster-url); without one,
+    does the work in this process. A running Dagster compares the videos (video_similarity) later,
+    by its automation. Exits 1 when a video failed, 2 when nothing could be run.
     """
     from siglip_pipeline.cli.indexing import materialize_uploads
 
@@ -228,8 +228,8 @@ def dagster_ui(
 ) -> None:
     """Serve the Dagster UI of DAGSTER_HOME behind SIGLIP_API_KEY; `up` starts this too.
 
-    In place of `dagster-webserver`, which asks nobody for a key, and lets the pages of any site
-    start and delete what they like. Listens on SIGLIP_DAGSTER_HOST and SIGLIP_DAGSTER_PORT.
+    Use it instead of `dagster-webserver`, which asks for no key and lets pages of any site start
+    and delete runs. Listens on SIGLIP_DAGSTER_HOST and SIGLIP_DAGSTER_PORT.
     """
     from siglip_pipeline.web.dagster_ui import serve_dagster
 
@@ -248,8 +248,8 @@ def worker(
     """Take steps from a Celery queue and run them here; one process, one step at a time.
 
     `--queue siglip` on machines with a GPU (one worker per GPU; the model stays loaded), `--queue
-    dagster` on machines that decode. Needs SIGLIP_CELERY_BROKER_URL. SIGTERM ends it, and gives the
-    step in hand back to the queue: what is done of it is not done again.
+    dagster` on machines that decode. Needs SIGLIP_CELERY_BROKER_URL. SIGTERM ends it and returns
+    the current step to the queue; finished videos of the step are not repeated.
     """
     try:
         import celery  # noqa: F401
@@ -267,7 +267,7 @@ def worker(
 
 @app.command()
 def status(json_: Json = False) -> None:
-    """Say what is searchable, what failed and why, and what is still to come."""
+    """Show what is searchable, what failed and why, and what is pending."""
     from siglip_pipeline.cli.commands import pipeline_status
 
     report = pipeline_status(_settings())
@@ -278,7 +278,7 @@ def status(json_: Json = False) -> None:
 
 
 def main() -> None:
-    """Entry point: errors of this package become one message and exit code 2."""
+    """Run a command; turn an error of this package into one message and exit code 2."""
     heed_interrupts()
     keep_files_private()
     try:
@@ -310,7 +310,7 @@ def _make_uploads_folder(settings: Settings) -> None:
 
 @contextmanager
 def _terminating() -> Iterator[None]:
-    """Unwind at the first SIGINT or SIGTERM, and let nothing disturb the unwinding."""
+    """Unwind at the first SIGINT or SIGTERM; ignore further ones during the clean-up."""
     import signal
 
     def interrupt(*_: object) -> None:

@@ -107,10 +107,9 @@ def search(
 ) -> None:
     """Find moments by text, picture, another moment, a clip, or several of these at once.
 
-    TEXT, --image and --like together make one query of equal parts.
+    TEXT, --image and --like together make one query of terms of equal weight.
 
-    Exits 1 when a hit could not be exported, 2 when the search could not be made. Nothing found is
-    no error.
+    Exits 1 when a hit could not be exported, 2 when the search failed. No hits is not an error.
     """
     settings = load_settings()
     if clips and export is None:
@@ -171,10 +170,10 @@ def labels(
     ] = PROMPT_TEMPLATE,
     json_: Json = False,
 ) -> None:
-    """Say which of the given labels fit a video, or all videos: zero-shot, frame by frame.
+    """Show which of the given labels fit a video, or all videos: zero-shot, frame by frame.
 
-    Each label is judged by itself, so that several may fit, or none. Text that begins with a dash
-    follows a --.
+    Each label is judged independently: several may fit, or none. Put -- before text that begins
+    with a dash.
     """
     settings = load_settings()
     videos = None if every else words[:1]
@@ -205,7 +204,7 @@ def duplicates(
 ) -> None:
     """List videos that are copies of each other, wholly or in part.
 
-    As the asset `video_similarity` found them last.
+    Shows the latest result of the asset `video_similarity`.
     """
     with open_database(DatabaseOptions.from_settings(load_settings())) as database:
         if ModelStore(database).active() is None:
@@ -230,7 +229,7 @@ def register(app: typer.Typer) -> None:
 
 
 def page_address(settings: Settings, hit: Hit) -> str:
-    """Where the search page of a running `up` or `serve` shows a hit.
+    """Return the address at which a running `up` or `serve` shows a hit.
 
     Raises:
         LaunchError: neither runs here, or not over this collection.
@@ -248,7 +247,7 @@ def page_address(settings: Settings, hit: Hit) -> str:
 
 
 def _shows(page: str, settings: Settings, hit: Hit) -> bool:
-    """Whether a service answers there that knows the hit's video by the same id."""
+    """Return whether a service answers there that knows the hit's video by the same id."""
     request = urllib.request.Request(
         f"{page}/api/videos/{hit.video_id}", headers=key_headers(settings.api_key)
     )
@@ -260,7 +259,7 @@ def _shows(page: str, settings: Settings, hit: Hit) -> bool:
 
 
 def labels_table(report: LabelReport) -> Any:
-    """A row for each video and label, the labels of a video by probability."""
+    """Return a row for each video and label, the labels of a video by probability."""
     from rich.table import Table
 
     table = Table()
@@ -284,7 +283,7 @@ def labels_table(report: LabelReport) -> Any:
 
 
 def duplicates_table(segments: list[SharedSegment]) -> Any:
-    """Shared stretches as rows."""
+    """Return shared stretches as rows."""
     from rich.table import Table
 
     table = Table()
@@ -331,7 +330,7 @@ def _export(
 
 
 def _open(result: SearchResult, settings: Settings) -> str:
-    """Show the best hit in the browser; its address."""
+    """Show the best hit in the browser and return its address."""
     address = page_address(settings, result.hits[0])
     if not webbrowser.open(address):
         raise LaunchError(f"no browser could be started; the hit is at {address}")

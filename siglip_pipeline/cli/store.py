@@ -40,7 +40,7 @@ def models_promote(
     ] = False,
     json_: Json = False,
 ) -> None:
-    """Make searches use this model, when it covers everything and its index passed.
+    """Make searches use this model, if it covers all videos and its index passed the recall check.
 
     Promote the old one again to go back.
     """
@@ -58,7 +58,7 @@ def models_drop(
     key: Annotated[str, typer.Argument(help="The model's key, as `models list` shows it.")],
     json_: Json = False,
 ) -> None:
-    """Delete a model's vectors and index; refused for the one that searches use."""
+    """Delete a model's vectors and index; the model that searches use is refused."""
     from siglip_pipeline.cli.commands import drop_model
 
     document = drop_model(_settings(), key)
@@ -152,9 +152,9 @@ def db_migrate(json_: Json = False) -> None:
 
 @db_app.command("set-back")
 def db_set_back(json_: Json = False) -> None:
-    """After the clock was ahead: have Dagster forget times to come. Its daemon must be stopped.
+    """Reset the future times that Dagster stored while the clock was ahead; stop its daemon first.
 
-    `up` does this by itself.
+    `up` does this automatically.
     """
     from siglip_pipeline.cli.commands import set_dagster_back
 

@@ -1,4 +1,4 @@
-"""Draws a scene at one moment of it.
+"""Draw a scene at one moment.
 
 A model that sees single frames cannot see motion. A moving object therefore drags a fading trail
 behind it, which shows the direction in every frame; an object that stands still has none. Only
@@ -28,14 +28,14 @@ _STEP: dict[Motion, tuple[float, float]] = {
     "up": (0.0, -1.0),
     "down": (0.0, 1.0),
 }
-# Way that a moving object makes during its scene, as a share of the picture's height: short
+# Distance that an object moves during its scene, as a share of the picture's height: short
 # enough that "on the left" stays true from the first frame to the last.
 _TRAVEL = 0.16
 _TRAIL_GHOSTS = 7
 
 
 def _polygon(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Points of the unit square ``[-1, 1]`` in pixels of the mask."""
+    """Return points of the unit square ``[-1, 1]`` in pixels of the mask."""
     half = _MASK_SIZE / 2
     return [(half + x * half, half + y * half) for x, y in points]
 
@@ -76,7 +76,7 @@ _POLYGONS: dict[str, list[tuple[float, float]]] = {
 
 @lru_cache(maxsize=len(SHAPES))
 def _shape_mask(shape: str) -> Image.Image:
-    """The shape in white on black, ``_MASK_SIZE`` pixels on a side."""
+    """Return the shape in white on black, ``_MASK_SIZE`` pixels on a side."""
     mask = Image.new("L", (_MASK_SIZE, _MASK_SIZE))
     draw = ImageDraw.Draw(mask)
     box = _polygon([(-0.94, -0.94), (0.94, 0.94)])
@@ -97,7 +97,7 @@ def _shape_mask(shape: str) -> Image.Image:
 
 @lru_cache(maxsize=2)
 def _background(scene: Scene, width: int, height: int) -> NDArray[np.float32]:
-    """The background with its texture and a slope of light, float HWC. Not to be written to."""
+    """Return the background with texture and a gradient of light, float HWC, read-only."""
     rng = np.random.default_rng(scene.seed)
     base = np.array(BACKGROUNDS[scene.background], np.float32)
     phase, slope_x, slope_y = rng.random(3)
@@ -131,7 +131,7 @@ def _background(scene: Scene, width: int, height: int) -> NDArray[np.float32]:
 def _cover(
     clear: NDArray[np.float32], mask: NDArray[np.float32], centre: tuple[float, float]
 ) -> tuple[slice, slice]:
-    """Lay a mask on what shines through so far, in place; what reaches beyond the edge is cut.
+    """Multiply a mask into the transmission so far, in place; clip it at the edge.
 
     Returns:
         The rows and columns that were touched, perhaps none.
@@ -146,7 +146,7 @@ def _cover(
 
 
 def object_centre(item: Object, *, moment: float, aspect: float) -> tuple[float, float]:
-    """Where the object's middle is, in shares of width and height; ``aspect`` is their ratio."""
+    """Return the object's centre, in shares of width and height; ``aspect`` is their ratio."""
     step_x, step_y = _STEP[item.motion]
     along = (moment - 0.5) * _TRAVEL
     x = _CENTRE_X[item.column] + item.offset[0] + step_x * along / aspect
@@ -164,7 +164,7 @@ def _draw_object(picture: NDArray[np.float32], item: Object, moment: float) -> N
     turned = _shape_mask(item.shape).rotate(item.tilt_degrees, Image.Resampling.BILINEAR)
     mask = np.asarray(turned.resize((side, side), Image.Resampling.BOX), np.float32)
     mask = mask * np.float32(1 / 255)
-    # Object and ghosts have one colour, so what each lets through can be multiplied up first.
+    # Object and trail have one colour, so their transmissions can be multiplied first.
     clear = np.ones((height, width), np.float32)
     touched = [_cover(clear, mask, (x, y))]
     if item.motion != "still":
@@ -211,12 +211,12 @@ def render_frame(
             sharp.filter(ImageFilter.BoxBlur(1.5 * scene.blur * height)), np.float32
         ).copy()
     if scene.grain > 0:
-        # One value for all three channels: grain that is cheap and looks like film.
+        # One value for all three channels: cheap, and looks like film grain.
         noise = rng.standard_normal((height, width), np.float32) * np.float32(scene.grain)
         picture = picture + noise[..., None]
     return np.clip(picture, 0, 255, out=picture).astype(np.uint8)
 
 
 def render_picture(scene: Scene, *, size: tuple[int, int] = (320, 240)) -> Image.Image:
-    """A still of the scene, e.g. to search with. Raises as :func:`render_frame` does."""
+    """Render a still of the scene, e.g. as a query. Raises as :func:`render_frame` does."""
     return Image.fromarray(render_frame(scene, size=size))

@@ -1,4 +1,4 @@
-"""Films rows of scenes, and the demo's own videos.
+"""Render sequences of scenes as videos, and the demo's own videos.
 
 A film is a function of its scenes and a seed, so that it can be made again. PyAV is imported when
 one is written.
@@ -22,7 +22,7 @@ _RENDERER_VERSION = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoVideo:
-    """A rendered film and what can be seen in it when."""
+    """A rendered video and what it shows at which time."""
 
     path: Path
     timeline: tuple[tuple[float, float, Scene], ...]
@@ -41,7 +41,7 @@ def render_video(
     gop_seconds: float = 4.0,
     overwrite: bool = True,
 ) -> DemoVideo:
-    """Film the scenes one after the other; the name's suffix chooses the container.
+    """Render the scenes one after the other; the name's suffix chooses the container.
 
     The film is written under a temporary name in the same folder and renamed when complete, so
     that a watcher never sees half of one.
@@ -100,7 +100,7 @@ def _scene_lengths(scenes: Sequence[Scene], seconds: float | Sequence[float]) ->
 def _timeline(
     scenes: Sequence[Scene], counts: Sequence[int], rate: Fraction
 ) -> tuple[tuple[float, float, Scene], ...]:
-    """Start and end of each scene as they lie in the file: on frame boundaries."""
+    """Return start and end of each scene in the file, on frame boundaries."""
     rows, done = [], 0
     for scene, count in zip(scenes, counts, strict=True):
         rows.append((float(done / rate), float((done + count) / rate), scene))
@@ -117,8 +117,8 @@ def _frames(
 
 
 def _comment(path: Path) -> str | None:
-    """The file's ``comment`` tag; None where there is none or the file is no film."""
-    import av  # here, because rendering stills must not need FFmpeg
+    """Return the file's ``comment`` tag; None if it has none or is no video."""
+    import av  # imported late: stills need no FFmpeg
 
     try:
         with av.open(str(path)) as container:
@@ -160,7 +160,7 @@ def _encode(
         container.mux(stream.encode(None))
 
 
-# File, encoder, frames a second, size: what turns up in an uploads folder, in small.
+# File, encoder, frames a second, size: a small sample of typical uploads.
 _DEMO_FILMS: tuple[tuple[str, str, float, tuple[int, int]], ...] = (
     ("reel-1.mp4", "libx264", 12, (320, 240)),
     ("reel-2.mp4", "libx264", 15, (320, 180)),
@@ -174,9 +174,9 @@ _SCENES_PER_FILM = 8
 
 
 def demo_scenes(*, seed: int = 0) -> tuple[Scene, ...]:
-    """The scenes of the demo's films: no two of them share a pair of colour and shape.
+    """Return the scenes of the demo's videos; no two share a pair of colour and shape.
 
-    So each of their captions is true of one scene only.
+    Each caption is therefore true of one scene only.
     """
     rng = np.random.default_rng(seed)
     unused = [ALL_PAIRS[int(i)] for i in rng.permutation(len(ALL_PAIRS))]
@@ -190,7 +190,7 @@ def demo_scenes(*, seed: int = 0) -> tuple[Scene, ...]:
 
 
 def render_demo_videos(folder: str | Path, *, seed: int = 0) -> list[DemoVideo]:
-    """Film the demo's sample videos: 5 files of 8 scenes, 2 to 4 seconds each.
+    """Render the demo's sample videos: 5 files of 8 scenes, 2 to 4 seconds each.
 
     They differ in container, codec, frame rate and aspect ratio. A file that is there already and
     was rendered from the same scenes is kept as it is.

@@ -57,7 +57,7 @@ def run_demo(settings: Settings, *, keep_running: bool, quiet: bool) -> dict[str
     began = time.monotonic()
     private_home(settings.home)
     settings = demo_settings(settings)
-    private_home(settings.home)  # before anything is put in it: Postgres has to pass through
+    private_home(settings.home)  # first: Postgres must be able to enter it
     if not quiet:
         console.err.print("Rendering sample videos …")
     videos = render_demo_videos(Path(settings.uploads))
@@ -90,7 +90,7 @@ def run_demo(settings: Settings, *, keep_running: bool, quiet: bool) -> dict[str
 
 
 def demo_settings(settings: Settings) -> Settings:
-    """The user's settings with a home, uploads and model of the demo's own."""
+    """Return the user's settings with the demo's home, uploads and model."""
     home = settings.home / "demo"
     return settings.model_copy(
         update={
@@ -141,7 +141,7 @@ def _search(
 
 
 def _queries(videos: list[DemoVideo], uploads: Path) -> list[_Query]:
-    """Scenes spread over the videos: some to ask for in words, the last one as a picture."""
+    """Return queries for scenes of several videos: texts, and a picture for the last one."""
     scenes = [
         _Query(video.path.relative_to(uploads).as_posix(), start, end, scene)
         for video in videos

@@ -1,7 +1,7 @@
 """What the demo's videos show: coloured shapes that stand or move before a background.
 
 A :class:`Scene` is a description, whose caption's truth is known. :mod:`.drawing` draws it at one
-moment, :mod:`.films` films a row of scenes.
+moment, :mod:`.films` renders a sequence of scenes.
 """
 
 from collections.abc import Sequence
@@ -110,14 +110,14 @@ class Object:
         return self.colour, self.shape
 
     def describe(self) -> str:
-        """The object in words: size (unless medium), colour, shape, motion, place."""
+        """Return the object in words: size (unless medium), colour, shape, motion, place."""
         size = "" if self.size == "medium" else f"{self.size} "
         motion = "" if self.motion == "still" else f" moving {self.motion}"
         return f"{size}{self.colour} {self.shape}{motion} {place_in_words(self.row, self.column)}"
 
 
 def place_in_words(row: str, column: str) -> str:
-    """The place as a caption names it, e.g. ``at the top left``."""
+    """Return the place as a caption names it, e.g. ``at the top left``."""
     if (row, column) == ("middle", "center"):
         return "in the center"
     if row == "middle":
@@ -152,7 +152,7 @@ class Scene:
         return f"{objects} on a {texture}{self.background} background{light}"
 
     def mirrored(self) -> "Scene":
-        """The scene as a mirror shows it: left for right in every place and motion."""
+        """Return the mirrored scene: left and right exchanged in every place and motion."""
         columns = {"left": "right", "right": "left"}
         motions: dict[Motion, Motion] = {"left": "right", "right": "left"}
         items = (
@@ -181,7 +181,7 @@ def random_object(
     row: str | None = None,
     column: str | None = None,
 ) -> Object:
-    """An object whose colour and shape are one of ``pairs``; the rest is drawn evenly."""
+    """Draw a random object: colour and shape from ``pairs``, the rest uniformly."""
     colour, shape = pairs[int(rng.integers(len(pairs)))]
     size = sizes[int(rng.integers(len(sizes)))]
     motion: Motion = "still" if rng.random() < 0.4 else MOTIONS[int(rng.integers(1, 5))]
@@ -208,12 +208,12 @@ def random_scene(
     pairs: Sequence[tuple[str, str]] = ALL_PAIRS,
     objects: int | None = None,
 ) -> Scene:
-    """A scene of one to three objects that do not hide each other.
+    """Draw a random scene of one to three objects that do not hide each other.
 
     Args:
         rng: where all choices come from.
         pairs: the colour-shape pairs to draw from.
-        objects: 1, 2 or 3; None draws 1 with chance 0.5, 2 with 0.35 and 3 with 0.15.
+        objects: 1, 2 or 3; None draws 1 with probability 0.5, 2 with 0.35 and 3 with 0.15.
     """
     count = objects or int(rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15]))
     background = str(rng.choice(list(BACKGROUNDS)))

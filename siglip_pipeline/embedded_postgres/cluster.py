@@ -1,4 +1,4 @@
-"""A cluster of the embedded server: made once, configured anew at each start."""
+"""The embedded server's cluster: created once, configured at each start."""
 
 import logging
 import shutil
@@ -15,11 +15,11 @@ from siglip_pipeline.errors import EmbeddedDatabaseError
 logger = logging.getLogger(__name__)
 
 INITDB_SECONDS: Final = 300.0
-"""It writes some 40 MB and syncs them: a second or two on a disk that is not busy."""
+"""initdb writes and syncs about 40 MB: one or two seconds on an idle disk."""
 
 
 def initialise(data: Path, account: binaries.Account) -> None:
-    """Run initdb beside the data folder and move the result there: never half a cluster."""
+    """Run initdb beside the data folder and move the result there, so it is never incomplete."""
     if (data / "PG_VERSION").exists():
         return
     parent = data.parent
@@ -81,7 +81,7 @@ def write_configuration(
 
 
 def server_environment() -> dict[str, str]:
-    """None of the caller's PG* variables or locale may steer the server."""
+    """Return the environment without PG* variables and locale, which would change the server."""
     return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 
 

@@ -1,4 +1,4 @@
-"""Is a server alive, and what has a dead one left? Told from its data folder and the processes."""
+"""Find the live server of a data folder, and remove what a dead one left."""
 
 import logging
 import time
@@ -24,12 +24,12 @@ class Postmaster:
 
     pid: int
     port: int | None = None
-    """None until the server has got so far as to write it down."""
+    """None until the server has written it."""
     socket_folder: Path | None = None
 
 
 def find(data: Path) -> Postmaster | None:
-    """The live server of this data folder, ready or not."""
+    """Return the live server of this data folder, ready or not."""
     try:
         lines = (data / "postmaster.pid").read_text().splitlines()
         pid = int(lines[0])
@@ -45,7 +45,7 @@ def find(data: Path) -> Postmaster | None:
 
 
 def is_postgres_of(pid: int, data: Path) -> bool:
-    """A pid alone proves nothing: it may be a zombie's, or have been given to another."""
+    """Return whether a pid is a live postgres of this folder, not a zombie or a reused pid."""
     try:
         process = psutil.Process(pid)
         return (
@@ -58,7 +58,7 @@ def is_postgres_of(pid: int, data: Path) -> bool:
 
 
 def check_identity(running: Postmaster, data: Path) -> None:
-    """Connect, and make sure that the answer comes from this data folder.
+    """Connect, and check that the server uses this data folder.
 
     Raises:
         psycopg.OperationalError: it does not answer, or not yet.
@@ -80,7 +80,7 @@ def check_identity(running: Postmaster, data: Path) -> None:
 
 
 def remove_remains(data: Path) -> None:
-    """Clear away what a server that was killed has left, once nothing of it lives."""
+    """Remove the files of a killed server, after its last process has ended."""
     _end_orphans(data)
     pid_file = data / "postmaster.pid"
     try:
@@ -88,14 +88,14 @@ def remove_remains(data: Path) -> None:
     except OSError:
         return
     logger.info("removing %s: its server is dead", pid_file)
-    # A copy of another server's folder brings that server's file along: its sockets are not ours.
+    # A copied data folder holds the original server's file, whose sockets must stay.
     if len(lines) > 4 and lines[1] == str(data):
         binaries.remove_sockets(Path(lines[4]))
     pid_file.unlink(missing_ok=True)
 
 
 def _end_orphans(data: Path) -> None:
-    """Wait for the backends of a killed postmaster, and end those that do not notice.
+    """Wait for the backends of a killed postmaster, and kill those that do not exit.
 
     Two servers on one data folder would destroy it.
     """
@@ -111,7 +111,7 @@ def _end_orphans(data: Path) -> None:
 
 
 def _orphans(data: Path) -> list[psutil.Process]:
-    """Backends are known by their working directory, which is the data folder."""
+    """Return the backends: processes whose working directory is the data folder."""
     found = []
     for process in psutil.process_iter(["name"]):
         if process.info["name"] != "postgres":

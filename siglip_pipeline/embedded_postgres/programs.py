@@ -1,4 +1,4 @@
-"""Programs of the system and of Postgres that answer and end."""
+"""Run programs of the system and of Postgres with a time limit."""
 
 import subprocess
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from siglip_pipeline.errors import EmbeddedDatabaseError
 def run_program(
     command: Sequence[str], *, seconds: float, **options: Any
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a program to its end; what it says on stdout and stderr is in ``stdout``.
+    """Run a program to its end; its stdout and stderr are both in ``stdout``.
 
     Args:
         command: the program and its arguments.

@@ -3,9 +3,9 @@
 Who may use the server, and when it ends, is kept in advisory locks that the kernel releases even
 for a process that was killed:
 
-    postgres.users   every user holds it shared; who leaves and gets it alone stops the server
+    postgres.users   each user holds it shared; a leaving user that gets it alone stops the server
     postgres.lock    held alone while the server is started or stopped
-    postgres.keep    a marker, made by ``db start``: the last user leaves the server running
+    postgres.keep    a marker of ``db start``: the server runs on without users
 """
 
 import fcntl
@@ -56,11 +56,11 @@ class EmbeddedPostgres:
         self._account: binaries.Account | None = None
         self._child: subprocess.Popen[bytes] | None = None
 
-    # -- who uses it ---------------------------------------------------------------------------
+    # -- use ------------------------------------------------------------------------------------
 
     @contextmanager
     def lease(self) -> Iterator[str]:
-        """Use the server: started if need be, stopped by the last user who leaves.
+        """Use the server: start it if necessary; the last user stops it.
 
         Yields:
             The URL of database ``siglip``, made if missing.
@@ -80,7 +80,7 @@ class EmbeddedPostgres:
         try:
             fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return  # someone else goes on using it, and will see to its end
+            return  # another process still uses it, and stops it later
         if not self._keep_marker.exists():
             with self._alone():
                 self._stop()
@@ -100,7 +100,7 @@ class EmbeddedPostgres:
         return self.home / "postgres.keep"
 
     def in_use(self) -> bool:
-        """Whether some process holds a lease."""
+        """Return whether a process holds a lease."""
         if not self.home.exists():
             return False
         with self._lock_file("postgres.users") as users:
@@ -118,7 +118,7 @@ class EmbeddedPostgres:
 
     @contextmanager
     def _lock_file(self, name: str) -> Iterator[int]:
-        # Never unlinked: a lock on a file that others cannot see any more protects nothing.
+        # Never unlinked: a lock on an unlinked file excludes nobody.
         descriptor = os.open(self.home / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             yield descriptor
@@ -128,10 +128,10 @@ class EmbeddedPostgres:
     # -- start and stop ------------------------------------------------------------------------
 
     def start(self) -> str:
-        """Make sure that the server answers; the URL of database ``siglip``.
+        """Start the server if necessary; return the URL of database ``siglip``.
 
-        Starting is serialised over all processes. A server that is recovering from a crash is
-        waited for as long as it lives, however much write-ahead log it has to replay.
+        One process starts it at a time. Waits for crash recovery as long as the server lives,
+        however much write-ahead log it replays.
 
         Raises:
             EmbeddedDatabaseError: with the end of the server's log.
@@ -196,7 +196,7 @@ class EmbeddedPostgres:
             time.sleep(0.02)
         return False
 
-    # -- what it is ----------------------------------------------------------------------------
+    # -- properties -----------------------------------------------------------------------------
 
     @property
     def account(self) -> binaries.Account:
@@ -216,15 +216,15 @@ class EmbeddedPostgres:
         return self.data.parent / "postgres.log"
 
     def shorten_log(self) -> None:
-        """Put the log aside where it has grown long; the server goes on writing into it."""
+        """Rotate the log if it is long; the server keeps writing to the same file."""
         shorten(self.log, most_bytes=LOG_BYTES_KEPT)
 
     def has_process(self) -> bool:
-        """Whether a server process lives, answering or not; costs no connection."""
+        """Return whether a server process lives, without connecting to it."""
         return postmaster.find(self.data) is not None
 
     def is_running(self) -> bool:
-        """Whether the server is alive and answers for this data folder."""
+        """Return whether the server answers for this data folder."""
         if not self.home.exists() or (running := postmaster.find(self.data)) is None:
             return False
         try:
@@ -234,7 +234,7 @@ class EmbeddedPostgres:
         return True
 
     def url(self, database: str = DATABASE) -> str:
-        """``postgresql://`` URL over the Unix socket, for psycopg.
+        """Return a ``postgresql://`` URL over the Unix socket, for psycopg.
 
         Raises:
             EmbeddedDatabaseError: the server does not run.
@@ -246,7 +246,7 @@ class EmbeddedPostgres:
         return f"postgresql://{SUPERUSER}@/{database}?host={host}&port={running.port}"
 
     def tcp_url(self, database: str = DATABASE) -> str:
-        """URL over 127.0.0.1 with the password, for workers outside the socket's reach.
+        """Return a URL over 127.0.0.1 with the password, for workers that cannot use the socket.
 
         Raises:
             EmbeddedDatabaseError: the server was started without a port.
@@ -259,7 +259,7 @@ class EmbeddedPostgres:
         return f"postgresql://{SUPERUSER}:{password}@127.0.0.1:{self.port}/{database}"
 
     def dagster_url(self, database: str = "dagster") -> str:
-        """URL of a database for Dagster's storage, made if missing.
+        """Return the URL of a database for Dagster's storage, made if missing.
 
         The driver is named: with a bare ``postgresql://`` SQLAlchemy 2.1 picks psycopg 3, over
         which dagster-postgres cannot listen for notifications.
@@ -268,14 +268,14 @@ class EmbeddedPostgres:
         return self.url(database).replace("postgresql://", "postgresql+psycopg2://", 1)
 
     def configuration(self) -> dict[str, str]:
-        """The settings that this launcher gives the server on this machine (``db status``)."""
+        """Return the settings that this launcher gives the server (``db status``)."""
         return tuning.server_settings(tuning.this_machine())
 
     @property
     def _password_file(self) -> Path:
         return self.home / "postgres.password"
 
-    # -- is it alive? --------------------------------------------------------------------------
+    # -- state -----------------------------------------------------------------------------------
 
     def _await_ready(self) -> None:
         began = said = time.monotonic()
@@ -298,7 +298,7 @@ class EmbeddedPostgres:
             time.sleep(0.05)
 
     def _room(self) -> str:
-        """A remark where the disk is full: then there may be no room for the log to say so."""
+        """Return a remark if the disk is full: the log may have no room to say so."""
         free = shutil.disk_usage(self.data.parent).free
         if free >= NEEDED_BYTES:
             return ""
@@ -321,7 +321,7 @@ class EmbeddedPostgres:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # Its own session: Ctrl-C in the terminal that started it is not meant for it.
+                # Its own session: Ctrl-C in the terminal must not stop it.
                 start_new_session=True,
                 **self.account.popen_options(),
             )

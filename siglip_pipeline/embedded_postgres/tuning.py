@@ -16,7 +16,7 @@ GIB = 1024**3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What there is to share out."""
+    """The resources that the server shares."""
 
     memory_bytes: int
     cores: int
@@ -25,7 +25,7 @@ class Machine:
 
 
 def this_machine(cgroup: Path = Path("/sys/fs/cgroup")) -> Machine:
-    """Memory and cores of this machine, or of the container that this process runs in."""
+    """Return memory and cores of this machine, or of this process's container."""
     memory = psutil.virtual_memory().total
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         try:
@@ -45,7 +45,7 @@ def this_machine(cgroup: Path = Path("/sys/fs/cgroup")) -> Machine:
 
 
 def server_settings(machine: Machine) -> dict[str, str]:
-    """Settings for ``postgresql.conf``.
+    """Return settings for ``postgresql.conf``.
 
     A crash loses nothing that was committed: ``fsync`` and ``synchronous_commit`` stay on. The
     write-ahead log is ``minimal`` since the embedded server has no replicas: filling a new table
@@ -86,11 +86,11 @@ class BuildSettings:
     memory_bytes: int
     """``maintenance_work_mem``: an HNSW graph that does not fit is built three times slower."""
     wanted_bytes: int
-    """What would hold the whole graph."""
+    """Memory that would hold the whole graph."""
     workers: int
     """Parallel workers beside the leader."""
     why: str
-    """For the log."""
+    """Reason of the choice, for the log."""
 
 
 # For a server on another machine, whose memory is not known.
@@ -101,7 +101,7 @@ PARALLEL_ROWS = 10_000
 def build_settings(
     rows: int, bytes_per_row: int, *, machine: Machine | None, free_bytes: int, workers: int
 ) -> BuildSettings:
-    """Memory and workers that fit the size of an index and the machine.
+    """Return memory and workers that fit the size of an index and the machine.
 
     Args:
         rows: to be indexed.

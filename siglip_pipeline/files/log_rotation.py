@@ -1,4 +1,4 @@
-"""Keep log files short that services write all the time."""
+"""Rotate the log files of services."""
 
 import os
 import shutil
@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Final
 
 MOST_BYTES: Final = 32 * 2**20
-"""A service's log that is longer is put aside."""
+"""Longest log of a service before it is rotated."""
 
 
 def shorten(log: Path, *, most_bytes: int = MOST_BYTES) -> bool:
-    """Move a log that has grown too long to ``<name>.1``, over the one before; True if it was.
+    """Copy a log that is too long to ``<name>.1``, replacing the one before; return whether it was.
 
-    The file itself is emptied, not replaced: whoever has it open for appending writes on into it.
+    The file itself is truncated, not replaced: processes that have it open for appending go on.
     """
     try:
         if log.stat().st_size <= most_bytes:

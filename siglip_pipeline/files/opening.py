@@ -1,8 +1,8 @@
-"""Open what lies beneath a folder that other people write to.
+"""Open files beneath a folder that other users can write to.
 
-A name that was checked and is then opened may mean another file by then. Here the kernel checks
-while it opens: symlinks are followed where they stay beneath the folder, and nothing else gets a
-descriptor. A pipe, socket or device in the place of a file never holds the caller up.
+Between a check of a name and its opening, the name may come to mean another file. Here the kernel
+checks while it opens: symlinks are followed only if they stay beneath the folder. A pipe, socket or
+device in the place of a file never blocks the caller.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 _PATH_ONLY: Final = getattr(os, "O_PATH", os.O_RDONLY | os.O_NONBLOCK)
-"""A descriptor that tells of a file without opening it; elsewhere than on Linux it opens it."""
+"""Flag for a descriptor that only identifies a file; on other systems than Linux it opens it."""
 
 _READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _FOLDER: Final = _PATH_ONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -24,7 +24,7 @@ _FOLDER: Final = _PATH_ONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _OPENAT2: Final = 437  # the number on every architecture of Linux but Alpha
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_BENEATH = 0x02, 0x08
 _ATTEMPTS: Final = 16
-"""The kernel gives up on a path with ".." whenever something is renamed meanwhile."""
+"""The kernel returns EAGAIN for a path with ".." whenever something is renamed meanwhile."""
 
 
 class _OpenHow(ctypes.Structure):
@@ -36,7 +36,7 @@ class _OpenHow(ctypes.Structure):
 
 
 def open_file(root: str | os.PathLike[str], path: str) -> BinaryIO:
-    """Open a regular file beneath a folder, to be read.
+    """Open a regular file beneath a folder for reading.
 
     Args:
         root: the folder; symlinks in its own path are followed.
@@ -49,7 +49,7 @@ def open_file(root: str | os.PathLike[str], path: str) -> BinaryIO:
 
 
 def open_named(path: Path) -> BinaryIO:
-    """Open a regular file that a person has named, wherever its links lead, to be read.
+    """Open a regular file that the user has named for reading, wherever its links lead.
 
     Raises:
         OSError: there is none, or it is no regular file.
@@ -67,7 +67,7 @@ def _regular(descriptor: int, path: str) -> BinaryIO:
 
 
 def stat_file(root: str | os.PathLike[str], path: str) -> os.stat_result:
-    """Look at a regular file beneath a folder, without reading it; see :func:`open_file`."""
+    """Stat a regular file beneath a folder, without reading it; see :func:`open_file`."""
     descriptor = _open_beneath(root, path, _PATH_ONLY | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)
@@ -78,7 +78,7 @@ def stat_file(root: str | os.PathLike[str], path: str) -> os.stat_result:
 
 
 def open_folder(root: str | os.PathLike[str], path: str = "") -> int:
-    """Open a folder beneath a folder, or that folder itself; a descriptor to list and work in.
+    """Open a folder beneath a folder, or that folder itself; return its descriptor.
 
     Raises:
         OSError: there is none, or the path leads out of the folder.
@@ -87,10 +87,10 @@ def open_folder(root: str | os.PathLike[str], path: str = "") -> int:
 
 
 def make_folder(root: str | os.PathLike[str], path: str, mode: int = 0o777) -> int:
-    """Open a folder beneath a folder as :func:`open_folder` does; make what is missing of it.
+    """Open a folder beneath a folder as :func:`open_folder` does; make missing folders.
 
     Args:
-        root: the folder, which is there.
+        root: the folder, which must exist.
         path: relative to it; "" for that folder itself.
         mode: of folders that are made, whatever the umask.
     """
@@ -135,7 +135,7 @@ def _open_beneath(root: str | os.PathLike[str], path: str, flags: int) -> int:
 
 @functools.cache
 def has_openat2() -> bool:
-    """Whether the kernel can resolve a path beneath a folder (Linux 5.6, unless forbidden)."""
+    """Return whether the kernel can resolve paths beneath a folder (Linux 5.6 or newer)."""
     if sys.platform != "linux":
         return False
     try:
@@ -175,7 +175,7 @@ def _libc() -> ctypes.CDLL:
 
 
 def _open_by_parts(root: str | os.PathLike[str], path: str, flags: int) -> int:
-    """Resolve symlinks by name, then open what they lead to part by part, without following any."""
+    """Resolve symlinks by name, then open the result component by component, following none."""
     real_root = Path(root).resolve()
     real = Path(os.path.realpath(real_root / path))
     if not real.is_relative_to(real_root):

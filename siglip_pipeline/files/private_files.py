@@ -1,4 +1,4 @@
-"""Who may read what this program writes: its user alone, but for what is made for others."""
+"""File modes: private to the user, except what is made for others."""
 
 import logging
 import os
@@ -17,9 +17,9 @@ _usual_umask: int | None = None
 
 
 def keep_files_private() -> None:
-    """Have this process, and what it starts, make files for its own user alone.
+    """Set the umask so that this process and its children make private files.
 
-    For entry points: a library leaves the umask of its process as it is.
+    For entry points only: a library must not change the umask of its process.
     """
     global _usual_umask
     before = os.umask(_OTHERS)
@@ -28,7 +28,7 @@ def keep_files_private() -> None:
 
 
 def usual_mode(mode: int) -> int:
-    """Return the mode of what is made for others too, such as uploads: as the user's umask says."""
+    """Return the mode of files made for others too, such as uploads, by the user's umask."""
     umask = _usual_umask
     if umask is None:
         umask = os.umask(_OTHERS)
@@ -37,7 +37,7 @@ def usual_mode(mode: int) -> int:
 
 
 def make_folders(folder: Path) -> None:
-    """Make a folder that others may use, and those above it that are missing."""
+    """Make a folder that others may use, and its missing parents."""
     if not folder.exists():
         make_folders(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -45,11 +45,11 @@ def make_folders(folder: Path) -> None:
 
 
 def private_home(home: Path) -> None:
-    """Make SIGLIP_HOME where it is missing, and close it to all users but this one.
+    """Make SIGLIP_HOME if it is missing, and remove the access of other users.
 
-    What an earlier version made readable in it is out of reach then. Where root runs the embedded
-    Postgres, the group of that server's user may pass through a home that was open or is new, and
-    neither list nor read it; a home that root has closed stays closed.
+    This also hides files in it that an earlier version made readable. If root runs the embedded
+    Postgres, the group of the server's user may traverse a home that was open or is new, but not
+    list or read it; a home that root has closed stays closed.
     """
     made = not home.exists()
     make_folders(home.parent)

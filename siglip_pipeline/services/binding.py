@@ -1,4 +1,4 @@
-"""Which addresses the service may be bound to."""
+"""Addresses that a service may bind."""
 
 import ipaddress
 
@@ -7,7 +7,7 @@ from siglip_pipeline.settings import Settings
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens on ``host``."""
+    """Return whether only this machine can connect to ``host``."""
     if host.lower() == "localhost":
         return True
     try:
@@ -17,7 +17,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check_exposure(settings: Settings) -> None:
-    """Refuse to be reached from other machines without a key.
+    """Refuse an address that other machines can reach unless a key is set.
 
     Raises:
         LaunchError: with the remedy.
@@ -36,7 +36,7 @@ def check_exposure(settings: Settings) -> None:
 
 
 def url_host(host: str) -> str:
-    """A host as it stands in a URL; for a wildcard address, one that reaches it from here."""
+    """Return a host as written in a URL; for a wildcard address, the loopback address."""
     if host in ("0.0.0.0", ""):
         return "127.0.0.1"
     if host == "::":

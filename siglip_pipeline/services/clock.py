@@ -1,7 +1,7 @@
-"""When somebody sets the clock back: Dagster's daemon must not wait until it has caught up.
+"""Keep Dagster's sensors running after the clock was set back.
 
-The daemon looks at a sensor when so many seconds have passed since the last look, and keeps that
-time in its database and in memory. Where it lies weeks ahead, nothing would be taken up for weeks.
+The daemon evaluates a sensor when an interval has passed since the last evaluation, and keeps that
+time in its database and in memory. If that time is weeks ahead, no sensor would run for weeks.
 """
 
 import time
@@ -13,24 +13,24 @@ from siglip_pipeline.settings import Settings, process_environment
 from siglip_pipeline.text.secret import SecretUrl
 
 _SLACK_SECONDS: Final = 5.0
-"""What a time service corrects without anybody noticing."""
+"""Corrections up to this size, such as those of NTP, are ignored."""
 
 
 class ClockWatch:
-    """Compares the clock that people set with the one that nobody does."""
+    """Compares the wall clock with the monotonic clock."""
 
     def __init__(self) -> None:
         self._highest = self._look()
 
     def set_back_seconds(self) -> float:
-        """By how much the clock was set back since :meth:`heeded`; 0.0 when it was not."""
+        """Return by how much the clock was set back since :meth:`heeded`; 0.0 if it was not."""
         now = self._look()
         self._highest = max(self._highest, now)
         back = self._highest - now
         return back if back > _SLACK_SECONDS else 0.0
 
     def heeded(self) -> None:
-        """From here on the clock is right."""
+        """Take the present clock as correct."""
         self._highest = self._look()
 
     @staticmethod
@@ -39,7 +39,7 @@ class ClockWatch:
 
 
 def forget_times_to_come(settings: Settings, dagster_home: Path) -> int:
-    """Have Dagster take what it noted for a time to come as noted now; its daemon must not run.
+    """Replace the future times that Dagster has stored by the present; its daemon must not run.
 
     Returns:
         How many sensors and schedules had such times.
@@ -47,7 +47,7 @@ def forget_times_to_come(settings: Settings, dagster_home: Path) -> int:
     Raises:
         DatabaseUnavailableError: Dagster's storage does not answer.
     """
-    # Dagster takes a second to import; most commands of the CLI do without it.
+    # Dagster takes a second to import, and most commands do not need it.
     import psycopg2
     import sqlalchemy.exc
     from dagster import DagsterInstance

@@ -1,4 +1,4 @@
-"""What Dagster needs to run for these settings: databases, its dagster.yaml, no orphaned runs."""
+"""Prepare what Dagster needs: databases, its dagster.yaml, no orphaned runs."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from siglip_pipeline.store.database import DatabaseOptions, embedded_server
 
 @contextmanager
 def with_databases(settings: Settings) -> Iterator[Settings]:
-    """Settings with both database URLs filled in; the embedded server runs where one was unset."""
+    """Yield settings with both database URLs set; run the embedded server where one was unset."""
     if settings.database_url and settings.dagster_postgres_url:
         yield settings
         return
@@ -31,9 +31,9 @@ def with_databases(settings: Settings) -> Iterator[Settings]:
 
 @contextmanager
 def pipeline_environment(settings: Settings) -> Iterator[Settings]:
-    """Databases running, Dagster's home in place, and both named in this process's environment.
+    """Run the databases, prepare Dagster's home, and set both in this process's environment.
 
-    Dagster builds resources from the environment; so do the decoding processes.
+    Dagster and the decoding processes read their configuration from the environment.
     """
     with with_databases(settings) as complete:
         dagster_home = prepare_dagster_home(complete.home)
@@ -42,18 +42,18 @@ def pipeline_environment(settings: Settings) -> Iterator[Settings]:
 
 
 def prepare_dagster_home(home: Path, *, runs: int | None = None) -> Path:
-    """``SIGLIP_HOME/dagster`` with the project's dagster.yaml in it.
+    """Make ``SIGLIP_HOME/dagster`` with the project's dagster.yaml in it, and return it.
 
     Args:
         home: ``SIGLIP_HOME``.
-        runs: so many runs at once, embedding ones included: how many steps really run is up to the
-            workers. None: as dagster.yaml says, for runs on this machine.
+        runs: limit of concurrent runs, embedding ones included; the workers decide how many steps
+            run. None: the limits of dagster.yaml, for runs on this machine.
     """
     folder = home / "dagster"
     private_home(home)
     folder.mkdir(mode=0o700, exist_ok=True)
     package = Path(__file__).parents[1]
-    # In a wheel it lies in the package, in a checkout beside it.
+    # A wheel has it in the package, a checkout beside it.
     source = next(
         p for p in (package / "dagster.yaml", package.parent / "dagster.yaml") if p.exists()
     )
@@ -67,13 +67,13 @@ def prepare_dagster_home(home: Path, *, runs: int | None = None) -> Path:
 def fail_interrupted_runs(settings: Settings, dagster_home: Path) -> int:
     """Mark runs whose worker died with an earlier `up` as failed, so that Dagster retries them.
 
-    Only runs that this machine's code server started are looked at, and only while no `up` runs
+    Only runs that this machine's code server started are examined, and only while no `up` runs
     here: their workers cannot be alive.
 
     Returns:
         How many runs were marked.
     """
-    # Dagster takes a second to import; most commands of the CLI do without it.
+    # Dagster takes a second to import, and most commands do not need it.
     from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
     from siglip_pipeline.defs.internals import report_lost_run
@@ -102,7 +102,7 @@ def fail_interrupted_runs(settings: Settings, dagster_home: Path) -> int:
 
 
 def _worker_is_gone(tags: Mapping[str, str]) -> bool:
-    """Whether the code server that started a run was on this machine and is not there any more."""
+    """Return whether the code server that started a run was on this machine and has ended."""
     from siglip_pipeline.defs.internals import GRPC_INFO_TAG
 
     try:

@@ -1,4 +1,4 @@
-"""Ports and sockets of this machine, and whether something answers there."""
+"""Find ports and sockets of this machine, and test whether a service answers."""
 
 import contextlib
 import errno
@@ -20,7 +20,7 @@ _LONGEST_PARENT: Final = 70
 
 
 def free_port(preferred: int | None = None, *, host: str = "127.0.0.1") -> int:
-    """``preferred`` when nothing listens there, else a port that the system picks."""
+    """Return ``preferred`` if nothing listens there, else a port that the system picks."""
     if preferred is not None:
         with contextlib.suppress(LaunchError):
             check_port(host, preferred)
@@ -31,7 +31,7 @@ def free_port(preferred: int | None = None, *, host: str = "127.0.0.1") -> int:
 
 
 def check_port(host: str, port: int, *, option: str = "--port or SIGLIP_DAGSTER_PORT") -> None:
-    """See that a service can listen there.
+    """Check that a service can listen there.
 
     Raises:
         LaunchError: it cannot, with the option that chooses another port.
@@ -49,10 +49,10 @@ def check_port(host: str, port: int, *, option: str = "--port or SIGLIP_DAGSTER_
 
 @contextmanager
 def socket_folder() -> Iterator[Path]:
-    """A new folder for Unix sockets that no other user can enter; it is removed on leaving.
+    """Make a folder for Unix sockets that no other user can enter; remove it on leaving.
 
-    A socket's path may be 107 bytes long at most (``sun_path`` in unix(7)), so it cannot lie in
-    whatever folder a user names.
+    A socket's path may be 107 bytes long at most (``sun_path`` in unix(7)), so it cannot lie in an
+    arbitrary folder of the user.
     """
     parent = tempfile.gettempdir()
     if len(os.fsencode(parent)) > _LONGEST_PARENT:
@@ -62,19 +62,19 @@ def socket_folder() -> Iterator[Path]:
 
 
 def listens(address: int | Path) -> bool:
-    """Whether a process of this machine listens on a port, or on a Unix socket."""
+    """Return whether a process of this machine listens on a port, or on a Unix socket."""
     if isinstance(address, int):
         with socket.socket() as probe:
             probe.settimeout(1)
             return probe.connect_ex(("127.0.0.1", address)) == 0
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1)
-        # Other errors are of a socket that is there: of another user's, say.
+        # Other errors come from a socket in use, e.g. another user's.
         return probe.connect_ex(str(address)) not in (errno.ENOENT, errno.ECONNREFUSED)
 
 
 def answers(url: str, *, api_key: Secret | None = None) -> bool:
-    """Whether an HTTP service answers there, and is well."""
+    """Return whether an HTTP service there answers with 200."""
     request = urllib.request.Request(url, headers=key_headers(api_key))
     try:
         with urllib.request.urlopen(request, timeout=2) as response:
@@ -84,5 +84,5 @@ def answers(url: str, *, api_key: Secret | None = None) -> bool:
 
 
 def key_headers(api_key: Secret | None) -> dict[str, str]:
-    """What a request to a service of ours brings."""
+    """Return the headers that authenticate a request to our own services."""
     return {} if api_key is None else {"X-API-Key": api_key.reveal()}

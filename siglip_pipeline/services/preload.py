@@ -1,4 +1,4 @@
-"""What runs need, imported once: every run is forked from a process that has imported this module.
+"""Import what runs need: every run is forked from a process that has imported this module.
 
 Importing it connects to nothing and reads no model.
 """
@@ -10,7 +10,7 @@ from siglip_pipeline.definitions import defs
 from siglip_pipeline.defs.internals import MODULES_OF_RUNS
 from siglip_pipeline.settings import Settings
 
-# With Celery the steps run elsewhere, and these would only take memory here.
+# With Celery the steps run on other machines; these modules would only take memory here.
 EMBEDDING_MODULES = (
     *("siglip_pipeline.siglip.engine", "siglip_pipeline.siglip.model"),
     *("transformers.models.auto.tokenization_auto", "transformers.models.siglip.modeling_siglip"),
@@ -24,5 +24,5 @@ if Settings.load().executor == "in_process":
         import_module(module)
 
 defs.get_repository_def()
-# What is there now stays shared between the runs: a collection would write to every object.
+# Freeze, so that runs share these pages: garbage collection would write to every object.
 gc.freeze()

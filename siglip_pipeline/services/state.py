@@ -1,4 +1,4 @@
-"""What a running `up` has written down in its home, and what a killed one has left behind."""
+"""The state file of a running `up`, and the clean-up after a killed one."""
 
 import contextlib
 import fcntl
@@ -23,7 +23,7 @@ _STOP_SECONDS: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What another process's `up` has written down."""
+    """The state file of another process's `up`."""
 
     pid: int
     dagster_url: str
@@ -31,7 +31,7 @@ class Running:
 
 
 def running(home: Path) -> Running | None:
-    """The `up` that runs in this home now, if one does."""
+    """Return the `up` that runs in this home now; None if none does."""
     try:
         state = json.loads(_state_path(home).read_text())
         process = psutil.Process(int(state["pid"]))
@@ -48,7 +48,7 @@ def running(home: Path) -> Running | None:
 
 @contextmanager
 def only_one(home: Path) -> Iterator[None]:
-    """Hold the home's lock; the kernel lets go of it when this process ends, however it ends."""
+    """Hold the home's lock; the kernel releases it when this process ends, however it ends."""
     lock: IO[str]
     with (home / "up.lock").open("w") as lock:
         try:
@@ -64,7 +64,7 @@ def only_one(home: Path) -> Iterator[None]:
 
 
 def write_state(home: Path, *, dagster_url: str, page_url: str, children: Iterable[int]) -> None:
-    """Note down this process, where its services are, and the process ids of those."""
+    """Write the state file: this process, the addresses of its services, and their process ids."""
     state: dict[str, Any] = {
         "pid": os.getpid(),
         "created": _started(psutil.Process()),
@@ -83,12 +83,12 @@ def write_state(home: Path, *, dagster_url: str, page_url: str, children: Iterab
 
 
 def forget_state(home: Path) -> None:
-    """Nothing runs here any more."""
+    """Remove the state file."""
     _state_path(home).unlink(missing_ok=True)
 
 
 def end_leftovers(home: Path) -> None:
-    """End children of an `up` that was killed. They are known by process id and start time."""
+    """End children of a killed `up`, identified by process id and start time."""
     try:
         children = json.loads(_state_path(home).read_text())["children"]
     except (OSError, ValueError, KeyError):
@@ -105,7 +105,7 @@ def end_leftovers(home: Path) -> None:
 
 
 def end_processes(processes: Sequence[psutil.Process]) -> None:
-    """End processes, gently first; those that do not heed it are killed after some seconds."""
+    """Terminate processes; kill those that still run after some seconds."""
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGTERM)
@@ -117,15 +117,15 @@ def end_processes(processes: Sequence[psutil.Process]) -> None:
 
 
 def _started(process: psutil.Process) -> float:
-    """When a process was started, by a clock that nobody sets.
+    """Return a process's start time by the monotonic clock.
 
-    ``create_time`` is reckoned from the wall clock: for a process that is there already it changes
-    when that clock is set, and then tells two processes apart that are one.
+    psutil's ``create_time`` is derived from the wall clock: it changes when that clock is set, and
+    one process would then be taken for two.
     """
     try:
         text = Path(f"/proc/{process.pid}/stat").read_text()
         return float(text.rpartition(")")[2].split()[19])  # starttime of proc_pid_stat(5), ticks
-    except (OSError, IndexError, ValueError):  # not Linux, or gone: then this says so
+    except (OSError, IndexError, ValueError):  # not Linux, or ended: then this raises NoSuchProcess
         return float(process.create_time())
 
 

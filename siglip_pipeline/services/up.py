@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 _READY_SECONDS: Final = 120.0
 _RESTARTS: Final = 5
 _STABLE_SECONDS: Final = 600.0
-"""What ran for so long before it ended has its restarts forgiven."""
+"""A service that ran this long before it ended starts again with a restart count of 0."""
 _LONGEST_WAIT_SECONDS: Final = 30.0
 _REAP_SECONDS: Final = 5.0
 _LOG_TAIL_LINES: Final = 15
@@ -53,7 +53,7 @@ _LOG_TAIL_LINES: Final = 15
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Where what runs can be reached."""
+    """Addresses of the running services."""
 
     dagster_url: str
     page_url: str
@@ -70,7 +70,7 @@ class _Service:
     restarts: int = field(default=0)
     started_at: float = field(default=0.0)
     due_at: float | None = field(default=None)
-    """When it is to be started again, once it has ended."""
+    """Time of the restart, once it has ended."""
 
     def start(self, environment: dict[str, str], folder: Path) -> None:
         self.started_at, self.due_at = time.monotonic(), None
@@ -112,8 +112,8 @@ class Launcher:
         Raises:
             LaunchError: a service ended, or did not answer in time; with the end of its log.
         """
-        # The daemon takes up interrupted runs as it starts, and asks for them only once: the code
-        # server has to be there by then.
+        # The daemon resumes interrupted runs when it starts, and tries only once: the code
+        # server must answer by then.
         code_server, *others = self._services
         self._start(code_server)
         self._wait_for(lambda: listens(self.endpoints.code_socket), "the code server")
@@ -147,9 +147,9 @@ class Launcher:
             time.sleep(0.2)
 
     def watch(self) -> None:
-        """Restart whatever ended, and put long logs aside; call it every second or so.
+        """Restart services that ended, and rotate long logs; call it about every second.
 
-        A service that ends again is waited with, longer each time: what it misses may come back.
+        Each further restart of a service waits longer: what it depends on may recover.
 
         Raises:
             LaunchError: a service keeps ending.
@@ -198,7 +198,7 @@ class Launcher:
         self._start(daemon)
 
     def run(self) -> None:
-        """Keep the services going until a KeyboardInterrupt.
+        """Keep the services running until a KeyboardInterrupt.
 
         Raises:
             LaunchError: a service keeps ending.
@@ -209,7 +209,7 @@ class Launcher:
             self.watch()
 
     def stop(self) -> None:
-        """End every service and every run, at the latest after a few seconds."""
+        """Stop every service and every run within a few seconds."""
         processes: list[psutil.Process] = []
         for service in self._services:
             if service.process is not None:
@@ -266,7 +266,7 @@ def launch(settings: Settings) -> Iterator[Launcher]:
 
 
 def _services(settings: Settings, endpoints: Endpoints) -> list[_Service]:
-    """The services in the order in which they are started, the code server first."""
+    """Return the services in the order of their start, the code server first."""
     workspace = endpoints.dagster_home / "workspace.yaml"
     workspace.write_text(
         f"load_from:\n  - grpc_server:\n      socket: {endpoints.code_socket}\n"
@@ -298,7 +298,7 @@ def _services(settings: Settings, endpoints: Endpoints) -> list[_Service]:
 
 
 def _reap(process: "subprocess.Popen[bytes]") -> None:
-    """Take note of the end of a process that was killed."""
+    """Reap a process that was killed."""
     try:
         process.wait(timeout=_REAP_SECONDS)
     except subprocess.TimeoutExpired:
@@ -312,7 +312,7 @@ def _ended(service: _Service) -> str:
 
 
 def _code_server(settings: Settings) -> tuple[str, ...]:
-    # Elsewhere libraries of the system start threads of their own, which a fork does not survive.
+    # On other systems libraries start threads, which a fork does not keep.
     if settings.preload_runs and sys.platform == "linux":
         return ("siglip_pipeline.services.code_server",)
     return ("dagster", "api", "grpc")

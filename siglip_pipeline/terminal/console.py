@@ -1,4 +1,4 @@
-"""What the commands print for people: tables, progress, timecodes. JSON goes around it."""
+"""Print tables and messages for people, and JSON for programs."""
 
 import json
 import sys
@@ -17,18 +17,18 @@ from siglip_pipeline.uploads.names import shown
 
 
 class PlainConsole(Console):
-    """Prints text as it is: a file may be called ``[/b]``, or hold what moves the cursor."""
+    """Prints text literally: a file name may be ``[/b]``, or hold control characters."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Text for the terminal; all hidden characters but line breaks are spelled out."""
+        """Return text for the terminal; spell out all hidden characters but line breaks."""
         return super().render_str("\n".join(map(shown, text.split("\n"))), **options)
 
 
 err = PlainConsole(stderr=True)
-"""Progress and messages: stderr, so that stdout holds the answer alone."""
+"""Progress and messages: stderr, so that stdout holds only the answer."""
 out = PlainConsole()
 
 
@@ -42,7 +42,7 @@ def print_json(document: object) -> None:
 def hits_table(
     title: str, hits: Iterable[Hit], *, mark: Mapping[int, str | Text] | None = None
 ) -> Table:
-    """Hits as rows; ``mark`` adds a last column by row number."""
+    """Return hits as rows; ``mark`` adds a last column by row number."""
     table = Table(title=shown(title), title_justify="left")
     table.add_column("video")
     table.add_column("at", justify="right")
@@ -66,7 +66,7 @@ def hits_table(
 
 
 def status_table(status: PipelineStatus) -> Table:
-    """The status document as a table."""
+    """Return the status document as a table."""
     table = Table(show_header=False, box=None)
     table.add_row(
         "videos",
@@ -106,7 +106,7 @@ def status_table(status: PipelineStatus) -> Table:
 
 
 def database_table(document: dict[str, Any]) -> Table:
-    """The document of ``db status`` as a table."""
+    """Return the document of ``db status`` as a table."""
     table = Table(show_header=False, box=None)
     kind = "embedded" if document["embedded"] else "external"
     table.add_row("database", f"{document['where']} ({kind})")
@@ -118,7 +118,7 @@ def database_table(document: dict[str, Any]) -> Table:
 
 
 def models_table(models: Iterable[dict[str, Any]]) -> Table:
-    """Models with their coverage, the one that searches use marked."""
+    """Return models with their coverage; the active one is marked."""
     table = Table()
     for column in ("", "model", "key", "dimensions", "embedded", "missing", "failed", "vectors"):
         table.add_column(column, justify="left" if column in ("", "model", "key") else "right")

@@ -1,4 +1,4 @@
-"""Progress of videos through the pipeline, shown while somebody waits."""
+"""Show the progress of videos through the pipeline."""
 
 import time
 from collections.abc import Callable
@@ -34,9 +34,9 @@ def watch_until(
     quiet: bool,
     tick: Callable[[], None] = lambda: None,
 ) -> PipelineStatus:
-    """Show live progress until ``done`` says so of a status; ``tick`` is called at every look.
+    """Show live progress until ``done(status)``; call ``tick`` at every poll.
 
-    A database that restarts meanwhile is waited for: the work goes on elsewhere.
+    Waits for a database that restarts meanwhile: other processes do the work.
 
     Raises:
         DatabaseUnavailableError: it does not answer at first, or not for minutes.
@@ -68,7 +68,7 @@ def watch_until(
 
 
 class PipelineProgress:
-    """A live display of videos going through the stages."""
+    """A live display of videos in the stages."""
 
     def __init__(self) -> None:
         self._progress = Progress(
@@ -92,10 +92,10 @@ class PipelineProgress:
         self._progress.stop()
 
     def show(self, status: PipelineStatus, expected: int) -> None:
-        """Bring the display up to date.
+        """Update the display.
 
         Args:
-            expected: videos that are meant to come through.
+            expected: videos that will pass through the stages.
         """
         self._update("uploads", status.total, expected, "")
         failed_to_decode = sum(f.stage == Stage.FRAMES for f in status.failures)

@@ -10,11 +10,11 @@ DOCUMENTED = ConfigDict(use_attribute_docstrings=True)
 """For ``__pydantic_config__`` of a record: the schema describes fields as its class does."""
 
 Given = Annotated[T | None, Field(exclude_if=lambda value: value is None)]
-"""A value that the document leaves out where there is none."""
+"""A value that the document omits when it is None."""
 
 
 def rounded(digits: int) -> PlainSerializer:
-    """Return a mark for numbers that the document rounds."""
+    """Return a pydantic serializer that rounds numbers."""
     return PlainSerializer(lambda value: round(value, digits), return_type=float)
 
 

@@ -1,6 +1,6 @@
-"""Secrets: values that nobody sees who does not ask for them with :meth:`Secret.reveal`.
+"""Secrets: values that only :meth:`Secret.reveal` returns.
 
-They are no ``str``: an f-string or a log line gets the masked text, ``json`` refuses them.
+They are not ``str``: an f-string or a log line gets the masked text, ``json`` refuses them.
 """
 
 import hmac
@@ -13,11 +13,11 @@ from urllib.parse import quote, unquote
 HIDDEN: Final = "…"
 
 _CREDENTIALS: Final = re.compile(r"[^/@:]*:.*@", re.DOTALL)
-"""How a URL begins that lacks its scheme."""
+"""The beginning of a URL without a scheme that has a password."""
 _KEYWORDS: Final = re.compile(r"pass\w*\s*=", re.IGNORECASE)
 """In libpq's other notation, ``host=… password=…``, which no setting takes."""
 _NAMING_SCHEMES: Final = ("postgres", "db+postgres", "abfs")
-"""Where what stands before the @ alone is a name; elsewhere it may be a token."""
+"""Schemes in which the text before the @ is a user name; in others it may be a token."""
 _QUERY: Final = re.compile(r"[?#]")
 _AFTER_HOST: Final = re.compile(r"[/?#]")
 _PIECES: Final = re.compile(r"[:/@#?&;=%,\s]+")
@@ -29,11 +29,11 @@ SHOWN_PARAMETERS: Final = frozenset(
         *("sslmode", "sslrootcert", "target_session_attrs", "db", "virtual_host", "ssl_cert_reqs"),
     }
 )
-"""Parameters of a URL that are shown. Any other may hold a password or a signature."""
+"""URL parameters that are shown. Any other may hold a password or a signature."""
 
 
 class Secret:
-    """A value of which nothing shows: a key, or an address that is a key itself.
+    """A value that is hidden completely: a key, or an address that is itself a key.
 
     Args:
         value: what :meth:`reveal` gives back.
@@ -46,7 +46,7 @@ class Secret:
 
     @classmethod
     def of(cls, value: "str | os.PathLike[str] | Secret") -> Self:
-        """The value as a secret of this kind; one that is a secret already stays as it is.
+        """Return the value as a secret of this kind; a secret is returned unchanged.
 
         Raises:
             ValueError: it is neither a text nor a path.
@@ -58,18 +58,18 @@ class Secret:
         raise ValueError("must be a text")
 
     def reveal(self) -> str:
-        """Return the value itself: for connecting, and for the environment of own services."""
+        """Return the value: for connecting, and for the environment of our own services."""
         return self._value
 
     def matches(self, given: str) -> bool:
-        """Whether somebody knows the secret; the time that this takes does not tell how nearly."""
+        """Return whether the text is the secret, compared in constant time."""
         return hmac.compare_digest(given.encode(), self._value.encode())
 
     def masked(self, text: object) -> str:
-        """What somebody says, without the secret and its parts.
+        """Return a text without the secret and its parts.
 
-        Libraries repeat parts of an address that they cannot read, and a password that was not
-        percent-encoded is taken for other parts of it.
+        Libraries quote parts of an address that they cannot parse, and they take a password that is
+        not percent-encoded for other parts of the address.
         """
         said = str(text).replace(self._value, str(self))
         for secret in sorted(_variants(self._secrets()), key=len, reverse=True):
@@ -77,9 +77,9 @@ class Secret:
         return said
 
     def masked_error(self, error: BaseException) -> BaseException:
-        """The error to raise another one from: itself, unless it or a cause of it tells the secret.
+        """Return the cause to raise another error from: ``error``, or a copy without the secret.
 
-        Dagster and logs show the causes of an error too. The stand-in has the traceback.
+        Dagster and logs also show the causes of an error. The copy keeps the traceback.
         """
         cause: BaseException | None = error
         while cause is not None:
@@ -90,7 +90,7 @@ class Secret:
         return error
 
     def _secrets(self) -> list[str]:
-        """What must not show beside the whole value; of a webhook, all but its scheme and host."""
+        """Return the parts to hide; of a webhook's URL, all but scheme and host."""
         _, separator, rest = self._value.partition("://")
         if not separator:
             return [self._value]
@@ -118,7 +118,7 @@ class Secret:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
-        """A text becomes a secret; it stays one in Python, and is masked in JSON."""
+        """Return the schema: a text becomes a secret, which is masked in JSON."""
         from pydantic_core import core_schema
 
         return core_schema.no_info_plain_validator_function(
@@ -127,10 +127,10 @@ class Secret:
 
 
 class SecretUrl(Secret):
-    """A URL or folder that shows without what may be secret in it.
+    """A URL or folder that is shown without its secrets.
 
-    Hidden are the password, a user without one (which may be a token), and every parameter but
-    :data:`SHOWN_PARAMETERS`. A folder shows as it is.
+    Hides the password, a user without one (which may be a token), and every parameter but
+    :data:`SHOWN_PARAMETERS`. A folder is shown unchanged.
 
     >>> SecretUrl("s3://key:secret@bucket/in?sig=abc")
     SecretUrl('s3://key:…@bucket/in?…')
@@ -140,15 +140,15 @@ class SecretUrl(Secret):
 
     @property
     def folder(self) -> Path | None:
-        """The folder on this machine that it names; None for a URL."""
+        """Return the folder on this machine that it names; None for a URL."""
         return None if "://" in self._value else Path(self._value)
 
     def startswith(self, prefix: str | tuple[str, ...]) -> bool:
-        """Whether it begins so: which storage, broker or database it is of."""
+        """Return whether it begins so, e.g. with the scheme of a storage, broker or database."""
         return self._value.startswith(prefix)
 
     def __fspath__(self) -> str:
-        """The folder, for ``Path`` and ``open``.
+        """Return the folder, for ``Path`` and ``open``.
 
         Raises:
             TypeError: it is a URL.
@@ -164,7 +164,7 @@ class SecretUrl(Secret):
         return self._split()[1]
 
     def _split(self) -> tuple[str, list[str]]:
-        """The masked text, and what is missing in it."""
+        """Return the masked text, and the parts that it hides."""
         scheme, separator, rest = self._value.partition("://")
         if not separator:
             if _KEYWORDS.search(self._value):
@@ -192,6 +192,6 @@ class SecretUrl(Secret):
 
 
 def _variants(secrets: list[str]) -> set[str]:
-    """Each secret as it may be repeated: encoded, decoded, in the pieces that a parser sees."""
+    """Return each secret as a message may quote it: encoded, decoded, in the parts of a parser."""
     forms = {f for s in secrets for f in (s, unquote(s), quote(s, safe=""), *_PIECES.split(s))}
     return {form for form in forms if len(form) >= _SHORTEST}

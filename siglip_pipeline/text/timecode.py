@@ -1,8 +1,8 @@
-"""Times within a video, as people read them."""
+"""Times within a video, formatted for people."""
 
 
 def timecode(seconds: float) -> str:
-    """``m:ss.s``, or ``h:mm:ss.s`` from an hour on."""
+    """Return ``m:ss.s``, or ``h:mm:ss.s`` from an hour on."""
     tenths = round(seconds * 10)
     minutes, rest = divmod(tenths, 600)
     hours, minutes = divmod(minutes, 60)

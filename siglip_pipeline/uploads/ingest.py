@@ -1,4 +1,4 @@
-"""Bring files into UPLOADS, whole or not at all."""
+"""Copy files into UPLOADS atomically."""
 
 import contextlib
 import errno
@@ -30,18 +30,18 @@ NO_PLACE: Final = {errno.EXDEV, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ingested:
-    """What became of one file that was to be brought in."""
+    """The outcome of one file."""
 
     source: str
     video: str
     """Path below UPLOADS."""
     outcome: Outcome
-    """``conflict``: another file of that name is there, and stays; ``missing``: no such source;
-    ``refused``: its name cannot be kept, or its path leads elsewhere."""
+    """``conflict``: another file of that name exists, and stays; ``missing``: no such source;
+    ``refused``: its name is unusable, or its path leads out of UPLOADS."""
 
     @property
     def is_upload(self) -> bool:
-        """Whether the video lies in UPLOADS now."""
+        """Return whether the video lies in UPLOADS now."""
         return self.outcome in ("copied", "present")
 
 
@@ -52,15 +52,15 @@ def bring_in(
     part: str | None = None,
     replace: bool = False,
 ) -> Iterator[Ingested]:
-    """Copy files, and all files below folders, into UPLOADS; what is there already stays.
+    """Copy files, and all files below folders, into UPLOADS; existing files stay.
 
     A file keeps its name; a file in a folder keeps its path below that folder; both below the
-    part, if there is one. A copy appears under its name only when it is complete.
+    shard, if there is one. A copy appears under its name only when it is complete.
 
     Args:
         paths: files and folders of this machine.
         uploads: where they go.
-        part: the folder below UPLOADS that they go into; None: UPLOADS itself.
+        part: the shard's folder below UPLOADS, which they go into; None: UPLOADS itself.
         replace: overwrite a different file of the same name instead of reporting a conflict.
 
     Yields:
@@ -74,11 +74,11 @@ def bring_in(
 
 
 def _files(path: Path) -> Iterator[tuple[Path, str, Callable[[], BinaryIO]]]:
-    """Files, their names below UPLOADS, and how each is opened."""
+    """Yield files, their names below UPLOADS, and how each is opened."""
     if path.is_dir():
         ready, refused = UploadStore(path, settle_seconds=0).survey()
         for name in [*(file.path for file in ready), *(file.path for file in refused)]:
-            # A folder may come from elsewhere: links in it must not lead out of it.
+            # A folder may be untrusted: links in it must not lead out of it.
             yield path / name, name, partial(open_file, path, name)
     else:
         yield path, path.name, partial(open_named, path)
@@ -92,7 +92,7 @@ def _bring_in_file(
     *,
     replace: bool,
 ) -> tuple[Outcome, str]:
-    """What became of a file, and its path below UPLOADS."""
+    """Copy a file; return the outcome and its path below UPLOADS."""
     if unusable(video) is not None:
         return "refused", video
     try:
@@ -144,7 +144,7 @@ def _copy(file: BinaryIO, uploads: UploadStore, video: str) -> None:
     make_folders(uploads.folder)
     above, _, name = video.rpartition("/")
     folder = make_folder(uploads.folder, above, usual_mode(0o777))
-    # Hidden names are no uploads, so the sensor does not see the copy before it is complete. The
+    # Hidden names are not uploads, so the sensor ignores the copy until it is complete. The
     # file's own name may leave no room for a suffix.
     draft = f".{uuid.uuid4().hex}.part"
     try:

@@ -1,6 +1,6 @@
-"""What counts as an upload, in folders and in object stores; nothing here opens a file.
+"""List uploads in folders and object stores, without opening a file.
 
-Written for 100,000 files at every look: a local entry costs one ``stat`` and no path objects.
+Built for 100,000 files per listing: a local entry costs one ``stat`` and no path objects.
 """
 
 import logging
@@ -16,7 +16,7 @@ from typing import Any, Final
 from siglip_pipeline.records import Refused, Upload
 from siglip_pipeline.uploads.names import unusable
 
-# The name that people filter by, whichever module the listing lives in.
+# A stable logger name, which users filter by.
 logger = logging.getLogger("siglip_pipeline.uploads.upload_store")
 
 TEMPORARY_SUFFIXES: Final = frozenset(
@@ -27,20 +27,20 @@ TEMPORARY_SUFFIXES: Final = frozenset(
 SIDECAR_SUFFIXES: Final = frozenset(
     {".txt", ".md", ".srt", ".vtt", ".ass", ".json", ".xml", ".nfo", ".csv", ".md5", ".sha256"}
 )
-"""Text that travels with videos and holds no picture."""
+"""Sidecar files: text that accompanies videos."""
 
 
 def local_uploads(
     folder: Path, *, settle_seconds: float, part: str | None = None
 ) -> Iterator[Upload | Refused]:
-    """Files below a folder that are ready, or cannot be taken up, in no particular order.
+    """Yield files below a folder that are ready, or refused, in no particular order.
 
-    Symlinks are followed where they stay inside; a folder is walked once, by its real path first.
+    Symlinks are followed if they stay inside; a folder is walked once, preferably by its real path.
 
     Args:
         folder: where to look.
         settle_seconds: files that changed more recently are left for a later listing.
-        part: a folder below it to which the walk is confined; paths stay relative to ``folder``.
+        part: a shard: a folder below it that limits the walk; paths stay relative to ``folder``.
 
     Raises:
         OSError: the folder itself cannot be read.
@@ -57,14 +57,14 @@ class _Walk:
         self._real_root = os.path.realpath(folder)
         self._settle_seconds = settle_seconds
         self._start = start
-        # Folders as (device, inode): a symlink to a parent must not be walked for ever.
+        # Folders as (device, inode): a symlink to a parent would make the walk endless.
         self._seen: set[tuple[int, int]] = set()
         self._folders: deque[tuple[str, str]] = deque([(os.fspath(folder / start), start)])
         self._linked_folders: deque[tuple[str, str]] = deque()
 
     def uploads(self) -> Iterator[Upload | Refused]:
         while self._folders or self._linked_folders:
-            # Links last: a folder is listed under its own name, whichever name is read first.
+            # Links last, so that a folder is listed under its real name.
             folder, prefix = (self._folders or self._linked_folders).popleft()
             try:
                 listed = self._entries(folder)
@@ -79,7 +79,7 @@ class _Walk:
                     yield upload
 
     def _entries(self, folder: str) -> list["os.DirEntry[str]"]:
-        """What a folder holds; nothing the second time."""
+        """Return what a folder holds; nothing the second time."""
         status = Path(folder).stat()
         if (identity := (status.st_dev, status.st_ino)) in self._seen:
             return []
@@ -88,7 +88,7 @@ class _Walk:
             return [*entries]
 
     def _look_at(self, entry: "os.DirEntry[str]", path: str) -> Upload | Refused | None:
-        """What a directory entry is, if it is an upload; a folder is kept for later."""
+        """Return a directory entry as an upload; queue it if it is a folder."""
         try:
             is_folder = entry.is_dir()
             if (reason := reason_to_ignore(entry.name, is_folder=is_folder)) is not None:
@@ -103,8 +103,8 @@ class _Walk:
             status = entry.stat()
         except OSError:  # deleted since the folder was read
             return None
-        # ctime too: a copy that keeps the source's mtime still grows. A time to come says nothing:
-        # the file is from a clock that is ahead of this one, or this one was set back.
+        # ctime too: a copy that keeps the source's mtime may still grow. Ignore a future time:
+        # the file is from a clock that is ahead, or this clock was set back.
         now = time.time()
         past = [t for t in (status.st_mtime, status.st_ctime) if t <= now]
         age_seconds = now - max(past, default=-math.inf)
@@ -114,7 +114,7 @@ class _Walk:
         return local_upload(path, status)
 
     def _refusal(self, entry: "os.DirEntry[str]", path: str, *, is_folder: bool) -> str | None:
-        """Why what somebody put there cannot be taken up; None when it can."""
+        """Return why an entry cannot be an upload; None if it can."""
         if entry.is_symlink() and not self._is_inside(entry.path):
             return f"a symlink that leaves {self._root}; put the file itself there"
         if not is_folder and not entry.is_file():
@@ -133,13 +133,13 @@ def remote_uploads(
     settle_seconds: float,
     unusable: Callable[[str], str | None] = unusable,
 ) -> Iterator[Upload | Refused]:
-    """Uploads among the entries that an fsspec file system found, and those that cannot be any.
+    """Yield the uploads, and what is refused, among the entries of an fsspec file system.
 
     Args:
         found: entry by full name.
         root: full name of the folder or prefix.
         settle_seconds: files that changed more recently are left; 0 where files appear whole.
-        unusable: why a path cannot be taken up in this storage.
+        unusable: returns why this storage cannot hold such a path; None if it can.
     """
     prefix = root.rstrip("/") + "/"
     ignored_folders: dict[str, str | None] = {"": None}
@@ -167,7 +167,7 @@ def remote_uploads(
 
 
 def reason_to_ignore(name: str, *, is_folder: bool) -> str | None:
-    """Why a name is no upload; None when it may be one."""
+    """Return why a name is no upload; None if it may be one."""
     if name.startswith("."):
         return "hidden"
     if is_folder:
@@ -182,12 +182,12 @@ def reason_to_ignore(name: str, *, is_folder: bool) -> str | None:
 
 
 def local_upload(path: str, status: os.stat_result) -> Upload:
-    """A file of this machine."""
+    """Return the upload that a local file is."""
     return Upload(path=path, size_bytes=status.st_size, modified_at=status.st_mtime)
 
 
 def remote_upload(path: str, entry: Mapping[str, Any]) -> Upload:
-    """An fsspec directory entry; each storage names size, time and tag in its own way."""
+    """Return the upload that an fsspec entry describes; storages name its fields differently."""
     names = ("LastModified", "mtime", "updated", "last_modified", "created")
     modified = next((entry[name] for name in names if entry.get(name) is not None), None)
     if isinstance(modified, str):

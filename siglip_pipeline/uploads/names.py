@@ -1,8 +1,8 @@
-"""Names of uploads: which can be kept, and how they are shown.
+"""Names of uploads: which are usable, and how they are shown.
 
-A name is data. It is stored as it is, and two that differ in a single byte are two videos: neither
-case nor Unicode normalisation is touched. Where people read it, what would change the text around
-it, or hide in it, is spelled out.
+A name is data. It is stored unchanged, and two names that differ in a single byte are two videos:
+case and Unicode normalisation are kept. For display, characters that are invisible or change the
+text around them are spelled out.
 """
 
 import re
@@ -12,25 +12,25 @@ from urllib.parse import unquote_to_bytes
 MAX_NAME_BYTES: Final = 2000
 """Longest path, as it is encoded for Dagster. Postgres cannot index a text beyond 2,700 bytes."""
 
-# Controls, and what is invisible or turns the direction of the text around it. The joiners U+200C
+# Controls, invisible characters, and those that change the text direction. The joiners U+200C
 # and U+200D are left where scripts and emoji need them: after a character outside of ASCII.
 _HIDDEN = (
     "\\x00-\\x1f\\x7f-\\x9f\\xad\\u061c\\u115f\\u1160\\u17b4\\u17b5\\u180b-\\u180e\\u200b\\u200e\\u200f"
     "\\u2028-\\u202e\\u2060-\\u206f\\u3164\\ufeff\\uffa0\\ufff0-\\ufffb\\U000e0000-\\U000e007f"
 )
 HIDDEN: Final = re.compile(f"[{_HIDDEN}\\ud800-\\udfff]|(?:(?<=[\\x00-\\x7f])|^)[\\u200c\\u200d]")
-"""One character that a reader would not see, or not as what it is."""
+"""One character that a reader would not see, or would mistake for another."""
 
 
 _KEY_CHARACTERS = re.compile(f"%|{HIDDEN.pattern}")
 
-# Object stores allow these, but on a disk they are other names of the same file.
+# Object stores allow these names; on a disk they are other names of the same file.
 _ODD_PART = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")
 _ODD_FOLDER = "a folder in its name is empty, . or ..; rename it"
 
 
 def unusable(path: str) -> str | None:
-    """Why a path cannot be kept as the name of a video; None when it can."""
+    """Return why a path cannot be the name of a video; None if it can."""
     if path.isascii() and path.isprintable() and len(path) < MAX_NAME_BYTES // 3:
         return _ODD_FOLDER if _ODD_PART.search(path) else None  # nearly all of 100,000 names
     try:
@@ -47,24 +47,23 @@ def unusable(path: str) -> str | None:
 
 
 def partition_key(path: str) -> str:
-    """The partition key of an upload: its path, percent-encoded where Dagster or a reader stumbles.
+    """Return an upload's partition key: its path, with problematic characters percent-encoded.
 
     Dagster refuses "..." and some control characters in dynamic partition keys
-    (its INVALID_PARTITION_SUBSTRINGS); other hidden
-    characters would deceive whoever reads the key. Bytes that are not UTF-8 (surrogate escapes, as
-    Python lists them) are encoded one by one, so every file name that a disk can hold has a key,
-    and no two share one.
+    (its INVALID_PARTITION_SUBSTRINGS); other hidden characters would mislead a reader of the key.
+    Bytes that are not UTF-8 (surrogate escapes, as Python lists them) are encoded one by one, so
+    every file name that a disk can hold has a key, and no two share one.
     """
     return _KEY_CHARACTERS.sub(_percent_encoded, path).replace("...", "%2E%2E%2E")
 
 
 def path_of_partition(key: str) -> str:
-    """The upload's path below UPLOADS; the inverse of :func:`partition_key`."""
+    """Return the upload's path below UPLOADS; the inverse of :func:`partition_key`."""
     return unquote_to_bytes(key).decode("utf-8", "surrogateescape")
 
 
 def percent_encoded(text: str, characters: re.Pattern[str]) -> str:
-    """The text with these characters, and every ``%``, as ``%XX`` per byte."""
+    """Return the text with these characters, and every ``%``, as ``%XX`` per byte."""
     return re.sub(f"%|{characters.pattern}", _percent_encoded, text)
 
 
@@ -73,7 +72,7 @@ def _percent_encoded(match: re.Match[str]) -> str:
 
 
 def shown(text: str) -> str:
-    r"""A name or message for people, on one line: what they could not see is spelled out.
+    r"""Return a name or message on one line, with invisible characters spelled out.
 
     >>> shown("a\u202egpj.mp4")
     'a\\u202egpj.mp4'
@@ -82,6 +81,6 @@ def shown(text: str) -> str:
 
 
 def _escape(character: str) -> str:
-    if "\udc80" <= character <= "\udcff":  # a byte that is no UTF-8, as Python lists it
+    if "\udc80" <= character <= "\udcff":  # a byte that is not UTF-8, as Python lists it
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")

@@ -28,19 +28,19 @@ from siglip_pipeline.uploads.listing import (
 from siglip_pipeline.uploads.names import unusable
 
 BUCKET_PROTOCOLS: Final = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az"})
-"""Storages without folders: a prefix is not there until the first file below it is."""
+"""Storages without folders: a prefix exists only with the first file below it."""
 
 WHOLE_FILE_PROTOCOLS: Final = BUCKET_PROTOCOLS | {"http", "https", "memory"}
 """Storages in which a file appears whole: nothing is ever seen half written."""
 
 S3_VERSION: Final = "?versionId="
-"""What s3fs cuts a name at."""
+"""Text at which s3fs splits a name."""
 
-# What the system says when a name is no upload: a link out or in a circle, a folder, a pipe.
+# Errors of the system for a link that leads out or in a circle, a folder, or a pipe.
 _NO_UPLOAD: Final = {errno.EXDEV, errno.ELOOP, errno.ENOTDIR, errno.EINVAL, errno.ENXIO}
 
 READ_BLOCK_BYTES: Final = 4 * 2**20
-"""How much is fetched at once from remote storage: large enough to hide a round trip."""
+"""Size of one read from remote storage: large enough to hide a round trip."""
 
 
 class UploadStore:
@@ -50,8 +50,8 @@ class UploadStore:
 
     Args:
         url: folder, or any URL that fsspec understands.
-        part: a folder below it; nothing outside it is listed or found. Paths stay relative to the
-            URL. None: everything.
+        part: a shard: a folder below it; nothing outside it is listed or found. Paths stay
+            relative to the URL. None: everything.
         settle_seconds: a file that changed more recently is left for a later listing. It has no
             effect on object stores, where a file appears whole.
         storage_options: passed to the fsspec file system.
@@ -94,16 +94,16 @@ class UploadStore:
 
     @property
     def url(self) -> SecretUrl:
-        """The folder or URL as it was given."""
+        """Return the folder or URL as it was given."""
         return self._url
 
     @property
     def folder(self) -> Path | None:
-        """The folder of this machine; None where uploads are remote."""
+        """Return the local folder; None if uploads are remote."""
         return self._folder
 
     def sha256(self, video: str) -> str:
-        """SHA-256 of an upload's content, in hexadecimal; reads all of it.
+        """Return the SHA-256 of an upload's content, in hexadecimal; reads all of it.
 
         Raises:
             UploadError: it is missing or cannot be read.
@@ -118,24 +118,24 @@ class UploadStore:
                 ) from self._url.masked_error(error)
 
     def list(self) -> Iterator[Upload]:
-        """Every upload that is ready, sorted by path; as :meth:`scan` finds them."""
+        """Yield every upload that is ready, sorted by path; see :meth:`scan`."""
         return iter(sorted(self.scan(), key=attrgetter("path")))
 
     def survey(self) -> tuple[Sequence[Upload], Sequence[Refused]]:
-        """Every upload that is ready, and every file that is refused; each sorted by path."""
+        """Return every upload that is ready, and every refused file; each sorted by path."""
         refused: MutableSequence[Refused] = []
         ready = sorted(self.scan(refused), key=attrgetter("path"))
         return ready, sorted(refused, key=attrgetter("path"))
 
     def scan(self, refused: MutableSequence[Refused] | None = None) -> Iterator[Upload]:
-        """Every upload that is ready, in no particular order. Nothing is opened or downloaded.
+        """Yield every upload that is ready, in no particular order. Opens and downloads nothing.
 
         Hidden, temporary and sidecar files, and those that have not settled, are left out, each
         with a debug line.
 
         Args:
-            refused: takes files that somebody put there to be uploads and that cannot be any: names
-                that cannot be kept, symlinks that lead out of the folder, what is no regular file.
+            refused: receives files that cannot be uploads: unusable names, symlinks that lead out
+                of the folder, and what is not a regular file.
 
         Raises:
             UploadsUnavailableError: the folder or bucket is missing or does not answer.
@@ -147,7 +147,7 @@ class UploadStore:
                 refused.append(file)
 
     def check_name(self, path: str) -> None:
-        """Refuse what can be no upload's name; nothing is looked up.
+        """Refuse a path that cannot be an upload's name, without looking it up.
 
         Raises:
             UploadNotFoundError: with the reason.
@@ -158,7 +158,7 @@ class UploadStore:
             )
 
     def get(self, path: str) -> Upload:
-        """One upload as a listing would show it, settled or not.
+        """Return one upload as a listing would show it, settled or not.
 
         Raises:
             UploadNotFoundError: there is no such file below UPLOADS.
@@ -183,10 +183,10 @@ class UploadStore:
         return remote_upload(path, entry)
 
     def open(self, path: str) -> BinaryIO:
-        """The upload as a seekable binary file; remote ones are read block by block.
+        """Open the upload as a seekable binary file; remote ones are read block by block.
 
-        A local one is a regular file beneath the folder, whatever its name meant a moment ago; its
-        ``fileno()`` can be handed on.
+        A local one is a regular file beneath the folder, even if its name is exchanged meanwhile;
+        its ``fileno()`` can be passed to another process.
 
         Raises:
             UploadNotFoundError: there is no such file.
@@ -210,7 +210,7 @@ class UploadStore:
         return cast(BinaryIO, file)
 
     def open_and_look(self, path: str) -> tuple[Upload, BinaryIO]:
-        """The upload as :meth:`get` shows it, and open: a local one is the same file for certain.
+        """Return the upload as :meth:`get` does, and its file, open; locally both are one file.
 
         Raises:
             UploadNotFoundError: there is no such file.
@@ -239,7 +239,7 @@ class UploadStore:
         return f"{self._root.rstrip('/')}/{path}"
 
     def _container(self) -> str:
-        """What must exist even before the first upload: the bucket, or else the folder."""
+        """Return what must exist before the first upload: the bucket, or else the folder."""
         return str(self._root.split("/")[0] if self._protocols & BUCKET_PROTOCOLS else self._root)
 
     def _missing(self, path: str) -> str:
@@ -282,12 +282,12 @@ class UploadStore:
 
 
 def is_in_part(path: str, part: str | None) -> bool:
-    """Whether a path below UPLOADS lies in a part of the collection; None is all of it."""
+    """Return whether a path below UPLOADS lies in a shard of the collection; None is all of it."""
     return part is None or path.startswith(f"{part}/")
 
 
 def sha256_of(file: BinaryIO) -> str:
-    """SHA-256 of what a file holds from here on, in hexadecimal."""
+    """Return the SHA-256 of the rest of a file, in hexadecimal."""
     return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
 
 

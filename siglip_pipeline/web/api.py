@@ -62,7 +62,7 @@ def search_by_text(
         ),
     ],
 ) -> Response:
-    """Moments that show what the text says, best first."""
+    """Return moments that show what the text says, best first."""
     return _answer(request, page, search_text(services, q, page, filter))
 
 
@@ -77,7 +77,7 @@ def search_by_text(
 async def search_by_picture(
     request: Request, services: CurrentServices, page: Page, filter: Filter
 ) -> Response:
-    """Moments that look like the picture in the body, raw or as the form field `image`."""
+    """Return moments that look like the picture in the body, raw or as the form field `image`."""
     page.check(services)
     result = await on_picture(
         request, services, lambda pixels: search_picture(services, pixels, page, filter)
@@ -104,7 +104,7 @@ def similar(
     video_id: Annotated[int | None, Query(ge=1, le=MAX_ID)] = None,
     seconds: Annotated[float | None, Query(ge=0, le=MAX_SECONDS, allow_inf_nan=False)] = None,
 ) -> Response:
-    """Moments that look like another one, given as `like`, or as `video_id` and `seconds`."""
+    """Return moments that look like another one: `like`, or `video_id` and `seconds`."""
     result = search_similar(services, page, filter, like=like, video_id=video_id, seconds=seconds)
     return _answer(request, page, result)
 
@@ -112,7 +112,7 @@ def similar(
 def _answer(
     request: Request, page: Slice, result: SearchResult, *, has_next: bool = True
 ) -> Response:
-    """The answer ready to send: FastAPI would validate it again, on another thread."""
+    """Return the answer ready to send: FastAPI would validate it again, on another thread."""
     items = request.query_params.multi_items()
     following = page.next_url(request.url.path, items, len(result.hits)) if has_next else None
     answer = SearchAnswer(

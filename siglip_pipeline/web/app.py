@@ -42,12 +42,12 @@ bring the key as `Authorization: Bearer KEY` or `X-API-Key: KEY`."""
 def create_app(
     settings: Settings, database: Database, *, embedder: QueryEmbedder | None = None
 ) -> Guard:
-    """The service as an ASGI application; nothing is read or loaded until a request needs it.
+    """Return the service as an ASGI application; it loads nothing until a request needs it.
 
     Args:
         settings: limits, the key, where uploads and frames are.
-        database: an open one; reading from it is all that is done.
-        embedder: in place of the usual one, which batches the texts of concurrent requests.
+        database: an open one; the service only reads.
+        embedder: instead of the default, which batches the texts of concurrent requests.
     """
     services = Services.open(settings, database, embedder)
 
@@ -58,7 +58,7 @@ def create_app(
         yield
         services.close()
 
-    # No /docs: its scripts would come from elsewhere. docs/http.md is for people.
+    # No /docs: it loads scripts from another host. docs/http.md describes the API.
     app = FastAPI(
         title="siglip-pipeline",
         version=__version__,
@@ -101,7 +101,7 @@ async def _answer_error(request: Request, error: Exception) -> Response:
 
 
 def _openapi(app: FastAPI) -> dict[str, object]:
-    """The schema, with our shape of errors in place of FastAPI's own."""
+    """Return the schema, with our form of errors instead of FastAPI's."""
     if app.openapi_schema is None:
         schema = get_openapi(
             title=app.title, version=app.version, description=app.description, routes=app.routes

@@ -25,9 +25,9 @@ _PREVIEW_SIDE: Final = 200
 async def on_picture(
     request: Request, services: Services, work: Callable[[RgbArray], Result]
 ) -> Result:
-    """Do something with the picture of a request, raw or from a form, when it has its turn.
+    """Call ``work`` with the picture of a request, raw or from a form, when its turn comes.
 
-    It is decoded in a process of its own, and no lock is held for it.
+    A child process decodes it, and no lock is held meanwhile.
 
     Args:
         request: its body has not been read.
@@ -64,7 +64,7 @@ def _decoded(services: Services, data: bytes) -> RgbArray:
 
 
 async def _picture_in(request: Request) -> bytes:
-    """The picture of a request, raw or from a form.
+    """Return the picture of a request, raw or from a form.
 
     Raises:
         HttpError: 415, neither a picture nor a form with one.
@@ -90,22 +90,22 @@ async def _picture_of_form(request: Request) -> bytes:
 
 
 def shrink_jpeg(jpeg: bytes, width: int) -> bytes:
-    """Return a stored frame at most ``width`` pixels wide; as it is where it is no wider.
+    """Return a stored frame at most ``width`` pixels wide; unchanged if it is no wider.
 
-    For JPEGs that this package has encoded, and never for those of others.
+    Only for JPEGs that this package has encoded.
     """
     with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as picture:
         if picture.width <= width:
             return jpeg
         height = max(1, round(picture.height * width / picture.width))
-        # Decodes at a half, a quarter or an eighth of the size, which is most of the work saved.
+        # Decodes at a half, a quarter or an eighth of the size, which saves most of the work.
         picture.draft("RGB", (width, height))
         small = picture.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
     return _jpeg(small)
 
 
 def preview_url(pixels_HWC: RgbArray) -> str:
-    """A small copy as a ``data:`` URL, to show what was asked for."""
+    """Return a small copy as a ``data:`` URL, to show the query."""
     small = Image.fromarray(pixels_HWC)
     small.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
     return "data:image/jpeg;base64," + base64.b64encode(_jpeg(small)).decode("ascii")

@@ -1,4 +1,4 @@
-"""Clients that keep the service waiting are dropped, and none holds more than its share.
+"""Drop clients that keep the service waiting, and limit the connections of each.
 
 uvicorn bounds none of this but the time between two requests; see docs/decisions/0064.
 """
@@ -18,7 +18,7 @@ from siglip_pipeline.web.http_errors import RETRY_SECONDS, HttpError
 from siglip_pipeline.web.proxies import Network, is_among, parse_networks
 
 MAX_HEAD_BYTES: Final = 64 * 1024
-"""Of the address and the headers of a request, and of what follows a body in chunks."""
+"""Largest address and headers of a request, and largest trailer of a chunked body."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class ConnectionLimits:
     header_seconds: float
     body_seconds: float
     body_bytes_per_second: int
-    """Each so many bytes of a body that have arrived allow a further second."""
+    """A body gains one more second for each so many bytes received."""
     write_seconds: float
     idle_seconds: float
     connections: int
@@ -54,14 +54,14 @@ class ConnectionLimits:
 class Connections:
     """The open connections of a server.
 
-    Where there is no room for a new one, that which has waited longest for a request gives way. A
-    client that sends its request at once is served, however many others send none.
+    If there is no room for a new one, the connection that has waited longest for a request is
+    dropped. A client that sends its request at once is served, however many others send none.
     """
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
         self._open: Counter[str] = Counter()
-        # Those without a complete request, by when they began to wait.
+        # Connections without a complete request, by when they began to wait.
         self._waiting: dict[LimitedProtocol, None] = {}
 
     def protocol(self, **options: Any) -> "LimitedProtocol":
@@ -115,7 +115,7 @@ class Connections:
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """A connection that must get on: each phase of a request has its time.
+    """A connection with a time limit for each phase of a request.
 
     The methods without an underscore are called by asyncio, by the parser and by uvicorn.
     """
@@ -126,7 +126,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._limits = connections.limits
         self.host = ""
         self._entered = False
-        # One timer for all phases, which looks again where the deadline has moved: setting one per
+        # One timer for all phases, which checks again if the deadline has moved: setting one per
         # phase costs a quarter of a small request.
         self._deadline = math.inf
         self._late: Callable[[], None] = self.drop
@@ -139,7 +139,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._body_began = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a request, if there is room for another connection."""
+        """Wait for a request, if there is room for another connection."""
         super().connection_made(transport)
         self.host = self.client[0] if self.client else ""
         try:
@@ -164,7 +164,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._connections.leave(self)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what arrived; refuse a head without an end."""
+        """Parse the data; refuse a head that is too long."""
         if self.transport.is_closing():
             return
         self._unparsed += len(data)
@@ -174,17 +174,17 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(HttpError(431, f"the headers of the request are larger than {limit}"))
 
     def on_message_begin(self) -> None:
-        """Give the header its time."""
+        """Start the time limit of the header."""
         super().on_message_begin()
         self._expect(self._limits.header_seconds, self._header_is_late)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; those after a body mean nothing here."""
+        """Take a header; ignore those after a body."""
         if not self._in_body:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Give the body its time."""
+        """Start the time limit of the body."""
         self._unparsed = self._body_bytes = 0
         self._in_body = True
         self._body_began = self.loop.time()
@@ -193,7 +193,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Count what has arrived."""
+        """Count the bytes received."""
         self._unparsed = 0
         self._body_bytes += len(body)
         super().on_body(body)
@@ -208,7 +208,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._wait_for_request(self._limits.idle_seconds)
 
     def handle_websocket_upgrade(self) -> None:
-        """Hand the connection over: a websocket waits for as long as both sides want."""
+        """Hand the connection over: a websocket has no time limit."""
         self._end()
         super().handle_websocket_upgrade()
 
@@ -221,19 +221,19 @@ class LimitedProtocol(HttpToolsProtocol):
             self._wait_for_request(self._limits.idle_seconds)
 
     def pause_writing(self) -> None:
-        """Give the client time to take what was sent: a chunk at most."""
+        """Start the time limit in which the client must read what was sent: a chunk at most."""
         super().pause_writing()
         self._expect_to_write()
 
     def resume_writing(self) -> None:
-        """Go on sending."""
+        """Continue sending."""
         super().resume_writing()
         if self._write_deadline is not None and not self.transport.is_closing():
             self._write_deadline.cancel()
             self._write_deadline = None
 
     def drop(self) -> None:
-        """Close the connection; what was sent has a last time to be taken."""
+        """Close the connection; the client gets a last time limit to read what was sent."""
         self.transport.close()
         if self.transport.get_write_buffer_size() and self._write_deadline is None:
             self._expect_to_write()
@@ -242,7 +242,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._connections.leave(self)
 
     def _wait_for_request(self, seconds: float) -> None:
-        self._unset_keepalive_if_required()  # uvicorn's own, which any byte puts off
+        self._unset_keepalive_if_required()  # uvicorn's own timer, which any byte resets
         if not self.transport.is_closing():
             self._connections.wait(self, True)
             self._expect(seconds, self._header_is_late)
@@ -297,7 +297,7 @@ class LimitedProtocol(HttpToolsProtocol):
         )
 
     def _refuse(self, error: HttpError) -> None:
-        """Say why, unless an answer is on its way, and close the connection."""
+        """Send the reason, unless an answer has begun, and close the connection."""
         cycle = self.cycle
         is_answering = cycle is not None and (
             cycle.response_started and (self._in_body or not cycle.response_complete)

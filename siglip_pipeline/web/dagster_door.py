@@ -1,4 +1,4 @@
-"""The door before Dagster's webserver, which has none: who may come in, and from which pages."""
+"""Access control for Dagster's webserver, which has none: keys, hosts and origins."""
 
 from typing import Final
 
@@ -21,7 +21,7 @@ from siglip_pipeline.web.origin import check_same_site
 
 _GRAPHQL: Final = "/graphql"
 _HEADERS: Final = [
-    # Beside the policy that Dagster's pages bring: both hold. Its UI shows notebooks in frames.
+    # In addition to the policy of Dagster's pages. Its UI shows notebooks in frames.
     (b"content-security-policy", b"frame-ancestors 'self'"),
     (b"x-frame-options", b"SAMEORIGIN"),
     (b"cross-origin-opener-policy", b"same-origin"),
@@ -32,9 +32,9 @@ _HEADERS: Final = [
 class DagsterDoor:
     """ASGI middleware around Dagster's webserver, for its pages, GraphQL and websockets.
 
-    Refused with a JSON error: what pages of other sites send, and hosts other than loopback while
-    there is no key (403, see :func:`check_same_site`); GraphQL that is not posted and holds more
-    than queries (405). With a key, who does not bring it is asked to sign in, or refused (401).
+    Refuses with a JSON error: requests from pages of other sites, and hosts other than loopback
+    while there is no key (403, see :func:`check_same_site`); GraphQL that holds more than queries
+    and is not posted (405). With a key, requests without it get the sign-in page or a 401.
 
     Args:
         dagster: the webserver's application.
@@ -94,10 +94,10 @@ def _is_page(path: str) -> bool:
 
 
 def _only_reads(query: str) -> bool:
-    """Whether a GraphQL document holds nothing but queries.
+    """Return whether a GraphQL document holds nothing but queries.
 
-    What cannot be read here counts as more: how deeply a document may be nested depends on the
-    stack, so that Dagster might read it.
+    A document that fails to parse here counts as more: the nesting limit depends on the stack, so
+    Dagster may still parse it.
     """
     try:
         document = parse(query)

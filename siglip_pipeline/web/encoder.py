@@ -1,4 +1,4 @@
-"""Texts of requests that arrive together go through the text tower together."""
+"""Embed the texts of concurrent requests in one batch."""
 
 import threading
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ _Key = tuple[str, str]
 
 
 class BatchingEmbedder(QueryEmbedder):
-    """Batches the texts that are asked for while a forward pass runs; nobody waits for company.
+    """Batches the texts that arrive during a forward pass; no text waits for others to arrive.
 
-    Thread-safe. Vectors are remembered by :meth:`QueryEmbedder.texts`, as ever.
+    Thread-safe. :meth:`QueryEmbedder.texts` caches the vectors.
     """
 
     def __init__(self, options: ModelOptions) -> None:
@@ -31,27 +31,27 @@ class BatchingEmbedder(QueryEmbedder):
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="text-encoder")
 
     def embed_texts(self, model: ModelRow, texts: Sequence[str]) -> FloatArray:
-        """Unit vectors [N, D]; every text of a batch meets the error that the batch met."""
+        """Return unit vectors [N, D]; an error of a batch is raised for each of its texts."""
         with self._queue_lock:
             before = len(self._waiting)
             futures = [self._future(model, text) for text in texts]
             fresh = len(self._waiting) - before
-        # Every text asks for a pass; the first one takes all, and the others find nothing.
+        # Every text requests a pass; the first pass takes all texts, the others find none.
         for _ in range(fresh):
             self._worker.submit(self._pass)
         return np.stack([future.result() for future in futures])
 
     def forward(self, model: ModelRow, texts: Sequence[str]) -> FloatArray:
-        """One forward pass over a batch, [N, D]."""
+        """Run one forward pass over a batch, [N, D]."""
         return super().embed_texts(model, texts)
 
     def waiting(self) -> int:
-        """How many texts wait for the next forward pass."""
+        """Return how many texts wait for the next forward pass."""
         with self._queue_lock:
             return len(self._waiting)
 
     def close(self) -> None:
-        """Let what waits be embedded, then end the worker."""
+        """Embed the waiting texts, then end the worker."""
         self._worker.shutdown()
 
     def _future(self, model: ModelRow, text: str) -> "Future[FloatArray]":

@@ -1,4 +1,4 @@
-"""What every request passes first: size, host, key and rate; and the headers of every answer."""
+"""Checks of every request: size, host, key and rate; and the headers of every answer."""
 
 import math
 from collections.abc import Iterator
@@ -27,10 +27,10 @@ GUARD_ANSWERS: Final = {
     413: "The body is too large",
     429: "Too many requests; see Retry-After",
 }
-"""What a request may be answered with before it reaches its handler."""
+"""Errors that may answer a request before it reaches its handler."""
 MAX_BODIES: Final = 16
-"""All bodies that are held at once are as large as so many of the largest."""
-# A page of results asks for dozens of pictures, which cost little: they count a tenth.
+"""Limit of all bodies in memory, in bodies of the largest size."""
+# A page of results requests dozens of pictures, which cost little: each counts a tenth.
 _CHEAP_PREFIXES: Final = ("/api/thumbnails/", OPEN_PREFIX)
 _CHEAP: Final = 0.1
 
@@ -50,14 +50,14 @@ _DEFAULT_HEADERS: Final = [
     (name.lower().encode(), value.encode())
     for name, value in {**SECURITY_HEADERS, "Cache-Control": "private, no-cache"}.items()
 ]
-"""As ASGI has them; an answer's own come first."""
+"""In ASGI's form; headers that an answer sets itself win."""
 
 
 class Guard:
     """ASGI middleware around the whole application.
 
-    Refused with a JSON error: bodies over the limit (413), wrong or missing keys (401), too many
-    requests (429), what pages of other sites send, and hosts other than loopback while there is no
+    Refuses with a JSON error: bodies over the limit (413), wrong or missing keys (401), too many
+    requests (429), requests from pages of other sites, hosts other than loopback while there is no
     key (403, see :func:`check_same_site`), and NUL bytes (400).
     """
 
@@ -108,7 +108,7 @@ class Guard:
             seconds = str(math.ceil(wait))
             message = f"too many requests from {client}; try again in {seconds} s"
             raise HttpError(429, message, headers={"Retry-After": seconds})
-        # After the rate, so that keys cannot be guessed at any speed.
+        # After the rate limit, which also limits guesses of the key.
         is_open = path in OPEN_PATHS or path.startswith(OPEN_PREFIX)
         if not is_open and not self._key.lets_in(headers):
             raise HttpError(
@@ -122,7 +122,7 @@ class Guard:
 
     @contextmanager
     def _counted(self, receive: Receive) -> Iterator[Receive]:
-        """Count what a request brings, and what all that are being answered have brought."""
+        """Count the bytes of a request, and of all requests in progress."""
         received = 0
 
         async def counted() -> Message:

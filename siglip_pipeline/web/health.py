@@ -1,4 +1,4 @@
-"""For whoever watches the process."""
+"""Health checks for a supervisor."""
 
 from fastapi import APIRouter
 
@@ -12,7 +12,7 @@ router = APIRouter(tags=["health"])
 
 @router.get("/healthz", summary="Does the process answer?")
 async def healthz() -> HealthAnswer:
-    """Always 200: restart the process when it is not."""
+    """Answer 200: the process is alive."""
     return HealthAnswer(status="ok")
 
 
@@ -22,7 +22,7 @@ async def healthz() -> HealthAnswer:
     responses={503: {"model": ErrorAnswer, "description": "Not yet; the message says why"}},
 )
 def readyz(services: CurrentServices) -> HealthAnswer:
-    """200 once there is a published index, and the model is loaded where it is to be at start."""
+    """Answer 200 once an index is published, and the model loaded if it is loaded at start."""
     try:
         services.videos.count()
         if not services.is_ready():

@@ -1,7 +1,7 @@
 """Errors over HTTP: one JSON shape, ``{"error": {"type", "message"}}``, for every failure.
 
-Messages of the package's own errors go out only where they speak of the request: those of the
-database and of storage name hosts and folders, which are the log's business.
+Only messages about the request are sent to clients: those of the database and of storage name hosts
+and folders, and go to the log.
 """
 
 import logging
@@ -66,7 +66,7 @@ class HttpError(HTTPException):
         self.message = message
 
     def response(self) -> JSONResponse:
-        """The error as it goes out."""
+        """Return the error as a response."""
         return JSONResponse(
             {"error": {"type": self.kind, "message": self.message}},
             status_code=self.status_code,
@@ -75,7 +75,7 @@ class HttpError(HTTPException):
 
 
 def http_error(error: Exception, request: Request) -> HttpError:
-    """What a failure looks like from outside; what must not go out is logged."""
+    """Return the error that a client sees; log what it must not see."""
     match error:
         case HttpError():
             return error
@@ -121,7 +121,7 @@ def _own_failure(error: SiglipPipelineError, request: Request) -> HttpError:
 
 
 def _problem(error: dict[str, object]) -> str:
-    """One line about one parameter."""
+    """Return one line about one parameter."""
     location = error["loc"]
     parts = location if isinstance(location, list | tuple) else (location,)
     name = ".".join(str(part) for part in parts[1:]) or str(parts[0])

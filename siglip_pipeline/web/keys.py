@@ -1,4 +1,4 @@
-"""The one key of all services, as programs and browsers bring it."""
+"""The API key of all services, as programs and browsers send it."""
 
 import hashlib
 import hmac
@@ -13,7 +13,7 @@ SESSION_COOKIE: Final = "siglip_session"
 
 
 class ApiKey:
-    """The key that requests have to bring; without one, every request is let in.
+    """The key that requests must carry; without a key, every request is allowed.
 
     Args:
         key: ``SIGLIP_API_KEY``.
@@ -22,24 +22,24 @@ class ApiKey:
     def __init__(self, key: Secret | None) -> None:
         self._key = key
         self.session = "" if key is None else _session_token(key)
-        """What a browser's cookie holds after signing in: proof of the key, not the key."""
+        """Content of the browser's cookie after signing in: derived from the key, not the key."""
 
     @property
     def is_set(self) -> bool:
-        """Whether there is a key at all."""
+        """Return whether a key is set."""
         return self._key is not None
 
     def matches(self, given: str) -> bool:
-        """Whether this is the key; False when there is none."""
+        """Return whether this is the key; False when none is set."""
         return self._key is not None and self._key.matches(given)
 
     def lets_in(self, headers: Headers) -> bool:
-        """Whether a request may go on: it brings the key or the cookie, or no key is set."""
+        """Return whether a request is allowed: it has the key or the cookie, or no key is set."""
         if self._key is None:
             return True
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        # Both are always compared: neither's presence shows in the time taken.
+        # Always compare both, so that the time taken reveals nothing.
         by_key = self.matches(given)
         by_cookie = hmac.compare_digest(_session_of(headers).encode(), self.session.encode())
         return by_key or by_cookie

@@ -1,4 +1,4 @@
-"""How much may be asked for: by one client, and of what is costly by all of them together."""
+"""Limits on the rate of each client, and on costly work of all clients together."""
 
 import asyncio
 import threading
@@ -13,7 +13,7 @@ MAX_CLIENTS = 10_000
 
 
 class TokenBuckets:
-    """A bucket per client that fills steadily; each request takes tokens out of it.
+    """A token bucket per client; each request takes tokens out of it.
 
     Args:
         per_second: tokens that flow in; 0: requests are not limited.
@@ -28,7 +28,7 @@ class TokenBuckets:
         self._burst = burst
         self._clock = clock
         self._lock = threading.Lock()
-        # Least recently seen first: whoever is forgotten had the time to fill up again.
+        # Least recently seen first: a forgotten bucket had the time to fill up again.
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, client: str, cost: float = 1.0) -> float:
@@ -47,7 +47,7 @@ class TokenBuckets:
 
 
 class Turns:
-    """A few at once, a few more that wait, and nobody else.
+    """A semaphore with a limit on the number of waiters.
 
     Args:
         at_once: how many have their turn.

@@ -1,4 +1,4 @@
-"""What a browser shows and plays: pictures of stored frames, and the uploads themselves."""
+"""Media for the browser: pictures of stored frames, and the uploads."""
 
 import hashlib
 import mimetypes
@@ -27,7 +27,7 @@ router = APIRouter(
 VideoId = Annotated[int, Path(ge=1, le=MAX_ID, examples=[7])]
 
 CHUNK_BYTES: Final = 512 * 1024
-# A video that is decoded anew keeps its addresses: browsers ask again, and are told "unchanged".
+# A video that is decoded again keeps its addresses: browsers revalidate, and get 304 if unchanged.
 _CACHE_THUMBNAIL: Final = "private, max-age=300, stale-while-revalidate=86400"
 _CACHE_STREAM: Final = "private, no-cache"
 _TYPES: Final = {".mkv": "video/x-matroska", ".ts": "video/mp2t", ".m4v": "video/mp4"}
@@ -49,7 +49,7 @@ def thumbnail(
         Query(description=f"Shrink to one of {THUMBNAIL_WIDTHS} pixels; the stored size if unset."),
     ] = None,
 ) -> Response:
-    """The JPEG as it is stored, or smaller, with an ETag."""
+    """Return the stored JPEG, or a smaller one, with an ETag."""
     if width is not None and width not in THUMBNAIL_WIDTHS:
         raise HttpError(422, f"width={width}: one of {', '.join(map(str, THUMBNAIL_WIDTHS))}")
     name = services.name(video_id)
@@ -78,7 +78,7 @@ def thumbnail(
     },
 )
 async def stream(request: Request, services: CurrentServices, video_id: VideoId) -> Response:
-    """For a player: `Range: bytes=…` is answered with 206, from a folder or a bucket alike."""
+    """Stream an upload to a player: `Range: bytes=…` gets 206, from a folder or a bucket."""
     name = await run_in_threadpool(services.name, video_id)
     upload, file = await run_in_threadpool(services.uploads.open_and_look, name.video)
     try:
@@ -89,7 +89,7 @@ async def stream(request: Request, services: CurrentServices, video_id: VideoId)
 
 
 def _answer(request: Request, upload: Upload, file: BinaryIO) -> "_FileResponse":
-    """What is wanted of an open upload."""
+    """Return the requested part of an open upload."""
     tag = _upload_tag(upload)
     headers = {
         "Accept-Ranges": "bytes",
@@ -136,7 +136,7 @@ def _is_date_of(condition: str, upload: Upload) -> bool:
 
 
 class _FileResponse(StreamingResponse):
-    """A stretch of an open file, which is closed in any case: sent, broken off or never begun."""
+    """A range of an open file, which is closed in any case: sent, aborted or never begun."""
 
     def __init__(
         self,
@@ -163,7 +163,7 @@ async def _read(file: BinaryIO, part: ByteRange) -> AsyncIterator[bytes]:
     while length > 0:
         chunk = await run_in_threadpool(file.read, min(CHUNK_BYTES, length))
         if not chunk:
-            return  # shorter than it was: the client sees that the end is missing
+            return  # the file became shorter: the client sees the wrong length
         length -= len(chunk)
         yield chunk
 
@@ -174,7 +174,7 @@ def _upload_tag(upload: Upload) -> str:
 
 
 def _matches(header: str | None, tag: str) -> bool:
-    """Whether If-None-Match names the tag; compared weakly, as the RFC asks."""
+    """Return whether If-None-Match names the tag, by weak comparison as the RFC requires."""
     if header is None:
         return False
     given = [part.strip().removeprefix("W/") for part in header.split(",")]
@@ -184,5 +184,5 @@ def _matches(header: str | None, tag: str) -> bool:
 def _media_type(path: str) -> str:
     suffix = "." + path.rpartition(".")[2].lower()
     guessed = _TYPES.get(suffix) or mimetypes.guess_type("x" + suffix)[0] or ""
-    # An upload must never be taken for a page or a script of ours.
+    # A browser must never run an upload as a page or a script of this site.
     return guessed if guessed.startswith(("video/", "audio/")) else "application/octet-stream"

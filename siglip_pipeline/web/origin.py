@@ -1,7 +1,7 @@
-"""Where a request comes from, and what pages of other sites may ask for.
+"""The origin of a request, and what pages of other sites may request.
 
-A browser says where a request comes from in Host, Origin and Sec-Fetch-*, which no page can change.
-Programs send only the first and are not held up by the others.
+A browser names the origin in Host, Origin and Sec-Fetch-*, which no page can change. Programs send
+only Host, so the other two do not affect them.
 """
 
 from collections.abc import Callable
@@ -27,9 +27,9 @@ def check_same_site(scope: Scope, *, any_host: bool, is_page: Callable[[str], bo
 
     Args:
         scope: of ASGI, of type ``http`` or ``websocket``.
-        any_host: whether the service may be reached under any name. If not, under loopback names
-            alone: a page could otherwise point a name of its own at this machine and read along.
-        is_page: whether a path is of a page for people, which changes nothing when it is read.
+        any_host: whether any host name is accepted. If not, only loopback names: otherwise the name
+            of a hostile page could resolve to this machine (DNS rebinding).
+        is_page: whether a path is an HTML page, which changes nothing when it is read.
     """
     headers = Headers(scope=scope)
     host = headers.get("host", "")
@@ -55,7 +55,7 @@ def check_same_site(scope: Scope, *, any_host: bool, is_page: Callable[[str], bo
 
 
 def _follows_link(scope: Scope, headers: Headers) -> bool:
-    """Whether a whole tab goes to an address: no frame, no form that is posted."""
+    """Return whether the request is a top-level navigation: no frame, no posted form."""
     return (
         scope.get("method") in ("GET", "HEAD")
         and headers.get("sec-fetch-mode") == "navigate"

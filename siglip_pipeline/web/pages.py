@@ -1,4 +1,4 @@
-"""The page for people, rendered here; scripts only add comfort."""
+"""The search page, rendered on the server; it works without scripts."""
 
 import time
 from dataclasses import fields
@@ -44,7 +44,7 @@ _Offset = Annotated[int, Query(ge=0, le=MAX_ID)]
 
 
 def error_page(error: HttpError, request: Request) -> HTMLResponse:
-    """A failure for people."""
+    """Return a failure as a page."""
     q = request.query_params.get("q", "")
     page = render(
         "error.html", status_code=error.status_code, error=error, q=q, fields=_fields(request)
@@ -63,7 +63,7 @@ def search_page(
     seconds: Annotated[float | None, Query(ge=0, le=MAX_SECONDS, allow_inf_nan=False)] = None,
     offset: _Offset = 0,
 ) -> Response:
-    """The search box, and what was found for `q` or for a moment."""
+    """Show the search box, and the hits for `q` or for a moment."""
     page = _page_of_hits(services, offset)
     began = time.perf_counter()
     if video_id is not None and seconds is not None:
@@ -90,7 +90,7 @@ def search_page(
 async def picture_page(
     request: Request, services: CurrentServices, filter: Filter, offset: _Offset = 0
 ) -> Response:
-    """What was found for a picture."""
+    """Show the hits for a picture."""
     return await on_picture(
         request,
         services,
@@ -109,7 +109,7 @@ def _picture_results(
 
 @router.get("/videos")
 def videos_page(services: CurrentServices, offset: _Offset = 0) -> Response:
-    """All videos."""
+    """List all videos."""
     rows = services.videos.page(limit=VIDEOS_PER_PAGE, offset=offset)
     total = services.videos.count()
     next_offset = offset + VIDEOS_PER_PAGE
@@ -131,7 +131,7 @@ def video_page(
     t: Annotated[float, Query(ge=0, le=MAX_SECONDS, allow_inf_nan=False)] = 0.0,
     q: str = "",
 ) -> Response:
-    """The player at a second, and the moment around it."""
+    """Show the player at a second, and the moment around it."""
     video = video_detail(services, video_id)
     ends = [moment.end_seconds for moment in video.moments]
     duration = max(video.duration_seconds or 0.0, *ends, 0.001)
@@ -141,7 +141,7 @@ def video_page(
 
 @router.get("/duplicates")
 def duplicates_page(services: CurrentServices, segments: bool = False) -> Response:
-    """Pairs of videos that are copies of each other, and what else videos share."""
+    """List copies, and other stretches that videos share."""
     found = services.similarity.segments(duplicates_only=not segments, limit=SEGMENTS_SHOWN)
     frames = services.timelines.frames_at(
         [
@@ -162,7 +162,7 @@ def duplicates_page(services: CurrentServices, segments: bool = False) -> Respon
 
 @router.get("/status")
 def status_page(request: Request, services: CurrentServices) -> Response:
-    """What is searchable, what failed and why, with the way into Dagster."""
+    """Show what is searchable, what failed and why, with links to Dagster."""
     status = collect_status(services.database, StatusOptions.from_settings(services.settings))
     dagster = _dagster_url(request, services)
     failures = [
@@ -179,7 +179,7 @@ def status_page(request: Request, services: CurrentServices) -> Response:
 
 
 def _fields(request: Request) -> dict[str, str]:
-    """What was typed into the filters, to be shown again, right or wrong."""
+    """Return the values of the filter inputs, valid or not, to show them again."""
     return {name: request.query_params.get(name, "")[:200] for name in _FILTERS}
 
 
@@ -195,7 +195,7 @@ def _results(
     began: float,
     **asked: Any,
 ) -> Response:
-    # A picture is not in the address: its next page would need it again.
+    # The address does not hold the picture, so the results have no next page.
     items = request.query_params.multi_items()
     following = page.next_url("/", items, len(result.hits)) if "preview" not in asked else None
     without_filter = [(n, v) for n, v in items if n in ("q", "video_id", "seconds")]
@@ -220,7 +220,7 @@ def _dagster_url(request: Request, services: Services) -> str | None:
         return None
     if is_loopback(services.settings.dagster_host):
         return up.dagster_url if is_loopback(request.url.hostname or "") else None
-    # `up` may have bound every address: people reach it where they reach this page.
+    # `up` may have bound every address: link to the host of this request.
     port = up.dagster_url.rpartition(":")[2]
     return f"http://{request.url.hostname}:{port}"
 

@@ -1,4 +1,4 @@
-"""Whom a request comes from, when it came through reverse proxies."""
+"""Find the client of a request that came through reverse proxies."""
 
 from collections.abc import Sequence
 from ipaddress import (
@@ -18,7 +18,7 @@ _Address = IPv4Address | IPv6Address
 
 
 def parse_networks(text: str) -> tuple[Network, ...]:
-    """Read addresses and networks that are separated by commas.
+    """Parse addresses and networks that are separated by commas.
 
     Raises:
         ValueError: naming the one that is neither.
@@ -29,9 +29,8 @@ def parse_networks(text: str) -> tuple[Network, ...]:
 def behind_proxies(scope: Scope, trusted: Sequence[Network]) -> Scope:
     """Return a request's scope with the client and the scheme that trusted proxies report.
 
-    ``X-Forwarded-For`` is read from its end: each proxy appends whom it was asked by. What stands
-    before the last address that is not trusted can be written by anyone. Without a trusted peer
-    nothing is changed.
+    ``X-Forwarded-For`` is read from its end: each proxy appends the address of its client. Anyone
+    can forge what stands before the last untrusted address. Without a trusted peer nothing changes.
 
     Args:
         scope: of ASGI; its client is the peer of the connection.
@@ -64,7 +63,7 @@ def _is_in(address: _Address, networks: Sequence[Network]) -> bool:
 
 
 def _address(text: str) -> _Address | None:
-    """An address, with or without a port; one of IPv4 in IPv6 is the one of IPv4."""
+    """Parse an address with or without a port; IPv4 mapped to IPv6 becomes IPv4."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]

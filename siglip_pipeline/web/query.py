@@ -22,7 +22,7 @@ from siglip_pipeline.web.services import Services
 MAX_ID = 2**31 - 1
 MAX_SECONDS = 1e7
 
-# Forms send what was left empty as an empty text.
+# A form sends an empty input as an empty text.
 _Blank = BeforeValidator(lambda value: None if value == "" else value)
 _Seconds = Annotated[
     Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)] | None, _Blank
@@ -75,7 +75,7 @@ class Slice:
         self.offset = offset
 
     def check(self, services: Services) -> "Slice":
-        """The same, if it is within the limits.
+        """Return itself, if it is within the limits.
 
         Raises:
             HttpError: 422, more hits than may be asked for.
@@ -90,13 +90,13 @@ class Slice:
         return self
 
     def of(self, result: SearchResult) -> SearchResult:
-        """The wanted part of a result."""
+        """Return this page of a result."""
         hits = result.hits[self.offset : self.offset + self.k]
         query = replace(result.query, k=self.k, offset=self.offset or None)
         return replace(result, query=query, hits=hits)
 
     def next_url(self, path: str, query_items: list[tuple[str, str]], hits: int) -> str | None:
-        """Address of the next page; None at the end."""
+        """Return the address of the next page; None at the end."""
         offset = self.offset + self.k
         if hits < self.k or offset + self.k > MAX_K:
             return None
@@ -117,7 +117,7 @@ Page = Annotated[Slice, Depends(_slice)]
 
 
 def search_text(services: Services, text: str, page: Slice, filter: SearchFilter) -> SearchResult:
-    """Moments for words, or for a mix such as ``+"snow" -"people"``.
+    """Find moments for words, or for a mix such as ``+"snow" -"people"``.
 
     Raises:
         HttpError: 422, the text is too long.
@@ -138,7 +138,7 @@ def search_text(services: Services, text: str, page: Slice, filter: SearchFilter
 def search_picture(
     services: Services, pixels_HWC: RgbArray, page: Slice, filter: SearchFilter
 ) -> SearchResult:
-    """Moments that look like a picture.
+    """Find moments that look like a picture.
 
     Raises:
         HttpError: 422, more hits than may be asked for.
@@ -159,10 +159,10 @@ def search_similar(
     video_id: int | None,
     seconds: float | None,
 ) -> SearchResult:
-    """Moments that look like another one: ``VIDEO@SECONDS``, or an id and a time.
+    """Find moments that look like another one: ``VIDEO@SECONDS``, or an id and a time.
 
     Raises:
-        HttpError: 404 for an unknown video, 422 when it is not said which moment.
+        HttpError: 404 for an unknown video, 422 unless exactly one moment is given.
         SearchError: as :class:`~siglip_pipeline.search.SearchService`.
     """
     page.check(services)

@@ -7,7 +7,7 @@ _RANGE = re.compile(r"bytes=\s*(\d{0,19})-(\d{0,19})\s*", re.IGNORECASE)
 
 
 class UnsatisfiableRangeError(ValueError):
-    """The range lies outside of the file."""
+    """The range lies outside the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,15 +21,14 @@ class ByteRange:
         return self.end - self.start
 
     def content_range(self, size_bytes: int) -> str:
-        """The header of a 206; its last byte is inclusive."""
+        """Return the header of a 206; its last byte is inclusive."""
         return f"bytes {self.start}-{self.end - 1}/{size_bytes}"
 
 
 def parse_range(header: str | None, size_bytes: int) -> ByteRange | None:
-    """The one range that a request asks for; None: the whole file.
+    """Return the single range that a request asks for; None: the whole file.
 
-    Several ranges at once, other units and what is malformed are answered with the whole file, as
-    the RFC allows.
+    Several ranges, other units and malformed headers get the whole file, as the RFC allows.
 
     Raises:
         UnsatisfiableRangeError: the range is well-formed and outside of the file.

@@ -1,4 +1,4 @@
-"""Templates of the pages for people; everything that they show is escaped."""
+"""Render the templates of the pages; all values are escaped."""
 
 from typing import Any
 
@@ -23,5 +23,5 @@ _templates.globals.update(asset_url=asset_url, version=__version__)
 
 
 def render(name: str, *, status_code: int = 200, **values: Any) -> HTMLResponse:
-    """A template as an answer."""
+    """Render a template as a response."""
     return HTMLResponse(_templates.get_template(name).render(values), status_code=status_code)

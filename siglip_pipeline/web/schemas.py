@@ -1,4 +1,4 @@
-"""What the API answers with. Times are seconds; ranges are half-open."""
+"""Answers of the API. Times are seconds; ranges are half-open."""
 
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -108,7 +108,7 @@ class VideoAnswer(BaseModel):
 
     @classmethod
     def of(cls, row: VideoRow) -> "VideoAnswer":
-        """The public part of a row."""
+        """Return the public part of a row."""
         return cls(**{name: getattr(row, name) for name in VideoAnswer.model_fields})
 
 

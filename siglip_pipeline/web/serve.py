@@ -20,8 +20,8 @@ _BACKLOG = 512
 def serve(settings: Settings, *, ready: Callable[[str], None] = lambda url: None) -> None:
     """Answer requests until SIGINT or SIGTERM.
 
-    An external database is only read: a role that may do no more is enough. The embedded one is
-    started when needed and its schema brought up to date.
+    An external database is only read: a read-only role is enough. The embedded one is started if
+    necessary and its schema migrated.
 
     Args:
         settings: ``host``, ``page_port``, the key and the limits.
@@ -31,7 +31,7 @@ def serve(settings: Settings, *, ready: Callable[[str], None] = lambda url: None
         LaunchError: the port is taken, or a key is needed for this address.
         StoreError: the database cannot be used.
     """
-    # A second to import, and only this command needs it.
+    # Takes a second to import, and only this command needs it.
     from siglip_pipeline.web.app import create_app
 
     check_exposure(settings)
@@ -58,14 +58,14 @@ def http_server(
     connections = Connections(ConnectionLimits.from_settings(settings))
     config = uvicorn.Config(
         app,
-        # uvicorn calls it as it would the class.
+        # uvicorn calls it like the protocol class.
         http=connections.protocol,  # type: ignore[arg-type]
         ws="auto" if websockets else "none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
-        # The guard looks at them, where SIGLIP_TRUSTED_PROXIES names the proxy.
+        # The guard reads these headers if SIGLIP_TRUSTED_PROXIES names the proxy.
         proxy_headers=False,
         timeout_graceful_shutdown=_STOP_SECONDS,
     )

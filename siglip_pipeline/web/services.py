@@ -1,4 +1,4 @@
-"""What the handlers work with: one of each, for the life of the process."""
+"""The objects that handlers share for the life of the process."""
 
 import logging
 import threading
@@ -29,7 +29,7 @@ _LOOK_AGAIN_SECONDS = 2.0
 
 @dataclass(slots=True)
 class Services:
-    """Everything that a request may need."""
+    """The objects that a request may need."""
 
     settings: Settings
     database: Database
@@ -42,7 +42,7 @@ class Services:
     frames: FrameStore
     decoder: PictureDecoder
     turns: Turns
-    """Of pictures to search by: a thread is taken only for those that are at work."""
+    """Turns of query pictures: waiting ones occupy no thread."""
     image_lock: threading.Lock = field(default_factory=threading.Lock)
     """Held while a picture goes through the model: one at a time, as memory allows."""
     model_loaded: threading.Event = field(default_factory=threading.Event)
@@ -52,7 +52,7 @@ class Services:
     def open(
         cls, settings: Settings, database: Database, embedder: QueryEmbedder | None = None
     ) -> "Services":
-        """Services over an open database; nothing is loaded or read yet."""
+        """Make the services over an open database, without loading or reading anything."""
         embedder = embedder or BatchingEmbedder(ModelOptions.from_settings(settings))
         return cls(
             settings=settings,
@@ -73,21 +73,21 @@ class Services:
         )
 
     def close(self) -> None:
-        """End what runs in the background."""
+        """Stop the background threads."""
         self.stopping.set()
         self.decoder.close()
         if isinstance(self.embedder, BatchingEmbedder):
             self.embedder.close()
 
     def load_model_in_background(self) -> None:
-        """Load the text tower as soon as there is a model that searches use."""
+        """Load the text tower as soon as a model is active."""
         threading.Thread(target=self._load_model, name="load-model", daemon=True).start()
 
     def is_ready(self) -> bool:
-        """Whether there is a published index to search.
+        """Return whether an index is published.
 
         Raises:
-            DatabaseUnavailableError: nobody can tell.
+            DatabaseUnavailableError: the database does not answer.
         """
         try:
             return self.search.active_model().active_generation is not None
@@ -95,7 +95,7 @@ class Services:
             return False
 
     def name(self, video_id: int) -> VideoName:
-        """A video by id.
+        """Return a video by id.
 
         Raises:
             HttpError: 404, there is none of this id.
@@ -120,7 +120,7 @@ class Services:
 
 
 def unknown_video(video_id: int) -> HttpError:
-    """404 for an id that the database does not know."""
+    """Return a 404 for an id that the database does not know."""
     return HttpError(404, f"no video has the id {video_id}; /api/videos lists all")
 
 

@@ -18,7 +18,7 @@ router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 @router.get(LOGIN_PATH)
 def login_page(next: str = "/") -> Response:
-    """Asks for the key."""
+    """Show the form that asks for the key."""
     return render("login.html", next=_local(next), wrong=False)
 
 
@@ -45,6 +45,6 @@ def login(
 
 
 def _local(path: str) -> str:
-    """A path of this service, or the first page: never another site."""
+    """Return a path of this service, or the first page: never another site."""
     plain = path.isprintable() and "\\" not in path
     return path if plain and path.startswith("/") and not path.startswith("//") else "/"

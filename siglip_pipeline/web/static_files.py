@@ -28,7 +28,7 @@ class Asset:
     content: bytes
     media_type: str
     version: str
-    """Changes with the content; part of the address, so that browsers may keep it for ever."""
+    """Changes with the content; part of the address, so that browsers cache it without limit."""
 
 
 def _read() -> dict[str, Asset]:
@@ -46,13 +46,13 @@ ASSETS: Final = _read()
 
 
 def asset_url(name: str) -> str:
-    """Where the page finds an asset."""
+    """Return the address of an asset."""
     return f"/static/{name}?v={ASSETS[name].version}"
 
 
 @router.get("/static/{name}")
 async def static(request: Request, name: str) -> Response:
-    """An asset by name."""
+    """Return an asset by name."""
     asset = ASSETS.get(name)
     if asset is None:
         raise HttpError(404, f"there is nothing at {request.url.path}")

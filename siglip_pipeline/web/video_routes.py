@@ -1,4 +1,4 @@
-"""What is known of videos, over HTTP: lists, details, labels, duplicates, the pipeline's state."""
+"""HTTP routes about videos: lists, details, labels, duplicates, the pipeline's status."""
 
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -28,7 +28,7 @@ from siglip_pipeline.web.services import CurrentServices, Services, unknown_vide
 
 TIMELINE_FRAMES = 24
 MAX_LABELS = 20
-"""At once: each is compared with every frame in scope."""
+"""Most labels of one request: each is compared with every frame in scope."""
 
 _PAGING = ("limit", "offset")
 
@@ -41,7 +41,7 @@ def videos(
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     offset: Annotated[int, Query(ge=0, le=MAX_ID)] = 0,
 ) -> VideosAnswer:
-    """Videos by path, with how far each has come; `next` is the address of the next page."""
+    """List videos by path, each with its progress; `next` is the address of the next page."""
     rows = services.videos.page(limit=limit, offset=offset)
     total = services.videos.count()
     more = offset + limit < total
@@ -58,7 +58,7 @@ def videos(
     responses={404: {"model": ErrorAnswer, "description": "No such video"}},
 )
 def video(services: CurrentServices, video_id: VideoId) -> VideoDetailAnswer:
-    """A video with its stored frames, evenly spaced, and its moments."""
+    """Return a video with its stored frames, evenly spaced, and its moments."""
     return video_detail(services, video_id)
 
 
@@ -107,7 +107,7 @@ def duplicates(
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     offset: Annotated[int, Query(ge=0, le=100_000)] = 0,
 ) -> DuplicatesAnswer:
-    """Stretches that two videos share, as the asset `video_similarity` found them last."""
+    """List stretches that two videos share: the latest result of the asset `video_similarity`."""
     found = services.similarity.segments(
         video=None if video_id is None else services.name(video_id).video,
         duplicates_only=not segments,
@@ -146,7 +146,7 @@ def labels(
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     offset: Annotated[int, Query(ge=0, le=MAX_ID)] = 0,
 ) -> LabelsAnswer:
-    """Which labels fit which videos: every frame in scope is judged by each label alone.
+    """Return which labels fit which videos; each label is compared with every frame in scope.
 
     A frame has a label from `min_probability` on (default 0.5); `max_per_video` has no meaning.
     """
@@ -170,6 +170,6 @@ def labels(
 
 @router.get("/api/status", summary="The pipeline's state")
 def status(services: CurrentServices) -> dict[str, Any]:
-    """As `siglip-pipeline status --json`: counts, failures with their reasons, model, index."""
+    """Return the document of `siglip-pipeline status --json`: counts, failures, model, index."""
     options = StatusOptions.from_settings(services.settings)
     return collect_status(services.database, options).to_json()

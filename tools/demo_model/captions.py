@@ -55,12 +55,12 @@ class Claim:
 
     @property
     def has_held_out_pair(self) -> bool:
-        """Whether it names a pair of colour and shape that training must not meet."""
+        """Return whether it names a pair of colour and shape that training must not meet."""
         return any((item.colour, item.shape) in HELD_OUT for item in self.objects)
 
 
 def full_claim(scene: Scene) -> Claim:
-    """Everything that :attr:`Scene.caption` says.
+    """Return everything that :attr:`Scene.caption` says.
 
     "on the left" speaks of the column alone, "at the top" of the row alone.
     """
@@ -85,7 +85,7 @@ def _object_claim(item: Object) -> ObjectClaim:
 
 
 def thin_out(claim: Claim, rng: np.random.Generator, *, keep: float) -> Claim:
-    """The claim with each property kept by chance ``keep``; at least a colour or shape stays."""
+    """Keep each property with probability ``keep``; at least a colour or shape stays."""
 
     def kept(value: str | None) -> str | None:
         return value if rng.random() < keep else None
@@ -117,7 +117,7 @@ def thin_out(claim: Claim, rng: np.random.Generator, *, keep: float) -> Claim:
 
 
 def mutate(claim: Claim, rng: np.random.Generator) -> Claim:
-    """The claim with one property changed, or two objects' colours or motions exchanged.
+    """Change one property of the claim, or exchange two objects' colours or motions.
 
     Near misses teach which object a property belongs to. Held-out pairs are never made: as they
     are in no training picture, they would be taught as always false.
@@ -207,7 +207,7 @@ UNKNOWN_WORD = "qqq"
 
 
 def vocabulary() -> list[str]:
-    """Every word that :func:`phrase` and :attr:`Scene.caption` use, sorted."""
+    """Return every word that :func:`phrase` and :attr:`Scene.caption` use, sorted."""
     phrases = [*COLOURS, *BACKGROUNDS, *SHAPES, *SIZES, *TEXTURES, *_THINGS, *_OPENINGS, *_ON]
     tables = (_SYNONYMS, _MOTION_WORDS, _ROW_WORDS, _COLUMN_WORDS, _LIGHT_WORDS)
     for table in tables:
@@ -217,7 +217,7 @@ def vocabulary() -> list[str]:
 
 
 def _word(value: str, rng: np.random.Generator) -> str:
-    """The value's own word half of the time, else one of its synonyms."""
+    """Return the value's own word half of the time, else one of its synonyms."""
     choices = _SYNONYMS.get(value, (value,))
     return choices[0] if rng.random() < 0.5 else choices[int(rng.integers(len(choices)))]
 
@@ -264,7 +264,7 @@ def phrase(claim: Claim, rng: np.random.Generator, *, unknown: float = 0.02) -> 
     Args:
         claim: what to say; a claim of nothing gives an opening such as ``a photo of``.
         rng: chooses among synonyms.
-        unknown: chance, at each word, that a word outside the vocabulary is put in before it.
+        unknown: probability, at each word, that a word outside the vocabulary is put in before it.
     """
     items = list(claim.objects)
     order = rng.permutation(len(items)) if rng.random() < 0.5 else range(len(items))
@@ -300,7 +300,7 @@ _NO_OBJECT = -2
 def encode(
     described: Sequence[Scene | Claim],
 ) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
-    """Scenes or claims as numbers.
+    """Encode scenes or claims as numbers.
 
     Returns:
         ``[N, 3, 6]`` properties of objects (-1 nothing said, -2 no object in this slot), and
@@ -323,7 +323,7 @@ def truth_matrix(
     scenes: tuple[NDArray[np.int8], NDArray[np.int8]],
     claims: tuple[NDArray[np.int8], NDArray[np.int8]],
 ) -> NDArray[np.bool_]:
-    """Which claims are true of which scenes, both as :func:`encode` gives them: bool ``[N, M]``.
+    """Return which claims are true of which scenes, both encoded: bool ``[N, M]``.
 
     A claim is true when its objects can be told to different objects of the scene that have all
     the properties claimed; a scene may hold more than the claim says.

@@ -62,7 +62,7 @@ class DemoModel:
         self.processor = library.AutoProcessor.from_pretrained(folder, local_files_only=True)
 
     def embed_images(self, images: Sequence[Image.Image], *, batch: int = 100) -> FloatArray:
-        """Unit vectors ``[N, D]`` of the pictures."""
+        """Return unit vectors ``[N, D]`` of the pictures."""
         import torch
 
         rows = []
@@ -73,7 +73,7 @@ class DemoModel:
         return _unit(np.concatenate(rows))
 
     def embed_texts(self, texts: Sequence[str], *, batch: int = 200) -> FloatArray:
-        """Unit vectors ``[N, D]`` of the texts, which are lower-cased."""
+        """Return unit vectors ``[N, D]`` of the texts, which are lower-cased."""
         import torch
 
         rows = []
@@ -112,7 +112,7 @@ class Scores:
 def distinct_scenes(
     rng: np.random.Generator, *, pairs: Sequence[tuple[str, str]], count: int = GROUP
 ) -> list[Scene]:
-    """Scenes of which each one's caption is true of itself only."""
+    """Draw scenes of which each one's caption is true of itself only."""
     scenes: list[Scene] = []
     while len(scenes) < count:
         candidate = random_scene(rng, pairs=pairs)
@@ -126,12 +126,12 @@ def distinct_scenes(
 
 
 def stills(scenes: Sequence[Scene], rng: np.random.Generator) -> list[Image.Image]:
-    """One frame of each scene, at a moment of its own."""
+    """Render one frame of each scene, at a random moment."""
     return [Image.fromarray(render_frame(scene, moment=float(rng.random()))) for scene in scenes]
 
 
 def film_frames(scenes: Sequence[Scene], *, crf: int = 30) -> list[Image.Image]:
-    """One decoded frame of each scene from a film of them all: H.264, 320x180, two frames each."""
+    """Return one frame of each scene from an H.264 video of them all: 320x180, two frames each."""
     import av  # here, because stills must not need FFmpeg
 
     with tempfile.TemporaryDirectory() as folder:
@@ -201,7 +201,7 @@ def evaluate_groups(
 def _zero_shot(
     model: DemoModel, scenes: Sequence[Scene], images_ND: FloatArray
 ) -> tuple[list[bool], list[bool]]:
-    """Whether shape and colour are told right, for each scene of a single object."""
+    """Return whether shape and colour are right, for each scene of a single object."""
     shapes_ND = model.embed_texts([SHAPE_PROMPT.format(shape=shape) for shape in SHAPES])
     colours_ND = model.embed_texts([COLOUR_PROMPT.format(colour=colour) for colour in COLOURS])
     names = tuple(COLOURS)
@@ -218,7 +218,7 @@ def _zero_shot(
 
 
 def evaluate(folder: str | Path = MODEL_FOLDER, *, groups: int = 5) -> dict[str, Scores]:
-    """All four measurements, each on ``groups`` times 100 scenes.
+    """Return all four measurements, each on ``groups`` times 100 scenes.
 
     Returns:
         ``seen_stills``, ``unseen_stills``, ``seen_film`` and ``unseen_film``.
@@ -235,7 +235,7 @@ def evaluate(folder: str | Path = MODEL_FOLDER, *, groups: int = 5) -> dict[str,
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Measure the demo model on held-out scenes.")
     parser.add_argument("--model", type=Path, default=MODEL_FOLDER)
     parser.add_argument(

@@ -27,7 +27,7 @@ from tools.demo_model.captions import Claim, ObjectClaim, full_claim, mutate, th
 
 
 def batch_claims(scenes: Sequence[Scene], rng: np.random.Generator, *, count: int) -> list[Claim]:
-    """Claims to set against a batch of scenes.
+    """Draw claims to compare with a batch of scenes.
 
     Of eight, three say nearly all of one scene, two say a little of it, one is a near miss, and
     two are a single property or pair, drawn at random: those are true of many pictures at once,
@@ -74,7 +74,7 @@ def _single_claim(rng: np.random.Generator) -> Claim:
 def sigmoid_loss(
     images_ND: torch.Tensor, texts_MD: torch.Tensor, truth_NM: torch.Tensor, model: SiglipModel
 ) -> torch.Tensor:
-    """SigLIP's loss: mean over pictures of the sum over texts, labels +1 where true, else -1."""
+    """Return SigLIP's loss: mean over pictures of the sum over texts, labels +1 (true) or -1."""
     cosine = functional.normalize(images_ND, dim=-1) @ functional.normalize(texts_MD, dim=-1).T
     logits = cosine * model.logit_scale.exp() + model.logit_bias
     labels = truth_NM.to(logits.dtype) * 2 - 1
@@ -103,7 +103,7 @@ class PropertyHead(torch.nn.Module):
     def loss(
         self, vectors_VD: torch.Tensor, classes_VA: torch.Tensor, weights_V: torch.Tensor
     ) -> torch.Tensor:
-        """Weighted sum over the vectors of their cross entropies, one a property.
+        """Return the weighted sum over the vectors of their cross entropies, one a property.
 
         Args:
             vectors_VD: what to read.
@@ -121,7 +121,7 @@ class PropertyHead(torch.nn.Module):
 def patch_classes(
     places_NOP: FloatArray, objects_NOA: NDArray[np.int8], *, grid: int
 ) -> torch.Tensor:
-    """Properties of the nearest object that covers each patch, int64 ``[N * grid * grid, 6]``.
+    """Return properties of the nearest object over each patch, int64 ``[N * grid * grid, 6]``.
 
     Where there is none, each property is one past its last class.
     """
@@ -139,6 +139,6 @@ def patch_classes(
 
 
 def balanced(classes_VA: torch.Tensor) -> torch.Tensor:
-    """Weights under which patches with and without an object count the same, 1 in all."""
+    """Return weights under which patches with and without an object count the same, 1 in all."""
     empty = classes_VA[:, 0] == PropertyHead.CLASSES[0]
     return torch.where(empty, 0.5 / empty.sum().clamp(min=1), 0.5 / (~empty).sum().clamp(min=1))

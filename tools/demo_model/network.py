@@ -25,7 +25,7 @@ from tools.demo_model.recipe import TEXT_LENGTH, Recipe
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Words of the captions, one token each; others become ``<unk>``.
+    """Make a tokenizer of the captions' words, one token each; others become ``<unk>``.
 
     Laid out as SigLIP 2's: text, end token, padding on the right up to 64. Like SigLIP 2's it does
     not lower the case: callers do.
@@ -50,7 +50,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_model(recipe: Recipe, *, vocabulary_size: int) -> SiglipModel:
-    """The untrained model.
+    """Return the untrained model.
 
     The scale starts at log 10, as in the SigLIP paper. The bias starts at about the log-odds of a
     true pair: that is -10 in the paper's batches of 32,768, and -3 in ours, which hold one true
@@ -92,7 +92,7 @@ def make_model(recipe: Recipe, *, vocabulary_size: int) -> SiglipModel:
 
 
 def _waves(positions: int, width: int, *, two_d: bool) -> torch.Tensor:
-    """Sines and cosines of the position, ``[positions, width]``: neighbours begin as neighbours.
+    """Return sines and cosines of the position, ``[positions, width]``: neighbours are alike.
 
     As in Vaswani et al. 2017 (https://arxiv.org/abs/1706.03762), with wavelengths that suit a few
     dozen positions. With ``two_d`` the positions are a square grid, one half of the width for each

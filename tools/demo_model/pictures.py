@@ -34,7 +34,7 @@ def _through_jpeg(pixels: Pixels, quality: int) -> Pixels:
 
 
 def _through_h264(frames: Sequence[Pixels], crf: int) -> list[Pixels]:
-    """The frames as they come out of a film: encoded with x264 in memory and decoded again."""
+    """Encode the frames with x264 in memory and decode them again."""
     import av  # here, because only the workers that render need it
 
     height, width = frames[0].shape[:2]
@@ -74,7 +74,7 @@ def _places(scenes: Sequence[Scene], moments: Sequence[float], aspect: float) ->
 
 
 def _render_chunk(seed: int, chunk: int, side: int) -> Pool:
-    """Scenes of one size and their pictures, compressed and squashed as the pipeline does."""
+    """Render scenes of one size, compressed and resized as the pipeline does."""
     rng = np.random.default_rng((seed, 1, chunk))
     size = _SIZES[int(rng.integers(len(_SIZES)))]
     scenes = [random_scene(rng, pairs=SEEN_PAIRS) for _ in range(_CHUNK)]
@@ -117,7 +117,7 @@ def render_pool(recipe: Recipe, *, workers: int) -> Pool:
 
 
 def with_mirror_images(pool: Pool) -> tuple[list[Scene], FloatArray]:
-    """Scenes and places of all pictures, and after them those of all their mirror images."""
+    """Return scenes and places of all pictures, then those of their mirror images."""
     places_NOP = pool.places_NOP.copy()
     present = places_NOP[..., 2] > 0
     places_NOP[..., 0][present] = 1 - places_NOP[..., 0][present]

@@ -46,7 +46,7 @@ from tools.demo_model.recipe import TEXT_LENGTH, Recipe
 def _batches(
     pictures: NDArray[np.int64], size: int, rng: np.random.Generator
 ) -> Iterator[NDArray[np.int64]]:
-    """Batches of pictures, for ever, each picture once before any comes twice."""
+    """Yield batches of pictures without end; each epoch takes each picture once."""
     while True:
         order = rng.permutation(pictures)
         for start in range(0, len(order) - size + 1, size):
@@ -59,7 +59,7 @@ _SHIFT = 3
 def _to_input(
     pixels: NDArray[np.uint8], mirrored: NDArray[np.bool_], rng: np.random.Generator
 ) -> tuple[torch.Tensor, FloatArray]:
-    """uint8 NSSC to normalised float NCSS, mirrored where told.
+    """Convert uint8 NSSC to normalised float NCSS, mirrored where ``mirrored`` says so.
 
     Shifted by up to 3 pixels, so that shapes meet the patches' borders everywhere, and a little
     changed in contrast and lightness.
@@ -178,7 +178,7 @@ class Trainer:
     def _inputs(
         self, chosen: NDArray[np.int64]
     ) -> tuple[torch.Tensor, Callable[[Any], torch.Tensor]]:
-        """A batch of pictures, and what the patches' loss is once the tower has seen them."""
+        """Return a batch of pictures, and a function for the loss of the patches."""
         count = len(self._pool.scenes)
         pixels = self._pool.pixels_NSSC[chosen % count]
         inputs, shift_NX = _to_input(pixels, chosen >= count, self._rng)
@@ -274,7 +274,7 @@ def train(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     defaults = Recipe()
     parser = argparse.ArgumentParser(description="Train the demo's tiny SigLIP.")
     parser.add_argument("--output", type=Path, default=MODEL_FOLDER)
