@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.web.http_errors import RETRY_SECONDS, HttpError
-from siglip_pipeline.web.proxies import Network, is_among, parse_networks
+from siglip_pipeline.web.proxies import Network, is_among, one_client, parse_networks
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Largest address and headers of a request, and largest trailer of a chunked body."""
@@ -76,10 +76,10 @@ class Connections:
         """
         host = connection.host
         limits = self.limits
-        is_full = self._open[host] >= limits.connections_per_address
+        is_full = self._open[connection.holder] >= limits.connections_per_address
         if is_full and not is_among(host, limits.uncounted):
             self._make_room(
-                lambda other: other.host == host,
+                lambda other: other.holder == connection.holder,
                 f"{limits.connections_per_address} connections from {host} are open "
                 "(SIGLIP_HTTP_MAX_CONNECTIONS_PER_ADDRESS)",
             )
@@ -88,14 +88,14 @@ class Connections:
                 lambda other: True,
                 f"{limits.connections} connections are open (SIGLIP_HTTP_MAX_CONNECTIONS)",
             )
-        self._open[host] += 1
+        self._open[connection.holder] += 1
 
     def leave(self, connection: "LimitedProtocol") -> None:
         """Forget a connection that was counted."""
         self._waiting.pop(connection, None)
-        self._open[connection.host] -= 1
-        if not self._open[connection.host]:
-            del self._open[connection.host]
+        self._open[connection.holder] -= 1
+        if not self._open[connection.holder]:
+            del self._open[connection.holder]
 
     def wait(self, connection: "LimitedProtocol", waits: bool) -> None:
         """Note whether a connection waits for a request."""
@@ -125,6 +125,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._connections = connections
         self._limits = connections.limits
         self.host = ""
+        self.holder = ""
+        """Whose share of the connections it is of."""
         self._entered = False
         # One timer for all phases, which checks again if the deadline has moved: setting one per
         # phase costs a quarter of a small request.
@@ -142,6 +144,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """Wait for a request, if there is room for another connection."""
         super().connection_made(transport)
         self.host = self.client[0] if self.client else ""
+        self.holder = one_client(self.host)
         try:
             self._connections.enter(self)
         except HttpError as error:

@@ -15,7 +15,7 @@ from siglip_pipeline.web.http_errors import RETRY_SECONDS, HttpError
 from siglip_pipeline.web.keys import ApiKey
 from siglip_pipeline.web.limits import TokenBuckets
 from siglip_pipeline.web.origin import check_same_site
-from siglip_pipeline.web.proxies import behind_proxies, parse_networks
+from siglip_pipeline.web.proxies import behind_proxies, one_client, parse_networks
 from siglip_pipeline.web.sign_in import LOGIN_PATH
 
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", LOGIN_PATH})
@@ -103,7 +103,7 @@ class Guard:
             raise HttpError(403, foreign)
         client = scope["client"][0] if scope.get("client") else ""
         cheap = path.startswith(_CHEAP_PREFIXES) or path.endswith("/stream")
-        wait = self._buckets.take(client, _CHEAP if cheap else 1.0)
+        wait = self._buckets.take(one_client(client), _CHEAP if cheap else 1.0)
         if wait:
             seconds = str(math.ceil(wait))
             message = f"too many requests from {client}; try again in {seconds} s"

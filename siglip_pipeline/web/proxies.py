@@ -58,6 +58,14 @@ def is_among(host: str, networks: Sequence[Network]) -> bool:
     return address is not None and _is_in(address, networks)
 
 
+def one_client(host: str) -> str:
+    """Return what counts as one client: an address; of IPv6 its /64, which one line has whole."""
+    address = _address(host)
+    if isinstance(address, IPv6Address):
+        return str(IPv6Network((int(address), 64), strict=False))
+    return host if address is None else str(address)
+
+
 def _is_in(address: _Address, networks: Sequence[Network]) -> bool:
     return any(address in network for network in networks)
 

@@ -5,7 +5,7 @@ import pytest
 
 from siglip_pipeline.errors import SettingsError
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.web.proxies import behind_proxies, parse_networks
+from siglip_pipeline.web.proxies import behind_proxies, one_client, parse_networks
 from siglip_pipeline_tests.web.conftest import Collection, serving
 
 pytestmark = pytest.mark.timeout(600)
@@ -79,6 +79,24 @@ def test_the_limit_is_of_the_peer_or_of_whom_a_trusted_proxy_names(collection: C
     with serving(collection.settings, trusted_proxies="127.0.0.0/8", **limit) as running:
         assert statuses(running.url, others) == [200, 200, 200, 200]
         assert statuses(running.url, [others[0]] * 2) == [200, 429]
+        # Who has one address of IPv6 has a whole network of them.
+        own = [f"2001:db8:0:1::{number:x}" for number in range(4)]
+        assert statuses(running.url, own) == [200, 200, 429, 429]
+        assert statuses(running.url, ["2001:db8:0:2::1"]) == [200]
+
+
+@pytest.mark.parametrize(
+    ("host", "client"),
+    [
+        ("203.0.113.9", "203.0.113.9"),
+        ("2001:db8:0:1:2:3:4:5", "2001:db8:0:1::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::ffff:203.0.113.9", "203.0.113.9"),
+        ("testclient", "testclient"),
+    ],
+)
+def test_what_counts_as_one_client(host: str, client: str) -> None:
+    assert one_client(host) == client
 
 
 def test_a_cookie_is_secure_where_the_proxy_adds_tls(collection: Collection) -> None:
