@@ -110,15 +110,14 @@ def _extract_picture(
         progress(position)
         pts = int(pts_N[position])
         sink.add(pixels_HWC, frame_index=position, pts=pts, time_seconds=pts / 1000)
-    lost = scanned.expected - scanned.info.frame_count
     return _checked(
         job,
         _Outcome(
             info=scanned.info,
             planned_frames=targets.size,
             packets=scanned.expected,
-            damaged_packets=lost,
-            damaged_share=lost / scanned.expected,
+            damaged_packets=scanned.expected - scanned.info.frame_count,
+            damaged_share=scanned.lost_share,
         ),
     )
 

@@ -5,22 +5,25 @@ from typing import Final
 
 from siglip_pipeline.errors import QueryError
 
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "JPEG2000")
 """What is accepted, by Pillow's names; Pillow also reads formats that run other programs."""
 
 HEAD_BYTES: Final = 1024
 """How much of a file is looked at."""
 
-_NAMED: Final = "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
+_NAMED: Final = "JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC, AVIF or JPEG 2000"
 _PICTURES: Final = (
     ("JPEG", (b"\xff\xd8\xff",)),
     ("PNG", (b"\x89PNG\r\n\x1a\n",)),
     ("GIF", (b"GIF87a", b"GIF89a")),
     ("BMP", (b"BM",)),
+    ("JPEG2000", (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")),
     ("TIFF", (b"II*\0", b"MM\0*", b"II+\0\x08\0", b"MM\0+\0\x08")),
 )
 _VIDEOS: Final = (b"\x1aE\xdf\xa3", b"\0\0\1\xba", b"OggS", b"FLV\x01", b"0&\xb2u\x8ef\xcf\x11")
-_HEIF_BRANDS: Final = (b"hei", b"hev", b"mif", b"msf")
+_AVIF_BRANDS: Final = frozenset({b"avif", b"avis"})
+_HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2"})
+"""Of stills. `hevc` and `msf1` are sequences, which FFmpeg plays as the videos that they are."""
 _VIDEO: Final = (
     "is a video or sound, not a picture: give one frame of it as a JPEG, or search by a clip with "
     "`siglip-pipeline search --clip FILE`"
@@ -38,22 +41,29 @@ def picture_format(data: bytes, name: str) -> str:
         QueryError: it is another kind of file; the message says which, and what to do.
     """
     head = data[:HEAD_BYTES]
+    if (format := format_of(head)) is not None:
+        return format
+    raise QueryError(f"{name} {_what_else(head, _brands(head))}")
+
+
+def format_of(head: bytes) -> str | None:
+    """Return which of :data:`FORMATS` a file is that begins like this; None for all others."""
     for format, magics in _PICTURES:
         if head.startswith(magics):
             return format
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
     brands = _brands(head)
-    if any(brand in (b"avif", b"avis") for brand in brands):
+    if not brands or brands[0] not in _AVIF_BRANDS | _HEIF_BRANDS | {b"msf1"}:
+        return None
+    if not _AVIF_BRANDS.isdisjoint(brands):
         return "AVIF"
-    raise QueryError(f"{name} {_what_else(head, brands)}")
+    return "HEIF" if brands[0] in _HEIF_BRANDS else None
 
 
 def _what_else(head: bytes, brands: list[bytes]) -> str:
     if not head:
         return f"is empty: give a picture as {_NAMED}"
-    if any(brand.startswith(_HEIF_BRANDS) for brand in brands):
-        return "is a HEIC or HEIF picture, which is not read: save it as JPEG or AVIF"
     is_transport_stream = len(head) > 188 and head[0] == head[188] == 0x47
     is_avi_or_wave = head[:4] == b"RIFF" and head[8:12] in (b"AVI ", b"WAVE")
     if brands or head.startswith(_VIDEOS) or is_transport_stream or is_avi_or_wave:

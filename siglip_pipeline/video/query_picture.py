@@ -2,15 +2,16 @@
 
 from typing import BinaryIO
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from siglip_pipeline.errors import PictureTooLargeError, QueryError
 from siglip_pipeline.records import RgbArray
+from siglip_pipeline.video.picture_file import open_picture
+from siglip_pipeline.video.still_pixels import upright_rgb
 
 
 def decode_picture(file: BinaryIO, *, name: str, format: str, max_pixels: float) -> RgbArray:
-    """The picture as upright RGB [H, W, 3].
+    """The picture, of an animation the first, as uploads are decoded: upright RGB [H, W, 3].
 
     Args:
         file: an encoded picture.
@@ -20,17 +21,18 @@ def decode_picture(file: BinaryIO, *, name: str, format: str, max_pixels: float)
 
     Raises:
         PictureTooLargeError: it has more pixels.
-        QueryError: it is damaged.
+        QueryError: it is damaged. Unlike an upload it is at hand, so one that is cut off is, too.
     """
+
+    def check_size(width: int, height: int) -> None:
+        if width * height > max_pixels:
+            raise PictureTooLargeError(
+                f"the picture has {width} x {height} pixels; at most {max_pixels / 1e6:g} "
+                "million are allowed: send a smaller one"
+            )
+
     try:
-        with Image.open(file, formats=(format,)) as picture:
-            width, height = picture.size
-            if width * height > max_pixels:
-                raise PictureTooLargeError(
-                    f"the picture has {width} x {height} pixels; at most {max_pixels / 1e6:g} "
-                    "million are allowed: send a smaller one"
-                )
-            return np.array(ImageOps.exif_transpose(picture).convert("RGB"), np.uint8, order="C")
+        return upright_rgb(next(open_picture(file, format, check_size).frames(0)))
     except (QueryError, MemoryError):
         raise
     except Exception as error:  # what damaged files make decoders raise is not documented

@@ -1,27 +1,26 @@
-"""Pictures as uploads: JPEG, PNG, WebP and AVIF, and animated GIF, WebP and PNG as short videos.
+"""Pictures as uploads: a still is a video of one frame, an animation a short video.
 
-Pillow reads these rather than FFmpeg: it knows EXIF orientation, colour profiles and how animation
-frames are laid over each other, and FFmpeg does not decode animated WebP.
+Pillow and libheif read these rather than FFmpeg: they know orientation, colour profiles, tiles and
+how animation frames are laid over each other, and FFmpeg does not decode animated WebP.
 """
 
 import contextlib
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import IntArray, RgbArray, VideoInfo
-from siglip_pipeline.video.scan import MAX_PACKETS, check_dimensions
+from siglip_pipeline.video.cut_off import MIN_SHARE, padded, rows_read, taking_what_is_there
+from siglip_pipeline.video.picture_file import PictureFile, open_picture
+from siglip_pipeline.video.picture_formats import HEAD_BYTES, format_of
+from siglip_pipeline.video.scan import check_dimensions
 from siglip_pipeline.video.source import MediaSource
-
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "AVIF")
-ANIMATED_FORMATS: Final = frozenset({"PNG", "WEBP", "GIF", "AVIF"})
-"""Not JPEG: the further pictures of a camera's multi-picture file are previews."""
+from siglip_pipeline.video.still_pixels import upright_rgb, upright_size
 
 TIME_BASE: Final = Fraction(1, 1000)
 STILL_MS: Final = 40
@@ -34,11 +33,6 @@ MAX_ANIMATION_PIXELS: Final = 100 * 10**9
 """Of all pictures of an animation: half a day of full HD at two a second. Each is drawn whole, so a
 file of a megabyte could otherwise keep a core busy for days."""
 
-BACKGROUND: Final = (255, 255, 255)
-"""Behind transparent pixels, as on a web page."""
-
-Image.MAX_IMAGE_PIXELS = None  # check_dimensions decides, with a reason of its own
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StillScan:
@@ -50,70 +44,105 @@ class StillScan:
     end_pts: int
     expected: int
     """Frames that the header promises; more than there are when the file was cut off."""
+    lost_share: float
+    """Of its frames, or of a still's rows."""
+    warnings: tuple[str, ...]
 
 
 def is_picture(source: MediaSource) -> bool:
-    """Whether the first bytes are those of a picture file."""
-    if source.video.lower().endswith((".mjpeg", ".mjpg")):
-        return False  # a stream of JPEGs, which begins like one
-    try:
-        with source.open() as file:
-            head = file.read(16)
-    except OSError:
-        return False
-    return (
-        head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a"))
-        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
-        or head[4:12] in (b"ftypavif", b"ftypavis")
-    )
+    """Whether the first bytes are those of a picture file that is read here."""
+    return _format(source) is not None
 
 
 def scan_picture(
     source: MediaSource, *, on_progress: Callable[[int], None] = lambda frames: None
 ) -> StillScan:
-    """Find size and timing; of an animation every frame is visited once.
+    """Find size and timing, and whether it can be decoded.
 
     Raises:
         VideoError: the file is no picture that can be read, or absurdly large.
     """
-    image, size_bytes = _open(source)
-    with image:
+    try:
+        with _open(source) as picture:
+            return _scan_of(source, picture, on_progress)
+    except VideoError as error:
+        with taking_what_is_there():
+            return _scan_of_damaged(source, error)
+
+
+def _scan_of(
+    source: MediaSource, picture: PictureFile, on_progress: Callable[[int], None]
+) -> StillScan:
+    durations: list[int] = []
+    warnings = [picture.left_out] if picture.left_out else []
+    try:
         with _reading(source):
-            expected = _frame_count(image, source.video)
-        durations: list[int] = []
-        try:
-            for _ in range(expected):
-                with _reading(source):
-                    image.seek(len(durations))
-                    image.load()
-                    durations.append(_duration_ms(image) if expected > 1 else STILL_MS)
+            for duration in picture.durations_ms():
+                durations.append(duration)
                 on_progress(len(durations))
-        except VideoError:
-            if not durations:
-                raise
-        with _reading(source):
-            image.seek(0)
-            width, height = ImageOps.exif_transpose(image).size if expected == 1 else image.size
-        container = (image.format or "").lower()
-    starts = np.concatenate([[0], np.cumsum(durations)])
+    except VideoError:
+        if not durations:
+            raise
+    with _reading(source):
+        size = upright_size(next(picture.frames(0)))
+    lost = picture.expected - len(durations)
+    if lost:
+        warnings.append(f"{lost} of its {picture.expected} pictures are missing or damaged")
+    return _still_scan(source, picture, size, durations, lost / picture.expected, warnings)
+
+
+def _scan_of_damaged(source: MediaSource, error: VideoError) -> StillScan:
+    """What is there of the first picture; ``error`` again where that is not enough."""
+    try:
+        with _open(source, pad=True) as picture, _reading(source):
+            image = next(picture.frames(0))
+            image.load()
+            rows = rows_read(image) / image.height
+            size = upright_size(image)
+            share = min(rows, picture.share)
+            if share < MIN_SHARE:
+                raise error
+            warning = f"the picture is damaged or cut off: {share:.0%} of it could be read"
+            lost = picture.expected - share
+            return _still_scan(source, picture, size, [0], lost / picture.expected, [warning])
+    except VideoError:
+        raise error from None
+
+
+def _still_scan(
+    source: MediaSource,
+    picture: PictureFile,
+    size: tuple[int, int],
+    said_ms: list[int],
+    lost_share: float,
+    warnings: list[str],
+) -> StillScan:
+    is_still = picture.expected == 1
+    shown_ms = (
+        [STILL_MS] if is_still else [ms if ms >= SHORTEST_MS else UNSAID_MS for ms in said_ms]
+    )
+    starts = np.concatenate([[0], np.cumsum(shown_ms)]).astype(np.int64)
+    format = _format(source) or ""
     return StillScan(
         info=VideoInfo(
             video=source.video,
-            container=container,
-            codec=container,
-            width=width,
-            height=height,
+            container=format.lower(),
+            codec=format.lower(),
+            width=size[0],
+            height=size[1],
             rotation_degrees=0,
             time_base=TIME_BASE,
             start_pts=0,
             duration_seconds=float(starts[-1]) / 1000,
-            frame_count=len(durations),
-            frame_rate=1000 * len(durations) / float(starts[-1]) if expected > 1 else None,
-            size_bytes=size_bytes,
+            frame_count=len(shown_ms),
+            frame_rate=None if is_still else 1000 * len(shown_ms) / float(starts[-1]),
+            size_bytes=picture.size_bytes,
         ),
-        pts_N=starts[:-1].astype(np.int64),
+        pts_N=starts[:-1],
         end_pts=int(starts[-1]),
-        expected=expected,
+        expected=picture.expected,
+        lost_share=lost_share,
+        warnings=tuple(warnings),
     )
 
 
@@ -126,38 +155,56 @@ def picture_frames(
         VideoError: a frame that could be read before no longer can.
     """
     wanted = set(target_N.tolist())
-    image, _ = _open(source)
-    with image:
+    done = False
+    try:
+        for position, pixels_HWC in _frames(source, wanted, longest_side):
+            done = True
+            yield position, pixels_HWC
+    except VideoError:
+        if done or wanted != {0}:
+            raise
+        with taking_what_is_there():
+            first = list(_frames(source, wanted, longest_side, pad=True))
+        yield from first
+
+
+def _frames(
+    source: MediaSource, wanted: set[int], longest_side: int | None, *, pad: bool = False
+) -> Iterator[tuple[int, RgbArray]]:
+    with _open(source, pad=pad) as picture:
+        frames = picture.frames(max(wanted))
         for position in range(max(wanted) + 1):
             with _reading(source):
-                image.seek(position)
-                pixels_HWC = _upright_rgb(image, longest_side) if position in wanted else None
+                image = next(frames)
+                pixels_HWC = upright_rgb(image, longest_side) if position in wanted else None
             if pixels_HWC is not None:
                 yield position, pixels_HWC
 
 
-def _open(source: MediaSource) -> tuple[Image.Image, int]:
-    file = source.open()
-    try:
+@contextlib.contextmanager
+def _open(source: MediaSource, *, pad: bool = False) -> Iterator[PictureFile]:
+    with source.open() as file:
         with _reading(source):
-            size_bytes = file.seek(0, 2)
-            file.seek(0)
-            image = Image.open(file, formats=FORMATS)
-            check_dimensions(source.video, *image.size)
-    except VideoError:
-        file.close()
-        raise
-    return image, size_bytes
+            whole, share = padded(file) if pad else (file, 1.0)
+            picture = open_picture(
+                whole,
+                _format(source) or "",
+                lambda width, height: check_dimensions(source.video, width, height),
+            )
+            picture.share = share
+            picture.size_bytes = file.seek(0, 2)
+            _check_animation(source.video, picture)
+        yield picture
 
 
 @contextlib.contextmanager
 def _reading(source: MediaSource) -> Iterator[None]:
-    """Turn what Pillow raises on a damaged file into a reason."""
+    """Turn what readers raise on a damaged file into a reason."""
     try:
         yield
     except (MemoryError, VideoError):
         raise
-    except Exception as error:  # its plugins raise anything: IndexError, struct.error, TypeError …
+    except Exception as error:  # Pillow raises anything: IndexError, struct.error, TypeError …
         # Pillow's own words for this one are the file object, with a path of this machine in it.
         unidentified = isinstance(error, UnidentifiedImageError)
         what = "no picture follows its first bytes" if unidentified else error
@@ -166,53 +213,21 @@ def _reading(source: MediaSource) -> Iterator[None]:
         ) from error
 
 
-def _frame_count(image: Image.Image, video: str) -> int:
-    frames = getattr(image, "n_frames", 1) if image.format in ANIMATED_FORMATS else 1
-    count = min(max(1, int(frames)), MAX_PACKETS)
-    if count > 1 and count * image.width * image.height > MAX_ANIMATION_PIXELS:
+def _check_animation(video: str, picture: PictureFile) -> None:
+    count, (width, height) = picture.expected, picture.size
+    if count > 1 and count * width * height > MAX_ANIMATION_PIXELS:
         raise VideoError(
             video,
-            f"its {count} pictures of {image.width}x{image.height} make more than "
+            f"its {count} pictures of {width}x{height} make more than "
             f"{MAX_ANIMATION_PIXELS // 10**9} thousand million pixels; make a video of it",
         )
-    return count
 
 
-def _duration_ms(image: Image.Image) -> int:
-    duration = round(float(image.info.get("duration") or 0))
-    return duration if duration >= SHORTEST_MS else UNSAID_MS
-
-
-def _upright_rgb(frame: Image.Image, longest_side: int | None) -> RgbArray:
-    if frame.format in ("JPEG", "MPO") and longest_side is not None:
-        frame.draft("RGB", (longest_side, longest_side))  # shrink while decoding: 8 times faster
-    picture = ImageOps.exif_transpose(frame)
-    profile = frame.info.get("icc_profile")
-    if picture.mode.startswith(("I", "F")):
-        # 16-bit grey: Pillow's own conversion cuts everything above 255 off.
-        grey = np.asarray(picture, np.float64)
-        picture = Image.fromarray(np.clip(grey / 257, 0, 255).astype(np.uint8))
-    if picture.has_transparency_data:
-        rgba = picture.convert("RGBA")
-        picture = Image.new("RGB", rgba.size, BACKGROUND)
-        picture.paste(rgba, mask=rgba.getchannel("A"))
-    elif profile and picture.mode in ("RGB", "CMYK"):
-        picture = _to_srgb(picture, profile)
-    picture = picture.convert("RGB")
-    if longest_side is not None and max(picture.size) > longest_side:
-        picture.thumbnail((longest_side, longest_side), Image.Resampling.BICUBIC)
-    return np.asarray(picture, np.uint8)
-
-
-def _to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
-    """Apply an embedded colour profile, such as the Display P3 of telephones."""
+def _format(source: MediaSource) -> str | None:
+    if source.video.lower().endswith((".mjpeg", ".mjpg")):
+        return None  # a stream of JPEGs, which begins like one
     try:
-        converted = ImageCms.profileToProfile(
-            picture,
-            ImageCms.ImageCmsProfile(io.BytesIO(profile)),
-            ImageCms.createProfile("sRGB"),
-            outputMode="RGB",
-        )
-    except (ImageCms.PyCMSError, OSError):  # a damaged profile: the colours as they are
-        return picture
-    return converted or picture
+        with source.open() as file:
+            return format_of(file.read(HEAD_BYTES))
+    except OSError:
+        return None

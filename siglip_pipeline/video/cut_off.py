@@ -1,0 +1,72 @@
+"""Pictures that end too early: what is there of them, and how much that is."""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from typing import BinaryIO, Final
+
+import numpy as np
+from PIL import Image, ImageFile
+
+BLANK: Final = (0, 128)
+"""What readers leave where they read nothing: Pillow zeros, libjpeg medium grey."""
+
+MIN_SHARE: Final = 0.5
+"""Of a picture that is cut off: of less, nothing is read."""
+
+
+@contextlib.contextmanager
+def taking_what_is_there() -> Iterator[None]:
+    """Let Pillow decode pictures that are cut off, as far as they go. For one thread alone."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def padded(file: BinaryIO) -> tuple[BinaryIO, float]:
+    """Return a file with zeros in place of what is missing, and the share of it that is there.
+
+    Containers that say how long they are (WebP, HEIF, AVIF, JPEG 2000) are read as a whole or not
+    at all, but their decoders go on over zeros. Every other file is returned as it is.
+    """
+    size = file.seek(0, 2)
+    declared = _declared_size(file, size)
+    file.seek(0)
+    share = size / declared if declared else 1.0
+    if not MIN_SHARE <= share < 1:
+        return file, min(share, 1.0)
+    return io.BytesIO(file.read().ljust(declared, b"\0")), share
+
+
+def _declared_size(file: BinaryIO, size: int) -> int:
+    """Return how long a file says that it is; 0 where it does not."""
+    file.seek(0)
+    head = file.read(12)
+    if head[:4] == b"RIFF":
+        return 8 + int.from_bytes(head[4:8], "little")
+    if head[4:8] not in (b"ftyp", b"jP  "):
+        return 0
+    offset = 0
+    while offset + 8 <= size:  # boxes
+        file.seek(offset)
+        head = file.read(16)
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:  # the length is in 64 bits
+            length = int.from_bytes(head[8:16], "big")
+        if length < 8:  # 0: up to the end
+            return 0
+        offset += length
+    return offset
+
+
+def rows_read(image: Image.Image) -> int:
+    """Return how many rows of a picture hold something, from the first such row to the last."""
+    rows_HS = np.asarray(image).reshape(image.height, -1)
+    blank_H = np.zeros(image.height, bool)
+    for value in BLANK:
+        blank_H |= (rows_HS == value).all(axis=1)
+    there = np.flatnonzero(~blank_H)
+    return int(there[-1] - there[0]) + 1 if there.size else 0

@@ -1,0 +1,81 @@
+"""Animations as patches that are laid over each other: what GIF and animated PNG have in common.
+
+Pillow reads each patch as a still of its own. Its own compositing shows the default image of an
+animated PNG through the frames, and fills what a GIF clears with a colour rather than with nothing.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, Final, Literal
+
+from PIL import Image, ImageFile
+
+from siglip_pipeline.video.cut_off import rows_read
+
+Disposal = Literal["keep", "clear", "restore"]
+"""What becomes of a patch before the next is drawn: it stays, turns transparent, or makes way for
+what was there before."""
+
+CLEAR: Final = (0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patch:
+    """One step of an animation."""
+
+    spans: tuple[tuple[int, int], ...]
+    """Offset and size of each piece of its data."""
+    as_file: Callable[[bytes], bytes]
+    """Return a file that holds the patch alone, given its data."""
+    left: int
+    top: int
+    duration_ms: int
+    disposal: Disposal
+    replaces: bool = False
+    """Its transparent pixels clear what is below them."""
+
+    def image(self, file: BinaryIO, format: str) -> Image.Image:
+        """Decode it, as RGBA."""
+        data = bytearray()
+        for offset, size in self.spans:
+            file.seek(offset)
+            data += file.read(size)
+        alone = io.BytesIO(self.as_file(bytes(data)))
+        with Image.open(alone, formats=(format,)) as image:
+            image.load()
+            if not ImageFile.LOAD_TRUNCATED_IMAGES:
+                return image.convert("RGBA")
+            # Rows that are missing show what is below.
+            return image.crop((0, 0, image.width, rows_read(image))).convert("RGBA")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchedAnimation:
+    """An animation that was read through once, nothing decoded."""
+
+    format: str
+    size: tuple[int, int]
+    patches: tuple[Patch, ...]
+    expected: int
+    """Frames that the header promises; more than there are when the file was cut off."""
+    icc_profile: bytes | None = None
+
+    def frames(self, file: BinaryIO, last: int) -> Iterator[Image.Image]:
+        """Draw the frames from the first to ``last``; each is drawn over afterwards."""
+        canvas = Image.new("RGBA", self.size, CLEAR)
+        for patch in self.patches[: last + 1]:
+            before = canvas.copy() if patch.disposal == "restore" else None
+            drawn = patch.image(file, self.format)
+            at = patch.left, patch.top
+            if patch.replaces:
+                canvas.paste(drawn, at)
+            else:
+                canvas.alpha_composite(drawn, at)
+            canvas.info["icc_profile"] = self.icc_profile
+            yield canvas
+            if before is not None:
+                canvas = before
+            elif patch.disposal == "clear":
+                right, bottom = patch.left + drawn.width, patch.top + drawn.height
+                canvas.paste(CLEAR, (patch.left, patch.top, right, bottom))

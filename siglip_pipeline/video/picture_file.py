@@ -1,0 +1,175 @@
+"""A file of one or more pictures, opened by the reader that knows its format.
+
+Pillow reads nearly all of them. HEIF is read by libheif (docs/decisions/0102), animated PNG and GIF
+by the parsers of this package, which leave the decoding of each frame to Pillow.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, Final
+
+import pi_heif
+from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
+
+from siglip_pipeline.video.apng import read_apng
+from siglip_pipeline.video.bitmap import BitFields
+from siglip_pipeline.video.gif import read_gif
+from siglip_pipeline.video.patches import PatchedAnimation
+from siglip_pipeline.video.scan import MAX_PACKETS
+
+_TIMED: Final = frozenset({"WEBP", "AVIF"})
+"""Animations that Pillow reads. Not JPEG or HEIF: their further pictures are previews and parts."""
+
+PAGE_MS: Final = 1000
+"""How long a page of a TIFF lasts, so that every way of sampling takes it."""
+
+_SUBFILE_TYPE: Final = 254
+_REDUCED_OR_MASK: Final = 0b101
+
+Image.MAX_IMAGE_PIXELS = None  # whoever opens a picture checks its size, with a reason of its own
+pi_heif.register_heif_opener(decode_threads=1)
+
+CheckSize = Callable[[int, int], None]
+"""Raises where a picture of this width and height is too large to be decoded."""
+
+
+class PictureFile(ABC):
+    """The pictures of a file, in order."""
+
+    size: tuple[int, int]
+    """Of the first one, as it is coded."""
+    expected: int
+    """How many there are by the header."""
+    share: float = 1.0
+    """How much of the file is there."""
+    size_bytes: int = 0
+
+    @abstractmethod
+    def durations_ms(self) -> Iterator[int]:
+        """How long each is shown; 0 where the file does not say. Ends with an error at damage."""
+
+    @abstractmethod
+    def frames(self, last: int) -> Iterator[Image.Image]:
+        """Each from the first to ``last``; one is no longer valid when the next is asked for."""
+
+    @property
+    def left_out(self) -> str | None:
+        """What of the file is no frame."""
+        return None
+
+
+def open_picture(file: BinaryIO, format: str, check_size: CheckSize) -> PictureFile:
+    """Open a picture; it is read as ``format``, one of ``picture_formats.FORMATS``, alone.
+
+    What damaged files raise is not documented: treat every exception as damage.
+    """
+    file.seek(0)
+    if format == "GIF" and (animation := read_gif(file)):
+        check_size(*animation.size)
+        return _Patched(file, animation)
+    if format == "PNG" and (animation := read_apng(file)):
+        check_size(*animation.size)
+        return _Patched(file, animation)
+    if format == "BMP" and (fields := BitFields.read(file)):
+        check_size(*fields.size)
+        return _BitFields(file, fields)
+    file.seek(0)
+    image = Image.open(file, formats=(format,))
+    check_size(*image.size)
+    if format == "AVIF":
+        image.info |= _coded_colours(file)
+    return _ByPillow(image)
+
+
+def _coded_colours(file: BinaryIO) -> dict[str, Any]:
+    """Return what an AVIF says of its colours in code points (`nclx`), which Pillow leaves out."""
+    try:
+        file.seek(0)
+        info = pi_heif.open_heif(file).info
+    except Exception:  # optional, and damaged files make it raise anything
+        return {}
+    return {"nclx_profile": info["nclx_profile"]} if "nclx_profile" in info else {}
+
+
+class _Patched(PictureFile):
+    def __init__(self, file: BinaryIO, animation: PatchedAnimation) -> None:
+        self._file = file
+        self._animation = animation
+        self.size = animation.size
+        self.expected = animation.expected
+
+    def durations_ms(self) -> Iterator[int]:
+        next(self._animation.frames(self._file, 0))
+        for patch in self._animation.patches:
+            yield patch.duration_ms
+
+    def frames(self, last: int) -> Iterator[Image.Image]:
+        return self._animation.frames(self._file, last)
+
+
+class _BitFields(PictureFile):
+    expected = 1
+
+    def __init__(self, file: BinaryIO, fields: BitFields) -> None:
+        self._file = file
+        self._fields = fields
+        self.size = fields.size
+
+    def durations_ms(self) -> Iterator[int]:
+        self._fields.image(self._file)
+        yield 0
+
+    def frames(self, last: int) -> Iterator[Image.Image]:
+        yield self._fields.image(self._file)
+
+
+class _ByPillow(PictureFile):
+    def __init__(self, image: Image.Image) -> None:
+        self._image = image
+        self.size = image.size
+        self._numbers = list(_numbers(image))
+        self.expected = len(self._numbers)
+
+    def durations_ms(self) -> Iterator[int]:
+        for image in self.frames(self.expected - 1):
+            image.load()
+            is_page = isinstance(image, TiffImageFile)
+            yield PAGE_MS if is_page else round(float(image.info.get("duration") or 0))
+
+    def frames(self, last: int) -> Iterator[Image.Image]:
+        for number in self._numbers[: last + 1]:
+            if number != self._image.tell():
+                self._image.seek(number)
+            yield self._image
+
+    @property
+    def left_out(self) -> str | None:
+        others = int(getattr(self._image, "n_frames", 1)) - self.expected
+        if self._image.format == "HEIF" and others > 0:
+            return (
+                f"{others} further pictures of the file are not indexed: its primary one alone is"
+            )
+        if b"MotionPhoto=" in (xmp := _xmp(self._image)) or b"MicroVideo=" in xmp:
+            return "the video of this motion photo is not indexed: its picture alone is"
+        return None
+
+
+def _numbers(image: Image.Image) -> Iterator[int]:
+    """Which of Pillow's frames are shown."""
+    count = min(int(getattr(image, "n_frames", 1)), MAX_PACKETS)
+    if isinstance(image, TiffImageFile) and count > 1:
+        for number in range(count):
+            image.seek(number)
+            if number == 0 or not image.tag_v2.get(_SUBFILE_TYPE, 0) & _REDUCED_OR_MASK:
+                yield number
+        image.seek(0)
+    elif image.format in _TIMED:
+        yield from range(count)
+    else:
+        yield image.tell()
+
+
+def _xmp(image: Image.Image) -> bytes:
+    xmp = image.info.get("xmp") or b""
+    return xmp if isinstance(xmp, bytes) else str(xmp).encode()

@@ -1,0 +1,171 @@
+"""A picture that Pillow has opened, as people see it: upright, in sRGB, laid on white.
+
+One function serves pictures that are indexed and pictures that are searched by.
+"""
+
+import io
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms
+from PIL.TiffImagePlugin import BITSPERSAMPLE
+
+from siglip_pipeline.records import RgbArray
+from siglip_pipeline.video.tone import Primaries, ToneMapper, Transfer
+
+BACKGROUND: Final = (255, 255, 255)
+"""Behind transparent pixels, as on a web page."""
+
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By the orientation of EXIF."""
+
+# ITU-T H.273
+_TRANSFERS: Final[dict[int, Transfer]] = {16: "pq", 18: "hlg"}
+_PRIMARIES: Final[dict[int, Primaries]] = {9: "bt2020", 11: "p3", 12: "p3"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColourDescription:
+    """What says which colours the numbers of a picture mean."""
+
+    icc_profile: bytes | None = None
+    primaries: int = 2
+    """ITU-T H.273; 2: not said."""
+    transfer: int = 2
+
+    @classmethod
+    def of(cls, image: Image.Image) -> "ColourDescription":
+        """Return what a picture says about itself."""
+        coded: dict[str, Any] = image.info.get("nclx_profile") or {}
+        return cls(
+            icc_profile=image.info.get("icc_profile"),
+            primaries=int(coded.get("color_primaries", 2)),
+            transfer=int(coded.get("transfer_characteristics", 2)),
+        )
+
+    @property
+    def tone_mapper(self) -> ToneMapper | None:
+        """What turns its numbers into those of sRGB; None where they are."""
+        transfer = _TRANSFERS.get(self.transfer, "sdr")
+        # HDR without primaries is BT.2020's: BT.2100 knows no others.
+        primaries = _PRIMARIES.get(self.primaries, "bt709" if transfer == "sdr" else "bt2020")
+        if transfer == "sdr" and primaries == "bt709":
+            return None
+        return ToneMapper(transfer, primaries)
+
+
+def upright_rgb(image: Image.Image, longest_side: int | None = None) -> RgbArray:
+    """Return the frame that a picture shows as RGB [H, W, 3].
+
+    Args:
+        image: it is loaded here; a JPEG is shrunk while it is decoded.
+        longest_side: the result is shrunk to this, never enlarged; None keeps the size.
+    """
+    if image.format in ("JPEG", "MPO") and longest_side is not None:
+        image.draft("RGB", (longest_side, longest_side))  # 8 times faster
+    image.load()
+    turn = _TURNS.get(orientation(image))
+    colours = ColourDescription.of(image)
+    picture = _plain_mode(image, colours)
+    if longest_side is not None and max(picture.size) > longest_side:
+        picture.thumbnail((longest_side, longest_side), Image.Resampling.BICUBIC)
+    alpha = picture.getchannel("A") if picture.mode in ("LA", "RGBA") else None
+    picture = _in_srgb(picture, colours)
+    if alpha is not None:
+        opaque = Image.new("RGB", picture.size, BACKGROUND)
+        opaque.paste(picture, mask=alpha)
+        picture = opaque
+    if turn is not None:
+        picture = picture.transpose(turn)
+    return np.array(picture, np.uint8, order="C")
+
+
+def orientation(image: Image.Image) -> int:
+    """Return how a loaded picture is to be turned, as EXIF numbers it: 1 for not at all.
+
+    EXIF and XMP are optional: what cannot be parsed says nothing.
+    """
+    if image.format == "HEIF":
+        return 1  # libheif has turned it by its `irot` and `imir`, which alone count
+    if image.format == "AVIF":
+        image.info.pop("xmp", None)  # Pillow puts `irot` and `imir` into EXIF
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # its parsers raise anything: ValueError, struct.error, SyntaxError …
+        return 1
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height of a loaded picture after it is turned."""
+    width, height = image.size
+    return (height, width) if orientation(image) >= 5 else (width, height)
+
+
+def _plain_mode(image: Image.Image, colours: ColourDescription) -> Image.Image:
+    """Return L, LA, RGB, RGBA, or for a profile CMYK or LAB: eight bits a sample."""
+    mode = image.mode
+    if mode.startswith(("I", "F")):
+        return _eight_bits(image)
+    if mode == "LAB":
+        return image.copy()
+    if mode == "CMYK" and colours.icc_profile:
+        return image.copy()
+    if image.has_transparency_data:
+        return image.convert("LA" if mode in ("LA", "La") else "RGBA")
+    return image.copy() if mode in ("L", "RGB") else image.convert("L" if mode == "1" else "RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Return deep grey as L or LA. Pillow's own conversion cuts off above 255."""
+    values = np.asarray(image, np.float64)
+    bits = getattr(image, "tag_v2", {}).get(BITSPERSAMPLE, (16,))[0]
+    if image.mode == "F":  # light from 0 to 1, or whatever its largest is
+        largest = max(1.0, float(np.nanmax(values, initial=0.0)))
+        values = np.nan_to_num(values)
+    elif image.mode == "I":
+        largest = float(2**32 - 1 if bits == 32 else 2**16 - 1)
+        values = np.where(values < 0, values + 2**32, values) if bits == 32 else values
+    else:
+        largest = float(2 ** min(bits, 16) - 1)
+    grey = np.rint(np.clip(values * (255 / largest), 0, 255)).astype(np.uint8)
+    picture = Image.fromarray(grey)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        picture.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return picture
+
+
+def _in_srgb(picture: Image.Image, colours: ColourDescription) -> Image.Image:
+    """Apply an embedded colour profile, such as the Display P3 of telephones; drop transparency."""
+    if picture.mode == "LAB":
+        return _converted(picture, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")))
+    if colours.icc_profile:
+        try:
+            profile = ImageCms.ImageCmsProfile(io.BytesIO(colours.icc_profile))
+            space = str(profile.profile.xcolor_space).strip()
+            modes = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
+            # Grey with a profile of RGB is RGB with three equal components.
+            wanted = modes.get(space, picture.mode)
+            return _converted(picture.convert(wanted), profile)
+        except (ImageCms.PyCMSError, OSError, ValueError):  # damaged: the colours as they are
+            return picture.convert("RGB")
+    rgb = picture.convert("RGB")
+    if (mapper := colours.tone_mapper) is None:
+        return rgb
+    return Image.fromarray(mapper.apply(np.asarray(rgb, np.uint16) * 257))
+
+
+def _converted(picture: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
+    converted = ImageCms.profileToProfile(
+        picture, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
+    )
+    return converted or picture.convert("RGB")
