@@ -55,9 +55,18 @@ KNOWN: Final[dict[str, str]] = {
 }
 """Licences of packages whose metadata has none, by normalised name; say where each was read."""
 
+BUNDLED: Final[dict[str, str]] = {
+    # libheif and libde265, as read in its LICENSES_bundled.txt. The encoder x265 (GPL) is in the
+    # wheels of pillow-heif, not in these.
+    "pi-heif": "BSD-3-Clause AND LGPL-3.0-or-later",
+}
+"""Licences of packages whose wheels bring along more than their metadata says."""
+
 
 def licence_of(distribution: Distribution) -> str | None:
     """Return an SPDX expression; None when the metadata says nothing that can be read."""
+    if (bundled := BUNDLED.get(normalised(distribution.name))) is not None:
+        return bundled
     metadata = distribution.metadata
     if "License-Expression" in metadata:
         return str(metadata["License-Expression"])

@@ -1,6 +1,6 @@
 """A file of one or more pictures, opened by the reader that knows its format.
 
-Pillow reads nearly all of them. HEIF is read by libheif (docs/decisions/0102), animated PNG and GIF
+Pillow reads nearly all of them. HEIF is read by libheif (docs/decisions/0018), animated PNG and GIF
 by the parsers of this package, which leave the decoding of each frame to Pillow.
 """
 
@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final
 
 import pi_heif
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from siglip_pipeline.video.apng import read_apng
 from siglip_pipeline.video.bitmap import BitFields
+from siglip_pipeline.video.ffmpeg_picture import decode_still, is_deep_jpeg2000, is_known_tiff
 from siglip_pipeline.video.gif import read_gif
 from siglip_pipeline.video.patches import PatchedAnimation
 from siglip_pipeline.video.scan import MAX_PACKETS
@@ -65,18 +66,27 @@ def open_picture(file: BinaryIO, format: str, check_size: CheckSize) -> PictureF
     What damaged files raise is not documented: treat every exception as damage.
     """
     file.seek(0)
-    if format == "GIF" and (animation := read_gif(file)):
-        check_size(*animation.size)
-        return _Patched(file, animation)
-    if format == "PNG" and (animation := read_apng(file)):
-        check_size(*animation.size)
-        return _Patched(file, animation)
+    if format == "GIF" or format == "PNG":
+        animation = read_gif(file) if format == "GIF" else read_apng(file)
+        if animation is not None:
+            check_size(*animation.size)
+            return _Patched(file, animation)
     if format == "BMP" and (fields := BitFields.read(file)):
         check_size(*fields.size)
-        return _BitFields(file, fields)
+        return _Still(fields.size, lambda: fields.image(file))
     file.seek(0)
-    image = Image.open(file, formats=(format,))
+    try:
+        image = Image.open(file, formats=(format,))
+    except UnidentifiedImageError:
+        if format != "TIFF" or not is_known_tiff(file):
+            raise
+        picture = decode_still(file, "tiff")
+        check_size(*picture.size)
+        return _Still(picture.size, lambda: picture)
     check_size(*image.size)
+    if format == "JPEG2000" and is_deep_jpeg2000(file):
+        profile = image.info.get("icc_profile")
+        return _Still(image.size, lambda: _with_profile(decode_still(file, "jpeg2000"), profile))
     if format == "AVIF":
         image.info |= _coded_colours(file)
     return _ByPillow(image)
@@ -90,6 +100,11 @@ def _coded_colours(file: BinaryIO) -> dict[str, Any]:
     except Exception:  # optional, and damaged files make it raise anything
         return {}
     return {"nclx_profile": info["nclx_profile"]} if "nclx_profile" in info else {}
+
+
+def _with_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
+    image.info["icc_profile"] = profile
+    return image
 
 
 class _Patched(PictureFile):
@@ -108,20 +123,21 @@ class _Patched(PictureFile):
         return self._animation.frames(self._file, last)
 
 
-class _BitFields(PictureFile):
+class _Still(PictureFile):
+    """One picture by another reader than Pillow."""
+
     expected = 1
 
-    def __init__(self, file: BinaryIO, fields: BitFields) -> None:
-        self._file = file
-        self._fields = fields
-        self.size = fields.size
+    def __init__(self, size: tuple[int, int], decode: Callable[[], Image.Image]) -> None:
+        self.size = size
+        self._decode = decode
 
     def durations_ms(self) -> Iterator[int]:
-        self._fields.image(self._file)
+        self._decode()
         yield 0
 
     def frames(self, last: int) -> Iterator[Image.Image]:
-        yield self._fields.image(self._file)
+        yield self._decode()
 
 
 class _ByPillow(PictureFile):

@@ -1,0 +1,74 @@
+"""Stills that Pillow gets wrong or does not know, through FFmpeg: decoders, no containers."""
+
+from typing import BinaryIO, Final
+
+import av
+import numpy as np
+from PIL import Image
+from PIL.TiffImagePlugin import (
+    BITSPERSAMPLE,
+    PHOTOMETRIC_INTERPRETATION,
+    SAMPLEFORMAT,
+    ImageFileDirectory_v2,
+)
+
+from siglip_pipeline.video.scan import MAX_PIXELS
+
+_CODESTREAM: Final = b"\xff\x4f\xff\x51"
+"""Of JPEG 2000: the markers SOC and SIZ."""
+_DEPTH_AT: Final = 42
+"""From there: the depth of the first component, less one, under a bit for the sign."""
+_HEAD_BYTES: Final = 2**20
+
+_FLOAT: Final = 3
+_SPACES: Final = {0: "grey", 1: "grey", 2: "RGB", 5: "CMYK", 6: "YCbCr", 8: "CIELAB"}
+
+
+def decode_still(file: BinaryIO, codec: str) -> Image.Image:
+    """Return a picture as RGB or RGBA, eight bits a sample.
+
+    Raises:
+        ValueError: nothing comes out.
+    """
+    decoder = av.CodecContext.create(codec, "r")
+    decoder.options = {"max_pixels": str(MAX_PIXELS)}
+    decoder.thread_count = 1
+    file.seek(0)
+    frames = [*decoder.decode(av.Packet(file.read())), *decoder.decode(None)]
+    if not frames or not isinstance(frames[0], av.VideoFrame):
+        raise ValueError("no picture comes out of it")
+    frame = frames[0]
+    samples = frame.reformat(format="rgba64le").to_ndarray()
+    pixels_HWC = np.asarray(np.rint(samples / 257), np.uint8)
+    has_alpha = any(component.is_alpha for component in frame.format.components)
+    return Image.fromarray(pixels_HWC if has_alpha else np.array(pixels_HWC[:, :, :3]))
+
+
+def is_deep_jpeg2000(file: BinaryIO) -> bool:
+    """Whether a JPEG 2000 has over eight bits a sample: Pillow 13 turns its white black."""
+    file.seek(0)
+    head = file.read(_HEAD_BYTES)
+    at = head.find(_CODESTREAM)
+    return 0 <= at < len(head) - _DEPTH_AT and (head[at + _DEPTH_AT] & 0x7F) + 1 > 8
+
+
+def is_known_tiff(file: BinaryIO) -> bool:
+    """Whether FFmpeg reads a TIFF as it is meant.
+
+    Raises:
+        ValueError: it does not; it would take whole numbers of 32 bits for floats.
+    """
+    file.seek(0)
+    head = file.read(16)
+    tags = ImageFileDirectory_v2(head[:8] if head[2:3] == b"*" or head[3:4] == b"*" else head)
+    file.seek(tags.next)
+    tags.load(file)
+    bits = tags.get(BITSPERSAMPLE, (1,))[0]
+    colours = tags.get(PHOTOMETRIC_INTERPRETATION, 1)
+    is_float = tags.get(SAMPLEFORMAT, (1,))[0] == _FLOAT
+    if colours in (0, 1, 2) and (bits in (8, 16) or (bits == 32 and is_float)):
+        return True
+    raise ValueError(
+        f"a TIFF of {bits} bits a sample in colour space {_SPACES.get(colours, colours)} is not "
+        "read here: save it with 8 bits a sample"
+    )

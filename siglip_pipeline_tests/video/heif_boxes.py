@@ -1,0 +1,66 @@
+"""Write properties into HEIC files, which no encoder at hand writes (ISO/IEC 23008-12, 6.5)."""
+
+import struct
+
+
+def with_property(heic: bytes, box: bytes) -> bytes:
+    """Give the last item of a file by heif-enc one more property: `irot`, `imir` or `clap`."""
+    meta = heic.index(b"meta") - 4
+    grown = bytearray(heic)
+    ipma = _box(grown, b"ipma")
+    last = ipma + _size(grown, ipma)
+    properties = _box(grown, b"ipco")
+    count = _count(grown, properties) + 1
+    # Version 0 without flags: each item has its number, a count, and a byte for each property.
+    assert grown[ipma + 8 : ipma + 12] == bytes(4)
+    at = ipma + 16
+    while at + 3 + grown[at + 2] < last:
+        at += 3 + grown[at + 2]
+    grown[at + 2] += 1
+    grown[last:last] = bytes([count | 0x80])  # essential
+    end = properties + _size(grown, properties)
+    grown[end:end] = box
+    for offset, by in (
+        (ipma + len(box), 1),
+        (properties, len(box)),
+        (_box(grown, b"iprp"), 1 + len(box)),
+        (meta, 1 + len(box)),
+    ):
+        struct.pack_into(">I", grown, offset, _size(grown, offset) + by)
+    data = struct.pack(">I", heic.index(b"mdat") + 4)
+    moved = struct.pack(">I", heic.index(b"mdat") + 5 + len(box))
+    iloc = _box(grown, b"iloc")
+    table = bytes(grown[iloc : iloc + _size(grown, iloc)])
+    assert table.count(data) == 1
+    grown[iloc : iloc + len(table)] = table.replace(data, moved)
+    return bytes(grown)
+
+
+def irot(quarters: int) -> bytes:
+    """Turn by so many quarters, counter-clockwise."""
+    return struct.pack(">I4sB", 9, b"irot", quarters)
+
+
+def imir(axis: int) -> bytes:
+    """Mirror: 0 exchanges top and bottom, 1 left and right."""
+    return struct.pack(">I4sB", 9, b"imir", axis)
+
+
+def clap(width: int, height: int) -> bytes:
+    """Keep the middle of a picture."""
+    return struct.pack(">I4s8I", 40, b"clap", width, 1, height, 1, 0, 1, 0, 1)
+
+
+def _box(data: bytearray, kind: bytes) -> int:
+    return data.index(kind) - 4
+
+
+def _size(data: bytearray, offset: int) -> int:
+    return int(struct.unpack_from(">I", data, offset)[0])
+
+
+def _count(data: bytearray, parent: int) -> int:
+    count, at, end = 0, parent + 8, parent + _size(data, parent)
+    while at < end:
+        count, at = count + 1, at + _size(data, at)
+    return count

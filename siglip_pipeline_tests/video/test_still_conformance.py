@@ -1,0 +1,317 @@
+"""Pictures of every kind that people have show what a reference decoder shows.
+
+data/stills holds one picture in many formats, with the commands that made them; data/reports holds
+inputs of public bug reports. Both are small, so that nothing need be installed to compare them.
+"""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+from siglip_pipeline.errors import QueryError, VideoError
+from siglip_pipeline.video.picture_decoder import PictureDecoder
+from siglip_pipeline.video.source import MediaSource
+from siglip_pipeline.video.stills import StillScan, is_picture, picture_frames, scan_picture
+from siglip_pipeline_tests.video.heif_boxes import clap, imir, irot, with_property
+
+DATA = Path(__file__).parents[1] / "data"
+STILLS = DATA / "stills"
+REPORTS = DATA / "reports"
+RED, GREEN, BLUE, YELLOW = (220, 30, 30), (30, 200, 30), (30, 30, 220), (230, 220, 40)
+Pixels = NDArray[np.uint8]
+
+
+def read(path: Path) -> tuple[StillScan, list[Pixels]]:
+    source = MediaSource(path.name, path=path)
+    assert is_picture(source)
+    scanned = scan_picture(source)
+    wanted = np.arange(scanned.pts_N.size)
+    frames = [pixels for _, pixels in picture_frames(source, wanted, longest_side=None)]
+    assert len(frames) == scanned.info.frame_count
+    return scanned, frames
+
+
+def only(path: Path) -> Pixels:
+    scanned, (pixels,) = read(path)
+    assert scanned.warnings == ()
+    assert pixels.shape[:2] == (scanned.info.height, scanned.info.width)
+    return pixels
+
+
+def difference(one: Pixels, other: Pixels) -> float:
+    assert one.shape == other.shape
+    return float(np.abs(one.astype(int) - other).mean())
+
+
+def corners(pixels: Pixels) -> list[tuple[int, ...]]:
+    return [tuple(pixels[y, x].tolist()) for y in (10, -10) for x in (10, -10)]
+
+
+def close(found: list[tuple[int, ...]], wanted: list[tuple[int, ...]], within: int = 3) -> bool:
+    return bool(np.abs(np.array(found) - np.array(wanted)).max() <= within)
+
+
+@pytest.fixture(scope="module")
+def picture() -> Pixels:
+    with Image.open(STILLS / "picture.png") as image:
+        return np.array(image.convert("RGB"))
+
+
+@pytest.fixture(scope="module")
+def queries() -> PictureDecoder:
+    return PictureDecoder(children=1)
+
+
+def on_white(pixels: Pixels) -> Pixels:
+    return np.asarray(np.rint(pixels * (128 / 255) + 127), np.uint8)
+
+
+MADE = sorted(path.name for path in STILLS.iterdir() if path.suffix not in (".md", ".sh"))
+LOSSY = {".heic": 2.5, ".jp2": 2.5}
+BOUNDS = {
+    "lab.tif": 10.0,  # ImageMagick's white point is D65, that of ICC and of cameras D50
+    "fields-565.bmp": 4.0,
+    "half-fields-4444.bmp": 6.0,
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_each_format_shows_the_same_picture(
+    picture: Pixels, queries: PictureDecoder, name: str
+) -> None:
+    wanted = on_white(picture) if name.startswith("half") else picture
+    if name.startswith("turned"):
+        wanted = np.rot90(wanted, -1)
+    path = STILLS / name
+    indexed = only(path)
+    assert difference(indexed, wanted) <= BOUNDS.get(name, LOSSY.get(path.suffix, 1.0))
+    # In a child, which can import and open nothing any more: the same function, the same pixels.
+    assert difference(queries.decode(path.read_bytes()), indexed) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("heic-grid-of-4-tiles.heic", [RED, GREEN, BLUE, YELLOW]),
+        ("heic-grid-with-exif.heic", [RED, GREEN, BLUE, YELLOW]),
+        ("avif-exif-major-brand-mif1.avif", [BLUE, RED, YELLOW, GREEN]),
+        ("tiff.tif", [RED, GREEN, BLUE, YELLOW]),
+        ("png-rgba-display-p3.png", [(240, 0, 1), (0, 204, 0), (30, 30, 229), (232, 220, 0)]),
+    ],
+)
+def test_the_inputs_of_bug_reports(
+    queries: PictureDecoder, name: str, wanted: list[tuple[int, ...]]
+) -> None:
+    pixels = only(REPORTS / name)
+    sizes = {"heic": (512, 512), "avif": (320, 240)}
+    assert pixels.shape[:2] == sizes.get(name.rpartition(".")[2], (240, 320))
+    assert close(corners(pixels), wanted)
+    assert difference(queries.decode((REPORTS / name).read_bytes()), pixels) == 0
+
+
+@pytest.mark.parametrize(
+    ("boxes", "turned"),
+    [
+        ([irot(1)], lambda pixels: np.rot90(pixels, 1)),
+        ([irot(2)], lambda pixels: np.rot90(pixels, 2)),
+        ([irot(3)], lambda pixels: np.rot90(pixels, 3)),
+        ([imir(0)], np.flipud),
+        ([imir(1)], np.fliplr),
+        ([irot(1), imir(1)], lambda pixels: np.fliplr(np.rot90(pixels, 1))),
+        ([clap(31, 21)], lambda pixels: pixels[13:34, 15:46]),
+    ],
+)
+def test_heif_is_turned_mirrored_and_cropped_by_its_properties(
+    tmp_path: Path, picture: Pixels, boxes: list[bytes], turned: object
+) -> None:
+    assert callable(turned)
+    heic = (STILLS / "cropped.heic").read_bytes()
+    for box in boxes:
+        heic = with_property(heic, box)
+    path = tmp_path / "a.heic"
+    path.write_bytes(heic)
+    assert difference(only(path), turned(picture)) < 4
+
+
+def png(*chunks: tuple[bytes, bytes]) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+def rgba_rows(colour: tuple[int, int, int, int], size: int) -> bytes:
+    return zlib.compress((b"\0" + bytes(colour) * size) * size)
+
+
+def frame_control(number: int, size: int, at: int, *, disposal: int = 0, blend: int = 1) -> bytes:
+    return struct.pack(">5I2H2B", number, size, size, at, at, 1, 2, disposal, blend)
+
+
+def test_the_default_image_of_an_animated_png_is_no_frame(tmp_path: Path) -> None:
+    """Its frames begin on an empty canvas, whatever the default image shows."""
+    path = tmp_path / "a.png"
+    clear, green, red = (0, 0, 0, 0), (0, 255, 0, 255), (255, 0, 0, 255)
+    path.write_bytes(
+        png(
+            (b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 6, 0, 0, 0)),
+            (b"acTL", struct.pack(">II", 3, 0)),
+            (b"IDAT", rgba_rows(red, 8)),
+            (b"fcTL", frame_control(0, 8, 0)),
+            (b"fdAT", struct.pack(">I", 1) + rgba_rows(clear, 8)),
+            (b"fcTL", frame_control(2, 4, 2, disposal=1)),
+            (b"fdAT", struct.pack(">I", 3) + rgba_rows(green, 4)),
+            (b"fcTL", frame_control(4, 2, 0)),
+            (b"fdAT", struct.pack(">I", 5) + rgba_rows(red, 2)),
+            (b"IEND", b""),
+        )
+    )
+    scanned, (first, second, third) = read(path)
+    assert scanned.pts_N.tolist() == [0, 500, 1000]
+    assert (first == 255).all()
+    assert (second[2:6, 2:6] == (0, 255, 0)).all()
+    assert (second[:2] == 255).all()
+    assert (third[:2, :2] == (255, 0, 0)).all()
+    assert (third[2:] == 255).all(), "disposed to the background: nothing is there"
+
+
+def gif(*frames: tuple[int, int, int, int]) -> bytes:
+    """Patches of an 8 x 8 screen: offset, size, colour and disposal of each."""
+    parts = [b"GIF89a", struct.pack("<HHBBB", 8, 8, 0x81, 0, 0)]
+    palette = bytes((0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255))
+    parts.append(palette)
+    for at, size, colour, disposal in frames:
+        pixels = Image.new("P", (size, size), colour)
+        pixels.putpalette(palette)
+        buffer = io.BytesIO()
+        pixels.save(buffer, "GIF", optimize=False)
+        raw = buffer.getvalue()
+        image = raw.index(b",", 13 + 3 * 2 ** (1 + (raw[10] & 7)))
+        parts.append(b"!\xf9\4" + struct.pack("<BHB", disposal << 2, 50, 0) + b"\0")
+        parts.append(b"," + struct.pack("<HHHHB", at, at, size, size, 0) + raw[image + 10 : -1])
+    return b"".join([*parts, b";"])
+
+
+def test_what_a_gif_clears_is_empty(tmp_path: Path) -> None:
+    path = tmp_path / "a.gif"
+    path.write_bytes(gif((0, 8, 1, 1), (2, 4, 2, 2), (0, 2, 3, 3), (6, 2, 3, 1)))
+    scanned, frames = read(path)
+    assert scanned.pts_N.tolist() == [0, 500, 1000, 1500]
+    assert (frames[0] == (255, 0, 0)).all()
+    assert (frames[1][2:6, 2:6] == (0, 255, 0)).all()
+    assert (frames[2][2:6, 2:6] == 255).all(), "cleared: no black box"
+    assert (frames[2][:2, :2] == (0, 0, 255)).all()
+    assert (frames[3][:2, :2] == (255, 0, 0)).all(), "what was there before"
+    assert (frames[3][6:, 6:] == (0, 0, 255)).all()
+
+
+def test_every_page_of_a_tiff_is_a_frame(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    first, *others = (Image.new("RGB", (20 + n, 10), (50 * n, 0, 0)) for n in range(4))
+    first.save(path, save_all=True, append_images=others)
+    scanned, frames = read(path)
+    assert scanned.pts_N.tolist() == [0, 1000, 2000, 3000]
+    assert [pixels[5, 5, 0] for pixels in frames] == [0, 50, 100, 150]
+    assert [pixels.shape[1] for pixels in frames] == [20, 21, 22, 23]
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [
+        *(("RGB", suffix) for suffix in ("png", "tif", "webp", "avif", "jpg")),
+        *(("RGBA", suffix) for suffix in ("png", "tif", "webp", "avif")),
+        *(("P", suffix) for suffix in ("png", "tif")),
+        ("PA", "png"),
+    ],
+)
+def test_profiles_are_applied_in_every_mode(tmp_path: Path, mode: str, suffix: str) -> None:
+    with Image.open(REPORTS / "png-rgba-display-p3.png") as image:
+        profile = image.info["icc_profile"]
+    path = tmp_path / f"a.{suffix}"
+    colour = Image.new("RGB", (16, 16), RED)
+    more: dict[str, object] = {"transparency": 5} if mode == "PA" else {}
+    picture = colour.quantize(4) if mode.startswith("P") else colour.convert(mode)
+    picture.save(path, icc_profile=profile, lossless=True, quality=100, **more)
+    assert close([tuple(only(path)[8, 8].tolist())], [(240, 0, 1)], within=4)
+
+
+def test_grey_with_a_profile_of_colours(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.new("LA", (8, 8), (100, 255)).save(path, icc_profile=srgb)
+    assert close([tuple(only(path)[4, 4].tolist())], [(100, 100, 100)], within=1)
+
+
+def test_exif_that_cannot_be_parsed_is_passed_over(tmp_path: Path, picture: Pixels) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    raw = buffer.getvalue()
+    text = b"Raw profile type exif\0\nexif\n      20\nno hexadecimal number\n"
+    chunk = struct.pack(">I", len(text)) + b"tEXt" + text
+    chunk += struct.pack(">I", zlib.crc32(b"tEXt" + text))
+    path = tmp_path / "a.png"
+    path.write_bytes(raw[:33] + chunk + raw[33:])
+    assert difference(only(path), picture) == 0
+    jpeg = tmp_path / "a.jpg"
+    Image.fromarray(picture).save(jpeg, exif=b"Exif\0\0II*\0\xff\xff\xff\xff rubbish")
+    assert only(jpeg).shape == picture.shape
+
+
+ENDINGS = {
+    "a.jpg": {"quality": 90},
+    "progressive.jpg": {"quality": 90, "progressive": True},
+    "a.png": {},
+    "a.gif": {},
+    "a.webp": {"quality": 80},
+    "lossless.webp": {"lossless": True},
+    "a.bmp": {},
+    "a.jp2": {},
+    "a.avif": {},
+}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_a_picture_that_is_cut_short_is_taken_with_a_warning(tmp_path: Path, name: str) -> None:
+    noise = np.random.default_rng(1).normal(0, 12, (96, 160, 3))
+    picture = np.clip(np.linspace(60, 190, 160)[None, :, None] + noise, 1, 255).astype(np.uint8)
+    path = tmp_path / name
+    Image.fromarray(picture).save(path, **ENDINGS[name])
+    whole = only(path)
+    raw = path.read_bytes()
+    path.write_bytes(raw[: -len(raw) // 12])
+    scanned, (pixels,) = read(path)
+    assert "damaged or cut off" in scanned.warnings[0]
+    assert 0 <= scanned.lost_share < 0.3
+    assert difference(pixels[20:70], whole[20:70]) < 4
+    path.write_bytes(raw[:40])
+    with pytest.raises(VideoError, match="damaged or cut off"):
+        scan_picture(MediaSource(name, path=path))
+
+
+def test_a_heic_that_is_cut_short(tmp_path: Path, picture: Pixels) -> None:
+    path = tmp_path / "a.heic"
+    path.write_bytes((STILLS / "cropped.heic").read_bytes()[:-8])
+    scanned, (pixels,) = read(path)
+    assert "cut off" in scanned.warnings[0]
+    assert difference(pixels[:30], picture[:30]) < 4
+
+
+def test_a_motion_photo_says_that_its_video_is_left_out(tmp_path: Path, picture: Pixels) -> None:
+    path = tmp_path / "a.jpg"
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf GCamera:MotionPhoto="1"/></x:xmpmeta>'
+    Image.fromarray(picture).save(path, xmp=xmp)
+    with path.open("ab") as file:
+        file.write(b"\0\0\0\x18ftypmp42" + bytes(1000))
+    scanned, _ = read(path)
+    assert "motion photo" in scanned.warnings[0]
+
+
+def test_a_query_that_is_cut_off_is_refused(queries: PictureDecoder) -> None:
+    with pytest.raises(QueryError, match="cut off HEIF picture"):
+        queries.decode((STILLS / "cropped.heic").read_bytes()[:-8])
