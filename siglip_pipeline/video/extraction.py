@@ -118,6 +118,7 @@ def _extract_picture(
             packets=scanned.expected,
             damaged_packets=scanned.expected - scanned.info.frame_count,
             damaged_share=scanned.lost_share,
+            warnings=scanned.warnings,
         ),
     )
 
