@@ -31,11 +31,12 @@ def decode_still(file: BinaryIO, codec: str) -> Image.Image:
         ValueError: nothing comes out.
     """
     decoder = av.CodecContext.create(codec, "r")
+    assert isinstance(decoder, av.VideoCodecContext)
     decoder.options = {"max_pixels": str(MAX_PIXELS)}
     decoder.thread_count = 1
     file.seek(0)
     frames = [*decoder.decode(av.Packet(file.read())), *decoder.decode(None)]
-    if not frames or not isinstance(frames[0], av.VideoFrame):
+    if not frames:
         raise ValueError("no picture comes out of it")
     frame = frames[0]
     samples = frame.reformat(format="rgba64le").to_ndarray()

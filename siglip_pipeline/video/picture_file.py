@@ -88,11 +88,11 @@ def open_picture(file: BinaryIO, format: str, check_size: CheckSize) -> PictureF
         profile = image.info.get("icc_profile")
         return _Still(image.size, lambda: _with_profile(decode_still(file, "jpeg2000"), profile))
     if format == "AVIF":
-        image.info |= _coded_colours(file)
+        image.info.update(_coded_colours(file))
     return _ByPillow(image)
 
 
-def _coded_colours(file: BinaryIO) -> dict[str, Any]:
+def _coded_colours(file: BinaryIO) -> dict[str | tuple[int, int], Any]:
     """Return what an AVIF says of its colours in code points (`nclx`), which Pillow leaves out."""
     try:
         file.seek(0)

@@ -8,6 +8,7 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -235,7 +236,7 @@ def test_profiles_are_applied_in_every_mode(tmp_path: Path, mode: str, suffix: s
         profile = image.info["icc_profile"]
     path = tmp_path / f"a.{suffix}"
     colour = Image.new("RGB", (16, 16), RED)
-    more: dict[str, object] = {"transparency": 5} if mode == "PA" else {}
+    more: dict[str, Any] = {"transparency": 5} if mode == "PA" else {}
     picture = colour.quantize(4) if mode.startswith("P") else colour.convert(mode)
     picture.save(path, icc_profile=profile, lossless=True, quality=100, **more)
     assert close([tuple(only(path)[8, 8].tolist())], [(240, 0, 1)], within=4)
@@ -263,7 +264,7 @@ def test_exif_that_cannot_be_parsed_is_passed_over(tmp_path: Path, picture: Pixe
     assert only(jpeg).shape == picture.shape
 
 
-ENDINGS = {
+ENDINGS: dict[str, dict[str, Any]] = {
     "a.jpg": {"quality": 90},
     "progressive.jpg": {"quality": 90, "progressive": True},
     "a.png": {},
