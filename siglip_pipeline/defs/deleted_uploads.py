@@ -39,7 +39,7 @@ def deleted_uploads(
         return dg.SkipReason("SIGLIP_REMOVE_DELETED is off")
     with database.open() as db:
         grace = timedelta(hours=settings.remove_grace_hours)
-        gone = AnnouncedUploads(db).missing_for(grace, part=PART)
+        gone = AnnouncedUploads(db).missing_for(grace, shard=PART)
         if not gone:
             return dg.SkipReason("no upload is gone for long enough")
         existing = context.instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)

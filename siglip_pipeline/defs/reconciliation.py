@@ -91,7 +91,7 @@ def reconciliation(
             frame_store=frame_store.store(),
             database=db,
             in_dagster=lambda: in_dagster(context.instance, besides=context.run_id),
-            part=PART,
+            shard=PART,
             verify_frames=config.verify_frames,
         )
     for difference in found.differences:

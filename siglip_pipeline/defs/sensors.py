@@ -131,9 +131,9 @@ def new_uploads(
     existing = context.instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)
     with database.open() as db:
         records = AnnouncedUploads(db)
-        records.note_part(PART)
+        records.note_shard(PART)
         _ask_again_for_lost_runs(context, records)
-        reported = records.listed_fingerprints(part=PART)
+        reported = records.listed_fingerprints(shard=PART)
         refused: list[Refused] = []
         # Not sorted, and so not kept: of 100,000 uploads only what is new or changed stays.
         listing = uploads.store().scan(refused)
@@ -145,7 +145,7 @@ def new_uploads(
                 "mounted, and nothing is marked as deleted"
             )
         else:
-            records.note_missing(changes.deleted, part=PART)
+            records.note_missing(changes.deleted, shard=PART)
         waiting = [*changes.new, *changes.changed]
         if not waiting:
             return dg.SkipReason("no new or changed upload")
@@ -166,7 +166,7 @@ def new_uploads(
     left = len(waiting) - len(batch)
     context.log.info(f"{len(batch)} uploads taken up, {left} left for the next tick")
     limit = Settings.load().partition_limit
-    if (warning := partition_warning(len(partitions), part=PART, limit=limit)) is not None:
+    if (warning := partition_warning(len(partitions), shard=PART, limit=limit)) is not None:
         context.log.warning(warning)
     return dg.SensorResult(
         dynamic_partitions_requests=[videos_partitions.build_add_request(keys)],
@@ -197,7 +197,7 @@ def _ask_again_for_lost_runs(
     Dagster's daemon writes the partitions of a tick, then its runs: where the database goes away in
     between, nobody comes back to the runs. The same holds for a tick that a person only tries out.
     """
-    asked = records.unconfirmed_runs(older_than=RUNS_EXIST_AFTER, part=PART)
+    asked = records.unconfirmed_runs(older_than=RUNS_EXIST_AFTER, shard=PART)
     if not asked:
         return
     wanted = dg.RunsFilter(tags={RUN_KEY_TAG: sorted(set(asked.values()))})

@@ -1,9 +1,9 @@
-"""Equal content is worked on once: renamed, moved and duplicate uploads."""
+"""Process equal content once: renamed, moved and copied uploads."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import Upload
@@ -14,19 +14,41 @@ from siglip_pipeline.video.extract import available_cpus
 from siglip_pipeline.video.hashes import TooLongError, sha256_many
 
 SMALL_BYTES: Final = 2**30
-"""Uploads up to this size are compared all at once, larger ones size by size."""
+"""Uploads up to this size are hashed in one batch, larger ones in one batch per size."""
+
+Item = TypeVar("Item")
+
+
+class Duplicates(Generic[Item]):
+    """Videos by content: the first of each content is canonical, the others are its duplicates."""
+
+    def __init__(self) -> None:
+        self._canonical: dict[str, str] = {}
+        self._duplicates: dict[str, list[Item]] = {}
+
+    def add(self, content: str, video: str, item: Item) -> bool:
+        """Return whether the video is the first of its content; else keep ``item`` for later."""
+        if content not in self._canonical:
+            self._canonical[content] = video
+            return True
+        self._duplicates.setdefault(self._canonical[content], []).append(item)
+        return False
+
+    def of(self, canonical: str) -> list[Item]:
+        """Return the duplicates of a canonical video."""
+        return self._duplicates.get(canonical, [])
 
 
 @dataclass(slots=True)
 class FramesPlan:
-    """Which uploads are decoded, and which take over the frames of another one."""
+    """Which uploads are decoded, and which reuse the frames of another one."""
 
     decode: list[Upload] = field(default_factory=list)
-    """One upload of each content."""
+    """The canonical upload of each content."""
     stored: list[tuple[Upload, VideoRow]] = field(default_factory=list)
-    """Uploads whose frames are stored already, for another video."""
-    followers: dict[str, list[Upload]] = field(default_factory=dict)
-    """By the path of an upload that is decoded: others of the same content."""
+    """Uploads whose frames are stored already, for the video of the row."""
+    duplicates: Duplicates[Upload] = field(default_factory=Duplicates)
+    """Uploads that reuse the frames of one in ``decode``."""
     failed: list[tuple[Upload, VideoError]] = field(default_factory=list)
 
 
@@ -39,57 +61,62 @@ def plan_frames(
     options: DecodeOptions,
     workers: int = 0,
 ) -> Iterator[FramesPlan]:
-    """Find uploads of equal content. Only those of equal size are read to be compared.
+    """Find uploads of equal content. Hash only uploads that share their size with another video.
 
-    Plans come one by one, each made when the one before is done with: at first uploads that are
-    like no other, then those of equal size, and large ones last, size by size. What holds up or
-    fails while it is hashed holds up nothing else.
+    Plans are made one at a time, each when the caller is done with the one before, so that slow
+    or failing hashes delay no other upload.
 
     Args:
         waiting: uploads whose frames are to be stored.
-        uploads: where they lie.
-        records: what is known of all videos.
+        uploads: the store that holds them.
+        records: the videos known so far.
         sampling: the recipe by which frames are sampled.
         options: how much time hashing may take.
         workers: uploads hashed at once; 0 for one per CPU core.
+
+    Yields:
+        Uploads of a unique size first, then those that share a size, the largest last.
     """
-    contents = records.decoded_contents({upload.size_bytes for upload in waiting}, sampling)
-    alike = Counter(upload.size_bytes for upload in waiting)
-    alone: list[Upload] = []
-    by_size: dict[int, list[Upload]] = {}
+    stored = records.decoded_contents({upload.size_bytes for upload in waiting}, sampling)
+    uploads_of_size = Counter(upload.size_bytes for upload in waiting)
+    unique: list[Upload] = []
+    batches: dict[int, list[Upload]] = {}
     for upload in waiting:
-        known = any(
-            row.video != upload.path for row in contents.get(upload.size_bytes, {}).values()
-        )
-        if known or alike[upload.size_bytes] > 1:
-            by_size.setdefault(max(upload.size_bytes, SMALL_BYTES), []).append(upload)
+        rows = stored.get(upload.size_bytes, {}).values()
+        if uploads_of_size[upload.size_bytes] > 1 or any(row.video != upload.path for row in rows):
+            batches.setdefault(max(upload.size_bytes, SMALL_BYTES), []).append(upload)
         else:
-            alone.append(upload)
-    if alone:
-        yield FramesPlan(decode=alone)
-    for _, batch in sorted(by_size.items()):
-        plan = FramesPlan()
-        leaders: dict[str, Upload] = {}
+            unique.append(upload)
+    if unique:
+        yield FramesPlan(decode=unique)
+    for _, batch in sorted(batches.items()):
         hashes = sha256_many(batch, uploads, options=options, workers=workers or available_cpus())
-        for upload, sha256 in in_order(batch, hashes):
-            known_rows = contents.get(upload.size_bytes, {})
-            if isinstance(sha256, TooLongError):
-                plan.failed.append((upload, sha256))
-            elif isinstance(sha256, VideoError):  # decoding it will say why
-                plan.decode.append(upload)
-            elif sha256 in known_rows and known_rows[sha256].video != upload.path:
-                plan.stored.append((upload, known_rows[sha256]))
-            elif sha256 in leaders:
-                plan.followers.setdefault(leaders[sha256].path, []).append(upload)
-            else:
-                leaders[sha256] = upload
-                plan.decode.append(upload)
-        yield plan
+        yield _plan_batch(in_order(batch, hashes), stored)
+
+
+def _plan_batch(
+    hashes: Iterable[tuple[Upload, str | VideoError]],
+    stored: Mapping[int, Mapping[str, VideoRow]],
+) -> FramesPlan:
+    """Plan hashed uploads; ``stored`` has the videos with frames by size and hash."""
+    plan = FramesPlan()
+    for upload, sha256 in hashes:
+        if isinstance(sha256, TooLongError):
+            plan.failed.append((upload, sha256))
+        elif isinstance(sha256, VideoError):  # decoding it reports the reason
+            plan.decode.append(upload)
+        elif (
+            row := stored.get(upload.size_bytes, {}).get(sha256)
+        ) is not None and row.video != upload.path:
+            plan.stored.append((upload, row))
+        elif plan.duplicates.add(sha256, upload.path, upload):
+            plan.decode.append(upload)
+    return plan
 
 
 def in_order(
     batch: Sequence[Upload], outcomes: Iterable[tuple[Upload, str | VideoError]]
 ) -> list[tuple[Upload, str | VideoError]]:
-    """Outcomes in the order of the uploads, whichever was ready first."""
+    """Return the outcomes in the order of the uploads."""
     found = {upload.path: outcome for upload, outcome in outcomes}
     return [(upload, found[upload.path]) for upload in batch]

@@ -11,6 +11,7 @@ from siglip_pipeline.errors import (
     VideoError,
 )
 from siglip_pipeline.records import EmbeddingBatch, FrameBatch, Stage
+from siglip_pipeline.stages.duplicates import Duplicates
 from siglip_pipeline.stages.stage_results import note_failure, version_of
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.vectors import VectorStore
@@ -23,22 +24,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorsStored:
-    """The vectors of one video are in the database."""
+    """The vectors of one video, stored in the database."""
 
     video: str
     vectors: int
     frames: int
-    """Stored frames, each of which has to have a vector."""
+    """Stored frames; each has a vector."""
     model_key: str
     written: bool
-    """False when the same vectors were stored already."""
+    """False where the stored vectors were current."""
     frames_version: str
     reused_from: str | None = None
-    """The video of the same content whose vectors were taken over."""
+    """The video of the same content whose vectors were copied."""
 
     @property
     def data_version(self) -> str:
-        """Equal for equal frames and model."""
+        """Return a version that is equal for equal frames and model."""
         return f"{self.frames_version}-{self.model_key}"
 
 
@@ -57,116 +58,125 @@ def embed_videos(
 
     Args:
         videos: paths below UPLOADS, embedded in this order.
-        engine: called once, and only when there is something to embed.
+        engine: called once, and only if there is something to embed.
         force: embed even what is current, or stored for another video of the same content.
-        ahead: further videos, embedded after the others while the model is loaded; those that
-            have no frames yet are passed over. Called once, and only when there is something to
-            embed; it has no effect with ``force``, which would embed them once more later.
+        ahead: further videos to embed while the model is loaded; those without frames are skipped.
+            Called once, and only if there is something to embed. Ignored with ``force``, which
+            would embed them again in their own run.
 
     Yields:
         One outcome per video.
     """
-    stage = _VectorsStage(VideoStore(database), VectorStore(database), model_id, model_key)
-    to_embed: dict[str, FrameFileMetadata] = {}
-    followers: dict[str, list[str]] = {}
-    leaders: dict[str, str] = {}
-
-    def sort_out(video: str, *, asked_for: bool) -> VectorsStored | VideoError | None:
-        """The outcome where nothing has to be embedded, or cannot be; else None."""
-        try:
-            stored = frame_store.metadata(video)
-        except FrameStoreError as error:
-            damaged = isinstance(error, DamagedFramesError)
-            failure = VideoError(video, str(error))
-            return stage.failed(failure, damaged=damaged) if asked_for else None
-        if not force and (done := stage.current(video, stored) or stage.take_over(video, stored)):
-            return done
-        if not force and (leader := leaders.get(version_of(stored))):
-            followers.setdefault(leader, []).append(video)
-        else:
-            leaders[version_of(stored)] = video
-            to_embed[video] = stored
-        return None
-
-    asked_for = dict.fromkeys(videos)
-    for video in asked_for:
-        if (outcome := sort_out(video, asked_for=True)) is not None:
-            yield outcome
-    if not to_embed:
+    stage = _VectorsStage(
+        frame_store, VideoStore(database), VectorStore(database), model_id, model_key, force=force
+    )
+    requested = dict.fromkeys(videos)
+    for video in requested:
+        yield from stage.plan(video)
+    if not stage.to_embed:
         return
     for video in dict.fromkeys(() if force else ahead()):
-        if video not in asked_for and (outcome := sort_out(video, asked_for=False)) is not None:
-            yield outcome
-
-    damaged: set[str] = set()
-
-    def frames_of(video: str) -> Iterator[FrameBatch]:
-        try:
-            yield from frame_store.read(video)
-        except DamagedFramesError:
-            damaged.add(video)
-            raise
-
-    def streams() -> Iterator[tuple[str, Iterable[FrameBatch]]]:
-        for video in to_embed:
-            yield video, frames_of(video)
-
-    frames_total = sum(stored.frames for stored in to_embed.values())
-    for result in engine().embed(streams(), frames_total=frames_total):
-        if isinstance(result, VideoError):
-            embedded: VectorsStored | VideoError = stage.failed(
-                result, damaged=result.video in damaged
-            )
-        else:
-            embedded = stage.load(result, to_embed[result.video], force=force)
-        yield embedded
-        for follower in followers.get(embedded.video, []):
-            if isinstance(embedded, VideoError):
-                yield stage.failed(VideoError(follower, embedded.reason))
-            else:
-                yield stage.take_over(follower, to_embed[embedded.video]) or stage.failed(
-                    VideoError(follower, f"the vectors of its double {embedded.video} are gone")
-                )
+        if video not in requested:
+            yield from stage.plan(video, is_ahead=True)
+    yield from stage.embed(engine())
 
 
 class _VectorsStage:
-    """What `embed_videos` does with one video."""
+    """Plan which videos to embed, then embed them."""
 
     def __init__(
-        self, records: VideoStore, vectors: VectorStore, model_id: int, model_key: str
+        self,
+        frame_store: FrameStore,
+        records: VideoStore,
+        vectors: VectorStore,
+        model_id: int,
+        model_key: str,
+        *,
+        force: bool,
     ) -> None:
+        self.to_embed: dict[str, FrameFileMetadata] = {}
+        """The canonical videos whose frames the model has to see."""
+        self._duplicates: Duplicates[str] = Duplicates()
+        self._damaged: set[str] = set()
+        self._frame_store = frame_store
         self._records = records
         self._vectors = vectors
         self._model_id = model_id
         self._model_key = model_key
+        self._force = force
 
-    def current(self, video: str, stored: FrameFileMetadata) -> VectorsStored | None:
-        """The stored vectors, when they are of these frames."""
+    def plan(self, video: str, *, is_ahead: bool = False) -> Iterator[VectorsStored | VideoError]:
+        """Add a video to `to_embed`, or yield its outcome where it need or can not be embedded."""
+        try:
+            stored = self._frame_store.metadata(video)
+        except FrameStoreError as error:
+            if not is_ahead:
+                damaged = isinstance(error, DamagedFramesError)
+                yield self._failed(VideoError(video, str(error)), damaged=damaged)
+            return
+        if self._force:
+            self.to_embed[video] = stored
+        elif done := self._current(video, stored) or self._copy_stored(video, stored):
+            yield done
+        elif self._duplicates.add(version_of(stored), video, video):
+            self.to_embed[video] = stored
+
+    def embed(self, engine: "EmbeddingEngine") -> Iterator[VectorsStored | VideoError]:
+        """Embed what is planned; give each duplicate the vectors of its canonical video."""
+        frames_total = sum(stored.frames for stored in self.to_embed.values())
+        streams = ((video, self._frames_of(video)) for video in self.to_embed)
+        for result in engine.embed(streams, frames_total=frames_total):
+            outcome = self._store(result)
+            yield outcome
+            for duplicate in self._duplicates.of(outcome.video):
+                yield self._duplicate_outcome(duplicate, outcome)
+
+    def _frames_of(self, video: str) -> Iterator[FrameBatch]:
+        try:
+            yield from self._frame_store.read(video)
+        except DamagedFramesError:
+            self._damaged.add(video)
+            raise
+
+    def _store(self, result: EmbeddingBatch | VideoError) -> VectorsStored | VideoError:
+        if isinstance(result, VideoError):
+            return self._failed(result, damaged=result.video in self._damaged)
+        return self._load(result, self.to_embed[result.video])
+
+    def _duplicate_outcome(
+        self, duplicate: str, canonical: VectorsStored | VideoError
+    ) -> VectorsStored | VideoError:
+        """Return the outcome of a duplicate, given that of its canonical video."""
+        if isinstance(canonical, VideoError):
+            return self._failed(VideoError(duplicate, canonical.reason))
+        return self._copy_stored(duplicate, self.to_embed[canonical.video]) or self._failed(
+            VideoError(duplicate, f"the vectors of its duplicate {canonical.video} are gone")
+        )
+
+    def _current(self, video: str, stored: FrameFileMetadata) -> VectorsStored | None:
+        """Return the stored vectors if they are of these frames."""
         if self._vectors.is_current(
             self._model_id, video, source_sha256=stored.source_sha256, sampling=stored.sampling
         ):
             return self._stored(video, stored, stored.frames, written=False)
         return None
 
-    def take_over(self, video: str, stored: FrameFileMetadata) -> VectorsStored | VideoError | None:
+    def _copy_stored(
+        self, video: str, stored: FrameFileMetadata
+    ) -> VectorsStored | VideoError | None:
         """Give a video the vectors of one with the same content; None if there is none."""
-        twin = self._vectors.twin(
+        source = self._vectors.video_of_content(
             self._model_id, source_sha256=stored.source_sha256, sampling=stored.sampling
         )
-        if twin is None:
+        if source is None:
             return None
-        batch = replace(self._vectors.vectors(self._model_id, twin), video=video)
+        batch = replace(self._vectors.vectors(self._model_id, source), video=video)
         if len(batch) != stored.frames:
             return None
-        return self.load(batch, stored, reused_from=twin)
+        return self._load(batch, stored, reused_from=source)
 
-    def load(
-        self,
-        batch: EmbeddingBatch,
-        stored: FrameFileMetadata,
-        *,
-        force: bool = False,
-        reused_from: str | None = None,
+    def _load(
+        self, batch: EmbeddingBatch, stored: FrameFileMetadata, *, reused_from: str | None = None
     ) -> VectorsStored | VideoError:
         """Write the vectors of a video."""
         try:
@@ -175,16 +185,16 @@ class _VectorsStage:
                 batch,
                 source_sha256=stored.source_sha256,
                 sampling=stored.sampling,
-                force=force,
+                force=self._force,
             )
         except VectorError as error:
-            return self.failed(VideoError(batch.video, str(error)))
+            return self._failed(VideoError(batch.video, str(error)))
         return self._stored(batch.video, stored, len(batch), written=True, reused_from=reused_from)
 
-    def failed(self, error: VideoError, *, damaged: bool = False) -> VideoError:
-        """Record a failure; damaged frames are made again."""
+    def _failed(self, error: VideoError, *, damaged: bool = False) -> VideoError:
+        """Record a failure; mark damaged frames so that they are sampled again."""
         if damaged:
-            self._records.frames_are_damaged(error.video)
+            self._records.mark_frames_damaged(error.video)
         return note_failure(self._records, error, Stage.VECTORS)
 
     def _stored(

@@ -1,6 +1,6 @@
 """The first stage: an upload to stored frames."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FramesStored:
-    """The sampled frames of one video are in the frame store."""
+    """The sampled frames of one video, stored in the frame store."""
 
     video: str
     stored: FrameFileMetadata
     damaged_share: float
     report: FrameReport | None
-    """What decoding cost; None when nothing was decoded."""
+    """What decoding cost; None where nothing was decoded."""
     reused_from: str | None = None
-    """The video of the same content whose frames were taken over."""
+    """The video of the same content whose frames were copied."""
 
     @property
     def data_version(self) -> str:
-        """Equal for equal content and sampling."""
+        """Return a version that is equal for equal content and sampling."""
         return version_of(self.stored)
 
 
@@ -51,7 +51,7 @@ class FramesOptions:
     sampling: Sampling
     decode: DecodeOptions = field(default_factory=DecodeOptions)
     workers: int = 0
-    """Videos decoded at once, one process each; 0: one per CPU core."""
+    """Videos decoded at once, one process each; 0 for one per CPU core."""
 
     @classmethod
     def from_settings(cls, settings: "Settings") -> "FramesOptions":
@@ -64,7 +64,7 @@ class FramesOptions:
 
     @property
     def recipe(self) -> str:
-        """Return all that decides which frames are stored, and how."""
+        """Return everything that decides which frames are stored, and how, as one string."""
         return frame_recipe(self.sampling, self.decode)
 
 
@@ -87,141 +87,161 @@ def sample_videos(
     Yields:
         One outcome per video, as they finish.
     """
-    stage = _FramesStage(uploads, frame_store, VideoStore(database), options.recipe)
-    waiting: list[Upload] = []
-    for video in videos:
-        try:
-            upload = uploads.get(video)
-        except UploadError as error:
-            yield stage.failed(VideoError(video, str(error)))
-            continue
-        try:
-            current = None if force else stage.current(upload)
-        except FrameStoreVersionError as error:
-            # Two versions of this program at work: the older one leaves the newer one's files.
-            yield stage.failed(VideoError(video, str(error)), upload)
-            continue
-        if current is None:
-            waiting.append(upload)
-        else:
-            yield current
-
-    plans: Iterable[FramesPlan] = [FramesPlan(decode=waiting)]
-    if not force:
-        plans = plan_frames(
-            waiting,
-            uploads=uploads,
-            records=stage.records,
-            sampling=stage.recipe,
-            options=options.decode,
-            workers=options.workers,
-        )
-    orphans: list[str] = []
-    for plan in plans:
-        for upload, reason in plan.failed:
-            yield stage.failed(reason, upload)
-        for upload, twin in plan.stored:
-            taken = stage.take_over(upload, twin.video, twin.damaged_share or 0.0)
-            if taken is None:  # the other one's frames are gone: this one can be decoded
-                plan.decode.append(upload)
-            else:
-                yield taken
-        yield from _decode(plan, orphans, uploads, frame_store, stage, options)
-    if orphans:
-        yield from sample_videos(
-            orphans,
-            uploads=uploads,
-            frame_store=frame_store,
-            database=database,
-            options=options,
-            force=force,
-        )
+    stage = _FramesStage(uploads, frame_store, VideoStore(database), options, force=force)
+    remaining = list(videos)
+    while remaining:
+        waiting = yield from stage.skip_current(remaining)
+        remaining = yield from stage.sample(waiting)
 
 
-def _decode(
-    plan: FramesPlan,
-    orphans: list[str],
-    uploads: UploadStore,
-    frame_store: FrameStore,
-    stage: "_FramesStage",
-    options: FramesOptions,
-) -> Iterator[FramesStored | VideoError]:
-    """Decode what a plan says; ``orphans`` gets followers whose double is another file now."""
-    planned = {upload.path: upload for upload in plan.decode}
-    results = extract_many(
-        plan.decode,
-        uploads,
-        frame_store,
-        sampling=options.sampling,
-        options=options.decode,
-        workers=options.workers,
-    )
-    for upload, result in results:
-        alike = plan.followers.get(upload.path, [])
-        if alike and not _is_still(uploads, planned[upload.path]):
-            orphans += [follower.path for follower in alike]
-            alike = []
-        if isinstance(result, VideoError):
-            yield stage.failed(result, upload)
-            for follower in alike:
-                yield stage.failed(VideoError(follower.path, result.reason), follower)
-            continue
-        yield stage.decoded(upload, result)
-        for follower in alike:
-            taken = stage.take_over(follower, upload.path, result.damaged_share)
-            yield taken or stage.failed(
-                VideoError(follower.path, f"the frames of its double {upload.path} are gone"),
-                follower,
-            )
-
-
-def _is_still(uploads: UploadStore, upload: Upload) -> bool:
-    """Whether an upload is the file that it was."""
-    try:
-        return uploads.get(upload.path).fingerprint == upload.fingerprint
-    except UploadError:
-        return False
+_Outcomes = Generator[FramesStored | VideoError, None, list[str]]
 
 
 class _FramesStage:
-    """What `sample_videos` does with one upload."""
+    """Find what has to be decoded, decode it, and record the outcomes."""
 
     def __init__(
-        self, uploads: UploadStore, frame_store: FrameStore, records: VideoStore, recipe: str
+        self,
+        uploads: UploadStore,
+        frame_store: FrameStore,
+        records: VideoStore,
+        options: FramesOptions,
+        *,
+        force: bool,
     ) -> None:
-        self.records = records
-        self.recipe = recipe
         self._uploads = uploads
         self._frame_store = frame_store
+        self._records = records
+        self._options = options
+        self._recipe = options.recipe
+        self._force = force
 
-    def current(self, upload: Upload) -> FramesStored | None:
-        """The stored frames, when they are what decoding the upload again would give."""
-        row = self.records.get(upload.path)
+    def skip_current(
+        self, videos: Iterable[str]
+    ) -> Generator[FramesStored | VideoError, None, list[Upload]]:
+        """Yield videos that are current or not available; return the uploads that remain."""
+        waiting: list[Upload] = []
+        for video in videos:
+            try:
+                upload = self._uploads.get(video)
+            except UploadError as error:
+                yield self._failed(VideoError(video, str(error)))
+                continue
+            try:
+                current = None if self._force else self._current(upload)
+            except FrameStoreVersionError as error:
+                # A newer version of this program wrote the file: an older one must not replace it.
+                yield self._failed(VideoError(video, str(error)), upload)
+                continue
+            if current is None:
+                waiting.append(upload)
+            else:
+                yield current
+        return waiting
+
+    def sample(self, waiting: Sequence[Upload]) -> _Outcomes:
+        """Decode uploads, or copy the frames of equal content; return the videos to try again."""
+        again: list[str] = []
+        for plan in self._plans(waiting):
+            for upload, reason in plan.failed:
+                yield self._failed(reason, upload)
+            for upload, row in plan.stored:
+                copied = self._copy_stored(upload, row.video, row.damaged_share or 0.0)
+                if copied is None:  # the frames of the other video are gone: decode this one
+                    plan.decode.append(upload)
+                else:
+                    yield copied
+            again += yield from self._decode(plan)
+        return again
+
+    def _plans(self, waiting: Sequence[Upload]) -> Iterable[FramesPlan]:
+        if self._force:
+            return [FramesPlan(decode=list(waiting))]
+        return plan_frames(
+            waiting,
+            uploads=self._uploads,
+            records=self._records,
+            sampling=self._recipe,
+            options=self._options.decode,
+            workers=self._options.workers,
+        )
+
+    def _decode(self, plan: FramesPlan) -> _Outcomes:
+        """Decode canonical uploads and give their frames to the duplicates.
+
+        Returns:
+            Duplicates whose canonical upload changed meanwhile: their content may differ now.
+        """
+        again: list[str] = []
+        planned = {upload.path: upload for upload in plan.decode}
+        results = extract_many(
+            plan.decode,
+            self._uploads,
+            self._frame_store,
+            sampling=self._options.sampling,
+            options=self._options.decode,
+            workers=self._options.workers,
+        )
+        for upload, result in results:
+            duplicates = plan.duplicates.of(upload.path)
+            if duplicates and self._has_changed(planned[upload.path]):
+                again += [duplicate.path for duplicate in duplicates]
+                duplicates = []
+            if isinstance(result, VideoError):
+                yield self._failed(result, upload)
+            else:
+                yield self._decoded(upload, result)
+            for duplicate in duplicates:
+                yield self._duplicate_outcome(duplicate, upload.path, result)
+        return again
+
+    def _has_changed(self, upload: Upload) -> bool:
+        try:
+            return self._uploads.get(upload.path).fingerprint != upload.fingerprint
+        except UploadError:
+            return True
+
+    def _duplicate_outcome(
+        self, duplicate: Upload, canonical: str, result: FrameReport | VideoError
+    ) -> FramesStored | VideoError:
+        """Return the outcome of a duplicate, given that of its canonical video."""
+        if isinstance(result, VideoError):
+            return self._failed(VideoError(duplicate.path, result.reason), duplicate)
+        return self._copy_stored(duplicate, canonical, result.damaged_share) or self._failed(
+            VideoError(duplicate.path, f"the frames of its duplicate {canonical} are gone"),
+            duplicate,
+        )
+
+    def _current(self, upload: Upload) -> FramesStored | None:
+        """Return the stored frames if decoding the upload again would give the same."""
+        row = self._records.get(upload.path)
         if (
             row is None
             or row.source_fingerprint != upload.fingerprint
-            or row.sampling != self.recipe
+            or row.sampling != self._recipe
         ):
             return None
         try:
-            stored = self._frame_store.verify(upload.path)  # all of it: what is damaged is no use
+            stored = self._frame_store.verify(upload.path)  # every frame: damage means decode again
         except FrameStoreVersionError:
             raise
         except FrameStoreError:
             return None
-        if stored.source_sha256 != row.sha256 or stored.sampling != self.recipe:
+        if stored.source_sha256 != row.sha256 or stored.sampling != self._recipe:
             return None
         return FramesStored(
             video=upload.path, stored=stored, damaged_share=row.damaged_share or 0.0, report=None
         )
 
-    def take_over(self, upload: Upload, twin: str, damaged_share: float) -> FramesStored | None:
-        """Give an upload the frames of a video of the same content; None if they are no use."""
+    def _copy_stored(
+        self, upload: Upload, source: str, damaged_share: float
+    ) -> FramesStored | None:
+        """Copy the frames of a video of the same content; None if they are gone or damaged."""
         try:
-            stored = self._frame_store.verify(twin)  # what is damaged must not be passed on
-            self._frame_store.copy(twin, upload.path)
+            stored = self._frame_store.verify(source)  # damaged frames must not be copied
+            self._frame_store.copy(source, upload.path)
         except DamagedFramesError:
-            self.records.frames_are_damaged(twin)
+            self._records.mark_frames_damaged(source)
             return None
         except FrameStoreError:
             return None
@@ -231,18 +251,18 @@ class _FramesStage:
             stored=stored,
             damaged_share=damaged_share,
             report=None,
-            reused_from=twin,
+            reused_from=source,
         )
 
-    def decoded(self, upload: Upload, report: FrameReport) -> FramesStored:
-        """Record what decoding gave."""
+    def _decoded(self, upload: Upload, report: FrameReport) -> FramesStored:
+        """Record the result of decoding."""
         self._record(
-            # As it was when it was read: a file that changed since is out of date at once.
             upload,
             report.info,
             report.source_sha256,
             report.frames,
             report.damaged_share,
+            # Of the file as it was read: one that has changed since is out of date at once.
             report.source_fingerprint,
         )
         return FramesStored(
@@ -252,9 +272,9 @@ class _FramesStage:
             report=report,
         )
 
-    def failed(self, error: VideoError, upload: Upload | None = None) -> VideoError:
+    def _failed(self, error: VideoError, upload: Upload | None = None) -> VideoError:
         """Record a failure."""
-        return note_failure(self.records, error, Stage.FRAMES, upload)
+        return note_failure(self._records, error, Stage.FRAMES, upload)
 
     def _record(
         self,
@@ -265,11 +285,11 @@ class _FramesStage:
         damaged_share: float,
         source_fingerprint: str | None = None,
     ) -> None:
-        self.records.record_frames(
+        self._records.record_frames(
             upload=upload,
             info=info,
             source_sha256=sha256,
-            sampling=self.recipe,
+            sampling=self._recipe,
             frames=frames,
             damaged_share=damaged_share,
             source_fingerprint=source_fingerprint or upload.fingerprint,

@@ -1,4 +1,4 @@
-"""What is out of date under the present settings: made by another sampling or another model."""
+"""Find results that the present settings would not give: of another sampling or model."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutOfDate:
-    """Videos whose results are not what the settings would give; each sorted by path."""
+    """Videos whose results are not what the settings would give; both sorted by path."""
 
     frames: tuple[str, ...]
-    """Stored frames are of another sampling, or the upload has changed since."""
+    """Videos with frames of another sampling, or of an upload that has changed since."""
     vectors: tuple[str, ...]
-    """The frames have no vectors of the model in the settings, or vectors of older frames."""
+    """Videos with frames, but without vectors of them under the model in the settings."""
 
     @property
     def videos(self) -> list[str]:
-        """All of them."""
+        """Return all of them, sorted by path."""
         return sorted({*self.frames, *self.vectors})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What the results of a video should be made by."""
+    """The sampling and the model that the settings ask for."""
 
     recipe: str
     """The :attr:`.FramesOptions.recipe`."""
@@ -46,10 +46,10 @@ class Wanted:
 
 
 def out_of_date(database: Database, wanted: Wanted) -> OutOfDate:
-    """Compare what is stored with what is asked for; no model is loaded.
+    """Compare what is stored with what is wanted, without loading a model.
 
-    The model is known by the name and revision that it was registered under; of
-    several with the same, the newest counts.
+    The model is found by the name and revision that it was registered under; of several, the
+    newest counts.
     """
     videos = VideoStore(database)
     chosen = [

@@ -1,4 +1,4 @@
-"""Delete old log files: Dagster never expires what steps and ticks wrote."""
+"""Delete old compute logs: Dagster never expires them."""
 
 import math
 import time
@@ -7,30 +7,30 @@ from pathlib import Path
 from typing import Final
 
 LOG_SUFFIXES: Final = frozenset({".out", ".err", ".complete", ".partial"})
-"""Files in which Dagster keeps what steps and ticks have written."""
+"""Suffixes of the files in which Dagster keeps the output of steps and ticks."""
 
 _SECONDS_PER_DAY: Final = 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What was removed."""
+    """How many files were removed, and their size."""
 
     files: int
     size_bytes: int
 
 
 def remove_old_logs(folder: Path, *, days: float) -> Removed:
-    """Remove Dagster's log files below a folder that have not been written to for so many days.
+    """Remove Dagster's log files below a folder that have not been written to for ``days``.
 
-    Folders that are empty afterwards go too. Other files stay, whatever their age, and so does what
-    cannot be removed.
+    Remove folders that are empty afterwards. Leave all other files, and log files that cannot be
+    removed.
     """
     before = time.time() - days * _SECONDS_PER_DAY
-    # All ages before anything is removed: that makes a folder look young.
+    # Read all ages first: removing a file updates the age of its folder.
     old = [path for path in folder.rglob("*") if _changed_at(path) < before]
     files = size_bytes = 0
-    # Contents before their folder, so that a folder is empty when its turn comes.
+    # Files come before their folder, so that the folder is empty by then.
     for path in sorted(old, reverse=True):
         try:
             if path.is_dir() and not path.is_symlink():
@@ -39,7 +39,7 @@ def remove_old_logs(folder: Path, *, days: float) -> Removed:
                 size = path.lstat().st_size
                 path.unlink()
                 files, size_bytes = files + 1, size_bytes + size
-        except OSError:  # not empty, gone already, or another user's
+        except OSError:  # not empty, already removed, or owned by another user
             continue
     return Removed(files, size_bytes)
 
@@ -47,5 +47,5 @@ def remove_old_logs(folder: Path, *, days: float) -> Removed:
 def _changed_at(path: Path) -> float:
     try:
         return path.lstat().st_mtime
-    except OSError:  # gone already
+    except OSError:  # already removed
         return math.inf

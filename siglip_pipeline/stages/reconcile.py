@@ -1,7 +1,7 @@
-"""The count check: uploads, partitions, frames, vectors and the index must agree.
+"""Check that uploads, partitions, frames, vectors and the index agree.
 
-Everything else in this project reacts to changes. This looks at all there is, so that whatever a
-reaction missed is found within a day.
+Sensors and runs react to changes. This check compares everything that is stored, so that a missed
+change is found within a day.
 """
 
 import time
@@ -22,65 +22,65 @@ from siglip_pipeline.uploads.upload_store import UploadStore, is_in_part
 from siglip_pipeline.video.frame_store import FrameFileMetadata, FrameStore
 
 ABANDONED_SECONDS = 86_400.0
-"""A draft of frames that nobody has written to for so long belongs to a process that was killed."""
+"""A draft of frames that has not been written to for so long was left by a killed process."""
 
 AWAITED_SECONDS = 900.0
-"""Ticks, and the daemon that makes runs of them, begin the next step for a video within so long."""
+"""Sensors and the daemon begin the next step for a video within so long."""
 
 PAUSE_SECONDS = 5.0
-"""Between two looks: what was being handed on in the first has arrived in the second."""
+"""Time between the two surveys, in which a step that was about to begin has begun."""
 
 Repair = Literal["taken up again", "partition removed", "reported"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """Two places that do not agree about one video."""
+    """A disagreement between two places about one video."""
 
     video: str
-    """Path below UPLOADS; empty where the whole collection is meant."""
+    """Path below UPLOADS; empty for the whole collection."""
     problem: str
     repair: Repair
-    """What was done about it, or is to be done by the caller (``partition removed``)."""
+    """What was done; ``partition removed`` is left to the caller."""
     is_awaited: bool = False
-    """What is missing may be on its way: it counts once nothing has happened for a while."""
+    """The next step may be about to begin: count it only if nothing has happened for a while."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reconciliation:
-    """What there is in each place, and where they differ."""
+    """Counts of each place, and where they differ."""
 
     uploads: int
     partitions: int
     videos: int
     frames: int
-    """Stored frames, as the database knows them."""
+    """Stored frames, according to the database."""
     vectors: int
-    """Of the active model."""
+    """Vectors of the active model."""
     indexed: int
-    """Frames that the live index answers for."""
+    """Frames that the live index covers."""
     differences: tuple[Difference, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InDagster:
-    """What Dagster holds at one moment. Videos are named by their paths."""
+    """The state of Dagster at one moment. Videos are named by their paths."""
 
     partitions: Set[str]
-    """Videos that there is a partition for."""
+    """Videos with a partition."""
     busy: Set[str] = frozenset()
-    """Videos that a run works on, or waits to: they are left alone."""
+    """Videos of queued or active runs: they are not compared."""
     recent: Set[str] = frozenset()
-    """Videos that a run ended with so lately that the next one may not be there yet."""
+    """Videos whose run ended so recently that the next one may not be created yet."""
     is_quiet: bool = True
-    """No run is unfinished, or has ended lately: the index is as it is to be."""
+    """No run is unfinished or has ended recently: the index must be complete."""
 
 
 @dataclass(slots=True)
-class _Look:
-    """What one look at all places found."""
+class _Survey:
+    """What one survey of all places found."""
 
-    listed: int = 0
+    uploads: int = 0
     partitions: int = 0
     videos: int = 0
     differences: list[Difference] = field(default_factory=list)
@@ -90,13 +90,13 @@ class _Look:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Places:
-    """Where to look."""
+    """The places to compare."""
 
     uploads: UploadStore
     frame_store: FrameStore
     database: Database
     in_dagster: Callable[[], InDagster]
-    part: str | None
+    shard: str | None
     model_id: int | None
     verify_frames: bool
     awaited_seconds: float
@@ -108,26 +108,28 @@ def reconcile(
     frame_store: FrameStore,
     database: Database,
     in_dagster: Callable[[], InDagster],
-    part: str | None = None,
+    shard: str | None = None,
     verify_frames: bool = False,
     awaited_seconds: float = AWAITED_SECONDS,
     pause_seconds: float = PAUSE_SECONDS,
 ) -> Reconciliation:
-    """Compare all places; have what is missing made again.
+    """Compare all places, and have missing results made again.
 
-    The places are read one after the other while sensors and runs go on. So a difference counts
-    only if a second look finds it too, if no run was over the video meanwhile, and, where the next
-    step may be on its way, if nothing was done about the video for `awaited_seconds`.
+    The places are read one after the other while sensors and runs continue. So a difference
+    counts only if a second survey finds it too, if no run processed the video meanwhile, and,
+    where the next step may be about to begin, if nothing happened to the video for
+    ``awaited_seconds``.
 
     Args:
         uploads: the files.
         frame_store: the stored frames.
-        database: what is known of each video, and its vectors.
-        in_dagster: tells what Dagster holds at the moment; asked before and after each look.
-        part: the part of the collection that is looked at; the index is one for all parts.
-        verify_frames: read every stored picture against its checksum, not only the footers.
+        database: the record of each video, and its vectors.
+        in_dagster: returns the state of Dagster; called before and after each survey.
+        shard: the shard of the collection that is compared; the index is one for all shards.
+        verify_frames: check the checksum of every stored frame, not only the footers.
         awaited_seconds: how long the next step for a video may take to begin.
-        pause_seconds: between the two looks; there is no second one where the first finds nothing.
+        pause_seconds: time between the two surveys; the second is made only if the first finds
+            a difference.
 
     Raises:
         UploadsUnavailableError: the uploads cannot be listed.
@@ -138,25 +140,29 @@ def reconcile(
         frame_store=frame_store,
         database=database,
         in_dagster=in_dagster,
-        part=part,
+        shard=shard,
         model_id=model.model_id if model else None,
         verify_frames=verify_frames,
         awaited_seconds=awaited_seconds,
     )
-    look = _look(places)
-    differences = look.differences
+    survey = _survey(places)
+    differences = survey.differences
     if differences:
         time.sleep(pause_seconds)
-        look = _look(places, only={difference.video for difference in differences})
-        differences = [d for d in differences if d in look.differences]
-        _repair(places, look, differences)
+        survey = _survey(places, only={difference.video for difference in differences})
+        differences = [d for d in differences if d in survey.differences]
+        _repair(places, survey, differences)
     frame_store.remove_abandoned_drafts(older_than_seconds=ABANDONED_SECONDS)
-    counts = VideoStore(database).counts(places.model_id)
-    index = live_index(database, places.model_id) if places.model_id is not None else None
+    return _report(places, survey, differences)
+
+
+def _report(places: _Places, survey: _Survey, differences: Sequence[Difference]) -> Reconciliation:
+    counts = VideoStore(places.database).counts(places.model_id)
+    index = None if places.model_id is None else live_index(places.database, places.model_id)
     return Reconciliation(
-        uploads=look.listed,
-        partitions=look.partitions,
-        videos=look.videos,
+        uploads=survey.uploads,
+        partitions=survey.partitions,
+        videos=survey.videos,
         frames=counts.frames,
         vectors=counts.vectors,
         indexed=index.frames if index else 0,
@@ -164,70 +170,75 @@ def reconcile(
     )
 
 
-def _look(places: _Places, *, only: Set[str] | None = None) -> _Look:
-    """Look at all places once; with `only`, compare these videos alone."""
-    records = VideoStore(places.database)
+def _survey(places: _Places, *, only: Set[str] | None = None) -> _Survey:
+    """Compare all places once; with ``only``, these videos alone."""
     before = places.in_dagster()
     listing, refused = places.uploads.survey()
     listed = {upload.path for upload in listing}
     rows = {
         row.video: row
-        for row in records.list(model_id=places.model_id)
-        if is_in_part(row.video, places.part)
+        for row in VideoStore(places.database).list(model_id=places.model_id)
+        if is_in_part(row.video, places.shard)
     }
-    look = _Look(listed=len(listed), partitions=len(before.partitions), videos=len(rows))
-
-    def footer_of(video: str) -> FrameFileMetadata:
-        store = places.frame_store
-        try:
-            return store.verify(video) if places.verify_frames else store.metadata(video)
-        except DamagedFramesError:
-            look.damaged.add(video)
-            raise
-
-    wanted = {*listed, *before.partitions, *rows} - before.busy
+    survey = _Survey(uploads=len(listed), partitions=len(before.partitions), videos=len(rows))
+    videos = {*listed, *before.partitions, *rows} - before.busy
     found = [
         _compare(
             video,
             rows.get(video),
-            footer_of,
+            lambda video: _footer(places, survey, video),
             listed=video in listed,
-            keyed=video in before.partitions,
+            has_partition=video in before.partitions,
         )
-        for video in sorted(wanted if only is None else wanted & only)
+        for video in sorted(videos if only is None else videos & only)
     ]
     if places.model_id is not None:
-        found += _compare_vectors(places, look, rows)
+        found += _compare_vectors(places, places.model_id, survey, rows)
     after = places.in_dagster()
+    survey.differences = [
+        *_settled(places, [d for d in found if d is not None], before, after),
+        *(
+            Difference(video=shown(file.path), problem=file.reason, repair="reported")
+            for file in refused
+        ),
+    ]
+    if before.is_quiet and after.is_quiet:
+        survey.differences += _compare_index(places)
+    return survey
+
+
+def _footer(places: _Places, survey: _Survey, video: str) -> FrameFileMetadata:
+    """Read the footer of a video's frames, or all of them; note down which are damaged."""
+    store = places.frame_store
+    try:
+        return store.verify(video) if places.verify_frames else store.metadata(video)
+    except DamagedFramesError:
+        survey.damaged.add(video)
+        raise
+
+
+def _settled(
+    places: _Places, found: Sequence[Difference], before: InDagster, after: InDagster
+) -> list[Difference]:
+    """Return the differences that no run works on, and whose next step is not about to begin."""
     moved = AnnouncedUploads(places.database).moved_within(
         timedelta(seconds=places.awaited_seconds)
     )
-    on_the_way = {*before.recent, *after.recent, *moved}
-    look.differences = [
-        d
-        for d in found
-        if d is not None
-        and d.video not in before.busy
-        and d.video not in after.busy
-        and not (d.is_awaited and d.video in on_the_way)
+    busy = {*before.busy, *after.busy}
+    about_to_begin = {*before.recent, *after.recent, *moved}
+    return [
+        d for d in found if d.video not in busy and not (d.is_awaited and d.video in about_to_begin)
     ]
-    look.differences += [
-        Difference(video=shown(file.path), problem=file.reason, repair="reported")
-        for file in refused
-    ]
-    if before.is_quiet and after.is_quiet:
-        look.differences += _compare_index(places)
-    return look
 
 
-def _repair(places: _Places, look: _Look, differences: Sequence[Difference]) -> None:
-    """Have what differs taken up again; what Dagster holds is the caller's to change."""
+def _repair(places: _Places, survey: _Survey, differences: Sequence[Difference]) -> None:
+    """Have videos that differ processed again. The caller changes the state of Dagster."""
     videos = {d.video for d in differences if d.repair == "taken up again"}
-    for video in videos & look.damaged:
-        VideoStore(places.database).frames_are_damaged(video)
+    for video in videos & survey.damaged:
+        VideoStore(places.database).mark_frames_damaged(video)
     if places.model_id is not None:
         VectorStore(places.database).mark_outdated(
-            places.model_id, sorted(videos & look.miscounted)
+            places.model_id, sorted(videos & survey.miscounted)
         )
     AnnouncedUploads(places.database).announce_again(sorted(videos))
 
@@ -238,9 +249,9 @@ def _compare(
     footer_of: Callable[[str], FrameFileMetadata],
     *,
     listed: bool,
-    keyed: bool,
+    has_partition: bool,
 ) -> Difference | None:
-    """The first thing that is wrong with a video, seen from its upload and its frames."""
+    """Return the first difference between a video's upload, partition, row and stored frames."""
 
     def again(problem: str, *, is_awaited: bool = False) -> Difference:
         return Difference(
@@ -254,13 +265,13 @@ def _compare(
             repair="partition removed",
         )
     if row is None or not listed:
-        return None  # a new upload, or one that was deleted: the sensors' everyday work
-    if not keyed:
+        return None  # a new or a deleted upload, which the sensors handle
+    if not has_partition:
         return again("known, but Dagster has no partition for it", is_awaited=True)
     if row.state == "pending":
         return again("announced, but neither sampled nor failed", is_awaited=True)
     if row.sha256 is None:
-        return None  # it failed, with a reason
+        return None  # it failed, and the reason is recorded
     try:
         stored = footer_of(video)
     except FrameStoreVersionError as error:
@@ -276,12 +287,11 @@ def _compare(
 
 
 def _compare_vectors(
-    places: _Places, look: _Look, rows: Mapping[str, VideoRow]
+    places: _Places, model_id: int, survey: _Survey, rows: Mapping[str, VideoRow]
 ) -> list[Difference]:
-    """Videos whose vectors are not as many as they were recorded to be, or are missing."""
-    assert places.model_id is not None
-    miscounted = VectorStore(places.database).miscounted(places.model_id)
-    look.miscounted = miscounted.keys() & rows.keys()
+    """Return videos whose vectors are missing, or are not as many as were recorded."""
+    miscounted = VectorStore(places.database).miscounted(model_id)
+    survey.miscounted = miscounted.keys() & rows.keys()
     found = [
         Difference(
             video=video,
@@ -299,17 +309,17 @@ def _compare_vectors(
             is_awaited=True,
         )
         for video, row in rows.items()
-        if row.state == "frames" and video not in look.miscounted
+        if row.state == "frames" and video not in survey.miscounted
     ]
 
 
 def _compare_index(places: _Places) -> list[Difference]:
-    """Whether the live index answers for every vector."""
+    """Return a difference unless the live index covers every vector."""
     if places.model_id is None:
         return []
     index = live_index(places.database, places.model_id)
     vectors = VideoStore(places.database).counts(places.model_id).vectors
     if index is None or index.frames == vectors:
         return []
-    problem = f"the index answers for {index.frames} of {vectors} vectors"
+    problem = f"the index covers {index.frames} of {vectors} vectors"
     return [Difference(video="", problem=problem, repair="reported")]

@@ -1,4 +1,4 @@
-"""Forgetting videos whose uploads are gone."""
+"""Delete the results of videos whose uploads are gone."""
 
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.videos import VideoStore
@@ -6,13 +6,13 @@ from siglip_pipeline.video.frame_store import FrameStore
 
 
 def forget_video(database: Database, frame_store: FrameStore, video: str) -> None:
-    """Delete a video's vectors, under every model, its row, and its frames, in this order.
+    """Delete a video's vectors under every model, then its row, then its frames.
 
-    Search stops to find it at once; what an interruption leaves of the rest is found by
-    :func:`~siglip_pipeline.stages.reconcile.reconcile`.
+    Search no longer finds it from the first step on. Where a failure interrupts the rest,
+    :func:`~siglip_pipeline.stages.reconcile.reconcile` finds what is left.
 
     Raises:
-        FrameStoreError: the frame store refused; the vectors are gone.
+        FrameStoreError: the frames cannot be deleted; the vectors and the row are gone.
     """
     VideoStore(database).delete(video)
     frame_store.delete(video)

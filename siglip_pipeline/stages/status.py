@@ -1,4 +1,4 @@
-"""What is there, what failed, what is still to come: `siglip-pipeline status`."""
+"""Collect the state of the pipeline: `siglip-pipeline status`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,12 +39,12 @@ class IndexStatus:
     state: str = "ready"
     recall_at_10: float | None
     rows: int
-    """Frames that it answers for."""
+    """Frames that it covers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineStatus:
-    """One look at the whole pipeline."""
+    """The state of the whole pipeline at one moment."""
 
     total: int
     indexed: int
@@ -54,25 +54,25 @@ class PipelineStatus:
     embedded: int
     failures: tuple[Failure, ...]
     refused: tuple[Refused, ...]
-    """Files that cannot become videos; known where listing is cheap, in a local folder."""
+    """Files that cannot become videos; found only in a local folder, where listing is cheap."""
     frames: int
     vectors: int
     out_of_date: OutOfDate
     warnings: tuple[str, ...]
-    """What a person should see to before it becomes a failure."""
+    """What a person should change before it becomes a failure."""
     model: ModelStatus | None
     index: IndexStatus | None
 
+    sandbox: SandboxReport
+    """Which restrictions hold for processes that decode on this machine."""
+
     @property
     def is_index_current(self) -> bool:
-        """Whether the index answers for every vector."""
+        """Return whether the index covers every vector."""
         return self.index is not None and self.index.rows == self.vectors
 
-    sandbox: SandboxReport
-    """Which locks hold for processes that decode on this machine."""
-
     def to_json(self) -> dict[str, Any]:
-        """The document that ``status --json`` prints."""
+        """Return the document that ``status --json`` prints."""
         return {
             "videos": {
                 "total": self.total,
@@ -100,10 +100,10 @@ class PipelineStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusOptions:
-    """Where uploads lie, and what is asked for of them."""
+    """Where uploads lie, and which results the settings ask for."""
 
     uploads: SecretUrl
-    part: str | None
+    shard: str | None
     partition_limit: int
     wanted: Wanted
 
@@ -112,40 +112,40 @@ class StatusOptions:
         """Return the options that the environment asks for."""
         return cls(
             uploads=settings.uploads,
-            part=settings.part,
+            shard=settings.part,
             partition_limit=settings.partition_limit,
             wanted=Wanted.from_settings(settings),
         )
 
 
 def collect_status(database: Database, options: StatusOptions) -> PipelineStatus:
-    """The state under the active model, or under the newest one while none is active.
+    """Return the state under the active model, or under the newest while none is active.
 
-    Uploads that no sensor has announced yet are counted as pending where listing them is cheap: in
-    a local folder.
+    In a local folder, where listing is cheap, count uploads as pending that no sensor has announced
+    yet.
     """
     models = ModelStore(database)
     model = models.active() or next(iter(models.list()[::-1]), None)
     videos = VideoStore(database)
     counts = videos.counts(model.model_id if model else None)
-    unseen = 0
+    unannounced = 0
     refused: Sequence[Refused] = ()
     folder = options.uploads.folder
-    if folder is not None and (folder / (options.part or "")).is_dir():
-        uploads = UploadStore(options.uploads, part=options.part, settle_seconds=0)
+    if folder is not None and (folder / (options.shard or "")).is_dir():
+        uploads = UploadStore(options.uploads, part=options.shard, settle_seconds=0)
         listing, refused = uploads.survey()
         known = videos.paths()
-        unseen = sum(upload.path not in known for upload in listing)
+        unannounced = sum(upload.path not in known for upload in listing)
     warning = partition_warning(
-        AnnouncedUploads(database).count(part=options.part) + unseen,
-        part=options.part,
+        AnnouncedUploads(database).count(shard=options.shard) + unannounced,
+        shard=options.shard,
         limit=options.partition_limit,
     )
     return PipelineStatus(
-        total=counts.total + unseen,
+        total=counts.total + unannounced,
         indexed=counts.indexed,
         failed=counts.failed,
-        pending=counts.pending + unseen,
+        pending=counts.pending + unannounced,
         decoded=counts.decoded,
         embedded=counts.embedded,
         failures=tuple(counts.failures),

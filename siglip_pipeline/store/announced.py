@@ -1,4 +1,4 @@
-"""Uploads as they were last announced: what the sensor compares a listing with."""
+"""The uploads as they were last announced, with which the sensor compares a listing."""
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -8,52 +8,91 @@ from siglip_pipeline.records import Upload
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.videos import timestamp
 
+_REGISTER = """
+INSERT INTO videos (path, size_bytes, modified_at, listed_fingerprint, announcements)
+SELECT *, 1 FROM unnest(%s::text[], %s::bigint[], %s::timestamptz[], %s::text[])
+ON CONFLICT (path) DO UPDATE SET
+    listed_fingerprint = excluded.listed_fingerprint,
+    missing_since = NULL,
+    announcements = videos.announcements + 1
+RETURNING path, video_id, announcements
+"""
+
+_NOTE_RUNS = """
+UPDATE videos SET announced_run = run, announced_at = now()
+FROM unnest(%s::text[], %s::text[]) AS requested (video, run)
+WHERE path = video
+"""
+
+_UNCONFIRMED_RUNS = """
+SELECT path, announced_run FROM videos
+WHERE announced_run IS NOT NULL AND announced_at < now() - %s AND starts_with(path, %s)
+"""
+
+_MOVED_WITHIN = """
+SELECT path FROM videos
+WHERE greatest(registered_at, announced_at, decoded_at) > now() - %(age)s
+UNION
+SELECT path FROM videos JOIN ingests USING (video_id) WHERE finished_at > now() - %(age)s
+"""
+
+_NOTE_MISSING = """
+UPDATE videos
+SET missing_since = CASE WHEN path = ANY(%(missing)s) THEN coalesce(missing_since, now()) END
+WHERE (path = ANY(%(missing)s)) <> (missing_since IS NOT NULL) AND starts_with(path, %(prefix)s)
+"""
+
+_NOTE_SHARD = """
+UPDATE videos SET part = %(shard)s
+WHERE starts_with(path, %(prefix)s) AND part IS DISTINCT FROM %(shard)s
+"""
+
+_MISSING_FOR = """
+SELECT path FROM videos
+WHERE missing_since < now() - %s AND starts_with(path, %s)
+ORDER BY path
+"""
+
+_FINGERPRINTS = """
+SELECT path, coalesce(listed_fingerprint, '') FROM videos WHERE starts_with(path, %s)
+"""
+
 
 class AnnouncedUploads:
-    """What the table of videos says about their uploads. ``part``: a folder below UPLOADS."""
+    """What the table of videos holds about their uploads.
+
+    ``shard`` is the folder below UPLOADS of a shard of the collection; None for all of it.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def register(self, uploads: Iterable[Upload]) -> dict[str, str]:
-        """Note uploads as announced: new ones are pending, known ones keep their state.
+        """Record uploads as announced: new ones are pending, known ones keep their state.
 
         Returns:
-            By path, a name for this announcement that no other one of any upload ever has.
+            By path, a name that is unique among all announcements of all uploads.
         """
+        columns = _columns((u.path, u.size_bytes, timestamp(u), u.fingerprint) for u in uploads)
         with self._database.connection() as connection:
-            rows = connection.execute(
-                "INSERT INTO videos (path, size_bytes, modified_at, listed_fingerprint,"
-                " announcements) SELECT *, 1 FROM unnest(%s::text[], %s::bigint[],"
-                " %s::timestamptz[], %s::text[]) ON CONFLICT (path) DO UPDATE SET"
-                " listed_fingerprint = excluded.listed_fingerprint, missing_since = NULL,"
-                " announcements = videos.announcements + 1"
-                " RETURNING path, video_id, announcements",
-                _columns((u.path, u.size_bytes, timestamp(u), u.fingerprint) for u in uploads),
-            ).fetchall()
+            rows = connection.execute(_REGISTER, columns).fetchall()
         return {path: f"{video_id}.{number}" for path, video_id, number in rows}
 
     def note_runs(self, runs: Mapping[str, str | None]) -> None:
-        """Note by path which run was asked for; None: nothing is waited for any more."""
+        """Record by path which run was requested; None where none is awaited any more."""
         with self._database.connection() as connection:
-            connection.execute(
-                "UPDATE videos SET announced_run = run, announced_at = now()"
-                " FROM unnest(%s::text[], %s::text[]) AS asked (video, run) WHERE path = video",
-                [list(runs), list(runs.values())],
-            )
+            connection.execute(_NOTE_RUNS, [list(runs), list(runs.values())])
 
-    def unconfirmed_runs(self, *, older_than: timedelta, part: str | None = None) -> dict[str, str]:
-        """By path, runs that were asked for so long ago that they must exist by now."""
+    def unconfirmed_runs(
+        self, *, older_than: timedelta, shard: str | None = None
+    ) -> dict[str, str]:
+        """Return by path the runs that were requested so long ago that they must exist by now."""
         with self._database.connection() as connection:
-            rows = connection.execute(
-                "SELECT path, announced_run FROM videos WHERE announced_run IS NOT NULL"
-                " AND announced_at < now() - %s AND starts_with(path, %s)",
-                [older_than, _below(part)],
-            ).fetchall()
+            rows = connection.execute(_UNCONFIRMED_RUNS, [older_than, _prefix(shard)]).fetchall()
         return dict(rows)
 
     def announce_again(self, videos: Iterable[str]) -> None:
-        """Have the sensor take these up as if they were new."""
+        """Have the sensor announce these videos as if they were new."""
         with self._database.connection() as connection:
             connection.execute(
                 "UPDATE videos SET listed_fingerprint = NULL, announced_at = now()"
@@ -62,75 +101,47 @@ class AnnouncedUploads:
             )
 
     def moved_within(self, age: timedelta) -> set[str]:
-        """Videos that were noted, announced, sampled or embedded so lately, by path."""
+        """Return the paths that were registered, announced, sampled or embedded within ``age``."""
         with self._database.connection() as connection:
-            rows = connection.execute(
-                "SELECT path FROM videos WHERE greatest(registered_at, announced_at, decoded_at)"
-                " > now() - %(age)s UNION SELECT path FROM videos JOIN ingests USING (video_id)"
-                " WHERE finished_at > now() - %(age)s",
-                {"age": age},
-            ).fetchall()
+            rows = connection.execute(_MOVED_WITHIN, {"age": age}).fetchall()
         return {path for (path,) in rows}
 
-    def note_missing(self, missing: Iterable[str], *, part: str | None = None) -> None:
-        """These uploads of a part, and no others, are not where they were; the first time counts.
-
-        Args:
-            missing: paths.
-            part: a folder below UPLOADS, as in :class:`.UploadStore`.
-        """
+    def note_missing(self, missing: Iterable[str], *, shard: str | None = None) -> None:
+        """Record which uploads of a shard are missing, and since when; all others are present."""
         with self._database.connection() as connection:
-            connection.execute(
-                "UPDATE videos SET missing_since ="
-                " CASE WHEN path = ANY(%(missing)s) THEN coalesce(missing_since, now()) END"
-                " WHERE (path = ANY(%(missing)s)) <> (missing_since IS NOT NULL)"
-                " AND starts_with(path, %(below)s)",
-                {"missing": list(missing), "below": _below(part)},
-            )
+            connection.execute(_NOTE_MISSING, {"missing": list(missing), "prefix": _prefix(shard)})
 
-    def note_part(self, part: str | None) -> None:
-        """What lies below this folder is worked on as this part; None: the collection is whole."""
+    def note_shard(self, shard: str | None) -> None:
+        """Record that this process serves all videos below the shard's folder as that shard."""
         with self._database.connection() as connection:
-            connection.execute(
-                "UPDATE videos SET part = %(part)s"
-                " WHERE starts_with(path, %(below)s) AND part IS DISTINCT FROM %(part)s",
-                {"part": part, "below": _below(part)},
-            )
+            connection.execute(_NOTE_SHARD, {"shard": shard, "prefix": _prefix(shard)})
 
-    def missing_for(self, grace: timedelta, *, part: str | None = None) -> list[str]:
-        """Videos of a part whose uploads have been missing for longer than ``grace``, by path."""
+    def missing_for(self, grace: timedelta, *, shard: str | None = None) -> list[str]:
+        """Return the paths whose uploads have been missing for longer than ``grace``, sorted."""
         with self._database.connection() as connection:
-            rows = connection.execute(
-                "SELECT path FROM videos WHERE missing_since < now() - %s"
-                " AND starts_with(path, %s) ORDER BY path",
-                [grace, _below(part)],
-            ).fetchall()
+            rows = connection.execute(_MISSING_FOR, [grace, _prefix(shard)]).fetchall()
         return [path for (path,) in rows]
 
-    def listed_fingerprints(self, *, part: str | None = None) -> dict[str, str]:
-        """Fingerprint of each upload of a part when it was last announced, by path; empty: not."""
+    def listed_fingerprints(self, *, shard: str | None = None) -> dict[str, str]:
+        """Return by path the fingerprint that was last announced; empty if none was."""
         with self._database.connection() as connection:
-            rows = connection.execute(
-                "SELECT path, coalesce(listed_fingerprint, '') FROM videos"
-                " WHERE starts_with(path, %s)",
-                [_below(part)],
-            ).fetchall()
+            rows = connection.execute(_FINGERPRINTS, [_prefix(shard)]).fetchall()
         return dict(rows)
 
-    def count(self, *, part: str | None = None) -> int:
-        """How many videos of a part are known."""
+    def count(self, *, shard: str | None = None) -> int:
+        """Return how many videos of a shard are known."""
         with self._database.connection() as connection:
             [row] = connection.execute(
-                "SELECT count(*) FROM videos WHERE starts_with(path, %s)", [_below(part)]
+                "SELECT count(*) FROM videos WHERE starts_with(path, %s)", [_prefix(shard)]
             )
         return int(row[0])
 
 
-def _below(part: str | None) -> str:
-    """What the paths of a part begin with; of everything, nothing in common."""
-    return f"{part}/" if part else ""
+def _prefix(shard: str | None) -> str:
+    """Return what the paths of a shard begin with; empty for the whole collection."""
+    return f"{shard}/" if shard else ""
 
 
 def _columns(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
-    """Rows as one array a column, for ``unnest``."""
+    """Return rows as one array per column, for ``unnest``."""
     return [list(column) for column in zip(*rows, strict=True)] or [[], [], [], []]

@@ -138,8 +138,8 @@ class VectorStore:
             videos.clear_failure(connection, video_id, Stage.VECTORS)
         return LoadResult(outcome="written", frames=len(batch), moments=len(moments))
 
-    def twin(self, model_id: int, *, source_sha256: str, sampling: str) -> str | None:
-        """A video whose stored vectors are of this content and sampling."""
+    def video_of_content(self, model_id: int, *, source_sha256: str, sampling: str) -> str | None:
+        """Return a video with vectors of this content and sampling; None if there is none."""
         with self._database.connection() as connection:
             row = connection.execute(
                 "SELECT path FROM ingests JOIN videos USING (video_id) WHERE model_id = %s"

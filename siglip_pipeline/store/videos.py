@@ -101,10 +101,10 @@ class VideoStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def frames_are_damaged(self, video: str) -> None:
-        """The stored frames are no use: they are out of date, and nobody's to take over.
+    def mark_frames_damaged(self, video: str) -> None:
+        """Mark stored frames as out of date, so that no other video copies them.
 
-        The sensor takes the video up again, as if it were new.
+        The sensor announces the video again, as if it were new.
         """
         with self._database.connection() as connection:
             connection.execute(

@@ -120,7 +120,7 @@ def test_damage_that_embedding_finds_is_said_and_then_made_good(
 
 @pytest.mark.faults
 @pytest.mark.timeout(600)
-def test_a_double_does_not_take_over_damaged_frames(
+def test_a_duplicate_does_not_take_over_damaged_frames(
     make_pipeline: Make, reference: Reference, films: Path, tmp_path: Path
 ) -> None:
     shutil.copyfile(films / VIDEO, tmp_path / VIDEO)
@@ -128,8 +128,8 @@ def test_a_double_does_not_take_over_damaged_frames(
     assert pipeline.run("materialize", "--all-missing", "--assets", "video_frames", "--json") == 0
     file = frame_file(pipeline)
     file.write_bytes(DAMAGE["zeros before the footer"](file.read_bytes()))
-    shutil.copyfile(films / VIDEO, tmp_path / "double.mp4")
-    assert pipeline.run("materialize", "double.mp4", "--json") == 0, pipeline.said[-4000:]
+    shutil.copyfile(films / VIDEO, tmp_path / "duplicate.mp4")
+    assert pipeline.run("materialize", "duplicate.mp4", "--json") == 0, pipeline.said[-4000:]
     pipeline.finish()
     stored = pipeline.stored()
     assert stored.only(VIDEO) == reference.stored.only(VIDEO)

@@ -341,7 +341,7 @@ def test_damaged_frames_are_made_again_though_their_footer_is_whole(
     assert AnnouncedUploads(bench.database).listed_fingerprints() == {"a.mp4": ""}, (
         "the sensor takes it up again"
     )
-    # A double of it does not get them either.
+    # A duplicate of it does not get them either.
     shutil.copyfile(film, bench.folder / "b.mp4")
     assert _from(bench.sample("b.mp4")["b.mp4"]) is None
     assert _from(bench.sample("a.mp4")["a.mp4"]) == "b.mp4"

@@ -188,24 +188,24 @@ def test_the_page_leads_to_the_assets_of_a_videos_part(database: Database, tmp_p
 
     undivided = "/assets/video_frames?view=partitions&amp;partition="
     assert links() == [f"{undivided}north%2Fa.mp4", f"{undivided}northern.mp4"]
-    AnnouncedUploads(database).note_part("north")
+    AnnouncedUploads(database).note_shard("north")
     divided = "/assets/north/video_frames?view=partitions&amp;partition="
     assert links() == [f"{divided}north%2Fa.mp4", f"{undivided}northern.mp4"]
     # Whole again: what is worked on as no part has no part.
-    AnnouncedUploads(database).note_part(None)
+    AnnouncedUploads(database).note_shard(None)
     assert links() == [f"{undivided}north%2Fa.mp4", f"{undivided}northern.mp4"]
 
 
 def test_a_set_of_partitions_that_fills_up_is_announced(database: Database, tmp_path: Path) -> None:
     settings = Settings.load(uploads=str(tmp_path / "none"), part="a", partition_limit=10)
-    assert partition_warning(8, part="a", limit=10) is None
-    assert "9 videos below a/" in str(partition_warning(9, part="a", limit=10))
+    assert partition_warning(8, shard="a", limit=10) is None
+    assert "9 videos below a/" in str(partition_warning(9, shard="a", limit=10))
     with psycopg.connect(database.url.reveal()) as connection:
         connection.execute(
             "INSERT INTO videos (path) SELECT p || n FROM generate_series(1, 9) n,"
             " unnest(ARRAY['a/', 'b/']) p"
         )
     (warning,) = collect_status(database, StatusOptions.from_settings(settings)).warnings
-    assert warning == partition_warning(9, part="a", limit=10)
+    assert warning == partition_warning(9, shard="a", limit=10)
     other = StatusOptions.from_settings(settings.model_copy(update={"part": "c"}))
     assert collect_status(database, other).warnings == ()
