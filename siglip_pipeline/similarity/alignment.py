@@ -1,14 +1,14 @@
-"""What two videos share: stretches whose frames look alike in the same order.
+"""Find the segments that two videos share: similar frames in the same order.
 
-Frames of one video are matched with frames of another by cosine. Matches of a copied stretch lie
+Frames of one video are matched with frames of the other by cosine. Matches of a copied segment lie
 on a line ``t_b = speed * t_a + offset``; all others are scattered, or fill a block where both
-pictures stand still. So matches vote for speeds and offsets, the line with the most votes is fitted
-robustly, and what counts in its favour is the number of *different* frames on it: a black opening
-counts as one frame however long it is.
+pictures are still. So matches vote for speeds and offsets, the line with the most votes is fitted
+robustly, and its support is the number of *different* frames on it: a black opening counts as one
+frame however long it is.
 
-Voting on offsets is how copies have been told since Law-To et al., "Video Copy Detection: a
-Comparative Study" (CIVR 2007); counting by likeness is the similarity-sensitive diversity of
-Leinster and Cobbold, "Measuring diversity" (Ecology 93, 2012), of order 0.
+Copies have been found by voting on offsets since Law-To et al., "Video Copy Detection: a
+Comparative Study" (CIVR 2007); the number of different frames is the similarity-sensitive diversity
+of Leinster and Cobbold, "Measuring diversity" (Ecology 93, 2012), of order 0.
 
 Shapes: A and B frames of the two videos, N matches, D dimensions.
 """
@@ -21,24 +21,24 @@ from numpy.typing import NDArray
 from siglip_pipeline.records import FloatArray, IntArray, SecondsArray
 
 MATCH_COSINE = 0.94
-"""Frames at least as alike may be the same picture. Re-encoded copies lie above 0.97."""
+"""Cosine from which two frames may be the same picture. Re-encoded copies are above 0.97."""
 MIN_DIFFERENT = 2.0
-"""A stretch of fewer different frames proves nothing: pictures that stand still look alike."""
+"""A segment with fewer different frames proves nothing: still pictures resemble each other."""
 WEAK_COSINE = 0.88
-"""… or the same picture cropped, where more of them line up:"""
+"""Cosine from which two frames may be the same picture cropped, if enough of them line up."""
 WEAK_DIFFERENT = 3.0
-"""Different frames that a stretch of such weak matches has at least."""
+"""The least number of different frames in a segment of such weak matches."""
 WEAK_DENSITY = 0.75
-"""Share of its frames that have a match: some in a row are found in any order of scenes."""
+"""The least share of its frames with a match: short runs occur in any order of scenes."""
 SPEEDS = (1.0, 2 / 3, 3 / 4, 4 / 5, 5 / 4, 4 / 3, 3 / 2, 1 / 2, 2.0)
 MAX_SEGMENTS = 8
 _MATCHES_PER_FRAME = 8
 _SHARPNESS = 0.01
-"""Cosine by which a match must stay behind the best of its frames to count for 1/e of it."""
+"""A match whose cosine is this much below the best of its frames has the weight 1/e."""
 _CLEARLY = 1.2
-"""Ratio of distances from which one is clearly the larger; Lowe's ratio test is 1 / 0.8."""
+"""Ratio from which a distance is clearly larger than another; Lowe's ratio test has 1 / 0.8."""
 _ROUNDING = 5e-4
-"""What half precision does to a cosine, at the most."""
+"""The largest error of a cosine in half precision."""
 _MAX_GAP_STEPS = 3.5
 _FIT_ROUNDS = 3
 
@@ -52,7 +52,7 @@ class Footage:
 
     @property
     def step_seconds(self) -> float:
-        """The mean time between frames."""
+        """Return the mean time between frames."""
         if len(self.time_seconds_N) < 2:
             return 1.0
         span = float(self.time_seconds_N[-1] - self.time_seconds_N[0])
@@ -61,12 +61,12 @@ class Footage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matches:
-    """Pairs of frames that look alike."""
+    """Pairs of similar frames."""
 
     row_N: IntArray
     """Frame of the first video."""
     column_N: IntArray
-    """Frame of the second one."""
+    """Frame of the second video."""
     cosine_N: FloatArray
 
     def __len__(self) -> int:
@@ -75,28 +75,28 @@ class Matches:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """A stretch that two videos share."""
+    """A segment that two videos share."""
 
     rows: IntArray
-    """Its frames in the first video."""
+    """Its frames in the first video, as rows of :class:`Footage`."""
     columns: IntArray
-    """The frames of the second one that they meet."""
+    """The frames of the second video that match them."""
     start_a: float
     end_a: float
     start_b: float
     end_b: float
     speed: float
-    """Seconds of the second video that pass in a second of the first."""
+    """Seconds of the second video per second of the first."""
     cosine: float
-    """Mean over the frames that meet."""
+    """Mean cosine of the matched frames."""
     different: float
-    """How many different frames it has, 1 for a still picture."""
+    """The number of different frames; 1 for a still picture."""
 
 
-def find_matches(a: Footage, b: Footage, *, alike: float = MATCH_COSINE) -> Matches:
-    """Pairs of frames with a cosine of at least ``alike``, the best of each frame."""
+def find_matches(a: Footage, b: Footage, *, min_cosine: float = MATCH_COSINE) -> Matches:
+    """Return the best pairs of each frame, with a cosine of at least ``min_cosine``."""
     cosine_AB = a.embeddings_ND @ b.embeddings_ND.T
-    strong_AB = cosine_AB >= alike
+    strong_AB = cosine_AB >= min_cosine
     if strong_AB.any():
         strong_AB &= _among_best(cosine_AB) | _among_best(cosine_AB.T).T
     rows, columns = np.nonzero(strong_AB)
@@ -104,7 +104,7 @@ def find_matches(a: Footage, b: Footage, *, alike: float = MATCH_COSINE) -> Matc
 
 
 def _among_best(cosine_AB: FloatArray) -> NDArray[np.bool_]:
-    """Which columns are among the best of their row."""
+    """Return which columns are among the best of their row, bool [A, B]."""
     if cosine_AB.shape[1] <= _MATCHES_PER_FRAME:
         return np.ones(cosine_AB.shape, bool)
     floor_A = np.partition(cosine_AB, -_MATCHES_PER_FRAME, axis=1)[:, -_MATCHES_PER_FRAME]
@@ -112,24 +112,26 @@ def _among_best(cosine_AB: FloatArray) -> NDArray[np.bool_]:
     return result
 
 
-def difference_weights(embeddings_ND: FloatArray, alike: float = MATCH_COSINE) -> FloatArray:
-    """For each frame, 1 over the number of frames like it: they add up to the different ones.
+def difference_weights(embeddings_ND: FloatArray, min_cosine: float = MATCH_COSINE) -> FloatArray:
+    """Return for each frame 1 over the number of similar frames, float32 [N].
+
+    The sum is the number of different frames.
 
     Args:
         embeddings_ND: unit vectors.
-        alike: cosine from which two frames are the same picture.
+        min_cosine: cosine from which two frames are the same picture.
     """
-    like_NN = embeddings_ND @ embeddings_ND.T >= alike
-    np.fill_diagonal(like_NN, val=True)
-    weights: FloatArray = (1 / like_NN.sum(axis=1)).astype(np.float32)
+    similar_NN = embeddings_ND @ embeddings_ND.T >= min_cosine
+    np.fill_diagonal(similar_NN, val=True)
+    weights: FloatArray = (1 / similar_NN.sum(axis=1)).astype(np.float32)
     return weights
 
 
 def shared_segments(a: Footage, b: Footage, matches: Matches) -> list[Segment]:
-    """The stretches that both videos have, the one of the most different frames first.
+    """Return the segments that two videos share, the one with the most different frames first.
 
-    A frame is in one of them at the most. A first stretch is given whatever it is worth, further
-    ones only with :data:`MIN_DIFFERENT` different frames.
+    No frame is in two of them. The first segment may be of any quality; the others have at least
+    :data:`MIN_DIFFERENT` different frames.
     """
     segments: list[Segment] = []
     left_N = np.ones(len(matches), bool)
@@ -144,8 +146,8 @@ def shared_segments(a: Footage, b: Footage, matches: Matches) -> list[Segment]:
 
 
 def weakly_shared_segments(a: Footage, b: Footage) -> list[Segment]:
-    """Stretches of matches from :data:`WEAK_COSINE` on: more must line up to prove anything."""
-    segments = shared_segments(a, b, find_matches(a, b, alike=WEAK_COSINE))
+    """Return shared segments of matches from :data:`WEAK_COSINE` on, which must be longer."""
+    segments = shared_segments(a, b, find_matches(a, b, min_cosine=WEAK_COSINE))
     return [
         segment
         for segment in segments
@@ -173,7 +175,7 @@ def _best_segment(
         fitted = _fit(time_a[near], time_b[near], weights[near], voted)
         if fitted is None:
             break
-        # Matches of a picture that stands still fill a block, along which any line fits.
+        # Matches of a still picture fill a block, on which any line fits.
         better = _support(rows, columns, weights, _near(a, b, time_a, time_b, *fitted))
         if better <= support:
             break
@@ -190,7 +192,7 @@ def _best_segment(
 
 
 def _match_weights(rows: IntArray, columns: IntArray, cosines: FloatArray) -> SecondsArray:
-    """Near 1 for the best match of both its frames, falling off fast behind it."""
+    """Return a weight per match: 1 for the best of both its frames, falling off exponentially."""
     best_row = np.full(rows.max() + 1, -1.0)
     best_column = np.full(columns.max() + 1, -1.0)
     np.maximum.at(best_row, rows, cosines)
@@ -203,13 +205,13 @@ def _match_weights(rows: IntArray, columns: IntArray, cosines: FloatArray) -> Se
 def _vote(
     a: Footage, b: Footage, rows: IntArray, columns: IntArray, weights: SecondsArray
 ) -> tuple[float, float]:
-    """The speed and offset that most frames agree on; of equals, the natural speed."""
+    """Return the speed and offset with the most votes; among equals, the original speed."""
     time_a, time_b = a.time_seconds_N[rows], b.time_seconds_N[columns]
     step = max(a.step_seconds, b.step_seconds)
     most, line = -1.0, (1.0, 0.0)
     for speed in SPEEDS:
         offsets = time_b - speed * time_a
-        # Bins that overlap by half: an offset on an edge loses no votes.
+        # The bins overlap by half, so that an offset on an edge loses no votes.
         bins = np.floor(offsets / (step / 2)).astype(np.int64)
         bins -= bins.min()
         votes = np.bincount(bins, weights, minlength=int(bins.max()) + 2)
@@ -231,7 +233,7 @@ def _near(
     speed: float,
     offset: float,
 ) -> NDArray[np.bool_]:
-    """Which matches lie on the line, to within a step."""
+    """Return which matches lie within a step of the line, bool [N]."""
     result: NDArray[np.bool_] = np.abs(time_b - speed * time_a - offset) <= _tolerance(a, b, speed)
     return result
 
@@ -239,7 +241,7 @@ def _near(
 def _support(
     rows: IntArray, columns: IntArray, weights: SecondsArray, near: NDArray[np.bool_]
 ) -> float:
-    """Weight of the matches on a line, each frame of either video counted once."""
+    """Return the weight of the matches on a line; each frame of either video counts once."""
     total = []
     for frames in (rows, columns):
         best = np.zeros(int(frames.max()) + 1)
@@ -249,14 +251,14 @@ def _support(
 
 
 def _tolerance(a: Footage, b: Footage, speed: float) -> float:
-    """Frames are taken at different times of the same footage: off by up to a step."""
+    """Return the largest distance from the line in seconds: sampling is off by up to a step."""
     return 1.01 * max(speed * a.step_seconds, b.step_seconds)
 
 
 def _fit(
     time_a: SecondsArray, time_b: SecondsArray, weights: SecondsArray, speed: float
 ) -> tuple[float, float] | None:
-    """Weighted least squares with Huber's weights; None: too little to fit a speed on."""
+    """Fit a line by weighted least squares with Huber's weights; None if frames are too few."""
     if len(np.unique(time_a)) < 4 or len(np.unique(time_b)) < 4:
         return None
     w = weights.copy()
@@ -271,14 +273,14 @@ def _fit(
         miss = np.abs(time_b - slope * time_a - offset)
         scale = max(float(np.median(miss)), 1e-3)
         w = weights * np.minimum(1, 1.345 * scale / np.maximum(miss, 1e-9))
-    # A fit over few seconds must not run away from what was voted for.
+    # A fit over a few seconds must stay close to the voted speed.
     return (slope, offset) if 0.8 * speed <= slope <= 1.25 * speed else None
 
 
 def _one_to_one(
     rows: IntArray, columns: IntArray, miss: SecondsArray, tolerance: float
 ) -> IntArray:
-    """Matches near the line, each frame of the first video in one at the most, in its order."""
+    """Return the matches near the line, at most one per frame of the first video, in its order."""
     near = np.flatnonzero(miss <= tolerance)
     near = near[np.lexsort((miss[near], rows[near]))]
     first = np.unique(rows[near], return_index=True)[1]
@@ -287,7 +289,7 @@ def _one_to_one(
 
 
 def _runs(a: Footage, b: Footage, rows: IntArray, columns: IntArray) -> list[IntArray]:
-    """The chain, cut where either video goes on for a while without a match."""
+    """Split the chain of matches where either video has a gap without a match."""
     gap_a = np.diff(a.time_seconds_N[rows]) > _MAX_GAP_STEPS * a.step_seconds
     gap_b = np.abs(np.diff(b.time_seconds_N[columns])) > 2 * _MAX_GAP_STEPS * b.step_seconds
     return np.split(np.arange(len(rows)), np.flatnonzero(gap_a | gap_b) + 1)
@@ -303,11 +305,11 @@ def _segment(
 ) -> Segment:
     unique_columns = np.unique(columns)
     cosine = float(np.mean(cosines))
-    # Frames are different when they are clearly further apart than a copy is from its original.
-    alike = 1 - max(_CLEARLY * (1 - cosine), _ROUNDING)
+    # Frames differ if they are clearly further apart than a copy is from its original.
+    min_cosine = 1 - max(_CLEARLY * (1 - cosine), _ROUNDING)
     different = min(
-        float(difference_weights(a.embeddings_ND[rows], alike).sum()),
-        float(difference_weights(b.embeddings_ND[unique_columns], alike).sum()),
+        float(difference_weights(a.embeddings_ND[rows], min_cosine).sum()),
+        float(difference_weights(b.embeddings_ND[unique_columns], min_cosine).sum()),
     )
     return Segment(
         rows=rows,

@@ -1,15 +1,15 @@
-"""Comparing videos with each other: one vector per video, and the stretches that pairs share.
+"""Compare videos with each other: one vector per video, and the segments that pairs share.
 
-Each pair is compared once. What is found is kept (:mod:`.similarity.comparisons`), and a later run
- compares only videos whose vectors have changed, with all others. How common a frame is
-depends on all videos, so pairs of videos that share frames with a changed one are judged again,
-from what was kept. The result is that of comparing everything anew.
+Each pair is compared once. The result is stored (:mod:`.similarity.comparisons`), and a later run
+compares only videos whose vectors have changed, with all others. How common a frame is depends on
+all videos, so the copy decision is made again, from stored results, for every pair of a video that
+shares frames with a changed one. The outcome is the same as that of comparing all videos anew.
 
 Shapes: M moments of all videos, D dimensions.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siglip_pipeline.records import IntArray
-from siglip_pipeline.similarity import alignment
-from siglip_pipeline.similarity import copy_decision as judgement
+from siglip_pipeline.similarity import alignment, copy_decision
 from siglip_pipeline.similarity.alignment import (
     Footage,
     Segment,
@@ -34,14 +33,14 @@ from siglip_pipeline.similarity.comparisons import (
     Pair,
     Stored,
 )
-from siglip_pipeline.similarity.copy_decision import judge
-from siglip_pipeline.store.database import Database
+from siglip_pipeline.similarity.copy_decision import decide_copies
+from siglip_pipeline.store.database import Connection, Database
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.moments import cut_moments
 from siglip_pipeline.store.vectors import VectorStore
 
 CANDIDATE_COSINE = 0.85
-"""Two videos are compared frame by frame when some of their moments are as alike as this."""
+"""Two videos are compared frame by frame if two of their moments have this cosine."""
 _BLOCK, _COLUMNS = 2048, 16384
 _FOOTAGE_KEPT = 256
 _MOST = 0.9
@@ -49,19 +48,19 @@ _MOST = 0.9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimilarityReport:
-    """What a comparison found, and what it had to do."""
+    """What a comparison found, and how much it had to compare."""
 
     model: str
     videos: int
     frames: int
     changed: int
-    """Videos that were compared now; the others were, before."""
+    """Videos that were compared now; the others had been before."""
     pairs_compared: int
     """Pairs whose frames were compared now."""
     duplicates: int
-    """Pairs that are copies, of all videos."""
+    """Pairs of copies among all videos."""
     segments: int
-    """Stretches that pairs share, copies or not."""
+    """Segments that pairs share, copies or not."""
     seconds: float
 
 
@@ -75,15 +74,15 @@ def compare_videos(
     anew: bool = False,
     progress: Progress = lambda text: None,
 ) -> SimilarityReport:
-    """Compare the videos of a model that are new or changed with all others; store what they share.
+    """Compare the new and changed videos of a model with all others; store what they share.
 
-    What is stored changes in one transaction. Several calls at once wait for each other.
+    The results change in one transaction. Concurrent calls wait for each other.
 
     Args:
-        database: where.
-        model_id: whose vectors.
-        anew: compare all videos, whatever is known of them.
-        progress: called with what is being done.
+        database: holds the vectors and the results.
+        model_id: the model whose vectors are compared.
+        anew: compare all videos, even those that were compared before.
+        progress: called with a sentence about the next step.
 
     Raises:
         ModelNotFoundError: no such model.
@@ -91,47 +90,31 @@ def compare_videos(
     began = time.monotonic()
     model = ModelStore(database).get(model_id)
     store = Comparisons(database, model_id)
-    with store.alone():
+    with store.exclusive():
         current, known, rules = store.current(), store.known(), rules_of(model)
-        changed = [
+        changed = {
             video_id
             for video_id, (_, ingest_id) in current.items()
             if anew or known.get(video_id) != Stored(ingest_id=ingest_id, rules=rules)
-        ]
-        gone = known.keys() - current.keys()
-        others = current.keys() - set(changed)
+        }
         library = _Library(database, model, {v: path for v, (path, _) in current.items()})
         fresh = {
-            video.video_id: video
-            for video_id in changed
-            if (video := _look_at(library, video_id, current[video_id][1])) is not None
+            video_id: video
+            for video_id in sorted(changed)
+            if (video := _summarise(library, video_id, current[video_id][1])) is not None
         }
         candidates = _candidates(
             {video_id: video.moments_MD for video_id, video in fresh.items()},
-            store.moments(others, model.dim) if fresh else {},
+            store.moments(current.keys() - changed, model.dim) if fresh else {},
         )
         progress(
             f"{len(changed)} of {len(current)} videos are new or changed; comparing "
             f"{len(candidates)} pairs frame by frame"
         )
         pairs = dict(_compare(library, candidates))
+        removed = changed | (known.keys() - current.keys())
         with database.connection() as connection:
-            replaced = set(changed) | gone
-            touched = store.partners(connection, replaced)
-            store.forget(connection, replaced)
-            store.add(connection, fresh.values(), pairs, rules=rules)
-            # The count of a new video's pairs is missing, that of a deleted one's partner wrong.
-            touched |= store.miscounted(connection) | {v for pair in pairs for v in pair}
-            touched -= replaced - fresh.keys()
-            store.spread(connection, touched)
-            shared = list(store.pairs_of(connection, touched))
-            substance = store.substance(connection, {v for pair, _, _ in shared for v in pair})
-            judged = (
-                (pair, found)
-                for pair, segments, weak in shared
-                for found in judge(substance[pair[0]], substance[pair[1]], segments, weak)
-            )
-            store.publish(connection, touched, judged)
+            _replace(store, connection, removed, fresh, pairs, rules)
     videos, frames, duplicates, segments = store.totals()
     return SimilarityReport(
         model=model.name,
@@ -145,11 +128,37 @@ def compare_videos(
     )
 
 
+def _replace(
+    store: Comparisons,
+    connection: Connection,
+    removed: Set[int],
+    fresh: Mapping[int, ComparedVideo],
+    pairs: Mapping[Pair, ComparedPair],
+    rules: str,
+) -> None:
+    """Replace what is stored of changed and deleted videos; decide anew on all affected pairs."""
+    affected = store.partners(connection, removed)
+    store.forget(connection, removed)
+    store.add(connection, fresh.values(), pairs, rules=rules)
+    # The pairs of a new video are not counted yet; a partner of a deleted one has a stale count.
+    affected |= store.miscounted(connection) | {video for pair in pairs for video in pair}
+    affected -= removed - fresh.keys()
+    store.update_spread(connection, affected)
+    shared = list(store.pairs_of(connection, affected))
+    weights = store.frame_weights(connection, {v for pair, _, _ in shared for v in pair})
+    decided = (
+        (pair, segment)
+        for pair, segments, weak in shared
+        for segment in decide_copies(weights[pair[0]], weights[pair[1]], segments, weak)
+    )
+    store.publish(connection, affected, decided)
+
+
 def rules_of(model: ModelRow) -> str:
-    """What decides on the outcome beside the vectors: where it differs, nothing known counts."""
+    """Return the constants that decide the outcome; if they differ, videos are compared anew."""
     constants = [
         f"{name}={value}"
-        for module in (alignment, judgement)
+        for module in (alignment, copy_decision)
         for name, value in sorted(vars(module).items())
         if name.isupper() and isinstance(value, int | float | tuple)
     ]
@@ -157,7 +166,7 @@ def rules_of(model: ModelRow) -> str:
 
 
 class _Library:
-    """The frames of videos, read when they are needed; the last ones are kept."""
+    """Read the frames of videos on demand; cache the last ones."""
 
     def __init__(self, database: Database, model: ModelRow, videos: Mapping[int, str]) -> None:
         self._vectors = VectorStore(database)
@@ -173,8 +182,8 @@ class _Library:
         return Footage(time_seconds_N=batch.time_seconds_N, embeddings_ND=batch.embeddings_ND)
 
 
-def _look_at(library: _Library, video_id: int, ingest_id: int) -> ComparedVideo | None:
-    """A video by itself; None: its vectors are gone."""
+def _summarise(library: _Library, video_id: int, ingest_id: int) -> ComparedVideo | None:
+    """Return what is stored of a video by itself; None if its vectors are gone."""
     footage = library[video_id]
     if not len(footage.time_seconds_N):
         return None
@@ -199,7 +208,7 @@ def _look_at(library: _Library, video_id: int, ingest_id: int) -> ComparedVideo 
 def _candidates(
     fresh: Mapping[int, NDArray[np.float16]], others: Mapping[int, NDArray[np.float16]]
 ) -> list[Pair]:
-    """Pairs with a fresh video that have alike moments, in order."""
+    """Return pairs of videos with similar moments, at least one of them fresh, sorted."""
     if not fresh:
         return []
     rows, row_owners = _stacked(fresh)
@@ -207,25 +216,26 @@ def _candidates(
     pairs: set[Pair] = set()
     for start in range(0, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK].astype(np.float32)
-        # Fresh ones come first in both: each two of them meet once.
+        # Fresh videos come first in rows and columns, so each pair of them is compared once.
         for first in range(start, len(columns), _COLUMNS):
             cosines = block @ columns[first : first + _COLUMNS].astype(np.float32).T
             i, j = np.nonzero(cosines >= CANDIDATE_COSINE)
-            alike = np.stack([row_owners[start + i], column_owners[first + j]], axis=1)
-            alike = np.unique(np.sort(alike[alike[:, 0] != alike[:, 1]], axis=1), axis=0)
-            pairs.update((int(a), int(b)) for a, b in alike)
+            found = np.stack([row_owners[start + i], column_owners[first + j]], axis=1)
+            found = np.unique(np.sort(found[found[:, 0] != found[:, 1]], axis=1), axis=0)
+            pairs.update((int(a), int(b)) for a, b in found)
     return sorted(pairs)
 
 
 def _stacked(
     moments: Mapping[int, NDArray[np.float16]],
 ) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
-    owners = np.repeat(list(moments), [len(part) for part in moments.values()])
+    """Return the moments of all videos in one array, and the video of each row."""
+    owners = np.repeat(list(moments), [len(means_MD) for means_MD in moments.values()])
     return np.concatenate(list(moments.values())), owners
 
 
 def _compare(library: _Library, candidates: Sequence[Pair]) -> Iterator[tuple[Pair, ComparedPair]]:
-    """The pairs that have frames alike, with the stretches that these make."""
+    """Yield the pairs that share segments, with what they share."""
     for pair in candidates:
         a, b = (library[video_id] for video_id in pair)
         matches = find_matches(a, b)
@@ -244,7 +254,7 @@ def _compare(library: _Library, candidates: Sequence[Pair]) -> Iterator[tuple[Pa
 
 
 def _mostly(segments: Sequence[Segment], a: Footage, b: Footage) -> bool:
-    """Whether stretches hold so much of a video that weaker matches would add nothing."""
+    """Return whether segments hold so much of a video that weaker matches add nothing."""
     rows = sum(len(segment.rows) for segment in segments)
     columns = sum(len(segment.columns) for segment in segments)
     return rows >= _MOST * len(a.time_seconds_N) or columns >= _MOST * len(b.time_seconds_N)

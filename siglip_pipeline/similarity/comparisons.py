@@ -1,8 +1,9 @@
-"""What comparing videos found, kept so that nothing is compared twice.
+"""Store the results of comparing videos, so that no pair is compared twice.
 
 Shapes: N frames, M moments of a video, D dimensions.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -11,20 +12,93 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pgvector import HalfVector
+from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from siglip_pipeline.records import FloatArray, IntArray
 from siglip_pipeline.similarity.alignment import Segment
-from siglip_pipeline.similarity.copy_decision import Judged, Substance
+from siglip_pipeline.similarity.copy_decision import DecidedSegment, FrameWeights
 from siglip_pipeline.store.database import LOCK_BUILD, Connection, Database
 
 Pair = tuple[int, int]
 """Ids of two videos, the lower one first."""
 
+_CURRENT = """
+SELECT video_id, path, ingest_id
+FROM ingests JOIN videos USING (video_id)
+WHERE model_id = %s AND ingests.frames > 0
+ORDER BY video_id
+"""
+
+_DELETE_PAIRS = """
+DELETE FROM {}
+WHERE model_id = %(model)s AND (video_a = ANY(%(ids)s) OR video_b = ANY(%(ids)s))
+"""
+
+_PARTNERS = """
+SELECT video_b FROM video_pairs WHERE model_id = %(model)s AND video_a = ANY(%(ids)s)
+UNION
+SELECT video_a FROM video_pairs WHERE model_id = %(model)s AND video_b = ANY(%(ids)s)
+"""
+
+_MISCOUNTED = """
+SELECT video_id
+FROM video_vectors v
+LEFT JOIN (
+    SELECT video_id, count(*) AS pairs
+    FROM (
+        SELECT video_a AS video_id FROM video_pairs WHERE model_id = %(model)s
+        UNION ALL
+        SELECT video_b FROM video_pairs WHERE model_id = %(model)s
+    ) ends
+    GROUP BY video_id
+) counted USING (video_id)
+WHERE v.model_id = %(model)s AND v.pairs IS DISTINCT FROM coalesce(counted.pairs, 0)
+"""
+
+_ADD_VIDEO = """
+INSERT INTO video_vectors (model_id, video_id, ingest_id, rules, frames, length_seconds, embedding,
+                           moments, weights)
+VALUES (%(model)s, %(video_id)s, %(ingest_id)s, %(rules)s, %(frames)s, %(length_seconds)s,
+        %(mean_D)s, %(moments_MD)b, %(weights_N)b)
+"""
+
+_ADD_PAIR = """
+INSERT INTO video_pairs (model_id, video_a, video_b, frames_a, frames_b, segments, weak)
+VALUES (%(model)s, %(a)s, %(b)s, %(frames_a)b, %(frames_b)b, %(segments)s, %(weak)s)
+"""
+
+_SIMILAR_FRAMES = """
+SELECT video_a, frames_a FROM video_pairs WHERE model_id = %(model)s AND video_a = ANY(%(ids)s)
+UNION ALL
+SELECT video_b, frames_b FROM video_pairs WHERE model_id = %(model)s AND video_b = ANY(%(ids)s)
+"""
+
+_PAIRS_OF = """
+SELECT video_a, video_b, segments, weak FROM video_pairs
+WHERE model_id = %(model)s AND (video_a = ANY(%(ids)s) OR video_b = ANY(%(ids)s))
+ORDER BY video_a, video_b
+"""
+
+_PUBLISH = """
+INSERT INTO shared_segments (model_id, video_a, video_b, segment, start_a, end_a, start_b, end_b,
+                             speed, score, evidence, duplicate, covered)
+VALUES (%(model)s, %(video_a)s, %(video_b)s, %(number)s, %(start_a)s, %(end_a)s, %(start_b)s,
+        %(end_b)s, %(speed)s, %(cosine)s, %(different)s, %(duplicate)s, %(covered)s)
+"""
+
+_TOTALS = """
+SELECT (SELECT count(*) FROM video_vectors WHERE model_id = %(model)s),
+       (SELECT coalesce(sum(frames), 0) FROM video_vectors WHERE model_id = %(model)s),
+       (SELECT count(*) FROM (SELECT DISTINCT video_a, video_b FROM shared_segments
+                              WHERE model_id = %(model)s AND duplicate) pairs),
+       (SELECT count(*) FROM shared_segments WHERE model_id = %(model)s)
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparedVideo:
-    """A video by itself, as it was compared."""
+    """What is stored of a video by itself."""
 
     video_id: int
     ingest_id: int
@@ -38,34 +112,34 @@ class ComparedVideo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparedPair:
-    """Two videos that have frames alike."""
+    """Two videos that share segments."""
 
     frames_a: NDArray[np.bool_]
-    """Which frames of the first one have one like it in the other."""
+    """Which frames of the first video have a similar one in the second."""
     frames_b: NDArray[np.bool_]
     segments: tuple[Segment, ...]
     weak: tuple[Segment, ...]
-    """Stretches of weaker matches, where the others hold little of either video."""
+    """Segments of weaker matches; sought if the others hold little of both videos."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """What is known of a video from an earlier comparison."""
+    """The vectors and rules under which a video was compared."""
 
     ingest_id: int | None
     rules: str | None
 
 
 class Comparisons:
-    """What is stored of comparisons under one model. Methods that write take a transaction."""
+    """The stored comparisons of one model. Methods that write take a transaction."""
 
     def __init__(self, database: Database, model_id: int) -> None:
         self._database = database
         self._model_id = model_id
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep other comparisons of this model waiting."""
+    def exclusive(self) -> Iterator[None]:
+        """Hold the lock for which other comparisons of this model wait."""
         with self._database.autocommit() as connection:
             key = [LOCK_BUILD, -self._model_id]
             connection.execute("SELECT pg_advisory_lock(%s, %s)", key)
@@ -76,17 +150,13 @@ class Comparisons:
                     connection.execute("SELECT pg_advisory_unlock(%s, %s)", key)
 
     def current(self) -> dict[int, tuple[str, int]]:
-        """Path and load of every video that has vectors."""
+        """Return the path and ingest id of every video with vectors, by video id."""
         with self._database.connection() as connection:
-            rows = connection.execute(
-                "SELECT video_id, path, ingest_id FROM ingests JOIN videos USING (video_id)"
-                " WHERE model_id = %s AND ingests.frames > 0 ORDER BY video_id",
-                [self._model_id],
-            ).fetchall()
+            rows = connection.execute(_CURRENT, [self._model_id]).fetchall()
         return {video_id: (path, ingest_id) for video_id, path, ingest_id in rows}
 
     def known(self) -> dict[int, Stored]:
-        """Videos that were compared before."""
+        """Return the videos that were compared before, by id."""
         with self._database.connection() as connection:
             rows = connection.execute(
                 "SELECT video_id, ingest_id, rules FROM video_vectors WHERE model_id = %s",
@@ -98,7 +168,7 @@ class Comparisons:
         }
 
     def moments(self, video_ids: Collection[int], dim: int) -> dict[int, NDArray[np.float16]]:
-        """Mean vectors of the moments of videos, [M, D] each, by id."""
+        """Return the mean vectors of the moments of videos, float16 [M, D], by video id."""
         with self._database.connection() as connection:
             rows = connection.execute(
                 "SELECT video_id, moments FROM video_vectors WHERE model_id = %s"
@@ -111,12 +181,11 @@ class Comparisons:
         }
 
     def forget(self, connection: Connection, video_ids: Collection[int]) -> None:
-        """Delete what is known of videos, with all their pairs."""
+        """Delete what is stored of videos and of all their pairs."""
         ids = list(video_ids)
         for table in ("video_pairs", "shared_segments"):
             connection.execute(
-                f"DELETE FROM {table} WHERE model_id = %(model)s"
-                " AND (video_a = ANY(%(ids)s) OR video_b = ANY(%(ids)s))",
+                sql.SQL(_DELETE_PAIRS).format(sql.Identifier(table)),
                 {"model": self._model_id, "ids": ids},
             )
         connection.execute(
@@ -125,25 +194,15 @@ class Comparisons:
         )
 
     def partners(self, connection: Connection, video_ids: Collection[int]) -> set[int]:
-        """Videos that have frames like any of these."""
+        """Return the videos that share frames with any of these."""
         rows = connection.execute(
-            "SELECT video_b FROM video_pairs WHERE model_id = %(model)s AND video_a = ANY(%(ids)s)"
-            " UNION SELECT video_a FROM video_pairs WHERE model_id = %(model)s"
-            " AND video_b = ANY(%(ids)s)",
-            {"model": self._model_id, "ids": list(video_ids)},
+            _PARTNERS, {"model": self._model_id, "ids": list(video_ids)}
         ).fetchall()
         return {video_id for (video_id,) in rows}
 
     def miscounted(self, connection: Connection) -> set[int]:
-        """Videos some of whose pairs are gone, since the other video was deleted."""
-        rows = connection.execute(
-            "SELECT video_id FROM video_vectors v LEFT JOIN (SELECT video_id, count(*) AS pairs"
-            " FROM (SELECT video_a AS video_id FROM video_pairs WHERE model_id = %(model)s"
-            " UNION ALL SELECT video_b FROM video_pairs WHERE model_id = %(model)s) ends"
-            " GROUP BY video_id) counted USING (video_id)"
-            " WHERE v.model_id = %(model)s AND v.pairs IS DISTINCT FROM coalesce(counted.pairs, 0)",
-            {"model": self._model_id},
-        ).fetchall()
+        """Return the videos whose stored number of pairs is wrong, as another video was deleted."""
+        rows = connection.execute(_MISCOUNTED, {"model": self._model_id}).fetchall()
         return {video_id for (video_id,) in rows}
 
     def add(
@@ -154,49 +213,46 @@ class Comparisons:
         *,
         rules: str,
     ) -> None:
-        """Note videos and pairs; videos that have been deleted meanwhile are left out."""
+        """Store videos and pairs; omit videos that have been deleted meanwhile."""
         rows = connection.execute("SELECT video_id FROM videos FOR KEY SHARE").fetchall()
-        there = {video_id for (video_id,) in rows}
+        existing = {video_id for (video_id,) in rows}
         with connection.cursor() as cursor:
             cursor.executemany(
-                "INSERT INTO video_vectors (model_id, video_id, ingest_id, rules, frames,"
-                " length_seconds, embedding, moments, weights)"
-                " VALUES (%s, %s, %s, %s, %s, %s, %s, %b, %b)",
+                _ADD_VIDEO,
                 [
-                    [
-                        *(self._model_id, video.video_id, video.ingest_id, rules, video.frames),
-                        *(video.length_seconds, HalfVector(video.mean_D)),
-                        *(video.moments_MD.tobytes(), video.weights_N.tobytes()),
-                    ]
+                    asdict(video)
+                    | {
+                        "model": self._model_id,
+                        "rules": rules,
+                        "mean_D": HalfVector(video.mean_D),
+                        "moments_MD": video.moments_MD.tobytes(),
+                        "weights_N": video.weights_N.tobytes(),
+                    }
                     for video in videos
-                    if video.video_id in there
+                    if video.video_id in existing
                 ],
             )
             cursor.executemany(
-                "INSERT INTO video_pairs (model_id, video_a, video_b, frames_a, frames_b, segments,"
-                " weak) VALUES (%s, %s, %s, %b, %b, %s, %s)",
+                _ADD_PAIR,
                 [
-                    [
-                        *(self._model_id, a, b),
-                        *(np.packbits(bits).tobytes() for bits in (pair.frames_a, pair.frames_b)),
-                        *(
-                            Jsonb([_plain(segment) for segment in segments])
-                            for segments in (pair.segments, pair.weak)
-                        ),
-                    ]
+                    {
+                        "model": self._model_id,
+                        "a": a,
+                        "b": b,
+                        "frames_a": np.packbits(pair.frames_a).tobytes(),
+                        "frames_b": np.packbits(pair.frames_b).tobytes(),
+                        "segments": Jsonb([_to_json(segment) for segment in pair.segments]),
+                        "weak": Jsonb([_to_json(segment) for segment in pair.weak]),
+                    }
                     for (a, b), pair in pairs.items()
-                    if a in there and b in there
+                    if a in existing and b in existing
                 ],
             )
 
-    def spread(self, connection: Connection, video_ids: Collection[int]) -> None:
-        """Count anew in how many other videos the frames of these are."""
+    def update_spread(self, connection: Connection, video_ids: Collection[int]) -> None:
+        """Count in how many other videos each frame of these videos has a similar one."""
         ends = connection.execute(
-            "SELECT video_a, frames_a FROM video_pairs WHERE model_id = %(model)s"
-            " AND video_a = ANY(%(ids)s) UNION ALL SELECT video_b, frames_b FROM video_pairs"
-            " WHERE model_id = %(model)s AND video_b = ANY(%(ids)s)",
-            {"model": self._model_id, "ids": list(video_ids)},
-            binary=True,
+            _SIMILAR_FRAMES, {"model": self._model_id, "ids": list(video_ids)}, binary=True
         )
         frames = self._frames(connection, video_ids)
         counts = {video_id: np.zeros(count, np.float32) for video_id, count in frames.items()}
@@ -217,12 +273,8 @@ class Comparisons:
     def pairs_of(
         self, connection: Connection, video_ids: Collection[int]
     ) -> Iterator[tuple[Pair, tuple[Segment, ...], tuple[Segment, ...]]]:
-        """Pairs with at least one of these videos, their stretches, and the weak ones."""
-        rows = connection.execute(
-            "SELECT video_a, video_b, segments, weak FROM video_pairs WHERE model_id = %(model)s"
-            " AND (video_a = ANY(%(ids)s) OR video_b = ANY(%(ids)s)) ORDER BY video_a, video_b",
-            {"model": self._model_id, "ids": list(video_ids)},
-        )
+        """Yield pairs with at least one of these videos, with their segments and weak segments."""
+        rows = connection.execute(_PAIRS_OF, {"model": self._model_id, "ids": list(video_ids)})
         for a, b, segments, weak in rows:
             yield (
                 (a, b),
@@ -230,8 +282,10 @@ class Comparisons:
                 tuple(_segment(segment) for segment in weak),
             )
 
-    def substance(self, connection: Connection, video_ids: Collection[int]) -> dict[int, Substance]:
-        """What counts for telling copies, by id."""
+    def frame_weights(
+        self, connection: Connection, video_ids: Collection[int]
+    ) -> dict[int, FrameWeights]:
+        """Return what the copy decision weighs, by video id."""
         rows = connection.execute(
             "SELECT video_id, length_seconds, weights, spread FROM video_vectors"
             " WHERE model_id = %s AND video_id = ANY(%s)",
@@ -239,7 +293,7 @@ class Comparisons:
             binary=True,
         ).fetchall()
         return {
-            video_id: Substance(
+            video_id: FrameWeights(
                 length_seconds=length,
                 weights_N=np.frombuffer(weights, np.float32),
                 spread_N=np.frombuffer(spread, np.float32),
@@ -251,45 +305,35 @@ class Comparisons:
         self,
         connection: Connection,
         video_ids: Collection[int],
-        judged: Iterable[tuple[Pair, Judged]],
+        decided: Iterable[tuple[Pair, DecidedSegment]],
     ) -> None:
-        """Replace what is told of pairs with at least one of these videos."""
+        """Replace the published segments of pairs with at least one of these videos."""
         connection.execute(
-            "DELETE FROM shared_segments WHERE model_id = %(model)s"
-            " AND (video_a = ANY(%(ids)s) OR video_b = ANY(%(ids)s))",
+            sql.SQL(_DELETE_PAIRS).format(sql.Identifier("shared_segments")),
             {"model": self._model_id, "ids": list(video_ids)},
         )
-        numbers: dict[Pair, int] = {}
+        numbers: Counter[Pair] = Counter()
         rows = []
-        for pair, found in judged:
-            numbers[pair] = numbers.get(pair, 0) + 1
-            s = found.segment
+        for pair, found in decided:
+            numbers[pair] += 1
             rows.append(
-                [
-                    *(self._model_id, *pair, numbers[pair]),
-                    *(s.start_a, s.end_a, s.start_b, s.end_b, s.speed),
-                    *(s.cosine, s.different, found.duplicate, found.covered),
-                ]
+                asdict(found.segment)
+                | {
+                    "model": self._model_id,
+                    "video_a": pair[0],
+                    "video_b": pair[1],
+                    "number": numbers[pair],
+                    "duplicate": found.duplicate,
+                    "covered": found.covered,
+                }
             )
         with connection.cursor() as cursor:
-            cursor.executemany(
-                "INSERT INTO shared_segments (model_id, video_a, video_b, segment, start_a, end_a,"
-                " start_b, end_b, speed, score, evidence, duplicate, covered)"
-                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-                rows,
-            )
+            cursor.executemany(_PUBLISH, rows)
 
     def totals(self) -> tuple[int, int, int, int]:
-        """Videos, their frames, pairs that are copies, and stretches."""
+        """Return the number of videos, of their frames, of pairs of copies, and of segments."""
         with self._database.connection() as connection:
-            [row] = connection.execute(
-                "SELECT (SELECT count(*) FROM video_vectors WHERE model_id = %(model)s),"
-                " (SELECT coalesce(sum(frames), 0) FROM video_vectors WHERE model_id = %(model)s),"
-                " (SELECT count(*) FROM (SELECT DISTINCT video_a, video_b FROM shared_segments"
-                " WHERE model_id = %(model)s AND duplicate) pairs),"
-                " (SELECT count(*) FROM shared_segments WHERE model_id = %(model)s)",
-                {"model": self._model_id},
-            )
+            [row] = connection.execute(_TOTALS, {"model": self._model_id})
         return int(row[0]), int(row[1]), int(row[2]), int(row[3])
 
     def _frames(self, connection: Connection, video_ids: Collection[int]) -> dict[int, int]:
@@ -300,7 +344,7 @@ class Comparisons:
         return dict(rows)
 
 
-def _plain(segment: Segment) -> dict[str, Any]:
+def _to_json(segment: Segment) -> dict[str, Any]:
     values = asdict(segment)
     return values | {name: values[name].tolist() for name in ("rows", "columns")}
 

@@ -1,4 +1,4 @@
-"""Which videos resemble each other, as the last comparison found it; it is only read here."""
+"""Read which videos share segments, according to the last comparison."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -11,7 +11,7 @@ from siglip_pipeline.text.json_form import Rounded3, Rounded6, rounded
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedSegment:
-    """A stretch that two videos share; ``a`` is the one that was known first."""
+    """A segment that two videos share; ``a`` is the video that was registered first."""
 
     video_a: str
     video_b: str
@@ -22,15 +22,15 @@ class SharedSegment:
     start_b_seconds: Rounded3
     end_b_seconds: Rounded3
     speed: Annotated[float, rounded(4)]
-    """Seconds of b that pass in a second of a."""
+    """Seconds of b per second of a."""
     score: Rounded6
-    """Mean cosine of the frames that meet."""
+    """Mean cosine of the matched frames."""
     evidence: Annotated[float, rounded(2)]
-    """How many different frames it has; 1 for a picture that stands still."""
+    """The number of different frames; 1 for a still picture."""
     duplicate: bool
-    """The videos are copies, or one is a copy of a part of the other."""
+    """The videos are copies, or one is a copy of a section of the other."""
     covered: Annotated[float, rounded(4)]
-    """Share of what the shorter video shows that is in the other one, all stretches together."""
+    """Share of the frame weights of the shorter video that all shared segments hold."""
 
 
 _SEGMENTS = """
@@ -50,7 +50,7 @@ LIMIT %(limit)s
 
 
 class VideoSimilarityStore:
-    """What :func:`~siglip_pipeline.similarity.compare.compare_videos` found last."""
+    """The last results of :func:`~siglip_pipeline.similarity.compare.compare_videos`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -63,12 +63,12 @@ class VideoSimilarityStore:
         duplicates_only: bool = False,
         limit: int | None = None,
     ) -> list[SharedSegment]:
-        """Stretches that videos share: copies first, then by covered share, path and time.
+        """Return shared segments: copies first, then by covered share, path and time.
 
         Args:
-            model_id: under which model; None: the active one.
-            video: only with this one, on either side.
-            duplicates_only: only of pairs that are copies.
+            model_id: the model; None for the active one.
+            video: only segments of this video.
+            duplicates_only: only segments of copies.
             limit: at most so many.
         """
         with (
