@@ -1,4 +1,4 @@
-"""Rows for ``COPY … (FORMAT BINARY)``, encoded by numpy a whole array at a time.
+"""Encode rows for ``COPY … (FORMAT BINARY)`` with numpy, a whole array at a time.
 
 The format: a header, then for each row a big-endian int16 with the number of fields and for each
 field its length in bytes (int32) and its bytes; at the end -1 as int16. See "Binary Format" in
@@ -18,8 +18,8 @@ from siglip_pipeline.store.database import Connection
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
-# As much as psycopg passes on in one piece, and less than a socket holds: the server reads one
-# block while the next is encoded.
+# psycopg sends this much in one piece, and a socket buffers more: the server reads one block
+# while the next is encoded.
 CHUNK_BYTES = 128 * 1024
 READ_BYTES = 16 * 1024**2
 
@@ -53,7 +53,7 @@ def copy_rows(
 def encode(
     columns: dict[str, tuple[str, NDArray[Any] | int]], values_ND: FloatArray | None
 ) -> Iterator[bytes]:
-    """The rows in COPY's binary format, in blocks of up to ``CHUNK_BYTES``."""
+    """Yield the rows in COPY's binary format, in blocks of up to ``CHUNK_BYTES``."""
     arrays = [values for _, values in columns.values() if not isinstance(values, int)]
     n = len(arrays[0] if values_ND is None else values_ND)
     kinds = [kind for kind, _ in columns.values()]
@@ -73,7 +73,7 @@ def encode(
             of_rows = values if isinstance(values, int) else values[start : start + len(rows)]
             rows[f"value_{i}"] = of_rows
         if values_ND is not None:
-            # Two steps, to half precision and then to big-endian, are faster than numpy's one.
+            # Two conversions, to half precision and then to big-endian, are faster than one.
             rows["vector"] = values_ND[start : start + len(rows)].astype(np.float16)
         yield rows.tobytes()
     yield TRAILER
@@ -92,7 +92,7 @@ def _row_type(kinds: list[str], dim: int | None) -> np.dtype[Any]:
 def read_vectors(
     connection: Connection, table: sql.Identifier, dim: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], FloatArray]]:
-    """All rows of a frames table in blocks: video ids, frame indexes, vectors [rows, D]."""
+    """Yield a frames table in blocks: video ids, frame indexes, float32 vectors [rows, D]."""
     row_type = _row_type(["int4", "int4"], dim)
     statement = sql.SQL(
         "COPY (SELECT video_id, frame_index, embedding FROM {}) TO STDOUT (FORMAT BINARY)"
@@ -115,7 +115,7 @@ def read_vectors(
 def _decode(
     pending: bytearray, skip: int, whole: int, row_type: np.dtype[Any]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], FloatArray]:
-    # A copy: the buffer is cut while the arrays live on.
+    # Copy the bytes: the caller shortens the buffer while the arrays are in use.
     rows = np.frombuffer(bytes(pending), row_type, count=whole, offset=skip)
     vectors_ND = rows["vector"].astype(np.float16).astype(np.float32)
     return rows["value_0"].astype(np.int64), rows["value_1"].astype(np.int64), vectors_ND

@@ -1,4 +1,4 @@
-"""How much is stored under a model, and how much of it an index answers for."""
+"""Count what is stored under a model, and how much of it an index covers."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class StoredCounts:
 
 
 def stored(connection: Connection, model_id: int) -> StoredCounts:
-    """Frames and moments of all videos under a model."""
+    """Return the number of frames and moments of all videos under a model."""
     [row] = connection.execute(
         "SELECT coalesce(sum(frames), 0), coalesce(sum(moments), 0) FROM ingests"
         " WHERE model_id = %s",
@@ -24,7 +24,7 @@ def stored(connection: Connection, model_id: int) -> StoredCounts:
 
 
 def answered_frames(connection: Connection, model_id: int, generation: int) -> int:
-    """Frames that an index generation answers for."""
+    """Return the number of frames that an index generation covers."""
     [row] = connection.execute(
         "SELECT coalesce(sum(frames), 0) FROM generation_videos WHERE model_id = %s"
         " AND generation = %s AND ingest_id IS NOT NULL",

@@ -1,4 +1,4 @@
-"""The database: a pool of connections, its version checks, and its migrations."""
+"""Connect to the database: the pool of connections, the version checks, the migrations."""
 
 import re
 import select
@@ -43,7 +43,7 @@ POSTGRES_MINIMUM = 15
 PGVECTOR_MINIMUM = (0, 8, 2)
 CONNECT_SECONDS = 15.0
 
-# First keys of two-part advisory locks; the second is a model_id or a video_id.
+# First keys of advisory locks; the second key is a model_id or a video_id.
 LOCK_MIGRATE, LOCK_MODEL, LOCK_VIDEO, LOCK_BUILD = LOCK, 0x51611, 0x51612, 0x51613
 
 
@@ -55,7 +55,7 @@ class Database:
         max_connections: connections that this process may hold at once.
 
     Raises:
-        DatabaseUnavailableError: nothing answers there.
+        DatabaseUnavailableError: the server does not answer.
         DatabaseVersionError: Postgres or pgvector is too old.
     """
 
@@ -77,11 +77,11 @@ class Database:
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """A connection in a transaction: committed at the end, rolled back by an exception.
+        """Lend a connection in a transaction: commit it at the end, roll it back on an exception.
 
         Raises:
-            DatabaseUnavailableError: no connection could be had, or it was lost.
-            DatabaseFullError: the server has no room left.
+            DatabaseUnavailableError: no connection was available, or it was lost.
+            DatabaseFullError: the disk of the server is full.
             StoreError: the database refused a statement.
         """
         with _translated_errors(self.url), self._pool.connection() as connection:
@@ -89,14 +89,14 @@ class Database:
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """A connection that sees everything as it is at its first statement, and only reads.
+        """Lend a read-only connection that sees the database as of its first statement.
 
         Raises:
-            DatabaseUnavailableError: no connection could be had, or it was lost.
+            DatabaseUnavailableError: no connection was available, or it was lost.
             StoreError: the database refused a statement.
         """
         with _translated_errors(self.url), self._pool.connection() as connection:
-            # Of the BEGIN that psycopg sends: a statement of its own would cost a round trip.
+            # psycopg adds these to its BEGIN: a statement of its own would cost a round trip.
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             connection.read_only = True
             try:
@@ -108,10 +108,10 @@ class Database:
 
     @contextmanager
     def autocommit(self) -> Iterator[Connection]:
-        """A connection outside any transaction, for commands that manage their own.
+        """Lend a connection outside any transaction, for commands that manage their own.
 
         Raises:
-            DatabaseUnavailableError: no connection could be had, or it was lost.
+            DatabaseUnavailableError: no connection was available, or it was lost.
             StoreError: the database refused a statement.
         """
         with _translated_errors(self.url), self._pool.connection() as connection:
@@ -123,11 +123,11 @@ class Database:
                     connection.autocommit = False
 
     def drain(self) -> None:
-        """Replace every connection that was made before now, once it is given back."""
+        """Replace every existing connection when it is returned to the pool."""
         self._pool.drain()
 
     def close(self) -> None:
-        """Close the pool. The object cannot be used any more."""
+        """Close the pool. The object cannot be used afterwards."""
         self._pool.close()
 
     def __enter__(self) -> "Database":
@@ -156,10 +156,10 @@ def _translated_errors(url: SecretUrl) -> Iterator[None]:
 
 
 def check_url(url: SecretUrl) -> None:
-    """Refuse an address that cannot be read, without repeating it.
+    """Refuse a URL that cannot be parsed, without repeating it.
 
     Raises:
-        SettingsError: what is allowed.
+        SettingsError: says which form is allowed.
     """
     try:
         parts = conninfo_to_dict(url.reveal())
@@ -168,7 +168,7 @@ def check_url(url: SecretUrl) -> None:
             return
     except psycopg.Error:
         pass
-    # From nothing: what the driver says repeats the address, password and all.
+    # Raised without a cause: the driver's message repeats the URL with its password.
     raise SettingsError(
         "SIGLIP_DATABASE_URL cannot be read as postgresql://user:password@host:port/database; in a "
         "password, write @ : / # % and the like percent-encoded (@ as %40)"
@@ -176,10 +176,10 @@ def check_url(url: SecretUrl) -> None:
 
 
 def where(url: SecretUrl) -> str:
-    """The server and database of a URL, without its password."""
+    """Return the server and database of a URL, without its password."""
     parts = conninfo_to_dict(url.reveal())
     host, port = parts.get("host", "localhost"), parts.get("port", 5432)
-    # A password with a slash in it ends up here.
+    # Where the password has a slash, its rest is parsed as part of the name.
     name = str(parts.get("dbname", "")).rpartition("@")[2]
     return f"{host}:{port}/{name}"
 
@@ -192,10 +192,9 @@ def _configure(connection: Connection) -> None:
 
 
 def _check_connection(connection: Connection) -> None:
-    """Ask the server only where something came in while nobody waited for it: its last words.
+    """Ping only if the idle socket is readable: unread data means a notice or a disconnect.
 
-    A server that ends, or ends a connection, says so or closes it. Asking each time would cost as
-    much as a short search.
+    A ping each time would cost as much as a short search.
     """
     waiting = select.poll()
     waiting.register(connection.fileno(), select.POLLIN)
@@ -204,11 +203,11 @@ def _check_connection(connection: Connection) -> None:
 
 
 def _check_versions(url: SecretUrl) -> tuple[int, ...]:
-    """The pgvector version that is, or will be, used.
+    """Check the versions of Postgres and pgvector; return that of pgvector.
 
     Raises:
-        DatabaseUnavailableError: nothing answers.
-        DatabaseVersionError: with the remedy.
+        DatabaseUnavailableError: the server does not answer.
+        DatabaseVersionError: one is too old; gives the remedy.
     """
     with (
         _translated_errors(url),
@@ -247,7 +246,7 @@ def _check_versions(url: SecretUrl) -> tuple[int, ...]:
 
 
 def parse_version(text: str) -> tuple[int, ...]:
-    """``0.8.5`` as ``(0, 8, 5)``; what follows the numbers is ignored."""
+    """Return ``0.8.5`` as ``(0, 8, 5)``; ignore what follows the numbers."""
     return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
 
 
@@ -256,11 +255,11 @@ class DatabaseOptions:
     """Where the database is: an external one, or the embedded server of a home."""
 
     url: SecretUrl | None = None
-    """An external Postgres; None: the embedded server."""
+    """An external Postgres; None for the embedded server."""
     home: Path
-    """The embedded server's files lie below it."""
+    """The folder that holds the files of the embedded server."""
     port: int | None = None
-    """The embedded server listens here, too; None: on its Unix socket only."""
+    """A TCP port of the embedded server; None for its Unix socket only."""
 
     @classmethod
     def from_settings(cls, settings: "Settings") -> "DatabaseOptions":
@@ -274,11 +273,11 @@ def open_database(
 ) -> Iterator[Database]:
     """Open an external database, or the embedded server.
 
-    The embedded server is started when needed, and stopped by its last user.
+    The embedded server is started on demand, and stopped by its last user.
 
     Args:
-        options: where it is.
-        schema: bring it up to date first, only look whether it is, or take it as it is.
+        options: which database.
+        schema: ``migrate`` it first, ``check`` that it is up to date, or accept ``any``.
 
     Raises:
         DatabaseUnavailableError: the external database does not answer.
@@ -308,7 +307,7 @@ def migrate(database: Database, *, known: list[Migration] | None = None) -> list
     with database.connection() as connection:
         applied = apply_migrations(connection, known=known)
     if applied:
-        database.drain()  # connections made before the extension was there
+        database.drain()  # replace connections that were made before the extension existed
     return applied
 
 

@@ -1,4 +1,4 @@
-"""How well query vectors fit the frames of each video: one pass over the frames in scope."""
+"""Score query vectors against the frames of each video, in one pass over the frames in scope."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,25 +22,41 @@ class FitInVideo:
     frames: int
     """Frames in scope."""
     fitting: int
-    """Frames that score at least the asked-for score."""
+    """Frames with at least the requested score."""
     best_score: float
     """Cosine similarity of the best frame."""
     best_seconds: float
-    """Time of the best frame, the earliest of equals."""
+    """Time of the best frame; the earliest among equals."""
+
+
+# Arrays compare from the left: the highest score, then the earliest time.
+_FIT = """
+SELECT v.path, v.video_id, s.frames, s.fitting, s.best
+FROM (
+    SELECT f.video_id, count(*) AS frames, count(*) FILTER (WHERE f.score >= %(least)s) AS fitting,
+           max(ARRAY[f.score, -f.time_seconds]) AS best
+    FROM (
+        SELECT video_id, time_seconds, -(embedding <#> %(query)b) AS score
+        FROM {frames} row WHERE {scope}
+    ) f
+    GROUP BY f.video_id
+) s
+JOIN videos v USING (video_id)
+ORDER BY v.path
+"""
+
+_FRAMES = """
+SELECT w.place, f.embedding
+FROM unnest(%s::integer[], %s::integer[]) WITH ORDINALITY AS w (video_id, frame_index, place)
+JOIN {} f USING (video_id, frame_index)
+"""
 
 
 def fit_in_videos(
     connection: Connection, model_id: int, vector_D: FloatArray, *, scope: Scope, min_score: float
 ) -> list[FitInVideo]:
-    """Compare a unit vector with every frame in scope; videos by path."""
-    query = sql.SQL(
-        "SELECT v.path, v.video_id, s.frames, s.fitting, s.best FROM (SELECT f.video_id,"
-        " count(*) AS frames, count(*) FILTER (WHERE f.score >= %(least)s) AS fitting,"
-        # Arrays compare from the left: the highest score, then the earliest time.
-        " max(ARRAY[f.score, -f.time_seconds]) AS best FROM (SELECT video_id, time_seconds,"
-        " -(embedding <#> %(query)b) AS score FROM {frames} row WHERE {scope}) f"
-        " GROUP BY f.video_id) s JOIN videos v USING (video_id) ORDER BY v.path"
-    ).format(frames=tables.frames(model_id), scope=scope.frame_condition("row"))
+    """Compare a unit vector with every frame in scope; return videos by path."""
+    query = sql.SQL(_FIT).format(frames=tables.frames(model_id), scope=scope.frame_condition("row"))
     values = scope.parameters() | {"query": HalfVector(vector_D), "least": min_score}
     return [
         FitInVideo(
@@ -61,19 +77,16 @@ def score_frames(
     frames: Sequence[tuple[int, int]],
     vectors_QD: FloatArray,
 ) -> FloatArray:
-    """Cosine similarities [N, Q] of stored frames with unit vectors; NaN where a frame is gone.
+    """Return the cosines [N, Q] of stored frames and unit vectors; NaN where a frame is gone.
 
     Args:
-        database: where.
-        model_id: whose vectors.
-        frames: (video_id, frame_index) of each.
+        database: holds the vectors.
+        model_id: the model of the vectors.
+        frames: (video_id, frame_index) of each frame.
         vectors_QD: unit vectors.
     """
     scores_NQ = np.full((len(frames), len(vectors_QD)), np.nan, np.float32)
-    query = sql.SQL(
-        "SELECT w.place, f.embedding FROM unnest(%s::integer[], %s::integer[]) WITH ORDINALITY"
-        " AS w (video_id, frame_index, place) JOIN {} f USING (video_id, frame_index)"
-    ).format(tables.frames(model_id))
+    query = sql.SQL(_FRAMES).format(tables.frames(model_id))
     values = [[video_id for video_id, _ in frames], [index for _, index in frames]]
     with database.connection() as connection:
         rows = connection.cursor(binary=True).execute(query, values).fetchall()

@@ -1,4 +1,4 @@
-"""The index that answers searches now, as the status and the checks see it."""
+"""Read which index answers searches now, for the status and the checks."""
 
 from dataclasses import dataclass
 
@@ -13,11 +13,11 @@ class LiveIndex:
     kind: str
     recall_at_10: float | None
     frames: int
-    """Frames that it answers for."""
+    """Frames that it covers."""
 
 
 def live_index(database: Database, model_id: int) -> LiveIndex | None:
-    """The published generation; None before the first one."""
+    """Return the published generation of a model; None before the first one."""
     with database.connection() as connection:
         row = connection.execute(
             "SELECT generation, kind, recall_at_10 FROM generations"

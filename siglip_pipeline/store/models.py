@@ -1,4 +1,4 @@
-"""Models side by side: each has its own tables, and search answers with the active one."""
+"""Store models side by side: each has its own tables, and search uses the active one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class ModelRow:
 
     @property
     def spec(self) -> ModelSpec:
-        """The record that the model was registered with."""
+        """Return the record that the model was registered with."""
         return ModelSpec(
             name=self.name,
             revision=self.revision,
@@ -50,12 +50,12 @@ class ModelRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """How much of what is decoded a model has embedded. Counts of videos."""
+    """How many of the decoded videos a model has embedded."""
 
     embedded: int
     """Current: the stored vectors are of the decoded source and sampling."""
     missing: int
-    """Decoded, not embedded, and not tried in vain either."""
+    """Decoded, not embedded, and without a failure."""
     failed: int
     """Decoded, not embedded, and the last try failed."""
     frames: int
@@ -65,12 +65,12 @@ class Coverage:
 
     @property
     def total(self) -> int:
-        """Videos that have been decoded."""
+        """Return the number of decoded videos."""
         return self.embedded + self.missing + self.failed
 
     @property
     def complete(self) -> bool:
-        """Switching to the model would take no video out of search, and none is to come."""
+        """Return whether the model misses no video, and a switch to it loses none from search."""
         return self.missing == 0 and self.lost == 0
 
 
@@ -78,6 +78,23 @@ _COLUMNS = sql.SQL(
     "model_id, model_key AS key, name, revision, dim, logit_scale, logit_bias, preprocess,"
     " moment_threshold, is_active, active_generation"
 )
+
+_CREATE_FRAMES = """
+CREATE TABLE {} (
+    video_id integer NOT NULL, frame_index integer NOT NULL, time_seconds double precision NOT NULL,
+    embedding halfvec({}) STORAGE PLAIN NOT NULL,
+    PRIMARY KEY (video_id, frame_index)
+)
+"""
+
+_CREATE_MOMENTS = """
+CREATE TABLE {} (
+    video_id integer NOT NULL, moment integer NOT NULL,
+    first_frame integer NOT NULL, last_frame integer NOT NULL,
+    start_seconds double precision NOT NULL, end_seconds double precision NOT NULL,
+    PRIMARY KEY (video_id, moment)
+)
+"""
 
 
 class ModelStore:
@@ -89,10 +106,10 @@ class ModelStore:
     def register(
         self, spec: ModelSpec, *, moment_threshold: float = DEFAULT_MOMENT_THRESHOLD
     ) -> int:
-        """Make a model's tables unless they are there; its id.
+        """Create a model's tables unless they exist; return its id.
 
         Raises:
-            StoreError: the key is taken by a model of another dimension.
+            StoreError: a model of another dimension has this key.
         """
         with self._database.connection() as connection:
             known = _find(connection, spec.key)
@@ -106,14 +123,14 @@ class ModelStore:
         return known.model_id
 
     def active(self) -> ModelRow | None:
-        """The model that search answers with; None before the first index is published."""
+        """Return the model that search uses; None before the first index is published."""
         return self._one(sql.SQL("is_active"), [])
 
     def get(self, model: int | str) -> ModelRow:
-        """A model by id or key.
+        """Return a model by id or key.
 
         Raises:
-            ModelNotFoundError: naming those that there are.
+            ModelNotFoundError: no such model; names those that exist.
         """
         column = "model_id" if isinstance(model, int) else "model_key"
         row = self._one(sql.SQL("{} = %s").format(sql.Identifier(column)), [model])
@@ -123,7 +140,7 @@ class ModelStore:
         return row
 
     def list(self) -> list[ModelRow]:
-        """All models, oldest first."""
+        """Return all models, oldest first."""
         with (
             self._database.connection() as connection,
             connection.cursor(row_factory=class_row(ModelRow)) as cursor,
@@ -136,20 +153,20 @@ class ModelStore:
             return _select(connection, condition, values)
 
     def coverage(self, model_id: int) -> Coverage:
-        """What the model has embedded of what is decoded."""
+        """Return how many of the decoded videos the model has embedded."""
         with self._database.connection() as connection:
             return read_coverage(connection, model_id)
 
     def promote(self, key: str, *, force: bool = False) -> ModelRow:
-        """Let search answer with this model, in one transaction. Promote the old one to go back.
+        """Make this model the active one, in one transaction. Promote the old one to go back.
 
         Args:
-            key: of a model with a published index.
-            force: even if it covers less than the active model.
+            key: the key of a model with a published index.
+            force: promote it even if it covers fewer videos than the active model.
 
         Raises:
             ModelNotFoundError: no such key.
-            StoreError: no published index, or incomplete coverage: with the numbers.
+            StoreError: no published index, or incomplete coverage; gives the numbers.
         """
         model = self.get(key)
         with self._database.connection() as connection:
@@ -191,9 +208,9 @@ class ModelStore:
             generations = connection.execute(
                 "SELECT generation FROM generations WHERE model_id = %s", [model.model_id]
             ).fetchall()
-            doomed = [tables.frames(model.model_id), tables.moments(model.model_id)]
-            doomed += [tables.index(model.model_id, int(g)) for (g,) in generations]
-            for table in doomed:
+            unused = [tables.frames(model.model_id), tables.moments(model.model_id)]
+            unused += [tables.index(model.model_id, int(g)) for (g,) in generations]
+            for table in unused:
                 connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table))
             connection.execute("DELETE FROM models WHERE model_id = %s", [model.model_id])
 
@@ -205,7 +222,7 @@ def activate(connection: Connection, model_id: int) -> None:
 
 
 def read_coverage(connection: Connection, model_id: int) -> Coverage:
-    """See :meth:`ModelStore.coverage`; within the caller's transaction."""
+    """Return :meth:`ModelStore.coverage`, within the caller's transaction."""
     [row] = connection.execute(
         """
         WITH decoded AS (
@@ -262,20 +279,9 @@ def _insert(connection: Connection, spec: ModelSpec, moment_threshold: float) ->
     )
     row = _find(connection, spec.key)
     assert row is not None
-    # PLAIN: a vector of more than 2 KB would go to TOAST otherwise, which halves every speed.
+    # PLAIN, as vectors over 2 KB would go to TOAST, which halves the speed of loads and scans.
     connection.execute(
-        sql.SQL(
-            "CREATE TABLE {} (video_id integer NOT NULL, frame_index integer NOT NULL,"
-            " time_seconds double precision NOT NULL,"
-            " embedding halfvec({}) STORAGE PLAIN NOT NULL, PRIMARY KEY (video_id, frame_index))"
-        ).format(tables.frames(row.model_id), sql.Literal(spec.dim))
+        sql.SQL(_CREATE_FRAMES).format(tables.frames(row.model_id), sql.Literal(spec.dim))
     )
-    connection.execute(
-        sql.SQL(
-            "CREATE TABLE {} (video_id integer NOT NULL, moment integer NOT NULL,"
-            " first_frame integer NOT NULL, last_frame integer NOT NULL,"
-            " start_seconds double precision NOT NULL, end_seconds double precision NOT NULL,"
-            " PRIMARY KEY (video_id, moment))"
-        ).format(tables.moments(row.model_id))
-    )
+    connection.execute(sql.SQL(_CREATE_MOMENTS).format(tables.moments(row.model_id)))
     return row

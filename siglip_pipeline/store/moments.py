@@ -1,7 +1,7 @@
-"""Moments: runs of contiguous frames that look alike.
+"""Moments: runs of consecutive similar frames.
 
-Neighbouring frames of a video are near-duplicates. An index over the mean vector of each run is
-a fraction of the size of one over frames, and finds more; see docs/indexes.md.
+Neighbouring frames of a video are nearly equal. An index over the mean vector of each moment is a
+fraction of the size of one over frames, and has a higher recall; see docs/indexes.md.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from siglip_pipeline.records import FloatArray, IntArray, SecondsArray
 
-# A static camera would make one moment of an hour: too coarse as an answer, too long to rerank.
+# Without a limit an hour of a static camera is one moment: too coarse a hit, too long to rerank.
 MAX_FRAMES = 64
 
 
@@ -30,7 +30,7 @@ class Moments:
     """Unit vectors in the direction of the mean of the moment's frames."""
 
     frames: int
-    """Frames in all of them."""
+    """Number of frames in all moments."""
 
     def __len__(self) -> int:
         return len(self.start_row_M)
@@ -46,8 +46,8 @@ def cut_moments(
 ) -> Moments:
     """Cut a video into moments, greedily in time order.
 
-    A frame starts a new moment when its cosine to the mean of the running one falls below
-    ``threshold``, or when the running one has ``max_frames`` frames.
+    A frame starts a new moment when its cosine to the mean of the current one falls below
+    ``threshold``, or when the current one has ``max_frames`` frames.
 
     Args:
         embeddings_ND: unit vectors in time order.
@@ -56,25 +56,14 @@ def cut_moments(
         threshold: cosine in (0, 1).
         max_frames: at least 1.
     """
-    starts = _cuts(embeddings_ND, threshold, max_frames)
     n = len(frame_index_N)
     if n == 0:
-        empty = np.zeros(0, np.int64)
-        none = np.zeros(0, np.float64)
-        means = np.zeros((0, embeddings_ND.shape[1]), np.float32)
-        return Moments(
-            start_row_M=empty,
-            first_frame_M=empty,
-            last_frame_M=empty,
-            start_seconds_M=none,
-            end_seconds_M=none,
-            means_MD=means,
-            frames=0,
-        )
+        return _no_moments(embeddings_ND.shape[1])
+    starts = _cuts(embeddings_ND, threshold, max_frames)
     ends = np.append(starts[1:], n)
     sums_MD = np.add.reduceat(embeddings_ND.astype(np.float32, copy=False), starts, axis=0)
     norms_M1 = np.linalg.norm(sums_MD, axis=1, keepdims=True)
-    # The last frame is shown for as long as frames usually are.
+    # The last frame lasts as long as the median frame.
     step = float(np.median(np.diff(time_seconds_N))) if n > 1 else 1.0
     return Moments(
         start_row_M=starts,
@@ -87,11 +76,24 @@ def cut_moments(
     )
 
 
+def _no_moments(dim: int) -> Moments:
+    indexes, seconds = np.zeros(0, np.int64), np.zeros(0, np.float64)
+    return Moments(
+        start_row_M=indexes,
+        first_frame_M=indexes,
+        last_frame_M=indexes,
+        start_seconds_M=seconds,
+        end_seconds_M=seconds,
+        means_MD=np.zeros((0, dim), np.float32),
+        frames=0,
+    )
+
+
 def _cuts(embeddings_ND: FloatArray, threshold: float, max_frames: int) -> NDArray[np.int64]:
-    """Rows at which a moment starts."""
+    """Return the rows at which a moment starts."""
     starts: list[int] = []
     total_D = np.zeros(embeddings_ND.shape[1], np.float32)
-    squared = 0.0  # length of total_D, squared: kept along, as computing it costs as much again
+    squared = 0.0  # squared length of total_D, updated: computing it would double the cost
     length = 0
     for row, vector_D in enumerate(embeddings_ND):
         # cosine(vector, mean) = <vector, sum> / |sum|, the vector being of unit length

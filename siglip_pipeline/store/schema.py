@@ -1,4 +1,4 @@
-"""The schema's version: which migrations there are, and which a database has had."""
+"""Migrate the schema: which migrations exist, and which were applied to a database."""
 
 import hashlib
 import logging
@@ -30,17 +30,17 @@ class Migration:
 
     @property
     def label(self) -> str:
-        """``0001_initial``."""
+        """Return the name of the file without suffix: ``0001_initial``."""
         return f"{self.number:04d}_{self.name}"
 
     @property
     def digest(self) -> str:
-        """Tells a file that was edited after it was applied."""
+        """Return a hash of the text, to detect a file that was edited after it was applied."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
 
 def migrations() -> list[Migration]:
-    """All migrations that this program brings, in order."""
+    """Return all migrations of this program, in order."""
     found = []
     for file in files("siglip_pipeline.store").joinpath("migrations").iterdir():
         if match := re.fullmatch(r"(\d{4})_(\w+)\.sql", file.name):
@@ -50,15 +50,14 @@ def migrations() -> list[Migration]:
 
 
 def apply_migrations(connection: Connection, *, known: list[Migration] | None = None) -> list[str]:
-    """Bring the schema up to date, in the connection's transaction: wholly, or not at all.
+    """Bring the schema up to date in the connection's transaction: completely, or not at all.
 
-    One that is interrupted leaves the schema as it was, and may be run again. Any number of
-    processes may call this at once: one migrates, the others wait for it. Where nothing is to be
-    done, nothing is written: a role that may only read is enough.
+    Several processes may call this at once: one migrates, the others wait for it. If the schema is
+    up to date, nothing is written, so a read-only role suffices.
 
     Args:
         connection: in a transaction, which the caller ends.
-        known: instead of those that the program brings.
+        known: migrations to use instead of those of the program.
 
     Returns:
         The migrations that were applied now, e.g. ``0001_initial``.
@@ -89,10 +88,10 @@ def apply_migrations(connection: Connection, *, known: list[Migration] | None = 
 
 
 def check_schema(connection: Connection) -> None:
-    """Read whether the schema is the one that this program was written for.
+    """Check that the schema has the version that this program needs.
 
     Raises:
-        DatabaseVersionError: it is older or newer, with the remedy.
+        DatabaseVersionError: it is older or newer; gives the remedy.
     """
     known = migrations()
     missing = _missing(_applied(connection), known)
@@ -105,7 +104,7 @@ def check_schema(connection: Connection) -> None:
 
 
 def _applied(connection: Connection) -> dict[int, str]:
-    """Digest of each migration that was applied, by number."""
+    """Return the digest of each migration that was applied, by number."""
     table = connection.execute("SELECT to_regclass('schema_migrations')").fetchone()
     if table == (None,):
         return {}
@@ -114,7 +113,7 @@ def _applied(connection: Connection) -> dict[int, str]:
 
 
 def _missing(done: dict[int, str], known: list[Migration]) -> list[Migration]:
-    """The migrations that are still to be applied.
+    """Return the migrations that are still to be applied.
 
     Raises:
         DatabaseVersionError: the schema is newer than this program, or differs from it.

@@ -1,4 +1,4 @@
-"""What a player shows of a video: its stored frames and moments in time, without their vectors."""
+"""Read the times of a video's stored frames and moments, for a player."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class FrameTime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MomentSpan:
-    """Contiguous frames that belong together, as a half-open range of seconds."""
+    """A moment as a half-open range of seconds."""
 
     start_seconds: float
     end_seconds: float
@@ -28,48 +28,73 @@ class MomentSpan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
-    """A video under the active model; empty where it has no vectors."""
+    """A video's frames and moments under the active model; empty if it has no vectors."""
 
     frames: tuple[FrameTime, ...] = ()
-    """In time order; all of them, or as many as were asked for, evenly spaced."""
+    """In time order: all frames, or as many as requested, evenly spaced."""
     moments: tuple[MomentSpan, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoName:
-    """What it takes to reach a video's file and the pictures of its frames."""
+    """What identifies a video's file and the pictures of its frames."""
 
     video_id: int
     video: str
     frames_version: str | None
-    """Changes when the stored frames do; None before there are any."""
+    """Changes when the stored frames change; None while there are none."""
+
+
+# Of n rows in most - 1 steps: each row that is the first of a new step.
+_FRAMES = """
+SELECT frame_index, time_seconds
+FROM (
+    SELECT frame_index, time_seconds, row_number() OVER (ORDER BY frame_index) - 1 AS row,
+           count(*) OVER () AS n
+    FROM {} WHERE video_id = %(video)s
+) f
+WHERE n <= %(most)s OR row = 0
+   OR row * (%(most)s - 1) / greatest(n - 1, 1) <> (row - 1) * (%(most)s - 1) / greatest(n - 1, 1)
+ORDER BY frame_index
+"""
+
+_FRAMES_AT = """
+SELECT f.frame_index
+FROM unnest(%s::integer[], %s::float8[]) WITH ORDINALITY p (video_id, seconds, place)
+LEFT JOIN LATERAL (
+    SELECT frame_index FROM {} f
+    WHERE f.video_id = p.video_id
+    ORDER BY abs(f.time_seconds - p.seconds), frame_index LIMIT 1
+) f ON true
+ORDER BY p.place
+"""
+
+_NAME = """
+SELECT video_id, path AS video,
+       left(md5(source_sha256 || ' ' || sampling || ' ' || extract(epoch FROM decoded_at)), 12)
+           AS frames_version
+FROM videos WHERE video_id = %s
+"""
 
 
 class TimelineStore:
-    """Reads frames and moments in time; writes nothing."""
+    """Read the times of frames and moments."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def timeline(self, video_id: int, *, max_frames: int) -> Timeline:
-        """Frames and moments of a video under the active model.
+        """Return the frames and moments of a video under the active model.
 
         Args:
-            max_frames: at most so many frames, evenly spaced, the first and the last among them.
+            max_frames: at most so many frames, evenly spaced, including the first and the last.
         """
         with self._database.connection() as connection:
             model_id = _active_model(connection)
             if model_id is None:
                 return Timeline()
             frames = connection.cursor(row_factory=class_row(FrameTime)).execute(
-                sql.SQL(
-                    "SELECT frame_index, time_seconds FROM (SELECT frame_index, time_seconds,"
-                    " row_number() OVER (ORDER BY frame_index) - 1 AS row, count(*) OVER () AS n"
-                    " FROM {} WHERE video_id = %(video)s) f"
-                    # Of n rows in most - 1 steps: each that is the first of a new step.
-                    " WHERE n <= %(most)s OR row = 0 OR row * (%(most)s - 1) / greatest(n - 1, 1)"
-                    " <> (row - 1) * (%(most)s - 1) / greatest(n - 1, 1) ORDER BY frame_index"
-                ).format(tables.frames(model_id)),
+                sql.SQL(_FRAMES).format(tables.frames(model_id)),
                 {"video": video_id, "most": max(2, max_frames)},
             )
             rows = frames.fetchall()
@@ -82,7 +107,7 @@ class TimelineStore:
             return Timeline(frames=tuple(rows), moments=tuple(moments.fetchall()))
 
     def frames_at(self, places: Sequence[tuple[int, float]]) -> list[int | None]:
-        """The frame nearest to each place, a video's id and seconds, under the active model.
+        """Return the frame nearest to each place (video id, seconds) under the active model.
 
         Returns:
             ``frame_index`` in the order of ``places``; None where a video has no vectors.
@@ -92,30 +117,18 @@ class TimelineStore:
             if model_id is None:
                 return [None] * len(places)
             rows = connection.execute(
-                sql.SQL(
-                    "SELECT f.frame_index FROM unnest(%s::integer[], %s::float8[])"
-                    " WITH ORDINALITY p (video_id, seconds, place)"
-                    " LEFT JOIN LATERAL (SELECT frame_index FROM {} f"
-                    " WHERE f.video_id = p.video_id"
-                    " ORDER BY abs(f.time_seconds - p.seconds), frame_index LIMIT 1) f ON true"
-                    " ORDER BY p.place"
-                ).format(tables.frames(model_id)),
+                sql.SQL(_FRAMES_AT).format(tables.frames(model_id)),
                 [[video_id for video_id, _ in places], [seconds for _, seconds in places]],
             ).fetchall()
         return [frame_index for (frame_index,) in rows]
 
     def name(self, video_id: int) -> VideoName | None:
-        """A video by id; None if unknown."""
+        """Return a video by id; None if unknown."""
         with (
             self._database.connection() as connection,
             connection.cursor(row_factory=class_row(VideoName)) as cursor,
         ):
-            return cursor.execute(
-                "SELECT video_id, path AS video, left(md5(source_sha256 || ' ' || sampling || ' '"
-                " || extract(epoch FROM decoded_at)), 12) AS frames_version FROM videos"
-                " WHERE video_id = %s",
-                [video_id],
-            ).fetchone()
+            return cursor.execute(_NAME, [video_id]).fetchone()
 
 
 def _active_model(connection: Connection) -> int | None:

@@ -1,4 +1,4 @@
-"""The vectors of the frames of each video, per model."""
+"""Load and read the vectors of the frames of each video, per model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,13 +17,35 @@ from siglip_pipeline.store.moments import Moments, cut_moments
 
 NORM_TOLERANCE = 1e-3
 
+_SUMMARY = """
+SELECT v.video_id, count(f.video_id), coalesce(min(l2_norm(embedding)), 1),
+       coalesce(max(l2_norm(embedding)), 1)
+FROM videos v LEFT JOIN {} f USING (video_id)
+WHERE v.path = %s
+GROUP BY v.video_id
+"""
+
+_MISCOUNTED = """
+SELECT path, coalesce(f.stored, 0), i.frames
+FROM ingests i
+JOIN videos USING (video_id)
+LEFT JOIN (SELECT video_id, count(*) AS stored FROM {} GROUP BY 1) f USING (video_id)
+WHERE i.model_id = %s AND coalesce(f.stored, 0) <> i.frames
+ORDER BY path
+"""
+
+_FRAMES = """
+SELECT frame_index, time_seconds, embedding
+FROM {} WHERE video_id = (SELECT video_id FROM videos WHERE path = %s)
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadResult:
-    """What became of one video's vectors."""
+    """The outcome of loading one video's vectors."""
 
     outcome: Literal["written", "current"]
-    """``current``: the same were stored already, and nothing was done."""
+    """``current`` if the same vectors were stored already, and nothing was written."""
     frames: int
     moments: int
 
@@ -39,12 +61,12 @@ class StoredVector:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorSummary:
-    """What is stored of one video under one model."""
+    """The number and lengths of one video's vectors under one model."""
 
     video_id: int
     vectors: int
     shortest: float
-    """Smallest Euclidean length of a vector; 1 when there is none."""
+    """Smallest Euclidean length of a vector; 1 if there is none."""
     longest: float
 
 
@@ -56,12 +78,12 @@ class VectorStore:
         self._models: dict[int, ModelRow] = {}
 
     def _model(self, model_id: int) -> ModelRow:
-        if model_id not in self._models:  # what is read of it here never changes
+        if model_id not in self._models:  # the fields that are read here never change
             self._models[model_id] = ModelStore(self._database).get(model_id)
         return self._models[model_id]
 
     def is_current(self, model_id: int, video: str, *, source_sha256: str, sampling: str) -> bool:
-        """Whether vectors of this source and sampling are stored."""
+        """Return whether vectors of this source and sampling are stored."""
         with self._database.connection() as connection:
             row = connection.execute(
                 "SELECT 1 FROM ingests JOIN videos USING (video_id) WHERE model_id = %s"
@@ -79,20 +101,20 @@ class VectorStore:
         sampling: str,
         force: bool = False,
     ) -> LoadResult:
-        """Store a video's vectors in one transaction; they replace what was stored of it.
+        """Replace a video's vectors in one transaction.
 
         They are searchable in the live index when the transaction ends.
 
         Args:
             model_id: from :meth:`ModelStore.register`.
             batch: unit vectors of all sampled frames, in time order.
-            source_sha256: of the upload that they were decoded from.
+            source_sha256: hash of the upload that the frames were decoded from.
             sampling: canonical text of the sampling policy.
             force: write even if the same source and sampling are stored.
 
         Raises:
-            VectorError: not finite, not of unit length, wrong size, frames out of order; or the
-                video was forgotten meanwhile.
+            VectorError: a vector is not finite, not of unit length or of the wrong size, frames are
+                out of order, or the video was deleted meanwhile.
             ModelNotFoundError: no such model.
         """
         model = self._model(model_id)
@@ -100,43 +122,21 @@ class VectorStore:
         with self._database.connection() as connection:
             video_id = videos.ensure(connection, batch.video)
             generations.lock_for_writing(connection, model_id, video_id)
-            if videos.find(connection, batch.video) != video_id:  # while we waited for the lock
+            if (
+                videos.find(connection, batch.video) != video_id
+            ):  # deleted while this waited for the lock
                 raise VectorError(
-                    f"{batch.video}: it was forgotten while it was embedded, since its upload is "
-                    "gone; upload it again to have it searchable"
+                    f"{batch.video}: it was deleted while it was embedded, because its upload is "
+                    "gone; upload it again to make it searchable"
                 )
             if not force:
                 stored = _current(connection, model_id, video_id, source_sha256, sampling)
                 if stored is not None:
                     videos.clear_failure(connection, video_id, Stage.VECTORS)
                     return stored
-            threshold = _moment_threshold(connection, model_id)
-            moments = cut_moments(
-                batch.embeddings_ND,
-                batch.frame_index_N,
-                batch.time_seconds_N,
-                threshold=threshold,
-            )
-            generations.delete_rows(connection, model_id, video_id)
-            _write_frames(connection, model_id, video_id, batch)
-            write_moments(connection, model_id, video_id, moments)
-            connection.execute(
-                _RECORD,
-                {
-                    "model": model_id,
-                    "video": video_id,
-                    "sha256": source_sha256,
-                    "sampling": sampling,
-                    "frames": len(batch),
-                    "moments": len(moments),
-                    "threshold": threshold,
-                },
-            )
-            live = generations.live(connection, model_id)
-            if live is not None:
-                generations.refresh_video(connection, live, video_id)
+            result = _write(connection, model_id, video_id, batch, source_sha256, sampling)
             videos.clear_failure(connection, video_id, Stage.VECTORS)
-        return LoadResult(outcome="written", frames=len(batch), moments=len(moments))
+        return result
 
     def video_of_content(self, model_id: int, *, source_sha256: str, sampling: str) -> str | None:
         """Return a video with vectors of this content and sampling; None if there is none."""
@@ -150,31 +150,22 @@ class VectorStore:
         return None if row is None else str(row[0])
 
     def summary(self, model_id: int, video: str) -> VectorSummary:
-        """Count and lengths of a video's vectors, as the database holds them."""
-        query = sql.SQL(
-            "SELECT v.video_id, count(f.video_id), coalesce(min(l2_norm(embedding)), 1),"
-            " coalesce(max(l2_norm(embedding)), 1) FROM videos v LEFT JOIN {} f"
-            " USING (video_id) WHERE v.path = %s GROUP BY v.video_id"
-        ).format(tables.frames(model_id))
+        """Return the number and lengths of a video's stored vectors."""
+        query = sql.SQL(_SUMMARY).format(tables.frames(model_id))
         with self._database.connection() as connection:
             [row] = connection.execute(query, [video])
         video_id, vectors, shortest, longest = row
         return VectorSummary(video_id=video_id, vectors=vectors, shortest=shortest, longest=longest)
 
     def miscounted(self, model_id: int) -> dict[str, tuple[int, int]]:
-        """Videos whose vectors are not as many as were recorded: ``(stored, recorded)`` by path."""
-        query = sql.SQL(
-            "SELECT path, coalesce(f.stored, 0), i.frames FROM ingests i JOIN videos USING"
-            " (video_id) LEFT JOIN (SELECT video_id, count(*) AS stored FROM {} GROUP BY 1) f"
-            " USING (video_id) WHERE i.model_id = %s AND coalesce(f.stored, 0) <> i.frames"
-            " ORDER BY path"
-        ).format(tables.frames(model_id))
+        """Return ``(stored, recorded)`` numbers of vectors by path, where they differ."""
+        query = sql.SQL(_MISCOUNTED).format(tables.frames(model_id))
         with self._database.connection() as connection:
             rows = connection.execute(query, [model_id]).fetchall()
         return {path: (stored, recorded) for path, stored, recorded in rows}
 
     def mark_outdated(self, model_id: int, videos: Sequence[str]) -> None:
-        """Have the vectors of these videos made again; searches use them until then."""
+        """Mark vectors to be computed again; searches use them until then."""
         with self._database.connection() as connection:
             connection.execute(
                 "UPDATE ingests SET source_sha256 = '' FROM videos v WHERE ingests.model_id = %s"
@@ -183,16 +174,13 @@ class VectorStore:
             )
 
     def vectors(self, model_id: int, video: str) -> EmbeddingBatch:
-        """All vectors of a video, in time order; empty when there are none."""
+        """Return all vectors of a video in time order; empty if there are none."""
         with self._database.connection() as connection:
             return self.read(connection, model_id, video)
 
     def read(self, connection: Connection, model_id: int, video: str) -> EmbeddingBatch:
-        """:meth:`vectors` within the caller's transaction."""
-        query = sql.SQL(
-            "SELECT frame_index, time_seconds, embedding FROM {} WHERE video_id ="
-            " (SELECT video_id FROM videos WHERE path = %s) ORDER BY frame_index"
-        ).format(tables.frames(model_id))
+        """Return :meth:`vectors`, within the caller's transaction."""
+        query = sql.SQL(_FRAMES + "ORDER BY frame_index").format(tables.frames(model_id))
         rows = connection.cursor(binary=True).execute(query, [video]).fetchall()
         embeddings = [row[2].to_numpy().astype(np.float32) for row in rows]
         dim = self._model(model_id).dim
@@ -204,12 +192,10 @@ class VectorStore:
         )
 
     def nearest_frame(self, model_id: int, video: str, time_seconds: float) -> StoredVector | None:
-        """The stored frame nearest in time; of two as near, the earlier. None: no frames."""
-        query = sql.SQL(
-            "SELECT frame_index, time_seconds, embedding FROM {} WHERE video_id ="
-            " (SELECT video_id FROM videos WHERE path = %s)"
-            " ORDER BY abs(time_seconds - %s), frame_index LIMIT 1"
-        ).format(tables.frames(model_id))
+        """Return the stored frame nearest in time, or the earlier of two; None without frames."""
+        query = sql.SQL(_FRAMES + "ORDER BY abs(time_seconds - %s), frame_index LIMIT 1").format(
+            tables.frames(model_id)
+        )
         with self._database.connection() as connection:
             row = connection.cursor(binary=True).execute(query, [video, time_seconds]).fetchone()
         if row is None:
@@ -222,10 +208,10 @@ class VectorStore:
 
 
 def check_vectors(batch: EmbeddingBatch, dim: int) -> None:
-    """Refuse vectors that would poison every search.
+    """Refuse vectors that would give wrong search results.
 
     Raises:
-        VectorError: naming the video and the first frame at fault.
+        VectorError: names the video and the first faulty frame.
     """
     if batch.embeddings_ND.shape[1] != dim:
         raise VectorError(
@@ -239,7 +225,7 @@ def check_vectors(batch: EmbeddingBatch, dim: int) -> None:
                 f"{batch.video}: frame {batch.frame_index_N[behind[0] + 1]} does not follow frame "
                 f"{batch.frame_index_N[behind[0]]}; frames must be in order, each once"
             )
-    # A sum over a row is finite exactly when its squares are: one pass finds all three faults.
+    # The norm is NaN or infinite if any value is: one pass finds all three faults.
     norms_N = np.sqrt(np.einsum("nd,nd->n", batch.embeddings_ND, batch.embeddings_ND))
     wrong = np.flatnonzero(~(np.abs(norms_N - 1) <= NORM_TOLERANCE))
     if wrong.size == 0:
@@ -268,8 +254,42 @@ def _current(
     return None if row is None else LoadResult(outcome="current", frames=row[0], moments=row[1])
 
 
+def _write(
+    connection: Connection,
+    model_id: int,
+    video_id: int,
+    batch: EmbeddingBatch,
+    source_sha256: str,
+    sampling: str,
+) -> LoadResult:
+    """Replace a video's frames and moments, and update the live index; the caller has the lock."""
+    threshold = _moment_threshold(connection, model_id)
+    moments = cut_moments(
+        batch.embeddings_ND, batch.frame_index_N, batch.time_seconds_N, threshold=threshold
+    )
+    generations.delete_rows(connection, model_id, video_id)
+    _write_frames(connection, model_id, video_id, batch)
+    write_moments(connection, model_id, video_id, moments)
+    connection.execute(
+        _RECORD,
+        {
+            "model": model_id,
+            "video": video_id,
+            "sha256": source_sha256,
+            "sampling": sampling,
+            "frames": len(batch),
+            "moments": len(moments),
+            "threshold": threshold,
+        },
+    )
+    live = generations.live(connection, model_id)
+    if live is not None:
+        generations.refresh_video(connection, live, video_id)
+    return LoadResult(outcome="written", frames=len(batch), moments=len(moments))
+
+
 def _moment_threshold(connection: Connection, model_id: int) -> float:
-    # Read under the lock: a build may be cutting all moments anew with another one.
+    # Read under the lock, as a build may be cutting all moments with another threshold.
     [row] = connection.execute(
         "SELECT moment_threshold FROM models WHERE model_id = %s", [model_id]
     )
@@ -292,7 +312,7 @@ def _write_frames(
 
 
 def write_moments(connection: Connection, model_id: int, video_id: int, moments: Moments) -> None:
-    """Append a video's moments; its old ones are gone already."""
+    """Append a video's moments; the caller has deleted the old ones."""
     copy_rows(
         connection,
         tables.moments(model_id),

@@ -1,4 +1,4 @@
-"""The table of videos: what is known of each, and how far it has come."""
+"""The table of videos: the properties of each, and its progress through the stages."""
 
 import builtins
 from collections.abc import Iterable
@@ -26,18 +26,18 @@ class Failure:
     reason: str
     failed_at: datetime
     part: str | None = None
-    """The part of a divided collection that the video is of."""
+    """The shard of the video in a divided collection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoRow:
-    """A video, and how far it has come under one model."""
+    """A video and its progress under one model."""
 
     video_id: int
     video: str
     state: VideoState
-    """``pending`` nothing yet, ``frames`` decoded, ``embedded`` vectors stored, ``indexed``
-    searchable, ``failed`` the last try of some stage failed."""
+    """``pending``: no result yet; ``frames``: decoded; ``embedded``: vectors stored; ``indexed``:
+    searchable; ``failed``: the last run of some stage failed."""
     stage: str | None
     """The stage that failed."""
     reason: str | None
@@ -60,13 +60,13 @@ class VideoCounts:
 
     total: int
     decoded: int
-    """With stored frames, searchable or not."""
+    """Videos with stored frames, searchable or not."""
     embedded: int
-    """With current vectors under the model, searchable or not."""
+    """Videos with current vectors under the model, searchable or not."""
     indexed: int
     failed: int
     pending: int
-    """Everything else: on the way, or not begun."""
+    """All others: in progress, or not begun."""
     frames: int
     """Stored frames of all videos."""
     vectors: int
@@ -74,7 +74,7 @@ class VideoCounts:
     failures: list[Failure]
 
 
-# What :class:`VideoRow` holds, in one query over all videos; %(model)s may be null.
+# The fields of :class:`VideoRow`, in one query over all videos; %(model)s may be null.
 _ROWS = """
     SELECT v.video_id, v.path AS video,
            CASE WHEN f.stage IS NOT NULL THEN 'failed'
@@ -92,6 +92,51 @@ _ROWS = """
     LEFT JOIN ingests i ON i.video_id = v.video_id AND i.model_id = m.model_id
     LEFT JOIN LATERAL (SELECT stage, reason FROM failures f WHERE f.video_id = v.video_id
                        ORDER BY failed_at DESC, stage LIMIT 1) f ON true
+"""
+
+_COUNTS = f"""
+    WITH rows AS ({_ROWS})
+    SELECT count(*),
+           count(*) FILTER (WHERE sha256 IS NOT NULL),
+           count(*) FILTER (WHERE state IN ('embedded', 'indexed')),
+           count(*) FILTER (WHERE state = 'indexed'),
+           count(*) FILTER (WHERE state = 'failed'),
+           coalesce(sum(frames), 0),
+           (SELECT coalesce(sum(frames), 0) FROM ingests
+            WHERE model_id = coalesce(%(model)s::integer,
+                                      (SELECT model_id FROM models WHERE is_active)))
+    FROM rows
+"""
+
+_RECORD_FRAMES = """
+    UPDATE videos
+    SET source_fingerprint = %s, source_sha256 = %s, sampling = %s, frames = %s, damaged_share = %s,
+        duration_seconds = %s, info = %s, decoded_at = now()
+    WHERE video_id = %s
+"""
+
+_OUT_OF_DATE_FRAMES = """
+    SELECT path FROM videos
+    WHERE source_sha256 IS NOT NULL
+      AND (sampling <> %s OR listed_fingerprint <> source_fingerprint)
+    ORDER BY path
+"""
+
+_OUT_OF_DATE_VECTORS = """
+    SELECT path FROM videos v
+    WHERE source_sha256 IS NOT NULL
+      AND NOT EXISTS (SELECT FROM ingests i
+                      WHERE i.video_id = v.video_id AND i.model_id = %s
+                        AND i.source_sha256 = v.source_sha256 AND i.sampling = v.sampling)
+    ORDER BY path
+"""
+
+_UPSERT = """
+    INSERT INTO videos (path, size_bytes, modified_at) VALUES (%s, %s, %s)
+    ON CONFLICT (path) DO UPDATE SET
+        size_bytes = coalesce(excluded.size_bytes, videos.size_bytes),
+        modified_at = coalesce(excluded.modified_at, videos.modified_at)
+    RETURNING video_id
 """
 
 
@@ -124,13 +169,11 @@ class VideoStore:
         damaged_share: float,
         source_fingerprint: str,
     ) -> None:
-        """A video was decoded: its stored frames are of this source and sampling."""
+        """Record that a video was decoded, and the source and sampling of its stored frames."""
         with self._database.connection() as connection:
             video_id = _upsert(connection, upload.path, upload)
             connection.execute(
-                "UPDATE videos SET source_fingerprint = %s, source_sha256 = %s, sampling = %s,"
-                " frames = %s, damaged_share = %s, duration_seconds = %s, info = %s,"
-                " decoded_at = now() WHERE video_id = %s",
+                _RECORD_FRAMES,
                 [
                     source_fingerprint,
                     source_sha256,
@@ -147,7 +190,7 @@ class VideoStore:
     def record_failure(
         self, video: str, *, stage: Stage, reason: str, upload: Upload | None = None
     ) -> None:
-        """A stage of a video failed. What is stored of it stays as it is."""
+        """Record that a stage of a video failed; leave its stored results unchanged."""
         with self._database.connection() as connection:
             video_id = _upsert(connection, video, upload)
             connection.execute(
@@ -158,32 +201,32 @@ class VideoStore:
             )
 
     def get(self, video: str, *, model_id: int | None = None) -> VideoRow | None:
-        """A video as it stands under a model (default: the active one); None if unknown."""
+        """Return a video under a model (default: the active one); None if unknown."""
         rows = self._rows(sql.SQL("WHERE v.path = %(video)s"), video=video, model=model_id)
         return rows[0] if rows else None
 
     def list(self, *, model_id: int | None = None) -> list[VideoRow]:
-        """All videos, by path."""
+        """Return all videos, sorted by path."""
         return self._rows(sql.SQL("ORDER BY v.path"), model=model_id)
 
     def named(self, videos: Iterable[str]) -> builtins.list[VideoRow]:
-        """Those of these videos that are known, by path, as they stand under the active model."""
+        """Return the known ones of these videos under the active model, sorted by path."""
         suffix = sql.SQL("WHERE v.path = ANY(%(videos)s) ORDER BY v.path")
         return self._rows(suffix, videos=list(videos), model=None)
 
     def by_id(self, video_id: int) -> VideoRow | None:
-        """A video as it stands under the active model; None if unknown."""
+        """Return a video under the active model; None if unknown."""
         condition = sql.SQL("WHERE v.video_id = %(video)s")
         rows = self._rows(condition, video=video_id, model=None)
         return rows[0] if rows else None
 
     def page(self, *, limit: int, offset: int = 0) -> builtins.list[VideoRow]:
-        """Some of all videos, by path, as they stand under the active model."""
+        """Return a page of all videos under the active model, sorted by path."""
         suffix = sql.SQL("ORDER BY v.path LIMIT %(limit)s OFFSET %(offset)s")
         return self._rows(suffix, limit=limit, offset=offset, model=None)
 
     def count(self) -> int:
-        """How many videos are known."""
+        """Return how many videos are known."""
         with self._database.connection() as connection:
             [row] = connection.execute("SELECT count(*) FROM videos")
         return int(row[0])
@@ -196,31 +239,18 @@ class VideoStore:
             return cursor.execute(sql.SQL(_ROWS) + suffix, values).fetchall()
 
     def paths(self) -> set[str]:
-        """Of all videos that are known."""
+        """Return the paths of all known videos."""
         with self._database.connection() as connection:
             return {path for (path,) in connection.execute("SELECT path FROM videos")}
 
     def states(self, *, model_id: int | None = None) -> dict[str, VideoState]:
-        """How far each video has come, by path."""
+        """Return the state of each video, by path."""
         return {row.video: row.state for row in self.list(model_id=model_id)}
 
     def counts(self, model_id: int | None = None) -> VideoCounts:
-        """What ``status`` shows, under a model (default: the active one)."""
+        """Return what ``status`` shows, under a model (default: the active one)."""
         with self._database.connection() as connection:
-            [row] = connection.execute(
-                sql.SQL("WITH rows AS (")
-                + sql.SQL(_ROWS)
-                + sql.SQL(
-                    ") SELECT count(*), count(*) FILTER (WHERE sha256 IS NOT NULL),"
-                    " count(*) FILTER (WHERE state IN ('embedded', 'indexed')),"
-                    " count(*) FILTER (WHERE state = 'indexed'),"
-                    " count(*) FILTER (WHERE state = 'failed'), coalesce(sum(frames), 0),"
-                    " (SELECT coalesce(sum(frames), 0) FROM ingests WHERE model_id ="
-                    " coalesce(%(model)s::integer,"
-                    " (SELECT model_id FROM models WHERE is_active))) FROM rows"
-                ),
-                {"model": model_id},
-            )
+            [row] = connection.execute(_COUNTS, {"model": model_id})
         total, decoded, embedded, indexed, failed, frames, vectors = map(int, row)
         return VideoCounts(
             total=total,
@@ -237,7 +267,7 @@ class VideoStore:
     def decoded_contents(
         self, sizes: Iterable[int], sampling: str
     ) -> dict[int, dict[str, VideoRow]]:
-        """Videos of these sizes whose frames are stored: by size in bytes, then by SHA-256."""
+        """Return videos of these sizes with stored frames, by size in bytes, then by SHA-256."""
         contents: dict[int, dict[str, VideoRow]] = {}
         rows = self._rows(
             sql.SQL("WHERE v.size_bytes = ANY(%(sizes)s) AND v.sampling = %(sampling)s"),
@@ -251,28 +281,19 @@ class VideoStore:
         return contents
 
     def out_of_date_frames(self, sampling: str) -> builtins.list[str]:
-        """Videos with stored frames of another sampling, or of an upload that changed since."""
+        """Return videos with frames of another sampling, or of an upload that changed since."""
         with self._database.connection() as connection:
-            rows = connection.execute(
-                "SELECT path FROM videos WHERE source_sha256 IS NOT NULL AND (sampling <> %s"
-                " OR listed_fingerprint <> source_fingerprint) ORDER BY path",
-                [sampling],
-            ).fetchall()
+            rows = connection.execute(_OUT_OF_DATE_FRAMES, [sampling]).fetchall()
         return [path for (path,) in rows]
 
     def out_of_date_vectors(self, model_id: int | None) -> builtins.list[str]:
-        """Videos with stored frames, but without vectors of just those under a model."""
+        """Return videos with stored frames, but without vectors of these frames under a model."""
         with self._database.connection() as connection:
-            rows = connection.execute(
-                "SELECT path FROM videos v WHERE source_sha256 IS NOT NULL AND NOT EXISTS ("
-                " SELECT FROM ingests i WHERE i.video_id = v.video_id AND i.model_id = %s"
-                " AND i.source_sha256 = v.source_sha256 AND i.sampling = v.sampling) ORDER BY path",
-                [model_id],
-            ).fetchall()
+            rows = connection.execute(_OUT_OF_DATE_VECTORS, [model_id]).fetchall()
         return [path for (path,) in rows]
 
     def failures(self) -> builtins.list[Failure]:
-        """The last failure of each stage that has not succeeded since, by video."""
+        """Return the last failure of each stage that has not succeeded since, by video."""
         with (
             self._database.connection() as connection,
             connection.cursor(row_factory=class_row(Failure)) as cursor,
@@ -283,7 +304,7 @@ class VideoStore:
             ).fetchall()
 
     def delete(self, video: str) -> bool:
-        """Forget a video with all its vectors, under every model; False if unknown."""
+        """Delete a video with its vectors under every model; return False if it is unknown."""
         with self._database.connection() as connection:
             video_id = find(connection, video)
             if video_id is None:
@@ -294,33 +315,29 @@ class VideoStore:
 
 
 def find(connection: Connection, video: str) -> int | None:
-    """The id of a video; None if unknown."""
+    """Return the id of a video; None if unknown."""
     row = connection.execute("SELECT video_id FROM videos WHERE path = %s", [video]).fetchone()
     return None if row is None else int(row[0])
 
 
 def ensure(connection: Connection, video: str) -> int:
-    """The id of a video, noted down if it is new."""
+    """Return the id of a video; insert it if it is new."""
     return find(connection, video) or _upsert(connection, video, None)
 
 
 def clear_failure(connection: Connection, video_id: int, stage: Stage) -> None:
-    """The stage has succeeded."""
+    """Delete the failure of a stage that has succeeded."""
     connection.execute("DELETE FROM failures WHERE video_id = %s AND stage = %s", [video_id, stage])
 
 
 def _upsert(connection: Connection, video: str, upload: Upload | None) -> int:
     [row] = connection.execute(
-        "INSERT INTO videos (path, size_bytes, modified_at) VALUES (%s, %s, %s)"
-        " ON CONFLICT (path) DO UPDATE SET"
-        " size_bytes = coalesce(excluded.size_bytes, videos.size_bytes),"
-        " modified_at = coalesce(excluded.modified_at, videos.modified_at)"
-        " RETURNING video_id",
+        _UPSERT,
         [video, upload and upload.size_bytes, upload and timestamp(upload)],
     )
     return int(row[0])
 
 
 def timestamp(upload: Upload) -> datetime | None:
-    """When the upload was last modified, if that is known."""
+    """Return when the upload was last modified; None if unknown."""
     return None if upload.modified_at is None else datetime.fromtimestamp(upload.modified_at, UTC)

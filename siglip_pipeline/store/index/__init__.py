@@ -1,4 +1,4 @@
-"""Similarity indexes: building one beside the live one, the recall check, and publishing.
+"""Similarity indexes: build one beside the live one, check its recall, and publish it.
 
-Imports `store`, `store.kinds` and `store.search`, whose queries the recall check asks.
+Imports `store`, `store.kinds` and `store.search`, whose queries the recall check runs.
 """

@@ -28,13 +28,31 @@ Progress = Callable[[str], object]
 IVFFLAT_MINIMUM = (0, 8, 7)
 PROGRESS_SECONDS = 2.0
 
+_BEGIN = """
+INSERT INTO generations (model_id, generation, kind, state)
+SELECT %(model)s, coalesce(max(generation), 0) + 1, %(kind)s, 'building'
+FROM generations WHERE model_id = %(model)s
+RETURNING generation, (SELECT dim FROM models WHERE model_id = %(model)s)
+"""
+
+_STALE_MOMENTS = """
+SELECT video_id, path FROM ingests JOIN videos USING (video_id)
+WHERE model_id = %s AND moment_threshold <> %s
+ORDER BY video_id
+"""
+
+_FILL = """
+INSERT INTO generation_videos (model_id, generation, video_id, ingest_id, frames)
+SELECT model_id, %s, video_id, ingest_id, frames FROM ingests WHERE model_id = %s
+"""
+
 
 @contextlib.contextmanager
 def building(database: Database, model_id: int) -> Iterator[None]:
-    """Be the only process that builds an index for this model.
+    """Hold the lock under which one process at a time builds an index for this model.
 
     Raises:
-        IndexBusyError: another one is at it.
+        IndexBusyError: another process holds it.
     """
     with database.autocommit() as guard:
         got = guard.execute("SELECT pg_try_advisory_lock(%s, %s)", [LOCK_BUILD, model_id])
@@ -50,17 +68,17 @@ def building(database: Database, model_id: int) -> Iterator[None]:
 
 
 def check_kind(database: Database, kind: str, *, force: bool) -> None:
-    """Refuse an index that this pgvector builds wrongly.
+    """Refuse a kind of index that this version of pgvector cannot build safely.
 
     Raises:
-        SimilarityIndexError: with the way out.
+        SimilarityIndexError: gives the alternatives.
     """
     if kind != "ivfflat" or database.pgvector_version >= IVFFLAT_MINIMUM:
         return
     version = ".".join(map(str, database.pgvector_version))
     if not force:
         raise SimilarityIndexError(
-            f"pgvector {version} can overflow a buffer while it builds an IVFFlat index (mended in "
+            f"pgvector {version} can overflow a buffer while it builds an IVFFlat index (fixed in "
             f"{'.'.join(map(str, IVFFLAT_MINIMUM))}); set SIGLIP_INDEX_KIND=moments, use a newer "
             "pgvector, or force it"
         )
@@ -68,21 +86,15 @@ def check_kind(database: Database, kind: str, *, force: bool) -> None:
 
 
 def begin(database: Database, model_id: int, kind: str) -> Generation:
-    """Note a new generation down, with the parameters that its data asks for."""
+    """Record a new generation, with the parameters that are derived from its data."""
     with database.connection() as connection:
-        # We hold the build lock: what is marked as building was left by a process that died.
+        # This process holds the build lock: a build that is marked as running was interrupted.
         connection.execute(
-            "UPDATE generations SET state = 'failed', reason = 'the build was cut short'"
+            "UPDATE generations SET state = 'failed', reason = 'the build was interrupted'"
             " WHERE model_id = %s AND state = 'building'",
             [model_id],
         )
-        [row] = connection.execute(
-            "INSERT INTO generations (model_id, generation, kind, state)"
-            " SELECT %(model)s, coalesce(max(generation), 0) + 1, %(kind)s, 'building'"
-            " FROM generations WHERE model_id = %(model)s"
-            " RETURNING generation, (SELECT dim FROM models WHERE model_id = %(model)s)",
-            {"model": model_id, "kind": kind},
-        )
+        [row] = connection.execute(_BEGIN, {"model": model_id, "kind": kind})
         target = Generation(model_id=model_id, dim=row[1], generation=row[0], kind=kind)
         target = replace(target, parameters=index_kind(kind).parameters(connection, target))
         connection.execute(
@@ -93,18 +105,14 @@ def begin(database: Database, model_id: int, kind: str) -> Generation:
 
 
 def recut(database: Database, model_id: int, threshold: float, progress: Progress) -> int:
-    """Cut all moments anew where they were cut with another threshold; how many videos."""
+    """Cut moments again that were cut with another threshold; return the number of videos."""
     with database.connection() as connection:
         generations.lock_for_publishing(connection, model_id)
         connection.execute(
             "UPDATE models SET moment_threshold = %s WHERE model_id = %s", [threshold, model_id]
         )
     with database.connection() as connection:
-        stale = connection.execute(
-            "SELECT video_id, path FROM ingests JOIN videos USING (video_id)"
-            " WHERE model_id = %s AND moment_threshold <> %s ORDER BY video_id",
-            [model_id, threshold],
-        ).fetchall()
+        stale = connection.execute(_STALE_MOMENTS, [model_id, threshold]).fetchall()
     if stale:
         progress(f"cutting the moments of {len(stale)} videos anew at cosine {threshold}")
     vectors = VectorStore(database)
@@ -132,16 +140,12 @@ def recut(database: Database, model_id: int, threshold: float, progress: Progres
 
 
 def fill(database: Database, target: Generation) -> int:
-    """Fill the generation's table from one snapshot, and note which loads it holds; its rows."""
+    """Fill the generation's table from one snapshot, and record its loads; return its rows."""
     kind = index_kind(target.kind)
     _refresh_statistics(database, target.model_id)
     with database.connection() as connection:
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        connection.execute(
-            "INSERT INTO generation_videos (model_id, generation, video_id, ingest_id, frames)"
-            " SELECT model_id, %s, video_id, ingest_id, frames FROM ingests WHERE model_id = %s",
-            [target.generation, target.model_id],
-        )
+        connection.execute(_FILL, [target.generation, target.model_id])
         kind.create(connection, target)
         kind.add(connection, target)
         if not kind.holds_vectors:
@@ -153,7 +157,7 @@ def fill(database: Database, target: Generation) -> int:
 
 
 def _refresh_statistics(database: Database, model_id: int) -> None:
-    """Without them, a search of few videos reads all frames; after a backfill they come late."""
+    """Analyze the tables: without statistics, a search within a few videos reads all frames."""
     with database.connection() as connection:
         for table in (tables.frames(model_id), tables.moments(model_id)):
             connection.execute(sql.SQL("ANALYZE {} (video_id)").format(table))
@@ -162,12 +166,12 @@ def _refresh_statistics(database: Database, model_id: int) -> None:
 def create_index(
     database: Database, target: Generation, rows: int, *, progress: Progress
 ) -> tuning.BuildSettings | None:
-    """Create the similarity index, with memory and workers that fit; None: there is none.
+    """Create the similarity index, with memory and workers that fit; None if the kind has none.
 
-    A parallel build that finds shared memory short is tried again without workers.
+    Repeat a parallel build that runs out of shared memory without workers.
 
     Raises:
-        StoreError: the database refused.
+        StoreError: the database refused the statement.
     """
     kind = index_kind(target.kind)
     statement = kind.index_statement(target)
@@ -207,7 +211,7 @@ def _settings(database: Database, bytes_per_row: int, rows: int) -> tuning.Build
 
 
 def _short_of_shared_memory(error: StoreError) -> bool:
-    """``could not resize shared memory segment``: sqlstate 53100 or 53200, whatever the system."""
+    """Return whether a shared memory segment could not be resized: sqlstate 53100 or 53200."""
     cause = error.__cause__
     return isinstance(cause, psycopg.errors.DiskFull | psycopg.errors.OutOfMemory)
 
@@ -227,17 +231,17 @@ def _run(
 
 @contextlib.contextmanager
 def _watched(database: Database, pid: int, progress: Progress) -> Iterator[None]:
-    """Tell, from a second connection, how far the build on the first one is."""
+    """Report the progress of a build from a second connection."""
     ended = threading.Event()
 
     def watch() -> None:
-        said = None
+        last = None
         while not ended.wait(PROGRESS_SECONDS):
             with contextlib.suppress(StoreError), database.connection() as connection:
                 now = build_progress(connection, pid)
-                if now is not None and now != said:
+                if now is not None and now != last:
                     progress(now)
-                    said = now
+                    last = now
 
     thread = threading.Thread(target=watch, name="index-progress", daemon=True)
     thread.start()
@@ -249,7 +253,7 @@ def _watched(database: Database, pid: int, progress: Progress) -> Iterator[None]
 
 
 def build_progress(connection: Connection, pid: int) -> str | None:
-    """What ``pg_stat_progress_create_index`` says about a build; None when it says nothing."""
+    """Return a build's row of ``pg_stat_progress_create_index`` as text; None if there is none."""
     row = connection.execute(
         "SELECT phase, blocks_done, blocks_total, tuples_done, tuples_total"
         " FROM pg_stat_progress_create_index WHERE pid = %s",

@@ -1,24 +1,24 @@
-"""``auto``: the kind of index that the footage at hand asks for."""
+"""``auto``: choose the kind of index by how varied the footage is."""
 
 from siglip_pipeline.store.counts import StoredCounts
 
 AUTO = "auto"
 COMPACT, VARIED = "moments", "hnsw"
 
-# Frames a moment from which moments find at least as much, in less space: see
+# Frames per moment from which moments have at least the same recall, in less space: see
 # docs/decisions/0040-kind-by-compactness.md.
 FRAMES_PER_MOMENT = 1.5
-# A live index of either kind stays until the footage is clearly on the other side, so that a few
-# uploads do not turn a collection back and forth.
+# The live index keeps its kind until the footage is clearly on the other side of the limit, so that
+# a few uploads do not switch a collection back and forth.
 MARGIN = 1.25
 
 
 def choose_kind_for(stored: StoredCounts, live: str | None) -> tuple[str, str]:
-    """The kind, and why, in a sentence.
+    """Return the kind, and the reason as a sentence.
 
     Args:
-        stored: of the model, its moments cut at the threshold that is set.
-        live: kind of the live index; None: there is none.
+        stored: the model's counts, with moments cut at the configured threshold.
+        live: the kind of the live index; None if there is none.
     """
     compactness = stored.frames / max(1, stored.moments)
     limit = FRAMES_PER_MOMENT

@@ -1,4 +1,4 @@
-"""Which index is built, and when a live one is no longer good enough."""
+"""Options: which index is built, and when the live one is replaced."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The end of a build: a new generation goes live, or is put aside; old ones are dropped."""
+"""End a build: publish or discard the new generation, and drop old ones."""
 
 from psycopg import sql
 from psycopg.types.json import Jsonb
@@ -8,9 +8,26 @@ from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index.recall import RecallReport
 from siglip_pipeline.store.kinds import EF_SEARCH, Generation
 
+_PUBLISH = """
+UPDATE generations
+SET state = 'live', frames = %s, rows = %s, table_bytes = %s, ann_bytes = %s, build_seconds = %s,
+    recall_at_10 = %s, published_at = now(), parameters = parameters || %s
+WHERE model_id = %s AND generation = %s
+"""
+
+_UNUSED = """
+SELECT DISTINCT generation
+FROM generation_videos JOIN generations USING (model_id, generation)
+WHERE model_id = %s AND state IN ('retired', 'failed')
+UNION
+SELECT generation FROM generations
+WHERE model_id = %s AND state IN ('retired', 'failed')
+  AND to_regclass(format('index_%%s_g%%s', model_id, generation)) IS NOT NULL
+"""
+
 
 def catch_up_early(database: Database, target: Generation) -> None:
-    """Bring in most of what changed during the build, while writers go on."""
+    """Apply most of the changes since the build began, without making writers wait."""
     with database.connection() as connection:
         changed = generations.changed_videos(connection, target)
     for video_id in changed:
@@ -27,17 +44,20 @@ def publish(
     *,
     promote: bool,
 ) -> bool:
-    """Make a generation the live one, in one transaction; whether its model is active now.
+    """Make a generation the live one, in one transaction.
 
     Args:
-        database: where.
-        target: filled, indexed and checked.
+        database: holds the generation.
+        target: the generation, filled, indexed and checked.
         report: its recall check; None for an empty index.
-        seconds: that building took.
-        promote: make the model the active one too, if it covers what is searchable now.
+        seconds: how long the build took.
+        promote: also make the model the active one, if it covers what is searchable now.
+
+    Returns:
+        Whether the model is the active one now.
     """
     with database.connection() as connection:
-        # Writers wait here, and go on into the new generation.
+        # Writers wait for this transaction, and then write to the new generation.
         generations.lock_for_publishing(connection, target.model_id)
         generations.catch_up(connection, target)
         connection.execute(
@@ -45,9 +65,7 @@ def publish(
             [target.model_id],
         )
         connection.execute(
-            "UPDATE generations SET state = 'live', frames = %s, rows = %s, table_bytes = %s,"
-            " ann_bytes = %s, build_seconds = %s, recall_at_10 = %s, published_at = now(),"
-            " parameters = parameters || %s WHERE model_id = %s AND generation = %s",
+            _PUBLISH,
             [
                 report.frames if report else 0,
                 report.rows if report else 0,
@@ -73,7 +91,7 @@ def publish(
 
 
 def discard(database: Database, target: Generation, reason: str) -> None:
-    """Note why a generation was not published."""
+    """Record why a generation was not published."""
     with database.connection() as connection:
         connection.execute(
             "UPDATE generations SET state = 'failed', reason = %s"
@@ -85,17 +103,10 @@ def discard(database: Database, target: Generation, reason: str) -> None:
 def drop_unused(database: Database, model_id: int) -> None:
     """Drop the tables of generations that are neither live nor being built.
 
-    A search that still reads one is waited for; one that comes too late starts again.
+    Wait for searches that read one. A search that finds its table dropped starts again.
     """
     with database.connection() as connection:
-        unused = connection.execute(
-            "SELECT DISTINCT generation FROM generation_videos JOIN generations"
-            " USING (model_id, generation) WHERE model_id = %s AND state IN ('retired', 'failed')"
-            " UNION SELECT generation FROM generations WHERE model_id = %s"
-            " AND state IN ('retired', 'failed')"
-            " AND to_regclass(format('index_%%s_g%%s', model_id, generation)) IS NOT NULL",
-            [model_id, model_id],
-        ).fetchall()
+        unused = connection.execute(_UNUSED, [model_id, model_id]).fetchall()
     for (generation,) in unused:
         with database.connection() as connection:
             connection.execute(

@@ -1,4 +1,4 @@
-"""The similarity index of a model: when it is built anew, and how it is proven and published."""
+"""Keep the similarity index of a model up to date: rebuild, check and publish it."""
 
 import logging
 import time
@@ -26,16 +26,16 @@ Outcome = Literal["published", "refused", "current"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexReport:
-    """What became of a build."""
+    """The outcome of a build."""
 
     outcome: Outcome
-    """``published``; ``refused``: the recall check did not pass, the live index stays;
-    ``current``: the live index is good enough, nothing was built."""
+    """``published``; ``refused``: the recall check failed, and the live index stays;
+    ``current``: the live index is good enough, and nothing was built."""
     reason: str
-    """Why, in a sentence."""
+    """The reason, as a sentence."""
     kind: str
     generation: int
-    """The new generation; the live one when nothing was built."""
+    """The new generation; the live one if nothing was built."""
     active: bool
     """Whether search answers with this model now."""
     changed_share: float
@@ -44,15 +44,15 @@ class IndexReport:
     settings: BuildSettings | None
     """Memory and workers of the build."""
     recall: RecallReport | None
-    """The check; None when there was nothing to check."""
+    """The recall check; None if there was nothing to check."""
 
     @property
     def published(self) -> bool:
-        """Whether a new generation went live."""
+        """Return whether a new generation went live."""
         return self.outcome == "published"
 
     def to_json(self) -> dict[str, Any]:
-        """For metadata and ``--json``."""
+        """Return the report for metadata and ``--json``."""
         report = self.recall
         return {
             "outcome": self.outcome,
@@ -85,21 +85,21 @@ def build_index(
 ) -> IndexReport:
     """Bring the index of a model up to date.
 
-    Small changes are in the live index already. A new generation is built beside it when there is
-    none, when another kind or threshold is set, when more than ``rebuild_share`` of the
-    frames changed, or when recall fell below ``min_recall``. It is published in one
-    transaction, and only when its recall check passes; the old one answers until then.
+    Small changes are in the live index already. A new generation is built beside it if there is
+    none, if another kind or threshold is set, if more than ``rebuild_share`` of the frames
+    changed, or if recall fell below ``min_recall``. It is published in one transaction, and only if
+    its recall check passes; the old one answers until then.
 
     Args:
-        database: where.
-        model_id: whose vectors.
-        options: which kind, and when it is built anew.
-        kind: instead of ``options.kind``.
-        progress: is told in sentences how far the build is.
-        texts: text queries of the recall check that a user gives.
-        embed_texts: the model's text tower, for the recall check; None: text-like queries are made
+        database: holds the vectors and the index.
+        model_id: the model whose vectors are indexed.
+        options: the kind, and when the index is rebuilt.
+        kind: replaces ``options.kind``.
+        progress: called with sentences about the progress.
+        texts: the user's text queries for the recall check.
+        embed_texts: the model's text tower, for the recall check; None to make text-like queries
             from pictures.
-        force: build even if the live generation is good enough, and a kind that is guarded.
+        force: build even if the live generation is good enough, or the kind is unsafe.
 
     Raises:
         SimilarityIndexError: another process is building, or the kind is refused.
@@ -121,7 +121,7 @@ def build_index(
         if model.moment_threshold != options.moment_threshold:
             building.recut(database, model_id, options.moment_threshold, progress)
         chosen = wanted if wanted != AUTO else _choose(database, model_id, live, progress)
-        why = "asked for" if force else _why_anew(model, live, changed, chosen, options)
+        why = "requested" if force else _reason_to_build(model, live, changed, chosen, options)
         if why is None and live is not None:
             checked = _check_live(database, live, changed, queries, options, progress)
             if checked is None or checked.fault(options.min_recall) is None:
@@ -147,10 +147,10 @@ def _choose(
     return kind
 
 
-def _why_anew(
+def _reason_to_build(
     model: ModelRow, live: Generation | None, changed: float, kind: str, options: IndexOptions
 ) -> str | None:
-    """Why a new generation is due; None: the live one will do."""
+    """Return why a new generation is due; None if the live one suffices."""
     if live is None:
         return "there is none yet"
     if live.kind != kind:
@@ -170,7 +170,7 @@ def _check_live(
     options: IndexOptions,
     progress: Callable[[str], object],
 ) -> RecallReport | None:
-    """Measure the live index again if anything changed in it; None: nothing did."""
+    """Check the recall of the live index again if it has changed; None if it has not."""
     if changed == 0 or not queries:
         return None
     report = recall.check_recall(database, live, queries, progress=progress, sweep=False)
@@ -208,7 +208,7 @@ def _build(
     target = building.begin(database, model.model_id, kind)
     try:
         rows = building.fill(database, target)
-        progress(f"generation {target.generation}: {rows:,} rows are filled in")
+        progress(f"generation {target.generation}: {rows:,} rows are written")
         used = building.create_index(database, target, rows, progress=progress)
         publishing.catch_up_early(database, target)
     except BaseException as error:
@@ -216,7 +216,7 @@ def _build(
         publishing.drop_unused(database, model.model_id)
         raise
     built_seconds = time.monotonic() - began
-    report, fault = _prove(database, target, queries, options, progress)
+    report, fault = _check_new(database, target, queries, options, progress)
     active = model.is_active
     if fault is None:
         active = publishing.publish(
@@ -240,14 +240,14 @@ def _build(
     )
 
 
-def _prove(
+def _check_new(
     database: Database,
     target: Generation,
     queries: Sequence[Query],
     options: IndexOptions,
     progress: Callable[[str], object],
 ) -> tuple[RecallReport | None, str | None]:
-    """The recall check of a new generation, and why it must not be published."""
+    """Check the recall of a new generation; return the report, and why it must not be published."""
     if not queries:
         return None, None
     report = recall.check_recall(database, target, queries, progress=progress)

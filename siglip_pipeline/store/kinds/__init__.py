@@ -1,4 +1,4 @@
-"""The kinds of similarity index, behind one interface; see docs/indexes.md for which to take."""
+"""The kinds of similarity index, behind one interface; docs/indexes.md says which to choose."""
 
 from siglip_pipeline.errors import SimilarityIndexError
 from siglip_pipeline.store.kinds.base import EF_SEARCH, Generation, IndexKind, Scope
@@ -15,10 +15,10 @@ __all__ = ["EF_SEARCH", "KINDS", "Generation", "IndexKind", "Scope", "index_kind
 
 
 def index_kind(name: str) -> IndexKind:
-    """The kind of that name.
+    """Return the kind of that name.
 
     Raises:
-        SimilarityIndexError: naming those that there are.
+        SimilarityIndexError: no such kind; names those that exist.
     """
     if name not in KINDS:
         raise SimilarityIndexError(f"no index kind {name!r}; there are: {', '.join(KINDS)}")

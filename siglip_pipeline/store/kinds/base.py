@@ -1,4 +1,4 @@
-"""What every kind of index can do: be filled, be built, and name the frames near a query."""
+"""The interface of every kind of index: fill it, build it, and find the frames near a query."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -25,11 +25,11 @@ class Generation:
     kind: str
     parameters: dict[str, Any] = field(default_factory=dict, hash=False)
     rows: int = field(default=0, compare=False)
-    """Of the index when it was published; 0 before."""
+    """Rows of the index when it was published; 0 before."""
 
     @property
     def ef_search(self) -> int | None:
-        """What the recall check chose: ``ef_search`` of HNSW, ``probes`` of IVFFlat."""
+        """Return what the recall check chose: ``ef_search`` of HNSW, ``probes`` of IVFFlat."""
         return self.parameters.get(EF_SEARCH)
 
 
@@ -38,7 +38,7 @@ class Scope:
     """Which frames a search may return."""
 
     video_ids: list[int] | None = None
-    """None: any video."""
+    """None for any video."""
     frames: int = 0
     """Frames of those videos."""
     moments: int = 0
@@ -48,22 +48,22 @@ class Scope:
 
     @property
     def everything(self) -> bool:
-        """Nothing is filtered out."""
+        """Return whether nothing is filtered out."""
         return self.video_ids is None and self.time_range is None
 
     def parameters(self) -> dict[str, Any]:
-        """Values of :meth:`frame_condition` and its like."""
+        """Return the parameters of the conditions."""
         start, end = self.time_range or (None, None)
         return {"video_ids": self.video_ids, "from_seconds": start, "to_seconds": end}
 
     def video_condition(self, alias: str) -> sql.Composed:
-        """SQL: the row's video is in scope."""
+        """Return SQL that is true for rows of videos in scope."""
         if self.video_ids is None:
             return sql.SQL("true").format()
         return sql.SQL("{}.video_id = ANY(%(video_ids)s::integer[])").format(sql.Identifier(alias))
 
     def frame_condition(self, alias: str) -> sql.Composed:
-        """SQL: a row of a frames table is in scope."""
+        """Return SQL that is true for rows of a frames table in scope."""
         condition = self.video_condition(alias)
         if self.time_range is None:
             return condition
@@ -78,42 +78,42 @@ class IndexKind(ABC):
 
     name: ClassVar[str]
     default_ef_search: ClassVar[int]
-    """When nobody says: ``ef_search`` of HNSW, ``probes`` of IVFFlat."""
+    """``ef_search`` of HNSW, or ``probes`` of IVFFlat, where neither request nor index has one."""
     ef_searches: ClassVar[tuple[int, ...]]
-    """Values that the recall check tries, for its plot."""
+    """Values that the recall check measures, for its choice and its plot."""
     holds_vectors: ClassVar[bool] = True
     """Whether a generation has a table of its own."""
 
     groups_frames: ClassVar[bool] = False
     """Whether a row of the index stands for several frames."""
     adds_changes: ClassVar[bool] = False
-    """Whether changed videos are added to the live index, rather than looked up beside it."""
+    """Whether changed videos are added to the live index; else searched exactly beside it."""
 
     @abstractmethod
     def create(self, connection: Connection, target: Generation) -> None:
-        """Make the generation's empty table."""
+        """Create the generation's empty table."""
 
     @abstractmethod
     def add(
         self, connection: Connection, target: Generation, video_ids: Sequence[int] | None = None
     ) -> None:
-        """Add what these videos hold now (None: all videos)."""
+        """Add the current vectors of these videos; None for all videos."""
 
     def parameters(self, connection: Connection, target: Generation) -> dict[str, Any]:
-        """What is to be settled from the data before the table is filled; kept with it."""
+        """Return parameters derived from the data, which are stored before the table is filled."""
         return {}
 
     @abstractmethod
     def index_statement(self, target: Generation) -> sql.Composed | None:
-        """``CREATE INDEX`` for the filled table; None where there is nothing to build."""
+        """Return ``CREATE INDEX`` for the filled table; None where there is nothing to build."""
 
     @abstractmethod
     def build_bytes_per_row(self, dim: int) -> int:
-        """Memory that building takes for each row, to keep the graph or the sample in memory."""
+        """Return the memory that a build needs per row, to hold the graph or the sample."""
 
     @abstractmethod
     def settings(self, *, ef_search: int, rows: int, scope: Scope) -> dict[str, str]:
-        """Server settings for the length of a search."""
+        """Return the server settings of a search, by name."""
 
     @abstractmethod
     def near(
@@ -125,23 +125,23 @@ class IndexKind(ABC):
         best_of_moment: bool,
         query: str = "query",
     ) -> sql.Composed:
-        """SQL for (video_id, frame_index, time_seconds, distance) of frames near a vector.
+        """Return SQL for (video_id, frame_index, time_seconds, distance) of frames near a vector.
 
         Args:
             target: the generation to search.
-            rows: how far to look: this many moments, or frames.
+            rows: the number of nearest rows of the index to read: moments, or frames.
             scope: what may be returned.
-            best_of_moment: one row for each moment will do.
+            best_of_moment: whether one row per moment suffices.
             query: name of the parameter that is the vector.
         """
 
     def plan_parameters(self, target: Generation) -> dict[str, Any]:
-        """Values that :meth:`near` needs beyond the query and the scope."""
+        """Return the parameters of :meth:`near` beyond those of the query and the scope."""
         return {"model_id": target.model_id, "generation": target.generation}
 
 
 def among(alias: str, video_ids: Sequence[int] | None) -> sql.Composed:
-    """SQL: the row's video is one of these; None: any."""
+    """Return SQL that is true for rows of these videos; None for any video."""
     if video_ids is None:
         return sql.SQL("true").format()
     return sql.SQL("{}.video_id = ANY({}::integer[])").format(
@@ -150,12 +150,12 @@ def among(alias: str, video_ids: Sequence[int] | None) -> sql.Composed:
 
 
 def vector_type(dim: int) -> sql.Composed:
-    """``halfvec(dim)``."""
+    """Return the SQL type ``halfvec(dim)``."""
     return sql.SQL("halfvec({})").format(sql.Literal(dim))
 
 
 def query_vector(dim: int, name: str = "query") -> sql.Composed:
-    """A vector of the query as a value that the planner can use with an index."""
+    """Return a query vector as a parameter whose type lets the planner use an index."""
     return sql.SQL("{}::{}").format(sql.Placeholder(name, format=PyFormat.BINARY), vector_type(dim))
 
 
@@ -169,7 +169,7 @@ ORDER BY distance, tie.path, f.frame_index LIMIT {rows}
 
 
 def exact_frames(target: Generation, *, rows: int, scope: Scope, query: str) -> sql.Composed:
-    """The nearest frames by looking at all of them; ties by path, then frame."""
+    """Return SQL for the nearest frames by an exact search; ties by path, then frame."""
     return _EXACT.format(
         query=query_vector(target.dim, query),
         frames=tables.frames(target.model_id),
@@ -191,7 +191,7 @@ ORDER BY distance LIMIT {rows}
 
 
 def late_frames(target: Generation, *, rows: int, scope: Scope, query: str) -> sql.Composed:
-    """The nearest frames of videos that have changed since the generation was built."""
+    """Return SQL for the nearest frames of videos that changed since the generation was built."""
     return _LATE.format(
         query=query_vector(target.dim, query),
         frames=tables.frames(target.model_id),

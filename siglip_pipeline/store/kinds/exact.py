@@ -1,4 +1,4 @@
-"""No index: every frame is compared. The truth that the others are measured against."""
+"""No index: a search compares every frame. The other kinds are measured against it."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -10,7 +10,7 @@ from siglip_pipeline.store.kinds.base import Generation, IndexKind, Scope, exact
 
 
 class Exact(IndexKind):
-    """Every frame is compared: perfect, and fast enough up to some ten thousand frames."""
+    """Compare every frame: exact, and fast enough up to some ten thousand frames."""
 
     name: ClassVar[str] = "exact"
     default_ef_search: ClassVar[int] = 1
@@ -18,23 +18,23 @@ class Exact(IndexKind):
     holds_vectors: ClassVar[bool] = False
 
     def create(self, connection: Connection, target: Generation) -> None:
-        """No table: the frames are searched where they are."""
+        """Create nothing: searches read the frames table."""
 
     def add(
         self, connection: Connection, target: Generation, video_ids: Sequence[int] | None = None
     ) -> None:
-        """Nothing to add."""
+        """Add nothing."""
 
     def index_statement(self, target: Generation) -> sql.Composed | None:
-        """None."""
+        """Return None."""
         return None
 
     def build_bytes_per_row(self, dim: int) -> int:
-        """Nothing is built."""
+        """Return 0: nothing is built."""
         return 0
 
     def settings(self, *, ef_search: int, rows: int, scope: Scope) -> dict[str, str]:
-        """None needed."""
+        """Return no settings."""
         return {}
 
     def near(

@@ -43,10 +43,10 @@ UNION ALL ({late})
 
 
 class FrameIndex(IndexKind):
-    """A copy of the frames' vectors with an index on it; changed videos are looked up beside it."""
+    """An indexed copy of the frames' vectors; changed videos are searched exactly beside it."""
 
     def create(self, connection: Connection, target: Generation) -> None:
-        """A copy: inserting into an index on the frames themselves would slow every load down."""
+        """Create a copy: an index on the frames table itself would slow every load."""
         connection.execute(
             _CREATE.format(
                 tables.index(target.model_id, target.generation), vector_type(target.dim)
@@ -85,7 +85,7 @@ class FrameIndex(IndexKind):
 
 
 class Hnsw(HnswIndex, FrameIndex):
-    """HNSW over all frames: for footage so varied that moments save nothing."""
+    """HNSW over all frames: for footage so varied that moments save no space."""
 
     name: ClassVar[str] = "hnsw"
     default_ef_search: ClassVar[int] = 200
@@ -93,20 +93,20 @@ class Hnsw(HnswIndex, FrameIndex):
 
 
 class IvfFlat(FrameIndex):
-    """Inverted lists over all frames. Below pgvector 0.8.7 a build can overflow: see index.py."""
+    """Inverted lists over all frames. Builds can overflow before pgvector 0.8.7."""
 
     name: ClassVar[str] = "ivfflat"
     default_ef_search: ClassVar[int] = 20
     ef_searches: ClassVar[tuple[int, ...]] = (5, 10, 20, 40, 80)
 
     def parameters(self, connection: Connection, target: Generation) -> dict[str, Any]:
-        """Pgvector's advice: a list per thousand rows up to a million, the square root above."""
+        """Return pgvector's advice: rows / 1000 lists up to a million rows, then sqrt(rows)."""
         rows = counts.stored(connection, target.model_id).frames
         lists = rows // 1000 if rows <= 1_000_000 else int(rows**0.5)
         return {"lists": max(1, lists)}
 
     def index_statement(self, target: Generation) -> sql.Composed | None:
-        """As many lists as ``parameters['lists']`` says."""
+        """Return the statement for ``parameters['lists']`` lists."""
         return sql.SQL(
             "CREATE INDEX {name} ON {table} USING ivfflat (embedding halfvec_ip_ops)"
             " WITH (lists = {lists})"
@@ -117,11 +117,11 @@ class IvfFlat(FrameIndex):
         )
 
     def build_bytes_per_row(self, dim: int) -> int:
-        """The k-means sample is 50 rows a list, one list for a hundred rows: half of them."""
+        """Return the bytes of the k-means sample: 50 rows per list, one list per 100 rows."""
         return dim
 
     def settings(self, *, ef_search: int, rows: int, scope: Scope) -> dict[str, str]:
-        """More lists are read until enough rows have passed the filter."""
+        """Return settings that read lists until enough rows have passed the filter."""
         return {
             "ivfflat.probes": str(ef_search),
             "ivfflat.iterative_scan": "relaxed_order",

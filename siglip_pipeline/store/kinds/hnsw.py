@@ -12,7 +12,7 @@ EF_MAX = 1000
 EF_FILTERED = 200
 NEIGHBOURS, EF_CONSTRUCTION = 16, 200
 GRAPH_BYTES = 800
-"""Of memory that building takes for each row beside its vector, at 16 neighbours."""
+"""Memory that a build needs per row beside the vector, at 16 neighbours."""
 
 
 class HnswIndex(IndexKind):
@@ -20,9 +20,9 @@ class HnswIndex(IndexKind):
 
     column: ClassVar[str] = "embedding"
     operators: ClassVar[str] = "halfvec_ip_ops"
-    """Inner product orders unit vectors as cosine does, and costs less."""
+    """The inner product orders unit vectors as the cosine does, and costs less."""
     oversampling: ClassVar[int] = 1
-    """Rows of the graph to look at for each one that is wanted."""
+    """Rows of the graph to read per row that is requested."""
 
     def index_statement(self, target: Generation) -> sql.Composed | None:
         """See :meth:`IndexKind.index_statement`."""
@@ -39,11 +39,11 @@ class HnswIndex(IndexKind):
         )
 
     def build_bytes_per_row(self, dim: int) -> int:
-        """2 bytes a dimension, and the graph: measured as 2.25 KB at 768."""
+        """Return 2 bytes per dimension plus the graph: measured as 2.25 KB at 768 dimensions."""
         return 2 * dim + GRAPH_BYTES
 
     def settings(self, *, ef_search: int, rows: int, scope: Scope) -> dict[str, str]:
-        """HNSW goes on past ``ef_search`` until enough rows have passed the filter."""
+        """Return settings that continue until enough rows have passed the filter."""
         rows *= self.oversampling
         ef = max(ef_search, rows, 0 if scope.everything else EF_FILTERED)
         return {

@@ -1,4 +1,4 @@
-"""HNSW over the mean vectors of moments, then an exact look at their frames."""
+"""HNSW over the mean vectors of moments, then an exact comparison of their frames."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -10,8 +10,8 @@ from siglip_pipeline.store.database import Connection
 from siglip_pipeline.store.kinds.base import Generation, Scope, among, query_vector, vector_type
 from siglip_pipeline.store.kinds.hnsw import HnswIndex
 
-# Up to so many moments in scope, comparing each is as quick as walking the graph until enough of
-# them have passed the filter, and it loses none. Texts gain most.
+# Up to so many moments in scope, comparing each is as fast as walking the graph until enough of
+# them have passed the filter, and it misses none. Text queries gain most.
 EXACT_MOMENTS = 20_000
 
 
@@ -56,7 +56,7 @@ CROSS JOIN LATERAL (
 
 
 class MomentIndex(HnswIndex):
-    """The default: small, quick to build, and the most exact on video."""
+    """The default: small, fast to build, and with the highest recall on video."""
 
     name: ClassVar[str] = "moments"
     default_ef_search: ClassVar[int] = 100
@@ -66,7 +66,7 @@ class MomentIndex(HnswIndex):
     adds_changes: ClassVar[bool] = True
 
     def create(self, connection: Connection, target: Generation) -> None:
-        """A row per moment: where it lies, and the unit vector of its frames' mean."""
+        """Create a table of moments: their bounds, and the unit vector of their frames' mean."""
         table = tables.index(target.model_id, target.generation)
         connection.execute(_CREATE.format(table, vector_type(target.dim)))
 
@@ -101,7 +101,7 @@ class MomentIndex(HnswIndex):
         best = (
             sql.SQL(" ORDER BY distance, f.frame_index LIMIT 1") if best_of_moment else sql.SQL("")
         )
-        # Adding nothing hides the order from the planner, which would walk the graph for it.
+        # "+ 0" hides the order from the planner, which would walk the graph otherwise.
         few = scope.video_ids is not None and scope.moments <= EXACT_MOMENTS
         return _NEAR.format(
             table=tables.index(target.model_id, target.generation),

@@ -1,4 +1,4 @@
-"""HNSW over one bit per dimension, then an exact look at the frames that it names."""
+"""HNSW over one bit per dimension, then an exact comparison of the frames that it finds."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ from siglip_pipeline.store.kinds.base import (
 )
 from siglip_pipeline.store.kinds.hnsw import GRAPH_BYTES, HnswIndex
 
-# Frames that the mean is taken of.
+# Frames in the sample whose mean is computed.
 SAMPLE = 20_000
 
 
@@ -59,11 +59,11 @@ UNION ALL ({late})
 
 
 class HnswBinary(HnswIndex):
-    """A fifth of the size of HNSW over all frames.
+    """HNSW over sign bits: a fifth of the size of HNSW over all frames.
 
-    A bit says on which side of the mean a frame lies. The mean of the frames is taken off frames
-    and picture queries, the mean of text queries off text queries: the two kinds lie apart, and
-    centred alike every text would have the same bits.
+    A bit is the sign of a vector's component after centring. Frames and picture queries are
+    centred by the mean of the frames, text queries by the mean of text queries: the two groups lie
+    far apart, so with a common mean all texts would have nearly the same bits.
     """
 
     name: ClassVar[str] = "hnsw_binary"
@@ -73,10 +73,10 @@ class HnswBinary(HnswIndex):
     column: ClassVar[str] = "code"
     operators: ClassVar[str] = "bit_hamming_ops"
     oversampling: ClassVar[int] = 10
-    """The Hamming distance of signs is coarse."""
+    """Read many rows per result, as the Hamming distance of signs is coarse."""
 
     def parameters(self, connection: Connection, target: Generation) -> dict[str, Any]:
-        """The means of frames and of text queries, from a sample and from the recall check's."""
+        """Return the mean of a sample of frames, and that of the recall check's text queries."""
         frames = connection.execute(
             sql.SQL(
                 "SELECT avg(embedding)::text FROM {} TABLESAMPLE SYSTEM (%s) REPEATABLE (1)"
@@ -94,7 +94,7 @@ class HnswBinary(HnswIndex):
         return {"picture_mean": frames[0] or zeros, "text_mean": texts[0] or frames[0] or zeros}
 
     def create(self, connection: Connection, target: Generation) -> None:
-        """The signs of each centred frame."""
+        """Create a table of the signs of each centred frame."""
         connection.execute(
             _CREATE.format(
                 tables.index(target.model_id, target.generation), sql.Literal(target.dim)
@@ -116,11 +116,11 @@ class HnswBinary(HnswIndex):
         )
 
     def build_bytes_per_row(self, dim: int) -> int:
-        """The code, and the graph."""
+        """Return the bytes of the code plus the graph."""
         return dim // 8 + GRAPH_BYTES
 
     def plan_parameters(self, target: Generation) -> dict[str, Any]:
-        """The two means that a query is centred by."""
+        """Return the two means, one of which centres the query."""
         return super().plan_parameters(target) | {
             "picture_mean": target.parameters["picture_mean"],
             "text_mean": target.parameters["text_mean"],
@@ -138,7 +138,7 @@ class HnswBinary(HnswIndex):
         """See :meth:`IndexKind.near`."""
         kind = vector_type(target.dim)
         vector = query_vector(target.dim, query)
-        # A query belongs to the kind whose mean is nearer; the gap between them is wide.
+        # Centre a query by the nearer mean; the two means are far apart.
         mean = _MEAN.format(query=vector, kind=kind)
         return _NEAR.format(
             query=vector,
@@ -154,6 +154,6 @@ class HnswBinary(HnswIndex):
 
 
 def _share_of(connection: Connection, target: Generation) -> float:
-    """The share of the frames that makes up a sample."""
+    """Return the share of the frames that makes up a sample."""
     frames = counts.stored(connection, target.model_id).frames
     return min(1.0, SAMPLE / max(1, frames))

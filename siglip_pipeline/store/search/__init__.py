@@ -1,4 +1,4 @@
-"""Nearest frames and moments by SQL: which index answers, within which videos, and what is one hit.
+"""Search by SQL: the nearest frames and moments, within which videos, grouped into hits.
 
 Imports `store` and `store.kinds`.
 """

@@ -1,23 +1,23 @@
-"""How a kind of index is asked: which one, how hard to look, with what server settings."""
+"""Choose the kind of index for a search, its ef_search, and the server settings."""
 
 from weakref import WeakKeyDictionary
 
 from siglip_pipeline.store.database import Connection
 from siglip_pipeline.store.kinds import Generation, IndexKind, Scope, index_kind
 
-# Up to so many frames, looking at each is quicker than an index with a filter, and exact.
+# Up to so many frames in scope, an exact search is faster than an index with a filter.
 EXACT_FRAMES = 20_000
 
 
 def choose_kind(target: Generation, scope: Scope) -> IndexKind:
-    """The live index, or none at all where so little is in scope that looking at it is quicker."""
+    """Return the kind of the live index, or the exact kind where few frames are in scope."""
     if scope.video_ids is not None and scope.frames <= EXACT_FRAMES:
         return index_kind("exact")
     return index_kind(target.kind)
 
 
 def ef_search_of(kind: IndexKind, target: Generation) -> int:
-    """How hard to look when nobody says."""
+    """Return the ``ef_search``, or ``probes``, of a search that does not set one."""
     if kind.name == target.kind and target.ef_search is not None:
         return target.ef_search
     return kind.default_ef_search
@@ -26,23 +26,23 @@ def ef_search_of(kind: IndexKind, target: Generation) -> int:
 def apply_settings(
     connection: Connection, kind: IndexKind, *, rows: int, scope: Scope, ef_search: int
 ) -> None:
-    """Set the server up for a search: until the transaction ends, or for the session without one.
+    """Apply the server settings of a search, to the transaction or else to the session.
 
-    A session is told only what it was not told last: pooled connections serve like searches.
+    A session that has the same settings from its last search is left as it is.
     """
     settings = kind.settings(ef_search=ef_search, rows=rows, scope=scope)
     if not connection.autocommit:
         _set(connection, settings, local=True)
-    elif _TOLD.get(connection) != settings:
+    elif _SESSION_SETTINGS.get(connection) != settings:
         _set(connection, settings, local=False)
-        _TOLD[connection] = settings
+        _SESSION_SETTINGS[connection] = settings
 
 
-_TOLD: WeakKeyDictionary[Connection, dict[str, str]] = WeakKeyDictionary()
+_SESSION_SETTINGS: WeakKeyDictionary[Connection, dict[str, str]] = WeakKeyDictionary()
 
 
 def _set(connection: Connection, settings: dict[str, str], *, local: bool) -> None:
     if settings:
-        values = [part for name, value in settings.items() for part in (name, value, local)]
+        values = [v for name, value in settings.items() for v in (name, value, local)]
         calls = b", ".join([b"set_config(%s, %s, %s)"] * len(settings))
         connection.execute(b"SELECT " + calls, values)

@@ -1,4 +1,4 @@
-"""Globs over the paths of videos, as regular expressions that Python and Postgres read alike."""
+"""Translate globs over paths to regular expressions that mean the same in Python and Postgres."""
 
 import re
 
@@ -9,22 +9,22 @@ _SPECIAL = re.compile(r"([\\.^$|+(){}\[\]*?])")
 
 
 def is_glob(pattern: str) -> bool:
-    """Whether the text has a wildcard; without one it is a path."""
+    """Return whether the text has a wildcard; without one it is a path."""
     return _WILDCARD.search(pattern) is not None
 
 
 def glob_regex(pattern: str) -> str:
-    r"""A regular expression that matches the whole path.
+    r"""Return a regular expression that matches the whole path.
 
     ``*`` and ``?`` stay within a folder, ``**`` does not; ``[abc]``, ``[a-z]`` and ``[!a]`` match
-    one character. A pattern without ``/`` is about the file's name, in whatever folder.
+    one character. A pattern without ``/`` matches the file's name, in any folder.
 
     >>> glob_regex("holiday/*.mp4")
     '^holiday/[^/]*\\.mp4$'
     """
     if "/" not in pattern:
         pattern = f"**/{pattern}"
-    # One of several in a row says all; each would multiply the work of matching.
+    # Repeated ones mean the same as one, but each multiplies the work of matching.
     pattern = _REPEATED.sub("**/", pattern)
     parts = ["^"]
     i = 0
@@ -51,17 +51,17 @@ def glob_regex(pattern: str) -> str:
 
 
 def _class_end(pattern: str, start: int) -> int | None:
-    """Where the ``[…]`` that begins here ends; None: it is a plain bracket."""
+    """Return where the ``[…]`` that starts here ends; None for a literal bracket."""
     if pattern[start] != "[":
         return None
-    # A bracket that comes first is a member, not the end.
+    # A closing bracket in first position is a member, not the end.
     first = start + 2 if pattern[start + 1 : start + 2] == "!" else start + 1
     end = pattern.find("]", first + 1)
     return None if end < 0 else end
 
 
 def _character_class(members: str) -> str:
-    """One character of these. Alternatives, as the rules inside ``[…]`` differ by dialect."""
+    """Match one of these characters by alternatives: ``[…]`` differs between the dialects."""
     negated = members.startswith("!")
     members = members[1:] if negated else members
     ranges: list[tuple[str, str]] = []
@@ -74,7 +74,7 @@ def _character_class(members: str) -> str:
             ranges.append((members[i], members[i]))
             i += 1
     alternatives = "|".join(_range(low, high) for low, high in ranges if low <= high)
-    if not alternatives:  # a range that ends before it starts holds nothing
+    if not alternatives:  # a range that ends before it starts is empty
         return "[^/]" if negated else "(?!.*)"
     return f"(?!{alternatives})[^/]" if negated else f"({alternatives})"
 

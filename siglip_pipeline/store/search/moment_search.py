@@ -1,4 +1,4 @@
-"""Search: the moments nearest to a query vector, whatever kind the live index is of."""
+"""Search the live index, of any kind, for the moments nearest to a query."""
 
 import psycopg
 
@@ -15,14 +15,14 @@ _ATTEMPTS = 3
 
 
 class ActiveModelChangedError(Exception):
-    """Another model has been promoted since the query was embedded: embed it again."""
+    """Another model was promoted after the query was embedded: embed the query again."""
 
 
 class MomentSearch:
-    """Searches one database. Thread-safe; keep one for many searches.
+    """Search one database. Thread-safe; reuse one object for many searches.
 
-    It remembers which generation was live, and asks about that one in the same breath as whether it
-    still is: most searches without filters are one question to the server.
+    The object remembers the live generation. One statement searches it and checks that it is still
+    live, so most searches without filters take a single round trip.
     """
 
     def __init__(self, database: Database) -> None:
@@ -32,19 +32,19 @@ class MomentSearch:
     def search(
         self, model: ModelRow, request: SearchRequest, *, must_be_active: bool = False
     ) -> list[Hit]:
-        """Return the ``k`` moments nearest to a query; fewer only when there are fewer.
+        """Return the ``k`` moments nearest to a query; fewer only if fewer exist.
 
         Args:
             model: the model that the query was embedded with.
-            request: what is looked for, and where.
+            request: the query vectors, the filter and the limits.
             must_be_active: search only if the model is the one that search answers with.
 
         Returns:
-            Hits by falling score; ties by path, then frame. Their probability is the score's.
+            Hits by falling score; ties by path, then frame. The probability is that of the score.
 
         Raises:
             NothingIndexedError: the model has no published index.
-            QueryError: a value that cannot be searched for.
+            QueryError: a value that cannot be searched for, such as a vector of another size.
             ActiveModelChangedError: ``must_be_active``, and it is not.
         """
         shape = request.query_QD.shape
@@ -67,7 +67,7 @@ class MomentSearch:
     def _at_once(
         self, model: ModelRow, request: SearchRequest, *, must_be_active: bool
     ) -> list[Hit] | None:
-        """Ask the generation that was live; None where that cannot be, or is not known."""
+        """Search the generation that was live last; None if that is not possible."""
         target = self._live.get(model.model_id)
         if target is None or request.filter.is_about_videos:
             return None
@@ -80,7 +80,7 @@ class MomentSearch:
     def _in_snapshot(
         self, model: ModelRow, request: SearchRequest, *, must_be_active: bool
     ) -> list[Hit]:
-        """As many statements as it takes: a video that is replaced is seen before or after."""
+        """Search in one snapshot, which shows a replaced video either before or after."""
         with self._database.snapshot() as connection:
             target, active = generations.live_and_active(connection, model.model_id)
             if must_be_active and not active:

@@ -1,4 +1,4 @@
-"""The frames nearest to a query, ungrouped: what recall is measured on."""
+"""Find the frames nearest to a query, ungrouped, for the recall check."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -32,9 +32,9 @@ ORDER BY distance, video_id, frame_index LIMIT {k}
 
 
 class NearFrames:
-    """The ``k`` frames that an index names first, ungrouped: what recall is measured on.
+    """Find the ``k`` frames nearest to a query by an index, ungrouped.
 
-    The statement is put together once, for many queries in one transaction.
+    The statement is composed once, for many queries in one transaction.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class NearFrames:
         self._bytes = self._statement.as_bytes(connection)
 
     def __call__(self, query_D: FloatArray, *, prepare: bool = False) -> list[NearFrame]:
-        """Frames by rising distance; fewer than ``k`` only when there are fewer.
+        """Return frames by rising distance; fewer than ``k`` only if fewer exist.
 
         Args:
             query_D: unit vector.
-            prepare: plan once, as is safe where nothing is filtered out.
+            prepare: use a prepared statement, which is safe only without a filter.
         """
         found = self._execute(self._bytes, query_D, prepare=prepare)
         if len(found) < self._k and self._kind.name != "exact":
@@ -76,7 +76,7 @@ class NearFrames:
         ]
 
     def plan(self, query_D: FloatArray) -> list[str]:
-        """Lines of EXPLAIN."""
+        """Return the lines of EXPLAIN."""
         return [row[0] for row in self._execute(b"EXPLAIN (COSTS OFF) " + self._bytes, query_D)]
 
     def _execute(
@@ -84,7 +84,7 @@ class NearFrames:
     ) -> list[tuple[Any, ...]]:
         values = self._scope.parameters() | self._kind.plan_parameters(self._target)
         return self._connection.execute(
-            # Not prepared unless asked: a plan that does not know a filter may shun the index.
+            # Not prepared by default: a generic plan does not know the filter.
             statement,
             values | {"query": HalfVector(query_D)},
             prepare=prepare,

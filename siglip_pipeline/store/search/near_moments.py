@@ -1,10 +1,10 @@
-"""The statement of a search: the moments near a query, grown into hits.
+"""The statement of a search: find the moments near a query, and group them into hits.
 
-What answers a query is often several moments in a row: a long take that was cut at its 64th frame,
-or a dialogue of shot and reverse shot. From best to worst, a moment that is in no hit yet is the
-peak of a new one. The hit goes on to both sides over moments that are in no hit, as long as each
-scores at least the peak's score less ``within``, and at least ``min_score``. So each moment is in
-one hit, and which one depends on scores alone, not on the order in which an index found them.
+Often several consecutive moments match a query: a long take that was cut at its 64th frame, or a
+dialogue of shot and reverse shot. From best to worst, each moment that is in no hit yet becomes the
+peak of a new one. The hit grows to both sides over moments that are in no hit, as long as each
+scores at least the peak's score minus ``within``, and at least ``min_score``. So each moment is in
+at most one hit, and the grouping depends on scores alone, not on the order of the index.
 
 Shapes: Q vectors of one query, D dimensions.
 """
@@ -32,7 +32,7 @@ found AS MATERIALIZED (
     FROM (
         SELECT DISTINCT ON (n.video_id, m.moment)
                v.path, n.video_id, m.moment, n.frame_index, n.time_seconds,
-               -- Half precision lets the products of unit vectors stray past 1 a little.
+               -- In half precision the product of two unit vectors can slightly exceed 1.
                greatest(-1, least(1, -n.distance)) AS score
         FROM near n
         JOIN LATERAL (SELECT path FROM videos WHERE video_id = n.video_id LIMIT 1) v ON true
@@ -48,7 +48,7 @@ found AS MATERIALIZED (
 {hits}
 SELECT state.*, hit.*
 FROM (
-    SELECT {looked_at},
+    SELECT {rows_read},
            (SELECT is_active FROM models
             WHERE model_id = %(model_id)s AND active_generation = %(generation)s),
            {least_score}
@@ -73,7 +73,7 @@ LEFT JOIN (
 
 _NEAR = sql.SQL("{name} AS MATERIALIZED ({near})")
 
-# What one vector found, another may lie nearer to: each moment scores what the nearest says.
+# A moment that one vector found may be nearer to another: it scores by the nearest vector.
 _NEAREST_OF_ALL = sql.SQL("""
 {each},
 near AS MATERIALIZED (
@@ -106,9 +106,9 @@ hits AS (
 )
 """)
 
-# From best to worst. What hits have taken is kept as ranges of keys: a hit's own range is what they
-# have left of its peak's reach. Moments tile a video, so a reach ends before the next moment that
-# does not score enough.
+# From best to worst. ``taken`` holds the ranges of keys of all hits so far; a new hit has the
+# reach of its peak without them. Moments tile a video, so a reach ends before the next moment
+# that does not score enough.
 _GROWN = sql.SQL("""
 walk AS (
     SELECT 0 AS hits, 0::bigint AS place, '{{}}'::int8multirange AS taken,
@@ -125,7 +125,7 @@ walk AS (
         ORDER BY found.place LIMIT 1
     ) peak
     CROSS JOIN LATERAL (
-        -- Neighbours that were found need not be looked at again.
+        -- The scores of neighbours that the index found are known.
         SELECT ARRAY(
             SELECT moment FROM found WHERE video_id = peak.video_id AND score >= peak.floor
         ) AS moments
@@ -145,9 +145,9 @@ walk AS (
 hits AS (SELECT place, own FROM walk WHERE place > 0)
 """)
 
-# To one side of a peak: the nearest moment that does not score enough. A subquery rather than
-# EXISTS, which the planner might turn into a join with all frames of the video; and the first frame
-# that scores enough will do, so that few are looked at but where the reach ends.
+# On one side of a peak: the nearest moment that does not score enough. A subquery rather than
+# EXISTS, which the planner might turn into a join with all frames of the video. It stops at the
+# first frame that scores enough, so it reads all frames only of the moment that ends the reach.
 _STOP = sql.SQL("""
     LEFT JOIN LATERAL (
         SELECT m.moment FROM {moments} m
@@ -169,21 +169,21 @@ _STOP = sql.SQL("""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NearMoments:
-    """What one statement tells."""
+    """The result of one statement."""
 
     hits: list[tuple[Any, ...]]
     """Best first: path, video id, seconds, frame index, score, start and end of the hit."""
-    looked_at: int
-    """Rows of the index that they are of; for each vector at least."""
+    rows_read: int
+    """Rows of the index that were read, for the vector with the fewest."""
     least_score: float
-    """Up to which all that the index would name were found."""
+    """The score down to which the index has returned all rows."""
     live: bool | None
-    """Whether search answers with this model; None: not with this generation of it any more."""
+    """Whether search answers with this model; None if this generation is not live any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """What a statement's text depends on beside the generation and the scope."""
+    """What the text of a statement depends on beside the generation and the scope."""
 
     kind: IndexKind
     rows: int
@@ -207,10 +207,10 @@ def near_moments(
     Args:
         connection: may be without a transaction: one statement is a snapshot by itself.
         target: the generation that is searched.
-        kind: of index; the exact one may stand in for the generation's own.
+        kind: the kind of index to search; the exact kind may replace the generation's own.
         scope: what may be found.
-        request: what is looked for.
-        rows: how far to look, for each vector.
+        request: the query vectors, the filter and the limits.
+        rows: the number of nearest rows of the index to read, for each vector.
     """
     shape = _Shape(
         kind,
@@ -227,7 +227,7 @@ def near_moments(
         | {"within": request.within, "min_score": request.min_score}
         | dict(zip(_names(shape.vectors), vectors, strict=True))
     )
-    # A plan that does not know the filter may shun the index.
+    # A prepared plan does not know the filter and may avoid the index.
     statement: bytes | sql.Composed = (
         _unfiltered(target, shape) if scope.everything else _statement(target, scope, shape)
     )
@@ -235,10 +235,10 @@ def near_moments(
         statement, values, prepare=scope.everything, binary=True
     )
     found = cursor.fetchall()
-    looked_at, live, least_score = found[0][:3]
+    rows_read, live, least_score = found[0][:3]
     return NearMoments(
         hits=[row[3:] for row in found if row[3] is not None],
-        looked_at=looked_at,
+        rows_read=rows_read,
         least_score=1.0 if least_score is None else least_score,
         live=live,
     )
@@ -246,7 +246,7 @@ def near_moments(
 
 @lru_cache(maxsize=256)
 def _unfiltered(target: Generation, shape: _Shape) -> bytes:
-    """A statement without a filter: putting it together takes as long as a short search."""
+    """Return a statement without a filter, cached: composing it costs as much as a short search."""
     return _statement(target, Scope(), shape).as_bytes(None)
 
 
@@ -257,14 +257,14 @@ def _statement(target: Generation, scope: Scope, shape: _Shape) -> sql.Composed:
         near=_near(target, scope, shape, dict(zip(each, names, strict=True))),
         moments=tables.moments(target.model_id),
         hits=_apart(shape) if shape.is_apart else _grown(target, scope, shape),
-        looked_at=_of_each("least", "count(*)", each),
-        # Of the vector that has the best moments left to name.
-        least_score=_of_each("greatest", "min(-distance)", each),
+        rows_read=_aggregate_each("least", "count(*)", each),
+        # The vector whose next row would be the best sets the limit.
+        least_score=_aggregate_each("greatest", "min(-distance)", each),
     )
 
 
-def _of_each(function: str, aggregate: str, tables: Iterable[str]) -> sql.Composed:
-    """A function of an aggregate of several tables."""
+def _aggregate_each(function: str, aggregate: str, tables: Iterable[str]) -> sql.Composed:
+    """Return SQL for a function of one aggregate per table."""
     values = [
         sql.SQL("(SELECT {} FROM {})").format(sql.SQL(aggregate), sql.Identifier(table))
         for table in tables
@@ -273,7 +273,7 @@ def _of_each(function: str, aggregate: str, tables: Iterable[str]) -> sql.Compos
 
 
 def _near(target: Generation, scope: Scope, shape: _Shape, vectors: dict[str, str]) -> sql.Composed:
-    """The frames near each vector, by the name of the table expression; ``near``: near any."""
+    """Return table expressions of the frames near each vector; ``near`` holds those near any."""
     each = sql.SQL(",\n").join(
         _NEAR.format(
             name=sql.Identifier(name),
@@ -302,13 +302,13 @@ def _near(target: Generation, scope: Scope, shape: _Shape, vectors: dict[str, st
 
 
 def _apart(shape: _Shape) -> sql.Composed:
-    """Each moment as a hit of its own."""
+    """Return SQL that makes each moment a hit of its own."""
     of_video = _of_video("of_video <= {}", shape)
     return _APART.format(of_video=of_video, k=sql.Literal(shape.k))
 
 
 def _grown(target: Generation, scope: Scope, shape: _Shape) -> sql.Composed:
-    """Hits that take in their neighbours."""
+    """Return SQL that grows hits over neighbouring moments."""
     near_enough = sql.SQL(" OR ").join(
         sql.SQL("-(f.embedding <#> {}) >= peak.floor").format(query_vector(target.dim, name))
         for name in _names(shape.vectors)
@@ -330,12 +330,12 @@ def _grown(target: Generation, scope: Scope, shape: _Shape) -> sql.Composed:
 
 
 def _of_video(condition: str, shape: _Shape) -> sql.Composed:
-    """That there are not too many of one video."""
+    """Return SQL that limits the number of hits per video."""
     if shape.max_per_video is None:
         return sql.SQL("true").format()
     return sql.SQL(condition).format(sql.Literal(shape.max_per_video))
 
 
 def _names(vectors: int) -> Sequence[str]:
-    """Of the query's vectors, as parameters."""
+    """Return the parameter names of the query's vectors."""
     return ["query", *(f"query_{number}" for number in range(1, vectors))]

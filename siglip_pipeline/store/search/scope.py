@@ -1,4 +1,4 @@
-"""Which frames a search may return: filters on videos, resolved to ids."""
+"""Resolve the filter of a search to the ids of videos."""
 
 from collections.abc import Sequence
 
@@ -28,11 +28,11 @@ def resolve_scope(
 
     Args:
         connection: in a transaction.
-        model_id: whose vectors are searched.
+        model_id: the model whose vectors are searched.
         filter: its globs as :func:`~siglip_pipeline.store.search.globs.glob_regex` reads them.
 
     Raises:
-        QueryError: naming a path that is not known, or a glob that matches nothing.
+        QueryError: a path is not known, or a glob matches nothing; names it.
     """
     if not filter.is_about_videos:
         return Scope(time_range=filter.time_range)
@@ -41,7 +41,7 @@ def resolve_scope(
         "uploaded_since": filter.uploaded_since,
         "uploaded_until": filter.uploaded_until,
         "model": model_id,
-        # A file may be called like a glob.
+        # The name of a file may look like a glob.
         "videos": None if filter.videos is None else list(filter.videos),
         "globs": [glob_regex(glob) for glob in globs],
     }

@@ -1,4 +1,4 @@
-"""One search: how far to look, and when what was found is the whole answer."""
+"""Run one search: read more rows of the index until the answer is complete."""
 
 import numpy as np
 
@@ -11,13 +11,13 @@ from siglip_pipeline.store.search.execution import apply_settings, choose_kind, 
 from siglip_pipeline.store.search.near_moments import NearMoments, near_moments
 
 ROWS_MAX = 20_000
-# Of an exact search: frames of the best moments crowd out the others.
+# An exact search returns frames, so those of the best moments displace other moments.
 EXACT_ROWS = 256
 _APART_ROWS, _GROWN_ROWS, _CROWDED_ROWS = 2, 4, 6
-"""Moments to look at for each hit that is wanted: where each is a hit of its own, where neighbours
-are one hit, and where there are few videos, so that what is near is nearly all of some."""
+"""Moments to read per requested hit: where each moment is a hit, where neighbours are one hit, and
+in a small index, where the nearest moments are mostly of the same few videos."""
 _CROWDED = 100
-"""Moments of the index for each hit that is wanted, under which it is crowded."""
+"""An index with fewer moments than this per requested hit counts as small."""
 
 
 def find_hits(
@@ -29,21 +29,21 @@ def find_hits(
     *,
     must_be_active: bool = False,
 ) -> list[Hit] | None:
-    """Return the best ``k`` hits, by way of the index, looking further until they are complete.
+    """Return the best ``k`` hits; read more rows of the index until they are complete.
 
-    Each statement tells the whole answer or nothing: what is returned is of one snapshot.
+    All hits come from the last statement, so they are of one snapshot.
 
     Args:
         connection: with or without a transaction.
-        model: the one that the query was embedded with.
+        model: the model that the query was embedded with.
         target: the generation to search.
         scope: what may be found.
-        request: what is looked for.
+        request: the query vectors, the filter and the limits.
         must_be_active: search only if the model is the one that search answers with.
 
     Returns:
-        Hits by falling score; ties by path, then frame. None where the generation is not the live
-        one any more, or not the active model's although it must be.
+        Hits by falling score; ties by path, then frame. None if the generation is not live any
+        more, or if the model must be active and is not.
     """
     kind = choose_kind(target, scope)
     rows = _rows_at_first(kind, target, request)
@@ -53,7 +53,7 @@ def find_hits(
         near = near_moments(connection, target, kind, scope, request, rows=rows)
         if near.live is None or (must_be_active and not near.live):
             return None
-        exhausted = near.looked_at < rows
+        exhausted = near.rows_read < rows
         if (
             len(near.hits) == request.k
             or near.least_score < request.min_score
@@ -61,9 +61,9 @@ def find_hits(
         ):
             return _hits(near, model)
         if exhausted or rows >= ROWS_MAX:
-            # The index has no more to say, but only looking everywhere tells that it is all.
+            # The index returns no more rows; an exact search finds what it missed.
             kind = index_kind("exact")
-        # Looking everywhere costs the same however much of it is wanted.
+        # An exact search costs nearly the same for any number of rows.
         rows *= 4 if kind.name == "exact" else 2
 
 
@@ -86,11 +86,11 @@ def _hits(near: NearMoments, model: ModelRow) -> list[Hit]:
             time_seconds=time_seconds,
             frame_index=frame_index,
             score=score,
-            probability=fits,
+            probability=p,
             start_seconds=start,
             end_seconds=end,
         )
-        for (video, video_id, time_seconds, frame_index, score, start, end), fits in zip(
+        for (video, video_id, time_seconds, frame_index, score, start, end), p in zip(
             near.hits, probabilities_K, strict=True
         )
     ]

@@ -1,4 +1,4 @@
-"""The recall check: what an index finds of what an exact search finds, and how fast."""
+"""The recall check: compare an index with an exact search, and measure its latency."""
 
 from siglip_pipeline.store.index.recall.check import check_recall
 from siglip_pipeline.store.index.recall.history import PastCheck, recall_history, record_check

@@ -1,4 +1,4 @@
-"""The recall check: what an index finds of what an exact search finds, and how fast.
+"""Check the recall of an index against an exact search, and measure its latency.
 
 The same code measures every kind of index.
 
@@ -25,10 +25,17 @@ from siglip_pipeline.store.search.near_frames import NearFrames
 
 DEPTHS = (1, 10, 100)
 SHARES = (0.001, 0.01, 0.05, 0.3)
-# Recall@10 that the ef_search of an index is chosen for: above what publishing asks for by default.
+# Recall@10 for which ef_search is chosen: above what publishing requires by default.
 AIM = 0.99
-# Below, scanning the few rows may be quicker than the index, and the planner knows it.
+# With fewer rows, the planner may rightly prefer a scan to the index.
 INDEX_EXPECTED_ROWS = 10_000
+
+_VIDEOS = """
+SELECT g.video_id, i.frames, i.moments
+FROM generation_videos g JOIN ingests i USING (model_id, video_id)
+WHERE g.model_id = %s AND g.generation = %s AND g.ingest_id IS NOT NULL
+ORDER BY g.video_id
+"""
 
 
 def check_recall(
@@ -39,17 +46,17 @@ def check_recall(
     progress: Callable[[str], object],
     sweep: bool = True,
 ) -> RecallReport:
-    """Measure a generation, live or not.
+    """Measure the recall and latency of a generation, live or not.
 
     Args:
-        database: where.
-        target: what to measure.
-        queries: of both modalities.
-        progress: is told in sentences what happens.
-        sweep: also measure other values of ef_search, for the plot.
+        database: holds the generation.
+        target: the generation.
+        queries: queries of both modalities.
+        progress: called with sentences about the progress.
+        sweep: also measure other values of ef_search, choose one, and report them for the plot.
     """
     began = time.monotonic()
-    # One snapshot, so that truth and answers are of the same frames.
+    # One snapshot, so that the exact and the approximate search see the same frames.
     with database.snapshot() as connection:
         scopes = _scopes(connection, target)
         progress(f"recall check: exact search for {len(queries)} queries, {len(scopes)} filters")
@@ -64,20 +71,7 @@ def check_recall(
             target = replace(
                 target, parameters=target.parameters | {EF_SEARCH: choose_ef_search(sweeps)}
             )
-        cases = [
-            measure(
-                connection,
-                target,
-                [queries[i] for i in rows],
-                truth_QK[rows],
-                share=share,
-                scope=scope,
-                depths=(10, 100) if share == 1 else (100,),
-            )
-            for rows in groups.values()
-            if rows
-            for (share, scope), truth_QK in zip(scopes.items(), truth, strict=True)
-        ]
+        cases = _cases(connection, target, queries, groups, scopes, truth)
         plan, uses_index = explain(connection, target, queries[0]) if queries else ("", True)
         rows_count, table_bytes, ann_bytes = sizes(connection, target)
         frames = counts.answered_frames(connection, target.model_id, target.generation)
@@ -97,20 +91,40 @@ def check_recall(
     )
 
 
+def _cases(
+    connection: Connection,
+    target: Generation,
+    queries: Sequence[Query],
+    groups: dict[Modality, list[int]],
+    scopes: dict[float, Scope],
+    truth: Sequence[FloatArray],
+) -> list[RecallCase]:
+    """Measure each modality under each filter."""
+    return [
+        measure(
+            connection,
+            target,
+            [queries[i] for i in rows],
+            truth_QK[rows],
+            share=share,
+            scope=scope,
+            depths=(10, 100) if share == 1 else (100,),
+        )
+        for rows in groups.values()
+        if rows
+        for (share, scope), truth_QK in zip(scopes.items(), truth, strict=True)
+    ]
+
+
 def _scopes(connection: Connection, target: Generation) -> dict[float, Scope]:
-    """Everything, and random shares of the videos; the same ones for the same videos."""
-    rows = connection.execute(
-        "SELECT g.video_id, i.frames, i.moments FROM generation_videos g"
-        " JOIN ingests i USING (model_id, video_id) WHERE g.model_id = %s AND g.generation = %s"
-        " AND g.ingest_id IS NOT NULL ORDER BY g.video_id",
-        [target.model_id, target.generation],
-    ).fetchall()
+    """Return the scope of all videos, and of random shares of them, which are reproducible."""
+    rows = connection.execute(_VIDEOS, [target.model_id, target.generation]).fetchall()
     rng = np.random.default_rng(SEED)
     scopes = {1.0: Scope()}
     counts = {len(rows)}
     for share in SHARES:
         count = max(1, round(share * len(rows)))
-        if count in counts:  # so few videos that two shares are the same
+        if count in counts:  # with few videos, two shares may be the same
             continue
         counts.add(count)
         picked = rng.choice(len(rows), size=count, replace=False)
@@ -129,7 +143,7 @@ def _sweep(
     groups: dict[Modality, list[int]],
     truth_QK: FloatArray,
 ) -> list[RecallCase]:
-    """Recall and latency over rising ef_search, to one past the first that reaches the aim."""
+    """Measure rising values of ef_search, up to one past the first that reaches the aim."""
     cases: list[RecallCase] = []
     for ef_search in index_kind(target.kind).ef_searches:
         cases += [
@@ -150,7 +164,7 @@ def _sweep(
 
 
 def choose_ef_search(sweep: Sequence[RecallCase]) -> int:
-    """Return the least at which every modality reached the aim; the greatest if none did."""
+    """Return the smallest value at which every modality reached the aim, or else the largest."""
     values = sorted({case.ef_search for case in sweep})
     for ef_search in values:
         if all(case.recall_at_10 >= AIM for case in sweep if case.ef_search == ef_search):
@@ -169,9 +183,9 @@ def measure(
     ef_search: int | None = None,
     depths: Sequence[int] = (10, 100),
 ) -> RecallCase:
-    """Search with each query to each of the depths, and compare with the truth.
+    """Search with each query to each of the depths, and compare with the exact search.
 
-    Latency is that of the first depth.
+    The latency is that of the first depth.
     """
     scope = scope or Scope()
     kind = choose_kind(target, scope)
@@ -216,8 +230,8 @@ def _search(
     scope: Scope,
     ef_search: int,
 ) -> tuple[list[list[float]], list[float]]:
-    """Distances that each query finds, its own frame left out, and the seconds that it took."""
-    # One more, in case the query's own frame is among them.
+    """Return the distances that each query finds, without its own frame, and its seconds."""
+    # One more, as the query's own frame may be among them.
     search = NearFrames(connection, kind, target, k=k + 1, scope=scope, ef_search=ef_search)
     distances, seconds = [], []
     for query in queries:
@@ -230,7 +244,7 @@ def _search(
 
 
 def explain(connection: Connection, target: Generation, query: Query) -> tuple[str, bool]:
-    """The plan of an unfiltered search, and whether it reads the similarity index."""
+    """Return the plan of an unfiltered search, and whether it uses the similarity index."""
     kind = index_kind(target.kind)
     search = NearFrames(connection, kind, target, k=10, scope=Scope())
     lines = [line[:200] for line in search.plan(query.embedding_D)]
@@ -239,7 +253,7 @@ def explain(connection: Connection, target: Generation, query: Query) -> tuple[s
 
 
 def sizes(connection: Connection, target: Generation) -> tuple[int, int, int]:
-    """Rows of a generation's table, its bytes with all indexes, and its similarity index's."""
+    """Return the rows of the table, its bytes with all indexes, and those of its ANN index."""
     if not index_kind(target.kind).holds_vectors:
         return 0, 0, 0
     table = tables.index(target.model_id, target.generation)

@@ -1,4 +1,4 @@
-"""Recall checks of the past: kept, so that drift shows."""
+"""Store recall checks, to show how recall changes over time."""
 
 import json
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from siglip_pipeline.store.kinds import Generation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastCheck:
-    """A row of the history."""
+    """An earlier recall check."""
 
     generation: int
     kind: str
@@ -24,7 +24,7 @@ class PastCheck:
 def record_check(
     database: Database, target: Generation, report: RecallReport, *, purpose: str, passed: bool
 ) -> None:
-    """Keep a report in the history."""
+    """Store a report in the history."""
     with database.connection() as connection:
         connection.execute(
             "INSERT INTO recall_checks (model_id, generation, kind, purpose, passed, recall_at_10,"
@@ -42,7 +42,7 @@ def record_check(
 
 
 def recall_history(database: Database, model_id: int, *, limit: int = 50) -> list[PastCheck]:
-    """The last checks of a model, newest first."""
+    """Return the last checks of a model, newest first."""
     with database.connection() as connection:
         rows = connection.execute(
             "SELECT generation, kind, purpose, passed, recall_at_10, checked_at FROM recall_checks"

@@ -1,4 +1,4 @@
-"""The recall check as a picture: recall against latency, drawn with Pillow alone."""
+"""Plot recall against latency, drawn with Pillow alone."""
 
 import io
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ INK, GRID = (60, 60, 60), (225, 225, 225)
 
 
 def recall_plot(report: RecallReport) -> bytes:
-    """PNG of recall@10 against median latency: a point per ef_search, a line per modality."""
+    """Return a PNG of recall@10 by median latency: a point per ef_search, a line per modality."""
     image = Image.new("RGB", (WIDTH, HEIGHT), "white")
     draw = ImageDraw.Draw(image)
     font = ImageFont.load_default(12)
@@ -42,12 +42,12 @@ def recall_plot(report: RecallReport) -> bytes:
 
 
 class _Axes:
-    """Scales from a case to a place in the picture."""
+    """Map a case to a position in the picture."""
 
     def __init__(self, points: Sequence[RecallCase]) -> None:
         self.most_ms = max(1000 * case.p50_seconds for case in points) * 1.15
         lowest = min(case.recall_at_10 for case in points)
-        # Steps of 0.05 with room below, so that a hair's breadth does not look like a cliff.
+        # Steps of 0.05 with a margin below, so that small differences do not fill the plot.
         self.least = max(0.0, min(0.9, int(lowest * 20 - 0.5) / 20))
 
     def x(self, milliseconds: float) -> float:

@@ -1,7 +1,7 @@
-"""The queries of the recall check: drawn once per model from a seed, then kept.
+"""The queries of the recall check: drawn once per model from a seed, then stored.
 
-Figures of different days compare only if the questions stay the same. They are drawn anew when
-the collection has doubled, when their frames are gone, or when other texts are given.
+Results of different days are comparable only if the queries stay the same. They are drawn again
+when the collection has doubled, their frames are gone, or other texts are given.
 """
 
 import itertools
@@ -25,18 +25,42 @@ QUERIES = 200
 SEED = 20_250_117
 
 _SUBJECTS = (
-    *("a person", "a child", "two people talking", "a crowd", "a dog", "a cat", "a bird", "a car"),
-    *("a train", "a boat", "an airplane", "a bicycle", "a house", "a tree", "a flower", "food"),
-    *("a red circle", "a blue square", "written words", "a map", "a hand", "a face"),
+    """
+a person, a child, two people talking, a crowd, a dog, a cat, a bird, a car, a train, a boat,
+an airplane, a bicycle, a house, a tree, a flower, food, a red circle, a blue square, written words,
+a map, a hand, a face
+""".replace("\n", " ")
+    .strip()
+    .split(", ")
 )
 _SCENES = (
-    *("on a street", "by the sea", "in a forest", "in a kitchen", "in an office", "at night"),
-    *("in the snow", "on a stage", "in a studio", "seen from above", "close up", "on a screen"),
+    """
+on a street, by the sea, in a forest, in a kitchen, in an office, at night, in the snow, on a stage,
+in a studio, seen from above, close up, on a screen
+""".replace("\n", " ")
+    .strip()
+    .split(", ")
 )
 MADE_TEXTS = tuple(f"{subject} {scene}" for subject, scene in itertools.product(_SUBJECTS, _SCENES))
 
-# Cosine of a made-up text with the picture that it is made from; SigLIP's true pairs lie near it.
+# Cosine of a made text vector with its picture; true pairs of SigLIP have a similar one.
 LIKE_TEXT = 0.15
+
+_QUERIES = """
+SELECT q.modality, q.label, q.embedding, q.video_id, q.frame_index
+FROM recall_queries q
+WHERE q.model_id = %s
+  AND (q.modality = 'text' OR EXISTS (
+      SELECT FROM {} f WHERE f.video_id = q.video_id AND f.frame_index = q.frame_index
+  ))
+ORDER BY q.modality, q.position
+"""
+
+_INSERT = """
+INSERT INTO recall_queries (model_id, modality, position, label, video_id, frame_index, sampled_of,
+                            embedding)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,14 +69,14 @@ class Query:
 
     modality: Modality
     label: str
-    """A frame (``path@frame``) or a text, for people."""
+    """A frame (``path@frame``) or a text, to be read by people."""
     embedding_D: FloatArray
     held_out: tuple[int, int] | None = None
-    """(video_id, frame_index) of a picture query: it must not be its own answer."""
+    """(video_id, frame_index) of a picture query, which is not counted as a result."""
 
     @property
     def made(self) -> bool:
-        """A text-like vector made from a picture, for want of a text tower."""
+        """Return whether this is a text-like vector made from a picture, without a text tower."""
         return self.modality == "text" and self.label.startswith("like ")
 
 
@@ -64,14 +88,14 @@ def prepare_queries(
     embed_texts: EmbedTexts | None = None,
     count: int = QUERIES,
 ) -> list[Query]:
-    """The kept queries of a model, drawn (anew) where needed.
+    """Return the stored queries of a model; draw them if needed.
 
     Args:
-        database: where.
-        model: whose vectors.
-        texts: queries that a user gives; made ones fill them up to ``count``.
-        embed_texts: the model's text tower; None: text-like vectors are made from pictures.
-        count: of each modality.
+        database: holds the frames and the queries.
+        model: the model of the vectors.
+        texts: the user's queries; generated ones fill them up to ``count``.
+        embed_texts: the model's text tower; None to make text-like vectors from pictures.
+        count: the number of queries of each modality.
     """
     with database.connection() as connection:
         frames = counts.stored(connection, model.model_id).frames
@@ -84,11 +108,11 @@ def prepare_queries(
         if outgrown or len(pictures) < min(count, frames):
             pictures = _draw_pictures(connection, model, count)
             _keep(connection, model.model_id, pictures, frames)
-            kept = []  # texts that were made from pictures are to be made from these
+            kept = []  # text-like vectors must be made from the new pictures
         labels = _labels(texts, count)
         if embed_texts is None:
             if not kept or not written:
-                written = _like_texts(pictures, count)
+                written = _make_text_like(pictures, count)
                 _keep(connection, model.model_id, written, frames)
         elif [query.label for query in written] != labels:
             vectors_QD = embed_texts(labels)
@@ -101,7 +125,7 @@ def prepare_queries(
 
 
 def _labels(texts: Sequence[str], count: int) -> list[str]:
-    """The user's texts, then made ones; as many as there are of the former, at least ``count``."""
+    """Return the user's texts, filled up to ``count`` with generated ones."""
     given = list(dict.fromkeys(text.strip() for text in texts if text.strip()))
     order = np.random.default_rng(SEED).permutation(len(MADE_TEXTS))
     made = [MADE_TEXTS[i] for i in order if MADE_TEXTS[i] not in given]
@@ -118,14 +142,9 @@ def _sampled_of(connection: Connection, model_id: int) -> int:
 
 
 def _read(connection: Connection, model_id: int) -> list[Query]:
-    """The kept queries, without pictures whose frame is gone."""
+    """Return the stored queries, without pictures whose frame is gone."""
     rows = connection.cursor(binary=True).execute(
-        sql.SQL(
-            "SELECT q.modality, q.label, q.embedding, q.video_id, q.frame_index"
-            " FROM recall_queries q WHERE q.model_id = %s AND (q.modality = 'text' OR EXISTS"
-            " (SELECT FROM {} f WHERE f.video_id = q.video_id AND f.frame_index = q.frame_index))"
-            " ORDER BY q.modality, q.position"
-        ).format(tables.frames(model_id)),
+        sql.SQL(_QUERIES).format(tables.frames(model_id)),
         [model_id],
     )
     return [
@@ -140,7 +159,7 @@ def _read(connection: Connection, model_id: int) -> list[Query]:
 
 
 def _draw_pictures(connection: Connection, model: ModelRow, count: int) -> list[Query]:
-    """Frames at random, each as likely as any other."""
+    """Draw frames uniformly at random."""
     videos = connection.execute(
         "SELECT video_id, path, i.frames FROM ingests i JOIN videos USING (video_id)"
         " WHERE model_id = %s AND i.frames > 0 ORDER BY path",
@@ -172,8 +191,8 @@ def _draw_pictures(connection: Connection, model: ModelRow, count: int) -> list[
     return [queries[i] for i in rng.permutation(len(queries))]
 
 
-def _like_texts(pictures: Sequence[Query], count: int) -> list[Query]:
-    """Vectors that lie to pictures as text does: far off in one common direction."""
+def _make_text_like(pictures: Sequence[Query], count: int) -> list[Query]:
+    """Make vectors that relate to pictures as text does: far away, in one common direction."""
     pictures_ND = np.array([query.embedding_D for query in pictures])
     rng = np.random.default_rng(SEED + 1)
     mean_D = pictures_ND.mean(axis=0)
@@ -203,8 +222,7 @@ def _keep(connection: Connection, model_id: int, queries: Sequence[Query], sampl
     )
     with connection.cursor() as cursor:
         cursor.executemany(
-            "INSERT INTO recall_queries (model_id, modality, position, label, video_id,"
-            " frame_index, sampled_of, embedding) VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
+            _INSERT,
             [
                 (
                     model_id,

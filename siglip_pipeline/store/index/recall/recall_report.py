@@ -1,4 +1,4 @@
-"""What a recall check found, and whether an index with it may be published."""
+"""The result of a recall check, and whether an index with it may be published."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -9,29 +9,29 @@ from siglip_pipeline.store.index.recall.queries import Modality
 from siglip_pipeline.text.json_form import to_json
 
 EfSearch = Annotated[int, Field(serialization_alias="effort")]
-"""Under the name that reports of earlier versions keep it by."""
+"""Serialised as ``effort``, the key of reports of earlier versions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecallCase:
-    """What one kind of query found under one filter at one value of ef_search."""
+    """The recall and latency of one modality under one filter at one value of ef_search."""
 
     modality: Modality
     share: float
-    """Share of videos that the filter lets through; 1: no filter."""
+    """Share of videos that pass the filter; 1 without a filter."""
     ef_search: EfSearch
     searched: str
-    """The kind that answered: small scopes are looked at frame by frame."""
+    """The kind that was searched: the exact one in small scopes."""
     queries: int
     recall_at_1: float
     recall_at_10: float
     recall_at_100: float | None
-    """None in the sweep, which looks for ten."""
+    """None in the sweep, which measures recall@10 only."""
     low: float
     """95% bootstrap interval of recall@10, lower end."""
     high: float
     rows_share: float
-    """Rows returned of those asked for that exist."""
+    """Share of the requested rows that exist and were returned."""
     p50_seconds: float
     p99_seconds: float
 
@@ -42,14 +42,14 @@ class RecallReport:
 
     kind: str
     ef_search: EfSearch
-    """What searches take by default: chosen by the sweep."""
+    """The default of searches, chosen by the sweep."""
     frames: int
     cases: tuple[RecallCase, ...]
     """At the default value: both modalities, without and with filters."""
     sweep: tuple[RecallCase, ...]
     """Without a filter, over values of ef_search: recall against latency."""
     table_bytes: int
-    """What the generation takes, with all its indexes."""
+    """Size of the generation, with all its indexes."""
     ann_bytes: int
     plan: str
     """EXPLAIN of one unfiltered search."""
@@ -57,26 +57,26 @@ class RecallReport:
     rows: int
     """Rows of the generation's table."""
     made_texts: bool
-    """The text queries were made up from pictures: no text tower was at hand."""
+    """The text queries were made from pictures, without a text tower."""
     seconds: float
 
     @property
     def recall_at_10(self) -> float:
-        """The lowest of all cases."""
+        """Return the lowest recall@10 of all cases."""
         return min((case.recall_at_10 for case in self.cases), default=1.0)
 
     @property
     def bytes_per_frame(self) -> float:
-        """What the generation takes for each frame that it answers for."""
+        """Return the size of the generation per frame that it covers."""
         return self.table_bytes / max(1, self.frames)
 
     def fault(self, minimum: float) -> str | None:
-        """Why an index with this report must not be published; None: it may."""
+        """Return why an index with this report must not be published; None if it may."""
         for case in self.cases:
             if case.recall_at_10 < minimum:
                 return (
                     f"recall@10 of {case.modality} queries is {case.recall_at_10:.3f} "
-                    f"({_filter_text(case.share)}), at least {minimum} is asked for "
+                    f"({_filter_text(case.share)}), at least {minimum} is required "
                     "(SIGLIP_INDEX_MIN_RECALL)"
                 )
             if case.rows_share < 1:
@@ -89,7 +89,7 @@ class RecallReport:
         return None
 
     def to_json(self) -> dict[str, Any]:
-        """For metadata, ``--json`` and the history."""
+        """Return the report for metadata, ``--json`` and the history."""
         return to_json(self) | {
             "recall_at_10": self.recall_at_10,
             "bytes_per_frame": round(self.bytes_per_frame, 1),

@@ -1,8 +1,7 @@
-"""What an exact search finds, and how much of it an index found.
+"""Search exactly, and compute how much of it an index found.
 
-The truth for all queries and filters comes from one pass over the frames. A frame counts as found
-when it is as near as the last one of the truth, so that ties, and frames that are copies of each
-other, are not held against an index.
+One pass over the frames gives the truth for all queries and filters. A frame counts as found if it
+is as near as the last frame of the truth, so that ties and equal frames do not lower the recall.
 
 Shapes: Q queries, K depth of the truth, R rows of a block of frames.
 """
@@ -19,7 +18,7 @@ from siglip_pipeline.store.database import Connection
 from siglip_pipeline.store.index.recall.queries import SEED, Query
 from siglip_pipeline.store.kinds import Generation, Scope
 
-# Half precision: two frames whose inner products differ by less are as near as each other.
+# Two frames whose inner products differ by less than this rounding error are equally near.
 TIE = 1e-5
 
 
@@ -30,7 +29,7 @@ def find_truth(
     scopes: Sequence[Scope],
     depth: int,
 ) -> list[FloatArray]:
-    """Distances [Q, K] of the nearest frames, ascending, for each scope; ``inf`` past the last.
+    """Return the ascending distances [Q, K] of the nearest frames per scope, padded with ``inf``.
 
     Every frame is compared with every query, in one pass. Vectors and queries are rounded to half
     precision as the database rounds them.
@@ -61,7 +60,7 @@ def _held_out(
     frame_index_R: NDArray[np.int64],
     held: dict[tuple[int, int], int],
 ) -> Iterator[tuple[int, int]]:
-    """Positions (row, query) of frames that are queries themselves."""
+    """Yield positions (row, query) of frames that are queries themselves."""
     for (video_id, frame_index), column in held.items():
         rows = np.flatnonzero((video_id_R == video_id) & (frame_index_R == frame_index))
         for row in rows:
@@ -69,7 +68,7 @@ def _held_out(
 
 
 def found_share(truth_K: FloatArray, found: Sequence[float], depth: int) -> float:
-    """Recall at a depth: the share of the nearest frames, or of as near ones, that was found.
+    """Return the recall at a depth: the share of the nearest frames that was found.
 
     Args:
         truth_K: true distances, ascending; ``inf`` where there are no more frames.
@@ -84,7 +83,7 @@ def found_share(truth_K: FloatArray, found: Sequence[float], depth: int) -> floa
 
 
 def bootstrap(values_Q: NDArray[np.float64], *, seed: int = SEED) -> tuple[float, float]:
-    """95% interval of the mean (percentile method), by a thousand resamplings."""
+    """Return the 95% interval of the mean (percentile method) of a thousand resamplings."""
     rng = np.random.default_rng(seed)
     picks = rng.integers(0, len(values_Q), size=(1000, len(values_Q)))
     low, high = np.percentile(values_Q[picks].mean(axis=1), [2.5, 97.5])
