@@ -4,14 +4,16 @@ Pillow reads nearly all of them. HEIF is read by libheif (docs/decisions/0018), 
 by the parsers of this package, which leave the decoding of each frame to Pillow.
 """
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 import pi_heif
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from siglip_pipeline.video.aperture import clean_aperture
 from siglip_pipeline.video.apng import read_apng
 from siglip_pipeline.video.bitmap import BitFields
 from siglip_pipeline.video.ffmpeg_picture import decode_still, is_deep_jpeg2000, is_known_tiff
@@ -25,6 +27,7 @@ _TIMED: Final = frozenset({"WEBP", "AVIF"})
 PAGE_MS: Final = 1000
 """How long a page of a TIFF lasts, so that every way of sampling takes it."""
 
+_HEAD_BYTES: Final = 2**20
 _SUBFILE_TYPE: Final = 254
 _REDUCED_OR_MASK: Final = 0b101
 
@@ -88,18 +91,8 @@ def open_picture(file: BinaryIO, format: str, check_size: CheckSize) -> PictureF
         profile = image.info.get("icc_profile")
         return _Still(image.size, lambda: _with_profile(decode_still(file, "jpeg2000"), profile))
     if format == "AVIF":
-        image.info.update(_coded_colours(file))
+        return _Avif(image, file)
     return _ByPillow(image)
-
-
-def _coded_colours(file: BinaryIO) -> dict[str | tuple[int, int], Any]:
-    """Return what an AVIF says of its colours in code points (`nclx`), which Pillow leaves out."""
-    try:
-        file.seek(0)
-        info = pi_heif.open_heif(file).info
-    except Exception:  # optional, and damaged files make it raise anything
-        return {}
-    return {"nclx_profile": info["nclx_profile"]} if "nclx_profile" in info else {}
 
 
 def _with_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
@@ -169,6 +162,26 @@ class _ByPillow(PictureFile):
         if b"MotionPhoto=" in (xmp := _xmp(self._image)) or b"MicroVideo=" in xmp:
             return "the video of this motion photo is not indexed: its picture alone is"
         return None
+
+
+class _Avif(_ByPillow):
+    """An AVIF with what Pillow leaves out: its code points of colour (`nclx`) and its crop."""
+
+    def __init__(self, image: Image.Image, file: BinaryIO) -> None:
+        super().__init__(image)
+        image.info.pop("xmp", None)  # Pillow puts `irot` and `imir` into EXIF, and they alone count
+        self._crop: tuple[int, int, int, int] | None = None
+        with contextlib.suppress(Exception):  # optional, and damaged files make it raise anything
+            file.seek(0)
+            primary = pi_heif.open_heif(file)
+            image.info["nclx_profile"] = primary.info.get("nclx_profile")
+            if sorted(primary.size) != sorted(image.size):
+                file.seek(0)
+                self._crop = clean_aperture(file.read(_HEAD_BYTES), image.size)
+
+    def frames(self, last: int) -> Iterator[Image.Image]:
+        for image in super().frames(last):
+            yield image if self._crop is None else image.crop(self._crop)
 
 
 def _numbers(image: Image.Image) -> Iterator[int]:

@@ -96,8 +96,6 @@ def orientation(image: Image.Image) -> int:
     """
     if image.format == "HEIF":
         return 1  # libheif has turned it by its `irot` and `imir`, which alone count
-    if image.format == "AVIF":
-        image.info.pop("xmp", None)  # Pillow puts `irot` and `imir` into EXIF
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # its parsers raise anything: ValueError, struct.error, SyntaxError …

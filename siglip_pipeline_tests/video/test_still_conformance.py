@@ -5,6 +5,7 @@ inputs of public bug reports. Both are small, so that nothing need be installed 
 """
 
 import io
+import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from siglip_pipeline.errors import QueryError, VideoError
+from siglip_pipeline.uploads.upload_store import UploadStore
+from siglip_pipeline.video.extract import DecodeOptions, extract_frames
+from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline.video.picture_decoder import PictureDecoder
 from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline.video.stills import StillScan, is_picture, picture_frames, scan_picture
@@ -138,6 +142,47 @@ def test_heif_is_turned_mirrored_and_cropped_by_its_properties(
     path = tmp_path / "a.heic"
     path.write_bytes(heic)
     assert difference(only(path), turned(picture)) < 4
+
+
+@pytest.mark.parametrize(
+    ("boxes", "turned"),
+    [
+        ([clap(30, 20)], lambda pixels: pixels[10:30, 15:45]),
+        ([clap(30, 20), irot(1)], lambda pixels: np.rot90(pixels[10:30, 15:45])),
+    ],
+)
+def test_avif_is_cropped_by_its_property(
+    tmp_path: Path, picture: Pixels, boxes: list[bytes], turned: object
+) -> None:
+    assert callable(turned)
+    even = np.array(picture[:40, :60])
+    buffer = io.BytesIO()
+    Image.fromarray(even).save(buffer, "AVIF", quality=100, subsampling="4:4:4")
+    avif = buffer.getvalue()
+    for box in boxes:
+        avif = with_property(avif, box)
+    path = tmp_path / "a.avif"
+    path.write_bytes(avif)
+    assert difference(only(path), turned(even)) < 3
+
+
+def test_a_child_indexes_every_format_and_reports_warnings(tmp_path: Path) -> None:
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    for name in MADE:
+        shutil.copy(STILLS / name, folder)
+    (folder / "cut.heic").write_bytes((STILLS / "cropped.heic").read_bytes()[:-8])
+    uploads = UploadStore(folder, settle_seconds=0)
+    store = FrameStore(tmp_path / "frames")
+    reports = {
+        name: extract_frames(
+            uploads.get(name), uploads, store, sampling="fps:1", options=DecodeOptions()
+        )
+        for name in [*MADE, "cut.heic"]
+    }
+    assert {name: report.frames for name, report in reports.items()} == dict.fromkeys(reports, 1)
+    warned = [name for name, report in reports.items() if report.warnings]
+    assert warned == ["cut.heic"]
 
 
 def png(*chunks: tuple[bytes, bytes]) -> bytes:
