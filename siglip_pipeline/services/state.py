@@ -5,6 +5,7 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import IO, Any, Final
 import psutil
 
 from siglip_pipeline.errors import LaunchError
+from siglip_pipeline.services.ports import SOCKET_PREFIX
 
 logger = logging.getLogger("siglip_pipeline.services.up")
 
@@ -63,14 +65,25 @@ def only_one(home: Path) -> Iterator[None]:
         yield
 
 
-def write_state(home: Path, *, dagster_url: str, page_url: str, children: Iterable[int]) -> None:
-    """Write the state file: this process, the addresses of its services, and their process ids."""
+def write_state(
+    home: Path, *, dagster_url: str, page_url: str, sockets: Path, children: Iterable[int]
+) -> None:
+    """Write the state file: this process, the addresses of its services, and their process ids.
+
+    Args:
+        home: ``SIGLIP_HOME``.
+        dagster_url: where Dagster's UI answers.
+        page_url: where the search page answers.
+        sockets: the folder of :func:`~siglip_pipeline.services.ports.socket_folder`.
+        children: the process ids.
+    """
     state: dict[str, Any] = {
         "pid": os.getpid(),
         "created": _started(psutil.Process()),
         "dagster_url": dagster_url,
         "page_url": page_url,
         "page_port": int(page_url.rpartition(":")[2]),
+        "sockets": str(sockets),
         "children": [],
     }
     for pid in children:
@@ -88,9 +101,10 @@ def forget_state(home: Path) -> None:
 
 
 def end_leftovers(home: Path) -> None:
-    """End children of a killed `up`, identified by process id and start time."""
+    """End children of a killed `up`, known by process id and start time, and remove its sockets."""
     try:
-        children = json.loads(_state_path(home).read_text())["children"]
+        state = json.loads(_state_path(home).read_text())
+        children, sockets = state["children"], Path(state.get("sockets", ""))
     except (OSError, ValueError, KeyError):
         return
     processes: list[psutil.Process] = []
@@ -102,6 +116,8 @@ def end_leftovers(home: Path) -> None:
     if processes:
         logger.warning("ending %d processes that a killed `up` left behind", len(processes))
         end_processes(processes)
+    if sockets.name.startswith(SOCKET_PREFIX):
+        shutil.rmtree(sockets, ignore_errors=True)
 
 
 def end_processes(processes: Sequence[psutil.Process]) -> None:

@@ -131,6 +131,7 @@ class Launcher:
             dagster_url=self.endpoints.dagster_url,
             page_url=self.endpoints.page_url,
             children=[s.process.pid for s in self._services if s.process is not None],
+            sockets=self.endpoints.code_socket.parent,
         )
 
     def _wait_for(self, ready: Callable[[], bool], what: str) -> None:

@@ -24,7 +24,7 @@ import pytest
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.services.ports import free_port
-from siglip_pipeline.services.state import running, write_state
+from siglip_pipeline.services.state import end_leftovers, running, write_state
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline_tests.files.test_private_files import open_to_others
 
@@ -199,12 +199,25 @@ def test_a_taken_port_is_named_with_the_way_out(settings: Settings, option: str)
     assert option in done.stderr
 
 
+def _note_down(home: Path, *, sockets: Path) -> None:
+    urls = {"dagster_url": "http://127.0.0.1:1", "page_url": "http://127.0.0.1:2"}
+    write_state(home, **urls, children=[], sockets=sockets)
+
+
+@pytest.mark.parametrize(("name", "goes"), [("siglip-up-abc", True), ("another", False)])
+def test_a_killed_up_leaves_no_folder_for_sockets(tmp_path: Path, name: str, goes: bool) -> None:
+    sockets = tmp_path / name
+    sockets.mkdir()
+    (sockets / "code-server").touch()
+    _note_down(tmp_path, sockets=sockets)
+    end_leftovers(tmp_path)
+    assert sockets.exists() is not goes
+
+
 def test_a_clock_that_is_set_does_not_hide_what_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_state(
-        tmp_path, dagster_url="http://127.0.0.1:1", page_url="http://127.0.0.1:2", children=[]
-    )
+    _note_down(tmp_path, sockets=tmp_path)
     found = running(tmp_path)
     assert found is not None
     assert found.pid == os.getpid()
