@@ -102,6 +102,7 @@ class _Reader:
                 as_file=lambda data: before + _chunk(b"IDAT", data) + _chunk(b"IEND", b""),
                 left=left,
                 top=top,
+                size=(width, height),
                 duration_ms=round(1000 * delay / (per or _DEFAULT_DENOMINATOR)),
                 disposal=_DISPOSALS.get(disposal, "keep"),
                 replaces=blend == 0,

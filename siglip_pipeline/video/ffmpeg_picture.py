@@ -24,6 +24,10 @@ _FLOAT: Final = 3
 _SPACES: Final = {0: "grey", 1: "grey", 2: "RGB", 5: "CMYK", 6: "YCbCr", 8: "CIELAB"}
 
 
+class UnknownTiffError(Exception):
+    """A TIFF that neither Pillow nor FFmpeg reads: its kind, and what to do."""
+
+
 def decode_still(file: BinaryIO, codec: str) -> Image.Image:
     """Return a picture as RGB or RGBA, eight bits a sample.
 
@@ -53,11 +57,11 @@ def is_deep_jpeg2000(file: BinaryIO) -> bool:
     return 0 <= at < len(head) - _DEPTH_AT and (head[at + _DEPTH_AT] & 0x7F) + 1 > 8
 
 
-def is_known_tiff(file: BinaryIO) -> bool:
-    """Whether FFmpeg reads a TIFF as it is meant.
+def check_tiff(file: BinaryIO) -> None:
+    """Check that FFmpeg reads a TIFF as it is meant.
 
     Raises:
-        ValueError: it does not; it would take whole numbers of 32 bits for floats.
+        UnknownTiffError: it does not; it would take whole numbers of 32 bits for floats.
     """
     file.seek(0)
     head = file.read(16)
@@ -68,8 +72,8 @@ def is_known_tiff(file: BinaryIO) -> bool:
     colours = tags.get(PHOTOMETRIC_INTERPRETATION, 1)
     is_float = tags.get(SAMPLEFORMAT, (1,))[0] == _FLOAT
     if colours in (0, 1, 2) and (bits in (8, 16) or (bits == 32 and is_float)):
-        return True
-    raise ValueError(
+        return
+    raise UnknownTiffError(
         f"a TIFF of {bits} bits a sample in colour space {_SPACES.get(colours, colours)} is not "
         "read here: save it with 8 bits a sample"
     )

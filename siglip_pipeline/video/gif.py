@@ -84,6 +84,7 @@ def _patch(
         as_file=lambda data: header + data + b";",
         left=left,
         top=top,
+        size=(width, height),
         duration_ms=10 * delay,
         disposal=_DISPOSALS.get(disposal >> 2 & 7, "keep"),
     )

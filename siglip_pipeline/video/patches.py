@@ -30,6 +30,7 @@ class Patch:
     """Return a file that holds the patch alone, given its data."""
     left: int
     top: int
+    size: tuple[int, int]
     duration_ms: int
     disposal: Disposal
     replaces: bool = False
@@ -60,6 +61,12 @@ class PatchedAnimation:
     expected: int
     """Frames that the header promises; more than there are when the file was cut off."""
     icc_profile: bytes | None = None
+
+    @property
+    def pixels(self) -> int:
+        """Return how many pixels are decoded or drawn for all frames."""
+        width, height = self.size
+        return sum(max(width * height, patch.size[0] * patch.size[1]) for patch in self.patches)
 
     def frames(self, file: BinaryIO, last: int) -> Iterator[Image.Image]:
         """Draw the frames from the first to ``last``; each is drawn over afterwards."""

@@ -16,7 +16,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from siglip_pipeline.video.aperture import clean_aperture
 from siglip_pipeline.video.apng import read_apng
 from siglip_pipeline.video.bitmap import BitFields
-from siglip_pipeline.video.ffmpeg_picture import decode_still, is_deep_jpeg2000, is_known_tiff
+from siglip_pipeline.video.ffmpeg_picture import check_tiff, decode_still, is_deep_jpeg2000
 from siglip_pipeline.video.gif import read_gif
 from siglip_pipeline.video.patches import PatchedAnimation
 from siglip_pipeline.video.scan import MAX_PACKETS
@@ -58,6 +58,12 @@ class PictureFile(ABC):
         """Each from the first to ``last``; one is no longer valid when the next is asked for."""
 
     @property
+    def pixels(self) -> int:
+        """Return how many pixels are decoded for all frames."""
+        width, height = self.size
+        return self.expected * width * height
+
+    @property
     def left_out(self) -> str | None:
         """What of the file is no frame."""
         return None
@@ -72,7 +78,8 @@ def open_picture(file: BinaryIO, format: str, check_size: CheckSize) -> PictureF
     if format == "GIF" or format == "PNG":
         animation = read_gif(file) if format == "GIF" else read_apng(file)
         if animation is not None:
-            check_size(*animation.size)
+            for size in (animation.size, *(patch.size for patch in animation.patches)):
+                check_size(*size)
             return _Patched(file, animation)
     if format == "BMP" and (fields := BitFields.read(file)):
         check_size(*fields.size)
@@ -81,8 +88,9 @@ def open_picture(file: BinaryIO, format: str, check_size: CheckSize) -> PictureF
     try:
         image = Image.open(file, formats=(format,))
     except UnidentifiedImageError:
-        if format != "TIFF" or not is_known_tiff(file):
+        if format != "TIFF":
             raise
+        check_tiff(file)
         picture = decode_still(file, "tiff")
         check_size(*picture.size)
         return _Still(picture.size, lambda: picture)
@@ -106,6 +114,10 @@ class _Patched(PictureFile):
         self._animation = animation
         self.size = animation.size
         self.expected = animation.expected
+
+    @property
+    def pixels(self) -> int:
+        return self._animation.pixels
 
     def durations_ms(self) -> Iterator[int]:
         next(self._animation.frames(self._file, 0))

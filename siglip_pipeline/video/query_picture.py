@@ -6,6 +6,7 @@ from PIL import UnidentifiedImageError
 
 from siglip_pipeline.errors import PictureTooLargeError, QueryError
 from siglip_pipeline.records import RgbArray
+from siglip_pipeline.video.ffmpeg_picture import UnknownTiffError
 from siglip_pipeline.video.picture_file import open_picture
 from siglip_pipeline.video.still_pixels import upright_rgb
 
@@ -21,7 +22,8 @@ def decode_picture(file: BinaryIO, *, name: str, format: str, max_pixels: float)
 
     Raises:
         PictureTooLargeError: it has more pixels.
-        QueryError: it is damaged. Unlike an upload it is at hand, so one that is cut off is, too.
+        QueryError: it is damaged, or a TIFF of a kind that is not read. One that is cut off is
+            refused, too: unlike an upload, it is at hand.
     """
 
     def check_size(width: int, height: int) -> None:
@@ -35,6 +37,8 @@ def decode_picture(file: BinaryIO, *, name: str, format: str, max_pixels: float)
         return upright_rgb(next(open_picture(file, format, check_size).frames(0)))
     except (QueryError, MemoryError):
         raise
+    except UnknownTiffError as error:
+        raise QueryError(f"{name} is {error}") from error
     except Exception as error:  # what damaged files make decoders raise is not documented
         # Pillow's own words for this one are an object of Python.
         what = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"

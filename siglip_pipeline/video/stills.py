@@ -16,6 +16,7 @@ from PIL import UnidentifiedImageError
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import IntArray, RgbArray, VideoInfo
 from siglip_pipeline.video.cut_off import MIN_SHARE, padded, rows_read, taking_what_is_there
+from siglip_pipeline.video.ffmpeg_picture import UnknownTiffError
 from siglip_pipeline.video.picture_file import PictureFile, open_picture
 from siglip_pipeline.video.picture_formats import HEAD_BYTES, format_of
 from siglip_pipeline.video.scan import check_dimensions
@@ -204,6 +205,8 @@ def _reading(source: MediaSource) -> Iterator[None]:
         yield
     except (MemoryError, VideoError):
         raise
+    except UnknownTiffError as error:
+        raise VideoError(source.video, f"it is {error}") from error
     except Exception as error:  # Pillow raises anything: IndexError, struct.error, TypeError …
         # Pillow's own words for this one are the file object, with a path of this machine in it.
         unidentified = isinstance(error, UnidentifiedImageError)
@@ -215,7 +218,7 @@ def _reading(source: MediaSource) -> Iterator[None]:
 
 def _check_animation(video: str, picture: PictureFile) -> None:
     count, (width, height) = picture.expected, picture.size
-    if count > 1 and count * width * height > MAX_ANIMATION_PIXELS:
+    if count > 1 and picture.pixels > MAX_ANIMATION_PIXELS:
         raise VideoError(
             video,
             f"its {count} pictures of {width}x{height} make more than "

@@ -361,3 +361,34 @@ def test_a_motion_photo_says_that_its_video_is_left_out(tmp_path: Path, picture:
 def test_a_query_that_is_cut_off_is_refused(queries: PictureDecoder) -> None:
     with pytest.raises(QueryError, match="cut off HEIF picture"):
         queries.decode((STILLS / "cropped.heic").read_bytes()[:-8])
+
+
+def test_a_tiff_that_is_not_read_is_not_called_damaged(
+    tmp_path: Path, queries: PictureDecoder
+) -> None:
+    """Three whole numbers of 32 bits a pixel: FFmpeg would take them for floats."""
+    tags = [
+        *((256, 3, 1, 2), (257, 3, 1, 1), (258, 3, 3, 134), (259, 3, 1, 1), (262, 3, 1, 2)),
+        *((273, 4, 1, 140), (277, 3, 1, 3), (278, 3, 1, 1), (279, 4, 1, 24)),
+    ]
+    data = b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags))
+    data += b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
+    path = tmp_path / "a.tif"
+    path.write_bytes(data.ljust(134, b"\0") + struct.pack("<3H", 32, 32, 32) + bytes(24))
+    told = "a TIFF of 32 bits a sample in colour space RGB is not read here: save it with 8 bits"
+    with pytest.raises(VideoError, match=told) as raised:
+        scan_picture(MediaSource(path.name, path=path))
+    assert "damaged" not in raised.value.reason
+    with pytest.raises(QueryError, match=told):
+        queries.decode(path.read_bytes())
+
+
+def test_a_patch_may_not_be_larger_than_a_picture(tmp_path: Path) -> None:
+    """Its screen is small: the patch alone would take four gigabytes."""
+    path = tmp_path / "a.gif"
+    raw = bytearray(gif((0, 8, 1, 1), (0, 8, 2, 1)))
+    at = raw.index(b",", raw.index(b",") + 1)
+    raw[at + 5 : at + 9] = b"\xff\xff\xff\xff"
+    path.write_bytes(raw)
+    with pytest.raises(VideoError, match="65535x65535"):
+        scan_picture(MediaSource(path.name, path=path))
