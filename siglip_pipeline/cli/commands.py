@@ -14,7 +14,8 @@ from siglip_pipeline.store.database import (
     open_database,
     where,
 )
-from siglip_pipeline.store.models import Coverage, ModelRow, ModelStore
+from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.terminal.documents import DatabaseStatus, ListedModel, ModelsDocument
 
 _TUNED = (
     *("shared_buffers", "effective_cache_size", "maintenance_work_mem", "work_mem"),
@@ -29,28 +30,15 @@ def pipeline_status(settings: Settings) -> PipelineStatus:
         return collect_status(database, StatusOptions.from_settings(settings))
 
 
-def list_models(settings: Settings) -> dict[str, Any]:
+def list_models(settings: Settings) -> ModelsDocument:
     """Return every model with its coverage, oldest first."""
     with open_database(DatabaseOptions.from_settings(settings)) as database:
         models = ModelStore(database)
-        return {
-            "models": [_model_json(row, models.coverage(row.model_id)) for row in models.list()]
-        }
-
-
-def _model_json(row: ModelRow, coverage: Coverage) -> dict[str, Any]:
-    return {
-        "name": row.name,
-        "revision": row.revision,
-        "key": row.key,
-        "dim": row.dim,
-        "active": row.is_active,
-        "generation": row.active_generation,
-        "embedded": coverage.embedded,
-        "missing": coverage.missing,
-        "failed": coverage.failed,
-        "vectors": coverage.frames,
-    }
+        return ModelsDocument(
+            models=tuple(
+                ListedModel.of(row, models.coverage(row.model_id)) for row in models.list()
+            )
+        )
 
 
 def promote_model(settings: Settings, key: str, *, force: bool) -> dict[str, Any]:
@@ -106,12 +94,8 @@ def database_urls(settings: Settings, *, start: bool) -> dict[str, str]:
     }
 
 
-def database_status(settings: Settings) -> dict[str, Any]:
-    """Return the database's location, versions, settings and size.
-
-    Returns:
-        ``{"where", "embedded", "postgres", "pgvector", "size_bytes", "settings": {name: value}}``
-    """
+def database_status(settings: Settings) -> DatabaseStatus:
+    """Return the database's location, versions, settings and size."""
     with (
         open_database(DatabaseOptions.from_settings(settings)) as database,
         database.connection() as connection,
@@ -124,14 +108,14 @@ def database_status(settings: Settings) -> dict[str, Any]:
             " ORDER BY name",
             [list(_TUNED)],
         ).fetchall()
-        return {
-            "where": where(database.url),
-            "embedded": settings.database_url is None,
-            "postgres": version,
-            "pgvector": ".".join(map(str, database.pgvector_version)),
-            "size_bytes": size_bytes,
-            "settings": dict(tuned),
-        }
+        return DatabaseStatus(
+            where=where(database.url),
+            embedded=settings.database_url is None,
+            postgres=version,
+            pgvector=".".join(map(str, database.pgvector_version)),
+            size_bytes=size_bytes,
+            settings=dict(tuned),
+        )
 
 
 def stop_database(settings: Settings, *, force: bool) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from siglip_pipeline.errors import LaunchError, QueryError
 from siglip_pipeline.files.private_files import make_folders
@@ -16,6 +16,7 @@ from siglip_pipeline.store.database import Database, DatabaseOptions, open_datab
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.terminal import console
 from siglip_pipeline.terminal.progress import watch_until
+from siglip_pipeline.text.json_form import Given
 from siglip_pipeline.uploads.ingest import Ingested, bring_in
 from siglip_pipeline.uploads.names import shown, unusable
 from siglip_pipeline.uploads.upload_store import UploadStore, is_in_part
@@ -24,15 +25,72 @@ LEFT_TO_AUTOMATION = Stage.SIMILARITY
 """A running Dagster updates it by its automation; commands wait for it only if asked to."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedVideo:
+    """A video that failed, and why."""
+
+    video: str
+    stage: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkippedSource:
+    """A file that was not copied into the uploads, and why."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of the videos that were indexed."""
+
+    indexed: tuple[str, ...] = ()
+    failed: tuple[FailedVideo, ...] = ()
+    backfills: tuple[str, ...] | None = None
+    """Addresses of the backfills that were started and not waited for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestDocument:
+    """What ``ingest --json`` prints."""
+
+    ingested: tuple[str, ...]
+    skipped: tuple[SkippedSource, ...]
+    indexed: tuple[str, ...] = ()
+    failed: tuple[FailedVideo, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaterializeDocument:
+    """What ``materialize --json`` prints."""
+
+    videos: tuple[str, ...]
+    indexed: tuple[str, ...] = ()
+    failed: tuple[FailedVideo, ...] = ()
+    backfills: Given[tuple[str, ...]] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Which uploads ``materialize`` indexes: the named ones, and all that match a flag."""
+
+    videos: Sequence[str]
+    all_missing: bool = False
+    failed: bool = False
+    stale: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether neither names nor flags were given."""
+        return not (self.videos or self.all_missing or self.failed or self.stale)
+
+
 def ingest_videos(
     settings: Settings, paths: Sequence[Path], *, wait: bool, replace: bool, quiet: bool
-) -> dict[str, Any]:
-    """Copy files into the uploads; with ``wait``, wait until they are indexed.
-
-    Returns:
-        ``{"ingested": [...], "skipped": [{"source", "reason"}], "indexed": [...], "failed":
-        [{"video", "stage", "reason"}]}``
-    """
+) -> IngestDocument:
+    """Copy files into the uploads; with ``wait``, wait until they are indexed."""
     if (folder := settings.uploads.folder) is not None:
         make_folders(folder / (settings.part or ""))
     uploads = UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
@@ -42,47 +100,36 @@ def ingest_videos(
         if not quiet:
             console.err.print(f"{outcome.outcome:>9}  {shown(outcome.video)}")
     videos = sorted({outcome.video for outcome in outcomes if outcome.is_upload})
-    document: dict[str, Any] = {
-        "ingested": videos,
-        "skipped": [
-            {"source": outcome.source, "reason": _skip_reason(outcome)}
-            for outcome in outcomes
-            if not outcome.is_upload
-        ],
-        "indexed": [],
-        "failed": [],
-    }
+    skipped = tuple(
+        SkippedSource(source=outcome.source, reason=_skip_reason(outcome))
+        for outcome in outcomes
+        if not outcome.is_upload
+    )
     if not quiet:
-        for skipped in document["skipped"]:
-            source = shown(skipped["source"])
-            console.err.print(f"skipped {source}: {skipped['reason']}", style="yellow")
+        for file in skipped:
+            console.err.print(f"skipped {shown(file.source)}: {file.reason}", style="yellow")
+    result = Outcome()
     if wait and videos:
-        if running(settings.home) is None:
-            document.update(_index_here(settings, videos, quiet=quiet))
-        else:
-            document.update(_wait_for_services(settings, videos, quiet=quiet))
+        index = _index_here if running(settings.home) is None else _wait_for_services
+        result = index(settings, videos, quiet=quiet)
     elif videos and not quiet and running(settings.home) is None:
         console.err.print("`siglip-pipeline up` indexes them; or run this again with --wait.")
-    return document
+    return IngestDocument(
+        ingested=tuple(videos), skipped=skipped, indexed=result.indexed, failed=result.failed
+    )
 
 
 def materialize_uploads(
     settings: Settings,
-    videos: Sequence[str],
+    choice: Choice,
     *,
-    all_missing: bool,
-    failed: bool,
-    stale: bool,
     assets: Sequence[str],
     force: bool,
     wait: bool,
     dagster_url: str | None,
     quiet: bool,
-) -> dict[str, Any]:
+) -> MaterializeDocument:
     """Index the chosen uploads: through a running Dagster, or in this process if there is none.
-
-    Returns:
-        ``{"videos": [...], "indexed": [...], "failed": [{"video", "stage", "reason"}]}``
 
     Raises:
         QueryError: nothing was chosen, or an asset is unknown.
@@ -92,10 +139,10 @@ def materialize_uploads(
     unknown = set(assets) - set(Stage)
     if unknown:
         raise QueryError(f"no such asset: {', '.join(sorted(unknown))}; one of {', '.join(Stage)}")
-    if not (videos or all_missing or failed or stale):
+    if choice.is_empty:
         raise QueryError("name uploads, or use --all-missing, --failed or --stale")
     uploads = UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
-    for video in videos:
+    for video in choice.videos:
         uploads.check_name(video)  # before anything is started for it
     other = running(settings.home)
     url = dagster_url or (other.dagster_url if other else None)
@@ -104,33 +151,42 @@ def materialize_uploads(
             "--no-wait needs a running Dagster that goes on: start `siglip-pipeline up`, or name "
             "one with --dagster-url"
         )
-    chosen = set(videos)
-    with open_database(DatabaseOptions.from_settings(settings)) as database:
-        known = VideoStore(database).states()
-        states = {path: s for path, s in known.items() if is_in_part(path, settings.part)}
-        if stale:
-            chosen |= states.keys() & set(
-                out_of_date(database, Wanted.from_settings(settings)).videos
-            )
-    if all_missing:
-        chosen |= {
-            u.path for u in uploads.list() if states.get(u.path) not in ("indexed", "failed")
-        }
-    if failed:
-        chosen |= {path for path, state in states.items() if state == "failed"}
-    document: dict[str, Any] = {"videos": sorted(chosen), "indexed": [], "failed": []}
+    videos = _chosen_videos(settings, uploads, choice)
     wanted = [stage for stage in Stage if stage in (assets or Stage)]
-    if not chosen:
-        return document
-    if url is None:
-        outcome = _index_here(settings, sorted(chosen), assets=wanted, force=force, quiet=quiet)
+    if not videos:
+        result = Outcome()
+    elif url is None:
+        result = _index_here(settings, videos, assets=wanted, force=force, quiet=quiet)
     else:
         if not assets:
             wanted.remove(LEFT_TO_AUTOMATION)
-        outcome = _index_through_dagster(
-            url, settings, sorted(chosen), assets=wanted, force=force, wait=wait, quiet=quiet
+        result = _index_through_dagster(
+            url, settings, videos, assets=wanted, force=force, wait=wait, quiet=quiet
         )
-    return document | outcome
+    return MaterializeDocument(
+        videos=tuple(videos),
+        indexed=result.indexed,
+        failed=result.failed,
+        backfills=result.backfills,
+    )
+
+
+def _chosen_videos(settings: Settings, uploads: UploadStore, choice: Choice) -> list[str]:
+    """Return the chosen uploads, sorted."""
+    chosen = set(choice.videos)
+    with open_database(DatabaseOptions.from_settings(settings)) as database:
+        known = VideoStore(database).states()
+        states = {path: s for path, s in known.items() if is_in_part(path, settings.part)}
+        if choice.stale:
+            stale = out_of_date(database, Wanted.from_settings(settings)).videos
+            chosen |= states.keys() & set(stale)
+    if choice.all_missing:
+        chosen |= {
+            u.path for u in uploads.list() if states.get(u.path) not in ("indexed", "failed")
+        }
+    if choice.failed:
+        chosen |= {path for path, state in states.items() if state == "failed"}
+    return sorted(chosen)
 
 
 def _index_here(
@@ -140,7 +196,7 @@ def _index_here(
     assets: Sequence[Stage] = tuple(Stage),
     force: bool = False,
     quiet: bool,
-) -> dict[str, Any]:
+) -> Outcome:
     """Do the work in this process; return each video's outcome."""
     # Dagster takes a second to import; searching and status do without it.
     from siglip_pipeline.runs.in_process import materialize_videos
@@ -167,28 +223,28 @@ def _index_through_dagster(
     force: bool,
     wait: bool,
     quiet: bool,
-) -> dict[str, Any]:
+) -> Outcome:
     """Have a running Dagster do the work; return each video's outcome, if waited for."""
     from siglip_pipeline.runs.dagster_api import DagsterApi
-    from siglip_pipeline.runs.remote import see_through, start_backfills
+    from siglip_pipeline.runs.remote import start_backfills, wait_for_backfills
 
     api = DagsterApi(url, part=settings.part, api_key=settings.api_key)
     steps = start_backfills(api, settings, videos, assets=assets, force=force)
     if not wait:
         # The automation does what follows from a backfill, such as the index.
-        backfills = [api.backfill_url(step()) for step in steps]
+        backfills = tuple(api.backfill_url(step()) for step in steps)
         if not quiet:
             for address in backfills:
                 console.err.print(f"started {address}")
-        return {"backfills": backfills}
+        return Outcome(backfills=backfills)
     with open_database(DatabaseOptions.from_settings(settings)) as database:
-        work = _InBackground(lambda: see_through(api, steps, assets=assets))
+        work = _InBackground(lambda: wait_for_backfills(api, steps, assets=assets))
         watch_until(database, settings, len(videos), work.is_done, quiet=quiet)
         work.finish()
         return _outcome(database, videos)
 
 
-def _wait_for_services(settings: Settings, videos: Sequence[str], *, quiet: bool) -> dict[str, Any]:
+def _wait_for_services(settings: Settings, videos: Sequence[str], *, quiet: bool) -> Outcome:
     """Wait until the services that run here have indexed the videos; return each one's outcome."""
     with open_database(DatabaseOptions.from_settings(settings)) as database:
         watch_until(
@@ -226,16 +282,16 @@ def _settled(database: Database, videos: Sequence[str]) -> bool:
     return len(rows) == len(set(videos)) and all(row.state in ("indexed", "failed") for row in rows)
 
 
-def _outcome(database: Database, videos: Sequence[str]) -> dict[str, Any]:
+def _outcome(database: Database, videos: Sequence[str]) -> Outcome:
     chosen = VideoStore(database).named(videos)
-    return {
-        "indexed": [row.video for row in chosen if row.state == "indexed"],
-        "failed": [
-            {"video": row.video, "stage": row.stage, "reason": row.reason}
+    return Outcome(
+        indexed=tuple(row.video for row in chosen if row.state == "indexed"),
+        failed=tuple(
+            FailedVideo(video=row.video, stage=row.stage, reason=row.reason)
             for row in chosen
             if row.state == "failed"
-        ],
-    }
+        ),
+    )
 
 
 def _skip_reason(outcome: Ingested) -> str:

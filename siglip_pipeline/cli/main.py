@@ -158,7 +158,7 @@ def ingest(
     document = ingest_videos(_settings(), paths, wait=wait, replace=replace, quiet=json_)
     if json_:
         console.print_json(document)
-    raise typer.Exit(1 if document["failed"] or document["skipped"] else 0)
+    raise typer.Exit(1 if document.failed or document.skipped else 0)
 
 
 @app.command()
@@ -201,14 +201,16 @@ def materialize(
     does the work in this process. A running Dagster compares the videos (video_similarity) later,
     by its automation. Exits 1 when a video failed, 2 when nothing could be run.
     """
-    from siglip_pipeline.cli.indexing import materialize_uploads
+    from siglip_pipeline.cli.indexing import Choice, materialize_uploads
 
     document = materialize_uploads(
         _settings(),
-        [*(videos or []), *(more_videos or [])],
-        all_missing=all_missing,
-        failed=failed,
-        stale=stale,
+        Choice(
+            videos=[*(videos or []), *(more_videos or [])],
+            all_missing=all_missing,
+            failed=failed,
+            stale=stale,
+        ),
         assets=assets or [],
         force=force,
         wait=wait,
@@ -217,7 +219,7 @@ def materialize(
     )
     if json_:
         console.print_json(document)
-    raise typer.Exit(1 if document["failed"] else 0)
+    raise typer.Exit(1 if document.failed else 0)
 
 
 @app.command()

@@ -42,13 +42,30 @@ from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.decode_options import DecodeOptions
 from siglip_pipeline.video.frame_store import FrameStore
 
-Time = datetime | None
 FromSeconds = Annotated[
     float | None, typer.Option("--from", help="Only from this second of a video on.")
 ]
 ToSeconds = Annotated[
     float | None, typer.Option("--to", help="Only before this second of a video.")
 ]
+Text = Annotated[
+    str | None,
+    typer.Argument(help='What to look for, as in a caption; or a mix: \'+"snow" -"people"^0.5\'.'),
+]
+Image = Annotated[Path | None, typer.Option(help="Look for what a picture shows.")]
+Like = Annotated[str | None, typer.Option(help="VIDEO@SECONDS: look for what that moment shows.")]
+Clip = Annotated[Path | None, typer.Option(help="Look for what a short video file shows.")]
+Videos = Annotated[
+    list[str] | None,
+    typer.Option(help="Only these videos: path or glob, * within a folder, ** across."),
+]
+Since = Annotated[datetime | None, typer.Option(help="Only uploads since this time, UTC.")]
+Until = Annotated[datetime | None, typer.Option(help="Only uploads before this time, UTC.")]
+MinProbability = Annotated[
+    float | None,
+    typer.Option(help="Hide what is less probable. Default: SIGLIP_SEARCH_MIN_PROBABILITY."),
+]
+PerVideo = Annotated[int | None, typer.Option(help="At most so many moments of one video.")]
 _PAGE_SECONDS = 5.0
 
 
@@ -62,35 +79,18 @@ class SearchDocument(SearchResult):
 
 
 def search(
-    text: Annotated[
-        str | None,
-        typer.Argument(
-            help='What to look for, as in a caption; or a mix: \'+"snow" -"people"^0.5\'.'
-        ),
-    ] = None,
-    image: Annotated[Path | None, typer.Option(help="Look for what a picture shows.")] = None,
-    like: Annotated[
-        str | None, typer.Option(help="VIDEO@SECONDS: look for what that moment shows.")
-    ] = None,
-    clip: Annotated[
-        Path | None, typer.Option(help="Look for what a short video file shows.")
-    ] = None,
+    text: Text = None,
+    image: Image = None,
+    like: Like = None,
+    clip: Clip = None,
     k: Annotated[int, typer.Option("--k", "-k", help="How many moments at the most.")] = 10,
-    video: Annotated[
-        list[str] | None,
-        typer.Option(help="Only these videos: path or glob, * within a folder, ** across."),
-    ] = None,
+    video: Videos = None,
     from_seconds: FromSeconds = None,
     to_seconds: ToSeconds = None,
-    since: Annotated[Time, typer.Option(help="Only uploads since this time, UTC.")] = None,
-    until: Annotated[Time, typer.Option(help="Only uploads before this time, UTC.")] = None,
-    min_probability: Annotated[
-        float | None,
-        typer.Option(help="Hide what is less probable. Default: SIGLIP_SEARCH_MIN_PROBABILITY."),
-    ] = None,
-    per_video: Annotated[
-        int | None, typer.Option(help="At most so many moments of one video.")
-    ] = None,
+    since: Since = None,
+    until: Until = None,
+    min_probability: MinProbability = None,
+    per_video: PerVideo = None,
     open_: Annotated[
         bool,
         typer.Option(
@@ -123,17 +123,7 @@ def search(
         min_probability=min_probability,
         max_per_video=per_video,
     )
-    terms = _terms(text, image, like)
-    if (clip is not None) == bool(terms):
-        raise typer.BadParameter(
-            "give TEXT, --image FILE, --like VIDEO@SECONDS or several of them, or --clip FILE"
-        )
-    with open_database(DatabaseOptions.from_settings(settings)) as database:
-        service = SearchService(database, SearchOptions.from_settings(settings))
-        if clip is not None:
-            result = service.by_clip(clip, k=k, filter=filter)
-        else:
-            result = service.by_mix(terms, k=k, filter=filter)
+    result = _find(settings, _terms(text, image, like), clip, k=k, filter=filter)
     document = SearchDocument(
         query=result.query,
         model=result.model,
@@ -311,6 +301,25 @@ def _terms(text: str | None, image: Path | None, like: str | None) -> list[Query
     if like is not None:
         terms.append(MomentTerm(*parse_moment(like)))
     return terms
+
+
+def _find(
+    settings: Settings,
+    terms: list[QueryTerm],
+    clip: Path | None,
+    *,
+    k: int,
+    filter: SearchFilter,
+) -> SearchResult:
+    if (clip is not None) == bool(terms):
+        raise typer.BadParameter(
+            "give TEXT, --image FILE, --like VIDEO@SECONDS or several of them, or --clip FILE"
+        )
+    with open_database(DatabaseOptions.from_settings(settings)) as database:
+        service = SearchService(database, SearchOptions.from_settings(settings))
+        if clip is not None:
+            return service.by_clip(clip, k=k, filter=filter)
+        return service.by_mix(terms, k=k, filter=filter)
 
 
 def _export(

@@ -29,7 +29,7 @@ def models_list(json_: Json = False) -> None:
     if json_:
         console.print_json(document)
     else:
-        console.out.print(console.models_table(document["models"]))
+        console.out.print(console.models_table(document.models))
 
 
 @models_app.command("promote")

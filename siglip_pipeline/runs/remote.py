@@ -55,10 +55,10 @@ def start_backfills(
     return [forced(asset) for asset in partitioned]
 
 
-def see_through(
+def wait_for_backfills(
     api: DagsterApi, steps: Sequence[Callable[[], str]], *, assets: Sequence[str]
 ) -> None:
-    """Take the steps one after the other, then bring up to date what is made of all videos.
+    """Start and wait for each step in turn, then for the assets that are made of all videos.
 
     Raises:
         RunFailedError: Dagster could not do it, for another reason than single videos.
@@ -71,10 +71,10 @@ def see_through(
             raise RunFailedError(f"the backfill was cancelled ({api.backfill_url(backfill)})")
     for asset, job in _JOBS.items():
         if asset in assets:
-            _see_job_through(api, asset, job)
+            _wait_for_job(api, asset, job)
 
 
-def _see_job_through(api: DagsterApi, asset: str, job: str) -> None:
+def _wait_for_job(api: DagsterApi, asset: str, job: str) -> None:
     # The automation does this too, some seconds later; whoever is second finds nothing to do.
     run = api.launch_job(job)
     while (status := api.run_status(run)) not in ("SUCCESS", "FAILURE", "CANCELED"):

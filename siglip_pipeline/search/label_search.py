@@ -12,7 +12,7 @@ from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.label_scores import fit_in_videos
 from siglip_pipeline.store.models import ModelRow
 from siglip_pipeline.store.search.scope import resolve_scope
-from siglip_pipeline.text.json_form import Rounded3, Rounded6
+from siglip_pipeline.text.json_form import DOCUMENTED, Rounded3, Rounded6
 
 SURE = 0.5
 """A frame has a label when its probability is at least this."""
@@ -21,6 +21,8 @@ SURE = 0.5
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelScore:
     """How well one label fits one video."""
+
+    __pydantic_config__ = DOCUMENTED
 
     label: str
     probability: Rounded6
@@ -36,6 +38,8 @@ class LabelScore:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoLabels:
     """The labels of one video, most probable first; ties in the order they were given."""
+
+    __pydantic_config__ = DOCUMENTED
 
     video: str
     video_id: int

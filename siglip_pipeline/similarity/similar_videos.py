@@ -6,12 +6,14 @@ from typing import Annotated
 from psycopg.rows import class_row
 
 from siglip_pipeline.store.database import Database
-from siglip_pipeline.text.json_form import Rounded3, Rounded6, rounded
+from siglip_pipeline.text.json_form import DOCUMENTED, Rounded3, Rounded6, rounded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedSegment:
     """A segment that two videos share; ``a`` is the video that was registered first."""
+
+    __pydantic_config__ = DOCUMENTED
 
     video_a: str
     video_b: str

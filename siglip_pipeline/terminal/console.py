@@ -11,6 +11,7 @@ from rich.text import Text
 
 from siglip_pipeline.hits import Hit
 from siglip_pipeline.stages.status import PipelineStatus
+from siglip_pipeline.terminal.documents import DatabaseStatus, ListedModel
 from siglip_pipeline.text.json_form import to_json
 from siglip_pipeline.text.timecode import timecode
 from siglip_pipeline.uploads.names import shown
@@ -105,28 +106,32 @@ def status_table(status: PipelineStatus) -> Table:
     return table
 
 
-def database_table(document: dict[str, Any]) -> Table:
+def database_table(status: DatabaseStatus) -> Table:
     """Return the document of ``db status`` as a table."""
     table = Table(show_header=False, box=None)
-    kind = "embedded" if document["embedded"] else "external"
-    table.add_row("database", f"{document['where']} ({kind})")
-    table.add_row("versions", f"Postgres {document['postgres']}, pgvector {document['pgvector']}")
-    table.add_row("size", f"{document['size_bytes'] / 2**20:,.1f} MiB")
-    for name, value in document["settings"].items():
+    kind = "embedded" if status.embedded else "external"
+    table.add_row("database", f"{status.where} ({kind})")
+    table.add_row("versions", f"Postgres {status.postgres}, pgvector {status.pgvector}")
+    table.add_row("size", f"{status.size_bytes / 2**20:,.1f} MiB")
+    for name, value in status.settings.items():
         table.add_row(name, value)
     return table
 
 
-def models_table(models: Iterable[dict[str, Any]]) -> Table:
+def models_table(models: Iterable[ListedModel]) -> Table:
     """Return models with their coverage; the active one is marked."""
     table = Table()
     for column in ("", "model", "key", "dimensions", "embedded", "missing", "failed", "vectors"):
         table.add_column(column, justify="left" if column in ("", "model", "key") else "right")
     for model in models:
         table.add_row(
-            "active" if model["active"] else "",
-            model["name"],
-            model["key"],
-            *(str(model[name]) for name in ("dim", "embedded", "missing", "failed", "vectors")),
+            "active" if model.active else "",
+            model.name,
+            model.key,
+            str(model.dim),
+            str(model.embedded),
+            str(model.missing),
+            str(model.failed),
+            str(model.vectors),
         )
     return table

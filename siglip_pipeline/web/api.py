@@ -13,8 +13,8 @@ from siglip_pipeline.web.query import (
     MAX_ID,
     MAX_SECONDS,
     Filter,
+    HitRange,
     Page,
-    Slice,
     search_picture,
     search_similar,
     search_text,
@@ -110,7 +110,7 @@ def similar(
 
 
 def _answer(
-    request: Request, page: Slice, result: SearchResult, *, has_next: bool = True
+    request: Request, page: HitRange, result: SearchResult, *, has_next: bool = True
 ) -> Response:
     """Return the answer ready to send: FastAPI would validate it again, on another thread."""
     items = request.query_params.multi_items()

@@ -23,7 +23,7 @@ from siglip_pipeline.web.query import (
     MAX_ID,
     MAX_SECONDS,
     Filter,
-    Slice,
+    HitRange,
     search_picture,
     search_similar,
     search_text,
@@ -183,14 +183,14 @@ def _fields(request: Request) -> dict[str, str]:
     return {name: request.query_params.get(name, "")[:200] for name in _FILTERS}
 
 
-def _page_of_hits(services: Services, offset: int) -> Slice:
-    return Slice(min(HITS_PER_PAGE, services.settings.http_max_k), offset)
+def _page_of_hits(services: Services, offset: int) -> HitRange:
+    return HitRange(min(HITS_PER_PAGE, services.settings.http_max_k), offset)
 
 
 def _results(
     request: Request,
     result: SearchResult,
-    page: Slice,
+    page: HitRange,
     filter: SearchFilter,
     began: float,
     **asked: Any,

@@ -67,14 +67,14 @@ async def _filter(
 Filter = Annotated[SearchFilter, Depends(_filter)]
 
 
-class Slice:
-    """Which of the hits are wanted: ``k`` of them, from ``offset`` on."""
+class HitRange:
+    """The requested hits of a result: ``k`` of them, from ``offset`` on."""
 
     def __init__(self, k: int, offset: int) -> None:
         self.k = k
         self.offset = offset
 
-    def check(self, services: Services) -> "Slice":
+    def check(self, services: Services) -> "HitRange":
         """Return itself, if it is within the limits.
 
         Raises:
@@ -104,19 +104,21 @@ class Slice:
         return f"{path}?{urlencode([*kept, ('k', self.k), ('offset', offset)])}"
 
 
-async def _slice(
+async def _hit_range(
     k: Annotated[
         int, Query(ge=1, le=MAX_K, description="How many moments (at most SIGLIP_HTTP_MAX_K).")
     ] = 10,
     offset: Annotated[int, Query(ge=0, le=MAX_K, description="How many to skip.")] = 0,
-) -> Slice:
-    return Slice(k, offset)
+) -> HitRange:
+    return HitRange(k, offset)
 
 
-Page = Annotated[Slice, Depends(_slice)]
+Page = Annotated[HitRange, Depends(_hit_range)]
 
 
-def search_text(services: Services, text: str, page: Slice, filter: SearchFilter) -> SearchResult:
+def search_text(
+    services: Services, text: str, page: HitRange, filter: SearchFilter
+) -> SearchResult:
     """Find moments for words, or for a mix such as ``+"snow" -"people"``.
 
     Raises:
@@ -136,7 +138,7 @@ def search_text(services: Services, text: str, page: Slice, filter: SearchFilter
 
 
 def search_picture(
-    services: Services, pixels_HWC: RgbArray, page: Slice, filter: SearchFilter
+    services: Services, pixels_HWC: RgbArray, page: HitRange, filter: SearchFilter
 ) -> SearchResult:
     """Find moments that look like a picture.
 
@@ -152,7 +154,7 @@ def search_picture(
 
 def search_similar(
     services: Services,
-    page: Slice,
+    page: HitRange,
     filter: SearchFilter,
     *,
     like: str | None,

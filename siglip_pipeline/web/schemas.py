@@ -7,7 +7,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from siglip_pipeline.hits import Hit
+from siglip_pipeline.search import VideoLabels
 from siglip_pipeline.search.results import QueryShown
+from siglip_pipeline.similarity.similar_videos import SharedSegment
 from siglip_pipeline.store.videos import VideoRow, VideoState
 from siglip_pipeline.text.json_form import DOCUMENTED
 
@@ -144,28 +146,10 @@ class VideoDetailAnswer(VideoAnswer):
     moments: list[MomentAnswer]
 
 
-class SharedSegmentAnswer(BaseModel):
-    """A stretch that two videos share; `a` is the one that was known first."""
-
-    video_a: str = Field(examples=["holiday/beach.mp4"])
-    video_b: str = Field(examples=["holiday/beach (copy).mp4"])
-    video_a_id: int
-    video_b_id: int
-    start_a_seconds: float
-    end_a_seconds: float
-    start_b_seconds: float
-    end_b_seconds: float
-    speed: float = Field(description="Seconds of b that pass in a second of a.")
-    score: float = Field(description="Mean cosine of the frames that meet.")
-    evidence: float = Field(description="How many different frames it has.")
-    duplicate: bool = Field(description="Copies, or one is a copy of a part of the other.")
-    covered: float = Field(description="Share of the shorter video that is in the other one.")
-
-
 class DuplicatesAnswer(BaseModel):
     """Stretches that videos share, copies first."""
 
-    segments: list[SharedSegmentAnswer]
+    segments: tuple[SharedSegment, ...]
     next: str | None = Field(examples=["/api/duplicates?limit=50&offset=50"])
 
 
@@ -173,25 +157,6 @@ class HealthAnswer(BaseModel):
     """The process answers."""
 
     status: str = Field(examples=["ok"])
-
-
-class LabelAnswer(BaseModel):
-    """How well one label fits one video."""
-
-    label: str
-    probability: float = Field(description="Of the best frame: SigLIP's sigmoid, 0 to 1.")
-    score: float = Field(description="Cosine similarity of the best frame.")
-    time_seconds: float = Field(description="Of the best frame.")
-    share: float = Field(description="Share of the video's frames that have the label, 0 to 1.")
-
-
-class VideoLabelsAnswer(BaseModel):
-    """The labels of one video, most probable first."""
-
-    video: str = Field(examples=["holiday/beach.mp4"])
-    video_id: int
-    frames: int = Field(description="Frames that were judged.")
-    labels: list[LabelAnswer]
 
 
 class LabelsAnswer(BaseModel):
@@ -202,7 +167,7 @@ class LabelsAnswer(BaseModel):
         description="Share of all judged frames that have each label.",
         examples=[{"a red car": 0.12, "a bridge": 0.4}],
     )
-    videos: list[VideoLabelsAnswer]
+    videos: tuple[VideoLabels, ...]
     total: int = Field(description="Videos in all pages.")
     next: str | None = Field(description="Address of the next page; null at the end.")
 

@@ -7,7 +7,6 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 
 from siglip_pipeline.stages.status import StatusOptions, collect_status
-from siglip_pipeline.text.json_form import to_json
 from siglip_pipeline.web.http_errors import HttpError
 from siglip_pipeline.web.media import VideoId
 from siglip_pipeline.web.query import MAX_ID, Filter
@@ -18,10 +17,8 @@ from siglip_pipeline.web.schemas import (
     FrameAnswer,
     LabelsAnswer,
     MomentAnswer,
-    SharedSegmentAnswer,
     VideoAnswer,
     VideoDetailAnswer,
-    VideoLabelsAnswer,
     VideosAnswer,
 )
 from siglip_pipeline.web.services import CurrentServices, Services, unknown_video
@@ -117,9 +114,7 @@ def duplicates(
     if video_id is not None:
         following["video_id"] = video_id
     return DuplicatesAnswer(
-        segments=[
-            SharedSegmentAnswer(**to_json(segment)) for segment in found[offset : offset + limit]
-        ],
+        segments=tuple(found[offset : offset + limit]),
         next=f"/api/duplicates?{urlencode(following)}" if len(found) > offset + limit else None,
     )
 
@@ -162,7 +157,7 @@ def labels(
     return LabelsAnswer(
         model=report.model,
         labels=report.labels,
-        videos=[VideoLabelsAnswer(**to_json(video)) for video in shown],
+        videos=shown,
         total=len(report.videos),
         next=f"/api/labels?{following}" if more else None,
     )

@@ -1,0 +1,58 @@
+"""Documents of commands that are also shown as tables."""
+
+from dataclasses import dataclass
+
+from siglip_pipeline.store.models import Coverage, ModelRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedModel:
+    """A model with its coverage of the collection."""
+
+    name: str
+    revision: str | None
+    key: str
+    dim: int
+    active: bool
+    generation: int | None
+    embedded: int
+    missing: int
+    failed: int
+    vectors: int
+
+    @classmethod
+    def of(cls, row: ModelRow, coverage: Coverage) -> "ListedModel":
+        """Return a model's row with its coverage."""
+        return cls(
+            name=row.name,
+            revision=row.revision,
+            key=row.key,
+            dim=row.dim,
+            active=row.is_active,
+            generation=row.active_generation,
+            embedded=coverage.embedded,
+            missing=coverage.missing,
+            failed=coverage.failed,
+            vectors=coverage.frames,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelsDocument:
+    """What ``models list --json`` prints."""
+
+    models: tuple[ListedModel, ...]
+    """Oldest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseStatus:
+    """What ``db status --json`` prints."""
+
+    where: str
+    embedded: bool
+    postgres: str
+    pgvector: str
+    size_bytes: int
+    settings: dict[str, str]
+    """Values of the settings that are computed for this machine."""
