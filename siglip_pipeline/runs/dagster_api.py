@@ -71,7 +71,7 @@ class DagsterApi:
         api_key: what `up` asks for where it is set, as in ``SIGLIP_API_KEY``.
 
     Raises:
-        LaunchError: nobody answers there, or the pipeline is not loaded there.
+        LaunchError: no Dagster answers there, or the pipeline is not loaded there.
     """
 
     def __init__(self, url: str, *, part: str | None = None, api_key: Secret | None = None) -> None:

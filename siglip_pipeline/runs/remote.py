@@ -75,7 +75,7 @@ def wait_for_backfills(
 
 
 def _wait_for_job(api: DagsterApi, asset: str, job: str) -> None:
-    # The automation does this too, some seconds later; whoever is second finds nothing to do.
+    # The automation does this too, some seconds later; the second run finds nothing to do.
     run = api.launch_job(job)
     while (status := api.run_status(run)) not in ("SUCCESS", "FAILURE", "CANCELED"):
         time.sleep(_POLL_SECONDS)
