@@ -81,7 +81,7 @@ class DagsterApi:
         self._repository = self._find_repository(self._path(Stage.FRAMES))
 
     def backfill_url(self, backfill_id: str) -> str:
-        """The page that shows a backfill."""
+        """Return the address of the page that shows a backfill."""
         return f"{self._url}/runs/b/{backfill_id}"
 
     def add_partitions(self, partitions_def: str, keys: Sequence[str]) -> None:
@@ -116,7 +116,7 @@ class DagsterApi:
         return str(answer["backfillId"])
 
     def backfill_status(self, backfill_id: str) -> str:
-        """``REQUESTED``, ``COMPLETED_SUCCESS``, …; :data:`FINISHED` holds those that are final.
+        """Return ``REQUESTED``, ``COMPLETED_SUCCESS``, …; :data:`FINISHED` holds the final ones.
 
         Raises:
             RunFailedError: the backfill itself broke, which no video is to blame for.

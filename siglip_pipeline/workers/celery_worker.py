@@ -118,7 +118,7 @@ class StepTask(Task):  # type: ignore[misc]  # Celery has no types
 
 
 def what_the_run_needs(events: Sequence[str]) -> list[str]:
-    """A step's serialized events without those that concern single videos.
+    """Return a step's serialized events without those that concern single videos.
 
     The worker has told Dagster all of them. The run only waits for the step's outcome, and events
     of videos hold pictures: some 20 KB a video that the result backend would keep for a day.
@@ -127,7 +127,7 @@ def what_the_run_needs(events: Sequence[str]) -> list[str]:
 
 
 def worker_app(settings: Settings) -> Celery:
-    """The Celery application of a worker; connects to nothing yet.
+    """Return the Celery application of a worker, not yet connected.
 
     Raises:
         SettingsError: no broker is named.

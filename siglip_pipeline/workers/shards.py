@@ -17,7 +17,7 @@ _DEFINITIONS = ("siglip_pipeline.definitions", "siglip_pipeline.defs")
 
 
 def part_of_run(run: DagsterRun) -> str | None:
-    """The part that a run works on; None where the collection is not divided."""
+    """Return the shard that a run works on; None if the collection is not divided."""
     if run.asset_selection:
         prefix = next(iter(run.asset_selection)).path[:-1]
         return "/".join(prefix) or None
