@@ -77,6 +77,7 @@ def upright_rgb(image: Image.Image, longest_side: int | None = None) -> RgbArray
     colours = ColourDescription.of(image)
     picture = _plain_mode(image, colours)
     if longest_side is not None and max(picture.size) > longest_side:
+        picture = picture.copy() if picture is image else picture
         picture.thumbnail((longest_side, longest_side), Image.Resampling.BICUBIC)
     alpha = picture.getchannel("A") if picture.mode in ("LA", "RGBA") else None
     picture = _in_srgb(picture, colours)
@@ -113,32 +114,33 @@ def _plain_mode(image: Image.Image, colours: ColourDescription) -> Image.Image:
     mode = image.mode
     if mode.startswith(("I", "F")):
         return _eight_bits(image)
-    if mode == "LAB":
-        return image.copy()
-    if mode == "CMYK" and colours.icc_profile:
-        return image.copy()
+    if mode == "LAB" or (mode == "CMYK" and colours.icc_profile):
+        return image
     if image.has_transparency_data:
         return image.convert("LA" if mode in ("LA", "La") else "RGBA")
-    return image.copy() if mode in ("L", "RGB") else image.convert("L" if mode == "1" else "RGB")
+    return image if mode in ("L", "RGB") else image.convert("L" if mode == "1" else "RGB")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Return deep grey as L or LA. Pillow's own conversion cuts off above 255."""
-    values = np.asarray(image, np.float64)
+    values = np.array(image, np.float32)  # changed in place: pictures are large
     bits = getattr(image, "tag_v2", {}).get(BITSPERSAMPLE, (16,))[0]
     if image.mode == "F":  # light from 0 to 1, or whatever its largest is
-        largest = max(1.0, float(np.nanmax(values, initial=0.0)))
-        values = np.nan_to_num(values)
+        np.nan_to_num(values, copy=False)
+        largest = max(1.0, float(values.max(initial=0.0)))
     elif image.mode == "I":
         largest = float(2**32 - 1 if bits == 32 else 2**16 - 1)
-        values = np.where(values < 0, values + 2**32, values) if bits == 32 else values
+        if bits == 32:
+            values[values < 0] += 2**32
     else:
         largest = float(2 ** min(bits, 16) - 1)
-    grey = np.rint(np.clip(values * (255 / largest), 0, 255)).astype(np.uint8)
-    picture = Image.fromarray(grey)
+    values *= 255 / largest
+    np.clip(values, 0, 255, out=values)
+    picture = Image.fromarray(np.rint(values, out=values).astype(np.uint8))
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
-        picture.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+        opaque = np.asarray(image) != transparent
+        picture.putalpha(Image.fromarray(opaque.astype(np.uint8) * np.uint8(255)))
     return picture
 
 
