@@ -161,7 +161,7 @@ class Child:
                 self._take(message)
         except (EOFError, OSError):
             self._fail(*self._death())
-        except (WireError, ValueError, TypeError):
+        except (WireError, ValueError, TypeError, RecursionError):
             self._fail("the decoder gave an answer that makes no sense; the file is damaged")
         now, limits = time.monotonic(), self._limits
         if self._outcome is None and now > self._late_at:
@@ -225,7 +225,7 @@ class Child:
 
     def _take(self, message: bytes) -> None:
         kind, value = json.loads(message)
-        if kind == "ready":
+        if kind == "ready" and self.sandbox is None:
             self.sandbox = dict(value)
             self._set_deadlines(first=True)
             self._limit_resources()

@@ -135,7 +135,7 @@ def _decode(child: Child, job: PictureJob, data: bytes, seconds: float) -> RgbAr
                 raise ValueError("the file has become shorter")
         except JobError as error:
             raise _query_error(error, seconds) from error
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, ArithmeticError) as error:
             child.end()
             raise QueryError("the picture is damaged and cannot be read") from error
     return pixels_HWC

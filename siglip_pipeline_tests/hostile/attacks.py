@@ -72,6 +72,19 @@ class BabbleJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RepeatJob:
+    """Sends a message to the parent, a few times a second, past all that writes proper ones."""
+
+    message: bytes
+
+    def perform(self, descriptors: Sequence[int], progress: Progress) -> Any:
+        """Never ends."""
+        while True:
+            progress._wire.send(self.message)  # type: ignore[attr-defined]
+            time.sleep(0.2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BurnJob:
     """Keeps several threads busy, and says that it goes on."""
 

@@ -26,6 +26,7 @@ from siglip_pipeline_tests.hostile.attacks import (
     BabbleJob,
     BurnJob,
     EnvironmentJob,
+    RepeatJob,
     SayJob,
 )
 
@@ -117,6 +118,14 @@ def test_landlock_alone_refuses_files_and_tcp() -> None:
 def test_a_child_that_never_stops_talking_is_ended() -> None:
     with attacked_child() as child, pytest.raises(JobError, match="longer than 1 s"):
         child.run(BabbleJob(), Limits(total_seconds=1))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("message", [b'["done", ' + b"[" * 300_000, b'["ready", {}]'])
+def test_no_message_stops_the_parent_or_its_clock(message: bytes) -> None:
+    """JSON nested too deeply to be read; a child that says again and again that it begins."""
+    with attacked_child() as child, pytest.raises(JobError):
+        child.run(RepeatJob(message=message), Limits(total_seconds=1))
 
 
 @needs_linux
