@@ -319,8 +319,8 @@ def sockets_of(process: psutil.Process) -> list[str]:
 
 
 def test_a_memory_bomb_costs_one_video(uploads: UploadStore, frame_store: FrameStore) -> None:
-    # 150 KB of PNG that become 330 MB of pixels.
-    Image.new("L", (11_000, 10_000)).save(folder(uploads) / "bomb.png")
+    # 400 KB of PNG that become 440 MB of pixels.
+    Image.new("RGB", (11_000, 10_000)).save(folder(uploads) / "bomb.png")
     render(folder(uploads) / "good.mp4", frames=30)
     options = dataclasses.replace(OPTIONS, memory_mib=300)
     outcome = run_batch(uploads, frame_store, options=options, workers=1)
