@@ -5,7 +5,7 @@
     service = SearchService(database, SearchOptions.from_settings(settings))
     service.by_text("a red car", k=5, filter=SearchFilter(videos=("holiday/**",)))
 
-docs/search.md explains what is found and how. The room owns queries, from their parsing to their
+docs/search.md explains the results. The room owns queries, from their parsing to their
 hits, and labels; it imports `store` and the rooms below it, no Dagster.
 """
 

@@ -1,4 +1,4 @@
-"""Queries to vectors, with the model that the stored vectors are of. N items, D dimensions."""
+"""Embed queries with the model of the stored vectors. N items, D dimensions."""
 
 import threading
 from collections import OrderedDict
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from siglip_pipeline.siglip.model import SiglipModel
 
 TEXTS_KEPT = 2048
-"""Vectors of the texts asked for last: 9 MB at 1,152 dimensions."""
+"""Texts whose vectors are cached: 9 MB at 1,152 dimensions."""
 
 
 class QueryEmbedder:
-    """Embeds texts and pictures; loads each tower of the model when it is first needed.
+    """Embed texts and pictures; load each tower of the model on first use.
 
-    Thread-safe. A server that wants to embed the texts of several requests at once derives from
-    this class, overrides :meth:`texts`, and gives its own to :class:`.SearchService`.
+    Thread-safe. To embed the texts of several requests in one batch, a server can derive from this
+    class, override :meth:`texts`, and pass its own object to :class:`.SearchService`.
 
     Args:
-        options: the device and dtype. The model is whatever a call names.
-        picture_seconds: decoding one picture may take so long.
+        options: the device and dtype. Each call names the model.
+        picture_seconds: time limit for decoding one picture.
     """
 
     def __init__(self, options: ModelOptions, *, picture_seconds: float = SECONDS) -> None:
@@ -39,22 +39,22 @@ class QueryEmbedder:
         self._lock = threading.Lock()
 
     def load(self, model: ModelRow, tower: Literal["text", "image"] = "text") -> None:
-        """Load a tower now, so that the first query need not wait for it.
+        """Load a tower now, so that the first query does not wait for it.
 
         Raises:
             ModelError: the model cannot be found, loaded, or put on the device.
-            QueryError: the files are not those that the stored vectors were made with.
+            QueryError: the files are not those that embedded the stored vectors.
         """
         self._model(model, tower)
 
     def texts(self, model: ModelRow, texts: Sequence[str]) -> FloatArray:
-        """Unit vectors [N, D] of texts; those asked for lately are remembered.
+        """Return the unit vectors [N, D] of texts; cache the last ones.
 
         Raises:
             ModelError: the model cannot be found, loaded, or put on the device.
-            QueryError: the files are not those that the stored vectors were made with.
+            QueryError: the files are not those that embedded the stored vectors.
         """
-        # The text tower reads lower case, so that case makes no other vector.
+        # The text tower gets lower case, so texts that differ in case have the same vector.
         keys = [(model.key, text.lower()) for text in texts]
         found: dict[tuple[str, str], FloatArray] = {}
         with self._lock:
@@ -73,15 +73,15 @@ class QueryEmbedder:
         return np.stack([found[key] for key in keys])
 
     def embed_texts(self, model: ModelRow, texts: Sequence[str]) -> FloatArray:
-        """As :meth:`texts`, by the model, whatever is remembered."""
+        """Return the unit vectors [N, D] of texts, without the cache."""
         siglip = self._model(model, "text")
-        # torch takes seconds to import and only texts and pictures need it.
+        # Imported here, as torch takes seconds and only texts and pictures need it.
         from siglip_pipeline.siglip.embeddings import extract_text_embeddings
 
         return extract_text_embeddings(texts, model=siglip)
 
     def images(self, model: ModelRow, images: Sequence[Picture]) -> FloatArray:
-        """Unit vectors [N, D] of pictures: files, their bytes, or pixels, uint8 [H, W, 3].
+        """Return the unit vectors [N, D] of pictures: files, bytes, or pixels, uint8 [H, W, 3].
 
         Raises:
             ModelError: the model cannot be found, loaded, or put on the device.
@@ -104,7 +104,7 @@ class QueryEmbedder:
         siglip = get_model(options, tower=tower)
         if siglip.spec.key != model.key:
             raise QueryError(
-                f"{model.name} is not what the indexed vectors were made with any more "
+                f"the files of {model.name} have changed since the indexed vectors were made "
                 f"({siglip.spec.key}, they are of {model.key}): put the old files back, or index "
                 "the videos again"
             )

@@ -1,4 +1,4 @@
-"""Hits as files: a thumbnail each, or the moment cut out of its video."""
+"""Export hits as files: a thumbnail each, or the moment as a clip."""
 
 import re
 from collections.abc import Iterable
@@ -17,14 +17,14 @@ from siglip_pipeline.video.frame_store import FrameStore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """What became of one hit."""
+    """The outcome for one hit."""
 
     video: str
     time_seconds: Rounded3
     path: Path | None
-    """The file; None when it could not be made."""
+    """The file; None if it could not be written."""
     reason: str | None
-    """Why there is none."""
+    """Why there is no file."""
 
 
 def export_hits(
@@ -39,15 +39,15 @@ def export_hits(
     """Write hits to a folder, numbered in their order; a hit that fails does not stop the others.
 
     Args:
-        hits: best first.
-        folder: made if missing; files of the same name are replaced.
-        frames: where stored frames are.
-        uploads: where the videos are that clips are cut from.
-        clips: cut the moments out of the uploads (MP4, no sound), instead of thumbnails (JPEG).
-        decode: how clips are cut; None: as the settings have it by default.
+        hits: the hits, best first.
+        folder: created if missing; files of the same name are replaced.
+        frames: the stored frames, for thumbnails.
+        uploads: the uploads, for clips.
+        clips: write the moments as clips (MP4, no sound) instead of thumbnails (JPEG).
+        decode: how clips are cut; None for the defaults of the settings.
 
     Raises:
-        QueryError: the folder cannot be made.
+        QueryError: the folder cannot be created or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,5 +83,5 @@ def export_hits(
 
 
 def _plain(video: str) -> str:
-    """A video's path as part of a file name, on any system."""
+    """Return a video's path as a part of a file name that is valid on any system."""
     return re.sub(r"[^\w.-]+", "_", video, flags=re.ASCII)[-80:].strip("._-") or "video"

@@ -1,4 +1,4 @@
-"""Zero-shot labels: which words fit which videos, each judged by itself."""
+"""Zero-shot labels: score how well each label fits each video, independently of the others."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from siglip_pipeline.store.search.scope import resolve_scope
 from siglip_pipeline.text.json_form import DOCUMENTED, Rounded3, Rounded6
 
 SURE = 0.5
-"""A frame has a label when its probability is at least this."""
+"""A frame has a label if its probability is at least this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,11 +26,11 @@ class LabelScore:
 
     label: str
     probability: Rounded6
-    """Of the best frame: SigLIP's sigmoid. Probabilities of several labels do not add up to 1."""
+    """SigLIP's sigmoid for the best frame. Probabilities of several labels do not add up to 1."""
     score: Rounded6
     """Cosine similarity of the best frame."""
     time_seconds: Rounded3
-    """Where the best frame is."""
+    """Time of the best frame."""
     share: Rounded6
     """Share of the video's frames that have the label, 0 to 1."""
 
@@ -44,23 +44,23 @@ class VideoLabels:
     video: str
     video_id: int
     frames: int
-    """Frames that were judged."""
+    """Frames that were scored."""
     labels: tuple[LabelScore, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelReport:
-    """Labels over some videos, or all of them."""
+    """The labels of some videos, or of all."""
 
     model: str
     labels: dict[str, Rounded6]
-    """Share of all judged frames that have each label, 0 to 1; 0 where none were judged."""
+    """Share of all scored frames that have each label, 0 to 1; 0 if none were scored."""
     videos: tuple[VideoLabels, ...]
-    """By path."""
+    """The videos, sorted by path."""
 
 
 def label_sentences(labels: Sequence[str], template: str = PROMPT_TEMPLATE) -> list[str]:
-    """The sentences that are compared with the frames.
+    """Return the sentences that are compared with the frames.
 
     Raises:
         QueryError: no labels, an empty or a repeated one, or a template without ``{label}``.
@@ -81,7 +81,7 @@ def label_videos(
     vectors_LD: FloatArray,
     filter: SearchFilter,
 ) -> LabelReport:
-    """Judge every frame in scope by the vector of each label; see :meth:`.SearchService.label`."""
+    """Score every frame in scope against each label's vector; see :meth:`.SearchService.label`."""
     sure = SURE if filter.min_probability is None else filter.min_probability
     by_video: dict[str, tuple[int, int, list[LabelScore]]] = {}
     with database.snapshot() as connection:

@@ -1,4 +1,4 @@
-"""Cosines and probabilities of a model, both ways."""
+"""Convert between a model's cosines and probabilities."""
 
 import math
 
@@ -7,12 +7,12 @@ from siglip_pipeline.store.models import ModelRow
 
 
 def probability_of(score: float, model: ModelRow) -> float:
-    """SigLIP's sigmoid of a cosine: how probable it is that a text fits."""
+    """Return the probability that a text fits: SigLIP's sigmoid of the cosine."""
     return float(similarity.probability(score, model.logit_scale, model.logit_bias))
 
 
 def score_of(probability: float, model: ModelRow) -> float:
-    """The cosine at which a text has this probability: the sigmoid backwards."""
+    """Return the cosine at which a text has this probability: the inverse sigmoid."""
     if probability <= 0:
         return -2.0
     logit = math.inf if probability >= 1 else math.log(probability / (1 - probability))

@@ -1,4 +1,4 @@
-"""Pictures that somebody searches by: read in a process of their own, refused with a reason."""
+"""Decode the pictures of queries in a child process; refuse what cannot be read."""
 
 import functools
 from pathlib import Path
@@ -21,8 +21,8 @@ def read_picture(
 
     Args:
         image: a file, or its bytes.
-        max_pixels: a larger one is refused by its header: a small file may hold a huge picture.
-        seconds: what decoding it may take.
+        max_pixels: refuse a picture whose header declares more: a small file may hold a huge one.
+        seconds: time limit for decoding.
 
     Raises:
         PictureTooLargeError: it has more pixels.
@@ -36,7 +36,7 @@ def read_picture(
 
 @functools.cache
 def _decoder() -> PictureDecoder:
-    """One for the whole process: its children are started when they are needed."""
+    """Return the decoder of this process; it starts its children on demand."""
     return PictureDecoder()
 
 

@@ -1,4 +1,4 @@
-"""The terms of a mixed query, and how people write them: ``+"snow" -"people"^0.5``."""
+"""The terms of a mixed query, and their syntax: ``+"snow" -"people"^0.5``."""
 
 import math
 import re
@@ -44,7 +44,7 @@ class ImageTerm:
 
     @property
     def name(self) -> str:
-        """For messages and the query of a result."""
+        """Return a name for messages and for the query of a result."""
         if isinstance(self.image, bytes):
             return f"{len(self.image)} bytes"
         if isinstance(self.image, Path):
@@ -75,20 +75,20 @@ def _check_weight(what: str, weight: float) -> None:
 
 
 def check_terms(terms: Sequence[QueryTerm]) -> None:
-    """Refuse what cannot be searched for.
+    """Refuse terms that cannot be searched for.
 
     Raises:
-        QueryError: there are no terms, or none says what to look for.
+        QueryError: no term has a positive weight.
     """
     if not any(term.weight > 0 for term in terms):
         raise QueryError(f"a query needs at least one term to look for, {_EXAMPLE}")
 
 
 def parse_query(text: str) -> list[TextTerm]:
-    r"""Read a query as a person writes it.
+    r"""Parse the text of a query.
 
-    A text that begins with ``+"`` or ``-"`` is a mix: quoted texts, each with a sign, and after it
-    ``^WEIGHT`` if it should count more or less than 1. In quotes, ``\"`` is a quotation mark and
+    A text that begins with ``+"`` or ``-"`` is a mix: quoted texts, each with a sign, and with an
+    optional ``^WEIGHT`` (default 1). In quotes, ``\"`` is a quotation mark and
     ``\\`` a backslash. Any other text is one term, as it is.
 
     >>> parse_query('+"snow" -"people"^0.5')
@@ -97,7 +97,7 @@ def parse_query(text: str) -> list[TextTerm]:
     [TextTerm(text='a red-haired woman', weight=1.0)]
 
     Raises:
-        QueryError: an empty text, or a mix with a fault, which the message shows.
+        QueryError: an empty text, or a mix with a syntax error, which the message shows.
     """
     if not _IS_MIX.match(text):
         return [TextTerm(text)]

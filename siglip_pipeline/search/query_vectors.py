@@ -1,4 +1,4 @@
-"""The vectors of a query: what its terms say, under one model.
+"""Compute the vectors of a query under one model.
 
 Shapes: Q vectors of one query, T terms of a mix, M moments of a clip, D dimensions.
 """
@@ -19,12 +19,12 @@ from siglip_pipeline.store.moments import cut_moments
 from siglip_pipeline.store.vectors import StoredVector, VectorStore
 
 _TEXT_LOGITS = 2.0
-"""Moments in a row are one answer to a text when their logits differ by at most this: when the odds
+"""Neighbouring moments are one hit for a text if their logits differ by at most this: if the odds
 of the best are at most 7 times those of the others."""
 _PICTURE_COSINE = 0.05
-"""… and to a picture when their cosines do; half of what a moment spans at the usual threshold."""
+"""Neighbouring moments are one hit for a picture if their cosines differ by at most this."""
 _CLIP_VECTORS = 8
-"""Of a long clip, so many of its longest moments count."""
+"""The number of a clip's longest moments that form the query."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,19 +33,19 @@ class QueryVectors:
 
     query_QD: FloatArray
     within: float
-    """Cosine by which the scores of neighbours in one moment may differ."""
+    """Cosine by which the scores of neighbouring moments in one hit may differ."""
     texts_TD: FloatArray | None = None
-    """Texts of a mix, by which its probability is judged; None: the score itself says."""
+    """Texts of a mix, which give its probability; None to derive it from the score."""
     negative: tuple[bool, ...] = ()
     """Which of these texts must not fit."""
 
 
 class QueryVectorizer:
-    """Makes the vectors of queries.
+    """Compute the vectors of queries.
 
     Args:
-        embedder: of texts and pictures.
-        vectors: where those of moments are stored.
+        embedder: embeds texts and pictures.
+        vectors: the stored vectors of moments.
     """
 
     def __init__(self, embedder: QueryEmbedder, vectors: VectorStore) -> None:
@@ -53,16 +53,16 @@ class QueryVectorizer:
         self._vectors = vectors
 
     def text(self, model: ModelRow, text: str) -> QueryVectors:
-        """Of words."""
+        """Return the vectors of a text."""
         return QueryVectors(query_QD=self._embedder.texts(model, [text]), within=text_within(model))
 
     def image(self, model: ModelRow, image: Picture) -> QueryVectors:
-        """Of a picture."""
+        """Return the vectors of a picture."""
         vectors_QD = self._embedder.images(model, [image])
         return QueryVectors(query_QD=vectors_QD, within=_PICTURE_COSINE)
 
     def frame(self, model: ModelRow, video: str, seconds: float) -> StoredVector:
-        """The stored frame nearest to a time.
+        """Return the stored frame nearest to a time.
 
         Raises:
             QueryError: the video has no vectors.
@@ -75,11 +75,11 @@ class QueryVectorizer:
         return frame
 
     def moment(self, frame: StoredVector) -> QueryVectors:
-        """Of a stored frame."""
+        """Return the vectors of a stored frame."""
         return QueryVectors(query_QD=frame.embedding_D[None], within=_PICTURE_COSINE)
 
     def clip(self, model: ModelRow, frames: FrameBatch) -> QueryVectors:
-        """Of the moments of a clip."""
+        """Return the vectors of the longest moments of a clip."""
         moments = cut_moments(
             self._embedder.images(model, frames.jpegs),
             frames.frame_index_N,
@@ -91,10 +91,10 @@ class QueryVectorizer:
         return QueryVectors(query_QD=moments.means_MD[longest], within=_PICTURE_COSINE)
 
     def mix(self, model: ModelRow, terms: Sequence[QueryTerm]) -> QueryVectors:
-        """Of the weighted sum of several terms.
+        """Return the vectors of the weighted sum of several terms.
 
         Raises:
-            QueryError: they cancel each other.
+            QueryError: the terms cancel each other.
         """
         texts = [term for term in terms if isinstance(term, TextTerm)]
         images = [term for term in terms if isinstance(term, ImageTerm)]
@@ -125,5 +125,5 @@ class QueryVectorizer:
 
 
 def text_within(model: ModelRow) -> float:
-    """Cosine that scores of neighbouring moments may differ by and be one hit, for a text."""
+    """Return by how much the scores of neighbouring moments in one hit may differ, for a text."""
     return _TEXT_LOGITS / math.exp(model.logit_scale)

@@ -1,4 +1,4 @@
-"""What a search answers: the query as it was understood, and hits with their probabilities.
+"""The result of a search: the query as it was interpreted, and hits with their probabilities.
 
 Shapes: T texts of a mix, K hits.
 """
@@ -23,7 +23,7 @@ from siglip_pipeline.text.json_form import DOCUMENTED, Given
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TermShown:
-    """A term of a mix: one of the three, and how much it counts."""
+    """A term of a mix: one of text, image and like, and its weight."""
 
     __pydantic_config__ = DOCUMENTED
 
@@ -35,17 +35,17 @@ class TermShown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryShown:
-    """A query as it was understood; what it does not say is None, and not in its JSON."""
+    """A query as it was interpreted; unused fields are None, and absent from its JSON."""
 
     __pydantic_config__ = DOCUMENTED
 
     text: Given[str] = None
     image: Given[str] = None
     like: Given[Moment] = None
-    """The stored frame that was looked for."""
+    """The stored frame that was the query."""
     clip: Given[str] = None
     clip_frames: Given[int] = None
-    """How many of its frames were looked at."""
+    """How many frames of the clip were sampled."""
     mix: Given[tuple[TermShown, ...]] = None
     k: Given[int] = None
     filter: Given[SearchFilter] = None
@@ -54,17 +54,17 @@ class QueryShown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
-    """The answer to one query, best hit first."""
+    """The result of one query, best hit first."""
 
     query: QueryShown
     model: str
     """Name of the model whose vectors were searched."""
     hits: tuple[Hit, ...] = ()
-    """Empty where nothing is as probable as was asked for: nothing here."""
+    """Empty if no moment is probable enough."""
 
 
 def shown(term: QueryTerm) -> TermShown:
-    """Return a term as the ``query`` of a result shows it."""
+    """Return a term in the form of the ``query`` of a result."""
     if isinstance(term, TextTerm):
         return TermShown(text=term.text, weight=term.weight)
     if isinstance(term, ImageTerm):
@@ -74,11 +74,11 @@ def shown(term: QueryTerm) -> TermShown:
 
 
 class HitFinder:
-    """Finds the moments nearest to a query's vectors, and judges how probable each is.
+    """Find the moments nearest to a query's vectors, with the probability of each.
 
     Args:
-        database: where vectors are.
-        min_probability: hides what is less probable, where the filter does not say.
+        database: holds the vectors.
+        min_probability: hides less probable hits, unless the filter sets its own minimum.
     """
 
     def __init__(self, database: Database, *, min_probability: float) -> None:
@@ -92,7 +92,7 @@ class HitFinder:
         """Return the ``k`` best moments that are probable enough, best first.
 
         Raises:
-            ActiveModelChangedError: the model is not the one that search answers with any more.
+            ActiveModelChangedError: the model is not the active one any more.
         """
         least = filter.min_probability
         least = self._min_probability if least is None else least
@@ -104,21 +104,21 @@ class HitFinder:
             return tuple(self._moments.search(model, request, must_be_active=True))
         while True:
             found = self._moments.search(model, request, must_be_active=True)
-            judged = self._judged(model, vectors.texts_TD, vectors.negative, found)
-            hits = tuple(hit for hit in judged if hit.probability >= least)
-            # The texts may hide some: then there are more to look at.
+            rated = self._with_probabilities(model, vectors.texts_TD, vectors.negative, found)
+            hits = tuple(hit for hit in rated if hit.probability >= least)
+            # Hits that the texts make improbable are hidden: search for more.
             if len(hits) >= k or len(found) < request.k or request.k == MAX_K:
                 return hits[:k]
             request = replace(request, k=min(4 * request.k, MAX_K))
 
-    def _judged(
+    def _with_probabilities(
         self,
         model: ModelRow,
         texts_TD: FloatArray,
         negative: Sequence[bool],
         hits: Sequence[Hit],
     ) -> Iterator[Hit]:
-        """The same hits, each as probable as that all texts fit and no negative one does."""
+        """Yield the hits with the probability that all texts fit and no negative one does."""
         if not hits:
             return
         places = [(hit.video_id, hit.frame_index) for hit in hits]

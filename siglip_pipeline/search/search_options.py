@@ -1,4 +1,4 @@
-"""How searches run: which device embeds queries, and which hits are hidden."""
+"""Options of searches: the device that embeds queries, and which hits are hidden."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchOptions:
-    """The choices of a :class:`~siglip_pipeline.search.SearchService`."""
+    """The options of a :class:`~siglip_pipeline.search.SearchService`."""
 
     model: ModelOptions
-    """Device and dtype; which model embeds a query is decided by the index."""
+    """Device and dtype; the index decides which model embeds a query."""
     decode: DecodeOptions = field(default_factory=DecodeOptions)
-    """How a clip that somebody searches with is decoded."""
+    """How the clip of a query is decoded."""
     picture_seconds: float = 5.0
-    """Decoding a picture that somebody searches with may take so long."""
+    """Time limit for decoding the picture of a query."""
     min_probability: float = 0.0
     """Hide hits that are less probable; 0 hides none."""
     uploads: str = "SIGLIP_UPLOADS"
-    """Where uploads go, for the message that nothing is indexed yet."""
+    """The place of uploads, for the message that nothing is indexed yet."""
 
     @classmethod
     def from_settings(cls, settings: "Settings") -> "SearchOptions":

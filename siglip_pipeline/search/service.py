@@ -1,4 +1,4 @@
-"""The one way to search, for Python, the command line and HTTP alike."""
+"""Search, for Python, the command line and HTTP."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,28 +21,28 @@ from siglip_pipeline.store.search.moment_search import ActiveModelChangedError
 from siglip_pipeline.store.vectors import VectorStore
 
 DEFAULT_K = 10
-PROMOTIONS_HEEDED = 5
-"""A search whose model is not the active one any more is tried again so often."""
+MAX_PROMOTIONS = 5
+"""How often a search is repeated because another model was promoted meanwhile."""
 
 _Embedded = tuple[QueryShown, QueryVectors]
-"""A query as it was understood, and its vectors."""
+"""A query as it was interpreted, and its vectors."""
 
 
 class SearchService:
-    """Answers queries over the active model's vectors. Thread-safe; keep one for many queries.
+    """Search the active model's vectors. Thread-safe; reuse one object for many queries.
 
-    Text loads the text tower on first use; a picture or a clip loads the image tower; another
-    moment loads no model at all. Every method takes ``k``, at most :data:`MAX_K`, and a
+    A text loads the text tower on first use, a picture or a clip the image tower; a moment of a
+    stored video loads no model. Every method takes ``k``, at most :data:`MAX_K`, and a
     :class:`.SearchFilter`; ``videos`` is a short way to set the filter's.
 
     Args:
         database: an open database.
-        options: says on which device queries are embedded, and which hits are hidden
-            (``search_min_probability``). The model is the active one of the database, whatever
-            ``model_name`` says: a query must meet vectors of its own kind.
-        embedder: makes the vectors of queries; None: a :class:`.QueryEmbedder` of its own.
+        options: the device that embeds queries, and which hits are hidden
+            (``search_min_probability``). The model is the active one of the database, not the one
+            of ``model_name``, as vectors of different models cannot be compared.
+        embedder: embeds queries; None for a new :class:`.QueryEmbedder`.
 
-    Every search raises :class:`.QueryError` for a query that makes no sense, and
+    Every search raises :class:`.QueryError` for an invalid query, and
     :class:`.NothingIndexedError` before the first index is published.
     """
 
@@ -59,7 +59,7 @@ class SearchService:
         self._active: ModelRow | None = None
 
     def load(self, tower: Literal["text", "image"] = "text") -> None:
-        """Load a tower of the model now, so that the first query need not wait for it.
+        """Load a tower of the model now, so that the first query does not wait for it.
 
         Raises:
             NothingIndexedError: there is no active model yet.
@@ -68,12 +68,12 @@ class SearchService:
         self._embedder.load(self.active_model(), tower)
 
     def active_model(self) -> ModelRow:
-        """The model that search answers with, as last seen; a search notices when it changes.
+        """Return the active model, as last read; a search notices if it has changed.
 
         Raises:
             NothingIndexedError: no index has been published yet.
         """
-        # A local name: another thread may forget the model at any time.
+        # A local name, as another thread may reset the attribute at any time.
         active = self._active or ModelStore(self._database).active()
         if active is None:
             raise NothingIndexedError(
@@ -92,20 +92,20 @@ class SearchService:
         videos: Sequence[str] | None = None,
         filter: SearchFilter | None = None,
     ) -> SearchResult:
-        """Moments that show what the text says.
+        """Return moments that show what a text describes.
 
         Args:
-            text: free text, in the words one would use for a caption; taken as it is. For
+            text: free text, such as a caption, used as it is. For
                 ``+"snow" -"people"`` see :meth:`by_mix` and :func:`.parse_query`.
-            k: how many moments at the most.
-            videos: search these only: paths and globs.
+            k: the largest number of hits.
+            videos: search only these: paths and globs.
             filter: what may be returned.
 
         Raises:
             QueryError: the text is empty or ``k`` is out of range.
             NothingIndexedError: no index has been published yet.
         """
-        TextTerm(text)  # refuses an empty one
+        TextTerm(text)  # refuses an empty text
 
         def embed(model: ModelRow) -> _Embedded:
             return QueryShown(text=text), self._vectorizer.text(model, text)
@@ -120,15 +120,15 @@ class SearchService:
         videos: Sequence[str] | None = None,
         filter: SearchFilter | None = None,
     ) -> SearchResult:
-        """Moments that look like a picture.
+        """Return moments that resemble a picture.
 
         Args:
             image: a file, its bytes, or pixels, uint8 [H, W, 3]. Files and bytes are decoded in a
-                process of their own (``picture_seconds``).
-            k: how many moments at the most.
-            videos: search these only: paths and globs.
-            filter: what may be returned. Probabilities are made for texts: pictures of the same
-                thing have nearly all 1.
+                child process (``picture_seconds``).
+            k: the largest number of hits.
+            videos: search only these: paths and globs.
+            filter: what may be returned. Probabilities are calibrated for texts: similar pictures
+                nearly all have 1.
 
         Raises:
             QueryError: the file is missing, is no picture or takes too long to decode, or ``k`` is
@@ -151,13 +151,13 @@ class SearchService:
         videos: Sequence[str] | None = None,
         filter: SearchFilter | None = None,
     ) -> SearchResult:
-        """Moments that look like another moment; nothing is decoded, no model is loaded.
+        """Return moments that resemble another moment, without decoding or loading a model.
 
         Args:
             video: path below UPLOADS.
             seconds: the stored frame nearest to this time is the query.
-            k: how many moments at the most.
-            videos: search these only: paths and globs.
+            k: the largest number of hits.
+            videos: search only these: paths and globs.
             filter: what may be returned.
 
         Raises:
@@ -180,16 +180,16 @@ class SearchService:
         videos: Sequence[str] | None = None,
         filter: SearchFilter | None = None,
     ) -> SearchResult:
-        """Moments that look like some part of a short video file.
+        """Return moments that resemble a section of a short video file.
 
-        The clip is decoded as uploads are, in a watched process, and cut into moments as they are.
-        A moment scores what the nearest part of the clip says, so that a clip of several shots
-        finds the place where they follow each other as one moment.
+        The clip is decoded and cut into moments as uploads are. A moment scores by the nearest
+        section of the clip, so a clip of several shots finds the place where they follow each
+        other as one hit.
 
         Args:
-            clip: a video file; of a long one, the longest eight shots count.
-            k: how many moments at the most.
-            videos: search these only: paths and globs.
+            clip: a video file; its eight longest moments form the query.
+            k: the largest number of hits.
+            videos: search only these: paths and globs.
             filter: what may be returned.
 
         Raises:
@@ -213,17 +213,17 @@ class SearchService:
         videos: Sequence[str] | None = None,
         filter: SearchFilter | None = None,
     ) -> SearchResult:
-        """Moments that fit several terms at once: texts, pictures and moments, each weighted.
+        """Return moments that fit several weighted terms: texts, pictures and moments.
 
-        The query is the sum of the terms' unit vectors times their weights, brought to length 1;
-        ``score`` is the cosine with it. ``probability`` is judged by the texts alone: that each
-        with a positive weight fits and none with a negative one does, as if they were independent.
+        The query is the normalised sum of the terms' unit vectors times their weights; ``score``
+        is the cosine with it. ``probability`` is that all texts with a positive weight fit and none
+        with a negative weight does, computed as if they were independent.
 
         Args:
             terms: at least one with a positive weight; :func:`.parse_query` reads them from
                 ``+"snow" -"people"``.
-            k: how many moments at the most.
-            videos: search these only: paths and globs.
+            k: the largest number of hits.
+            videos: search only these: paths and globs.
             filter: what may be returned.
 
         Raises:
@@ -248,22 +248,22 @@ class SearchService:
         filter: SearchFilter | None = None,
         template: str = PROMPT_TEMPLATE,
     ) -> LabelReport:
-        """Which labels fit which videos: zero-shot, every frame in scope is looked at.
+        """Score how well labels fit videos: zero-shot, over every frame in scope.
 
         Args:
             labels: nouns, such as ``"a red car"``.
             videos: label these only: paths and globs.
-            filter: which videos and times; ``min_probability`` (default 0.5) is what a frame needs
-                to have a label; ``max_per_video`` has no meaning here.
-            template: sentence with ``{label}`` in it.
+            filter: which videos and times; a frame has a label from ``min_probability`` (default
+                0.5) on; ``max_per_video`` is ignored.
+            template: a sentence with ``{label}`` in it.
 
         Raises:
-            QueryError: labels or a template that make no sense.
+            QueryError: invalid labels, or an invalid template.
             NothingIndexedError: no index has been published yet.
         """
         chosen = (filter or SearchFilter()).narrowed_to(videos)
         sentences = label_sentences(labels, template)
-        self._active = None  # no search follows that would notice another model
+        self._active = None  # labels do not notice a promoted model as a search does: read it again
         model = self.active_model()
         vectors_LD = self._embedder.texts(model, sentences)
         return label_videos(self._database, model, labels, vectors_LD, chosen)
@@ -291,10 +291,10 @@ class SearchService:
         filter: SearchFilter | None,
     ) -> SearchResult:
         if not 1 <= k <= MAX_K:
-            raise QueryError(f"k={k}: between 1 and {MAX_K} hits can be asked for")
+            raise QueryError(f"k={k}: between 1 and {MAX_K} hits can be requested")
         chosen = (filter or SearchFilter()).narrowed_to(videos)
         limits = None if chosen == SearchFilter() else chosen
-        for _ in range(PROMOTIONS_HEEDED):
+        for _ in range(MAX_PROMOTIONS):
             model = self.active_model()
             query, vectors = embed(model)
             try:
@@ -305,6 +305,6 @@ class SearchService:
             query = replace(query, k=k, filter=limits)
             return SearchResult(query=query, model=model.name, hits=hits)
         raise ModelChangedError(
-            f"another model was promoted each of the {PROMOTIONS_HEEDED} times that this search "
+            f"another model was promoted each of the {MAX_PROMOTIONS} times that this search "
             "was tried; search again when `siglip-pipeline models` shows one that stays active"
         )

@@ -1,6 +1,6 @@
-"""What a model may ask for: numbers far beyond every model of this family are refused unread.
+"""Limit what a config.json may ask for: refuse numbers far beyond every model of this family.
 
-A config of a few bytes could otherwise ask for terabytes of memory, or for layers without end.
+Otherwise a config of a few bytes could ask for terabytes of memory, or for millions of layers.
 """
 
 from collections.abc import Mapping
@@ -21,14 +21,14 @@ LIMITS: Final = {
     "vocab_size": 4_194_304,
     "max_position_embeddings": 8_192,
 }
-"""Largest value by name, each several times what the largest SigLIP has."""
+"""The largest value by name, each several times that of the largest SigLIP model."""
 
 
 def check_bounds(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a config.json whose towers are none, or too large.
+    """Refuse a config.json whose towers are not objects, or too large.
 
     Raises:
-        UnsupportedModelError: naming the value and what is allowed.
+        UnsupportedModelError: names the value and the allowed range.
     """
     for tower in ("vision_config", "text_config"):
         values = config.get(tower) or {}

@@ -1,7 +1,7 @@
-"""A SigLIP checkpoint on disk: found, checked and described without loading a tensor.
+"""Find, check and describe a SigLIP checkpoint on disk, without loading a tensor.
 
-Everything here reads JSON and file headers. Neither torch nor transformers is imported, so that a
-process which only needs to know *which* model is configured stays small.
+This module reads JSON and file headers only. It imports neither torch nor transformers, so that a
+process that only identifies the configured model stays small.
 """
 
 import json
@@ -22,7 +22,7 @@ from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.siglip.weights import read_header, read_scalars
 
 Family = Literal["siglip", "siglip2"]
-"""``siglip``: fixed resolution, whichever generation. ``siglip2``: NaFlex, aspect ratio kept."""
+"""``siglip``: fixed resolution, of either generation. ``siglip2``: NaFlex, with aspect ratio."""
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -33,14 +33,14 @@ _TOKENIZER_FILES = (
     "added_tokens.json",
 )
 MAX_JSON_BYTES: Final = 20_000_000
-"""Largest config.json or index; real ones have kilobytes. Tokenizers are not read here."""
+"""Largest config.json or index; real ones have kilobytes. This module reads no tokenizers."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """Where a checkpoint's files are, and what its JSON says."""
+    """A checkpoint's files, and the content of its JSON."""
 
     name: str
     """Hub id or local folder, as the user wrote it."""
@@ -53,31 +53,31 @@ class Checkpoint:
     processor: Mapping[str, Any]
     """The image processor's part of preprocessor_config.json or processor_config.json."""
     weights: tuple[Path, ...]
-    """Safetensors files, sorted by name; each is as long as its header promises."""
+    """Safetensors files, sorted by name; each has the length that its header states."""
     tokenizer_files: tuple[Path, ...]
     logit_scale: float
     logit_bias: float
 
     @property
     def vision_config(self) -> Mapping[str, Any]:
-        """The vision tower's part of config.json; what it leaves out has the class's default."""
+        """Return the vision tower's part of config.json; missing keys have the class's default."""
         return self.config.get("vision_config") or {}
 
     @property
     def text_config(self) -> Mapping[str, Any]:
-        """The text tower's part of config.json; what it leaves out has the class's default."""
+        """Return the text tower's part of config.json; missing keys have the class's default."""
         return self.config.get("text_config") or {}
 
 
 def open_checkpoint(options: ModelOptions) -> Checkpoint:
-    """Find the checkpoint that ``options`` name, downloading it if need be, and check its files.
+    """Find the checkpoint of ``options``, download it if needed, and check its files.
 
     Raises:
         ModelNotFoundError: no such folder or repository, or the hub cannot be reached and the
             model is not in the cache.
         ModelError: the hub failed, or its cache cannot be written.
         UnsupportedModelError: not a SigLIP or SigLIP 2 model with both towers.
-        CorruptWeightsError: weights missing, truncated, or only there as a pickle.
+        CorruptWeightsError: weights are missing, truncated, or only available as a pickle.
     """
     folder, revision = _locate(options.name, options.revision)
     name = options.name
@@ -102,7 +102,7 @@ def open_checkpoint(options: ModelOptions) -> Checkpoint:
 
 
 def _locate(name: str, revision: str | None) -> tuple[Path, str | None]:
-    """The folder that holds the files, and the commit it stands for."""
+    """Return the folder of the files, and the commit that it holds."""
     path = Path(name).expanduser()
     if path.is_dir():
         return path.resolve(), None
@@ -117,7 +117,7 @@ def _locate(name: str, revision: str | None) -> tuple[Path, str | None]:
 
 
 def _check_links(folder: Path, name: str) -> None:
-    """Refuse links that lead out of the folder: what they point to would be read as the model's.
+    """Refuse links out of the folder, whose targets would be read as files of the model.
 
     The hub's cache is made of links, from ``snapshots/<commit>/`` to ``blobs/`` beside it.
     """
@@ -176,7 +176,7 @@ def _processor_config(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _weight_files(folder: Path, name: str) -> tuple[Path, ...]:
-    """The safetensors files, each checked to be complete."""
+    """Return the safetensors files, after checking that each is complete."""
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").is_file():
         files = [folder / "model.safetensors"]
@@ -201,7 +201,7 @@ def _weight_files(folder: Path, name: str) -> tuple[Path, ...]:
 
 
 def _shards(index: Path, name: str) -> list[str]:
-    """The files that an index lists; each must lie beside it."""
+    """Return the files that an index lists; each must be in the same folder."""
     listed = _read_json(index, name).get("weight_map")
     shards: list[Any] = list(listed.values()) if isinstance(listed, dict) else [listed]
     for shard in shards:

@@ -1,4 +1,4 @@
-"""Vectors of batches put together into videos, in the order in which the videos came."""
+"""Collect the vectors of batches into videos, in the order of the input."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,11 +12,11 @@ from siglip_pipeline.siglip.messages import Begin, End, Failed, Frame, Vectors
 
 @dataclass(slots=True)
 class _Video:
-    """What is known of a video that was not handed back yet."""
+    """A video that was not returned yet."""
 
     name: str
     frames_total: int | None = None
-    parts: list[tuple[list[Frame], FloatArray]] = field(default_factory=list)
+    batches: list[tuple[list[Frame], FloatArray]] = field(default_factory=list)
     received: int = 0
     reason: str | None = None
 
@@ -27,10 +27,12 @@ class _Video:
     def result(self, dim: int) -> EmbeddingBatch | VideoError:
         if self.reason is not None:
             return VideoError(self.name, self.reason)
-        frames = [frame for part, _ in self.parts for frame in part]
-        # With several devices batches come back in any order.
+        frames = [frame for batch, _ in self.batches for frame in batch]
+        # With several devices batches are finished in any order.
         order = np.argsort([frame.position for frame in frames], kind="stable")
-        vectors_ND = np.concatenate([v for _, v in self.parts] or [np.empty((0, dim), np.float32)])
+        vectors_ND = np.concatenate(
+            [v for _, v in self.batches] or [np.empty((0, dim), np.float32)]
+        )
         return EmbeddingBatch(
             video=self.name,
             frame_index_N=np.array([frames[i].frame_index for i in order], np.int64),
@@ -40,7 +42,7 @@ class _Video:
 
 
 class Collector:
-    """Takes what the threads of a run say, and hands back whole videos.
+    """Take the messages of a run's threads, and return complete videos.
 
     Args:
         dim: dimensions of a vector, for videos without frames.
@@ -53,11 +55,11 @@ class Collector:
 
     @property
     def empty(self) -> bool:
-        """Whether every video that began was handed back."""
+        """Return whether every video that began was returned."""
         return not self._open
 
     def take(self, entry: Begin | End | Failed | Vectors) -> None:
-        """Learn something about a video; what comes after it was handed back is ignored."""
+        """Take a message about a video; ignore messages about videos that were returned."""
         if isinstance(entry, Begin):
             self._open[entry.video] = _Video(entry.name)
         elif isinstance(entry, Vectors):
@@ -68,7 +70,7 @@ class Collector:
                 video.frames_total = entry.frames
             else:
                 video.reason = video.reason or entry.reason
-                video.parts.clear()
+                video.batches.clear()
 
     def _take_vectors(self, entry: Vectors) -> None:
         rows_of: dict[int, list[int]] = {}
@@ -77,11 +79,11 @@ class Collector:
         for number, rows in rows_of.items():
             video = self._open.get(number)
             if video is not None and video.reason is None:
-                video.parts.append(([entry.frames[i] for i in rows], entry.vectors_ND[rows]))
+                video.batches.append(([entry.frames[i] for i in rows], entry.vectors_ND[rows]))
                 video.received += len(rows)
 
     def complete(self) -> Iterator[EmbeddingBatch | VideoError]:
-        """The videos whose turn it is and that are whole, or have failed."""
+        """Yield the next videos in order, as long as they are complete or have failed."""
         while (video := self._open.get(self._following)) is not None and video.complete:
             del self._open[self._following]
             self._following += 1

@@ -1,4 +1,4 @@
-"""Which device and number format a model runs in: asked of the machine, never assumed."""
+"""Detect the device and number format for a model."""
 
 import platform
 from pathlib import Path
@@ -14,13 +14,13 @@ _BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
 
 
 def choose_device(wanted: str) -> str:
-    """``auto`` becomes the best device there is; a device asked for by name must be there.
+    """Choose the best device for ``auto``, or check that a named device exists.
 
     Returns:
         ``cuda:N``, ``mps`` or ``cpu``.
 
     Raises:
-        DeviceUnavailableError: the device named is absent, or no device is called so.
+        DeviceUnavailableError: the named device is absent, or the name is not valid.
     """
     if wanted == "auto":
         if torch.cuda.is_available():
@@ -58,7 +58,7 @@ def _absent(wanted: str) -> DeviceUnavailableError:
 
 
 def choose_dtype(wanted: DType, device: str) -> torch.dtype:
-    """``auto`` becomes bfloat16 where the hardware multiplies it, else float32."""
+    """Choose the dtype; ``auto`` is bfloat16 where the hardware multiplies it, else float32."""
     if wanted != "auto":
         return {
             "float32": torch.float32,
@@ -74,7 +74,7 @@ def choose_dtype(wanted: DType, device: str) -> torch.dtype:
 
 
 def cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether this CPU has AVX512-BF16 or AMX; False where the machine cannot be asked."""
+    """Return whether this CPU has AVX512-BF16 or AMX; False without /proc/cpuinfo."""
     try:
         with cpuinfo.open(encoding="utf-8", errors="replace") as lines:
             flags = next((line.split() for line in lines if line.startswith("flags")), [])
@@ -84,7 +84,7 @@ def cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def device_name(device: str) -> str:
-    """The device in words, for reports: the card's or the processor's name."""
+    """Return the name of the GPU or processor, for reports."""
     if device.startswith("cuda"):
         return f"{torch.cuda.get_device_name(device)} ({device})"
     processor = platform.processor() or platform.machine()
@@ -92,7 +92,7 @@ def device_name(device: str) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that the device's (or the host's) memory did not suffice."""
+    """Return whether an exception means that the device or the host ran out of memory."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     # The CPU allocator, MPS and cuBLAS have no exception class of their own.
@@ -104,7 +104,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def give_back_memory() -> None:
-    """Return the memory that torch keeps for reuse to the cards."""
+    """Release the memory that torch caches on the devices."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():

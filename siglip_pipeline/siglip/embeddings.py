@@ -1,4 +1,4 @@
-"""Pictures and texts to unit vectors. N items, D dimensions."""
+"""Embed pictures and texts as unit vectors. N items, D dimensions."""
 
 import logging
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ _TEXTS_AT_ONCE = 64
 def extract_image_embeddings(images: Sequence[ImageLike], *, model: SiglipModel) -> FloatArray:
     """Embed pictures.
 
-    For many frames use :class:`.engine.EmbeddingEngine`, which decodes while the model computes.
+    For many frames use :class:`.engine.EmbeddingEngine`, which decodes in parallel to the model.
 
     Args:
         images: PIL images, encoded pictures (JPEG, PNG, … as bytes) or uint8 arrays [H, W, 3].
@@ -31,7 +31,7 @@ def extract_image_embeddings(images: Sequence[ImageLike], *, model: SiglipModel)
 
     Raises:
         ValueError: a picture cannot be read; the message says which.
-        EmbeddingError: a vector came out NaN or infinite.
+        EmbeddingError: a vector is NaN or infinite.
     """
     device_resizes = model.device.startswith("cuda")
     sizes = BatchSize(fixed=model.settled_batch_size or 16)
@@ -52,9 +52,9 @@ def extract_image_embeddings(images: Sequence[ImageLike], *, model: SiglipModel)
 
 
 def extract_text_embeddings(texts: Sequence[str], *, model: SiglipModel) -> FloatArray:
-    """Embed texts as SigLIP was trained: lowercased, padded or cut to 64 tokens.
+    """Embed texts as in SigLIP's training: lowercased, padded or truncated to 64 tokens.
 
-    A text that is too long is cut, and a warning is logged that says by how many tokens.
+    A text that is too long is truncated, and a warning says by how many tokens.
 
     Args:
         texts: any strings.
@@ -64,8 +64,8 @@ def extract_text_embeddings(texts: Sequence[str], *, model: SiglipModel) -> Floa
         Float32 [N, D], each row of length 1, in the order of ``texts``.
 
     Raises:
-        TypeError: ``texts`` is a single string, or holds something else than strings.
-        EmbeddingError: a vector came out NaN or infinite.
+        TypeError: ``texts`` is a single string, or holds other values than strings.
+        EmbeddingError: a vector is NaN or infinite.
     """
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise TypeError("texts must be a sequence of strings; wrap a single text in a list")
@@ -76,7 +76,7 @@ def extract_text_embeddings(texts: Sequence[str], *, model: SiglipModel) -> Floa
         for text, cut in zip(batch, tokens.cut_N, strict=True):
             if cut:
                 _log.warning(
-                    "the text was cut: the last %d of its %d tokens are not looked at (the model "
+                    "the text was truncated: the last %d of its %d tokens are ignored (the model "
                     "reads %d): %r",
                     cut,
                     cut + model.recipe.text_length,

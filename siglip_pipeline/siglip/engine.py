@@ -1,4 +1,4 @@
-"""Frames of many videos to vectors, as fast as the device goes: the engine that everybody uses."""
+"""Embed the frames of many videos at the full speed of the device."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,16 +15,16 @@ __all__ = ["EmbeddingEngine", "EngineReport", "Progress", "Videos"]
 
 
 class EmbeddingEngine:
-    """Embeds the stored frames of videos.
+    """Embed the stored frames of videos.
 
     Args:
         model: a loaded model, or one per device; all of the same ``spec.key``.
-        batch_size: frames per forward pass, or ``auto``: found while working, and remembered by
-            the model. Halves by itself when memory runs out.
+        batch_size: frames per forward pass, or ``auto`` to tune it during the run and keep it with
+            the model. It is halved when memory runs out.
         decode_threads: 0 for one per CPU core.
         on_progress: called from the thread that iterates, at most every ``progress_seconds``, and
             once at the end.
-        progress_seconds: least time between two calls of ``on_progress``.
+        progress_seconds: the minimum time between two calls of ``on_progress``.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class EmbeddingEngine:
 
     @property
     def report(self) -> EngineReport:
-        """Figures of the current or last :meth:`embed`.
+        """Return the figures of the current or last :meth:`embed`.
 
         Raises:
             RuntimeError: nothing was embedded yet.
@@ -61,20 +61,20 @@ class EmbeddingEngine:
     def embed(
         self, videos: Videos, *, frames_total: int | None = None
     ) -> Iterator[EmbeddingBatch | VideoError]:
-        """Embed videos; yields one result per video, in their order, as soon as it is complete.
+        """Embed videos; yield one result per video, in their order, as soon as it is complete.
 
-        Batches reach across videos. Closing the iterator early stops all threads.
+        Batches span videos. Closing the iterator early stops all threads.
 
         Args:
-            videos: pairs of a video's name and its stored frames, in time order. Both iterators
-                are consumed in a thread of the engine's.
-            frames_total: frames to come, if known, for the estimate of the time left.
+            videos: pairs of a video's name and its stored frames, in time order. A thread of the
+                engine consumes both iterators.
+            frames_total: the number of frames, if known, to estimate the remaining time.
 
         Yields:
-            The video's vectors, or the reason why it has none.
+            The vectors of the video, or the error.
 
         Raises:
-            EmbeddingError: the device has no room for a single frame.
+            EmbeddingError: a single frame does not fit in the memory of the device.
             Exception: whatever ``videos`` itself raises.
         """
         model = self._models[0]

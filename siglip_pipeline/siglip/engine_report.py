@@ -1,4 +1,4 @@
-"""What an embedding run did, while it runs and afterwards. No torch here."""
+"""Measure an embedding run, during the run and afterwards. Imports no torch."""
 
 import threading
 import time
@@ -10,22 +10,22 @@ _MOST_POINTS = 240
 
 
 class ThroughputPoint(NamedTuple):
-    """Throughput over one stretch of a run."""
+    """Throughput over one interval of a run."""
 
     seconds: float
-    """End of the stretch, from the start of the run."""
+    """End of the interval, since the start of the run."""
     frames_per_second: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a run is."""
+    """The progress of a run."""
 
     frames: int
     frames_total: int | None
-    """None where the caller did not say."""
+    """None if unknown."""
     videos: int
-    """Videos handed back, failed ones included."""
+    """Returned videos, including failed ones."""
     frames_per_second: float
     seconds_left: float | None
     """Estimate; None without ``frames_total`` or before the first frame."""
@@ -46,7 +46,7 @@ class EngineReport:
     frames: int
     """Frames that went through the model."""
     videos: int
-    """Videos handed back whole."""
+    """Videos that were embedded."""
     failed_videos: int
     seconds: float
     """Wall time from the first call to now, or to the end."""
@@ -54,28 +54,28 @@ class EngineReport:
     model_busy_share: float
     """Share of the wall time in which the model computed, averaged over model workers."""
     padding_share: float
-    """Share of the patches fed to the model that held no picture (NaFlex only)."""
+    """Share of the model's input patches that are padding (NaFlex only)."""
     batch_fill_share: float
-    """Mean frames per batch, over the batch size it could have had."""
+    """Mean number of frames per batch, divided by the batch size."""
     batch_size: int
-    """The size that was settled on, or reached so far."""
+    """The final size, or the current one during the run."""
     out_of_memory_count: int
     device: str
     """``cuda:N``, ``mps`` or ``cpu``; several are separated by commas."""
     device_name: str
-    """The card or processor in words."""
+    """The name of the GPU or processor."""
     devices: int
     model_workers: int
-    """Threads that ran the model: one per GPU, on a CPU one per core or so."""
+    """Threads that ran the model: one per GPU, or about one per CPU core."""
     dtype: str
     peak_memory_bytes: int
-    """Of the device on cuda, summed over devices; else of this process."""
+    """Peak of the GPUs, summed, or else of this process."""
     throughput: tuple[ThroughputPoint, ...]
     """At most 240 points over the whole run."""
 
 
 class Meter:
-    """Counts while a run goes on. Thread-safe; ``clock`` gives the seconds."""
+    """Count during a run. Thread-safe; ``clock`` returns seconds."""
 
     def __init__(
         self,
@@ -97,47 +97,47 @@ class Meter:
         self._patches = 0
         self._padding = 0
         self._capacity = 0
-        self._stretch_seconds = 1.0
-        self._stretches: list[int] = []
+        self._interval_seconds = 1.0
+        self._intervals: list[int] = []
 
     def batch(
         self, *, frames: int, capacity: int, busy_seconds: float, patches: int, padding: int
     ) -> None:
-        """Count a batch that ran; ``capacity`` is the batch size it was built for."""
+        """Count a batch; ``capacity`` is the batch size at that time."""
         with self._lock:
             self.frames += frames
             self._capacity += capacity
             self._busy_seconds += busy_seconds
             self._patches += patches
             self._padding += padding
-            self._count_in_stretch(frames)
+            self._count_in_interval(frames)
 
     def video(self, *, failed: bool) -> None:
-        """Count a video that is handed back."""
+        """Count a returned video."""
         with self._lock:
             self.videos += not failed
             self.failed_videos += failed
 
     def stop(self) -> None:
-        """Freeze the clock: the run is over."""
+        """Stop the clock at the end of the run."""
         with self._lock:
             self._end = self._end if self._end is not None else self._clock()
 
     def _elapsed(self) -> float:
         return (self._clock() if self._end is None else self._end) - self._start
 
-    def _count_in_stretch(self, frames: int) -> None:
-        stretch = int(self._elapsed() / self._stretch_seconds)
-        while stretch >= _MOST_POINTS:  # a long run: half as many points, twice as long each
-            padded = [*self._stretches, 0]
-            self._stretches = [sum(padded[i : i + 2]) for i in range(0, len(self._stretches), 2)]
-            self._stretch_seconds *= 2
-            stretch //= 2
-        self._stretches += [0] * (stretch + 1 - len(self._stretches))
-        self._stretches[stretch] += frames
+    def _count_in_interval(self, frames: int) -> None:
+        interval = int(self._elapsed() / self._interval_seconds)
+        while interval >= _MOST_POINTS:  # a long run: half as many intervals, each twice as long
+            padded = [*self._intervals, 0]
+            self._intervals = [sum(padded[i : i + 2]) for i in range(0, len(self._intervals), 2)]
+            self._interval_seconds *= 2
+            interval //= 2
+        self._intervals += [0] * (interval + 1 - len(self._intervals))
+        self._intervals[interval] += frames
 
     def progress(self, frames_total: int | None) -> Progress:
-        """How far the run is."""
+        """Return the progress of the run."""
         with self._lock:
             elapsed = self._elapsed()
             rate = self.frames / elapsed if elapsed > 0 else 0.0
@@ -162,14 +162,14 @@ class Meter:
         dtype: str,
         peak_memory_bytes: int,
     ) -> EngineReport:
-        """The figures so far."""
+        """Return the figures so far."""
         with self._lock:
             elapsed = self._elapsed()
             whole = elapsed * self._workers
             points = []
-            for i, frames in enumerate(self._stretches):
-                begin = i * self._stretch_seconds
-                end = min(begin + self._stretch_seconds, elapsed)
+            for i, frames in enumerate(self._intervals):
+                begin = i * self._interval_seconds
+                end = min(begin + self._interval_seconds, elapsed)
                 if end > begin:
                     points.append(ThroughputPoint(end, frames / (end - begin)))
             return EngineReport(

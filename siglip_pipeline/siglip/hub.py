@@ -1,4 +1,4 @@
-"""Files of a model from the Hugging Face hub, and what to do when they do not come."""
+"""Download the files of a model from the Hugging Face hub; explain failures."""
 
 import errno
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 from siglip_pipeline.errors import ModelError, ModelNotFoundError
 
 EXAMPLE = "google/siglip2-base-patch16-256"
-"""A hub id that works, for messages."""
+"""A valid hub id, for messages."""
 
-# No *.bin, *.pt or *.py: what could run code is not even downloaded.
+# No *.bin, *.pt or *.py: files that could run code are not downloaded.
 _DOWNLOADED = ("*.json", "*.safetensors", "spiece.model", "tokenizer.model")
 
 _CANNOT_WRITE = (
@@ -22,18 +22,18 @@ _CANNOT_WRITE = (
 
 
 def download(name: str, revision: str | None) -> Path:
-    """The folder in the hub's cache that holds a model, downloaded if it is not there yet.
+    """Return the folder of a model in the hub's cache; download it if missing.
 
     Args:
         name: hub id, ``owner/name``.
         revision: branch, tag or commit; None for the main branch.
 
     Raises:
-        ModelNotFoundError: no such model or revision, no right to it, or neither in the cache nor
-            within reach.
+        ModelNotFoundError: no such model or revision, no permission, or not in the cache and the
+            hub cannot be reached.
         ModelError: the hub failed, or the cache cannot be written.
     """
-    import huggingface_hub  # half a second that a local folder need not pay
+    import huggingface_hub  # takes half a second, which a local folder does not need
     from huggingface_hub import errors as hub
 
     at = f"{name!r}" + (f" at revision {revision!r}" if revision else "")
@@ -54,7 +54,7 @@ def download(name: str, revision: str | None) -> Path:
         ) from error
     except hub.GatedRepoError as error:
         raise ModelNotFoundError(
-            f"{at} asks for its terms to be accepted: do so on its page and log in with `hf auth "
+            f"{at} requires accepting its terms: accept them on its page and log in with `hf auth "
             "login`"
         ) from error
     except hub.RepositoryNotFoundError as error:
@@ -62,22 +62,29 @@ def download(name: str, revision: str | None) -> Path:
             f"{at} does not exist on the hub, or is private: check SIGLIP_MODEL_NAME, or log in "
             "with `hf auth login`"
         ) from error
-    # Its transport has exceptions of its own kind, and what they are changes between versions.
+    # The exceptions of its transport vary between versions.
     except Exception as error:
-        answer = error if isinstance(error, hub.HfHubHTTPError) else error.__cause__
-        if isinstance(answer, hub.HfHubHTTPError):
-            status = answer.response.status_code
-            remedy = "try again later"
-            if status in (401, 403):
-                remedy = "log in again with `hf auth login`, or correct HF_TOKEN"
-            raise ModelError(f"{at}: the hub answered with status {status}: {remedy}") from error
-        if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
-            raise ModelError(
-                f"{at} cannot be written to the hub's cache ({error}): make room there, or set "
-                "HF_HOME to another folder"
-            ) from error
-        raise ModelNotFoundError(
-            f"{at} is not in the local cache and the hub cannot be reached (or HF_HUB_OFFLINE is "
-            f"set). On a machine with network run `hf download {name}`, then copy its folder here "
-            "and set SIGLIP_MODEL_NAME to it"
-        ) from error
+        raise _failure(at, name, error) from error
+
+
+def _failure(at: str, name: str, error: Exception) -> ModelError:
+    """Return the error for a failed transfer, with its remedy."""
+    from huggingface_hub import errors as hub
+
+    answer = error if isinstance(error, hub.HfHubHTTPError) else error.__cause__
+    if isinstance(answer, hub.HfHubHTTPError):
+        status = answer.response.status_code
+        remedy = "try again later"
+        if status in (401, 403):
+            remedy = "log in again with `hf auth login`, or correct HF_TOKEN"
+        return ModelError(f"{at}: the hub answered with status {status}: {remedy}")
+    if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
+        return ModelError(
+            f"{at} cannot be written to the hub's cache ({error}): make room there, or set HF_HOME "
+            "to another folder"
+        )
+    return ModelNotFoundError(
+        f"{at} is not in the local cache and the hub cannot be reached (or HF_HUB_OFFLINE is set). "
+        f"On a machine with network run `hf download {name}`, then copy its folder here and set "
+        "SIGLIP_MODEL_NAME to it"
+    )

@@ -1,9 +1,9 @@
-"""Which model is configured: its :class:`ModelSpec`, from files alone, without torch.
+"""Identify the configured model: its :class:`ModelSpec`, from files alone, without torch.
 
-Two vectors may be compared when the keys of their models are equal. The key is a hash over the
-name, the resolved commit, the bytes of the weights, the architecture, the tokenizer's files and
-every preprocessing choice. It leaves out what does not change what a vector means: device, dtype
-and batch size.
+Two vectors may be compared if the keys of their models are equal. The key is a hash of the name,
+the resolved commit, the bytes of the weights, the architecture, the tokenizer's files and every
+preprocessing choice. It omits what does not change the meaning of a vector: device, dtype and batch
+size.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.siglip.recipe import Recipe, read_recipe
 
 _SHA256_NAME = re.compile(r"[0-9a-f]{64}")
-# Written by save_pretrained; they say who wrote the file, not what the model computes.
+# Written by save_pretrained; these keys do not affect what the model computes.
 _NOT_ARCHITECTURE = {
     "_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version",
 }  # fmt: skip
 
 
 def model_spec(options: ModelOptions) -> ModelSpec:
-    """The identity of the configured model; the same that the loaded model carries.
+    """Return the identity of the configured model, equal to that of the loaded model.
 
     Raises:
         ModelError: as :func:`.checkpoint.open_checkpoint` and :func:`.recipe.read_recipe`.
@@ -40,20 +40,20 @@ def model_spec(options: ModelOptions) -> ModelSpec:
 
 
 def spec_of(checkpoint: Checkpoint, recipe: Recipe, *, cache: Path | None = None) -> ModelSpec:
-    """The identity of an opened checkpoint.
+    """Return the identity of an opened checkpoint.
 
     Args:
         checkpoint: an opened checkpoint.
-        recipe: how its inputs are prepared.
-        cache: JSON file that remembers the hashes of weight files, which take about a second per
-            gigabyte; a file counts as unchanged while size, inode and modification time stay.
+        recipe: the preprocessing of its inputs.
+        cache: a JSON file that caches the hashes of weight files, which take about a second per
+            gigabyte; a file is unchanged while its size, inode and modification time are.
     """
     weights = [_fingerprint(file, cache) for file in checkpoint.weights]
     tokenizer = {file.name: _sha256(file) for file in checkpoint.tokenizer_files}
     preprocess = {**recipe.to_json(), "tokenizer": _digest(tokenizer)[:16]}
-    # A folder is known by its own name: moving it does not make its vectors another model's.
+    # A folder is identified by its own name, so that moving it does not change the key.
     known_as = checkpoint.name if checkpoint.revision else checkpoint.folder.name
-    parts = {
+    identity = {
         "name": known_as,
         "revision": checkpoint.revision,
         "weights": weights,
@@ -64,7 +64,7 @@ def spec_of(checkpoint: Checkpoint, recipe: Recipe, *, cache: Path | None = None
     return ModelSpec(
         name=checkpoint.name,
         revision=checkpoint.revision,
-        key=f"{slug[:40] or 'model'}-{_digest(parts)[:12]}",
+        key=f"{slug[:40] or 'model'}-{_digest(identity)[:12]}",
         dim=int(checkpoint.vision_config.get("hidden_size", 768)),
         logit_scale=checkpoint.logit_scale,
         logit_bias=checkpoint.logit_bias,
@@ -91,7 +91,7 @@ def _sha256(file: Path) -> str:
 
 
 def _fingerprint(file: Path, cache: Path | None) -> str:
-    """SHA-256 of a weights file."""
+    """Return the SHA-256 of a weights file."""
     real = file.resolve()
     if _SHA256_NAME.fullmatch(real.name):
         return real.name  # the hub's cache names a large file by its SHA-256
@@ -112,12 +112,12 @@ def _read_cache(cache: Path) -> dict[str, Any]:
     try:
         content = json.loads(cache.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}  # nothing is lost: the hash is computed again
+        return {}  # the hash is computed again
     return content if isinstance(content, dict) else {}
 
 
 def _write_cache(cache: Path, content: dict[str, Any]) -> None:
-    # A read-only home costs a second per gigabyte, never the run.
+    # With a read-only home the hash is computed in each process.
     with contextlib.suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=cache.parent, prefix=cache.name)

@@ -1,4 +1,4 @@
-"""A picture of any kind to pixels: JPEGs no larger than they need to be.
+"""Decode pictures to pixels; decode a JPEG at the smallest size that suffices.
 
 Shapes: H and W pixels.
 """
@@ -16,23 +16,22 @@ from siglip_pipeline.siglip.recipe import Recipe, target_size
 ImageLike = Image.Image | bytes | NDArray[np.uint8]
 
 DRAFT_MARGIN = 3
-"""A JPEG is decoded at 1/2, 1/4 or 1/8 of its size only while that leaves this many times the
-target. At 3 the antialiasing filter still does most of the work, and vectors keep a cosine of
-0.9999 to those of a full decode."""
+"""A JPEG is decoded at 1/2, 1/4 or 1/8 of its size only if the result is at least this many times
+the target. At 3 vectors have a cosine of 0.9999 to those of a full decode."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-"""What is read; Pillow also knows formats that have other programs run."""
+"""The allowed formats; for some others Pillow runs external programs."""
 
 _EXIF_ORIENTATION = 0x0112
 
 
 def decode(image: ImageLike, recipe: Recipe) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """Pixels [H, W, 3] of a picture, and its size (height, width) before any shrinking.
+    """Return the pixels [H, W, 3] of a picture, and its full size (height, width).
 
-    Transparency is laid on white and EXIF orientation applied, as a person would see the picture.
+    Transparency is composited on white, and the EXIF orientation is applied.
 
     Raises:
-        ValueError: not a picture that can be read, or an array that is not uint8 [H, W, 3].
+        ValueError: the picture cannot be read, or the array is not uint8 [H, W, 3].
     """
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
@@ -61,8 +60,8 @@ def _read(
         room = min(width // target_width, height // target_height) // DRAFT_MARGIN
         fraction = next((f for f in (8, 4, 2) if f <= room), 1)
         if turned == 1 and opened.mode == "RGB":
-            # The same library below as Pillow's and the same pixels, a third faster: into the
-            # array at once, without Pillow's own buffer. What it refuses, Pillow may still read.
+            # The same library and the same pixels as with Pillow, a third faster without its
+            # buffer. Pillow may read what simplejpeg refuses.
             with contextlib.suppress(ValueError):
                 pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
                     data, "RGB", min_height=-(-height // fraction), min_width=-(-width // fraction)

@@ -1,4 +1,4 @@
-"""Zero-shot labels: which words fit a frame, each judged by itself. N frames, L labels."""
+"""Zero-shot labels: score how well each label fits a frame. N frames, L labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ if TYPE_CHECKING:  # torch comes with it
     from siglip_pipeline.siglip.model import SiglipModel
 
 PROMPT_TEMPLATE = "This is a photo of {label}."
-"""The template of SigLIP's zero-shot pipeline. For labels only: free search uses the words as they
-are."""
+"""The template of SigLIP's zero-shot pipeline. For labels only: free search uses the text as it
+is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,10 +25,10 @@ class FrameLabels:
     labels: tuple[str, ...]
     cosine_NL: FloatArray
     probability_NL: NDArray[np.float64]
-    """Sigmoids, one by one: a row does not add up to 1, and may have no label above 0.5."""
+    """Independent sigmoids: a row does not add up to 1, and may have no label above 0.5."""
 
     def best(self, frame: int, *, k: int = 5) -> list[tuple[str, float]]:
-        """The k most probable labels of a frame, with their probabilities; ties in label order."""
+        """Return the k most probable labels of a frame with probabilities; ties in label order."""
         order = np.argsort(-self.probability_NL[frame], kind="stable")[:k]
         return [(self.labels[i], float(self.probability_NL[frame, i])) for i in order]
 
@@ -40,13 +40,13 @@ def label_frames(
     model: "SiglipModel",
     template: str = PROMPT_TEMPLATE,
 ) -> FrameLabels:
-    """Judge how well ``labels`` fit frames.
+    """Score how well ``labels`` fit frames.
 
     Args:
         vectors_ND: frame vectors [N, D] of the same model.
         labels: nouns, such as ``"a red car"``; at least one.
         model: a model whose text tower is loaded.
-        template: sentence with ``{label}`` in it.
+        template: a sentence with ``{label}`` in it.
 
     Raises:
         ValueError: no labels, an empty label, or a template without ``{label}``.

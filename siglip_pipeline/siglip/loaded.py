@@ -1,4 +1,4 @@
-"""A loaded model: pictures and tokens in, unit vectors out."""
+"""A loaded model, which embeds pictures and tokens as unit vectors."""
 
 import contextlib
 import logging
@@ -18,12 +18,12 @@ Tower = Literal["both", "text", "image"]
 
 
 class Tokens(NamedTuple):
-    """Texts as the text tower takes them."""
+    """Texts as input of the text tower."""
 
     ids_NT: torch.Tensor
     """int64 [N, T] with T = ``recipe.text_length``."""
     cut_N: list[int]
-    """How many tokens of each text did not fit."""
+    """The number of truncated tokens of each text."""
 
 
 class SiglipModel:
@@ -31,11 +31,11 @@ class SiglipModel:
 
     Attributes:
         spec: identity; vectors of models with equal ``spec.key`` may be compared.
-        recipe: how pictures and texts are prepared.
+        recipe: the preprocessing of pictures and texts.
         device: ``cuda:N``, ``mps`` or ``cpu``.
-        dtype: ``float32``, ``bfloat16`` or ``float16``; vectors always come out in float32.
-        tower: what is loaded.
-        settled_batch_size: found by the embedding engine and kept for its next run.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; vectors are always float32.
+        tower: the loaded tower, or both.
+        settled_batch_size: tuned by the embedding engine, and kept for its next run.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class SiglipModel:
 
     @property
     def vision(self) -> torch.nn.Module:
-        """The vision tower.
+        """Return the vision tower.
 
         Raises:
             ModelError: only the text tower is loaded.
@@ -83,7 +83,7 @@ class SiglipModel:
 
     @property
     def text(self) -> torch.nn.Module:
-        """The text tower.
+        """Return the text tower.
 
         Raises:
             ModelError: only the vision tower is loaded.
@@ -93,24 +93,24 @@ class SiglipModel:
         return self._text
 
     def inputs(self, batch: ImageBatch) -> ModelInputs:
-        """A batch that is on this model's device, as the vision tower takes it."""
+        """Return a batch on this model's device as input of the vision tower."""
         with torch.inference_mode():
             return model_inputs(batch, self.recipe, self.torch_dtype)
 
     def encode_images(self, inputs: ModelInputs) -> torch.Tensor:
-        """Unit vectors [N, D] in float32, on the device. A row may be NaN: callers must look."""
+        """Return unit vectors, float32 [N, D], on the device; callers must check for NaN."""
         arguments = dict(inputs.arguments)
         if self.recipe.family == "siglip2":
-            # No padding in the batch: no mask, and attention takes its fast path.
+            # Without padding there is no mask, and attention takes its fast path.
             arguments.setdefault("pixel_attention_mask", None)  # type: ignore[arg-type]
         with torch.inference_mode():
             return _unit(self.vision(**arguments).pooler_output)
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """Texts as token ids, prepared as SigLIP was trained.
+        """Return texts as token ids, prepared as in SigLIP's training.
 
-        Lowercased here because the tokenizers of ``siglip`` checkpoints with a Gemma vocabulary do
-        not; padded to the full length because the tower pools the last position, whatever it holds.
+        Lowercased here, as the tokenizers of ``siglip`` checkpoints with a Gemma vocabulary do not
+        do it; padded to the full length, as the tower pools the last position.
         """
         lowered = [text.lower() for text in texts]
         length = self.recipe.text_length
@@ -125,16 +125,16 @@ class SiglipModel:
                 truncation=True,
                 return_tensors="pt",
             )["input_ids"]
-        words = int(self._checkpoint.text_config.get("vocab_size", 32_000))
-        if ids.numel() and int(ids.max()) >= words:
+        vocabulary = int(self._checkpoint.text_config.get("vocab_size", 32_000))
+        if ids.numel() and int(ids.max()) >= vocabulary:
             raise UnsupportedModelError(
                 f"{self.spec.name!r}: its tokenizer gives token {int(ids.max())}, the model knows "
-                f"{words}; tokenizer.json does not belong to config.json"
+                f"{vocabulary}; tokenizer.json does not belong to config.json"
             )
         return Tokens(ids, [max(0, len(tokens) - length) for tokens in whole])
 
     def encode_texts(self, ids_NT: torch.Tensor) -> torch.Tensor:
-        """Unit vectors [N, D] in float32, on the device. No attention mask: training had none."""
+        """Return unit vectors, float32 [N, D], on the device; without a mask, as in training."""
         with torch.inference_mode():
             return _unit(self.text(input_ids=ids_NT.to(self.torch_device)).pooler_output)
 
@@ -147,7 +147,7 @@ class SiglipModel:
                     self._tokenizer = AutoTokenizer.from_pretrained(
                         self._checkpoint.folder, local_files_only=True, trust_remote_code=False
                     )
-            except Exception as error:  # a damaged file makes the Rust library raise just that
+            except Exception as error:  # the Rust library raises plain Exception for a damaged file
                 raise UnsupportedModelError(
                     f"{self.spec.name!r}: its tokenizer cannot be loaded ({error}). Needed are "
                     "tokenizer.json or spiece.model beside config.json"
@@ -156,14 +156,14 @@ class SiglipModel:
 
 
 def _unit(vectors_ND: torch.Tensor) -> torch.Tensor:
-    # Normalised in float32: in bfloat16 the length alone would be off by half a percent.
+    # Normalised in float32, as in bfloat16 the length would be off by half a percent.
     vectors_ND = vectors_ND.float()
     return torch.nn.functional.normalize(vectors_ND, dim=-1, eps=0.0)
 
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bar, and no report about the tower that is left out on purpose."""
+    """Silence the progress bar, and the report about a tower that is not loaded."""
     from transformers.utils import logging as hf
 
     verbosity, bars = hf.get_verbosity(), hf.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""What the threads of an embedding run hand to each other."""
+"""The messages between the threads of an embedding run."""
 
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ class Frame:
 
     video: int
     position: int
-    """Place among the video's frames, from 0."""
+    """Position among the video's frames, from 0."""
     frame_index: int
     time_seconds: float
 
@@ -36,7 +36,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A video has no vectors, and why."""
+    """A video cannot be embedded, with the reason."""
 
     video: int
     reason: str
@@ -52,7 +52,7 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """What the model made of a batch, row by row."""
+    """The vectors of a batch, one row per frame."""
 
     frames: list[Frame]
     vectors_ND: FloatArray
@@ -65,12 +65,12 @@ class Job:
     frames: list[Frame]
     batch: ImageBatch
     capacity: int
-    """Frames that there was room for."""
+    """The batch size at that time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Crash:
-    """Something that no video is to blame for; raised to the caller."""
+    """An error that is not of one video; raised to the caller."""
 
     error: BaseException
 

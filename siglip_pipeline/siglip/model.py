@@ -1,7 +1,7 @@
-"""The loaded model: lazily, once per process, released on request.
+"""Load the model on first use, once per process; release it on request.
 
-``get_model`` is what everybody calls. The first call loads (seconds); later calls return the same
-object. A process that only searches asks for the text tower and never reads the vision weights.
+The first call of ``get_model`` loads the model (seconds); later calls return the same object. A
+process that only searches loads the text tower and never reads the vision weights.
 """
 
 import logging
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Slot:
-    """What makes a loaded model reusable."""
+    """The key under which a loaded model is reused."""
 
     name: str
     revision: str | None
@@ -41,24 +41,24 @@ _loaded: dict[_Slot, SiglipModel] = {}
 
 
 def get_model(options: ModelOptions, *, tower: Tower = "both") -> SiglipModel:
-    """The configured model; loaded by the first call in this process, the same object afterwards.
+    """Return the configured model; the first call in this process loads it.
 
-    One model is held per process: asking for another one, or for another device or dtype, lets go
-    of the first. A model with both towers also answers for one. Thread-safe.
+    One model is held per process: a call for another one, or for another device or dtype, releases
+    the first. A model with both towers serves calls for one tower. Thread-safe.
 
     Raises:
         ModelError: the model cannot be found, is not a SigLIP model, or its weights are damaged;
             see :class:`ModelNotFoundError`, :class:`UnsupportedModelError`,
             :class:`CorruptWeightsError`.
-        DeviceUnavailableError: ``SIGLIP_DEVICE`` names a device that is not there.
+        DeviceUnavailableError: ``SIGLIP_DEVICE`` names a device that does not exist.
     """
     return _get(options, [devices.choose_device(options.device)], tower)[0]
 
 
 def get_models(options: ModelOptions, *, tower: Tower = "image") -> tuple[SiglipModel, ...]:
-    """The configured model on every device that the embedding engine should use.
+    """Return the configured model on every device that the embedding engine should use.
 
-    One per CUDA device when ``SIGLIP_DEVICE`` is ``auto`` or ``cuda`` and there are several; else
+    One per CUDA device if ``SIGLIP_DEVICE`` is ``auto`` or ``cuda`` and there are several; else
     the one of :func:`get_model`.
 
     Raises:
@@ -71,7 +71,7 @@ def get_models(options: ModelOptions, *, tower: Tower = "image") -> tuple[Siglip
 
 
 def release_model() -> None:
-    """Let go of the loaded model and its memory. The next :func:`get_model` loads again."""
+    """Release the loaded model and its memory. The next :func:`get_model` loads it again."""
     with _lock:
         _loaded.clear()
         devices.give_back_memory()
@@ -90,12 +90,12 @@ def _get(options: ModelOptions, names: Sequence[str], tower: Tower) -> tuple[Sig
             for name in names
         ]
         for other in [slot for slot in _loaded if slot not in slots]:
-            _log.info("letting go of %r: another model was asked for", _loaded[other])
+            _log.info("releasing %r: another model was requested", _loaded[other])
             del _loaded[other]
         for slot in slots:
             held = _loaded.get(slot)
             if held is None or held.tower not in ("both", tower):
-                # Not two copies at once: the new one has all that the old one had.
+                # Release the old one first, so that memory never holds two copies of a tower.
                 _loaded.pop(slot, None)
                 wanted: Tower = tower if held is None else "both"
                 _loaded[slot] = load_model(options, slot.device, slot.dtype, tower=wanted)
@@ -112,8 +112,8 @@ def load_model(
     """
     checkpoint = open_checkpoint(options)
     recipe = read_recipe(checkpoint, max_num_patches=options.max_num_patches)
-    # Not frozen: for weights without grad torch's matmul copies the pooling head's once per patch,
-    # which took half of a forward pass. Under inference_mode nothing is recorded anyway.
+    # The weights are not frozen: without grad, torch's matmul copies those of the pooling head once
+    # per patch, which took half of a forward pass. inference_mode records nothing anyway.
     network = _load_network(checkpoint, tower, dtype).to(device).eval()
     model = SiglipModel(
         spec=spec_of(checkpoint, recipe, cache=options.fingerprints),
@@ -130,13 +130,13 @@ def load_model(
 
 
 def _load_network(checkpoint: Checkpoint, tower: Tower, dtype: torch.dtype) -> Any:
-    import transformers  # seconds: only when weights are really wanted
+    import transformers  # takes seconds: imported only to load weights
 
     prefix = {"siglip": "Siglip", "siglip2": "Siglip2"}[checkpoint.family]
-    part = {"both": "Model", "text": "TextModel", "image": "VisionModel"}[tower]
+    model_class = {"both": "Model", "text": "TextModel", "image": "VisionModel"}[tower]
     try:
         with quiet_transformers():
-            network, info = getattr(transformers, prefix + part).from_pretrained(
+            network, info = getattr(transformers, prefix + model_class).from_pretrained(
                 checkpoint.folder,
                 dtype=dtype,
                 attn_implementation="sdpa",
@@ -151,7 +151,7 @@ def _load_network(checkpoint: Checkpoint, tower: Tower, dtype: torch.dtype) -> A
             f"{checkpoint.name!r}: its weights cannot be loaded ({error}). Download them again, or "
             "check that config.json belongs to them"
         ) from error
-    # transformers fills what is missing with random numbers and goes on.
+    # transformers fills missing weights with random numbers and continues.
     lacking = sorted(info["missing_keys"]) + sorted(str(k) for k in info["mismatched_keys"])
     if lacking:
         raise CorruptWeightsError(

@@ -1,4 +1,4 @@
-"""Which model is used and where it runs. No torch here: `status` reads it too."""
+"""Options: the model and its device. Imports no torch, as `status` reads them too."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,12 @@ class ModelOptions:
     revision: str | None = None
     """Pinned hub revision: branch, tag or commit."""
     max_num_patches: int | None = None
-    """Patches per image of a NaFlex checkpoint; None: what the checkpoint says."""
+    """Patches per image of a NaFlex checkpoint; None for the checkpoint's own number."""
     device: str = "auto"
     """``auto``, ``cuda``, ``cuda:N``, ``mps`` or ``cpu``."""
     dtype: DType = "auto"
     fingerprints: Path | None = None
-    """JSON file that remembers the hashes of weight files; None: they are computed anew."""
+    """A JSON file that caches the hashes of weight files; None to compute them each time."""
 
     @classmethod
     def from_settings(cls, settings: "Settings") -> "ModelOptions":

@@ -1,4 +1,4 @@
-"""One embedding run: what goes through its threads and queues.
+"""One embedding run: its threads and queues.
 
 ::
 
@@ -6,11 +6,11 @@
     reads frames     JPEG to uint8       fills batches       one per device   whole videos,
                                          across videos       or core          in order
 
-Every stage works ahead of the next, up to a budget of frames in flight, so that the model never
+Every stage works ahead of the next, up to a limit of frames in flight, so that the model never
 waits and memory does not grow with the length of a video. Only vectors are kept until a video is
-complete. What goes wrong with a video (its frames cannot be read, a JPEG is damaged, a vector is
-not finite) becomes that video's :class:`VideoError`; what goes wrong with the device, or with the
-caller's own iterator of videos, is raised.
+complete. An error of a video (its frames cannot be read, a JPEG is damaged, a vector is not finite)
+becomes that video's :class:`VideoError`; an error of the device, or of the caller's own iterator of
+videos, is raised.
 """
 
 import contextlib
@@ -51,16 +51,16 @@ from siglip_pipeline.siglip.workers import plan_workers, work
 _log = logging.getLogger(__name__)
 
 _DECODED_AT_ONCE = 8
-"""Frames per task of a decoding thread: few enough to spread, enough to pay for the hand-over."""
+"""Frames per task of a decoding thread: few enough to spread, enough to amortise the overhead."""
 
 _READY_BATCHES = 2
-"""Batches that wait, complete, for each model worker."""
+"""Complete batches that are queued for each model worker."""
 
 Videos = Iterable[tuple[str, Iterable[FrameBatch]]]
 
 
 def available_cores() -> int:
-    """CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -96,11 +96,11 @@ class PipelineRun:
 
     @contextlib.contextmanager
     def started(self, videos: Videos) -> Iterator[None]:
-        """Threads run inside this block; leaving it, however that happens, ends them."""
+        """Run the threads inside this block; end them when it is left."""
         for model in self._models:
             if model.torch_device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(model.torch_device)
-        # A picture is too little work to be split: decoding threads would wait for each other.
+        # One torch thread per picture: splitting so little work makes decoding threads wait.
         self._pool = ThreadPoolExecutor(
             self._decode_threads,
             thread_name_prefix="siglip-decode",
@@ -126,7 +126,7 @@ class PipelineRun:
             self._threads.join()
             self._pool.shutdown(wait=True)
             self.meter.stop()
-            # Each thread has a number of its own, but the last one set is what new threads get.
+            # torch.set_num_threads in the decoding threads also sets the number for new threads.
             torch.set_num_threads(self._torch_threads)
 
     # -- reading and decoding --------------------------------------------------------------------
@@ -144,7 +144,7 @@ class PipelineRun:
                     count += len(batch)
             except Stopped:
                 raise
-            # The iterator may be anything: whatever it raises, it cost this video only.
+            # The caller's iterator may raise anything; its error is that of this video.
             except Exception as error:
                 if not isinstance(error, SiglipPipelineError):
                     _log.warning("reading the frames of %s failed", name, exc_info=True)
@@ -244,10 +244,12 @@ class PipelineRun:
     # -- results ---------------------------------------------------------------------------------
 
     def results(self) -> Iterator[EmbeddingBatch | VideoError | None]:
-        """Videos in order, as they become complete; None now and then, to keep the caller awake.
+        """Yield videos in order, as they become complete.
+
+        Yields None periodically so that callers can report progress.
 
         Raises:
-            Exception: what a thread died of.
+            Exception: the error that ended a thread.
         """
         collector = Collector(dim=self._models[0].spec.dim)
         all_read = False
@@ -271,7 +273,7 @@ class PipelineRun:
             yield None
 
     def report(self) -> EngineReport:
-        """The figures so far."""
+        """Return the figures so far."""
         cuda = [m.torch_device for m in self._models if m.torch_device.type == "cuda"]
         peak = sum(torch.cuda.max_memory_allocated(d) for d in cuda) if cuda else self._peak_rss
         return self.meter.report(
@@ -287,7 +289,7 @@ class PipelineRun:
 def _chunks(
     video: int, position: int, batch: FrameBatch
 ) -> Iterator[tuple[list[Frame], Sequence[bytes]]]:
-    """The batch in tasks for the decoding threads."""
+    """Split a batch into tasks for the decoding threads."""
     for begin in range(0, len(batch), _DECODED_AT_ONCE):
         end = min(begin + _DECODED_AT_ONCE, len(batch))
         frames = [

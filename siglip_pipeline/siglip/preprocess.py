@@ -1,12 +1,12 @@
-"""From JPEG bytes to the vision tower's input, in torch, held to transformers' image processors.
+"""Turn JPEG bytes into the vision tower's input, in torch, as transformers' processors do.
 
 Shapes: N pictures, H and W pixels, C = 3 channels, P patches of a NaFlex picture, K values of one
 patch (patch height x patch width x C, channels fastest).
 
-Two steps, so that each runs where it is cheap. :func:`prepare` is for a thread per picture: it
-decodes, and shrinks on the host. :func:`assemble` and :func:`model_inputs` are for a batch: the
-first stacks bytes, the second resizes what is left to resize, scales and normalises on the device.
-Pictures travel as uint8, a quarter of the bytes of float32.
+Each step runs where it is cheap. :func:`prepare` decodes and shrinks one picture on the host, in a
+thread. :func:`assemble` stacks a batch; :func:`model_inputs` resizes what is not resized yet,
+scales and normalises it on the device. Pictures are transferred as uint8, a quarter of the bytes of
+float32.
 """
 
 from collections.abc import Sequence
@@ -20,19 +20,19 @@ from siglip_pipeline.siglip.jpeg_decoding import ImageLike, decode
 from siglip_pipeline.siglip.recipe import Recipe, target_size
 
 DEVICE_RESIZE_PIXELS = 2_000_000
-"""Larger pictures are shrunk on the host even where the device resizes: they cost more to carry."""
+"""Larger pictures are shrunk on the host even if the device resizes, to transfer fewer bytes."""
 
 DEVICE_RESIZE_FACTOR = 8
-"""So are those that shrink by more: on cuda torch's antialiasing kernel keeps its weights in shared
-memory, and raises where they do not fit."""
+"""So are pictures that shrink by a larger factor: torch's CUDA kernel keeps the filter weights in
+shared memory, and raises if they do not fit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """One decoded picture on its way into a batch."""
+    """One decoded picture for a batch."""
 
     pixels_HWC: torch.Tensor
-    """uint8, at the target size or on its way there."""
+    """uint8, at the target size or not resized yet."""
     height: int
     """Target height in pixels."""
     width: int
@@ -40,10 +40,10 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Pictures of a batch that have the same shape and the same target."""
+    """Pictures of a batch with the same shape and the same target size."""
 
     positions: torch.Tensor
-    """int64 [n] on the host: places in the batch."""
+    """int64 [n] on the host: positions in the batch."""
     pixels_NHWC: torch.Tensor
     """uint8 [n, H, W, 3]"""
     height: int
@@ -55,7 +55,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class ImageBatch:
-    """A batch of pictures, ready to be carried to the device."""
+    """A batch of pictures on the host."""
 
     count: int
     groups: tuple[Group, ...]
@@ -64,7 +64,7 @@ class ImageBatch:
         return self.count
 
     def split(self) -> tuple["ImageBatch", "ImageBatch"]:
-        """The first and the second half, in order."""
+        """Return the first and the second half, in order."""
         middle = self.count // 2
         halves = []
         for begin, end in ((0, middle), (middle, self.count)):
@@ -79,7 +79,7 @@ class ImageBatch:
         return halves[0], halves[1]
 
     def to(self, device: torch.device) -> "ImageBatch":
-        """The batch on ``device``; asynchronous where the batch is pinned."""
+        """Return the batch on ``device``; the copy is asynchronous if the batch is pinned."""
         moved = tuple(
             replace(
                 group,
@@ -92,7 +92,7 @@ class ImageBatch:
 
 
 def prepare(image: ImageLike, recipe: Recipe, *, device_resizes: bool = False) -> Prepared:
-    """Decode one picture and, unless the device will do it, resize it.
+    """Decode one picture, and resize it unless the device will.
 
     Raises:
         ValueError: as :func:`decode`.
@@ -112,7 +112,7 @@ def _suits_a_gpu(pixels_HWC: torch.Tensor, target_height: int, target_width: int
 
 
 def _resize(pixels_NHWC: torch.Tensor, height: int, width: int, recipe: Recipe) -> torch.Tensor:
-    """Antialiased resize, rounded to whole values as Pillow does; uint8 in, uint8 out."""
+    """Resize uint8 pixels with antialiasing, rounded to whole values as Pillow does."""
     if pixels_NHWC.shape[1:3] == (height, width):
         return pixels_NHWC
     pixels_NCHW = pixels_NHWC.permute(0, 3, 1, 2)  # a view that torch knows as channels-last
@@ -131,11 +131,11 @@ def _resize(pixels_NHWC: torch.Tensor, height: int, width: int, recipe: Recipe) 
 
 
 def assemble(pictures: Sequence[Prepared], *, pinned: bool = False) -> ImageBatch:
-    """Stack pictures into a batch, those of equal shape together.
+    """Stack pictures into a batch, grouped by shape.
 
     Args:
         pictures: at least one.
-        pinned: stack in page-locked memory, from which a GPU copies without the CPU's help.
+        pinned: stack in page-locked memory, from which a GPU copies asynchronously.
     """
     groups: dict[tuple[Any, ...], list[int]] = {}
     for i, picture in enumerate(pictures):
@@ -165,21 +165,21 @@ def _stack(pictures_HWC: list[torch.Tensor], *, pinned: bool) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True)
 class ModelInputs:
-    """What the vision tower is called with."""
+    """The arguments of the vision tower."""
 
     arguments: dict[str, torch.Tensor]
     patches: int
-    """Patches that carry a picture, over the whole batch."""
+    """Patches of pictures in the whole batch."""
     padding: int
-    """Patches that carry nothing: the price of batching pictures of different shapes."""
+    """Padding patches, due to pictures of different shapes in one batch."""
 
 
 def model_inputs(batch: ImageBatch, recipe: Recipe, dtype: torch.dtype) -> ModelInputs:
-    """Resize what is left to resize, normalise and lay out a batch on the device it is on.
+    """Resize what is not resized yet, normalise and lay out a batch on its device.
 
     Fixed resolution: ``pixel_values`` [N, C, H, W]. NaFlex: ``pixel_values`` [N, P, K], where P is
     the longest picture of this batch rather than ``max_num_patches``, ``spatial_shapes`` [N, 2]
-    and, where lengths differ, ``pixel_attention_mask`` [N, P].
+    and, if lengths differ, ``pixel_attention_mask`` [N, P].
     """
     parts = []
     for group in batch.groups:
@@ -195,14 +195,14 @@ def model_inputs(batch: ImageBatch, recipe: Recipe, dtype: torch.dtype) -> Model
 
 @lru_cache(maxsize=16)
 def _scale_and_shift(recipe: Recipe, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    # Kept: making a tensor on a GPU from numbers waits for all that the GPU has to do before.
+    # Cached: making a tensor from numbers waits for all queued work of a GPU.
     scale = [recipe.scale / std for std in recipe.std]
     shift = [-mean / std for mean, std in zip(recipe.mean, recipe.std, strict=True)]
     return torch.tensor(scale, device=device), torch.tensor(shift, device=device)
 
 
 def _gather(batch: ImageBatch, parts: list[torch.Tensor]) -> torch.Tensor:
-    """The groups' parts in the order of the batch."""
+    """Return the tensors of the groups in the order of the batch."""
     if len(parts) == 1:
         return parts[0]
     result = parts[0].new_empty((len(batch), *parts[0].shape[1:]))

@@ -1,6 +1,6 @@
-"""How pixels and words are prepared for a checkpoint: read from its files, fixed in one record.
+"""The preprocessing of a checkpoint's inputs, read from its files into one record.
 
-No torch here: the record is part of the model's identity, and that must be known cheaply.
+Imports no torch: the record is part of the model's identity, which must be cheap to read.
 """
 
 import math
@@ -14,13 +14,13 @@ from siglip_pipeline.siglip.checkpoint import Checkpoint, Family
 Resample = Literal["bilinear", "bicubic"]
 
 VERSION = 1
-"""Raised whenever :mod:`.preprocess` changes what comes out for the same recipe."""
+"""Increased whenever :mod:`.preprocess` changes its output for the same recipe."""
 
 # Pillow's numbers, which image processors store.
 _RESAMPLES: dict[int, Resample] = {2: "bilinear", 3: "bicubic"}
 
-# Defaults of SiglipImageProcessor and Siglip2ImageProcessor in transformers 5.23, for keys that an
-# old file leaves out.
+# Defaults of SiglipImageProcessor and Siglip2ImageProcessor in transformers 5.23, for keys that are
+# missing in old files.
 _DEFAULTS: dict[Family, dict[str, Any]] = {
     "siglip": {"resample": 3, "size": {"height": 224, "width": 224}},
     "siglip2": {"resample": 2, "patch_size": 16, "max_num_patches": 256},
@@ -42,7 +42,7 @@ class Recipe:
     family: Family
     resample: Resample
     scale: float
-    """Factor on the 0-255 value before ``mean`` and ``std`` apply."""
+    """Factor of the 0-255 value, before ``mean`` and ``std``."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     patch_size: int
@@ -51,10 +51,10 @@ class Recipe:
     max_num_patches: int | None
     """NaFlex only: upper bound of patches per picture."""
     text_length: int
-    """Tokens; every text is padded or cut to exactly this many."""
+    """Tokens; every text is padded or truncated to exactly this many."""
 
     def to_json(self) -> dict[str, Any]:
-        """The recipe as it is stored with the model."""
+        """Return the recipe as it is stored with the model."""
         image: dict[str, Any] = {
             "resample": self.resample,
             "antialias": True,
@@ -76,19 +76,19 @@ class Recipe:
 
 
 MAX_PATCHES = 65_536
-"""Of one picture, a hundred times what a NaFlex model is trained with."""
+"""The limit for one picture, a hundred times what a NaFlex model is trained with."""
 
 
 def read_recipe(checkpoint: Checkpoint, *, max_num_patches: int | None = None) -> Recipe:
-    """The recipe that a checkpoint's files ask for.
+    """Return the recipe of a checkpoint's files.
 
     Args:
         checkpoint: an opened checkpoint.
-        max_num_patches: for NaFlex models, instead of the checkpoint's own number.
+        max_num_patches: replaces the checkpoint's own number; NaFlex models only.
 
     Raises:
-        UnsupportedModelError: a resampling filter, size or patch count that cannot be followed
-            exactly, or ``max_num_patches`` for a model of fixed resolution.
+        UnsupportedModelError: a resampling filter, size or patch count is not supported exactly, or
+            ``max_num_patches`` is set for a model of fixed resolution.
     """
     try:
         return _read_recipe(checkpoint, max_num_patches)
@@ -101,24 +101,24 @@ def read_recipe(checkpoint: Checkpoint, *, max_num_patches: int | None = None) -
 
 def _read_recipe(checkpoint: Checkpoint, max_num_patches: int | None) -> Recipe:
     family = checkpoint.family
-    asked = {**_SHARED_DEFAULTS, **_DEFAULTS[family]}
-    asked.update({k: v for k, v in checkpoint.processor.items() if v is not None})
-    resample = _RESAMPLES.get(asked["resample"])
-    if resample is None or not asked["do_resize"]:
+    config = {**_SHARED_DEFAULTS, **_DEFAULTS[family]}
+    config.update({k: v for k, v in checkpoint.processor.items() if v is not None})
+    resample = _RESAMPLES.get(config["resample"])
+    if resample is None or not config["do_resize"]:
         raise UnsupportedModelError(
-            f"{checkpoint.name!r}: its image processor has do_resize={asked['do_resize']} and "
-            f"resample={asked['resample']}; allowed are true and 2 (bilinear) or 3 (bicubic)"
+            f"{checkpoint.name!r}: its image processor has do_resize={config['do_resize']} and "
+            f"resample={config['resample']}; allowed are true and 2 (bilinear) or 3 (bicubic)"
         )
-    scale = float(asked["rescale_factor"]) if asked["do_rescale"] else 1.0
+    scale = float(config["rescale_factor"]) if config["do_rescale"] else 1.0
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    if asked["do_normalize"]:
+    if config["do_normalize"]:
         mean, std = (
-            _triple(checkpoint, asked, "image_mean"),
-            _triple(checkpoint, asked, "image_std"),
+            _triple(checkpoint, config, "image_mean"),
+            _triple(checkpoint, config, "image_std"),
         )
     size = patches = None
     if family == "siglip":
-        size = _square_size(checkpoint, asked["size"])
+        size = _square_size(checkpoint, config["size"])
         if max_num_patches is not None:
             raise UnsupportedModelError(
                 f"SIGLIP_MAX_NUM_PATCHES={max_num_patches} is for NaFlex models such as "
@@ -126,7 +126,7 @@ def _read_recipe(checkpoint: Checkpoint, max_num_patches: int | None) -> Recipe:
                 f"of {size} pixels: unset it"
             )
     else:
-        patches = int(max_num_patches or asked["max_num_patches"])
+        patches = int(max_num_patches or config["max_num_patches"])
         if not 1 <= patches <= MAX_PATCHES:
             raise ValueError(f"max_num_patches={patches} is not between 1 and {MAX_PATCHES}")
     return Recipe(
@@ -135,7 +135,7 @@ def _read_recipe(checkpoint: Checkpoint, max_num_patches: int | None) -> Recipe:
         scale=scale,
         mean=mean,
         std=std,
-        patch_size=_patch_size(checkpoint, asked),
+        patch_size=_patch_size(checkpoint, config),
         size=size,
         max_num_patches=patches,
         # The text tower pools the last position, so it only works at its full length.
@@ -144,7 +144,7 @@ def _read_recipe(checkpoint: Checkpoint, max_num_patches: int | None) -> Recipe:
 
 
 def target_size(height: int, width: int, recipe: Recipe) -> tuple[int, int]:
-    """Height and width in pixels that a picture of ``height`` x ``width`` is resized to."""
+    """Return the height and width in pixels that a picture is resized to."""
     if recipe.size is not None:
         return recipe.size, recipe.size
     assert recipe.max_num_patches is not None
@@ -152,11 +152,11 @@ def target_size(height: int, width: int, recipe: Recipe) -> tuple[int, int]:
 
 
 def naflex_size(height: int, width: int, patch: int, max_num_patches: int) -> tuple[int, int]:
-    """The largest size of about the same aspect ratio that is at most ``max_num_patches`` patches.
+    """Return the largest size of similar aspect ratio with at most ``max_num_patches`` patches.
 
-    Both sides are multiples of ``patch``. The search is the one that NaFlex checkpoints were
-    trained with (transformers' ``get_image_size_for_max_num_patches``), step for step: at the
-    edges a closed formula would differ by a patch.
+    Both sides are multiples of ``patch``. The search repeats the one of NaFlex training
+    (transformers' ``get_image_size_for_max_num_patches``) step by step, as a closed formula can
+    differ by a patch.
     """
 
     def scaled(scale: float, side: int) -> int:
@@ -171,9 +171,9 @@ def naflex_size(height: int, width: int, patch: int, max_num_patches: int) -> tu
 
 
 def _triple(
-    checkpoint: Checkpoint, asked: Mapping[str, Any], key: str
+    checkpoint: Checkpoint, config: Mapping[str, Any], key: str
 ) -> tuple[float, float, float]:
-    value = asked[key]
+    value = config[key]
     values = [float(value)] * 3 if isinstance(value, (int, float)) else [float(v) for v in value]
     if len(values) != 3 or (key == "image_std" and 0.0 in values):
         raise UnsupportedModelError(
@@ -196,11 +196,11 @@ def _square_size(checkpoint: Checkpoint, size: Any) -> int:
     return int(trained)
 
 
-def _patch_size(checkpoint: Checkpoint, asked: Mapping[str, Any]) -> int:
+def _patch_size(checkpoint: Checkpoint, config: Mapping[str, Any]) -> int:
     trained = int(checkpoint.vision_config.get("patch_size", 16))
-    if checkpoint.family == "siglip2" and int(asked["patch_size"]) != trained:
+    if checkpoint.family == "siglip2" and int(config["patch_size"]) != trained:
         raise UnsupportedModelError(
-            f"{checkpoint.name!r}: its image processor cuts patches of {asked['patch_size']} "
+            f"{checkpoint.name!r}: its image processor cuts patches of {config['patch_size']} "
             f"pixels but the model takes {trained}; preprocessor_config.json and config.json "
             "must agree"
         )

@@ -1,4 +1,4 @@
-"""One batch through the vision tower: batch size found by trying, memory that runs out survived."""
+"""Run batches through the vision tower; tune the batch size, and recover from lack of memory."""
 
 import threading
 import time
@@ -16,18 +16,18 @@ from siglip_pipeline.siglip.preprocess import ImageBatch
 
 _START = {"cpu": 4, "mps": 8, "cuda": 32}
 _LIMIT = {"cpu": 64, "mps": 128, "cuda": 1024}
-# The first batch of a size pays for allocations and kernel selection; the best one counts.
+# The first batch of a size includes allocations and kernel selection; the fastest one counts.
 _TRIALS = 3
 _WORTH_DOUBLING = 1.03
-"""Doubling the batch must bring this much more throughput, or the smaller size is kept."""
+"""The larger size is kept if its throughput is at least this many times that of the smaller."""
 
 
 class BatchSize:
-    """How many frames the next batch should have.
+    """The number of frames of the next batch.
 
-    ``auto`` climbs on real work, so that probing costs nothing: it doubles while throughput still
-    grows by 3% and settles on the best size. Running out of memory halves it for good. Shared by
-    the threads of an engine.
+    ``auto`` is tuned on the batches of the run: the size doubles while throughput grows by at least
+    3%, and settles on the best. Lack of memory halves it permanently. Shared by the threads of an
+    engine.
     """
 
     def __init__(self, *, fixed: int | None = None, kind: str = "cpu", start: int | None = None):
@@ -40,16 +40,16 @@ class BatchSize:
 
     @property
     def current(self) -> int:
-        """Frames for the next batch."""
+        """Return the number of frames of the next batch."""
         return self._current
 
     @property
     def settled(self) -> bool:
-        """Whether climbing is over."""
+        """Return whether tuning has ended."""
         return self._settled
 
     def measured(self, frames: int, seconds: float) -> None:
-        """Learn from a batch that ran."""
+        """Use the time of a batch for tuning."""
         with self._lock:
             if self._settled or frames != self._current:
                 return
@@ -66,7 +66,7 @@ class BatchSize:
                 self._current = frames * 2
 
     def out_of_memory(self, frames: int) -> None:
-        """Learn that ``frames`` at once are too many."""
+        """Reduce the size because ``frames`` do not fit in memory."""
         with self._lock:
             self.out_of_memory_count += 1
             self._limit = min(self._limit, max(1, frames // 2))
@@ -76,28 +76,28 @@ class BatchSize:
 
 @dataclass(frozen=True, slots=True)
 class BatchOutcome:
-    """What came of a batch."""
+    """The result of a batch."""
 
     vectors_ND: FloatArray
     """One row per picture; a row may be NaN."""
     busy_seconds: float
-    """Time that the device computed, without waiting for input."""
+    """Time in which the device computed."""
     patches: int
     padding: int
 
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """Work that was handed to the device and may still be running."""
+    """A batch that was started on the device and may still be running."""
 
     batch: ImageBatch
     vectors_ND: torch.Tensor
     patches: int
     padding: int
     seconds: float | None
-    """None where the device was only told to start; then the events below know."""
+    """None if the device runs asynchronously; then ``events`` give the time."""
     events: "tuple[torch.cuda.Event, torch.cuda.Event, torch.cuda.Event] | None" = None
-    """Computing began, computing ended, the vectors are on the host."""
+    """Computation began; computation ended; the vectors are on the host."""
 
 
 def _timed_event() -> torch.cuda.Event:
@@ -105,12 +105,12 @@ def _timed_event() -> torch.cuda.Event:
 
 
 def launch(model: SiglipModel, batch: ImageBatch, copied: ImageBatch | None = None) -> Launched:
-    """Start a batch; on a GPU this returns before the result is there.
+    """Start a batch; on a GPU return before the result is available.
 
     Args:
         model: a model whose vision tower is loaded.
         batch: the batch on the host.
-        copied: the same batch, where it was brought to the device ahead of time.
+        copied: the same batch, if it was copied to the device beforehand.
     """
     if model.torch_device.type == "cuda":
         began, ended = _timed_event(), _timed_event()
@@ -132,7 +132,7 @@ def launch(model: SiglipModel, batch: ImageBatch, copied: ImageBatch | None = No
 
 
 def finish(launched: Launched, sizes: BatchSize) -> BatchOutcome:
-    """Wait for a launched batch, and let ``sizes`` learn from it."""
+    """Wait for a launched batch; return its result, and pass its time to ``sizes``."""
     seconds = launched.seconds
     if seconds is None:
         assert launched.events is not None
@@ -142,15 +142,17 @@ def finish(launched: Launched, sizes: BatchSize) -> BatchOutcome:
     sizes.measured(len(launched.batch), seconds)
     vectors_ND = launched.vectors_ND.numpy()
     if launched.events is not None:
-        vectors_ND = vectors_ND.copy()  # a long video must not hold on to page-locked memory
+        vectors_ND = (
+            vectors_ND.copy()
+        )  # page-locked memory must not be held until a long video is complete
     return BatchOutcome(vectors_ND, seconds, launched.patches, launched.padding)
 
 
 def run_batch(model: SiglipModel, batch: ImageBatch, sizes: BatchSize) -> BatchOutcome:
-    """Embed one batch, in halves if it does not fit in the device's memory.
+    """Embed one batch, in halves if it does not fit in the memory of the device.
 
     Raises:
-        EmbeddingError: not even one picture fits.
+        EmbeddingError: a single picture does not fit.
     """
     try:
         return finish(launch(model, batch), sizes)
@@ -167,7 +169,7 @@ def run_batch(model: SiglipModel, batch: ImageBatch, sizes: BatchSize) -> BatchO
 
 
 def run_halves(model: SiglipModel, batch: ImageBatch, sizes: BatchSize) -> BatchOutcome:
-    """Embed a batch that ran out of memory, half by half."""
+    """Embed a batch that ran out of memory, in two halves."""
     sizes.out_of_memory(len(batch))
     give_back_memory()
     first, second = (run_batch(model, half, sizes) for half in batch.split())

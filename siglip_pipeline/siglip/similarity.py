@@ -1,7 +1,7 @@
-"""Similarity of vectors, in numpy alone.
+"""Compute the similarity of vectors, with numpy alone.
 
 Shapes: N rows, M rows of a second array, D dimensions, K results. Vectors need not be of unit
-length; float16, float32 and float64 are taken as they are, and float16 is computed in float32.
+length; float16, float32 and float64 are accepted, and float16 is computed in float32.
 """
 
 from typing import Any, NamedTuple
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 _FLOATS = (np.float16, np.float32, np.float64)
 
-# A float32 dot product of unit vectors is off by less than this for every D in use (the largest
-# seen on 2,048 dimensions was 4e-7), so rows closer than this to the k-th are scored again.
+# The error of a float32 dot product of unit vectors is less than this for every D in use (at most
+# 4e-7 at 2,048 dimensions), so rows closer than this to the k-th are scored again.
 _FLOAT32_SLACK = 1e-5
 
 
@@ -20,13 +20,13 @@ class SimilarFrames(NamedTuple):
     """The rows most similar to a query, best first."""
 
     indices_K: NDArray[np.int64]
-    """Row numbers; equal scores come in ascending row order."""
+    """Row numbers; rows with equal scores are in ascending order."""
     scores_K: NDArray[np.float32]
     """Cosine similarities in [-1, 1]."""
 
 
 def cosine_similarity(a: NDArray[Any], b: NDArray[Any]) -> Any:
-    """Cosine of the angle between vectors.
+    """Return the cosine of the angle between vectors.
 
     Args:
         a: [D] or [N, D], float16, float32 or float64.
@@ -52,17 +52,17 @@ def find_similar_frames(
     k: int = 10,
     block_rows: int = 16_384,
 ) -> SimilarFrames:
-    """The k rows of ``embeddings_ND`` with the highest cosine similarity to ``query_D``.
+    """Return the k rows of ``embeddings_ND`` with the highest cosine similarity to ``query_D``.
 
-    Rows are read in blocks of ``block_rows``: beyond the input, memory for a block or two is
-    needed, whatever N is, so a memory-mapped array works as well. The answer does not depend on
-    ``block_rows``, and rows with equal scores come in ascending order: candidates that a float32
-    product cannot tell apart are scored again in float64.
+    Rows are read in blocks, so the memory needed beyond the input is that of one or two blocks, and
+    a memory-mapped array works too. The result does not depend on ``block_rows``, and rows with
+    equal scores are in ascending order: candidates that a float32 product cannot distinguish are
+    scored again in float64.
 
     Args:
         query_D: [D], float16, float32 or float64.
         embeddings_ND: [N, D]; N may be 0.
-        k: how many rows; fewer come back when N is smaller.
+        k: the number of rows; fewer are returned if N is smaller.
         block_rows: rows per block.
 
     Raises:
@@ -102,10 +102,10 @@ def find_similar_frames(
 
 
 def probability(cosine: Any, logit_scale: float, logit_bias: float) -> Any:
-    """Probability that image and text match, as SigLIP was trained to give it.
+    """Return the probability that image and text match, according to SigLIP's training.
 
-    ``sigmoid(exp(logit_scale) * cosine + logit_bias)``: every pair is judged by itself, so the
-    values over several texts do not add up to 1 (Zhai et al., "Sigmoid Loss for Language Image
+    ``sigmoid(exp(logit_scale) * cosine + logit_bias)``: pairs are independent, so the values of
+    several texts do not add up to 1 (Zhai et al., "Sigmoid Loss for Language Image
     Pre-Training", 2023, arXiv:2303.15343).
 
     Args:
@@ -117,7 +117,7 @@ def probability(cosine: Any, logit_scale: float, logit_bias: float) -> Any:
         float64 of the same shape; a float for a scalar.
     """
     logits = np.exp(np.float64(logit_scale)) * np.asarray(cosine, np.float64) + logit_bias
-    # exp of a non-positive number never overflows, whatever the sign of the logit.
+    # exp of a non-positive number never overflows.
     small = np.exp(-np.abs(logits))
     result = np.where(logits >= 0, 1.0 / (1.0 + small), small / (1.0 + small))
     return result if result.ndim else result.item()
@@ -145,21 +145,21 @@ def _same_dimensions(a_name: str, a: NDArray[Any], b_name: str, b: NDArray[Any])
 
 
 def _unit(name: str, vectors: NDArray[Any]) -> NDArray[Any]:
-    """``vectors`` scaled to length 1 along the last axis."""
+    """Return ``vectors`` scaled to length 1 along the last axis."""
     norms = _norms(name, vectors if vectors.ndim == 2 else vectors[None], first_row=None)
     scaled = vectors / (norms[:, None] if vectors.ndim == 2 else norms[0])
     return scaled.astype(vectors.dtype)
 
 
 def _norms(name: str, rows_ND: NDArray[Any], *, first_row: int | None) -> NDArray[np.float64]:
-    """Length of each row, in float64 where float32 squares would overflow or vanish."""
+    """Return the length of each row; use float64 where float32 squares overflow or underflow."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         squares = np.einsum("nd,nd->n", rows_ND, rows_ND)
         norms: NDArray[np.float64] = np.sqrt(squares).astype(np.float64)
     doubtful = np.flatnonzero(~np.isfinite(norms) | (norms < 1e-15))
     for i in doubtful:
         row = rows_ND[i].astype(np.float64)
-        # Scaled by the largest entry, so that not even float64 extremes overflow.
+        # Scaled by the largest entry, so that extreme float64 values do not overflow.
         largest = np.abs(row).max()
         where = (
             name if first_row is None and len(rows_ND) == 1 else f"{name}[{(first_row or 0) + i}]"
@@ -185,7 +185,7 @@ def _fast_scores(
 
 
 def _exact_scores(rows_ND: NDArray[Any], unit_query_D: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Float64 cosines by a sum per row: equal rows get equal scores wherever they stand."""
+    """Return float64 cosines, summed per row so that equal rows have equal scores."""
     rows = rows_ND.astype(np.float64)
     if not len(rows):
         return np.empty(0)

@@ -1,4 +1,4 @@
-"""Threads that work through queues, end together, and never die in silence."""
+"""Run threads that communicate by queues, end together, and report their errors."""
 
 import contextlib
 import queue
@@ -7,18 +7,18 @@ from collections.abc import Callable
 from typing import Any
 
 _PATIENCE_SECONDS = 0.1
-"""How often a waiting thread looks whether it should end."""
+"""How often a waiting thread checks whether it should end."""
 
 
 class Stopped(Exception):
-    """The caller is gone: a thread should end."""
+    """Raised in a thread that should end."""
 
 
 class Threads:
     """The threads of one run.
 
     Args:
-        on_crash: is told, in the thread that it happened in, what a thread died of.
+        on_crash: called with the error that ended a thread, in that thread.
     """
 
     def __init__(self, on_crash: Callable[[BaseException], None]) -> None:
@@ -28,11 +28,11 @@ class Threads:
 
     @property
     def stopping(self) -> bool:
-        """Whether the threads have been told to end."""
+        """Return whether the threads should end."""
         return self._stop.is_set()
 
     def spawn(self, name: str, body: Callable[..., None], *args: Any) -> None:
-        """Run ``body`` in a thread of its own."""
+        """Run ``body`` in a new thread."""
 
         def guarded() -> None:
             try:
@@ -48,7 +48,7 @@ class Threads:
         thread.start()
 
     def stop(self) -> None:
-        """Tell all threads to end; returns at once."""
+        """Tell all threads to end, without waiting for them."""
         self._stop.set()
 
     def join(self) -> None:
@@ -57,10 +57,10 @@ class Threads:
             thread.join()
 
     def put(self, target: "queue.Queue[Any]", item: Any) -> None:
-        """Put ``item`` when there is room.
+        """Put ``item`` when the queue has room.
 
         Raises:
-            Stopped: the threads are to end.
+            Stopped: the threads should end.
         """
         while not self.stopping:
             with contextlib.suppress(queue.Full):
@@ -68,10 +68,10 @@ class Threads:
         raise Stopped
 
     def get(self, source: "queue.Queue[Any]") -> Any:
-        """Take the next item when there is one.
+        """Return the next item when there is one.
 
         Raises:
-            Stopped: the threads are to end.
+            Stopped: the threads should end.
         """
         while not self.stopping:
             with contextlib.suppress(queue.Empty):
@@ -82,7 +82,7 @@ class Threads:
         """Wait for ``condition``, which is held, to be notified; may return early.
 
         Raises:
-            Stopped: the threads are to end.
+            Stopped: the threads should end.
         """
         if self.stopping:
             raise Stopped

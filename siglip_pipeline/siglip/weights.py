@@ -1,4 +1,4 @@
-"""Headers of safetensors files: read without a library, since a hostile one must cost nothing.
+"""Read headers of safetensors files without a library, so that a hostile file is harmless.
 
 The format: a little-endian uint64 with the header's length, the header as JSON, the tensors' bytes
 without gaps (https://github.com/huggingface/safetensors#format).
@@ -15,13 +15,13 @@ from siglip_pipeline.errors import CorruptWeightsError, UnsupportedModelError
 from siglip_pipeline.siglip.hub import EXAMPLE
 
 MAX_HEADER_BYTES: Final = 100_000_000
-"""What the safetensors library allows; a checkpoint of this family needs 100 KB."""
+"""The limit of the safetensors library; a checkpoint of this family needs 100 KB."""
 
 _SCALAR_FORMATS = {"F64": "<d", "F32": "<f", "F16": "<e"}
 
 
 def read_header(file: Path, name: str) -> tuple[dict[str, Any], int]:
-    """A safetensors header and the offset at which the data starts.
+    """Return a safetensors header, and the offset at which the data starts.
 
     Raises:
         CorruptWeightsError: the file is not safetensors, or not as long as the header promises.
@@ -57,7 +57,7 @@ def read_header(file: Path, name: str) -> tuple[dict[str, Any], int]:
 
 
 def _end(tensor: Mapping[str, Any]) -> int:
-    """Where a tensor ends, if its entry is one."""
+    """Return where a tensor ends; raise if its entry is invalid."""
     begin, end = tensor["data_offsets"]
     if not (isinstance(tensor["dtype"], str) and isinstance(tensor["shape"], list)):
         raise TypeError("an entry without type or shape")
@@ -67,11 +67,11 @@ def _end(tensor: Mapping[str, Any]) -> int:
 
 
 def read_scalars(files: tuple[Path, ...], names: tuple[str, ...], model: str) -> dict[str, float]:
-    """Tensors of one number, by name.
+    """Return tensors of one number, by name.
 
     Raises:
-        UnsupportedModelError: one is in none of the files.
-        CorruptWeightsError: one is something else, or not finite.
+        UnsupportedModelError: a tensor is in none of the files.
+        CorruptWeightsError: a tensor is not a single finite number.
     """
     found: dict[str, float] = {}
     for file in files:

@@ -1,4 +1,4 @@
-"""The threads that run the model: one per GPU, several of few cores each on a CPU."""
+"""Run the model in threads: one per GPU, or several with a few cores each on a CPU."""
 
 import queue
 from collections.abc import Callable, Sequence
@@ -21,15 +21,14 @@ from siglip_pipeline.siglip.runner import (
 )
 
 MOST_CPU_WORKERS = 8
-"""More cores than this are shared out, several to a worker: each worker holds the activations of a
-batch of its own."""
+"""With more cores, each worker gets several, as each holds the activations of its own batch."""
 
 
 class Jobs(Protocol):
-    """Where batches come from."""
+    """The source of batches."""
 
     def __call__(self, *, wait: bool) -> Job | None:
-        """The next batch, or None after the last one.
+        """Return the next batch, or None after the last one.
 
         Raises:
             queue.Empty: ``wait`` is false and no batch is ready yet.
@@ -49,10 +48,10 @@ class Worker:
 
 
 def plan_workers(models: Sequence[SiglipModel], cores: int) -> tuple[Worker, ...]:
-    """Who runs which model.
+    """Assign models and cores to workers.
 
-    On a GPU one thread keeps the device busy. On a CPU a batch on each core beats one batch on all
-    cores: nothing is split, so nothing waits for the slowest part (decision 0034 has figures).
+    On a GPU one thread keeps the device busy. On a CPU one batch per core is faster than one batch
+    on all cores, as nothing waits for the slowest core (decision 0034 has figures).
 
     Args:
         models: the models of the run; workers on a CPU share one model's weights.
@@ -71,9 +70,9 @@ def plan_workers(models: Sequence[SiglipModel], cores: int) -> tuple[Worker, ...
 
 
 def work(worker: Worker, sizes: BatchSize, jobs: Jobs, deliver: Deliver) -> None:
-    """Run batches until there are no more."""
+    """Run batches until none are left."""
     if worker.cores is not None:
-        torch.set_num_threads(worker.cores)  # of this thread alone
+        torch.set_num_threads(worker.cores)  # applies to this thread only
     if worker.model.torch_device.type == "cuda":
         _work_cuda(worker.model, sizes, jobs, deliver)
         return
@@ -82,7 +81,7 @@ def work(worker: Worker, sizes: BatchSize, jobs: Jobs, deliver: Deliver) -> None
 
 
 def _work_cuda(model: SiglipModel, sizes: BatchSize, jobs: Jobs, deliver: Deliver) -> None:
-    """With the next batch copied and launched while the last one computes."""
+    """Run batches on a GPU; copy and launch the next while the last one computes."""
     copies = torch.cuda.Stream(model.torch_device)  # type: ignore[no-untyped-call]
     running: tuple[Job, Launched] | None = None
     last = False
@@ -94,27 +93,27 @@ def _work_cuda(model: SiglipModel, sizes: BatchSize, jobs: Jobs, deliver: Delive
                 job = jobs(wait=running is None)
                 last = job is None
             except queue.Empty:
-                pass  # nothing to launch ahead: finish what runs
+                pass  # no batch to launch yet: finish the running one
             if job is not None:
                 launched = _launch_copied(model, job, copies)
             if running is not None:
                 deliver(running[0], finish(running[1], sizes), model)
                 running = None
             if job is not None and launched is None:
-                # No memory for it beside the one before: alone, in halves.
+                # It did not fit in memory beside the one before: run it alone, in halves.
                 deliver(job, run_halves(model, job.batch, sizes), model)
             elif job is not None and launched is not None:
                 running = (job, launched)
 
 
 def _launch_copied(model: SiglipModel, job: Job, copies: "torch.cuda.Stream") -> Launched | None:
-    """Start a batch behind the one that runs; None if there is no memory for both."""
+    """Start a batch behind the running one; return None if both do not fit in memory."""
     computing = torch.cuda.current_stream()
     try:
         with torch.cuda.stream(copies):
             copied = job.batch.to(model.torch_device)
         computing.wait_stream(copies)
-        for group in copied.groups:  # not to be reused before the model has read them
+        for group in copied.groups:  # keep their memory until the model has read them
             for tensor in (group.pixels_NHWC, group.rows):
                 if tensor is not None:
                     tensor.record_stream(computing)
