@@ -25,7 +25,7 @@ class Failure:
     stage: str
     reason: str
     failed_at: datetime
-    part: str | None = None
+    shard: str | None = None
     """The shard of the video in a divided collection."""
 
 
@@ -299,8 +299,11 @@ class VideoStore:
             connection.cursor(row_factory=class_row(Failure)) as cursor,
         ):
             return cursor.execute(
-                "SELECT path AS video, stage, reason, failed_at, part FROM failures JOIN videos"
-                " USING (video_id) ORDER BY path, failed_at"
+                """
+                SELECT path AS video, stage, reason, failed_at, part AS shard
+                FROM failures JOIN videos USING (video_id)
+                ORDER BY path, failed_at
+                """
             ).fetchall()
 
     def delete(self, video: str) -> bool:

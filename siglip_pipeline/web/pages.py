@@ -228,6 +228,6 @@ def _dagster_url(request: Request, services: Services) -> str | None:
 def _partition_url(dagster: str | None, failure: Failure) -> str | None:
     if dagster is None:
         return None
-    asset = f"{failure.part}/{failure.stage}" if failure.part else failure.stage
+    asset = f"{failure.shard}/{failure.stage}" if failure.shard else failure.stage
     key = quote(partition_key(failure.video), safe="")
     return f"{dagster}/assets/{quote(asset)}?view=partitions&partition={key}"

@@ -159,11 +159,11 @@ def test_nothing_here(service: SearchService, made_database: Database) -> None:
 
 def test_probability_hides_no_more_than_it_says(service: SearchService) -> None:
     everything = service.by_text("v03 20 0.3", k=100).hits
-    for chance in (0.01, 0.5, 0.99):
-        kept = service.by_text("v03 20 0.3", k=100, filter=SearchFilter(min_probability=chance))
-        peaks = {(hit.video, hit.frame_index) for hit in everything if hit.probability >= chance}
+    for least in (0.01, 0.5, 0.99):
+        kept = service.by_text("v03 20 0.3", k=100, filter=SearchFilter(min_probability=least))
+        peaks = {(hit.video, hit.frame_index) for hit in everything if hit.probability >= least}
         assert peaks <= {(hit.video, hit.frame_index) for hit in kept.hits}
-        assert all(hit.probability >= chance for hit in kept.hits)
+        assert all(hit.probability >= least for hit in kept.hits)
 
 
 def test_a_mix_is_the_weighted_sum(service: SearchService) -> None:

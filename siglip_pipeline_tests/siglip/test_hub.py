@@ -169,8 +169,8 @@ def test_a_model_is_downloaded_once_without_what_could_run_code(hub: Hub, ask: A
         ("/api", 401, "RepoNotFound", "ModelNotFoundError", "log in with `hf auth login`"),
         ("/api", 404, "RevisionNotFound", "ModelNotFoundError", "SIGLIP_MODEL_REVISION='v2': "),
         # A gated model can be looked at by everybody; only its files are refused.
-        (f"/{NAME}/resolve", 401, "GatedRepo", "ModelNotFoundError", "terms to be accepted"),
-        (f"/{NAME}/resolve", 403, "GatedRepo", "ModelNotFoundError", "terms to be accepted"),
+        (f"/{NAME}/resolve", 401, "GatedRepo", "ModelNotFoundError", "accepting its terms"),
+        (f"/{NAME}/resolve", 403, "GatedRepo", "ModelNotFoundError", "accepting its terms"),
         ("/api", 401, "", "ModelError", "status 401: log in again with `hf auth login`"),
         ("/api", 403, "", "ModelError", "status 403: log in again with `hf auth login`"),
         ("/api", 500, "", "ModelError", "the hub answered with status 500: try again later"),

@@ -91,7 +91,7 @@ def test_the_series_stays_short_and_keeps_every_frame(seconds: int, clock: Clock
     for point in series:
         frames += point.frames_per_second * (point.seconds - begin)
         begin = point.seconds
-    # A frame that arrived in the very last instant has no stretch of its own yet.
+    # A frame that arrives at the last instant has no interval of its own yet.
     assert frames == pytest.approx(2 * min(seconds, 2000), abs=2.01)
     assert begin == pytest.approx(seconds)
 

@@ -1,4 +1,4 @@
-"""Alignment of made footage: copies are found with their times, blocks and chance are not."""
+"""Alignment of generated footage finds copies and their times, but no blocks or coincidences."""
 
 from collections.abc import Sequence
 
@@ -51,7 +51,7 @@ def times(segment: Segment) -> Sequence[float]:
     return [segment.start_a, segment.end_a, segment.start_b, segment.end_b]
 
 
-def test_a_copied_stretch_has_its_times() -> None:
+def test_a_copied_segment_has_its_times() -> None:
     shared = frames(1, 10)
     a = footage(frames(2, 7), shared, frames(3, 5))
     b = footage(frames(4, 20), copied(shared))
@@ -61,7 +61,7 @@ def test_a_copied_stretch_has_its_times() -> None:
     assert segment.different == pytest.approx(10)
 
 
-def test_two_stretches_in_another_order_are_two_segments() -> None:
+def test_swapped_halves_are_two_segments() -> None:
     one, two = frames(1, 8), frames(2, 6)
     segments = align(footage(one, frames(3, 9), two), footage(copied(two), copied(one)))
     assert [times(segment) for segment in segments] == [
@@ -72,7 +72,7 @@ def test_two_stretches_in_another_order_are_two_segments() -> None:
 
 @pytest.mark.parametrize("speed", [0.5, 2 / 3, 1.25, 1.4, 1.5, 2.0])
 def test_speed_is_measured(speed: float) -> None:
-    """A slow pan: nearby frames are alike, so that frames of both speeds meet."""
+    """The footage is a slow pan: nearby frames are similar, so frames of both speeds match."""
     rng = np.random.default_rng(5)
     knots = np.cumsum(rng.standard_normal((80, DIM)), axis=0)
 

@@ -1,4 +1,4 @@
-"""Moments: they tile a video, keep alike frames together, and part unlike ones."""
+"""Moments tile a video, keep similar frames together, and separate different ones."""
 
 import numpy as np
 import pytest
