@@ -171,8 +171,10 @@ class Comparisons:
         """Return the mean vectors of the moments of videos, float16 [M, D], by video id."""
         with self._database.connection() as connection:
             rows = connection.execute(
-                "SELECT video_id, moments FROM video_vectors WHERE model_id = %s"
-                " AND video_id = ANY(%s) ORDER BY video_id",
+                """
+                SELECT video_id, moments FROM video_vectors WHERE model_id = %s
+                AND video_id = ANY(%s) ORDER BY video_id
+                """,
                 [self._model_id, list(video_ids)],
                 binary=True,
             ).fetchall()
@@ -262,8 +264,10 @@ class Comparisons:
             counts[video_id] += np.unpackbits(np.frombuffer(bits, np.uint8), count=frames[video_id])
         with connection.cursor() as cursor:
             cursor.executemany(
-                "UPDATE video_vectors SET spread = %b, pairs = %s"
-                " WHERE model_id = %s AND video_id = %s",
+                """
+                UPDATE video_vectors SET spread = %b, pairs = %s
+                WHERE model_id = %s AND video_id = %s
+                """,
                 [
                     [np.maximum(count_N, 1).tobytes(), pairs[video_id], self._model_id, video_id]
                     for video_id, count_N in counts.items()
@@ -287,8 +291,10 @@ class Comparisons:
     ) -> dict[int, FrameWeights]:
         """Return what the copy decision weighs, by video id."""
         rows = connection.execute(
-            "SELECT video_id, length_seconds, weights, spread FROM video_vectors"
-            " WHERE model_id = %s AND video_id = ANY(%s)",
+            """
+            SELECT video_id, length_seconds, weights, spread FROM video_vectors
+            WHERE model_id = %s AND video_id = ANY(%s)
+            """,
             [self._model_id, list(video_ids)],
             binary=True,
         ).fetchall()

@@ -71,7 +71,7 @@ class VideoSimilarityStore:
             model_id: the model; None for the active one.
             video: only segments of this video.
             duplicates_only: only segments of copies.
-            limit: at most so many.
+            limit: the largest number of segments.
         """
         with (
             self._database.connection() as connection,

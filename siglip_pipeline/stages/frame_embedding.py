@@ -150,7 +150,7 @@ class _VectorsStage:
         if isinstance(canonical, VideoError):
             return self._failed(VideoError(duplicate, canonical.reason))
         return self._copy_stored(duplicate, self.to_embed[canonical.video]) or self._failed(
-            VideoError(duplicate, f"the vectors of its duplicate {canonical.video} are gone")
+            VideoError(duplicate, f"the vectors of its canonical video {canonical.video} are gone")
         )
 
     def _current(self, video: str, stored: FrameFileMetadata) -> VectorsStored | None:

@@ -208,7 +208,7 @@ class _FramesStage:
         if isinstance(result, VideoError):
             return self._failed(VideoError(duplicate.path, result.reason), duplicate)
         return self._copy_stored(duplicate, canonical, result.damaged_share) or self._failed(
-            VideoError(duplicate.path, f"the frames of its duplicate {canonical} are gone"),
+            VideoError(duplicate.path, f"the frames of its canonical video {canonical} are gone"),
             duplicate,
         )
 

@@ -22,10 +22,10 @@ from siglip_pipeline.uploads.upload_store import UploadStore, is_in_part
 from siglip_pipeline.video.frame_store import FrameFileMetadata, FrameStore
 
 ABANDONED_SECONDS = 86_400.0
-"""A draft of frames that has not been written to for so long was left by a killed process."""
+"""Age from which a draft of frames was left by a killed process."""
 
 AWAITED_SECONDS = 900.0
-"""Sensors and the daemon begin the next step for a video within so long."""
+"""Time within which sensors and the daemon begin the next step for a video."""
 
 PAUSE_SECONDS = 5.0
 """Time between the two surveys, in which a step that was about to begin has begun."""
@@ -195,12 +195,10 @@ def _survey(places: _Places, *, only: Set[str] | None = None) -> _Survey:
     if places.model_id is not None:
         found += _compare_vectors(places, places.model_id, survey, rows)
     after = places.in_dagster()
-    survey.differences = [
-        *_settled(places, [d for d in found if d is not None], before, after),
-        *(
-            Difference(video=shown(file.path), problem=file.reason, repair="reported")
-            for file in refused
-        ),
+    survey.differences = _settled(places, [d for d in found if d is not None], before, after)
+    survey.differences += [
+        Difference(video=shown(file.path), problem=file.reason, repair="reported")
+        for file in refused
     ]
     if before.is_quiet and after.is_quiet:
         survey.differences += _compare_index(places)

@@ -95,8 +95,10 @@ class AnnouncedUploads:
         """Have the sensor announce these videos as if they were new."""
         with self._database.connection() as connection:
             connection.execute(
-                "UPDATE videos SET listed_fingerprint = NULL, announced_at = now()"
-                " WHERE path = ANY(%s)",
+                """
+                UPDATE videos SET listed_fingerprint = NULL, announced_at = now()
+                WHERE path = ANY(%s)
+                """,
                 [list(videos)],
             )
 

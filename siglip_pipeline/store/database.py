@@ -217,8 +217,10 @@ def _check_versions(url: SecretUrl) -> tuple[int, ...]:
     ):
         server = connection.info.server_version // 10000
         row = connection.execute(
-            "SELECT default_version, installed_version FROM pg_available_extensions"
-            " WHERE name = 'vector'"
+            """
+            SELECT default_version, installed_version FROM pg_available_extensions
+            WHERE name = 'vector'
+            """
         ).fetchone()
     if server < POSTGRES_MINIMUM:
         raise DatabaseVersionError(

@@ -145,8 +145,10 @@ def changed_share(connection: Connection, target: Generation) -> float:
 def _drop_videos(connection: Connection, target: Generation, video_ids: Sequence[int]) -> None:
     _forget(connection, target, video_ids)
     connection.execute(
-        "UPDATE generation_videos SET ingest_id = NULL, late = true"
-        " WHERE model_id = %s AND generation = %s AND video_id = ANY(%s)",
+        """
+        UPDATE generation_videos SET ingest_id = NULL, late = true
+        WHERE model_id = %s AND generation = %s AND video_id = ANY(%s)
+        """,
         [target.model_id, target.generation, list(video_ids)],
     )
 

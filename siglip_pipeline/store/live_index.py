@@ -20,8 +20,10 @@ def live_index(database: Database, model_id: int) -> LiveIndex | None:
     """Return the published generation of a model; None before the first one."""
     with database.connection() as connection:
         row = connection.execute(
-            "SELECT generation, kind, recall_at_10 FROM generations"
-            " WHERE model_id = %s AND state = 'live'",
+            """
+            SELECT generation, kind, recall_at_10 FROM generations
+            WHERE model_id = %s AND state = 'live'
+            """,
             [model_id],
         ).fetchone()
         if row is None:

@@ -264,8 +264,10 @@ def _find(connection: Connection, key: str) -> ModelRow | None:
 
 def _insert(connection: Connection, spec: ModelSpec, moment_threshold: float) -> ModelRow:
     connection.execute(
-        "INSERT INTO models (model_key, name, revision, dim, preprocess, logit_scale, logit_bias,"
-        " moment_threshold) VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
+        """
+        INSERT INTO models (model_key, name, revision, dim, preprocess, logit_scale, logit_bias,
+        moment_threshold) VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
+        """,
         [
             spec.key,
             spec.name,

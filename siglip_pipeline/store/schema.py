@@ -70,8 +70,10 @@ def apply_migrations(connection: Connection, *, known: list[Migration] | None = 
         return []
     connection.execute("SELECT pg_advisory_xact_lock(%s, 0)", [LOCK])
     connection.execute(
-        "CREATE TABLE IF NOT EXISTS schema_migrations (number integer PRIMARY KEY, name text"
-        " NOT NULL, digest text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+        """
+        CREATE TABLE IF NOT EXISTS schema_migrations (number integer PRIMARY KEY, name text
+        NOT NULL, digest text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())
+        """
     )
     applied = []
     for migration in _missing(_applied(connection), known):

@@ -86,8 +86,10 @@ class VectorStore:
         """Return whether vectors of this source and sampling are stored."""
         with self._database.connection() as connection:
             row = connection.execute(
-                "SELECT 1 FROM ingests JOIN videos USING (video_id) WHERE model_id = %s"
-                " AND path = %s AND ingests.source_sha256 = %s AND ingests.sampling = %s",
+                """
+                SELECT 1 FROM ingests JOIN videos USING (video_id) WHERE model_id = %s
+                AND path = %s AND ingests.source_sha256 = %s AND ingests.sampling = %s
+                """,
                 [model_id, video, source_sha256, sampling],
             ).fetchone()
         return row is not None
@@ -142,9 +144,11 @@ class VectorStore:
         """Return a video with vectors of this content and sampling; None if there is none."""
         with self._database.connection() as connection:
             row = connection.execute(
-                "SELECT path FROM ingests JOIN videos USING (video_id) WHERE model_id = %s"
-                " AND ingests.source_sha256 = %s AND ingests.sampling = %s"
-                " ORDER BY path LIMIT 1",
+                """
+                SELECT path FROM ingests JOIN videos USING (video_id) WHERE model_id = %s
+                AND ingests.source_sha256 = %s AND ingests.sampling = %s
+                ORDER BY path LIMIT 1
+                """,
                 [model_id, source_sha256, sampling],
             ).fetchone()
         return None if row is None else str(row[0])
@@ -168,8 +172,10 @@ class VectorStore:
         """Mark vectors to be computed again; searches use them until then."""
         with self._database.connection() as connection:
             connection.execute(
-                "UPDATE ingests SET source_sha256 = '' FROM videos v WHERE ingests.model_id = %s"
-                " AND v.video_id = ingests.video_id AND v.path = ANY(%s)",
+                """
+                UPDATE ingests SET source_sha256 = '' FROM videos v WHERE ingests.model_id = %s
+                AND v.video_id = ingests.video_id AND v.path = ANY(%s)
+                """,
                 [model_id, list(videos)],
             )
 
@@ -247,8 +253,10 @@ def _current(
     connection: Connection, model_id: int, video_id: int, source_sha256: str, sampling: str
 ) -> LoadResult | None:
     row = connection.execute(
-        "SELECT frames, moments FROM ingests WHERE model_id = %s AND video_id = %s"
-        " AND source_sha256 = %s AND sampling = %s",
+        """
+        SELECT frames, moments FROM ingests WHERE model_id = %s AND video_id = %s
+        AND source_sha256 = %s AND sampling = %s
+        """,
         [model_id, video_id, source_sha256, sampling],
     ).fetchone()
     return None if row is None else LoadResult(outcome="current", frames=row[0], moments=row[1])

@@ -153,8 +153,10 @@ class VideoStore:
         """
         with self._database.connection() as connection:
             connection.execute(
-                "UPDATE videos SET sampling = '', listed_fingerprint = NULL WHERE path = %s"
-                " AND sampling IS NOT NULL",
+                """
+                UPDATE videos SET sampling = '', listed_fingerprint = NULL WHERE path = %s
+                AND sampling IS NOT NULL
+                """,
                 [video],
             )
 
@@ -194,9 +196,11 @@ class VideoStore:
         with self._database.connection() as connection:
             video_id = _upsert(connection, video, upload)
             connection.execute(
-                "INSERT INTO failures (video_id, stage, reason) VALUES (%s, %s, %s)"
-                " ON CONFLICT (video_id, stage)"
-                " DO UPDATE SET reason = excluded.reason, failed_at = now()",
+                """
+                INSERT INTO failures (video_id, stage, reason) VALUES (%s, %s, %s)
+                ON CONFLICT (video_id, stage)
+                DO UPDATE SET reason = excluded.reason, failed_at = now()
+                """,
                 [video_id, stage, reason.replace("\0", "")],
             )
 

@@ -90,8 +90,10 @@ def begin(database: Database, model_id: int, kind: str) -> Generation:
     with database.connection() as connection:
         # This process holds the build lock: a build that is marked as running was interrupted.
         connection.execute(
-            "UPDATE generations SET state = 'failed', reason = 'the build was interrupted'"
-            " WHERE model_id = %s AND state = 'building'",
+            """
+            UPDATE generations SET state = 'failed', reason = 'the build was interrupted'
+            WHERE model_id = %s AND state = 'building'
+            """,
             [model_id],
         )
         [row] = connection.execute(_BEGIN, {"model": model_id, "kind": kind})
@@ -129,8 +131,10 @@ def recut(database: Database, model_id: int, threshold: float, progress: Progres
             )
             write_moments(connection, model_id, video_id, moments)
             connection.execute(
-                "UPDATE ingests SET moments = %s, moment_threshold = %s, ingest_id = DEFAULT"
-                " WHERE model_id = %s AND video_id = %s",
+                """
+                UPDATE ingests SET moments = %s, moment_threshold = %s, ingest_id = DEFAULT
+                WHERE model_id = %s AND video_id = %s
+                """,
                 [len(moments), threshold, model_id, video_id],
             )
             live = generations.live(connection, model_id)
@@ -255,8 +259,10 @@ def _watched(database: Database, pid: int, progress: Progress) -> Iterator[None]
 def build_progress(connection: Connection, pid: int) -> str | None:
     """Return a build's row of ``pg_stat_progress_create_index`` as text; None if there is none."""
     row = connection.execute(
-        "SELECT phase, blocks_done, blocks_total, tuples_done, tuples_total"
-        " FROM pg_stat_progress_create_index WHERE pid = %s",
+        """
+        SELECT phase, blocks_done, blocks_total, tuples_done, tuples_total
+        FROM pg_stat_progress_create_index WHERE pid = %s
+        """,
         [pid],
     ).fetchone()
     if row is None:

@@ -94,8 +94,10 @@ def discard(database: Database, target: Generation, reason: str) -> None:
     """Record why a generation was not published."""
     with database.connection() as connection:
         connection.execute(
-            "UPDATE generations SET state = 'failed', reason = %s"
-            " WHERE model_id = %s AND generation = %s",
+            """
+            UPDATE generations SET state = 'failed', reason = %s
+            WHERE model_id = %s AND generation = %s
+            """,
             [reason, target.model_id, target.generation],
         )
 

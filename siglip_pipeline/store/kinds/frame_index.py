@@ -108,8 +108,10 @@ class IvfFlat(FrameIndex):
     def index_statement(self, target: Generation) -> sql.Composed | None:
         """Return the statement for ``parameters['lists']`` lists."""
         return sql.SQL(
-            "CREATE INDEX {name} ON {table} USING ivfflat (embedding halfvec_ip_ops)"
-            " WITH (lists = {lists})"
+            """
+            CREATE INDEX {name} ON {table} USING ivfflat (embedding halfvec_ip_ops)
+            WITH (lists = {lists})
+            """
         ).format(
             name=sql.Identifier(tables.index_name(target.model_id, target.generation)),
             table=tables.index(target.model_id, target.generation),

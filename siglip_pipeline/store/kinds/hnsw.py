@@ -27,8 +27,10 @@ class HnswIndex(IndexKind):
     def index_statement(self, target: Generation) -> sql.Composed | None:
         """See :meth:`IndexKind.index_statement`."""
         return sql.SQL(
-            "CREATE INDEX {name} ON {table} USING hnsw ({column} {operators})"
-            " WITH (m = {neighbours}, ef_construction = {ef_construction})"
+            """
+            CREATE INDEX {name} ON {table} USING hnsw ({column} {operators})
+            WITH (m = {neighbours}, ef_construction = {ef_construction})
+            """
         ).format(
             name=sql.Identifier(tables.index_name(target.model_id, target.generation)),
             table=tables.index(target.model_id, target.generation),

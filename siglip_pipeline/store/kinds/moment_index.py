@@ -10,7 +10,7 @@ from siglip_pipeline.store.database import Connection
 from siglip_pipeline.store.kinds.base import Generation, Scope, among, query_vector, vector_type
 from siglip_pipeline.store.kinds.hnsw import HnswIndex
 
-# Up to so many moments in scope, comparing each is as fast as walking the graph until enough of
+# Up to this many moments in scope, comparing each is as fast as walking the graph until enough of
 # them have passed the filter, and it misses none. Text queries gain most.
 EXACT_MOMENTS = 20_000
 

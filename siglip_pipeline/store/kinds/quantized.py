@@ -84,8 +84,10 @@ class HnswBinary(HnswIndex):
             [100 * _share_of(connection, target)],
         ).fetchone()
         texts = connection.execute(
-            "SELECT avg(embedding)::text FROM recall_queries"
-            " WHERE model_id = %s AND modality = 'text'",
+            """
+            SELECT avg(embedding)::text FROM recall_queries
+            WHERE model_id = %s AND modality = 'text'
+            """,
             [target.model_id],
         ).fetchone()
         assert frames is not None

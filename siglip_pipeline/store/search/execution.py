@@ -5,7 +5,7 @@ from weakref import WeakKeyDictionary
 from siglip_pipeline.store.database import Connection
 from siglip_pipeline.store.kinds import Generation, IndexKind, Scope, index_kind
 
-# Up to so many frames in scope, an exact search is faster than an index with a filter.
+# Up to this many frames in scope, an exact search is faster than an index with a filter.
 EXACT_FRAMES = 20_000
 
 

@@ -259,8 +259,10 @@ def sizes(connection: Connection, target: Generation) -> tuple[int, int, int]:
     table = tables.index(target.model_id, target.generation)
     [row] = connection.execute(
         sql.SQL(
-            "SELECT (SELECT count(*) FROM {}), pg_total_relation_size(%s::regclass),"
-            " coalesce(pg_relation_size(to_regclass(%s)), 0)"
+            """
+            SELECT (SELECT count(*) FROM {}), pg_total_relation_size(%s::regclass),
+            coalesce(pg_relation_size(to_regclass(%s)), 0)
+            """
         ).format(table),
         [table.as_string(), tables.index_name(target.model_id, target.generation)],
     )

@@ -27,8 +27,10 @@ def record_check(
     """Store a report in the history."""
     with database.connection() as connection:
         connection.execute(
-            "INSERT INTO recall_checks (model_id, generation, kind, purpose, passed, recall_at_10,"
-            " report) VALUES (%s, %s, %s, %s, %s, %s, %s)",
+            """
+            INSERT INTO recall_checks (model_id, generation, kind, purpose, passed, recall_at_10,
+            report) VALUES (%s, %s, %s, %s, %s, %s, %s)
+            """,
             [
                 target.model_id,
                 target.generation,
@@ -45,8 +47,10 @@ def recall_history(database: Database, model_id: int, *, limit: int = 50) -> lis
     """Return the last checks of a model, newest first."""
     with database.connection() as connection:
         rows = connection.execute(
-            "SELECT generation, kind, purpose, passed, recall_at_10, checked_at FROM recall_checks"
-            " WHERE model_id = %s ORDER BY check_id DESC LIMIT %s",
+            """
+            SELECT generation, kind, purpose, passed, recall_at_10, checked_at FROM recall_checks
+            WHERE model_id = %s ORDER BY check_id DESC LIMIT %s
+            """,
             [model_id, limit],
         ).fetchall()
     return [

@@ -134,8 +134,10 @@ def _labels(texts: Sequence[str], count: int) -> list[str]:
 
 def _sampled_of(connection: Connection, model_id: int) -> int:
     [row] = connection.execute(
-        "SELECT coalesce(min(sampled_of), 0) FROM recall_queries"
-        " WHERE model_id = %s AND modality = 'picture'",
+        """
+        SELECT coalesce(min(sampled_of), 0) FROM recall_queries
+        WHERE model_id = %s AND modality = 'picture'
+        """,
         [model_id],
     )
     return int(row[0])
@@ -161,16 +163,20 @@ def _read(connection: Connection, model_id: int) -> list[Query]:
 def _draw_pictures(connection: Connection, model: ModelRow, count: int) -> list[Query]:
     """Draw frames uniformly at random."""
     videos = connection.execute(
-        "SELECT video_id, path, i.frames FROM ingests i JOIN videos USING (video_id)"
-        " WHERE model_id = %s AND i.frames > 0 ORDER BY path",
+        """
+        SELECT video_id, path, i.frames FROM ingests i JOIN videos USING (video_id)
+        WHERE model_id = %s AND i.frames > 0 ORDER BY path
+        """,
         [model.model_id],
     ).fetchall()
     ends = np.cumsum([frames for _, _, frames in videos])
     rng = np.random.default_rng(SEED)
     picks = np.sort(rng.choice(ends[-1], size=min(count, int(ends[-1])), replace=False))
     statement = sql.SQL(
-        "SELECT frame_index, embedding FROM {} WHERE video_id = %s"
-        " ORDER BY frame_index OFFSET %s LIMIT 1"
+        """
+        SELECT frame_index, embedding FROM {} WHERE video_id = %s
+        ORDER BY frame_index OFFSET %s LIMIT 1
+        """
     ).format(tables.frames(model.model_id))
     queries = []
     for pick in picks:
