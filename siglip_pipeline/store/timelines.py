@@ -87,7 +87,7 @@ class TimelineStore:
         """Return the frames and moments of a video under the active model.
 
         Args:
-            max_frames: the largest number of frames, evenly spaced, including the first and the last.
+            max_frames: most frames to return, evenly spaced, the first and the last included.
         """
         with self._database.connection() as connection:
             model_id = _active_model(connection)
