@@ -10,9 +10,10 @@ import numpy as np
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.video.container import write_mp4
 from siglip_pipeline.video.decode import decode_frames
+from siglip_pipeline.video.frame_index import index_frames
 from siglip_pipeline.video.picture import PictureMaker
 from siglip_pipeline.video.plan import plan_decode
-from siglip_pipeline.video.scan import nothing_decoded_reason, scan
+from siglip_pipeline.video.scan import nothing_decoded_reason
 from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline.video.stills import is_picture
 
@@ -36,7 +37,7 @@ def cut(
     """
     if is_picture(source):
         raise VideoError(source.video, "it is a picture, which has no clips")
-    scanned = scan(source, on_progress=on_progress)
+    scanned = index_frames(source, on_progress=on_progress)
     pts_N = scanned.packets.pts_N
     times_N = (pts_N - pts_N[0]) * float(scanned.time_base)
     # The frame that is on screen at the start began before it.
@@ -48,8 +49,12 @@ def cut(
         stream: av.VideoStream | None = None
         begin = 0.0
         plan = plan_decode(scanned.packets, np.arange(first, last, dtype=np.int64))
-        for decoded in decode_frames(source, scanned, plan, on_progress=on_progress):
-            pixels_HWC = pictures.rgb(decoded.frame, scanned.geometry(decoded.frame))
+        for decoded in decode_frames(
+            source, scanned, plan, deinterlace=True, on_progress=on_progress
+        ):
+            pixels_HWC = pictures.rgb(
+                decoded.frame, scanned.geometry(decoded.frame, decoded.sample_aspect_ratio)
+            )
             # 4:2:0 has one chroma sample for two by two pixels.
             height, width = (side - side % 2 for side in pixels_HWC.shape[:2])
             if stream is None:

@@ -1,20 +1,19 @@
 """Frames out of a container, in one pass, exactly as a full sequential decode gives them."""
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Container, Generator, Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Final
 
-import av
-import av.error
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 
 from siglip_pipeline.records import IntArray
-from siglip_pipeline.video.container import demux, open_container
+from siglip_pipeline.video.decoder_pass import Pass, PassCounts
+from siglip_pipeline.video.deinterlace import deinterlaced
 from siglip_pipeline.video.plan import DecodePlan, Step, plan_everything
-from siglip_pipeline.video.scan import MAX_PIXELS, Scan, check_dimensions
+from siglip_pipeline.video.scan import Scan
 from siglip_pipeline.video.source import MediaSource
 
 MAX_HELD_FRAMES: Final = 8
@@ -31,18 +30,8 @@ class DecodedFrame:
     time_seconds: float
     """From the start of the stream."""
     frame: VideoFrame
-
-
-@dataclass(slots=True)
-class PassCounts:
-    """What one pass over the packets did."""
-
-    packets_given: int = 0
-    """Packets that the decoder was given; those it left out by itself are among them."""
-    frames_decoded: int = 0
-    """Frames that came out, targets or not."""
-    damaged_packets: int = 0
-    """Packets that the decoder refused."""
+    sample_aspect_ratio: Fraction | None
+    """What the stream says of the shape of pixels here."""
 
 
 @dataclass(slots=True)
@@ -53,7 +42,12 @@ class DecodeCounts:
     full_passes: int = 0
     """Times that everything had to be decoded because a target did not come out as planned."""
     missing: list[int] = field(default_factory=list)
-    """Targets that never came out, by position in time order."""
+    """Targets that never came out, replaced or not, by position in time order."""
+
+    def begin(self) -> PassCounts:
+        """The counts of a new pass."""
+        self.passes.append(PassCounts())
+        return self.passes[-1]
 
     @property
     def packets_given(self) -> int:
@@ -84,12 +78,14 @@ def decode_frames(
     *,
     counts: DecodeCounts | None = None,
     threads: int = 1,
+    deinterlace: bool = False,
     on_progress: Callable[[int], None] = lambda packets: None,
 ) -> Iterator[DecodedFrame]:
     """The planned frames, in time order.
 
     Packets that do not decode are counted and passed over. When a target does not come out of the
-    planned pass, decoding begins anew with everything, which costs more and keeps the promise.
+    planned pass, everything is decoded to see what does come out, and once more to take it: a
+    target that is lost is replaced by the nearest frame within half the way to the next target.
 
     Args:
         source: the file that was scanned.
@@ -97,6 +93,7 @@ def decode_frames(
         plan: what to decode.
         counts: filled with what was done.
         threads: decoder threads.
+        deinterlace: rebuild frames that are interlaced.
         on_progress: called with the number of packets seen so far.
 
     Raises:
@@ -104,20 +101,40 @@ def decode_frames(
     """
     counts = counts if counts is not None else DecodeCounts()
     waiting = _Waiting(scan, plan.target_N)
+
+    def taken(decoding: Pass, plan: DecodePlan) -> Generator[VideoFrame, None, None]:
+        frames = timed(decoding.frames(plan.steps_P), scan)
+        yield from deinterlaced(frames, waiting.is_wanted) if deinterlace else frames
+
     if scan.packets.timestamps_known and not (plan.steps_P == Step.TARGET).all():
-        planned = _Pass(source, scan, counts, threads, on_progress)
-        with contextlib.closing(planned.frames(plan)) as frames:
+        planned = Pass(source, scan, counts.begin(), threads, on_progress)
+        with contextlib.closing(taken(planned, plan)) as frames:
             for frame in frames:
                 if waiting.is_wanted(frame):
                     if waiting.is_late(frame):
                         break  # an earlier target is missing: go on in a pass over everything
-                    yield waiting.take(frame)
+                    yield waiting.take(frame, planned)
         if not len(waiting):
             return
         counts.full_passes += 1
-    full = _Pass(source, scan, counts, threads, on_progress)
-    yield from waiting.reordered(full.frames(plan_everything(scan.packets, waiting.target_N)))
-    counts.missing = waiting.target_N.tolist()
+        everything = plan_everything(scan.packets, waiting.target_N)
+        look = Pass(source, scan, counts.begin(), threads, on_progress)
+        found = {frame.pts for frame in timed(look.frames(everything.steps_P), scan)}
+        counts.missing = waiting.replace_lost(found, plan.target_N)
+        if not len(waiting):
+            return
+    full = Pass(source, scan, counts.begin(), threads, on_progress)
+    yield from waiting.reordered(taken(full, plan_everything(scan.packets, waiting.target_N)), full)
+    counts.missing += waiting.target_N.tolist()
+
+
+def timed(frames: Iterator[VideoFrame], scan: Scan) -> Iterator[VideoFrame]:
+    """Frames with the times that the index gives them, where these go by their order."""
+    pts_N = scan.packets.pts_N
+    for ordinal, frame in enumerate(frames):
+        if not scan.packets.timestamps_known:
+            frame.pts = int(pts_N[min(ordinal, pts_N.size - 1)])
+        yield frame
 
 
 class _Waiting:
@@ -145,7 +162,30 @@ class _Waiting:
         """Whether a target before this one is still missing."""
         return next(iter(self._position_of_pts)) != frame.pts
 
-    def take(self, frame: VideoFrame) -> DecodedFrame:
+    def replace_lost(self, found: Container[int | None], all_N: IntArray) -> list[int]:
+        """Wait for neighbours instead of targets that do not decode; return those targets.
+
+        A neighbour lies within half the way to the next target on its side.
+        """
+        pts_N = self._scan.packets.pts_N
+        decodable_N = np.flatnonzero([pts in found for pts in pts_N.tolist()])
+        lost = [n for pts, n in self._position_of_pts.items() if pts not in found]
+        positions = set(self._position_of_pts.values()) - set(lost)
+        for position in lost:
+            place = int(np.searchsorted(all_N, position))
+            pts = int(pts_N[position])
+            low = int(pts_N[all_N[place - 1]]) if place else None
+            high = int(pts_N[all_N[place + 1]]) if place + 1 < all_N.size else None
+            nearest = decodable_N[np.argsort(np.abs(pts_N[decodable_N] - pts), kind="stable")[:1]]
+            for other in nearest.tolist():
+                bound = low if other < position else high
+                if bound is None or 2 * abs(int(pts_N[other]) - pts) <= abs(bound - pts):
+                    positions.add(other)
+        positions -= set(all_N.tolist()) - set(self._position_of_pts.values())
+        self._position_of_pts = {int(pts_N[n]): n for n in sorted(positions)}
+        return lost
+
+    def take(self, frame: VideoFrame, decoding: Pass) -> DecodedFrame:
         """The target that this frame is; it is no longer waited for."""
         pts = frame.pts
         assert pts is not None
@@ -155,9 +195,10 @@ class _Waiting:
             pts=pts,
             time_seconds=float((pts - start_pts) * self._scan.time_base),
             frame=frame,
+            sample_aspect_ratio=decoding.aspect_at(pts),
         )
 
-    def reordered(self, frames: Iterator[VideoFrame]) -> Iterator[DecodedFrame]:
+    def reordered(self, frames: Iterator[VideoFrame], decoding: Pass) -> Iterator[DecodedFrame]:
         """Targets among all frames of the video, in time order.
 
         A frame that comes before an earlier one is held back for a while. When too many are held,
@@ -166,10 +207,7 @@ class _Waiting:
         held: dict[int, VideoFrame] = {}
         last_pts: int | None = None
         lost: dict[int, int] = {}
-        for ordinal, frame in enumerate(frames):
-            if not self._scan.packets.timestamps_known:
-                pts_N = self._scan.packets.pts_N
-                frame.pts = int(pts_N[min(ordinal, pts_N.size - 1)])
+        for frame in frames:
             pts = frame.pts
             if (
                 pts is None
@@ -182,7 +220,7 @@ class _Waiting:
                 first = next(iter(self._position_of_pts))
                 if first in held:
                     last_pts = first
-                    yield self.take(held.pop(first))
+                    yield self.take(held.pop(first), decoding)
                 elif len(held) > MAX_HELD_FRAMES:
                     lost[first] = self._position_of_pts.pop(first)
                 else:
@@ -192,76 +230,5 @@ class _Waiting:
                 if first >= pts:
                     break
                 lost[first] = self._position_of_pts.pop(first)
-            yield self.take(held[pts])
+            yield self.take(held[pts], decoding)
         self._position_of_pts.update(lost)
-
-
-class _Pass:
-    """One pass over the packets with one decoder."""
-
-    def __init__(
-        self,
-        source: MediaSource,
-        scan: Scan,
-        counts: DecodeCounts,
-        threads: int,
-        on_progress: Callable[[int], None],
-    ) -> None:
-        self._source = source
-        self._scan = scan
-        self._counts = PassCounts()
-        counts.passes.append(self._counts)
-        self._threads = threads
-        self._on_progress = on_progress
-
-    def frames(self, plan: DecodePlan) -> Generator[VideoFrame, None, None]:
-        """Everything that comes out of the decoder when the plan is followed."""
-        steps = plan.steps_P
-        # Looked for from the end: a list of all that is wanted would stay for the whole pass.
-        last = len(steps) - 1 - int(np.argmax(steps[::-1] != Step.SKIP)) if steps.any() else -1
-        # The decoder itself refuses larger pictures, before it allocates them.
-        options = {"max_pixels": str(MAX_PIXELS)}
-        with open_container(self._source, options=options) as container:
-            stream = container.streams[self._scan.stream_index]
-            assert isinstance(stream, VideoStream)
-            context = stream.codec_context
-            context.thread_count = self._threads
-            if self._threads > 1:
-                context.thread_type = (
-                    "AUTO"  # by default only slices, of which most videos have one
-                )
-            skipped = False
-            mode = None
-            for ordinal, packet in enumerate(demux(container, stream)):
-                if ordinal > last:
-                    break
-                self._on_progress(ordinal)
-                step = steps[ordinal]
-                if step == Step.SKIP:
-                    skipped = True
-                    continue
-                # Within a group only packets that leave no trace are skipped.
-                if skipped and packet.is_keyframe and self._counts.packets_given:
-                    yield from self._give(stream, None)
-                    context.flush_buffers()
-                skipped = False
-                if step != mode:
-                    context.skip_frame = "DEFAULT" if step == Step.TARGET else "NONREF"
-                    mode = step
-                self._counts.packets_given += 1
-                yield from self._give(stream, packet)
-            yield from self._give(stream, None)
-
-    def _give(
-        self, stream: VideoStream, packet: "av.Packet[VideoStream] | None"
-    ) -> Iterator[VideoFrame]:
-        try:
-            frames = stream.codec_context.decode(packet)
-        except av.error.FFmpegError:
-            if packet is not None:
-                self._counts.damaged_packets += 1
-            return
-        for frame in frames:
-            check_dimensions(self._scan.video, frame.width, frame.height)
-            self._counts.frames_decoded += 1
-            yield frame

@@ -14,11 +14,12 @@ from siglip_pipeline.records import IntArray, RgbArray, VideoInfo
 from siglip_pipeline.video.decode import DecodeCounts, decode_frames
 from siglip_pipeline.video.decode_options import Progress
 from siglip_pipeline.video.frame_file import FrameFileWriter, StoredFrame
+from siglip_pipeline.video.frame_index import index_frames
 from siglip_pipeline.video.frame_report import FrameReport
 from siglip_pipeline.video.memory import peak_memory_bytes
 from siglip_pipeline.video.picture import PictureMaker, encode_jpeg, hash_distance, perceptual_hash
 from siglip_pipeline.video.plan import plan_decode, plan_everything
-from siglip_pipeline.video.scan import Scan, nothing_decoded_reason, scan
+from siglip_pipeline.video.scan import Scan, nothing_decoded_reason
 from siglip_pipeline.video.shots import content_scores, find_cuts
 from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline.video.stills import is_picture, picture_frames, scan_picture
@@ -126,7 +127,7 @@ def _extract_picture(
 def _extract_video(
     job: "ExtractJob", source: MediaSource, sink: "_Sink", progress: Progress
 ) -> _Outcome:
-    scanned = scan(source, on_progress=progress)
+    scanned = index_frames(source, on_progress=progress)
     packets = scanned.packets
     targets = job.sampling.select(
         packets.pts_N,
@@ -144,9 +145,10 @@ def _extract_video(
         plan_decode(packets, targets),
         counts=counts,
         threads=max(1, job.options.threads),
+        deinterlace=True,
         on_progress=progress,
     ):
-        frame_geometry = scanned.geometry(decoded.frame)
+        frame_geometry = scanned.geometry(decoded.frame, decoded.sample_aspect_ratio)
         geometry = geometry or frame_geometry
         sink.add(
             pictures.rgb(decoded.frame, frame_geometry),
@@ -168,9 +170,22 @@ def _extract_video(
             packets=packets.expected,
             damaged_packets=lost + counts.damaged_packets,
             damaged_share=share,
-            warnings=scanned.warnings,
+            warnings=_warnings(scanned, share),
         ),
     )
+
+
+def _warnings(scanned: Scan, damaged_share: float) -> tuple[str, ...]:
+    """What people should know of a video that is indexed all the same."""
+    warnings = list(scanned.warnings)
+    if times := scanned.packets.restarts:
+        warnings.append(
+            f"timestamps begin again {times} {'time' if times == 1 else 'times'}: the parts follow "
+            "each other in the order of the file"
+        )
+    if damaged_share > 0:
+        warnings.append(f"{max(1, round(100 * damaged_share))}% of it cannot be decoded")
+    return tuple(warnings)
 
 
 def _cuts(source: MediaSource, scanned: Scan, job: "ExtractJob", progress: Progress) -> IntArray:

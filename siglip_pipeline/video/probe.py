@@ -7,8 +7,9 @@ import numpy as np
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import VideoInfo
 from siglip_pipeline.video.decode import decode_frames
+from siglip_pipeline.video.frame_index import index_frames
 from siglip_pipeline.video.plan import plan_decode
-from siglip_pipeline.video.scan import nothing_decoded_reason, scan
+from siglip_pipeline.video.scan import nothing_decoded_reason
 from siglip_pipeline.video.source import MediaSource
 
 
@@ -24,9 +25,9 @@ def probe(source: MediaSource | str | Path, video: str | None = None) -> VideoIn
     """
     if not isinstance(source, MediaSource):
         source = MediaSource(video or Path(source).name, path=Path(source))
-    scanned = scan(source)
+    scanned = index_frames(source)
     for position in range(min(8, int(scanned.packets.pts_N.size))):
         plan = plan_decode(scanned.packets, np.array([position], np.int64))
         for decoded in decode_frames(source, scanned, plan):
-            return scanned.info(scanned.geometry(decoded.frame))
+            return scanned.info(scanned.geometry(decoded.frame, decoded.sample_aspect_ratio))
     raise VideoError(source.video, nothing_decoded_reason(scanned))

@@ -26,8 +26,10 @@ from siglip_pipeline.video.geometry import (
     orientation_of,
     usable_sample_aspect_ratio,
 )
+from siglip_pipeline.video.hidden import HIDDEN
 from siglip_pipeline.video.side_data import side_data
 from siglip_pipeline.video.source import MediaSource
+from siglip_pipeline.video.timeline import UNKNOWN, time_line
 from siglip_pipeline.video.tracks import choose_track
 
 BoolArray = NDArray[np.bool_]
@@ -39,6 +41,12 @@ MAX_PIXELS: Final = 16_384 * 8_704
 MAX_PACKETS: Final = 20_000_000
 """Some 90 hours at 60 frames a second; more is a damaged file that never ends."""
 
+MAX_PAUSE_SECONDS: Final = 6 * 3600
+"""A broadcaster's clock that goes on later than that was set anew, or wrapped: 33 bits are 26 h."""
+
+PROGRESSIVE: Final = 1
+"""AV_FIELD_PROGRESSIVE of libavcodec/defs.h; 0 is unknown, and all above are interlaced."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PacketIndex:
@@ -46,25 +54,31 @@ class PacketIndex:
 
     pts_P: IntArray
     key_P: BoolArray
+    shift_P: IntArray | None = None
+    """What was added to each packet's timestamps to make the time line continuous; None: nothing.
+    """
+    restarts: int = 0
+    """Times that the timestamps begin again."""
     reference_P: BoolArray
     """False where the stream itself says that nothing refers to the packet (AV1 only: decoders of
     other codecs find that out themselves)."""
     packet_N: NDArray[np.int32]
     """The packet of each frame; 32 bits hold MAX_PACKETS, in half the memory."""
+    key_N: BoolArray
+    """Which frames are key frames."""
     pts_N: IntArray
     """Strictly increasing."""
     end_pts: int
     """Where the last frame ends."""
+    frame_duration: int
+    """Of one frame by the header's rate, in units of the time base; at least 1."""
     timestamps_known: bool
-    """False when packets carry none: frames are then told apart by their order alone."""
+    """False when packets do not tell the times of frames, which then go by their order alone."""
+    vouched: bool
+    """False where frames may come out otherwise than packets foretell: fields, hidden frames,
+    frames that nothing precedes. :func:`.index_frames` looks."""
     expected: int
     """Packets that the container's own index lists; more than there are when it was cut off."""
-
-    @property
-    def key_N(self) -> BoolArray:
-        """Which frames are key frames."""
-        keys: BoolArray = self.key_P[self.packet_N]
-        return keys
 
     def __len__(self) -> int:
         return int(self.pts_P.size)
@@ -88,13 +102,25 @@ class Scan:
     packets: PacketIndex
     warnings: tuple[str, ...] = ()
 
-    def geometry(self, frame: VideoFrame) -> DisplayGeometry:
-        """How to show this frame. The display matrix travels with frames, not with the stream."""
+    def geometry(
+        self, frame: VideoFrame, sample_aspect_ratio: Fraction | None = None
+    ) -> DisplayGeometry:
+        """How to show this frame. The display matrix travels with frames, not with the stream.
+
+        Args:
+            frame: as it was decoded.
+            sample_aspect_ratio: what the stream says there; a container that says it itself
+                goes before.
+        """
         rotation_degrees, mirrored = orientation_of(side_data(frame, "DISPLAYMATRIX"))
         return DisplayGeometry(
             coded_width=frame.width,
             coded_height=frame.height,
-            sample_aspect_ratio=self.sample_aspect_ratio,
+            sample_aspect_ratio=(
+                usable_sample_aspect_ratio(sample_aspect_ratio)
+                if sample_aspect_ratio and not _tells_aspect(self.container)
+                else self.sample_aspect_ratio
+            ),
             rotation_degrees=rotation_degrees,
             mirrored=mirrored,
         )
@@ -115,7 +141,7 @@ class Scan:
             time_base=self.time_base,
             start_pts=start_pts,
             duration_seconds=float((packets.end_pts - start_pts) * self.time_base),
-            frame_count=len(packets),
+            frame_count=int(packets.pts_N.size),
             frame_rate=(packets.pts_N.size - 1) / span_seconds if span_seconds > 0 else None,
             size_bytes=self.size_bytes,
             media_time_seconds=max(0.0, float(start_pts * self.time_base) - self.start_seconds),
@@ -182,17 +208,18 @@ def _read_packets(
     on_progress: Callable[[int], None],
 ) -> PacketIndex:
     # Compact: two hours are 180,000 packets, and Python's own integers would take 40 bytes each.
-    pts = array("q")
-    timestamps_known = True
+    pts, dts = array("q"), array("q")
     keys, discards, references = bytearray(), bytearray(), bytearray()
     is_av1 = stream.codec.canonical_name == "av1"
     reader = ReferenceReader(stream.codec_context.extradata) if is_av1 else None
+    is_hidden = HIDDEN.get(stream.codec.canonical_name)
     last_pts, last_duration = None, 0
     for packet in demux(container, stream):
-        timestamps_known = timestamps_known and packet.pts is not None
-        pts.append(packet.pts or 0)
+        pts.append(UNKNOWN if packet.pts is None else packet.pts)
+        dts.append(UNKNOWN if packet.dts is None else packet.dts)
         keys.append(packet.is_keyframe)
-        discards.append(packet.is_discard)
+        hidden = is_hidden is not None and is_hidden(memoryview(packet))
+        discards.append(packet.is_discard or hidden)
         references.append(reader is None or reader.is_reference(memoryview(packet)))
         if packet.pts is not None and (last_pts is None or packet.pts >= last_pts):
             last_pts, last_duration = packet.pts, packet.duration or 0
@@ -206,17 +233,30 @@ def _read_packets(
             source.video,
             "its video stream has no packets: the file was cut off, or nothing was recorded",
         )
+    time_base = stream.time_base or Fraction(1, 1000)
     return build_index(
         np.frombuffer(pts, np.int64),
-        timestamps_known=timestamps_known,
+        dts_P=np.frombuffer(dts, np.int64),
         key_P=np.frombuffer(keys, np.bool_),
         discard_P=np.frombuffer(discards, np.bool_),
         reference_P=np.frombuffer(references, np.bool_),
         last_duration=last_duration,
         frame_duration=_frame_duration(stream),
+        max_pause=int(MAX_PAUSE_SECONDS / time_base) if has_one_clock(container) else 0,
+        is_plain=stream.codec_context.field_order <= PROGRESSIVE,
         # MP4 and AVI list every packet up front; in other containers this holds key frames only.
         expected=max(len(pts), len(stream.index_entries)),
     )
+
+
+def _tells_aspect(container: str) -> bool:
+    """Whether containers of this format say the shape of pixels themselves."""
+    return container.startswith(("mov,", "matroska"))
+
+
+def has_one_clock(container: InputContainer) -> bool:
+    """Whether timestamps are those of a broadcaster's clock, which wraps and is set anew."""
+    return container.format.name in ("mpegts", "mpeg")
 
 
 def _frame_duration(stream: VideoStream) -> int:
@@ -230,40 +270,70 @@ def _frame_duration(stream: VideoStream) -> int:
 def build_index(
     pts_P: IntArray,
     *,
-    timestamps_known: bool,
+    dts_P: IntArray,
     key_P: BoolArray,
     discard_P: BoolArray,
     reference_P: BoolArray,
     last_duration: int,
     frame_duration: int,
+    max_pause: int,
+    is_plain: bool,
     expected: int,
 ) -> PacketIndex:
-    """Bring packets into time order.
+    """Bring packets onto one time line, and into time order.
 
     Packets that an edit list cuts away are no frames, unless that leaves none. Of packets with the
-    same PTS the first one counts. Where any packet lacks its PTS, frames are numbered in the order
+    same PTS the first one counts. Where a packet lacks its PTS, frames are numbered in the order
     in which the decoder gives them, one ``frame_duration`` each.
     """
-    if timestamps_known:
+    known_P = pts_P != UNKNOWN
+    line = None
+    if known_P.any():
+        line = time_line(
+            np.where(discard_P, UNKNOWN, pts_P) if not discard_P.all() else pts_P,
+            dts_P,
+            key_P,
+            frame_duration=frame_duration,
+            max_pause=max_pause,
+        )
+    if line is not None:
+        pts_P = np.where(known_P, pts_P + line.shift_P, UNKNOWN)
+    if known_P.all():
         shown = np.flatnonzero(~discard_P) if not discard_P.all() else np.arange(pts_P.size)
         pts_N, first = np.unique(pts_P[shown], return_index=True)
         packet_N = shown[first]
+        is_plain = is_plain and _is_plain(pts_P, key_P) and packet_N.size == shown.size
     else:
         packet_N = np.arange(pts_P.size)
-        pts_P = pts_N = packet_N * frame_duration
+        pts_N = packet_N * frame_duration
         last_duration = frame_duration
+        is_plain = False
     if last_duration <= 0:
         last_duration = int(np.median(np.diff(pts_N))) if pts_N.size > 1 else frame_duration
     return PacketIndex(
         pts_P=pts_P,
         key_P=key_P,
+        shift_P=None if line is None else line.shift_P,
+        restarts=0 if line is None else line.restarts,
         reference_P=reference_P,
         packet_N=packet_N.astype(np.int32),
+        key_N=key_P[packet_N],
         pts_N=pts_N.astype(np.int64),
         end_pts=int(pts_N[-1]) + max(1, last_duration),
-        timestamps_known=timestamps_known,
+        frame_duration=frame_duration,
+        timestamps_known=bool(known_P.all()),
+        vouched=is_plain,
         expected=expected,
     )
+
+
+def _is_plain(pts_P: IntArray, key_P: BoolArray) -> bool:
+    """Whether the first frame is a key frame, with none that is shown before it."""
+    keys = np.flatnonzero(key_P)
+    if keys.size == 0 or keys[0] != 0:
+        return False
+    end = int(keys[1]) if keys.size > 1 else pts_P.size
+    return bool(pts_P[0] == pts_P[:end].min())
 
 
 def nothing_decoded_reason(scanned: Scan) -> str:

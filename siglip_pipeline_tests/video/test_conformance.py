@@ -59,6 +59,41 @@ def ffmpeg(*arguments: str | Path) -> None:
     subprocess.run(["ffmpeg", "-v", "error", "-y", *map(str, arguments)], check=True)
 
 
+def shown(path: Path, *options: str, filters: str = "null", size: str) -> NDArray[np.uint8]:
+    """All frames [N, H, W, C] that the ffmpeg program shows of a file."""
+    arguments = ["-i", path, "-map", "0:v:0", "-vf", filters, "-fps_mode", "passthrough", *options]
+    raw = subprocess.run(
+        ["ffmpeg", "-v", "quiet", *map(str, arguments), "-pix_fmt", "rgb24", "-f", "rawvideo", "-"],
+        check=True,
+        stdout=subprocess.PIPE,
+    ).stdout
+    width, height = map(int, size.split("x"))
+    return np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3)
+
+
+def difference(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
+    """Mean absolute difference of two pictures, 0 to 255, by means of blocks of eight by eight:
+    JPEG and the interpolation of colours differ in single pixels.
+    """
+    assert first.shape == second.shape
+    height, width = (side // 8 for side in first.shape[:2])
+    blocks = [
+        p[: height * 8, : width * 8].reshape(height, 8, width, 8, 3).mean(axis=(1, 3))
+        for p in (first, second)
+    ]
+    return float(np.abs(blocks[0] - blocks[1]).mean())
+
+
+def assert_shown(out: Indexed, expected: NDArray[np.uint8], *, within: float = 5) -> None:
+    """As many pictures, each of them the one that ffmpeg shows."""
+    assert len(out.pictures) == len(expected)
+    for number, (ours, theirs) in enumerate(zip(out.pictures, expected, strict=True)):
+        apart = difference(ours, theirs)
+        assert apart <= within, f"frame {number}"
+        for other in expected[max(0, number - 1) : number + 2]:
+            assert apart <= difference(ours, other) + 0.25, f"frame {number} is its neighbour"
+
+
 def test_optional_metadata_is_never_fatal(tmp_path: Path) -> None:
     out = indexed(REPORTS / "mjpeg-frames-with-exif.avi", tmp_path)
     assert out.seconds_N == pytest.approx(np.arange(30) / 10)
@@ -97,3 +132,103 @@ def test_the_players_second_of_the_first_frame_is_known(tmp_path: Path) -> None:
     out = indexed(REPORTS / "mp4-video-begins-2s-after-sound.mp4", tmp_path)
     assert out.report.info.media_time_seconds == pytest.approx(2.0)
     assert out.seconds_N == pytest.approx(np.arange(100) / 25)
+
+
+def test_a_field_is_not_a_frame(tmp_path: Path) -> None:
+    path = REPORTS / "h264-paff-2997-a-pes-per-field.mts"
+    out = indexed(path, tmp_path)
+    info = out.report.info
+    assert (info.frame_count, out.report.damaged_packets) == (240, 0)
+    assert info.duration_seconds == pytest.approx(8.0, abs=0.05)
+    assert out.seconds_N == pytest.approx(np.arange(240) * 1001 / 30000, abs=2e-4)
+    assert_shown(out, shown(path, filters="bwdif=send_frame:-1:interlaced", size="128x64"))
+
+
+def test_one_missing_time_leaves_all_others(tmp_path: Path) -> None:
+    path = REPORTS / "ts-one-frame-without-pts-and-a-gap.ts"
+    out = indexed(path, tmp_path)
+    times = np.arange(200) / 25
+    times[100:] += 60
+    assert out.seconds_N == pytest.approx(times)
+    assert_shown(out, shown(path, size="160x128"))
+
+
+TESTSRC = ("-f", "lavfi", "-i")
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.9, 0.02, -3.98, 95_440.0])
+@pytest.mark.parametrize("codec", ["mpeg2video", "libx264"])
+@pytest.mark.parametrize("suffix", ["ts", "vob"])
+def test_recordings_that_were_joined_follow_each_other(
+    suffix: str, codec: str, offset: float, tmp_path: Path
+) -> None:
+    """Timestamps that begin again, overlap, jump back, or wrap."""
+    path = tmp_path / f"joined.{suffix}"
+    with path.open("wb") as joined:
+        for number, start in enumerate((10.0, 10.0 + offset)):
+            part = tmp_path / f"part{number}.{suffix}"
+            source = ("testsrc2", "smptebars")[number]
+            ffmpeg(
+                *(*TESTSRC, f"{source}=s=160x128:r=25:d=2", "-c:v", codec, "-bf", "2", "-g", "12"),
+                *("-q:v", "3", "-output_ts_offset", str(start), part),
+            )
+            joined.write(part.read_bytes())
+    out = indexed(path, tmp_path)
+    count = 100 if codec != "libx264" or suffix == "ts" else len(out.seconds_N)
+    assert len(out.seconds_N) == count >= 98
+    assert np.diff(out.seconds_N) == pytest.approx(np.full(count - 1, 0.04), abs=0.021)
+    (warning,) = out.report.warnings
+    assert warning.startswith("timestamps begin again 1 time")
+    assert_shown(out, shown(path, size="160x128")[:count])
+
+
+@pytest.mark.parametrize("suffix", ["ts", "mkv", "mp4"])
+def test_a_pause_stays(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"pause.{suffix}"
+    ffmpeg(
+        *(*TESTSRC, "testsrc2=s=160x128:r=25:d=4", "-vf", "setpts='PTS+gte(N,50)*3600/TB'"),
+        *("-fps_mode", "passthrough", "-c:v", "libx264", path),
+    )
+    out = indexed(path, tmp_path)
+    assert out.seconds_N[[0, 49, 50, 99]] == pytest.approx([0, 1.96, 3602, 3603.96], abs=0.01)
+    assert out.report.warnings == ()
+
+
+def test_the_aspect_may_change(tmp_path: Path) -> None:
+    path = tmp_path / "aspects.ts"
+    with path.open("wb") as joined:
+        for number, aspect in enumerate(("4:3", "16:9")):
+            part = tmp_path / f"part{number}.ts"
+            ffmpeg(
+                *(*TESTSRC, "testsrc2=s=352x288:r=25:d=2", "-c:v", "mpeg2video", "-bf", "2"),
+                *("-aspect", aspect, "-output_ts_offset", str(2 * number), part),
+            )
+            joined.write(part.read_bytes())
+    sizes = [(p.shape[1], p.shape[0]) for p in indexed(path, tmp_path).pictures]
+    assert sizes == [(384, 288)] * 50 + [(512, 288)] * 50
+
+
+def test_the_size_may_change(tmp_path: Path) -> None:
+    path = tmp_path / "sizes.ts"
+    with path.open("wb") as joined:
+        for number, size in enumerate(("160x128", "320x192")):
+            part = tmp_path / f"part{number}.ts"
+            ffmpeg(
+                *(*TESTSRC, f"testsrc2=s={size}:r=25:d=2", "-c:v", "libx264"),
+                *("-output_ts_offset", str(2 * number), part),
+            )
+            joined.write(part.read_bytes())
+    sizes = [(p.shape[1], p.shape[0]) for p in indexed(path, tmp_path).pictures]
+    assert sizes == [(160, 128)] * 50 + [(320, 192)] * 50
+
+
+@pytest.mark.parametrize("sampling", ["every:1", "fps:1", "keyframes", "fps:1/60"])
+def test_interlaced_frames_are_not_combed(sampling: str, tmp_path: Path) -> None:
+    path = REPORTS / "h264-interlaced-moving-bar.mp4"
+    out = indexed(path, tmp_path, sampling=sampling)
+    for ours in out.pictures:
+        luma = ours.astype(int).mean(axis=2)
+        assert np.abs(np.diff(luma, axis=0)).mean() < 1
+    if sampling == "every:1":
+        assert out.seconds_N == pytest.approx(np.arange(50) / 25)
+        assert_shown(out, shown(path, filters="bwdif=send_frame", size="320x240"))

@@ -1,0 +1,135 @@
+"""One pass over the packets of a video with one decoder."""
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import av.error
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from siglip_pipeline.video.container import demux, open_container
+from siglip_pipeline.video.plan import Step
+from siglip_pipeline.video.scan import MAX_PIXELS, Scan, check_dimensions
+from siglip_pipeline.video.source import MediaSource
+from siglip_pipeline.video.timeline import MAX_REORDERED, UNKNOWN
+
+
+@dataclass(slots=True)
+class PassCounts:
+    """What one pass over the packets did."""
+
+    packets_given: int = 0
+    """Packets that the decoder was given; those it left out by itself are among them."""
+    frames_decoded: int = 0
+    """Frames that came out, targets or not."""
+    damaged_packets: int = 0
+    """Packets that the decoder refused, and frames that it marked as corrupt."""
+
+
+class Pass:
+    """One pass over the packets with one decoder."""
+
+    def __init__(
+        self,
+        source: MediaSource,
+        scan: Scan,
+        counts: PassCounts,
+        threads: int,
+        on_progress: Callable[[int], None],
+    ) -> None:
+        self._source = source
+        self._scan = scan
+        self._counts = counts
+        self._threads = threads
+        self._on_progress = on_progress
+        self._aspects: list[tuple[int, Fraction | None]] = []
+
+    def aspect_at(self, pts: int) -> Fraction | None:
+        """The shape of pixels at a time that was decoded.
+
+        A header holds for what is decoded after it, from the key frame on that it stands before.
+        """
+        return next((ratio for begin, ratio in reversed(self._aspects) if begin <= pts), None)
+
+    def frames(
+        self, steps: NDArray[np.uint8], *, flush: bool = True
+    ) -> Generator[VideoFrame, None, None]:
+        """Everything that comes out of the decoder when these steps are done.
+
+        Args:
+            steps: a :class:`Step` for each packet.
+            flush: also what the decoder still holds after the last one.
+        """
+        packets = self._scan.packets
+        # Looked for from the end: a list of all that is wanted would stay for the whole pass.
+        last = len(steps) - 1 - int(np.argmax(steps[::-1] != Step.SKIP)) if steps.any() else -1
+        # The decoder itself refuses larger pictures, before it allocates them.
+        options = {"max_pixels": str(MAX_PIXELS)}
+        with open_container(self._source, options=options) as container:
+            stream = container.streams[self._scan.stream_index]
+            assert isinstance(stream, VideoStream)
+            context = stream.codec_context
+            context.thread_count = self._threads
+            if self._threads > 1:
+                context.thread_type = (
+                    "AUTO"  # by default only slices, of which most videos have one
+                )
+            skipped = False
+            mode = None
+            key = 0
+            for ordinal, packet in enumerate(demux(container, stream)):
+                if ordinal > last:
+                    break
+                self._on_progress(ordinal)
+                step = steps[ordinal]
+                if step == Step.SKIP:
+                    skipped = True
+                    continue
+                # Within a group only packets that leave no trace are skipped.
+                if skipped and packet.is_keyframe and self._counts.packets_given:
+                    yield from self._give(stream, None)
+                    context.flush_buffers()
+                skipped = False
+                if step != mode:
+                    context.skip_frame = "DEFAULT" if step == Step.TARGET else "NONREF"
+                    mode = step
+                self._counts.packets_given += 1
+                if packets.shift_P is not None:
+                    shift = int(packets.shift_P[ordinal])
+                    packet.pts = None if packet.pts is None else packet.pts + shift
+                    packet.dts = None if packet.dts is None else packet.dts + shift
+                if packet.is_keyframe:
+                    key = ordinal
+                yield from self._give(stream, packet, key)
+            if flush:
+                yield from self._give(stream, None)
+
+    def _give(
+        self, stream: VideoStream, packet: "av.Packet[VideoStream] | None", key: int = 0
+    ) -> Iterator[VideoFrame]:
+        context = stream.codec_context
+        try:
+            frames = context.decode(packet)
+        except av.error.FFmpegError:
+            if packet is not None:
+                self._counts.damaged_packets += 1
+            return
+        if packet is not None:
+            self._heed_aspect(context.sample_aspect_ratio, key)
+        for frame in frames:
+            check_dimensions(self._scan.video, frame.width, frame.height)
+            if frame.is_corrupt:
+                self._counts.damaged_packets += 1
+                continue
+            self._counts.frames_decoded += 1
+            yield frame
+
+    def _heed_aspect(self, ratio: Fraction | None, key: int) -> None:
+        if self._aspects and self._aspects[-1][1] == ratio:
+            return
+        pts_P = self._scan.packets.pts_P[key : key + MAX_REORDERED]
+        self._aspects.append((int(pts_P[pts_P != UNKNOWN].min(initial=2**62)), ratio))

@@ -1,0 +1,75 @@
+"""Interlaced frames as players show them: two fields of different times, one of them rebuilt."""
+
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import Final
+
+import av.error
+from av.filter import Graph
+from av.video.frame import VideoFrame
+
+_ANY_TIME_BASE: Final = Fraction(1, 1000)
+"""The filter looks at no times."""
+
+
+def deinterlaced(
+    frames: Iterator[VideoFrame], is_wanted: Callable[[VideoFrame], bool]
+) -> Iterator[VideoFrame]:
+    """Yield the same frames at the same times; wanted ones that are interlaced are rebuilt.
+
+    The frames that the decoder gives before and after tell motion from standing detail. Others
+    are neither held nor touched.
+    """
+    before: VideoFrame | None = None
+    held: VideoFrame | None = None
+    for frame in frames:
+        if held is not None:
+            yield _bwdif(before, held, frame)
+            before, held = held, None
+        if frame.interlaced_frame and is_wanted(frame):
+            held = frame
+        else:
+            before = frame if frame.interlaced_frame else None
+            yield frame
+    if held is not None:
+        yield _bwdif(before, held, None)
+
+
+def _bwdif(before: VideoFrame | None, frame: VideoFrame, after: VideoFrame | None) -> VideoFrame:
+    """Rebuild the second field of a frame; unchanged where the filter cannot take it."""
+    graph = Graph()
+    graph.threads = 1
+    try:
+        source = graph.add_buffer(
+            width=frame.width,
+            height=frame.height,
+            format=frame.format,
+            time_base=_ANY_TIME_BASE,
+        )
+        filtering = graph.add("bwdif", mode="send_frame", deint="all")
+        sink = graph.add("buffersink")
+        graph.link_nodes(source, filtering, sink).configure()
+        for pushed in (_alike(before, frame), frame, _alike(after, frame)):
+            source.push(pushed)
+        sink.pull()
+        rebuilt = sink.pull()
+    except av.error.FFmpegError:
+        return frame
+    assert isinstance(rebuilt, VideoFrame)
+    rebuilt.pts = frame.pts
+    rebuilt.colorspace, rebuilt.color_range = frame.colorspace, frame.color_range
+    rebuilt.color_trc, rebuilt.color_primaries = frame.color_trc, frame.color_primaries
+    return rebuilt
+
+
+def _alike(other: VideoFrame | None, frame: VideoFrame) -> VideoFrame:
+    """A neighbour of the same kind; an empty one, which is motion everywhere, where there is none:
+    a frame beside itself would pass for standing still, and stay combed.
+    """
+    kind = frame.width, frame.height, frame.format.name
+    if other is not None and (other.width, other.height, other.format.name) == kind:
+        return other
+    empty = VideoFrame(*kind)
+    for plane in empty.planes:
+        plane.update(bytes(plane.buffer_size))
+    return empty

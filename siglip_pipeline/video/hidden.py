@@ -1,0 +1,28 @@
+"""Packets of VP8 and VP9 that are decoded and never shown, by the first bits of their header."""
+
+from collections.abc import Callable
+from typing import Final
+
+
+def _vp8_is_hidden(packet: memoryview) -> bool:
+    """RFC 6386, section 9.1: ``show_frame`` is the fifth bit of the frame tag."""
+    return len(packet) > 0 and not packet[0] >> 4 & 1
+
+
+def _vp9_is_hidden(packet: memoryview) -> bool:
+    """Section 6.2 of the VP9 Bitstream & Decoding Process Specification.
+
+    A superframe, which its last byte tells, holds a frame that is shown.
+    """
+    if len(packet) == 0 or packet[0] >> 6 != 2 or packet[-1] >> 5 == 6:
+        return False
+    profile = packet[0] >> 5 & 1 | packet[0] >> 3 & 2
+    bits = int.from_bytes(packet[:2], "big") >> (8 if profile < 3 else 7)
+    show_existing, _frame_type, show = bits >> 3 & 1, bits >> 2 & 1, bits >> 1 & 1
+    return len(packet) > 1 and not show_existing and not show
+
+
+HIDDEN: Final[dict[str, Callable[[memoryview], bool]]] = {
+    "vp8": _vp8_is_hidden,
+    "vp9": _vp9_is_hidden,
+}
