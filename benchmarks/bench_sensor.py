@@ -105,22 +105,14 @@ def services(files: int) -> Iterator[tuple[Settings, dg.DagsterInstance]]:
 
 
 def tick(instance: dg.DagsterInstance) -> None:
-    """Evaluate the sensor, and write what it asks for."""
+    """Evaluate the sensor, which registers what is new."""
     from siglip_pipeline.definitions import defs
     from siglip_pipeline.defs.sensors import new_uploads
 
     context = dg.build_sensor_context(
         instance=instance, definitions=defs, resources=dict(defs.resources or {})
     )
-    result = new_uploads(context)
-    if not isinstance(result, dg.SensorResult):
-        return
-    for request in result.dynamic_partitions_requests or []:
-        assert isinstance(request, dg.AddDynamicPartitionsRequest)
-        name = request.partitions_def_name
-        # The daemon asks for each key by itself.
-        keys = [k for k in request.partition_keys if not instance.has_dynamic_partition(name, k)]
-        instance.add_dynamic_partitions(name, keys)
+    new_uploads(context)
 
 
 def uploads(settings: Settings) -> UploadStore:

@@ -9,6 +9,7 @@ from siglip_pipeline.defs.assets import (
     uploads_asset,
     video_frames,
 )
+from siglip_pipeline.defs.code_references import with_code_references
 from siglip_pipeline.defs.deleted_uploads import deleted_uploads
 from siglip_pipeline.defs.executors import executor_for
 from siglip_pipeline.defs.jobs import JOBS, SCHEDULES
@@ -27,8 +28,9 @@ from siglip_pipeline.settings import Settings
 defs = dg.Definitions(
     assets=[
         uploads_asset,
-        *dg.with_source_code_references(
-            [video_frames, frame_embeddings, similarity_index, video_similarity, reconciliation]
+        *with_code_references(
+            [video_frames, frame_embeddings, similarity_index, video_similarity, reconciliation],
+            Settings.load().source_url,
         ),
     ],
     jobs=JOBS,

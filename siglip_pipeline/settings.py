@@ -229,6 +229,12 @@ class Settings(BaseSettings):
         description="Address of the search page as people reach it, for links from Dagster. "
         "Unset: `http://SIGLIP_HOST:SIGLIP_PAGE_PORT`.",
     )
+    source_url: str | None = Field(
+        None,
+        description="Where the code that runs here can be read, for links from Dagster's assets: "
+        "`https://github.com/OWNER/NAME/tree/BRANCH`, or the same at GitLab. Unset: the files of "
+        "this machine.",
+    )
     alert_webhook: Secret | None = Field(
         None,
         description="URL that a summary of every failed run is posted to, as JSON with a `text` "
@@ -389,6 +395,18 @@ class Settings(BaseSettings):
         path = Path(name).expanduser()
         return str(path.resolve()) if path.is_dir() else name
 
+    @field_validator("source_url")
+    @classmethod
+    def _repository_and_branch(cls, url: str | None) -> str | None:
+        if url is not None and not re.fullmatch(
+            r"https://[^\s@?#/]*(github|gitlab)[^\s@?#]*/tree/[^\s@?#]+", url
+        ):
+            raise ValueError(
+                "must be a folder page of GitHub or GitLab without a user, a password or "
+                "parameters, such as https://github.com/OWNER/NAME/tree/main"
+            )
+        return url
+
     @field_validator("dagster_url", "page_url")
     @classmethod
     def _public_address(cls, url: str | None) -> str | None:
@@ -439,13 +457,6 @@ class Settings(BaseSettings):
         """Return the address of a page of the search service."""
         root = self.page_url or f"http://{self.host}:{self.page_port}"
         return f"{root.rstrip('/')}/{path}"
-
-    @property
-    def model_choice(self) -> str:
-        """Return the settings that decide which vectors are made, as one text."""
-        patches = "" if self.max_num_patches is None else f" {self.max_num_patches} patches"
-        revision = "" if self.model_revision is None else f"@{self.model_revision}"
-        return f"{self.model_name}{revision}{patches}"
 
     def recall_query_texts(self) -> list[str]:
         """Return the lines of ``recall_texts`` that hold a query.

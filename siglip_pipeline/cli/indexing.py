@@ -1,11 +1,11 @@
 """The commands that index: `ingest` and `materialize`, and the progress they show."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from siglip_pipeline.errors import LaunchError, QueryError
+from siglip_pipeline.errors import LaunchError, QueryError, UploadNotFoundError
 from siglip_pipeline.files.private_files import make_folders
 from siglip_pipeline.records import Stage
 from siglip_pipeline.services.state import running
@@ -43,6 +43,14 @@ class SkippedSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SkippedVideo:
+    """A video that was not indexed because its upload is gone, with the reason."""
+
+    video: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What became of the videos that were indexed."""
 
@@ -69,6 +77,8 @@ class MaterializeDocument:
     videos: tuple[str, ...]
     indexed: tuple[str, ...] = ()
     failed: tuple[FailedVideo, ...] = ()
+    skipped: tuple[SkippedVideo, ...] = ()
+    """Videos chosen by their state whose upload is gone."""
     backfills: Given[tuple[str, ...]] = None
 
 
@@ -131,8 +141,11 @@ def materialize_uploads(
 ) -> MaterializeDocument:
     """Index the chosen uploads: through a running Dagster, or in this process if there is none.
 
+    Videos chosen by their state whose upload is gone are named and left out.
+
     Raises:
         QueryError: nothing was chosen, or an asset is unknown.
+        UploadNotFoundError: no upload has a name that was given.
         LaunchError: no Dagster answers, or ``wait`` is off and none runs that would do the work.
         RunFailedError: a run failed for another reason than single videos.
     """
@@ -143,7 +156,7 @@ def materialize_uploads(
         raise QueryError("name uploads, or use --all-missing, --failed or --stale")
     uploads = UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
     for video in choice.videos:
-        uploads.check_name(video)  # before anything is started for it
+        uploads.get(video)  # before anything is started for it
     other = running(settings.home)
     url = dagster_url or (other.dagster_url if other else None)
     if url is None and not wait:
@@ -151,7 +164,9 @@ def materialize_uploads(
             "--no-wait needs a running Dagster that goes on: start `siglip-pipeline up`, or name "
             "one with --dagster-url"
         )
-    videos = _chosen_videos(settings, uploads, choice)
+    videos, skipped = _without_missing(uploads, _chosen_videos(settings, uploads, choice))
+    for entry in () if quiet else skipped:
+        console.err.print(f"skipped {shown(entry.video)}: {entry.reason}", style="yellow")
     wanted = [stage for stage in Stage if stage in (assets or Stage)]
     if not videos:
         result = Outcome()
@@ -167,6 +182,7 @@ def materialize_uploads(
         videos=tuple(videos),
         indexed=result.indexed,
         failed=result.failed,
+        skipped=skipped,
         backfills=result.backfills,
     )
 
@@ -187,6 +203,21 @@ def _chosen_videos(settings: Settings, uploads: UploadStore, choice: Choice) -> 
     if choice.failed:
         chosen |= {path for path, state in states.items() if state == "failed"}
     return sorted(chosen)
+
+
+def _without_missing(
+    uploads: UploadStore, chosen: Iterable[str]
+) -> tuple[list[str], tuple[SkippedVideo, ...]]:
+    """Separate videos whose uploads exist from those whose uploads do not, with the reason."""
+    existing, skipped = [], []
+    for video in chosen:
+        try:
+            uploads.get(video)
+        except UploadNotFoundError as error:
+            skipped.append(SkippedVideo(video=video, reason=str(error)))
+        else:
+            existing.append(video)
+    return existing, tuple(skipped)
 
 
 def _index_here(
@@ -219,26 +250,28 @@ def _index_through_dagster(
     settings: Settings,
     videos: Sequence[str],
     *,
-    assets: Sequence[str],
+    assets: Sequence[Stage],
     force: bool,
     wait: bool,
     quiet: bool,
 ) -> Outcome:
     """Have a running Dagster do the work; return each video's outcome, if waited for."""
     from siglip_pipeline.runs.dagster_api import DagsterApi
-    from siglip_pipeline.runs.remote import start_backfills, wait_for_backfills
+    from siglip_pipeline.runs.remote import materialize_remotely, start_backfills
 
     api = DagsterApi(url, part=settings.part, api_key=settings.api_key)
-    steps = start_backfills(api, settings, videos, assets=assets, force=force)
     if not wait:
         # The automation does what follows from a backfill, such as the index.
-        backfills = tuple(api.backfill_url(step()) for step in steps)
+        ids = start_backfills(api, settings, videos, assets=assets, force=force)
+        backfills = tuple(api.backfill_url(backfill) for backfill in ids)
         if not quiet:
             for address in backfills:
                 console.err.print(f"started {address}")
         return Outcome(backfills=backfills)
     with open_database(DatabaseOptions.from_settings(settings)) as database:
-        work = _InBackground(lambda: wait_for_backfills(api, steps, assets=assets))
+        work = _InBackground(
+            lambda: materialize_remotely(api, settings, videos, assets=assets, force=force)
+        )
         watch_until(database, settings, len(videos), work.is_done, quiet=quiet)
         work.finish()
         return _outcome(database, videos)

@@ -197,9 +197,11 @@ def materialize(
 ) -> None:
     """Index uploads now: for CI and scripts.
 
-    Starts a backfill in a running Dagster (`siglip-pipeline up`, or --dagster-url); without one,
-    does the work in this process. A running Dagster compares the videos (video_similarity) later,
-    by its automation. Exits 1 when a video failed, 2 when nothing could be run.
+    Starts runs, or for many videos a backfill, in a running Dagster (`siglip-pipeline up`, or
+    --dagster-url); without one, does the work in this process. A running Dagster compares the
+    videos (video_similarity) later, by its automation. Skips and names videos of --failed and
+    --stale whose uploads are gone. Exits 1 when a video failed or was skipped, 2 when nothing could
+    be run.
     """
     from siglip_pipeline.cli.indexing import Choice, materialize_uploads
 
@@ -219,7 +221,7 @@ def materialize(
     )
     if json_:
         console.print_json(document)
-    raise typer.Exit(1 if document.failed else 0)
+    raise typer.Exit(1 if document.failed or document.skipped else 0)
 
 
 @app.command()

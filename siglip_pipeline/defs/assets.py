@@ -3,6 +3,7 @@
 Bodies only orchestrate: the work is in `stages/` and `store/`, and runs without Dagster.
 """
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +26,7 @@ from siglip_pipeline.defs.metadata import (
     engine_metadata,
     frames_metadata,
     index_metadata,
+    sampling_metadata,
 )
 from siglip_pipeline.defs.outcomes import PartitionOutcomes, retrying_what_heals
 from siglip_pipeline.defs.partitions import (
@@ -44,6 +46,9 @@ from siglip_pipeline.defs.resources import (
 )
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.siglip.identity import vectors_code_version
+from siglip_pipeline.siglip.model_options import ModelOptions
+from siglip_pipeline.stages.freshness import Wanted, out_of_date
 from siglip_pipeline.store.index.index_options import IndexOptions
 from siglip_pipeline.store.index.recall import recall_history
 from siglip_pipeline.store.index.similarity_index import build_index
@@ -54,9 +59,9 @@ OWNERS = ["team:video-search"]
 GPU_POOL = "gpu"
 
 # What a person changes to have other frames or vectors: Dagster marks as out of date whatever was
-# made under another one. Read from the environment alone, since loading definitions reads no model.
+# made under another one. Loading definitions loads no model and asks no hub.
 FRAMES_CODE_VERSION = stages.FramesOptions.from_settings(Settings.load()).recipe
-VECTORS_CODE_VERSION = Settings.load().model_choice
+VECTORS_CODE_VERSION = vectors_code_version(ModelOptions.from_settings(Settings.load()))
 
 # Different batch sizes keep the two assets in runs of their own: within one run, a failed video
 # would take the embeddings of all the others with it.
@@ -119,6 +124,8 @@ def video_frames(
     """
     outcomes = PartitionOutcomes(context)
     frames = frame_store.store()
+    results = []
+    began = time.monotonic()
     with (
         held_connections(context.instance),
         retrying_what_heals(context),
@@ -132,6 +139,7 @@ def video_frames(
             options=stages.FramesOptions.from_settings(Settings.load()),
             force=config.force,
         ):
+            results.append(result)
             key = partition_key(result.video)
             if isinstance(result, VideoError):
                 outcomes.fail(key, result.reason)
@@ -142,6 +150,8 @@ def video_frames(
                     metadata=frames_metadata(result, frames),
                     checks=check_frames(result),
                 )
+        totals = sampling_metadata(results, seconds=time.monotonic() - began)
+        context.log_event(dg.AssetObservation(context.asset_key, metadata=totals))
     yield from outcomes.finish()
 
 
@@ -251,4 +261,10 @@ def similarity_index(
         )
         history = recall_history(db, model_id)
         checks = check_collection(db, model_id, report)
-    return dg.MaterializeResult(metadata=index_metadata(report, history), check_results=checks)
+        stale = out_of_date(db, Wanted.from_settings(settings))
+    metadata = {
+        **index_metadata(report, history),
+        "videos_with_frames_out_of_date": len(stale.frames),
+        "videos_with_vectors_out_of_date": len(stale.vectors),
+    }
+    return dg.MaterializeResult(metadata=metadata, check_results=checks)

@@ -80,7 +80,7 @@ def check_frames(result: FramesStored) -> list[CheckOutcome]:
         CheckOutcome(
             name="little_damage",
             passed=result.damaged_share <= DAMAGED_SHARE_LIMIT,
-            metadata={"damaged_share": result.damaged_share},
+            metadata={"damaged_share": round(result.damaged_share, 4)},
             severity=dg.AssetCheckSeverity.WARN,
         ),
     ]

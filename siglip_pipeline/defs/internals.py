@@ -39,6 +39,7 @@ from dagster._core.storage.schedules.schema import JobTickTable
 from dagster._core.storage.schedules.sql_schedule_storage import SqlScheduleStorage
 from dagster._core.storage.tags import (
     AUTO_RETRY_RUN_ID_TAG,
+    BACKFILL_ID_TAG,
     GRPC_INFO_TAG,
     PARENT_RUN_ID_TAG,
     PARTITION_NAME_TAG,
@@ -54,6 +55,7 @@ from dagster_shared.record import copy
 
 # Tags of runs and events, which Dagster's documentation names but no public constant does.
 __all__ = [
+    "AUTO_RETRY_RUN_ID_TAG",
     "DATA_VERSION_TAG",
     "GRPC_INFO_TAG",
     "MODULES_OF_RUNS",
@@ -210,17 +212,34 @@ def report_lost_run(instance: dg.DagsterInstance, run: dg.DagsterRun, message: s
     instance.report_run_failed(run, message, JobFailureData(error=None, failure_reason=reason))
 
 
-def retry_was_dropped(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Return whether the settings have a failed run started again, and Dagster has given that up.
+def retry_was_dropped(
+    instance: dg.DagsterInstance, run: dg.DagsterRun, *, is_overdue: bool
+) -> bool:
+    """Return whether the settings have a failed run started again, and Dagster has not done it.
 
-    Its daemon leaves that as: will not be retried, although nothing stands against it. The public
-    API does not tell whether a run is to be retried.
+    Its daemon looks once at each failure. Where the code server is away then, it leaves the run as:
+    will not be retried, although nothing stands against it. Where the run's backfill has ended
+    already, or the daemon itself ends, it leaves it as: will be retried. The public API does not
+    tell whether a run is to be retried.
+
+    Args:
+        instance: where runs are kept.
+        run: a failed one.
+        is_overdue: it failed so long ago that its retry must exist by now.
     """
-    if run.tags.get(WILL_RETRY_TAG) != "false" or AUTO_RETRY_RUN_ID_TAG in run.tags:
+    if AUTO_RETRY_RUN_ID_TAG in run.tags:
         return False
+    if run.tags.get(WILL_RETRY_TAG) != "false":
+        return is_overdue and not _belongs_to_cancelled_backfill(instance, run)
     reason = run.tags.get(RUN_FAILURE_REASON_TAG)
     failure = RunFailureReason(reason) if reason else None
     return bool(auto_reexecution_should_retry_run(instance, run, failure))
+
+
+def _belongs_to_cancelled_backfill(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    backfill = instance.get_backfill(run.tags.get(BACKFILL_ID_TAG, ""))
+    cancelled = (BulkActionStatus.CANCELING, BulkActionStatus.CANCELED)
+    return backfill is not None and backfill.status in cancelled
 
 
 # Steps that a worker takes from a queue: dagster-celery's message is private to it.

@@ -1,9 +1,11 @@
-"""Runs that Dagster meant to start again, and could not: they are started again here.
+"""Start runs again that Dagster meant to start again, and did not.
 
-Dagster starts a run whose process was lost again at the moment at which it notes the loss. If the
-code server does not answer just then, because it went the same way, say, the run says "Failed to
-retry run", and Dagster does not come back to it. Sensors are evaluated by the code server: when
-this one looks, that is there.
+Runs that wait in the queue while the code server is away stay there (``dagster.yaml``). A run whose
+process was lost, or that did not start in time, is retried by Dagster's daemon at the moment at
+which it reads of the failure, and only then. If the code server does not answer just then, the run
+says "Failed to retry run"; if the run's backfill has ended by then, or the daemon ends, it says
+that it will be retried, and is not. Sensors are evaluated by the code server: when this one looks,
+that is there.
 """
 
 from collections.abc import Sequence, Set
@@ -29,9 +31,11 @@ from siglip_pipeline.defs.video_similarity import video_similarity
 INSTEAD_OF_TAG: Final = "siglip/instead_of"
 """On a run that this sensor starts: the id of the run whose place it takes."""
 TIMES_TAG: Final = "siglip/times_started_again"
-"""On such a run, and on Dagster's own retries of it: how often this sensor came to its aid."""
+"""On such a run, and on Dagster's own retries of it: how often this sensor restarted it."""
 MOST_TIMES: Final = 3
 """A run that takes the code server with it each time is given up."""
+RETRIED_WITHIN: Final = timedelta(minutes=2)
+"""Dagster's daemon reads of a failure within seconds."""
 LOOK_BACK: Final = timedelta(days=1)
 """After that, the daily reconciliation has been."""
 
@@ -51,7 +55,7 @@ JOBS: Final = {
 def request_instead_of(
     run: dg.DagsterRun, assets: Set[dg.AssetKey], existing: Sequence[str]
 ) -> dg.RunRequest | None:
-    """A run that does the same; None if its partitions are gone, or it was tried often enough.
+    """Return a run that does the same; None if its partitions are gone, or it was tried too often.
 
     Of several assets it makes the most upstream one: automation makes what follows from it.
 
@@ -88,8 +92,8 @@ def request_instead_of(
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
-        "Starts runs again whose process was lost, where Dagster itself could not because the code "
-        f"server was away; at most {MOST_TIMES} times."
+        "Starts runs again whose process was lost or did not start in time, where Dagster itself "
+        f"did not, because the code server was away, say; at most {MOST_TIMES} times."
     ),
 )
 def lost_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
@@ -97,17 +101,22 @@ def lost_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipR
     instance = context.instance
     failed = dg.RunsFilter(
         statuses=[dg.DagsterRunStatus.FAILURE],
-        tags={WILL_RETRY_TAG: "false"},
+        tags={WILL_RETRY_TAG: ["false", "true"]},
         updated_after=datetime.now(UTC) - LOOK_BACK,
     )
     existing: list[str] | None = None
     requests = []
-    for run in instance.get_runs(failed, limit=MOST_LOOKED_AT):
+    overdue = datetime.now(UTC) - RETRIED_WITHIN
+    for record in instance.get_run_records(failed, limit=MOST_LOOKED_AT):
+        run = record.dagster_run
         # Of another part of the collection, or of a job that a person started and looks after.
         assets = run.asset_selection or frozenset()
         if not assets or not assets <= JOBS.keys():
             continue
-        if not retry_was_dropped(instance, run) or _has_another(instance, run):
+        is_overdue = record.update_timestamp < overdue
+        if not retry_was_dropped(instance, run, is_overdue=is_overdue):
+            continue
+        if _has_another(instance, run):
             continue
         if existing is None:
             existing = [*instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)]

@@ -1,4 +1,8 @@
-"""What people see of each asset in the Dagster UI: numbers that plot, tables, thumbnails."""
+"""What people see of each asset in the Dagster UI: numbers that plot, tables, thumbnails.
+
+Dagster plots every number of an asset over its events. Of a partition only its rows are a number: a
+line from one video to the next one says nothing. Totals and rates are those of a run.
+"""
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,6 +11,7 @@ from typing import Any
 import dagster as dg
 
 from siglip_pipeline.defs.throughput_plot import throughput_plot
+from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import ModelSpec
 from siglip_pipeline.siglip.engine_report import EngineReport
 from siglip_pipeline.stages import FramesStored, VectorsStored
@@ -33,35 +38,54 @@ _PICTURE_BYTES = 44_000
 
 
 def inline_picture(data: bytes, *, media_type: str = "image/jpeg") -> dg.MarkdownMetadataValue:
-    """A small picture inside the event itself."""
+    """Return a small picture inside the event itself."""
     encoded = base64.b64encode(data).decode("ascii")
     return dg.MetadataValue.md(f"![](data:{media_type};base64,{encoded})")
 
 
 def frames_metadata(result: FramesStored, frame_store: FrameStore) -> Mapping[str, Any]:
-    """Metadata of one partition of ``video_frames``."""
+    """Return the metadata of one partition of ``video_frames``."""
     info = result.stored.info
     metadata: dict[str, Any] = {
-        "frames": result.stored.frames,
         "dagster/row_count": result.stored.frames,
         "dagster/uri": frame_store.address(result.video),
-        "duration_seconds": round(info.duration_seconds, 3),
+        "duration": f"{info.duration_seconds:,.1f} s",
         "codec": info.codec,
         "resolution": f"{info.width}x{info.height}",
         "sampling": result.stored.sampling,
         "source_sha256": result.stored.source_sha256,
-        "damaged_share": round(result.damaged_share, 4),
+        "damaged": f"{result.damaged_share:.2%}",
         "reused": result.report is None,
         "contact_sheet": inline_picture(
             frame_store.contact_sheet(result.video, max_bytes=_PICTURE_BYTES)
         ),
     }
-    if (report := result.report) is not None:
-        metadata["damaged_packets"] = report.damaged_packets
-        metadata["decode_cpu_seconds"] = round(report.decode_cpu_seconds, 3)
-        speed = info.duration_seconds / max(report.wall_seconds, 1e-6)
-        metadata["video_seconds_per_second"] = round(speed, 1)
     return metadata | _reused_from(result)
+
+
+def sampling_metadata(
+    results: Iterable[FramesStored | VideoError], *, seconds: float
+) -> Mapping[str, Any]:
+    """Return the metadata of one run of ``video_frames``: totals and rates.
+
+    Args:
+        results: one per video.
+        seconds: how long the run worked on them.
+    """
+    videos = [*results]
+    stored = [result for result in videos if isinstance(result, FramesStored)]
+    decoded = [result for result in stored if result.report is not None]
+    length = sum(result.stored.info.duration_seconds for result in decoded)
+    cpu = sum(result.report.decode_cpu_seconds for result in decoded if result.report is not None)
+    return {
+        "videos": len(videos),
+        "failed_videos": len(videos) - len(stored),
+        "reused_videos": len(stored) - len(decoded),
+        "frames": sum(result.stored.frames for result in decoded),
+        "seconds": round(seconds, 2),
+        "decode_cpu_seconds": round(cpu, 2),
+        "video_seconds_per_second": round(length / max(seconds, 1e-6), 1),
+    }
 
 
 def _reused_from(result: FramesStored | VectorsStored) -> dict[str, Any]:
@@ -71,7 +95,7 @@ def _reused_from(result: FramesStored | VectorsStored) -> dict[str, Any]:
 def embedding_metadata(
     result: VectorsStored, spec: ModelSpec, *, model_id: int, page_address: str
 ) -> Mapping[str, Any]:
-    """Metadata of one partition of ``frame_embeddings``.
+    """Return the metadata of one partition of ``frame_embeddings``.
 
     Args:
         model_id: whose table holds the vectors.
@@ -79,10 +103,9 @@ def embedding_metadata(
     """
     return {
         "search_page": dg.MetadataValue.url(page_address),
-        "vectors": result.vectors,
         "dagster/row_count": result.vectors,
         "dagster/table_name": f"frames_{model_id}",
-        "dim": spec.dim,
+        "dimensions": str(spec.dim),
         "model": spec.name,
         "model_key": result.model_key,
         "reused": not result.written or result.reused_from is not None,
@@ -91,16 +114,16 @@ def embedding_metadata(
 
 
 def engine_metadata(report: EngineReport) -> Mapping[str, Any]:
-    """Metadata of one run of ``frame_embeddings``: how the device was used."""
+    """Return the metadata of one run of ``frame_embeddings``: how the device was used."""
     metadata: dict[str, Any] = {
         "frames": report.frames,
         "videos": report.videos,
         "failed_videos": report.failed_videos,
         "seconds": round(report.seconds, 2),
         "frames_per_second": round(report.frames_per_second, 2),
-        "model_busy_share": report.model_busy_share,
-        "padding_share": report.padding_share,
-        "batch_fill_share": report.batch_fill_share,
+        "model_busy_share": round(report.model_busy_share, 4),
+        "padding_share": round(report.padding_share, 4),
+        "batch_fill_share": round(report.batch_fill_share, 4),
         "batch_size": report.batch_size,
         "out_of_memory_count": report.out_of_memory_count,
         "device": report.device,
@@ -124,9 +147,11 @@ def engine_metadata(report: EngineReport) -> Mapping[str, Any]:
 
 
 def index_metadata(report: IndexReport, history: Sequence[PastCheck]) -> Mapping[str, Any]:
-    """Metadata of ``similarity_index``: the outcome, and the recall check behind it."""
+    """Return the metadata of ``similarity_index``: the outcome, and the recall check behind it."""
     metadata: dict[str, Any] = {
-        key: value for key, value in report.to_json().items() if value is not None
+        key: round(value, 4) if isinstance(value, float) else value
+        for key, value in report.to_json().items()
+        if value is not None
     }
     metadata["recall_history"] = _table(
         {
@@ -135,7 +160,7 @@ def index_metadata(report: IndexReport, history: Sequence[PastCheck]) -> Mapping
             "kind": past.kind,
             "purpose": past.purpose,
             "passed": past.passed,
-            "recall_at_10": past.recall_at_10,
+            "recall_at_10": None if past.recall_at_10 is None else round(past.recall_at_10, 4),
         }
         for past in history
     )
@@ -146,8 +171,8 @@ def index_metadata(report: IndexReport, history: Sequence[PastCheck]) -> Mapping
         )
         metadata["plan"] = dg.MetadataValue.md(f"```\n{recall.plan}\n```")
         metadata["uses_index"] = recall.uses_index
-        metadata["effort"] = recall.ef_search
-        metadata["check_seconds"] = recall.seconds
+        metadata["ef_search"] = recall.ef_search
+        metadata["check_seconds"] = round(recall.seconds, 2)
     return {key: value for key, value in metadata.items() if value is not None}
 
 
@@ -167,6 +192,6 @@ def _case_row(case: RecallCase) -> dict[str, Any]:
 
 
 def _table(rows: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue | None:
-    """A table; None for no rows, which Dagster cannot show."""
+    """Return a table; None for no rows, which Dagster cannot show."""
     records = [dg.TableRecord(dict(row)) for row in rows]
     return dg.MetadataValue.table(records) if records else None

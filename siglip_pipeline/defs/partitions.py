@@ -55,10 +55,17 @@ def keys_between(all_keys: Sequence[str], first: str, last: str) -> list[str]:
     return list(all_keys[all_keys.index(first) : all_keys.index(last) + 1])
 
 
-def contiguous_ranges(all_keys: Sequence[str], wanted: Iterable[str]) -> list[tuple[str, str]]:
+def contiguous_ranges(
+    all_keys: Sequence[str], wanted: Iterable[str], *, most: int | None = None
+) -> list[tuple[str, str]]:
     """Group wanted keys into runs that are contiguous in ``all_keys``.
 
     A Dagster run covers a range that is contiguous in the insertion order of the partitions.
+
+    Args:
+        all_keys: every partition key in insertion order.
+        wanted: keys among them.
+        most: keys in a range; None: as many as follow each other.
 
     Returns:
         ``(first, last)`` pairs, both inclusive, in the order of ``all_keys``.
@@ -69,4 +76,9 @@ def contiguous_ranges(all_keys: Sequence[str], wanted: Iterable[str]) -> list[tu
         return []
     starts = [indices[0]] + [b for a, b in pairwise(indices) if b != a + 1]
     ends = [a for a, b in pairwise(indices) if b != a + 1] + [indices[-1]]
-    return [(all_keys[start], all_keys[end]) for start, end in zip(starts, ends, strict=True)]
+    step = most or len(indices)
+    return [
+        (all_keys[first], all_keys[min(first + step - 1, end)])
+        for start, end in zip(starts, ends, strict=True)
+        for first in range(start, end + 1, step)
+    ]

@@ -8,7 +8,6 @@ from datetime import timedelta
 
 import dagster as dg
 
-from siglip_pipeline.defs.announcements import report_uploads
 from siglip_pipeline.defs.assets import (
     FRAMES_PER_RUN,
     GPU_POOL,
@@ -27,8 +26,8 @@ from siglip_pipeline.defs.partitions import (
     keys_between,
     partition_key,
     path_of_partition,
-    videos_partitions,
 )
+from siglip_pipeline.defs.registration import InstanceRegistry, register_uploads
 from siglip_pipeline.defs.resources import DatabaseResource, UploadsResource
 from siglip_pipeline.defs.video_similarity import video_similarity
 from siglip_pipeline.records import Refused, Upload
@@ -94,18 +93,16 @@ def frame_runs(
         partitions: every partition key in insertion order, those of the batch included.
     """
     names = {partition_key(path): name for path, name in announcements.items()}
-    for first, last in contiguous_ranges(partitions, names):
+    for first, last in contiguous_ranges(partitions, names, most=FRAMES_PER_RUN):
+        # A used run key is never launched again: a changed file has to make another one.
         keys = keys_between(partitions, first, last)
-        for start in range(0, len(keys), FRAMES_PER_RUN):
-            chunk = keys[start : start + FRAMES_PER_RUN]
-            # A used run key is never launched again: a changed file has to make another one.
-            identity = "\n".join(f"{key} {names[key]}" for key in chunk)
-            yield dg.RunRequest(
-                run_key=hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest(),
-                tags={RANGE_START_TAG: chunk[0], RANGE_END_TAG: chunk[-1]},
-                # Named, though there is no other: a worker tells a run's part by its assets.
-                asset_selection=[video_frames.key],
-            )
+        identity = "\n".join(f"{key} {names[key]}" for key in keys)
+        yield dg.RunRequest(
+            run_key=hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest(),
+            tags={RANGE_START_TAG: first, RANGE_END_TAG: last},
+            # Named, though there is no other: a worker tells a run's part by its assets.
+            asset_selection=[video_frames.key],
+        )
 
 
 @dg.sensor(
@@ -149,10 +146,13 @@ def new_uploads(
         waiting = [*changes.new, *changes.changed]
         if not waiting:
             return dg.SkipReason("no new or changed upload")
-        batch = _report(context.instance, waiting[:UPLOADS_PER_TICK], began)
-        announcements = records.register(batch)
-        keys = [partition_key(upload.path) for upload in batch]
-        partitions = [*dict.fromkeys([*existing, *keys])]
+        announcements = register_uploads(
+            InstanceRegistry(context.instance),
+            records,
+            waiting[:UPLOADS_PER_TICK],
+            until=began + TICK_BUDGET_SECONDS,
+        )
+        partitions = context.instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)
         runs = [*frame_runs(announcements, partitions)]
         records.note_runs(
             {
@@ -163,30 +163,12 @@ def new_uploads(
                 )
             }
         )
-    left = len(waiting) - len(batch)
-    context.log.info(f"{len(batch)} uploads taken up, {left} left for the next tick")
+    left = len(waiting) - len(announcements)
+    context.log.info(f"{len(announcements)} uploads taken up, {left} left for the next tick")
     limit = Settings.load().partition_limit
     if (warning := partition_warning(len(partitions), shard=PART, limit=limit)) is not None:
         context.log.warning(warning)
-    return dg.SensorResult(
-        dynamic_partitions_requests=[videos_partitions.build_add_request(keys)],
-        run_requests=runs,
-    )
-
-
-def _report(instance: dg.DagsterInstance, uploads: Sequence[Upload], began: float) -> list[Upload]:
-    """Write the events of as many uploads as there is time for, one run's worth at the least.
-
-    Before they are noted as announced: a tick that ends in between reports them twice, never not.
-    """
-    reported: list[Upload] = []
-    for start in range(0, len(uploads), FRAMES_PER_RUN):
-        if reported and time.monotonic() - began > TICK_BUDGET_SECONDS:
-            break
-        chunk = uploads[start : start + FRAMES_PER_RUN]
-        report_uploads(instance, chunk)
-        reported += chunk
-    return reported
+    return dg.SensorResult(run_requests=runs)
 
 
 def _ask_again_for_lost_runs(

@@ -5,8 +5,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
+from urllib.parse import quote
 
+import dagster as dg
+
+from siglip_pipeline.defs.internals import AUTO_RETRY_RUN_ID_TAG, DATA_VERSION_TAG, WILL_RETRY_TAG
 from siglip_pipeline.errors import LaunchError, RunFailedError
 from siglip_pipeline.records import Stage
 from siglip_pipeline.services.ports import key_headers
@@ -44,16 +49,40 @@ query($id: String!) { partitionBackfillOrError(backfillId: $id) { __typename
   ... on BackfillNotFoundError { message } ... on PythonError { message } } }
 """
 
-_LAUNCH_JOB: Final = """
-mutation($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
+_PARTITIONS: Final = """
+query($asset: AssetKeyInput!) { assetNodeOrError(assetKey: $asset) { __typename
+  ... on AssetNode { partitionKeys } } }
+"""
+
+_LAUNCH_RUN: Final = """
+mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
   __typename ... on LaunchRunSuccess { run { runId } }
+  ... on RunConfigValidationInvalid { errors { message } }
   ... on PythonError { message } ... on UnauthorizedError { message } } }
 """
 
 _RUN: Final = """
 query($id: ID!) { runOrError(runId: $id) { __typename
-  ... on Run { status } ... on RunNotFoundError { message } ... on PythonError { message } } }
+  ... on Run { status tags { key value } }
+  ... on RunNotFoundError { message } ... on PythonError { message } } }
 """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """A run as it stands."""
+
+    status: str
+    """``QUEUED``, ``STARTED``, ``SUCCESS``, ``FAILURE``, …"""
+    will_retry: bool
+    """It failed, and Dagster is to start it again."""
+    retried_as: str | None
+    """The id of the run that took its place."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it will not change any more."""
+        return self.status in ("SUCCESS", "FAILURE", "CANCELED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +128,27 @@ class DagsterApi:
             ):
                 raise LaunchError(f"{self._url} refused the partition {key!r}: {_why(answer)}")
 
+    def report(self, events: Sequence[dg.AssetMaterialization]) -> None:
+        """Store materializations that belong to no run.
+
+        By the webserver's REST call: the mutation `reportRunlessAssetEvents` takes no data version.
+        """
+        for event in events:
+            path = "/".join(quote(part, safe="") for part in event.asset_key.path)
+            document = {
+                "partition": event.partition,
+                "data_version": (event.tags or {}).get(DATA_VERSION_TAG),
+                "metadata": {name: _plain(value) for name, value in event.metadata.items()},
+            }
+            self._post(f"/report_asset_materialization/{path}", document)
+
+    def partition_keys(self, asset: str) -> list[str]:
+        """Return every partition key of an asset, in insertion order."""
+        answer = self._ask(_PARTITIONS, {"asset": {"path": self._path(asset)}})["assetNodeOrError"]
+        if answer["__typename"] != "AssetNode":
+            raise LaunchError(f"{self._url} does not know the asset {asset}: {_why(answer)}")
+        return [str(key) for key in answer["partitionKeys"]]
+
     def launch_backfill(
         self, assets: Sequence[str], keys: Sequence[str], *, config: Mapping[str, Any] | None = None
     ) -> str:
@@ -132,25 +182,52 @@ class DagsterApi:
             )
         return str(answer["status"])
 
-    def launch_job(self, job: str) -> str:
-        """Start a job without partitions; gives the run's id."""
-        selector = {
+    def launch_run(
+        self,
+        job: str,
+        *,
+        asset: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Start a run of a job; gives its id.
+
+        Args:
+            job: its name.
+            asset: the one asset of the job that is meant; None: all.
+            tags: of the run; a range of partitions is given so.
+            config: of the run.
+        """
+        selector: dict[str, Any] = {
             "repositoryName": self._repository.name,
             "repositoryLocationName": self._repository.location,
             "jobName": job,
         }
-        params = {"selector": selector, "mode": "default"}
-        answer = self._ask(_LAUNCH_JOB, {"params": params})["launchPipelineExecution"]
+        if asset is not None:
+            selector["assetSelection"] = [{"path": self._path(asset)}]
+        params = {
+            "selector": selector,
+            "runConfigData": dict(config or {}),
+            "executionMetadata": {
+                "tags": [{"key": key, "value": value} for key, value in (tags or {}).items()]
+            },
+        }
+        answer = self._ask(_LAUNCH_RUN, {"params": params})["launchRun"]
         if answer["__typename"] != "LaunchRunSuccess":
             raise LaunchError(f"{self._url} did not start {job}: {_why(answer)}")
         return str(answer["run"]["runId"])
 
-    def run_status(self, run_id: str) -> str:
-        """``QUEUED``, ``STARTED``, ``SUCCESS``, ``FAILURE``, …"""
+    def run_state(self, run_id: str) -> RunState:
+        """Return how a run stands."""
         answer = self._ask(_RUN, {"id": run_id})["runOrError"]
         if answer["__typename"] != "Run":
             raise RunFailedError(f"run {run_id}: {_why(answer)}")
-        return str(answer["status"])
+        tags = {tag["key"]: tag["value"] for tag in answer["tags"]}
+        return RunState(
+            status=str(answer["status"]),
+            will_retry=tags.get(WILL_RETRY_TAG) == "true",
+            retried_as=tags.get(AUTO_RETRY_RUN_ID_TAG),
+        )
 
     def _path(self, asset: str) -> list[str]:
         return [*self._prefix, asset]
@@ -166,29 +243,39 @@ class DagsterApi:
         )
 
     def _ask(self, query: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+        answer = self._post("/graphql", {"query": query, "variables": variables})
+        if answer.get("errors"):
+            raise LaunchError(f"{self._url}/graphql: {answer['errors'][0]['message']}")
+        data: dict[str, Any] = answer["data"]
+        return data
+
+    def _post(self, path: str, document: Mapping[str, Any]) -> dict[str, Any]:
         request = urllib.request.Request(
-            f"{self._url.reveal()}/graphql",
-            data=json.dumps({"query": query, "variables": variables}).encode(),
-            headers=self._headers,
+            f"{self._url.reveal()}{path}", data=json.dumps(document).encode(), headers=self._headers
         )
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
-                answer = json.load(response)
+                answer: dict[str, Any] = json.load(response)
         except urllib.error.HTTPError as error:
             detail = error.read(500).decode(errors="replace")
             raise LaunchError(
-                f"{self._url}/graphql answered {error.code}: {detail}"
+                f"{self._url}{path} answered {error.code}: {detail}"
             ) from self._url.masked_error(error)
         except (OSError, ValueError) as error:
             raise LaunchError(
                 f"no Dagster answers at {self._url} ({self._url.masked(error)}); start one with "
                 "`siglip-pipeline up`, or leave out --dagster-url to do the work in this process"
             ) from self._url.masked_error(error)
-        if answer.get("errors"):
-            raise LaunchError(f"{self._url}/graphql: {answer['errors'][0]['message']}")
-        data: dict[str, Any] = answer["data"]
-        return data
+        return answer
+
+
+def _plain(value: dg.MetadataValue[Any]) -> Any:
+    """Return metadata as JSON has it."""
+    if isinstance(value, dg.TimestampMetadataValue):
+        return datetime.fromtimestamp(value.value, UTC).isoformat(timespec="seconds")
+    return value.value
 
 
 def _why(answer: Mapping[str, Any]) -> str:
-    return str(answer.get("message") or answer["__typename"]).strip()
+    errors = "; ".join(str(error["message"]) for error in answer.get("errors") or [])
+    return (errors or str(answer.get("message") or answer["__typename"])).strip()

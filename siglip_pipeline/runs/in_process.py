@@ -13,7 +13,6 @@ import sqlalchemy.exc
 from dagster_postgres.utils import DagsterPostgresException
 
 from siglip_pipeline.definitions import defs
-from siglip_pipeline.defs.announcements import report_uploads
 from siglip_pipeline.defs.assets import frame_embeddings, similarity_index, video_frames
 from siglip_pipeline.defs.internals import held_connections
 from siglip_pipeline.defs.partitions import (
@@ -23,6 +22,7 @@ from siglip_pipeline.defs.partitions import (
     contiguous_ranges,
     partition_key,
 )
+from siglip_pipeline.defs.registration import InstanceRegistry, register_uploads
 from siglip_pipeline.defs.video_similarity import video_similarity
 from siglip_pipeline.errors import (
     DatabaseFullError,
@@ -112,17 +112,12 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _register(instance: dg.DagsterInstance, settings: Settings, videos: Sequence[str]) -> None:
-    """Do what the sensor does: a partition and an event for every upload."""
     store = UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
     uploads = [store.get(video) for video in videos]
     if not uploads:
         raise UploadNotFoundError(f"no uploads were named; put videos below {settings.uploads}")
-    instance.add_dynamic_partitions(
-        VIDEOS_PARTITIONS_NAME, [partition_key(upload.path) for upload in uploads]
-    )
-    report_uploads(instance, uploads)
     with open_database(DatabaseOptions.from_settings(settings)) as database:
-        AnnouncedUploads(database).register(uploads)
+        register_uploads(InstanceRegistry(instance), AnnouncedUploads(database), uploads)
 
 
 def _materialized(

@@ -1,20 +1,85 @@
-"""Materialize videos through a running Dagster, and wait for it."""
+"""Materialize videos through a running Dagster, and wait for it.
+
+Few videos become runs at once: the daemon's loop over backfills takes 30 s to make a run. Many
+become a backfill, whose runs the daemon makes as the queue takes them.
+"""
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any, Final
 
-from siglip_pipeline.defs.partitions import VIDEOS_PARTITIONS_NAME, asset_key, partition_key
+from siglip_pipeline.defs.assets import EMBEDDINGS_PER_RUN, FRAMES_PER_RUN
+from siglip_pipeline.defs.jobs import compare_videos, embed_frames, rebuild_index, sample_frames
+from siglip_pipeline.defs.partitions import (
+    RANGE_END_TAG,
+    RANGE_START_TAG,
+    asset_key,
+    contiguous_ranges,
+    keys_between,
+    partition_key,
+    path_of_partition,
+)
+from siglip_pipeline.defs.registration import register_uploads
 from siglip_pipeline.errors import RunFailedError
 from siglip_pipeline.records import Stage
-from siglip_pipeline.runs.dagster_api import FINISHED, DagsterApi
+from siglip_pipeline.runs.dagster_api import FINISHED, DagsterApi, RunState
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.announced import AnnouncedUploads
-from siglip_pipeline.store.database import DatabaseOptions, open_database
+from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
+from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads.upload_store import UploadStore
 
-_POLL_SECONDS = 1.0
-_JOBS = {Stage.INDEX: "rebuild_index", Stage.SIMILARITY: "compare_videos"}
-"""Assets without partitions, in the order in which they are made, and the job of each."""
+MOST_DIRECT: Final = 256
+"""Videos that are run at once; more become a backfill."""
+
+_POLL_SECONDS: Final = 0.5
+_RETRY_SECONDS: Final = 300.0
+"""Dagster, or the sensor `lost_runs`, starts a lost run again within so long."""
+_PER_VIDEO: Final = {
+    Stage.FRAMES: (sample_frames.name, FRAMES_PER_RUN),
+    Stage.VECTORS: (embed_frames.name, EMBEDDINGS_PER_RUN),
+}
+"""Partitioned assets, in the order in which they are made; the job of each, and its batch size."""
+_OF_ALL_VIDEOS: Final = {Stage.INDEX: rebuild_index.name, Stage.SIMILARITY: compare_videos.name}
+"""The same for assets without partitions."""
+
+
+def materialize_remotely(
+    api: DagsterApi,
+    settings: Settings,
+    videos: Sequence[str],
+    *,
+    assets: Sequence[Stage],
+    force: bool,
+) -> None:
+    """Have a running Dagster make some assets of some uploads, and wait until it has.
+
+    Args:
+        api: the running Dagster.
+        settings: where the uploads and the database are: the same ones that Dagster uses.
+        videos: paths below UPLOADS.
+        assets: those to materialize.
+        force: do the work even where the result is current.
+
+    Raises:
+        UploadNotFoundError: a path is not below UPLOADS.
+        RunFailedError: Dagster could not do it, for another reason than single videos.
+    """
+    with open_database(DatabaseOptions.from_settings(settings)) as database:
+        keys = _register(api, settings, database, videos)
+        if len(keys) > MOST_DIRECT:
+            for launch in _backfills(api, keys, assets=assets, force=force):
+                _wait_for_backfill(api, launch())
+        else:
+            for asset in _PER_VIDEO:
+                if asset in assets:
+                    _run_ranges(api, database, asset, keys, force=force)
+    for asset, job in _OF_ALL_VIDEOS.items():
+        if asset in assets:
+            # The automation does this too, some seconds later: the second finds nothing to do.
+            run = api.launch_run(job)
+            if (status := _wait_for_run(api, run).status) != "SUCCESS":
+                raise RunFailedError(f"the run of {asset} ended as {status} (run {run})")
 
 
 def start_backfills(
@@ -22,62 +87,98 @@ def start_backfills(
     settings: Settings,
     videos: Sequence[str],
     *,
-    assets: Sequence[str],
+    assets: Sequence[Stage],
     force: bool,
-) -> list[Callable[[], str]]:
-    """Register the uploads; give the steps to take, in order, each launching a backfill.
+) -> list[str]:
+    """Have a running Dagster make some assets of some uploads, without waiting; gives backfill ids.
 
-    Args:
-        api: the running Dagster.
-        settings: where the uploads and the database are: the same ones that Dagster uses.
-        videos: paths below UPLOADS.
-        assets: names of the assets to materialize.
-        force: do the work even where the result is current.
-
-    Raises:
-        UploadNotFoundError: a path is not below UPLOADS.
+    A backfill makes one asset after the other by itself. Arguments and errors are those of
+    :func:`materialize_remotely`.
     """
+    with open_database(DatabaseOptions.from_settings(settings)) as database:
+        keys = _register(api, settings, database, videos)
+    return [launch() for launch in _backfills(api, keys, assets=assets, force=force)]
+
+
+def _register(
+    api: DagsterApi, settings: Settings, database: Database, videos: Sequence[str]
+) -> list[str]:
     store = UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
     uploads = [store.get(video) for video in videos]
-    keys = [partition_key(video) for video in videos]
-    api.add_partitions(VIDEOS_PARTITIONS_NAME, keys)
-    with open_database(DatabaseOptions.from_settings(settings)) as database:
-        AnnouncedUploads(database).register(uploads)  # or the sensor would start them once more
-    partitioned = [asset for asset in assets if asset not in _JOBS]
+    register_uploads(api, AnnouncedUploads(database), uploads)
+    return [partition_key(upload.path) for upload in uploads]
+
+
+def _backfills(
+    api: DagsterApi, keys: Sequence[str], *, assets: Sequence[Stage], force: bool
+) -> list[Callable[[], str]]:
+    """Return what launches each backfill that is needed, to be called in order."""
+    partitioned = [asset for asset in assets if asset in _PER_VIDEO]
     if not force:
         return [lambda: api.launch_backfill(partitioned, keys)] if partitioned else []
 
-    def forced(asset: str) -> Callable[[], str]:
+    def forced(asset: Stage) -> Callable[[], str]:
         # A run's config may name only what the run holds: an asset at a time.
-        config = {"ops": {asset_key(asset).to_python_identifier(): {"config": {"force": True}}}}
-        return lambda: api.launch_backfill([asset], keys, config=config)
+        return lambda: api.launch_backfill([asset], keys, config=_forcing(asset))
 
     return [forced(asset) for asset in partitioned]
 
 
-def wait_for_backfills(
-    api: DagsterApi, steps: Sequence[Callable[[], str]], *, assets: Sequence[str]
-) -> None:
-    """Start and wait for each step in turn, then for the assets that are made of all videos.
-
-    Raises:
-        RunFailedError: Dagster could not do it, for another reason than single videos.
-    """
-    for step in steps:
-        backfill = step()
-        while (status := api.backfill_status(backfill)) not in FINISHED:
-            time.sleep(_POLL_SECONDS)
-        if status == "CANCELED":
-            raise RunFailedError(f"the backfill was cancelled ({api.backfill_url(backfill)})")
-    for asset, job in _JOBS.items():
-        if asset in assets:
-            _wait_for_job(api, asset, job)
-
-
-def _wait_for_job(api: DagsterApi, asset: str, job: str) -> None:
-    # The automation does this too, some seconds later; the second run finds nothing to do.
-    run = api.launch_job(job)
-    while (status := api.run_status(run)) not in ("SUCCESS", "FAILURE", "CANCELED"):
+def _wait_for_backfill(api: DagsterApi, backfill: str) -> None:
+    while (status := api.backfill_status(backfill)) not in FINISHED:
         time.sleep(_POLL_SECONDS)
-    if status != "SUCCESS":
-        raise RunFailedError(f"the run of {asset} ended as {status} (run {run})")
+    if status == "CANCELED":
+        raise RunFailedError(f"the backfill was cancelled ({api.backfill_url(backfill)})")
+
+
+def _run_ranges(
+    api: DagsterApi, database: Database, asset: Stage, keys: Sequence[str], *, force: bool
+) -> None:
+    """Run one asset over some partitions, each contiguous range of them by itself; wait for all."""
+    job, most = _PER_VIDEO[asset]
+    if asset is not Stage.FRAMES:
+        failed = _failed(database, keys, stage=Stage.FRAMES)
+        keys = [key for key in keys if key not in failed]
+    existing = api.partition_keys(asset)
+    ranges = contiguous_ranges(existing, keys, most=most)
+    runs = [
+        api.launch_run(
+            job,
+            asset=asset,
+            tags={RANGE_START_TAG: first, RANGE_END_TAG: last},
+            config=_forcing(asset) if force else None,
+        )
+        for first, last in ranges
+    ]
+    for run, (first, last) in zip(runs, ranges, strict=True):
+        status = _wait_for_run(api, run).status
+        of_videos = _failed(database, keys_between(existing, first, last), stage=asset)
+        # Of a run that failed because of single videos, each has its reason in the database.
+        if status != "SUCCESS" and not (status == "FAILURE" and of_videos):
+            raise RunFailedError(f"the run of {asset} ended as {status} (run {run})")
+
+
+def _wait_for_run(api: DagsterApi, run: str) -> RunState:
+    """Wait until a run has ended, or the run that Dagster starts in its place."""
+    deadline: float | None = None
+    while True:
+        state = api.run_state(run)
+        if state.retried_as is not None:
+            run, deadline = state.retried_as, None
+        elif state.has_ended:
+            if not state.will_retry:
+                return state
+            deadline = deadline or time.monotonic() + _RETRY_SECONDS
+            if time.monotonic() > deadline:
+                raise RunFailedError(f"run {run} was lost, and nothing has started it again")
+        time.sleep(_POLL_SECONDS)
+
+
+def _failed(database: Database, keys: Sequence[str], *, stage: Stage) -> set[str]:
+    """Return keys of videos whose last try of a stage failed."""
+    rows = VideoStore(database).named(map(path_of_partition, keys))
+    return {partition_key(row.video) for row in rows if row.stage == stage}
+
+
+def _forcing(asset: Stage) -> dict[str, Any]:
+    return {"ops": {asset_key(asset).to_python_identifier(): {"config": {"force": True}}}}

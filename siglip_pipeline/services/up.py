@@ -6,6 +6,7 @@ interrupted is marked so that Dagster starts it again the next time.
 
 import contextlib
 import logging
+import re
 import subprocess
 import sys
 import time
@@ -49,6 +50,10 @@ _STABLE_SECONDS: Final = 600.0
 _LONGEST_WAIT_SECONDS: Final = 30.0
 _REAP_SECONDS: Final = 5.0
 _LOG_TAIL_LINES: Final = 15
+_LINES_SHOWN: Final = 3
+"""Of a service that is started again; all of them where `up` gives it up."""
+_LINE_WIDTH: Final = 300
+_COLOURS: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +182,12 @@ class Launcher:
                     )
                 wait_seconds = min(2.0**service.restarts - 1, _LONGEST_WAIT_SECONDS)
                 again = f" in {wait_seconds:.0f} s" if wait_seconds else ""
-                logger.warning("%s\nstarting %s again%s", _ended(service), service.name, again)
+                code = service.process.returncode
+                logger.warning(
+                    "%s ended with status %d: starting it again%s", service.name, code, again
+                )
+                for line in _log_tail(service)[-_LINES_SHOWN:]:
+                    logger.warning("%s: %s", service.log_path, line)
                 service.restarts += 1
                 service.due_at = now + wait_seconds
             if now >= service.due_at:
@@ -308,8 +318,14 @@ def _reap(process: "subprocess.Popen[bytes]") -> None:
 
 def _ended(service: _Service) -> str:
     code = service.process.returncode if service.process else None
+    lines = "\n".join(_log_tail(service))
+    return f"{service.name} ended with status {code} ({service.log_path}):\n{lines}"
+
+
+def _log_tail(service: _Service) -> list[str]:
+    """Return the last lines of a service's log, cut to a width, without a terminal's colours."""
     lines = service.log_path.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
-    return f"{service.name} ended with status {code} ({service.log_path}):\n" + "\n".join(lines)
+    return [_COLOURS.sub("", line)[:_LINE_WIDTH] for line in lines if line.strip()]
 
 
 def _code_server(settings: Settings) -> tuple[str, ...]:

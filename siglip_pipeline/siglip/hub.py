@@ -1,5 +1,6 @@
 """Download the files of a model from the Hugging Face hub; explain failures."""
 
+import contextlib
 import errno
 from pathlib import Path
 
@@ -19,6 +20,18 @@ _CANNOT_WRITE = (
     errno.EROFS,
     errno.ENOTDIR,
 )
+
+
+def cached_commit(name: str, revision: str | None) -> str | None:
+    """Return the commit that a model has in the local cache; None if it is not there."""
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError
+
+    with contextlib.suppress(HFValidationError):
+        file = huggingface_hub.try_to_load_from_cache(name, "config.json", revision=revision)
+        if isinstance(file, str):
+            return Path(file).parent.name
+    return None
 
 
 def download(name: str, revision: str | None) -> Path:

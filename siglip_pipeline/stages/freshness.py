@@ -1,12 +1,17 @@
 """Find results that the present settings would not give: of another sampling or model."""
 
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from siglip_pipeline.errors import ModelError
+from siglip_pipeline.siglip.identity import model_spec
 from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.stages import FramesOptions
 from siglip_pipeline.store.database import Database
-from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.videos import VideoStore
 
 if TYPE_CHECKING:
@@ -20,7 +25,7 @@ class OutOfDate:
     frames: tuple[str, ...]
     """Videos with frames of another sampling, or of an upload that has changed since."""
     vectors: tuple[str, ...]
-    """Videos with frames, but without vectors of them under the model in the settings."""
+    """Videos whose vectors are of another model than that in the settings, or of older frames."""
 
     @property
     def videos(self) -> list[str]:
@@ -46,18 +51,27 @@ class Wanted:
 
 
 def out_of_date(database: Database, wanted: Wanted) -> OutOfDate:
-    """Compare what is stored with what is wanted, without loading a model.
-
-    The model is found by the name and revision that it was registered under; of several, the
-    newest counts.
-    """
+    """Compare what is stored with what is wanted, without loading a model or asking a hub."""
     videos = VideoStore(database)
-    chosen = [
-        row.model_id
-        for row in ModelStore(database).list()
-        if row.name == wanted.model.name and wanted.model.revision in (None, row.revision)
-    ]
+    chosen = _registered(ModelStore(database).list(), wanted.model)
     return OutOfDate(
         frames=tuple(videos.out_of_date_frames(wanted.recipe)),
         vectors=tuple(videos.out_of_date_vectors(chosen[-1] if chosen else None)),
     )
+
+
+def _registered(models: Sequence[ModelRow], options: ModelOptions) -> list[int]:
+    """Return the ids of models that the options mean, the newest last.
+
+    A folder is known by its key, wherever it lies; a model of the hub, and a folder that cannot be
+    read, by the name and revision that it was registered under.
+    """
+    if Path(options.name).expanduser().is_dir():
+        with contextlib.suppress(ModelError, OSError):
+            key = model_spec(options).key
+            return [row.model_id for row in models if row.key == key]
+    return [
+        row.model_id
+        for row in models
+        if row.name == options.name and options.revision in (None, row.revision)
+    ]

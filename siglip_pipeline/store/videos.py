@@ -125,6 +125,7 @@ _OUT_OF_DATE_FRAMES = """
 _OUT_OF_DATE_VECTORS = """
     SELECT path FROM videos v
     WHERE source_sha256 IS NOT NULL
+      AND EXISTS (SELECT FROM ingests i WHERE i.video_id = v.video_id)
       AND NOT EXISTS (SELECT FROM ingests i
                       WHERE i.video_id = v.video_id AND i.model_id = %s
                         AND i.source_sha256 = v.source_sha256 AND i.sampling = v.sampling)
@@ -291,7 +292,10 @@ class VideoStore:
         return [path for (path,) in rows]
 
     def out_of_date_vectors(self, model_id: int | None) -> builtins.list[str]:
-        """Return videos with stored frames, but without vectors of these frames under a model."""
+        """Return videos whose vectors are all of other frames or of other models than this one.
+
+        A video without any vectors is pending, not out of date.
+        """
         with self._database.connection() as connection:
             rows = connection.execute(_OUT_OF_DATE_VECTORS, [model_id]).fetchall()
         return [path for (path,) in rows]

@@ -5,8 +5,13 @@ import sys
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
 from siglip_pipeline.definitions import defs
+from siglip_pipeline.defs.assets import similarity_index
+from siglip_pipeline.defs.code_references import with_code_references
+from siglip_pipeline.errors import SettingsError
+from siglip_pipeline.settings import Settings
 
 
 def test_inventory() -> None:
@@ -32,7 +37,7 @@ def test_inventory() -> None:
     }
     assert {job.name for job in defs.jobs or []} == {
         *("sample_frames", "embed_frames", "rebuild_index", "reconcile_collection"),
-        *("compare_videos", "remove_old_logs"),
+        *("compare_videos", "remove_old_logs", "update_out_of_date"),
     }
     assert {schedule.name for schedule in defs.schedules or []} == {
         *("daily_reconciliation", "daily_cleaning"),
@@ -83,3 +88,26 @@ def test_assets_tell_dagster_where_their_code_and_columns_are() -> None:
     frames = graph.get(dg.AssetKey("video_frames"))
     columns = frames.metadata["dagster/column_schema"].columns
     assert [column.name for column in columns][:2] == ["frame_index", "pts"]
+
+
+@pytest.mark.parametrize(
+    ("source_url", "folder"),
+    [
+        ("https://github.com/owner/name/tree/main", "https://github.com/owner/name/tree/main"),
+        ("https://gitlab.com/group/name/-/tree/v1", "https://gitlab.com/group/name/-/tree/v1"),
+    ],
+)
+def test_code_references_lead_to_the_repository_where_one_is_named(
+    source_url: str, folder: str
+) -> None:
+    assert Settings.load(source_url=source_url).source_url == source_url
+    (linked,) = with_code_references([similarity_index], source_url)
+    (reference,) = linked.metadata_by_key[similarity_index.key][
+        "dagster/code_references"
+    ].code_references
+    assert reference.url.startswith(f"{folder}/siglip_pipeline/defs/assets.py#L")
+
+
+def test_a_source_url_that_is_no_repository_is_refused() -> None:
+    with pytest.raises(SettingsError, match="tree/main"):
+        Settings.load(source_url="https://user:secret@github.com/owner/name")

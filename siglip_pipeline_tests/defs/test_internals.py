@@ -79,11 +79,12 @@ def test_every_entry_is_held() -> None:
 
 @holds(
     *("GRPC_INFO_TAG", "PARENT_RUN_ID_TAG", "PARTITION_NAME_TAG", "RUN_KEY_TAG", "WILL_RETRY_TAG"),
-    "DATA_VERSION_TAG",
+    *("AUTO_RETRY_RUN_ID_TAG", "DATA_VERSION_TAG"),
 )
 def test_tags_are_what_databases_hold() -> None:
     found = {name: getattr(internals, name) for name in internals.__all__ if name.endswith("_TAG")}
     assert found == {
+        "AUTO_RETRY_RUN_ID_TAG": "dagster/auto_retry_run_id",
         "DATA_VERSION_TAG": "dagster/data_version",
         "GRPC_INFO_TAG": ".dagster/grpc_info",
         "PARENT_RUN_ID_TAG": "dagster/parent_run_id",
@@ -200,12 +201,13 @@ def test_a_lost_run_is_to_be_retried_until_dagster_drops_that(
     assert lost is not None
     assert lost.is_failure
     assert lost.tags[internals.WILL_RETRY_TAG] == "true"
-    assert not internals.retry_was_dropped(instance, lost)
+    assert not internals.retry_was_dropped(instance, lost, is_overdue=False)
+    assert internals.retry_was_dropped(instance, lost, is_overdue=True)
     # As Dagster's daemon notes that it could not.
     instance.add_run_tags(run.run_id, {internals.WILL_RETRY_TAG: "false"})
     dropped = instance.get_run_by_id(run.run_id)
     assert dropped is not None
-    assert internals.retry_was_dropped(instance, dropped)
+    assert internals.retry_was_dropped(instance, dropped, is_overdue=False)
 
     failed = instance.create_run_for_job(job_of_one, status=dg.DagsterRunStatus.STARTED)
     instance.report_run_failed(failed, "by itself")
@@ -213,7 +215,7 @@ def test_a_lost_run_is_to_be_retried_until_dagster_drops_that(
     instance.add_run_tags(failed.run_id, {internals.WILL_RETRY_TAG: "false"})
     by_itself = instance.get_run_by_id(failed.run_id)
     assert by_itself is not None
-    assert not internals.retry_was_dropped(instance, by_itself)
+    assert not internals.retry_was_dropped(instance, by_itself, is_overdue=True)
 
 
 @holds("run_of_step", "copy_step_for")

@@ -1,12 +1,15 @@
 """A run whose process and whose retry were lost is started again, and only such a run."""
 
 import logging
+import time
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
 import pytest
 from dagster._core.events import JobFailureData, RunFailureReason
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.remote_origin import (
     GrpcServerCodeLocationOrigin,
     RemoteJobOrigin,
@@ -112,6 +115,41 @@ def test_a_run_that_takes_the_code_server_with_it_is_given_up(
     _failed(instance, request.tags)
     _retry(instance)
     assert _tick(instance) == []
+
+
+def test_a_run_that_was_to_be_retried_and_was_not_starts_again(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dagster retries no run of a backfill that has ended, and leaves it as to be retried."""
+
+    def backfill(name: str, status: BulkActionStatus) -> dict[str, str]:
+        instance.add_backfill(
+            PartitionBackfill(
+                backfill_id=name,
+                status=status,
+                from_failure=False,
+                tags={},
+                backfill_timestamp=time.time(),
+                partition_set_origin=None,
+                partition_names=[],
+                last_submitted_partition_name=None,
+                reexecution_steps=[],
+            )
+        )
+        return {"dagster/backfill": name}
+
+    timeout = RunFailureReason.START_TIMEOUT
+    ended = backfill("ended", BulkActionStatus.COMPLETED_SUCCESS)
+    run = _failed(instance, ended, reason=timeout)
+    _failed(instance, backfill("given up", BulkActionStatus.CANCELED), reason=timeout)
+    _retry(instance)
+    tags = [run.tags[WILL_RETRY_TAG] for run in instance.get_runs()]
+    assert tags == ["true"] * 2, tags
+    # Dagster has a moment to do it.
+    assert _tick(instance) == []
+    monkeypatch.setattr("siglip_pipeline.defs.lost_runs.RETRIED_WITHIN", timedelta(0))
+    (request,) = _tick(instance)
+    assert request.tags[INSTEAD_OF_TAG] == run.run_id
 
 
 def test_other_failures_stay_as_they_are(instance: dg.DagsterInstance) -> None:

@@ -13,6 +13,8 @@ from siglip_pipeline.defs.assets import FRAMES_PER_RUN
 from siglip_pipeline.defs.partitions import RANGE_END_TAG, RANGE_START_TAG, partition_key
 from siglip_pipeline.defs.sensors import frame_runs, new_uploads, upload_changes
 from siglip_pipeline.records import Upload
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.stages import FramesOptions
 from siglip_pipeline.store.database import Database
 
 
@@ -73,7 +75,7 @@ def _reported(instance: dg.DagsterInstance) -> list[str | None]:
     return [record.partition_key for record in records.records]
 
 
-def _evaluate(instance: dg.DagsterInstance) -> dg.SensorResult | None:
+def _tick(instance: dg.DagsterInstance) -> dg.SensorResult | None:
     """Evaluate the sensor; None if it skipped."""
     context = dg.build_sensor_context(
         instance=instance, definitions=defs, resources=dict(defs.resources or {})
@@ -82,16 +84,6 @@ def _evaluate(instance: dg.DagsterInstance) -> dg.SensorResult | None:
     if not isinstance(result, dg.SensorResult):
         assert isinstance(result, dg.SkipReason)
         return None
-    return result
-
-
-def _tick(instance: dg.DagsterInstance) -> dg.SensorResult | None:
-    """Evaluate the sensor and do with its result what the daemon does; None if it skipped."""
-    if (result := _evaluate(instance)) is None:
-        return None
-    for request in result.dynamic_partitions_requests or []:
-        assert isinstance(request, dg.AddDynamicPartitionsRequest)
-        instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
     return result
 
 
@@ -174,13 +166,36 @@ def test_a_tick_that_takes_long_takes_fewer(uploads: Path, monkeypatch: pytest.M
         assert _tick(instance) is None
 
 
-def test_what_a_lost_tick_announced_is_announced_again(uploads: Path) -> None:
+def test_what_lost_its_partition_is_registered_again(uploads: Path) -> None:
     (uploads / "a.mp4").write_bytes(b"x")
     with dg.DagsterInstance.ephemeral() as instance:
-        # The daemon ended before it did what the tick had asked for.
-        assert _evaluate(instance) is not None
+        assert _tick(instance) is not None
+        assert _tick(instance) is None
+        instance.delete_dynamic_partition("videos", "a.mp4")
         (again,) = (_tick(instance) or dg.SensorResult()).run_requests or []
         assert again.tags[RANGE_START_TAG] == "a.mp4"
+        assert instance.get_dynamic_partitions("videos") == ["a.mp4"]
+        assert _tick(instance) is None
+
+
+def test_the_job_has_exactly_what_is_out_of_date_taken_up(
+    uploads: Path, database: Database
+) -> None:
+    for name in "abc":
+        (uploads / f"{name}.mp4").write_bytes(b"x")
+    recipe = FramesOptions.from_settings(Settings.load()).recipe
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert _tick(instance) is not None
+        with database.connection() as connection:
+            connection.execute(
+                "UPDATE videos SET source_sha256 = 'x', source_fingerprint = listed_fingerprint,"
+                " sampling = CASE path WHEN 'b.mp4' THEN 'fps:9' ELSE %s END",
+                [recipe],
+            )
+        job = defs.resolve_job_def("update_out_of_date")
+        assert job.execute_in_process(instance=instance).success
+        (run,) = (_tick(instance) or dg.SensorResult()).run_requests or []
+        assert (run.tags[RANGE_START_TAG], run.tags[RANGE_END_TAG]) == ("b.mp4", "b.mp4")
         assert _tick(instance) is None
 
 

@@ -130,10 +130,6 @@ def indexed(settings: Settings) -> Iterator[dg.DagsterInstance]:
         )
         tick = new_uploads(context)
         assert isinstance(tick, dg.SensorResult)
-        for request in tick.dynamic_partitions_requests or []:
-            instance.add_dynamic_partitions(
-                VIDEOS_PARTITIONS_NAME, list(request.partition_keys or [])
-            )
         keys = instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)
         everything = {RANGE_START_TAG: keys[0], RANGE_END_TAG: keys[-1]}
         for run in tick.run_requests or []:

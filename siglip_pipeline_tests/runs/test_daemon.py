@@ -3,6 +3,7 @@
 One `up` serves the module. Its videos are rendered, its model is the demo's.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,13 +16,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import psutil
 import psycopg
 import pytest
+from dagster._core.events import JobFailureData, RunFailureReason
 
+from siglip_pipeline.defs.lost_runs import INSTEAD_OF_TAG
+from siglip_pipeline.defs.partitions import RANGE_END_TAG, RANGE_START_TAG
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.runs.dagster_api import FINISHED, DagsterApi
+from siglip_pipeline.services.home import pipeline_environment
 from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline.stages.freshness import Wanted, out_of_date
@@ -29,6 +35,8 @@ from siglip_pipeline.store.database import LOCK_VIDEO, Database, DatabaseOptions
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoStore
+from siglip_pipeline.text.secret import SecretUrl
+from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline_tests.services.test_up import Up, _cli, _up
 
 PUSHED = Path(__file__).parents[2] / "scripts" / "index_pushed_videos"
@@ -36,6 +44,7 @@ PUSHED = Path(__file__).parents[2] / "scripts" / "index_pushed_videos"
 pytestmark = [pytest.mark.long, pytest.mark.timeout(480)]
 
 
+RANGE = {RANGE_START_TAG: "00.mp4", RANGE_END_TAG: "00.mp4"}
 FINISHED_RUNS = {"SUCCESS", "FAILURE", "CANCELED"}
 
 
@@ -183,6 +192,34 @@ def test_a_batch_with_bad_files_is_searchable_but_for_those(services: Services) 
     services.wait(lambda: services.up.status()["index"]["rows"] == services.up.status()["frames"])
 
 
+def test_one_video_is_made_in_seconds_and_shown_everywhere(services: Services) -> None:
+    services.render("small.mp4", "small-2.mp4")
+    began = time.monotonic()
+    done = _cli(services.up.settings, "materialize", "small.mp4", "--json")
+    took = time.monotonic() - began
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["indexed"] == ["small.mp4"]
+    print(f"one video took {took:.1f} s")
+    # Of runs, and of no backfill, which the daemon looks at every 30 s, for each asset once.
+    for asset in ("video_frames", "frame_embeddings"):
+        tagged = [{tag["key"]: tag["value"] for tag in run["tags"]} for run in services.runs(asset)]
+        asked = [t for t in tagged if t.get(RANGE_START_TAG) == t.get(RANGE_END_TAG) == "small.mp4"]
+        own = [t for t in asked if not {"dagster/backfill", "dagster/sensor_name"} & t.keys()]
+        assert own, asset
+    assert took < 60, f"one video took {took:.1f} s"
+    services.wait(lambda: services.states()["pending"] == 0)
+    # Whoever registered it: the command, or the sensor.
+    for asset, made in (("uploads", 34), ("video_frames", 31), ("frame_embeddings", 31)):
+        assert services.partitions(asset)["numMaterialized"] == made, asset
+    versions = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) {
+        ... on AssetNode { assetMaterializations(limit: 2) { partition tags { key value } } } } }"""
+    events = services.ask(versions, key={"path": ["uploads"]})["assetNodeOrError"]
+    for event in events["assetMaterializations"]:
+        tags = {tag["key"]: tag["value"] for tag in event["tags"]}
+        upload = UploadStore(services.up.settings.uploads).get(event["partition"])
+        assert tags["dagster/data_version"] == upload.fingerprint
+
+
 def test_a_backfill_over_bad_files_says_completed_with_failures(services: Services) -> None:
     api = DagsterApi(services.url)
     backfill = api.launch_backfill(["video_frames", "frame_embeddings"], BATCH)
@@ -218,6 +255,12 @@ def test_failed_ones_alone_are_made_again(services: Services) -> None:
     assert services.checked("frame_embeddings")["vectors_match_frames"] == (30, 0)
     missing = _cli(services.up.settings, "materialize", "absent.mp4", "--json")
     assert missing.returncode == 2
+
+
+def _cmdline(process: psutil.Process) -> list[str]:
+    with contextlib.suppress(psutil.Error):  # it has ended since
+        return process.cmdline()
+    return []
 
 
 @contextmanager
@@ -296,6 +339,57 @@ def test_a_killed_daemon_is_started_again_and_goes_on(services: Services) -> Non
     assert not [f for f in states["failures"] if f["video"].startswith("late")]
     hits = _cli(services.up.settings, "search", "--like", "late-3.mp4@0", "--k", "1", "--json")
     assert json.loads(hits.stdout)["hits"][0]["video"] == "late-3.mp4"
+
+
+def test_queued_runs_outlive_the_code_server(services: Services) -> None:
+    """It is away for some twelve seconds, as long as it takes to come back."""
+    api = DagsterApi(services.url)
+    servers = [
+        process
+        for process in services.up.family()
+        if "siglip_pipeline.services.code_server" in _cmdline(process)
+    ]
+    runs = [api.launch_run("rebuild_index") for _ in range(8)]
+    for server in servers:
+        server.kill()
+    services.wait(lambda: all(api.run_state(run).has_ended for run in runs))
+    for run in runs:
+        messages = services.events(run)
+        assert not [text for text in messages if "dropping it from the queue" in text], messages
+    # What was in the middle of its work was lost, and is retried; what waited was not.
+    assert sum(api.run_state(run).status == "SUCCESS" for run in runs) >= 4
+
+
+def test_a_run_that_did_not_start_in_time_is_started_again(services: Services) -> None:
+    """Of a backfill that has ended: Dagster retries none, and leaves it as to be retried."""
+    api = DagsterApi(services.url)
+    backfill = api.launch_backfill(["frame_embeddings"], ["00.mp4"])
+    services.wait(lambda: api.backfill_status(backfill) in FINISHED)
+    tags = {"dagster/backfill": backfill}
+    lost = api.launch_run("embed_frames", asset="frame_embeddings", tags={**tags, **RANGE})
+    with (
+        pipeline_environment(services.up.settings) as settings,
+        dg.DagsterInstance.get() as instance,
+    ):
+        run = instance.get_run_by_id(lost)
+        assert run is not None
+        services.wait(lambda: api.run_state(lost).has_ended)
+        reason = JobFailureData(error=None, failure_reason=RunFailureReason.START_TIMEOUT)
+        instance.report_run_failed(run, "took too long to start", reason)
+        assert api.run_state(lost).will_retry
+        url = (settings.dagster_postgres_url or SecretUrl("")).reveal().replace("+psycopg2", "")
+        with psycopg.connect(url) as connection:
+            connection.execute(
+                "UPDATE runs SET update_timestamp = update_timestamp - interval '5 min'"
+                " WHERE run_id = %s",
+                [lost],
+            )
+
+        def made() -> bool:
+            wanted = dg.RunsFilter(tags={INSTEAD_OF_TAG: lost})
+            return any(run.is_success for run in instance.get_runs(wanted))
+
+        services.wait(made)
 
 
 def test_reconciliation_agrees_while_files_arrive(services: Services) -> None:

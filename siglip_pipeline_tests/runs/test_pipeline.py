@@ -256,3 +256,36 @@ def test_ingest_waits_and_reports_what_failed(
     assert document["indexed"] == ["more.mp4"]
     assert [failure["video"] for failure in document["failed"]] == ["bad.mp4"]
     assert document["skipped"] == []
+
+
+def test_a_deleted_upload_is_skipped_and_named_and_the_others_are_made(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uploads = Path(collection.settings.uploads)
+    for name in ("gone.mp4", "mended.mp4"):
+        (uploads / name).write_text("this is no film")
+    assert not materialize_videos(collection.settings, ["gone.mp4", "mended.mp4"])
+    (uploads / "gone.mp4").unlink()
+    shutil.copyfile(collection.films[0].path, uploads / "mended.mp4")
+    code, document = _run_cli(monkeypatch, capsys, "materialize", "--failed", "--json")
+    assert code == 1
+    assert "gone.mp4" not in document["videos"]
+    assert document["indexed"] == ["mended.mp4"]
+    (skipped,) = document["skipped"]
+    assert skipped["video"] == "gone.mp4"
+    assert "no such file" in skipped["reason"]
+    # A name that a person wrote is a mistake: nothing is begun.
+    code, document = _run_cli(
+        monkeypatch, capsys, "materialize", "gone.mp4", "mended.mp4", "--json"
+    )
+    assert code == 2
+    assert document["error"]["type"] == "UploadNotFoundError"
+    with (
+        open_database(DatabaseOptions.from_settings(collection.settings)) as database,
+        database.connection() as connection,
+    ):
+        connection.execute("UPDATE videos SET sampling = 'other' WHERE path = 'mended.mp4'")
+    (uploads / "mended.mp4").unlink()
+    code, document = _run_cli(monkeypatch, capsys, "materialize", "--stale", "--json")
+    assert code == 1
+    assert [entry["video"] for entry in document["skipped"]] == ["mended.mp4"]

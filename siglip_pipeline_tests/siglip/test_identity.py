@@ -17,7 +17,7 @@ from siglip_pipeline.errors import (
     ModelNotFoundError,
     UnsupportedModelError,
 )
-from siglip_pipeline.siglip.identity import model_spec
+from siglip_pipeline.siglip.identity import model_spec, vectors_code_version
 from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline_tests.siglip.checkpoints import Kind, edit_json, make_checkpoint
 from siglip_pipeline_tests.siglip.conftest import Make
@@ -324,3 +324,40 @@ def test_the_giant_is_as_wide_as_its_vision_tower(tmp_path: Path) -> None:
         model_spec(ModelOptions(name=str(folder), fingerprints=tmp_path / "fingerprints.json")).dim
         == 32
     )
+
+
+def test_the_code_version_of_vectors_is_of_the_weights_and_not_of_their_place(
+    copy_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = copy_of()
+
+    def version(of: Path | str, **options: Any) -> str:
+        return vectors_code_version(ModelOptions(name=str(of), **options))
+
+    first = version(folder)
+    moved = Path(shutil.copytree(folder, tmp_path / "elsewhere" / "model"))
+    assert version(moved) == version(moved, device="cpu", dtype="bfloat16") == first
+    weights = load_file(moved / "model.safetensors")
+    name = max(weights, key=lambda tensor: weights[tensor].numel())
+    save_file({**weights, name: weights[name] + 1}, moved / "model.safetensors")
+    assert version(moved) != first
+    assert version(folder, max_num_patches=16) != first
+    # Loading the definitions must not fail because of it: the run says what is wrong.
+    (folder / "config.json").unlink()
+    assert version(folder) == str(folder)
+
+
+def test_a_hub_model_is_told_by_the_commit_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    options = ModelOptions(name="owner/model")
+    assert vectors_code_version(options) == "owner/model"
+    commit = "0123456789" * 4
+    repository = tmp_path / "models--owner--model"
+    (repository / "snapshots" / commit).mkdir(parents=True)
+    (repository / "snapshots" / commit / "config.json").write_text("{}")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    assert vectors_code_version(options) == f"owner/model@{commit}"
+    assert vectors_code_version(replace(options, revision="v1")) == "owner/model@v1"

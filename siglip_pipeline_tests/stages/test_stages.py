@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pyarrow.parquet as pq
 import pytest
 
-from siglip_pipeline.defs.metadata import frames_metadata
+from siglip_pipeline.defs.metadata import frames_metadata, sampling_metadata
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.errors import VideoError
@@ -209,13 +209,17 @@ def test_ahead_is_done_too_and_costs_nothing_when_it_is_not_there(bench: Bench, 
 def test_what_is_out_of_date_is_what_the_settings_changed(bench: Bench, film: Path) -> None:
     shutil.copyfile(film, bench.folder / "a.mp4")
     bench.sample("a.mp4")
-    assert out_of_date(bench.database, Wanted.from_settings(bench.settings)).vectors == ("a.mp4",)
+    # Its vectors are to come, and not out of date.
+    assert out_of_date(bench.database, Wanted.from_settings(bench.settings)).videos == []
     bench.embed("a.mp4")
     assert out_of_date(bench.database, Wanted.from_settings(bench.settings)).videos == []
+    folder = Path(bench.settings.model_name)
+    moved = Path(shutil.copytree(folder, bench.folder.parent / "moved" / folder.name))
     cases: list[tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]] = [
         ({"sampling": "fps:2"}, ("a.mp4",), ()),
         ({"jpeg_quality": 80}, ("a.mp4",), ()),
         ({"model_name": "another/model"}, (), ("a.mp4",)),
+        ({"model_name": str(moved)}, (), ()),
         ({"index_kind": "hnsw"}, (), ()),
     ]
     for change, frames, vectors in cases:
@@ -291,11 +295,17 @@ def test_what_dagster_shows_of_frames(bench: Bench, film: Path) -> None:
     (stored,) = bench.sample("a b.mp4").values()
     assert isinstance(stored, FramesStored)
     shown = frames_metadata(stored, bench.frames)
-    assert shown["dagster/row_count"] == shown["frames"] == 4
+    # A number is plotted over time, and would jump from one video to the next.
+    numbers = {n for n, v in shown.items() if isinstance(v, int | float) and v is not True}
+    assert numbers - {"reused"} == {"dagster/row_count"}
+    assert shown["dagster/row_count"] == 4
     address = urlsplit(shown["dagster/uri"])
     assert address.scheme == "file"
     assert pq.read_table(address.path).num_rows == 4
-    assert shown["duration_seconds"] == round(shown["duration_seconds"], 3)
+    assert (shown["duration"], shown["damaged"]) == ("4.0 s", "0.00%")
+    totals = sampling_metadata([stored, VideoError("b.mp4", "no film")], seconds=2)
+    assert (totals["videos"], totals["failed_videos"], totals["frames"]) == (2, 1, 4)
+    assert totals["video_seconds_per_second"] == 2.0
 
 
 def test_a_difference_that_a_second_look_does_not_find_is_none(bench: Bench, film: Path) -> None:

@@ -36,6 +36,7 @@ PARTS = ("north", "south/eu-1")
 LOCATION = """
 import dagster as dg, json
 from siglip_pipeline.definitions import defs
+from siglip_pipeline.defs.partitions import VIDEOS_PARTITIONS_NAME
 from siglip_pipeline.defs.sensors import new_uploads
 from siglip_pipeline.runs.in_process import materialize_videos
 from siglip_pipeline.services.home import pipeline_environment
@@ -46,12 +47,11 @@ with pipeline_environment(Settings.load()) as settings, dg.DagsterInstance.get()
         instance=instance, definitions=defs, resources=dict(defs.resources)
     )
     result = new_uploads(context)
-    (request,) = result.dynamic_partitions_requests
     (run,) = result.run_requests
-    videos = list(request.partition_keys)
+    videos = list(instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME))
     ok = materialize_videos(settings, videos)
     new_uploads(context)
-    said = {"set": request.partitions_def_name, "videos": videos, "ok": ok}
+    said = {"set": VIDEOS_PARTITIONS_NAME, "videos": videos, "ok": ok}
     print(json.dumps({**said, "run": [key.to_user_string() for key in run.asset_selection]}))
 """
 

@@ -1,0 +1,41 @@
+"""The job that brings up to date what is out of date, and nothing else."""
+
+import dagster as dg
+
+from siglip_pipeline.defs.partitions import PART, PART_TAG
+from siglip_pipeline.defs.resources import DatabaseResource
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.stages.freshness import Wanted, out_of_date
+from siglip_pipeline.store.announced import AnnouncedUploads
+from siglip_pipeline.uploads.upload_store import is_in_part
+
+
+@dg.op
+def announce_what_is_out_of_date(
+    context: dg.OpExecutionContext, database: DatabaseResource
+) -> None:
+    """Have `new_uploads` take up each video whose frames or vectors are of other settings."""
+    settings = Settings.load()
+    with database.open() as db:
+        stale = out_of_date(db, Wanted.from_settings(settings))
+        videos = [video for video in stale.videos if is_in_part(video, PART)]
+        AnnouncedUploads(db).announce_again(videos)
+    context.log.info(
+        f"{len(videos)} videos are taken up: frames of {len(stale.frames)} and vectors of "
+        f"{len(stale.vectors)} are out of date"
+    )
+    context.add_output_metadata(
+        {"videos": len(videos), "frames": len(stale.frames), "vectors": len(stale.vectors)}
+    )
+
+
+@dg.job(
+    tags={PART_TAG: PART} if PART else {},
+    description=(
+        "Bring what is out of date up to date: frames of another sampling, vectors of another "
+        "model. The sensor `new_uploads` starts the runs, over exactly those partitions."
+    ),
+)
+def update_out_of_date() -> None:
+    """Announce what is out of date."""
+    announce_what_is_out_of_date()

@@ -1,0 +1,90 @@
+"""Register uploads: the one place that says what Dagster and the database are told of a file."""
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import dagster as dg
+
+from siglip_pipeline.defs.assets import uploads_asset
+from siglip_pipeline.defs.internals import DATA_VERSION_TAG, store_materializations
+from siglip_pipeline.defs.partitions import VIDEOS_PARTITIONS_NAME, partition_key
+from siglip_pipeline.records import Upload
+from siglip_pipeline.store.announced import AnnouncedUploads
+
+UPLOADS_PER_WRITE: Final = 32
+
+
+class Registry(Protocol):
+    """Dagster as registering needs it: an instance at hand, or one behind a webserver."""
+
+    def add_partitions(self, partitions_def: str, keys: Sequence[str]) -> None:
+        """Add dynamic partitions, in this order; those that are there stay."""
+        ...
+
+    def report(self, events: Sequence[dg.AssetMaterialization]) -> None:
+        """Store materializations that belong to no run."""
+        ...
+
+
+class InstanceRegistry:
+    """The registry of a Dagster instance at hand."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self._instance = instance
+
+    def add_partitions(self, partitions_def: str, keys: Sequence[str]) -> None:
+        """Add dynamic partitions in one write."""
+        self._instance.add_dynamic_partitions(partitions_def, [*keys])
+
+    def report(self, events: Sequence[dg.AssetMaterialization]) -> None:
+        """Store the events in one write."""
+        store_materializations(self._instance, events)
+
+
+def register_uploads(
+    registry: Registry,
+    announced: AnnouncedUploads,
+    uploads: Sequence[Upload],
+    *,
+    until: float = math.inf,
+) -> dict[str, str]:
+    """Give each upload a partition and an event, then note that it is announced.
+
+    In this order: whoever is stopped in between registers an upload once more, and never not.
+
+    Args:
+        registry: where Dagster keeps partitions and events.
+        announced: what the sensor compares a listing with.
+        uploads: new or changed ones.
+        until: ``time.monotonic()`` after which no more are begun; some are registered in any case.
+
+    Returns:
+        By path of each registered upload, the name of its announcement.
+    """
+    registered: list[Upload] = []
+    for start in range(0, len(uploads), UPLOADS_PER_WRITE):
+        if registered and time.monotonic() > until:
+            break
+        chunk = uploads[start : start + UPLOADS_PER_WRITE]
+        registry.add_partitions(
+            VIDEOS_PARTITIONS_NAME, [partition_key(upload.path) for upload in chunk]
+        )
+        registry.report([upload_event(upload) for upload in chunk])
+        registered += chunk
+    return announced.register(registered)
+
+
+def upload_event(upload: Upload) -> dg.AssetMaterialization:
+    """Return the event that tells Dagster that an upload is there, or has changed."""
+    return dg.AssetMaterialization(
+        uploads_asset.key,
+        partition=partition_key(upload.path),
+        metadata={
+            "path": upload.path,
+            "size_bytes": upload.size_bytes,
+            "modified": dg.MetadataValue.timestamp(upload.modified_at or time.time()),
+        },
+        tags={DATA_VERSION_TAG: upload.fingerprint},
+    )
