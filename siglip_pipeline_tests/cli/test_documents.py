@@ -55,6 +55,7 @@ def test_backfills_are_named_only_where_they_were_not_waited_for() -> None:
         "videos": ["a.mp4"],
         "indexed": [],
         "failed": shown,
+        "skipped": [],
     }
     started = MaterializeDocument(videos=("a.mp4",), backfills=("http://127.0.0.1/b/1",))
     assert to_json(started)["backfills"] == ["http://127.0.0.1/b/1"]
