@@ -22,7 +22,7 @@ MASKED: Final = {
     *("celery_broker_url", "celery_backend_url"),
 }
 """The value shows without what may be secret in it."""
-REFUSED: Final = {"dagster_url", "page_url", "model_name"}
+REFUSED: Final = {"dagster_url", "page_url", "model_name", "source_url"}
 """The value shows to everybody, so one with a secret is refused."""
 PLAIN: Final = {
     *("part", "home", "model_revision", "device", "dtype", "batch_size", "sampling", "index_kind"),
