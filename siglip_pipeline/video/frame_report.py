@@ -37,11 +37,6 @@ class FrameReport:
     """What people should know of a video that is indexed all the same; plain sentences without
     capital or full stop, such as ``a second video track is left out: …``."""
 
-    @property
-    def video_seconds_per_second(self) -> float:
-        """Seconds of video per second of work."""
-        return self.info.duration_seconds / max(self.wall_seconds, 1e-9)
-
 
 def read_report(video: str, value: Any) -> FrameReport:
     """The report of a child, which is not trusted to give what it should.

@@ -36,11 +36,6 @@ class DecodePlan:
     target_N: IntArray
     """Positions in time order of the frames that must come out."""
 
-    @property
-    def packets_to_decode(self) -> int:
-        """Packets that the decoder is given."""
-        return int(np.count_nonzero(self.steps_P))
-
 
 def plan_decode(packets: PacketIndex, target_N: IntArray) -> DecodePlan:
     """Plan the cheapest single pass in which all targets come out exactly.
