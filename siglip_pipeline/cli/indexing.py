@@ -1,7 +1,7 @@
 """The commands that index: `ingest` and `materialize`, and the progress they show."""
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,7 +164,7 @@ def materialize_uploads(
             "--no-wait needs a running Dagster that goes on: start `siglip-pipeline up`, or name "
             "one with --dagster-url"
         )
-    videos, skipped = _without_missing(uploads, _chosen_videos(settings, uploads, choice))
+    videos, skipped = _chosen_videos(settings, uploads, choice)
     for entry in () if quiet else skipped:
         console.err.print(f"skipped {shown(entry.video)}: {entry.reason}", style="yellow")
     wanted = [stage for stage in Stage if stage in (assets or Stage)]
@@ -187,37 +187,35 @@ def materialize_uploads(
     )
 
 
-def _chosen_videos(settings: Settings, uploads: UploadStore, choice: Choice) -> list[str]:
-    """Return the chosen uploads, sorted."""
-    chosen = set(choice.videos)
+def _chosen_videos(
+    settings: Settings, uploads: UploadStore, choice: Choice
+) -> tuple[list[str], tuple[SkippedVideo, ...]]:
+    """Return the chosen uploads, sorted, and those chosen by state whose upload is gone.
+
+    The named ones were looked up, and a listing shows what exists: only the others are looked up.
+    """
+    existing, by_state = set(choice.videos), set[str]()
     with open_database(DatabaseOptions.from_settings(settings)) as database:
         known = VideoStore(database).states()
         states = {path: s for path, s in known.items() if is_in_part(path, settings.part)}
         if choice.stale:
             stale = out_of_date(database, Wanted.from_settings(settings)).videos
-            chosen |= states.keys() & set(stale)
+            by_state |= states.keys() & set(stale)
     if choice.all_missing:
-        chosen |= {
-            u.path for u in uploads.list() if states.get(u.path) not in ("indexed", "failed")
+        existing |= {
+            u.path for u in uploads.scan() if states.get(u.path) not in ("indexed", "failed")
         }
     if choice.failed:
-        chosen |= {path for path, state in states.items() if state == "failed"}
-    return sorted(chosen)
-
-
-def _without_missing(
-    uploads: UploadStore, chosen: Iterable[str]
-) -> tuple[list[str], tuple[SkippedVideo, ...]]:
-    """Separate videos whose uploads exist from those whose uploads do not, with the reason."""
-    existing, skipped = [], []
-    for video in chosen:
+        by_state |= {path for path, state in states.items() if state == "failed"}
+    skipped = []
+    for video in sorted(by_state - existing):
         try:
             uploads.get(video)
         except UploadNotFoundError as error:
             skipped.append(SkippedVideo(video=video, reason=str(error)))
         else:
-            existing.append(video)
-    return existing, tuple(skipped)
+            existing.add(video)
+    return sorted(existing), tuple(skipped)
 
 
 def _index_here(

@@ -40,38 +40,47 @@ class Wanted:
     recipe: str
     """The :attr:`.FramesOptions.recipe`."""
     model: ModelOptions
+    model_key: str | None
+    """Key of a model in a folder; None for one of the hub, and for a folder that cannot be read."""
 
     @classmethod
     def from_settings(cls, settings: "Settings") -> "Wanted":
-        """Return what the environment asks for."""
+        """Return what the environment asks for; reads the files of a model in a folder."""
+        model = ModelOptions.from_settings(settings)
         return cls(
             recipe=FramesOptions.from_settings(settings).recipe,
-            model=ModelOptions.from_settings(settings),
+            model=model,
+            model_key=_key_of_folder(model),
         )
 
 
 def out_of_date(database: Database, wanted: Wanted) -> OutOfDate:
     """Compare what is stored with what is wanted, without loading a model or asking a hub."""
     videos = VideoStore(database)
-    chosen = _registered(ModelStore(database).list(), wanted.model)
+    chosen = _registered(ModelStore(database).list(), wanted)
     return OutOfDate(
         frames=tuple(videos.out_of_date_frames(wanted.recipe)),
         vectors=tuple(videos.out_of_date_vectors(chosen[-1] if chosen else None)),
     )
 
 
-def _registered(models: Sequence[ModelRow], options: ModelOptions) -> list[int]:
-    """Return the ids of models that the options mean, the newest last.
+def _key_of_folder(options: ModelOptions) -> str | None:
+    if Path(options.name).expanduser().is_dir():
+        with contextlib.suppress(ModelError, OSError):
+            return model_spec(options).key
+    return None
+
+
+def _registered(models: Sequence[ModelRow], wanted: Wanted) -> list[int]:
+    """Return the ids of models that are wanted, the newest last.
 
     A folder is known by its key, wherever it lies; a model of the hub, and a folder that cannot be
     read, by the name and revision that it was registered under.
     """
-    if Path(options.name).expanduser().is_dir():
-        with contextlib.suppress(ModelError, OSError):
-            key = model_spec(options).key
-            return [row.model_id for row in models if row.key == key]
+    if wanted.model_key is not None:
+        return [row.model_id for row in models if row.key == wanted.model_key]
     return [
         row.model_id
         for row in models
-        if row.name == options.name and options.revision in (None, row.revision)
+        if row.name == wanted.model.name and wanted.model.revision in (None, row.revision)
     ]
