@@ -1,4 +1,4 @@
-"""Everything Dagster loads, wired together. Loading it connects to nothing and reads no model."""
+"""The definitions that Dagster loads. Loading makes no connection and reads no model."""
 
 import dagster as dg
 

@@ -1,4 +1,4 @@
-"""What is said when a run fails."""
+"""Report failed runs: in the log of a sensor, and to a webhook."""
 
 import json
 import urllib.error
@@ -15,7 +15,7 @@ _MOST_CHARACTERS = 3000
 
 
 def failure_summary(context: dg.RunFailureSensorContext) -> str:
-    """A few lines: which assets, over which videos, and why."""
+    """Return a few lines that name the assets, the videos and the reasons of the failure."""
     run = context.dagster_run
     assets = ", ".join(sorted(key.to_user_string() for key in run.asset_selection or ()))
     lines = [f"Run {run.run_id} of {assets or run.job_name} failed."]
@@ -40,7 +40,8 @@ def post_alert(url: Secret, text: str) -> None:
     """Post ``{"text": ...}``, which Slack, Mattermost and most others show as a message.
 
     Raises:
-        OSError: nobody answers there, or with an error.
+        OSError: the address does not answer, or answers with an error.
+        ValueError: the address is not a URL.
     """
     request = urllib.request.Request(
         url.reveal(),
@@ -55,12 +56,10 @@ def post_alert(url: Secret, text: str) -> None:
     name="run_failures",
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=30,
-    description=(
-        "Logs why a run failed, and posts it to `SIGLIP_ALERT_WEBHOOK` where that is set."
-    ),
+    description=("Logs why a run failed, and posts it to `SIGLIP_ALERT_WEBHOOK` if that is set."),
 )
 def run_failures(context: dg.RunFailureSensorContext) -> None:
-    """Log a summary of the failed run; tell the webhook."""
+    """Log a summary of the failed run, and post it to the webhook."""
     summary = failure_summary(context)
     context.log.error(summary)
     url = Settings.load().alert_webhook
@@ -70,4 +69,4 @@ def run_failures(context: dg.RunFailureSensorContext) -> None:
         post_alert(url, summary)
     except (OSError, ValueError) as error:
         reason = f"{type(error).__name__}: {url.masked(error)}"
-        context.log.error(f"SIGLIP_ALERT_WEBHOOK could not be told: {reason}; check its address")
+        context.log.error(f"posting to SIGLIP_ALERT_WEBHOOK failed: {reason}; check its address")

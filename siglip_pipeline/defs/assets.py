@@ -58,13 +58,13 @@ from siglip_pipeline.store.vectors import VectorStore
 OWNERS = ["team:video-search"]
 GPU_POOL = "gpu"
 
-# What a person changes to have other frames or vectors: Dagster marks as out of date whatever was
-# made under another one. Loading definitions loads no model and asks no hub.
+# Dagster marks a partition as out of date if its code version differs from these. Computing them
+# loads no model and sends no request to the hub.
 FRAMES_CODE_VERSION = stages.FramesOptions.from_settings(Settings.load()).recipe
 VECTORS_CODE_VERSION = vectors_code_version(ModelOptions.from_settings(Settings.load()))
 
-# Different batch sizes keep the two assets in runs of their own: within one run, a failed video
-# would take the embeddings of all the others with it.
+# The sizes differ so that Dagster makes separate runs of the two assets: if both were in one run,
+# one failed video would prevent the embeddings of all others.
 FRAMES_PER_RUN = 32
 EMBEDDINGS_PER_RUN = 64
 
@@ -84,17 +84,16 @@ uploads_asset = dg.AssetSpec(
     kinds={"video"},
     description=(
         "The files below `SIGLIP_UPLOADS`, one partition each. The sensor `new_uploads` reports a "
-        "file here when it first sees it and whenever it has changed; nothing is read until "
-        "`video_frames` runs."
+        "file when it first sees it and whenever it has changed. Only `video_frames` reads it."
     ),
 )
 
 
 class VideoBatchConfig(dg.Config):
-    """Choices for one run, in the launchpad."""
+    """Options of one run, shown in the launchpad."""
 
     force: bool = False
-    """Do the work even for videos whose result is current."""
+    """Process also videos whose result is current."""
 
 
 @dg.asset(
@@ -117,10 +116,10 @@ def video_frames(
     frame_store: FrameStoreResource,
     database: DatabaseResource,
 ) -> Iterator[dg.MaterializeResult[Any] | dg.Output[None]]:
-    """Sampled frames of each video, as JPEG in one Parquet file per video.
+    """Store the sampled frames of each video, as JPEGs in one Parquet file per video.
 
-    The video is decoded once, in a watched process of its own; `SIGLIP_SAMPLING` says which frames
-    are kept. A video that cannot be decoded fails alone, with its reason.
+    The video is decoded once, in a child process with a time limit. `SIGLIP_SAMPLING` selects the
+    frames. If a video cannot be decoded, only its partition fails, with the reason.
     """
     outcomes = PartitionOutcomes(context)
     frames = frame_store.store()
@@ -177,12 +176,12 @@ def frame_embeddings(
     database: DatabaseResource,
     siglip: SiglipResource,
 ) -> Iterator[dg.MaterializeResult[Any] | dg.Output[None]]:
-    """SigLIP 2 vectors of every sampled frame, in Postgres with pgvector.
+    """Embed every sampled frame with SigLIP 2, and store the vectors in Postgres with pgvector.
 
     One transaction per video replaces that video's vectors. The model loads once per run, and only
-    when there is something to embed; a run takes a slot of the pool `gpu`. Videos of runs that
-    wait for the slot, or that a backfill is about to make, are embedded ahead: those runs find
-    their vectors stored.
+    if there is something to embed. A run takes a slot of the pool `gpu`. It also embeds the videos
+    of runs that wait for the slot, and those of a backfill's next runs; these runs then find their
+    vectors stored.
     """
     outcomes = PartitionOutcomes(context)
     own = outcomes.keys
@@ -212,7 +211,7 @@ def frame_embeddings(
         ):
             key = partition_key(result.video)
             if key not in own:
-                context.log.debug(f"{key}: done ahead for a run that waits")
+                context.log.debug(f"{key}: embedded ahead for a run that waits")
             elif isinstance(result, VideoError):
                 outcomes.fail(key, result.reason)
             else:
@@ -243,9 +242,9 @@ def frame_embeddings(
 def similarity_index(
     context: dg.AssetExecutionContext, database: DatabaseResource, siglip: SiglipResource
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster looks for the bare class
-    """The similarity index over the vectors of the model in `SIGLIP_MODEL_NAME`.
+    """Build the similarity index over the vectors of the model in `SIGLIP_MODEL_NAME`.
 
-    A new generation is built beside the live one and published only when its measured recall is at
+    A new generation is built beside the live one, and published only if its measured recall is at
     least `SIGLIP_INDEX_MIN_RECALL`. Small changes are searchable without a new generation.
     """
     settings = siglip.settings()

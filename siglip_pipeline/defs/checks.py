@@ -1,4 +1,4 @@
-"""What is checked of each partition, right after it was made, and shown beside it in the UI."""
+"""The asset checks: of each partition right after it is made, and of the whole collection."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from siglip_pipeline.store.vectors import NORM_TOLERANCE, VectorSummary
 from siglip_pipeline.store.videos import VideoStore
 
 DAMAGED_SHARE_LIMIT = 0.01
-"""Above this share of undecodable video a person should have a look."""
+"""`little_damage` warns if more than this share of a video could not be decoded."""
 
 MOST_FAILURES_SHOWN = 100
 
@@ -40,8 +40,8 @@ VECTOR_CHECKS = (
     _spec(
         Stage.VECTORS,
         "unit_length",
-        f"Every vector, as stored, has length 1 to within {2 * NORM_TOLERANCE}; so none holds NaN "
-        "or an infinite value.",
+        f"Every stored vector has length 1 to within {2 * NORM_TOLERANCE}; so none holds NaN or an "
+        "infinite value.",
     ),
 )
 
@@ -51,7 +51,7 @@ INDEX_CHECKS = (
         "index_recall",
         asset=asset_key(Stage.INDEX),
         blocking=True,
-        description="An index is live whose recall@10 was at least SIGLIP_INDEX_MIN_RECALL.",
+        description="The live index had a recall@10 of at least SIGLIP_INDEX_MIN_RECALL.",
     ),
     dg.AssetCheckSpec(
         "every_vector_is_searchable",
@@ -61,14 +61,16 @@ INDEX_CHECKS = (
     dg.AssetCheckSpec(
         "no_video_failed",
         asset=asset_key(Stage.INDEX),
-        description="No upload is left whose last try failed; the table names each, with its "
-        "reason.",
+        description="No upload failed in its last attempt; the table shows each with its reason.",
     ),
 )
 
 
 def check_frames(result: FramesStored) -> list[CheckOutcome]:
-    """Checks of one partition of ``video_frames``; nothing was planned where all was current."""
+    """Return the checks of one partition of ``video_frames``.
+
+    A partition that was current has no plan: its stored frames count as planned.
+    """
     planned = result.stored.frames if result.report is None else result.report.planned_frames
     return [
         CheckOutcome(
@@ -87,7 +89,12 @@ def check_frames(result: FramesStored) -> list[CheckOutcome]:
 
 
 def check_vectors(result: VectorsStored, summary: VectorSummary) -> list[CheckOutcome]:
-    """Checks of one partition of ``frame_embeddings``, against what the database holds now."""
+    """Return the checks of one partition of ``frame_embeddings``.
+
+    Args:
+        result: what the stage reported.
+        summary: what the database holds now.
+    """
     shortest, longest = summary.shortest, summary.longest
     return [
         CheckOutcome(
@@ -107,7 +114,7 @@ def check_vectors(result: VectorsStored, summary: VectorSummary) -> list[CheckOu
 def check_collection(
     database: Database, model_id: int, report: IndexReport
 ) -> list[dg.AssetCheckResult]:
-    """Checks of the whole collection under one model, after its index was looked after."""
+    """Return the checks of the whole collection under one model, after its index was updated."""
     counts = VideoStore(database).counts(model_id)
     index = live_index(database, model_id)
     failures: dict[str, Any] = {}
@@ -128,7 +135,7 @@ def check_collection(
         ),
         dg.AssetCheckResult(
             check_name="every_vector_is_searchable",
-            # Without a live index there is nothing to answer, which index_recall says.
+            # Without a live index nothing is searchable; index_recall reports that.
             passed=index is None or index.frames == counts.vectors,
             metadata={"vectors": counts.vectors, "searchable": index.frames if index else 0},
         ),

@@ -1,4 +1,4 @@
-"""Old logs go by themselves: Dagster keeps what steps and ticks wrote for ever."""
+"""Delete old compute and tick logs daily: Dagster never expires them."""
 
 from pathlib import Path
 
@@ -21,13 +21,13 @@ def remove_logs(context: dg.OpExecutionContext) -> None:
 
 @dg.job(
     name="remove_old_logs",
-    # Here, where the files are, also where other steps go to other machines.
+    # In the run's process, which sees the log files; Celery could send the step to another machine.
     executor_def=dg.in_process_executor,
     description="Remove logs of steps and ticks that are older than `SIGLIP_KEEP_LOGS_DAYS`; runs "
-    "and their events stay, since they are what says which partition is made.",
+    "and their events stay, because they record which partitions are materialized.",
 )
 def remove_old_logs() -> None:
-    """The job around `remove_logs`."""
+    """Run `remove_logs`."""
     remove_logs()
 
 

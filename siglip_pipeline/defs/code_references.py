@@ -9,12 +9,12 @@ import dagster as dg
 def with_code_references(
     assets: Sequence[dg.AssetsDefinition], source_url: str | None
 ) -> list[dg.AssetsDefinition]:
-    """Return the assets with a reference each to the code that makes it.
+    """Return the assets, each with a link to its code.
 
     Args:
         assets: to be linked.
-        source_url: a folder page of GitHub or GitLab, ``…/tree/BRANCH``; None: files of this
-            machine.
+        source_url: page of the repository's folder at GitHub or GitLab, ``…/tree/BRANCH``. None
+            links to the files of this machine.
     """
     linked = dg.with_source_code_references(assets)
     if source_url is not None:

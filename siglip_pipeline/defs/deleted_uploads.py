@@ -1,4 +1,4 @@
-"""The sensor that forgets videos whose uploads were deleted."""
+"""The sensor that removes videos whose uploads were deleted."""
 
 from datetime import timedelta
 
@@ -23,9 +23,9 @@ VIDEOS_PER_TICK = 500
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
-        "Forgets videos whose uploads have been gone for `SIGLIP_REMOVE_GRACE_HOURS`: partition, "
-        "frames and vectors. Leaves alone what a run is working on. Off with "
-        "`SIGLIP_REMOVE_DELETED=false`."
+        "Removes the partition, frames and vectors of videos whose uploads have been gone for "
+        "`SIGLIP_REMOVE_GRACE_HOURS`. Skips videos that an unfinished run covers. "
+        "`SIGLIP_REMOVE_DELETED=false` turns it off."
     ),
 )
 def deleted_uploads(
@@ -33,7 +33,7 @@ def deleted_uploads(
     frame_store: FrameStoreResource,
     database: DatabaseResource,
 ) -> dg.SensorResult | dg.SkipReason:
-    """Remove partitions, frames and vectors of uploads that are gone for good."""
+    """Remove partitions, frames and vectors of uploads that have been gone for long enough."""
     settings = Settings.load()
     if not settings.remove_deleted:
         return dg.SkipReason("SIGLIP_REMOVE_DELETED is off")
@@ -43,17 +43,17 @@ def deleted_uploads(
         if not gone:
             return dg.SkipReason("no upload is gone for long enough")
         existing = context.instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)
-        # A run whose range ends on a key that is gone cannot start.
+        # Dagster cannot start a run if the first or last key of its range was deleted.
         busy = partitions_in_flight(context.instance, existing)
         if busy is None:
-            return dg.SkipReason(f"{len(gone)} videos to forget, once the backfill has ended")
+            return dg.SkipReason(f"{len(gone)} videos to remove, once the backfill has ended")
         free = [video for video in gone if partition_key(video) not in busy][:VIDEOS_PER_TICK]
         if not free:
-            return dg.SkipReason(f"{len(gone)} videos to forget, once their runs have ended")
+            return dg.SkipReason(f"{len(gone)} videos to remove, once their runs have ended")
         frames = frame_store.store()
         for video in free:
             forget_video(db, frames, video)
-            context.log.info(f"{video}: forgotten, its upload is gone")
+            context.log.info(f"{video}: removed, because its upload is gone")
     keys = [partition_key(video) for video in free]
     return dg.SensorResult(
         dynamic_partitions_requests=[videos_partitions.build_delete_request(keys)]

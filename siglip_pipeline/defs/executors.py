@@ -1,4 +1,4 @@
-"""Where steps run: in the run's process, or on Celery workers. Choosing connects to nothing."""
+"""The executor of steps: the run's own process, or Celery workers. Makes no connection."""
 
 import dagster as dg
 
@@ -8,10 +8,10 @@ from siglip_pipeline.settings import Settings
 
 
 def executor_for(settings: Settings) -> dg.ExecutorDefinition:
-    """The executor that ``SIGLIP_EXECUTOR`` names.
+    """Return the executor that ``SIGLIP_EXECUTOR`` names.
 
     Raises:
-        SettingsError: Celery is asked for, but no broker is named or it is not installed.
+        SettingsError: it names Celery, but no broker is set or dagster-celery is not installed.
     """
     if settings.executor == "in_process":
         # One process per run: the model is loaded once for all partitions of the run.

@@ -1,4 +1,4 @@
-"""Which partitions a run is over: unfinished runs, and runs that wait in the queue."""
+"""Find the partitions of unfinished runs, of waiting runs and of backfills."""
 
 from collections.abc import Sequence
 
@@ -24,12 +24,12 @@ _FINISHED = {
 UNFINISHED = [status for status in dg.DagsterRunStatus if status not in _FINISHED]
 
 MOST_AHEAD = 256
-"""Videos that a run embeds for others: the model is loaded once for so many, and no run takes hours
-because others wait."""
+"""A run embeds at most this many videos of other runs. More would save few loads of the model, and
+make the run last for hours."""
 
 
 def partitions_of_run(run: dg.DagsterRun, existing: Sequence[str]) -> list[str]:
-    """Partition keys that a run is over.
+    """Return the partition keys that a run covers.
 
     Args:
         run: any run.
@@ -45,20 +45,20 @@ def partitions_of_run(run: dg.DagsterRun, existing: Sequence[str]) -> list[str]:
 def partitions_that_wait(
     instance: dg.DagsterInstance, asset_key: dg.AssetKey, *, after: str
 ) -> list[str]:
-    """Partition keys of the queued runs over this asset alone, then those of backfills to come.
+    """Return partition keys of queued runs of this asset alone, then those of backfills' next runs.
 
-    Dagster runs cover ranges that are contiguous in the order of the partitions, so a backfill
-    over every second video becomes a run for each. Only one has the GPU at a time. It embeds the
-    videos of the waiting runs too; each of those then finds its vectors stored, and loads no
-    model. See docs/decisions/0004-waiting-runs.md.
+    A Dagster run covers a range that is contiguous in the order of the partitions, so a backfill
+    over every second video becomes one run per video. Only one of them has the GPU at a time. It
+    also embeds the videos of the waiting runs; each of those then finds its vectors stored, and
+    loads no model. See docs/decisions/0004-waiting-runs.md.
 
     Args:
         instance: where runs and backfills are kept.
-        asset_key: what they make.
-        after: of a backfill, only what follows this key: it makes its runs in this order.
+        asset_key: the asset of the runs and backfills.
+        after: of a backfill, return only keys after this one: a backfill makes its runs in order.
 
     Returns:
-        At most :data:`MOST_AHEAD` keys, so that no run does the work of a whole collection.
+        At most :data:`MOST_AHEAD` keys.
     """
     statuses = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED]
     runs = [
@@ -81,9 +81,9 @@ def partitions_that_wait(
 def partitions_in_flight(
     instance: dg.DagsterInstance, existing: Sequence[str]
 ) -> frozenset[str] | None:
-    """Partition keys that an unfinished run is over; None while a backfill goes on.
+    """Return the partition keys that unfinished runs cover; None while a backfill is active.
 
-    A backfill keeps its keys to itself until it has made its last run of them.
+    The keys of an active backfill are unknown until it has made its last run.
     """
     if a_backfill_goes_on(instance):
         return None

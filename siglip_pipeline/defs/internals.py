@@ -1,9 +1,9 @@
-"""The one door to private parts of Dagster: no other module but `code_server` names any.
+"""All uses of private parts of Dagster, except those in `services/code_server`.
 
-Each entry says which public way is missing in Dagster 1.13.27, where it was read. The contract test
-`siglip_pipeline_tests/defs/test_internals.py` uses every entry, so that a new Dagster that changes
-one fails there with a plain message. This module imports no other of the project: workers and the
-command line use it, too.
+Each docstring says which public interface is missing in Dagster 1.13.27. The contract test
+`siglip_pipeline_tests/defs/test_internals.py` uses every function, and fails with a plain message
+if a new Dagster changes one. This module imports no other of the project, because workers and the
+command line use it too.
 """
 
 import logging
@@ -53,7 +53,7 @@ from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage
 from dagster_postgres.utils import create_pg_engine
 from dagster_shared.record import copy
 
-# Tags of runs and events, which Dagster's documentation names but no public constant does.
+# The tags are documented by Dagster, but have no public constants.
 __all__ = [
     "AUTO_RETRY_RUN_ID_TAG",
     "DATA_VERSION_TAG",
@@ -80,7 +80,7 @@ __all__ = [
 ]
 
 MODULES_OF_RUNS: Final = ("dagster._core.execution.api", "dagster._grpc.impl", "dagster_postgres")
-"""What a run imports besides `dagster` itself. Dagster names no public set."""
+"""Modules that a run imports besides `dagster` itself. Dagster documents no such list."""
 
 _MOST_CONNECTIONS: Final = 8
 _LIVE_DATA_POLL_MS: Final = 2000
@@ -94,8 +94,8 @@ def store_materializations(
 ) -> None:
     """Store materializations that belong to no run, in one write.
 
-    The public `report_runless_asset_event` takes one event, and costs a connection or two and some
-    five queries for it.
+    The public `report_runless_asset_event` takes one event, for which it makes one or two
+    connections and about five queries.
     """
     instance.event_log_storage.store_event_batch([_runless_entry(event) for event in events])
 
@@ -118,7 +118,7 @@ def _runless_entry(materialization: dg.AssetMaterialization) -> dg.EventLogEntry
 
 
 def version_tags(data_version: str) -> dict[str, str]:
-    """Return the tags that give a logged materialization a data version of ours.
+    """Return the tags that give a logged materialization its own data version.
 
     The public `MaterializeResult(data_version=…)` takes one version for all partitions of a run.
     """
@@ -126,10 +126,10 @@ def version_tags(data_version: str) -> dict[str, str]:
 
 
 def input_tags(context: dg.AssetExecutionContext, keys: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return, by partition, tags that say which code and which inputs it is made from.
+    """Return, by partition, the tags that record its code version and its inputs.
 
-    Dagster writes them by itself for a step that yields its output, and reads them to tell what is
-    out of date. No public way writes them for a materialization that a step logs.
+    Dagster writes them for a step that yields its output, and reads them to find what is out of
+    date. No public interface writes them for a materialization that a step logs.
     """
     storage = context.instance.event_log_storage
     made = dg.DagsterEventType.ASSET_MATERIALIZATION
@@ -153,10 +153,10 @@ def input_tags(context: dg.AssetExecutionContext, keys: Sequence[str]) -> dict[s
 def check_target(
     instance: dg.DagsterInstance, asset_key: dg.AssetKey, partition: str
 ) -> AssetCheckEvaluationTargetMaterializationData | None:
-    """Return what a check of this partition is of: its latest materialization.
+    """Return the target of a check of this partition: its latest materialization.
 
-    Dagster takes an evaluation that names another one, or none, for outdated, and shows it as
-    missing. It names it for an `AssetCheckResult`, which a run over many partitions cannot have.
+    Dagster shows a check evaluation without this target as missing. It sets the target of an
+    `AssetCheckResult`, but a run over many partitions cannot return one for each.
     """
     of_partition = dg.AssetRecordsFilter(asset_key, asset_partitions=[partition])
     records = instance.fetch_materializations(of_partition, limit=1).records
@@ -171,7 +171,7 @@ def check_target(
     )
 
 
-# Backfills: the public API of an instance has none.
+# Backfills: the public API of an instance does not list them.
 
 
 def a_backfill_goes_on(instance: dg.DagsterInstance) -> bool:
@@ -181,9 +181,9 @@ def a_backfill_goes_on(instance: dg.DagsterInstance) -> bool:
 
 
 def targets_of_backfills(instance: dg.DagsterInstance, asset_key: dg.AssetKey) -> set[str]:
-    """Return partition keys that backfills are to make, and do not know as made or failed.
+    """Return partition keys of active backfills that are neither materialized nor failed.
 
-    The daemon takes a second or so to make each run of a backfill: a run that begins while it does
+    The daemon needs about a second to make each run of a backfill, so a run that begins meanwhile
     finds few of them in the queue.
     """
     found: set[str] = set()
@@ -206,7 +206,7 @@ def targets_of_backfills(instance: dg.DagsterInstance, asset_key: dg.AssetKey) -
 def report_lost_run(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str) -> None:
     """Mark a run as failed because its process is gone, so that Dagster's daemon retries it.
 
-    No public way gives a reason, and without this one the run counts as failed by itself.
+    The public method sets no failure reason, and Dagster does not retry a run without this reason.
     """
     reason = RunFailureReason.UNEXPECTED_TERMINATION
     instance.report_run_failed(run, message, JobFailureData(error=None, failure_reason=reason))
@@ -215,17 +215,17 @@ def report_lost_run(instance: dg.DagsterInstance, run: dg.DagsterRun, message: s
 def retry_was_dropped(
     instance: dg.DagsterInstance, run: dg.DagsterRun, *, is_overdue: bool
 ) -> bool:
-    """Return whether the settings have a failed run started again, and Dagster has not done it.
+    """Return whether the settings require a retry of a failed run that Dagster did not make.
 
-    Its daemon looks once at each failure. Where the code server is away then, it leaves the run as:
-    will not be retried, although nothing stands against it. Where the run's backfill has ended
-    already, or the daemon itself ends, it leaves it as: will be retried. The public API does not
-    tell whether a run is to be retried.
+    Its daemon looks at each failure once. If the code server is down at that moment, the daemon
+    marks the run as one that will not be retried. If the run's backfill has ended, or the daemon
+    itself ends, the run stays marked as one that will be retried. The public API does not tell
+    whether a run is to be retried.
 
     Args:
         instance: where runs are kept.
-        run: a failed one.
-        is_overdue: it failed so long ago that its retry must exist by now.
+        run: a failed run.
+        is_overdue: whether it failed so long ago that its retry must exist by now.
     """
     if AUTO_RETRY_RUN_ID_TAG in run.tags:
         return False
@@ -242,16 +242,16 @@ def _belongs_to_cancelled_backfill(instance: dg.DagsterInstance, run: dg.Dagster
     return backfill is not None and backfill.status in cancelled
 
 
-# Steps that a worker takes from a queue: dagster-celery's message is private to it.
+# Steps that a worker takes from a queue: the form of dagster-celery's messages is private.
 
 
 def run_of_step(packed: Mapping[str, Any]) -> str:
-    """Return the id of the run that a step in a message of dagster-celery belongs to."""
+    """Return the id of the run to which the step in a message of dagster-celery belongs."""
     return unpack_value(dict(packed), as_type=ExecuteStepArgs).run_id
 
 
 def copy_step_for(instance: dg.DagsterInstance, packed: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the message with this instance in it: the sender's names folders of its machine."""
+    """Return the message for this machine's instance: the sender's holds folders of its machine."""
     step = unpack_value(dict(packed), as_type=ExecuteStepArgs)
     changed = pack_value(copy(step, instance_ref=instance.get_ref()))
     assert isinstance(changed, dict)
@@ -259,20 +259,20 @@ def copy_step_for(instance: dg.DagsterInstance, packed: Mapping[str, Any]) -> di
 
 
 def forget_loaded_jobs() -> None:
-    """Have the definitions loaded anew by whoever asks next.
+    """Clear Dagster's cache of definitions, so that the next step loads them again.
 
-    Dagster keeps the latest job of a process, and knows it by its module's name. The public way is
-    a new process, which would load the model again.
+    Dagster caches the latest job of a process by its module's name. The public alternative is a new
+    process, which would load the model again.
     """
     ReconstructableJob.get_repository_definition.cache_clear()
     ReconstructableJob.get_definition.cache_clear()
 
 
-# Times that the clock's owner set back: the public API never moves what was noted.
+# Times after the clock was set back: the public API cannot change recorded times.
 
 
 def bring_back_instigator(instance: dg.DagsterInstance, state: InstigatorState, now: float) -> bool:
-    """Have what a sensor or schedule noted for a time after `now` taken as noted now.
+    """Set times after `now`, that a sensor or schedule recorded, to `now`.
 
     Returns:
         Whether there was such a time.
@@ -281,7 +281,7 @@ def bring_back_instigator(instance: dg.DagsterInstance, state: InstigatorState, 
 
 
 def _bring_back_state(instance: dg.DagsterInstance, state: InstigatorState, now: float) -> bool:
-    """When a sensor or schedule was looked at last, and since when it runs."""
+    """Set the times of the last evaluation and of the start."""
     data = state.instigator_data
     if data is None:
         return False
@@ -291,13 +291,16 @@ def _bring_back_state(instance: dg.DagsterInstance, state: InstigatorState, now:
         if name.endswith("_timestamp") and value is not None and value > now
     }
     if ahead:
-        # Named tuples of which only the times are replaced, whatever else they hold.
+        # Replace only the times; other fields of the named tuple stay.
         instance.update_instigator_state(state.with_data(type(data)(**data._asdict() | ahead)))
     return bool(ahead)
 
 
 def _bring_back_ticks(instance: dg.DagsterInstance, state: InstigatorState, now: float) -> bool:
-    """The last tick says where to go on, and what of it was interrupted: it stays the last."""
+    """Set the last tick to `now`, and earlier ones before it.
+
+    The last tick holds the cursor and interrupted work, so it has to stay the last.
+    """
     origin, selector = state.instigator_origin_id, state.selector_id
     ahead = instance.get_ticks(origin, selector, after=now, limit=1)
     if not ahead:
@@ -306,7 +309,7 @@ def _bring_back_ticks(instance: dg.DagsterInstance, state: InstigatorState, now:
     assert isinstance(storage, SqlScheduleStorage)
     (last,) = ahead
     instance.update_tick(last._replace(tick_data=last.tick_data._replace(timestamp=now)))
-    # Those before it are history: nothing of them is read but the column that they are sorted by.
+    # Of earlier ticks Dagster reads only the column that sorts them.
     earlier = JobTickTable.update().where(
         JobTickTable.c.selector_id == selector, JobTickTable.c.timestamp > _at(now)
     )
@@ -319,21 +322,21 @@ def _at(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, tz=UTC)
 
 
-# The webserver: its command offers no place for a door before it.
+# The webserver: its command has no option for a middleware.
 
 
 @contextmanager
 def webserver_app(instance: dg.DagsterInstance, workspace: Path) -> Iterator[Any]:
-    """Return Dagster's UI and GraphQL as an ASGI application, with the options of its command.
+    """Open Dagster's UI and GraphQL as an ASGI application, with the options of its command.
 
-    `dagster-webserver` builds it, and serves it at once. No public name does the one without the
-    other.
+    The command `dagster-webserver` builds the application and serves it; no public function only
+    builds it.
 
     Args:
-        instance: what is shown.
+        instance: what the UI shows.
         workspace: file that names the code locations.
     """
-    # A second to import, and only the webserver needs them.
+    # They take a second to import, and only the webserver needs them.
     from dagster._core.workspace.context import WorkspaceProcessContext
     from dagster._core.workspace.load_target import WorkspaceFileTarget
     from dagster_webserver.app import create_app_from_workspace_process_context
@@ -360,12 +363,12 @@ def webserver_app(instance: dg.DagsterInstance, workspace: Path) -> Iterator[Any
 def held_connections(instance: dg.DagsterInstance) -> Iterator[None]:
     """Keep connections to Dagster's storage open for the length of the block.
 
-    Outside its webserver Dagster opens a connection for every query. A run over partitions asks
-    some thirty queries a video, and for each of them Postgres starts a process: most of what a
-    video costs. A connection that a restart of Postgres has cut is noticed and replaced. Nor does
-    it ask anew, several times a video, which tables there are. Storages other than Postgres are
-    left as they are, and so is a block within another. The public `optimize_for_webserver` cannot
-    be undone, keeps overflowing connections, and does not notice cut ones.
+    Outside its webserver Dagster opens a connection for every query. A run over partitions makes
+    about thirty queries per video, and Postgres starts a process for each: this is most of the cost
+    of a video. Within the block, connections are reused; one that a restart of Postgres has closed
+    is replaced; the list of tables is read once. Other storages than Postgres and nested blocks
+    change nothing. The public `optimize_for_webserver` cannot be undone, keeps overflow
+    connections, and does not replace closed ones.
     """
     events: Any = instance.event_log_storage
     if "has_table" in vars(events):

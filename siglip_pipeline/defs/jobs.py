@@ -1,4 +1,4 @@
-"""Jobs under the names that a person would look for, and the schedule."""
+"""The jobs that people start by name, and the schedules."""
 
 import dagster as dg
 
@@ -29,22 +29,22 @@ rebuild_index = dg.define_asset_job(
     "rebuild_index",
     selection=[similarity_index],
     tags=TAGS,
-    description="Build the similarity index anew where enough has changed, measure its recall, "
-    "publish it.",
+    description="Rebuild the similarity index if enough vectors have changed, measure its recall, "
+    "and publish it.",
 )
 
 compare_videos = dg.define_asset_job(
     "compare_videos",
     selection=[video_similarity],
     tags=TAGS,
-    description="Find videos that are copies of each other, and stretches that two videos share.",
+    description="Find videos that are copies of each other, and segments that two videos share.",
 )
 
 reconcile_collection = dg.define_asset_job(
     "reconcile_collection",
     selection=[reconciliation],
     tags=TAGS,
-    description="Count uploads, partitions, frames and vectors; have what is missing made again.",
+    description="Count uploads, partitions, frames and vectors, and request what is missing again.",
 )
 
 daily_reconciliation = dg.ScheduleDefinition(
@@ -52,7 +52,7 @@ daily_reconciliation = dg.ScheduleDefinition(
     job=reconcile_collection,
     cron_schedule="30 3 * * *",
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Every night at 03:30 UTC: do all places agree?",
+    description="Every night at 03:30 UTC: compare uploads, partitions, frames and vectors.",
 )
 
 JOBS = (

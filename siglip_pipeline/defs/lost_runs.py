@@ -1,11 +1,10 @@
-"""Start runs again that Dagster meant to start again, and did not.
+"""Restart runs whose retry by Dagster was dropped.
 
-Runs that wait in the queue while the code server is away stay there (``dagster.yaml``). A run whose
-process was lost, or that did not start in time, is retried by Dagster's daemon at the moment at
-which it reads of the failure, and only then. If the code server does not answer just then, the run
-says "Failed to retry run"; if the run's backfill has ended by then, or the daemon ends, it says
-that it will be retried, and is not. Sensors are evaluated by the code server: when this one looks,
-that is there.
+Runs that wait in the queue while the code server is down stay there (``dagster.yaml``). If a run's
+process was lost, or did not start in time, Dagster's daemon retries the run once, when it reads the
+failure event. If the code server does not answer at that moment, the run is marked "Failed to retry
+run". If the run's backfill has ended by then, or the daemon ends, the run stays marked as one that
+will be retried. The code server evaluates sensors, so it is up when this sensor runs.
 """
 
 from collections.abc import Sequence, Set
@@ -29,18 +28,18 @@ from siglip_pipeline.defs.reconciliation import reconciliation
 from siglip_pipeline.defs.video_similarity import video_similarity
 
 INSTEAD_OF_TAG: Final = "siglip/instead_of"
-"""On a run that this sensor starts: the id of the run whose place it takes."""
+"""Tag of a run that this sensor starts: the id of the run that it replaces."""
 TIMES_TAG: Final = "siglip/times_started_again"
-"""On such a run, and on Dagster's own retries of it: how often this sensor restarted it."""
+"""Tag of such a run, and of Dagster's own retries of it: how often this sensor restarted it."""
 MOST_TIMES: Final = 3
-"""A run that takes the code server with it each time is given up."""
+"""Restarts of one run. A run that ends the code server each time must not restart forever."""
 RETRIED_WITHIN: Final = timedelta(minutes=2)
-"""Dagster's daemon reads of a failure within seconds."""
+"""A retry by Dagster exists after this time: its daemon reads a failure event within seconds."""
 LOOK_BACK: Final = timedelta(days=1)
-"""After that, the daily reconciliation has been."""
+"""Older failures are left to the daily reconciliation."""
 
 MOST_LOOKED_AT: Final = 500
-"""Failed runs of that time, the newest first: most failed for a reason of their own."""
+"""Failed runs that one tick looks at, the newest first."""
 
 JOBS: Final = {
     video_frames.key: sample_frames,
@@ -49,18 +48,19 @@ JOBS: Final = {
     video_similarity.key: compare_videos,
     reconciliation.key: reconcile_collection,
 }
-"""The job of each asset, from upstream to downstream."""
+"""The job of each asset, in order from upstream to downstream."""
 
 
 def request_instead_of(
     run: dg.DagsterRun, assets: Set[dg.AssetKey], existing: Sequence[str]
 ) -> dg.RunRequest | None:
-    """Return a run that does the same; None if its partitions are gone, or it was tried too often.
+    """Return a request for the same work; None if its partitions are gone or after too many times.
 
-    Of several assets it makes the most upstream one: automation makes what follows from it.
+    If the run covers several assets, the request names the most upstream one: automation then makes
+    the assets downstream of it.
 
     Args:
-        run: what was lost.
+        run: the lost run.
         assets: what it makes.
         existing: every partition key in insertion order.
     """
@@ -92,12 +92,12 @@ def request_instead_of(
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
-        "Starts runs again whose process was lost or did not start in time, where Dagster itself "
-        f"did not, because the code server was away, say; at most {MOST_TIMES} times."
+        "Restarts runs whose process was lost or did not start in time, if Dagster did not retry "
+        f"them, for example because the code server was down; at most {MOST_TIMES} times."
     ),
 )
 def lost_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-    """Ask again for what was lost, unless somebody already has."""
+    """Request each lost run again, unless another run has already replaced it."""
     instance = context.instance
     failed = dg.RunsFilter(
         statuses=[dg.DagsterRunStatus.FAILURE],
@@ -109,7 +109,7 @@ def lost_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipR
     overdue = datetime.now(UTC) - RETRIED_WITHIN
     for record in instance.get_run_records(failed, limit=MOST_LOOKED_AT):
         run = record.dagster_run
-        # Of another part of the collection, or of a job that a person started and looks after.
+        # Skip runs of another shard, and of jobs that people start with their own selection.
         assets = run.asset_selection or frozenset()
         if not assets or not assets <= JOBS.keys():
             continue
@@ -123,12 +123,12 @@ def lost_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipR
         request = request_instead_of(run, assets, existing)
         if request is not None:
             requests.append(request)
-            context.log.warning(f"run {run.run_id} was lost, and its retry too: it starts again")
+            context.log.warning(f"run {run.run_id} was lost and not retried: requested again")
     return dg.SensorResult(run_requests=requests) if requests else dg.SkipReason("no run was lost")
 
 
 def _has_another(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Whether a run of this sensor's, or one that a person asked for, has taken its place."""
+    """Return whether a run of this sensor, or one that a person started, replaces this run."""
     return any(
         instance.get_runs(dg.RunsFilter(tags={tag: run.run_id}), limit=1)
         for tag in (INSTEAD_OF_TAG, PARENT_RUN_ID_TAG)

@@ -1,7 +1,7 @@
-"""What people see of each asset in the Dagster UI: numbers that plot, tables, thumbnails.
+"""The metadata of each asset in the Dagster UI: numbers, tables and thumbnails.
 
-Dagster plots every number of an asset over its events. Of a partition only its rows are a number: a
-line from one video to the next one says nothing. Totals and rates are those of a run.
+Dagster plots every number of an asset over its events. A partition's only number is its row count,
+because a line from one video to the next has no meaning. Totals and rates belong to a run.
 """
 
 import base64
@@ -31,14 +31,14 @@ FRAME_COLUMNS = dg.TableSchema(
         for column in SCHEMA
     ]
 )
-"""Of the Parquet file that holds the frames of a video."""
+"""Columns of the Parquet file that holds the frames of a video."""
 
-# Base64 takes four bytes for three: the picture stays under 60 KB as it lies in the event.
+# Base64 makes four bytes of three: the picture takes less than 60 KB in the event.
 _PICTURE_BYTES = 44_000
 
 
 def inline_picture(data: bytes, *, media_type: str = "image/jpeg") -> dg.MarkdownMetadataValue:
-    """Return a small picture inside the event itself."""
+    """Return a small picture as Markdown that contains its bytes."""
     encoded = base64.b64encode(data).decode("ascii")
     return dg.MetadataValue.md(f"![](data:{media_type};base64,{encoded})")
 
@@ -70,7 +70,7 @@ def sampling_metadata(
 
     Args:
         results: one per video.
-        seconds: how long the run worked on them.
+        seconds: duration of the work.
     """
     videos = [*results]
     stored = [result for result in videos if isinstance(result, FramesStored)]
@@ -114,7 +114,7 @@ def embedding_metadata(
 
 
 def engine_metadata(report: EngineReport) -> Mapping[str, Any]:
-    """Return the metadata of one run of ``frame_embeddings``: how the device was used."""
+    """Return the metadata of one run of ``frame_embeddings``: throughput and use of the device."""
     metadata: dict[str, Any] = {
         "frames": report.frames,
         "videos": report.videos,
@@ -147,7 +147,7 @@ def engine_metadata(report: EngineReport) -> Mapping[str, Any]:
 
 
 def index_metadata(report: IndexReport, history: Sequence[PastCheck]) -> Mapping[str, Any]:
-    """Return the metadata of ``similarity_index``: the outcome, and the recall check behind it."""
+    """Return the metadata of ``similarity_index``: its outcome and its recall check."""
     metadata: dict[str, Any] = {
         key: round(value, 4) if isinstance(value, float) else value
         for key, value in report.to_json().items()

@@ -1,4 +1,4 @@
-"""The job that brings up to date what is out of date, and nothing else."""
+"""The job that updates the videos whose frames or vectors are out of date."""
 
 import dagster as dg
 
@@ -14,14 +14,14 @@ from siglip_pipeline.uploads.upload_store import is_in_part
 def announce_what_is_out_of_date(
     context: dg.OpExecutionContext, database: DatabaseResource
 ) -> None:
-    """Have `new_uploads` take up each video whose frames or vectors are of other settings."""
+    """Announce each video whose frames or vectors were made with other settings."""
     settings = Settings.load()
     with database.open() as db:
         stale = out_of_date(db, Wanted.from_settings(settings))
         videos = [video for video in stale.videos if is_in_part(video, PART)]
         AnnouncedUploads(db).announce_again(videos)
     context.log.info(
-        f"{len(videos)} videos are taken up: frames of {len(stale.frames)} and vectors of "
+        f"{len(videos)} videos are announced again: frames of {len(stale.frames)} and vectors of "
         f"{len(stale.vectors)} are out of date"
     )
     context.add_output_metadata(
@@ -32,8 +32,8 @@ def announce_what_is_out_of_date(
 @dg.job(
     tags={PART_TAG: PART} if PART else {},
     description=(
-        "Bring what is out of date up to date: frames of another sampling, vectors of another "
-        "model. The sensor `new_uploads` starts the runs, over exactly those partitions."
+        "Update frames of another sampling and vectors of another model. The sensor `new_uploads` "
+        "starts the runs, over exactly those partitions."
     ),
 )
 def update_out_of_date() -> None:

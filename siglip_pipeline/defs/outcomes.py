@@ -1,4 +1,4 @@
-"""What became of each partition of a run, told to Dagster so that good and bad keep apart."""
+"""Report to Dagster which partitions of a run succeeded and which failed."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,10 +28,10 @@ class CheckOutcome:
 class PartitionOutcomes:
     """Collects successes and failures of one step over many partitions.
 
-    Dagster would mark all partitions of a step alike. Instead each good partition gets its own
-    materialization event as soon as it is done (so a cancelled or killed run keeps what it
-    finished), the step yields no output of its own, and it fails at the end when any partition
-    failed: good ones are green, bad ones red. The asset needs ``output_required=False``.
+    Dagster would give all partitions of a step the same result. Instead each partition that
+    succeeds gets its own materialization event as soon as it is done, so a cancelled or killed run
+    keeps what it finished. The step yields no output, and fails at the end if any partition failed.
+    The asset needs ``output_required=False``.
     """
 
     def __init__(self, context: dg.AssetExecutionContext) -> None:
@@ -40,11 +40,11 @@ class PartitionOutcomes:
         self._succeeded: list[str] = []
         self._pending: dg.MaterializeResult[Any] | None = None
         self._pending_checks: list[CheckOutcome] = []
-        # Once: Dagster reads every dynamic partition anew each time that it is asked.
+        # Read once: each access makes Dagster read every dynamic partition.
         self.keys = list(context.partition_keys)
         """The partitions of the run."""
         self._is_single = len(self.keys) == 1
-        # As they are before the work begins: an input that changes meanwhile shows as newer.
+        # Read before the work begins: an input that changes during the work shows as newer.
         self._provenance: dict[str, dict[str, str]] = {}
         if not self._is_single:
             with held_connections(context.instance):
@@ -58,11 +58,11 @@ class PartitionOutcomes:
         metadata: Mapping[str, Any],
         checks: Iterable[CheckOutcome] = (),
     ) -> None:
-        """Record a partition as materialized, now, with the checks that were made of it."""
+        """Record a partition as materialized, with its checks."""
         self._succeeded.append(key)
         if self._is_single:
-            # A run over one partition can carry its data version in the ordinary way, which also
-            # lets a downstream step in the same run go on.
+            # With one partition, the step's output can carry the data version, and a downstream
+            # step in the same run can continue.
             self._pending = dg.MaterializeResult(
                 metadata=metadata, data_version=dg.DataVersion(data_version)
             )
@@ -77,15 +77,15 @@ class PartitionOutcomes:
             self._log_checks(key, checks)
 
     def fail(self, key: str, reason: str) -> None:
-        """Record a partition as failed; the others go on."""
+        """Record a partition as failed, and log the reason."""
         self._failures[key] = reason
         self._context.log.error(f"{key}: {reason}")
 
     def finish(self) -> Iterator[dg.MaterializeResult[Any] | dg.Output[None]]:
-        """Yield what the step has to yield.
+        """Yield the outputs of the step.
 
         Raises:
-            dg.Failure: naming each failed partition with its reason; never retried.
+            dg.Failure: a partition failed. Names each with its reason; is not retried.
         """
         if self._failures:
             total = len(self._failures) + len(self._succeeded)
@@ -100,14 +100,14 @@ class PartitionOutcomes:
             )
         if self._pending is not None:
             yield self._pending
-            # Dagster has stored it when it asks for more: now there is something to be checked.
+            # Dagster stores the materialization before it resumes here: checks can now refer to it.
             self._log_checks(self.keys[0], self._pending_checks)
-        # The checks were reported partition by partition; their outputs must be there all the same.
+        # The checks were reported by partition; Dagster still requires an output for each.
         for spec in self._context.assets_def.check_specs:
             yield dg.Output(None, output_name=spec.get_python_identifier())
 
     def _log_checks(self, key: str, checks: Iterable[CheckOutcome]) -> None:
-        """Report the checks of a partition, as made of what it was materialized to last."""
+        """Report the checks of a partition's latest materialization."""
         asset_key = self._context.asset_key
         target = check_target(self._context.instance, asset_key, key)
         for check in checks:
@@ -126,12 +126,16 @@ class PartitionOutcomes:
 
 @contextmanager
 def retrying_what_heals(context: dg.AssetExecutionContext) -> Iterator[None]:
-    """Ask Dagster for another try, with back-off, when the cause may pass by itself."""
+    """Ask Dagster to retry the step, with back-off, if the error may be temporary.
+
+    Raises:
+        dg.RetryRequested: a :class:`SiglipPipelineError` was raised that is ``retryable``.
+    """
     try:
         yield
     except SiglipPipelineError as error:
         if not error.retryable:
             raise
         wait_seconds = _FIRST_RETRY_SECONDS * 2**context.retry_number
-        context.log.warning(f"{error}; trying again in {wait_seconds:.0f} s")
+        context.log.warning(f"{error}; retrying in {wait_seconds:.0f} s")
         raise dg.RetryRequested(max_retries=_MAX_RETRIES, seconds_to_wait=wait_seconds) from error

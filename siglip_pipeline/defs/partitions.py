@@ -26,11 +26,11 @@ __all__ = [
 
 PART = Settings.load().part
 PART_TAG = "siglip/part"
-"""On runs of the jobs, which select no assets that would tell their part."""
+"""Tag of a job's runs: the shard. Some jobs select no assets that would tell it."""
 
 KEY_PREFIX = PART.split("/") if PART else []
-"""Where the collection is divided, each part has assets and partitions of its own, so that several
-code locations fit into one Dagster: see docs/decisions/0073-parts.md."""
+"""Each shard has its own assets and partitions, so that one Dagster can load several code
+locations. See docs/decisions/0073-parts.md."""
 
 GROUP = "_".join(["video_search", *KEY_PREFIX]).replace("-", "_")
 
@@ -44,12 +44,12 @@ videos_partitions = dg.DynamicPartitionsDefinition(name=VIDEOS_PARTITIONS_NAME)
 
 
 def asset_key(name: str) -> dg.AssetKey:
-    """The key of one of this project's assets, in this part of the collection."""
+    """Return the key of one of this project's assets in this shard."""
     return dg.AssetKey([*KEY_PREFIX, str(name)])
 
 
 def keys_between(all_keys: Sequence[str], first: str, last: str) -> list[str]:
-    """The keys of a range, both ends inclusive; none when an end is not there any more."""
+    """Return the keys of a range, both ends inclusive; none if an end was deleted."""
     if first not in all_keys or last not in all_keys:
         return []
     return list(all_keys[all_keys.index(first) : all_keys.index(last) + 1])
@@ -65,7 +65,7 @@ def contiguous_ranges(
     Args:
         all_keys: every partition key in insertion order.
         wanted: keys among them.
-        most: keys in a range; None: as many as follow each other.
+        most: keys in a range; None sets no limit.
 
     Returns:
         ``(first, last)`` pairs, both inclusive, in the order of ``all_keys``.

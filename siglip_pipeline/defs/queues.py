@@ -1,6 +1,6 @@
-"""How steps travel between machines: queues, broker and result backend, as Celery takes them.
+"""The queues, broker and result backend that carry steps between machines, as Celery takes them.
 
-Runs and workers must agree on every word here, so both read this module. It imports no Celery.
+Runs and workers need the same configuration, so both read this module. It does not import Celery.
 """
 
 from typing import Any, Final
@@ -10,31 +10,34 @@ from siglip_pipeline.settings import Settings
 from siglip_pipeline.text.secret import SecretUrl
 
 DEFAULT_QUEUE: Final = "dagster"
-"""Dagster's own default: decoding and building indexes, on machines without a GPU."""
+"""dagster-celery's default queue: steps that need no GPU, such as decoding."""
 EMBEDDING_QUEUE: Final = "siglip"
-"""Steps that need the model, on machines with a GPU."""
+"""Queue of steps that need the model, for machines with a GPU."""
 QUEUE_TAG: Final = "dagster-celery/queue"
-"""The op tag that routes a step; tags of assets do not reach it."""
+"""The op tag that selects the queue of a step. dagster-celery does not read asset tags."""
 
 INSTALL: Final = "pip install 'siglip-pipeline[celery]'"
 
 _RESULTS_KEPT_SECONDS: Final = 24 * 3600
-# Ten minutes of a broker that is away; then the run fails and Dagster starts it again.
+# Wait ten minutes for a broker that is down; then the run fails, and Dagster retries it.
 _AWAY_SECONDS: Final = 600
 _PUBLISH_RETRIES: Final = 120
 _PUBLISH_WAIT_SECONDS: Final = 5.0
 
 
 def is_redis(broker_url: SecretUrl) -> bool:
-    """Whether messages are held by Redis, which takes them back by a clock, not by connection."""
+    """Return whether the broker is Redis, which returns messages after a timeout.
+
+    RabbitMQ returns them when the worker's connection closes.
+    """
     return broker_url.startswith(("redis://", "rediss://", "sentinel://"))
 
 
 def broker_url(settings: Settings) -> SecretUrl:
-    """The broker.
+    """Return the URL of the broker.
 
     Raises:
-        SettingsError: none is set.
+        SettingsError: ``SIGLIP_CELERY_BROKER_URL`` is not set.
     """
     if settings.celery_broker_url is None:
         raise SettingsError(
@@ -45,12 +48,12 @@ def broker_url(settings: Settings) -> SecretUrl:
 
 
 def backend_url(settings: Settings) -> SecretUrl:
-    """Where results are kept: as set, else a Redis broker, else Dagster's Postgres.
+    """Return the URL for results: as set, else of a Redis broker, else of Dagster's Postgres.
 
     Celery's own default, ``rpc://``, keeps results in queues that a broker's restart empties.
 
     Raises:
-        SettingsError: there is no default for these settings.
+        SettingsError: none of these is set.
     """
     if settings.celery_backend_url is not None:
         return settings.celery_backend_url
@@ -66,19 +69,19 @@ def backend_url(settings: Settings) -> SecretUrl:
 
 
 def celery_config(settings: Settings) -> dict[str, Any]:
-    """Celery's settings, for the runs that hand out steps and the workers that take them.
+    """Return Celery's configuration, for runs that send steps and workers that execute them.
 
-    https://docs.celeryq.dev/en/stable/userguide/configuration.html has each name.
+    https://docs.celeryq.dev/en/stable/userguide/configuration.html describes each name.
 
     Raises:
         SettingsError: as :func:`broker_url`.
     """
     config: dict[str, Any] = {
-        # A step is acknowledged when it is done: a worker that dies gives it back.
+        # Acknowledge a step when it is done: if the worker dies, the broker delivers it again.
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
         "worker_prefetch_multiplier": 1,
-        # A broker that went away is waited for, by runs and workers alike.
+        # Runs and workers wait for a broker that is down.
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
@@ -90,7 +93,7 @@ def celery_config(settings: Settings) -> dict[str, Any]:
             "interval_max": _PUBLISH_WAIT_SECONDS,
         },
         "result_backend_always_retry": True,
-        # A database as the backend is otherwise given up after three tries within a second.
+        # By default Celery gives up on a database backend after three attempts within a second.
         "result_backend_max_retries": _PUBLISH_RETRIES,
         "result_backend_base_sleep_between_retries_ms": 200,
         "result_backend_max_sleep_between_retries_ms": int(_PUBLISH_WAIT_SECONDS * 1000),
@@ -103,21 +106,21 @@ def celery_config(settings: Settings) -> dict[str, Any]:
                 "interval_max": _PUBLISH_WAIT_SECONDS,
             }
         },
-        # A solo worker answers nothing while a step runs; a dead one closes its connection.
+        # A solo worker cannot send heartbeats during a step; a dead one closes its connection.
         "broker_heartbeat": 0,
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
     }
-    # A run connects when it has a step to hand out; without this it gives up after four seconds.
+    # A run connects when it has a step to send; without this it gives up after four seconds.
     config["broker_transport_options"] = {"connect_retries_timeout": _AWAY_SECONDS}
     if is_redis(broker_url(settings)):
         config["broker_transport_options"] |= {
             "visibility_timeout": settings.celery_visibility_seconds,
-            # Look for steps of dead workers every so many seconds, not every hundred.
+            # Seconds between searches for steps of dead workers; the default is 100.
             "unacked_restore_interval": max(1, min(10, settings.celery_visibility_seconds // 4)),
             "unacked_restore_throttle": 1,
             "socket_keepalive": True,
-            # Without it a Redis that vanished without a word is waited for for ever.
+            # Without a timeout, a client waits forever for a Redis whose machine was lost.
             "socket_timeout": 30,
         }
     return config

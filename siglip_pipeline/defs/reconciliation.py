@@ -1,4 +1,4 @@
-"""The daily look at everything: do uploads, partitions, frames, vectors and index agree?"""
+"""The daily reconciliation of uploads, partitions, frames, vectors and index."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -26,16 +26,16 @@ _MOST_DIFFERENCES_SHOWN = 200
 
 
 class ReconciliationConfig(dg.Config):
-    """Choices for one run, in the launchpad."""
+    """Options of one run, shown in the launchpad."""
 
     verify_frames: bool = False
-    """Read every stored picture against its checksum, after a disk was in trouble, say."""
+    """Compare every stored picture with its checksum, for example after disk errors."""
 
 
 def in_dagster(instance: dg.DagsterInstance, *, besides: str) -> InDagster:
-    """What Dagster holds now, by the videos' paths; the run `besides` is this one.
+    """Return what Dagster holds now, by the videos' paths, without the run `besides`.
 
-    While a backfill goes on, all videos are busy: nothing is repaired then, only counted.
+    While a backfill is active, all videos are busy: they are counted, but not repaired.
     """
     existing = instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)
     busy = partitions_in_flight(instance, existing)
@@ -80,10 +80,11 @@ def reconciliation(
     frame_store: FrameStoreResource,
     database: DatabaseResource,
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster looks for the bare class
-    """How many uploads, partitions, frames and vectors there are, and where they disagree.
+    """Count uploads, partitions, frames and vectors, and list where they differ.
 
-    Everything else reacts to changes; this counts. A video that a reaction missed is taken up
-    again by `new_uploads`, a partition without upload and result is removed, the rest is listed.
+    Sensors and automation react to changes; this asset finds what they missed. It announces a
+    missed video again for `new_uploads`, removes a partition that has neither upload nor result,
+    and lists the other differences.
     """
     with retrying_what_heals(context), database.open() as db:
         found = reconcile(

@@ -1,4 +1,4 @@
-"""Register uploads: the one place that says what Dagster and the database are told of a file."""
+"""Register uploads with Dagster and the database. No other module does this."""
 
 import math
 import time
@@ -17,10 +17,10 @@ UPLOADS_PER_WRITE: Final = 32
 
 
 class Registry(Protocol):
-    """Dagster as registering needs it: an instance at hand, or one behind a webserver."""
+    """What registration needs of Dagster: a local instance, or one behind a webserver."""
 
     def add_partitions(self, partitions_def: str, keys: Sequence[str]) -> None:
-        """Add dynamic partitions, in this order; those that are there stay."""
+        """Add dynamic partitions, in this order; existing ones stay."""
         ...
 
     def report(self, events: Sequence[dg.AssetMaterialization]) -> None:
@@ -29,7 +29,7 @@ class Registry(Protocol):
 
 
 class InstanceRegistry:
-    """The registry of a Dagster instance at hand."""
+    """The registry of a local Dagster instance."""
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
         self._instance = instance
@@ -50,18 +50,18 @@ def register_uploads(
     *,
     until: float = math.inf,
 ) -> dict[str, str]:
-    """Give each upload a partition and an event, then note that it is announced.
+    """Give each upload a partition and an event, then record it as announced.
 
-    In this order: whoever is stopped in between registers an upload once more, and never not.
+    The order matters: after an interruption an upload is registered again, and never omitted.
 
     Args:
         registry: where Dagster keeps partitions and events.
-        announced: what the sensor compares a listing with.
+        announced: the record with which the sensor compares a listing.
         uploads: new or changed ones.
-        until: ``time.monotonic()`` after which no more are begun; some are registered in any case.
+        until: no further write begins after this ``time.monotonic()``; the first always does.
 
     Returns:
-        By path of each registered upload, the name of its announcement.
+        The name of each registered upload's announcement, by path.
     """
     registered: list[Upload] = []
     for start in range(0, len(uploads), UPLOADS_PER_WRITE):
@@ -77,7 +77,7 @@ def register_uploads(
 
 
 def upload_event(upload: Upload) -> dg.AssetMaterialization:
-    """Return the event that tells Dagster that an upload is there, or has changed."""
+    """Return the event that records a new or changed upload."""
     return dg.AssetMaterialization(
         uploads_asset.key,
         partition=partition_key(upload.path),

@@ -1,8 +1,7 @@
-"""Dagster resources: thin, configurable handles on the domain. Nothing opens until it is used.
+"""Dagster resources: uploads, frame store, database and model. Each opens on first use.
 
-A field left empty is taken from the environment (:class:`~siglip_pipeline.settings.Settings`) when
-a run starts, so the same definitions serve a laptop and a server, and a run's config can override
-one value for that run alone.
+An empty field is taken from the environment (:class:`~siglip_pipeline.settings.Settings`) when a
+run starts, and a run's config can override a value for that run.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +28,7 @@ class UploadsResource(dg.ConfigurableResource[UploadStore]):
     """Folder or fsspec URL; default ``SIGLIP_UPLOADS``."""
 
     def store(self) -> UploadStore:
-        """A handle on the uploads; lists and opens nothing yet."""
+        """Return the store of uploads, without opening it."""
         settings = Settings.load()
         return UploadStore(
             self.url or settings.uploads,
@@ -45,7 +44,7 @@ class FrameStoreResource(dg.ConfigurableResource[FrameStore]):
     """Folder or fsspec URL; default ``SIGLIP_FRAME_STORE``."""
 
     def store(self) -> FrameStore:
-        """A handle on the stored frames."""
+        """Return the store of frames, without opening it."""
         return FrameStore(self.url or Settings.load().frame_store_url)
 
 
@@ -54,10 +53,10 @@ class DatabaseResource(dg.ConfigurableResource[Database]):
 
     @contextmanager
     def open(self) -> Iterator[Database]:
-        """A connection pool for the length of the block; the schema is brought up to date.
+        """Open a connection pool for the length of the block, and migrate the schema if needed.
 
         Raises:
-            DatabaseUnavailableError: nothing answers at the URL.
+            DatabaseUnavailableError: no server answers at the URL.
         """
         with open_database(DatabaseOptions.from_settings(Settings.load())) as database:
             yield database
@@ -78,7 +77,7 @@ class SiglipResource(dg.ConfigurableResource["EmbeddingEngine"]):
     """Frames per forward pass; default ``SIGLIP_BATCH_SIZE``."""
 
     def settings(self) -> Settings:
-        """The environment's settings with this resource's own fields over them."""
+        """Return the environment's settings, with this resource's own fields in their place."""
         chosen = {
             name: value
             for name in ("model_name", "model_revision", "device", "dtype", "batch_size")
@@ -87,13 +86,13 @@ class SiglipResource(dg.ConfigurableResource["EmbeddingEngine"]):
         return Settings.load(**chosen)
 
     def spec(self) -> ModelSpec:
-        """What identifies the model's vectors; read from its files, without loading it."""
+        """Return the identity of the model, read from its files without loading it."""
         from siglip_pipeline.siglip.identity import model_spec
 
         return model_spec(ModelOptions.from_settings(self.settings()))
 
     def embed_texts(self, texts: Sequence[str]) -> FloatArray:
-        """Vectors of texts, ``[N, D]``, by the text tower alone."""
+        """Return the vectors of texts, ``[N, D]``; loads only the text tower."""
         from siglip_pipeline.siglip.embeddings import extract_text_embeddings
         from siglip_pipeline.siglip.model import get_model
 
@@ -101,16 +100,16 @@ class SiglipResource(dg.ConfigurableResource["EmbeddingEngine"]):
         return extract_text_embeddings(texts, model=get_model(options, tower="text"))
 
     def engine(self, log: Callable[[str], None]) -> "EngineHandle":
-        """The embedding engine over the process's model; both are made on first use.
+        """Return a handle that makes the embedding engine and loads the model on first use.
 
         Args:
-            log: is told how far the embedding is, at most every 10 s.
+            log: receives the progress of the embedding, at most every 10 s.
         """
         return EngineHandle(self.settings(), log)
 
 
 class EngineHandle:
-    """Makes the engine when it is first needed: a run with nothing to embed loads no model."""
+    """Makes the engine on first use, so that a run with nothing to embed loads no model."""
 
     def __init__(self, settings: Settings, log: Callable[[str], None]) -> None:
         self._settings = settings
@@ -118,13 +117,13 @@ class EngineHandle:
         self._engine: EmbeddingEngine | None = None
 
     def __call__(self) -> "EmbeddingEngine":
-        """The engine.
+        """Return the engine.
 
         Raises:
             ModelError: the model cannot be found, loaded, or put on the device.
         """
         if self._engine is None:
-            # torch and transformers take seconds to import: only a run that embeds pays for them.
+            # Importing torch and transformers takes seconds: do it only in a run that embeds.
             from siglip_pipeline.siglip.engine import EmbeddingEngine
             from siglip_pipeline.siglip.model import get_models
 
@@ -140,5 +139,5 @@ class EngineHandle:
 
     @property
     def report(self) -> "EngineReport | None":
-        """Figures of the run; None when nothing had to be embedded."""
+        """Figures of the run; None if nothing was embedded."""
         return None if self._engine is None else self._engine.report

@@ -1,4 +1,4 @@
-"""Sensors: uploads become partitions; automation conditions become runs."""
+"""The sensor that registers uploads and starts their runs, and the automation sensor."""
 
 import hashlib
 import time
@@ -36,21 +36,21 @@ from siglip_pipeline.stages.partition_limit import partition_warning
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.uploads.names import shown
 
-# A tick is ended after 60 s, and the daemon looks each new partition up by itself: take so many at
-# a time, which is eight full runs, and fewer where listing took long.
+# Dagster ends a tick after 60 s, and its daemon looks up each new partition separately. So a tick
+# takes at most this many uploads, which is eight full runs, and fewer if listing took long.
 UPLOADS_PER_TICK = 256
 TICK_BUDGET_SECONDS = 12.0
 
-# No tick is looked at before the runs of the one before it are made, or given up.
+# The daemon evaluates no tick before it has made the runs of the previous one, or given up.
 RUNS_EXIST_AFTER = timedelta(minutes=1)
 
-# A warning that nobody can read through is none.
+# At most this many refused files are named in a warning.
 REFUSED_NAMED = 20
 
 
 @dataclass(frozen=True, slots=True)
 class UploadChanges:
-    """What differs between a listing and what was reported before, each sorted by path."""
+    """The differences between a listing and the uploads reported before, each sorted by path."""
 
     new: tuple[Upload, ...]
     changed: tuple[Upload, ...]
@@ -63,9 +63,9 @@ def upload_changes(
     """Compare a listing with the fingerprints reported before and the partitions that exist.
 
     Args:
-        listing: what lies in UPLOADS now.
+        listing: the files in UPLOADS now.
         reported: fingerprint by path, as reported by earlier ticks.
-        partitions: partition keys that exist; an upload without one is new whatever else is known.
+        partitions: partition keys that exist; an upload without one is always new.
     """
     new: list[Upload] = []
     changed: list[Upload] = []
@@ -86,21 +86,21 @@ def upload_changes(
 def frame_runs(
     announcements: Mapping[str, str], partitions: Sequence[str]
 ) -> Iterator[dg.RunRequest]:
-    """Runs of `video_frames` over a batch of uploads: as few ranges as their order allows.
+    """Yield runs of `video_frames` over a batch of uploads: as few ranges as their order allows.
 
     Args:
-        announcements: by path of each new or changed upload, the name of its announcement.
+        announcements: the name of each new or changed upload's announcement, by path.
         partitions: every partition key in insertion order, those of the batch included.
     """
     names = {partition_key(path): name for path, name in announcements.items()}
     for first, last in contiguous_ranges(partitions, names, most=FRAMES_PER_RUN):
-        # A used run key is never launched again: a changed file has to make another one.
+        # Dagster launches a run key only once, so the key depends on the announcements.
         keys = keys_between(partitions, first, last)
         identity = "\n".join(f"{key} {names[key]}" for key in keys)
         yield dg.RunRequest(
             run_key=hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest(),
             tags={RANGE_START_TAG: first, RANGE_END_TAG: last},
-            # Named, though there is no other: a worker tells a run's part by its assets.
+            # The only asset of the job; named because a worker tells a run's shard by its assets.
             asset_selection=[video_frames.key],
         )
 
@@ -111,8 +111,8 @@ def frame_runs(
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
         "Lists the uploads, gives every new file a partition, and samples the frames of new and "
-        f"changed files, in sorted order; at most {UPLOADS_PER_TICK} in a tick, fewer where it "
-        "takes long."
+        f"changed files, in sorted order; at most {UPLOADS_PER_TICK} per tick, fewer if it takes "
+        "long."
     ),
 )
 def new_uploads(
@@ -120,8 +120,8 @@ def new_uploads(
 ) -> dg.SensorResult | dg.SkipReason:
     """Turn new and changed files below UPLOADS into partitions, events and runs.
 
-    What was announced is known from the table of videos and from Dagster's partitions: whatever a
-    tick that was ended left undone, the next one does.
+    The table of videos and Dagster's partitions record what was announced, so the next tick
+    continues the work of one that was ended.
     """
     began = time.monotonic()
     _limit_gpu_pool(context.instance)
@@ -132,14 +132,14 @@ def new_uploads(
         _ask_again_for_lost_runs(context, records)
         reported = records.listed_fingerprints(shard=PART)
         refused: list[Refused] = []
-        # Not sorted, and so not kept: of 100,000 uploads only what is new or changed stays.
+        # An iterator: of 100,000 uploads only the new and changed ones are held in memory.
         listing = uploads.store().scan(refused)
         changes = upload_changes(listing, reported, frozenset(existing))
         _warn_of(context, sorted(refused, key=lambda file: file.path))
         if len(reported) > 1 and len(changes.deleted) == len(reported):
             context.log.warning(
-                f"all {len(reported)} known uploads are gone: taken for storage that is not "
-                "mounted, and nothing is marked as deleted"
+                f"all {len(reported)} known uploads are missing: nothing is marked as deleted, "
+                "because the storage is probably not mounted"
             )
         else:
             records.note_missing(changes.deleted, shard=PART)
@@ -164,7 +164,7 @@ def new_uploads(
             }
         )
     left = len(waiting) - len(announcements)
-    context.log.info(f"{len(announcements)} uploads taken up, {left} left for the next tick")
+    context.log.info(f"{len(announcements)} uploads announced, {left} left for the next tick")
     limit = Settings.load().partition_limit
     if (warning := partition_warning(len(partitions), shard=PART, limit=limit)) is not None:
         context.log.warning(warning)
@@ -174,10 +174,10 @@ def new_uploads(
 def _ask_again_for_lost_runs(
     context: dg.SensorEvaluationContext, records: AnnouncedUploads
 ) -> None:
-    """Have uploads taken up anew whose run was asked for, and never made.
+    """Announce uploads again whose run was requested, but never made.
 
-    Dagster's daemon writes the partitions of a tick, then its runs: where the database goes away in
-    between, nobody comes back to the runs. The same holds for a tick that a person only tries out.
+    Dagster's daemon writes the partitions of a tick, then its runs. If the database fails in
+    between, it never makes the runs. Nor does it after a test evaluation of the sensor in the UI.
     """
     asked = records.unconfirmed_runs(older_than=RUNS_EXIST_AFTER, shard=PART)
     if not asked:
@@ -186,28 +186,28 @@ def _ask_again_for_lost_runs(
     made = {run.tags[RUN_KEY_TAG] for run in context.instance.get_runs(wanted)}
     lost = [video for video, run in asked.items() if run not in made]
     if lost:
-        context.log.warning(f"no run was made of {len(lost)} uploads: they are taken up anew")
+        context.log.warning(f"no run was made for {len(lost)} uploads: they are announced again")
         records.announce_again(lost)
     records.note_runs(dict.fromkeys(asked))
 
 
 def _warn_of(context: dg.SensorEvaluationContext, refused: Sequence[Refused]) -> None:
-    """Name the files that cannot be taken up: once, and again when there are others."""
+    """Warn of refused files: once, and again when the list changes."""
     named = "; ".join(
         f"{shown(file.path)[:200]}: {file.reason}" for file in refused[:REFUSED_NAMED]
     )
     digest = hashlib.sha256(named.encode()).hexdigest()[:16] if refused else None
     if refused and digest != context.cursor:
-        context.log.warning(f"{len(refused)} files cannot be taken up: {named}")
+        context.log.warning(f"{len(refused)} files cannot be used: {named}")
     if digest != context.cursor:
         context.update_cursor(digest or "")
 
 
 def _limit_gpu_pool(instance: dg.DagsterInstance) -> None:
-    """Give the pool its limit before the first run asks for a slot.
+    """Give the pool its limit before the first run requests a slot.
 
-    Dagster's queue gives a new pool the default limit at its first look, but heeds it from its
-    second look on: two runs could start at once.
+    Dagster's queue gives a new pool the default limit in its first iteration, but applies it only
+    from the second one on: two runs could start at once.
     """
     storage = instance.event_log_storage
     if storage.supports_global_concurrency_limits and not any(
@@ -221,5 +221,5 @@ automation = dg.AutomationConditionSensorDefinition(
     target=dg.AssetSelection.assets(frame_embeddings, similarity_index, video_similarity),
     minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Runs what is out of date: the vectors of new frames, then the index.",
+    description="Runs the assets that are out of date: vectors of new frames, then the index.",
 )

@@ -1,4 +1,4 @@
-"""Throughput of an embedding run over its time, as a picture for the Dagster UI."""
+"""Plot the throughput of an embedding run, as a picture for the Dagster UI."""
 
 import io
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ LINE, FILL, INK, GRID = (31, 119, 180), (214, 230, 242), (60, 60, 60), (225, 225
 
 
 def throughput_plot(points: Sequence[ThroughputPoint]) -> bytes:
-    """PNG of frames a second over the seconds of a run, with the axis from zero.
+    """Return a PNG of frames per second over the seconds of a run; both axes begin at zero.
 
     Args:
-        points: one per stretch of the run, in time order.
+        points: one per interval of the run, in time order.
     """
     image = Image.new("RGB", (WIDTH, HEIGHT), "white")
     draw = ImageDraw.Draw(image)
     font = ImageFont.load_default(12)
-    draw.text((LEFT, 8), "frames a second over the run", INK, font)
+    draw.text((LEFT, 8), "frames per second", INK, font)
     most = max((point.frames_per_second for point in points), default=0.0) * 1.1 or 1.0
     end = max((point.seconds for point in points), default=0.0) or 1.0
     base = HEIGHT - BOTTOM

@@ -1,4 +1,4 @@
-"""The asset `video_similarity`: which videos are copies of each other, or share a stretch."""
+"""The asset `video_similarity`: videos that are copies of each other, or share a segment."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -28,11 +28,11 @@ SEGMENTS_SHOWN = 100
 def video_similarity(
     context: dg.AssetExecutionContext, database: DatabaseResource, siglip: SiglipResource
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster looks for the bare class
-    """Videos that are copies of each other, and stretches that two videos share.
+    """Find videos that are copies of each other, and segments that two videos share.
 
-    Frames of all videos are matched, and the matches aligned in time, so that re-encoded, scaled,
-    cut and sped-up copies are found, and a black opening or an intro that many videos have is not
-    taken for a copy. `siglip-pipeline duplicates` lists what was found.
+    The frames of all videos are matched, and the matches aligned in time. This finds re-encoded,
+    scaled, cut and sped-up copies; a black opening, or an intro that many videos have, does not
+    make a copy. `siglip-pipeline duplicates` lists the copies.
     """
     with retrying_what_heals(context), database.open() as db:
         model_id = ModelStore(db).register(siglip.spec())

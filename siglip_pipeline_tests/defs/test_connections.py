@@ -1,4 +1,4 @@
-"""Dagster's Postgres is asked over a few connections that are held, and heal when they are cut."""
+"""`held_connections` reuses connections to Dagster's Postgres, and replaces closed ones."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The inventory: what Dagster shows. A change here is meant to be noticed."""
+"""The inventory of what Dagster shows: every change of it has to change these tests."""
 
 import subprocess
 import sys
@@ -75,7 +75,7 @@ def test_per_video_assets_are_partitioned_alike_and_run_apart() -> None:
     frames = graph.get(dg.AssetKey("video_frames"))
     embeddings = graph.get(dg.AssetKey("frame_embeddings"))
     assert frames.partitions_def == embeddings.partitions_def
-    # In a run that holds both, one failed video would take the embeddings of all with it.
+    # In one run of both assets, a failed video would prevent the embeddings of all others.
     assert frames.backfill_policy != embeddings.backfill_policy
     assert embeddings.pools == {"gpu"}
 

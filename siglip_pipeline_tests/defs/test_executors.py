@@ -1,4 +1,4 @@
-"""Which executor is wired, and that choosing one touches nothing."""
+"""The choice of the executor, which makes no connection."""
 
 import subprocess
 import sys

@@ -1,6 +1,6 @@
-"""The contract with Dagster's private parts: every entry of `defs/internals.py` does its work.
+"""The contract with Dagster's private parts: every entry of `defs/internals.py` works.
 
-A failure names the entry to mend. CI runs this file against Dagster's newest patch release, too.
+A failure names the entry to fix. CI also runs this file against Dagster's newest patch release.
 """
 
 import functools
@@ -110,7 +110,7 @@ def test_materializations_of_no_run_are_stored_in_one_write(
     assert postgres_instance.get_materialized_partitions(dg.AssetKey("bulk")) == {*KEYS, "d"}
     records = postgres_instance.fetch_materializations(dg.AssetKey("bulk"), limit=9).records
     entries = [record.event_log_entry for record in records]
-    # The last one is Dagster's own way: ours differ from it in nothing but their content.
+    # Dagster's own method made the last event: ours differ from it only in their content.
     own = {(entry.run_id, entry.job_name, entry.step_key, entry.level) for entry in entries}
     assert len(own) == 1
     assert len(entries) == 4
@@ -134,7 +134,7 @@ def test_tags_of_versions_are_those_that_dagster_writes(instance: dg.DagsterInst
     assert event.asset_materialization is not None
     written: Mapping[str, str] = event.asset_materialization.tags or {}
     assert ours.keys() == written.keys() - {"dagster/partition"}
-    # Of a partitioned input Dagster itself notes the asset's latest event, whichever partition.
+    # For a partitioned input, Dagster itself records the asset's latest event of any partition.
     of_inputs = {name for name in ours if name.endswith(f"/{upstream.key.to_user_string()}")}
     assert len(of_inputs) == 2
     assert {name: written[name] for name in ours.keys() - of_inputs} == {
@@ -144,7 +144,7 @@ def test_tags_of_versions_are_those_that_dagster_writes(instance: dg.DagsterInst
 
 @holds("check_target")
 def test_a_check_names_what_it_is_of(instance: dg.DagsterInstance) -> None:
-    """As Dagster itself does for a run over one partition."""
+    """What Dagster itself writes for a run over one partition."""
 
     @dg.asset(
         partitions_def=PARTITIONS,
@@ -203,7 +203,7 @@ def test_a_lost_run_is_to_be_retried_until_dagster_drops_that(
     assert lost.tags[internals.WILL_RETRY_TAG] == "true"
     assert not internals.retry_was_dropped(instance, lost, is_overdue=False)
     assert internals.retry_was_dropped(instance, lost, is_overdue=True)
-    # As Dagster's daemon notes that it could not.
+    # Dagster's daemon marks a run so if it could not retry it.
     instance.add_run_tags(run.run_id, {internals.WILL_RETRY_TAG: "false"})
     dropped = instance.get_run_by_id(run.run_id)
     assert dropped is not None

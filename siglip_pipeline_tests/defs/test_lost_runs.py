@@ -1,4 +1,4 @@
-"""A run whose process and whose retry were lost is started again, and only such a run."""
+"""A run is restarted if its process and its retry were lost, and only then."""
 
 import logging
 import time
@@ -27,7 +27,7 @@ from siglip_pipeline.defs.lost_runs import INSTEAD_OF_TAG, MOST_TIMES, TIMES_TAG
 from siglip_pipeline.defs.partitions import RANGE_END_TAG, RANGE_START_TAG, VIDEOS_PARTITIONS_NAME
 from siglip_pipeline.services.ports import free_port
 
-# That nobody answers, which is the point.
+# In these tests no code server answers.
 pytestmark = pytest.mark.filterwarnings("ignore:Error loading repository location")
 
 VIDEOS = ["a.mp4", "b.mp4", "c.mp4"]
@@ -50,7 +50,7 @@ def _failed(
     reason: RunFailureReason | None = None,
     asset: str = "video_frames",
 ) -> dg.DagsterRun:
-    """A run that has failed, as whoever noticed it reports it."""
+    """Return a failed run, reported as Dagster's monitoring or `up` would."""
     location = GrpcServerCodeLocationOrigin("127.0.0.1", port=free_port(), location_name="code")
     run = instance.create_run_for_job(
         defs.resolve_implicit_global_asset_job_def(),
@@ -61,14 +61,14 @@ def _failed(
             RemoteRepositoryOrigin(location, "__repository__"), "__ASSET_JOB"
         ),
     )
-    # Dagster's monitoring gives no reason when a run's process is gone.
+    # Dagster's monitoring sets no reason when a run's process is gone.
     data = reason and JobFailureData(error=None, failure_reason=reason)
     instance.report_run_failed(run, "its process is gone", data)
     return run
 
 
 def _retry(instance: dg.DagsterInstance) -> None:
-    """What Dagster's daemon does when it reads of failed runs, while no code server answers."""
+    """Do what Dagster's daemon does with failed runs while no code server answers."""
     target = GrpcServerTarget(host="127.0.0.1", port=free_port(), socket=None, location_name="code")
     with WorkspaceProcessContext(instance, target) as workspace:
         records = instance.get_run_records()
@@ -86,10 +86,10 @@ def _tick(instance: dg.DagsterInstance) -> list[dg.RunRequest]:
 def test_a_lost_run_whose_retry_could_not_be_made_starts_again(
     instance: dg.DagsterInstance,
 ) -> None:
-    # As `up` reports runs that ended with an earlier one.
+    # `up` reports runs this way that ended with an earlier `up`.
     reason = RunFailureReason.UNEXPECTED_TERMINATION
     run = _failed(instance, asset="frame_embeddings", reason=reason)
-    # Dagster means to start it again by itself: this is not the sensor's to do.
+    # Dagster will retry this run itself, so the sensor leaves it.
     assert _tick(instance) == []
     _retry(instance)
     (request,) = _tick(instance)
@@ -97,7 +97,7 @@ def test_a_lost_run_whose_retry_could_not_be_made_starts_again(
     assert request.job_name == "embed_frames"
     assert {**request.tags, **RANGE} == request.tags
     assert request.tags[INSTEAD_OF_TAG] == run.run_id
-    # The daemon has not started it yet, and the next tick asks for the same run, not for another.
+    # If the daemon has not started it yet, the next tick requests the same run key.
     assert [again.run_key for again in _tick(instance)] == [request.run_key]
     instance.create_run_for_job(
         defs.resolve_implicit_global_asset_job_def(), tags=dict(request.tags)
@@ -120,7 +120,7 @@ def test_a_run_that_takes_the_code_server_with_it_is_given_up(
 def test_a_run_that_was_to_be_retried_and_was_not_starts_again(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Dagster retries no run of a backfill that has ended, and leaves it as to be retried."""
+    """Dagster does not retry a run of an ended backfill, but leaves it marked for a retry."""
 
     def backfill(name: str, status: BulkActionStatus) -> dict[str, str]:
         instance.add_backfill(
@@ -145,7 +145,7 @@ def test_a_run_that_was_to_be_retried_and_was_not_starts_again(
     _retry(instance)
     tags = [run.tags[WILL_RETRY_TAG] for run in instance.get_runs()]
     assert tags == ["true"] * 2, tags
-    # Dagster has a moment to do it.
+    # Within `RETRIED_WITHIN`, Dagster may still retry it.
     assert _tick(instance) == []
     monkeypatch.setattr("siglip_pipeline.defs.lost_runs.RETRIED_WITHIN", timedelta(0))
     (request,) = _tick(instance)
@@ -157,7 +157,7 @@ def test_other_failures_stay_as_they_are(instance: dg.DagsterInstance) -> None:
     _failed(instance, {"dagster/max_retries": "0"})
     elsewhere = _failed(instance)
     _retry(instance)
-    # A person was quicker.
+    # A person has already started it again.
     instance.create_run_for_job(
         defs.resolve_implicit_global_asset_job_def(),
         parent_run_id=elsewhere.run_id,

@@ -1,4 +1,4 @@
-"""Good and bad partitions of one run keep apart, under real range runs."""
+"""Partitions of one range run succeed and fail independently."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -106,7 +106,7 @@ def test_checks_are_of_what_was_made_and_clear_when_it_is_made_well(
     assert _checked(instance) == {"SUCCEEDED": set(KEYS)}
     assert _run(instance, "bad", "c").success
     assert _checked(instance) == {"SUCCEEDED": set(KEYS)}
-    # And fails again where it is not good any more.
+    # The check fails again after the partition gets worse.
     monkeypatch.setattr(f"{__name__}.BROKEN", {"a"})
     assert _run(instance, "a", "a").success
     assert _checked(instance) == {"SUCCEEDED": {"bad", "c", "d"}, "FAILED": {"a"}}

@@ -1,4 +1,4 @@
-"""Paths and partition keys: a one-to-one mapping into what Dagster accepts."""
+"""Paths map one-to-one to partition keys that Dagster accepts."""
 
 from itertools import pairwise
 
@@ -47,6 +47,6 @@ def test_ranges_cover_exactly_what_is_wanted(wanted: set[int]) -> None:
         key for first, last in ranges for key in keys[keys.index(first) : keys.index(last) + 1]
     ]
     assert covered == [keys[index] for index in sorted(wanted)]
-    # As few as can be: no range begins where another ends.
+    # There are as few ranges as possible: none begins where another ends.
     for (_, last), (first, _) in pairwise(ranges):
         assert keys.index(first) > keys.index(last) + 1

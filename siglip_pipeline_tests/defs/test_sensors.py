@@ -1,4 +1,4 @@
-"""The uploads sensor: what it reports, what it starts, and that it starts it once."""
+"""The sensor `new_uploads` reports each upload and starts its run once."""
 
 from pathlib import Path
 
@@ -120,7 +120,7 @@ def test_a_run_that_the_daemon_never_made_is_asked_for_again(
             connection.execute("UPDATE videos SET announced_at = announced_at - interval '2 min'")
 
     with dg.DagsterInstance.ephemeral() as instance:
-        # The database went away when the partitions were written, and the runs were not.
+        # The database failed after the partitions were written and before the runs.
         first = _tick(instance)
         assert first is not None
         assert _tick(instance) is None
@@ -158,7 +158,7 @@ def test_a_tick_that_takes_long_takes_fewer(uploads: Path, monkeypatch: pytest.M
     for name in names:
         (uploads / name).write_bytes(b"x")
     with dg.DagsterInstance.ephemeral() as instance:
-        # However little time there is, every tick brings it further.
+        # Every tick makes progress, however short its time.
         assert _tick(instance) is not None
         assert _reported(instance) == names[:FRAMES_PER_RUN]
         assert _tick(instance) is not None

@@ -1,4 +1,4 @@
-"""Removal of deleted uploads, alerts, and which partitions runs are over."""
+"""Removal of deleted uploads, alerts, and the partitions of runs."""
 
 import json
 import threading
@@ -36,7 +36,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 def _tick(sensor: dg.SensorDefinition, instance: dg.DagsterInstance) -> object:
-    """Evaluate a sensor and do with its result what the daemon does."""
+    """Evaluate a sensor and apply its result, as the daemon does."""
     context = dg.build_sensor_context(
         instance=instance, definitions=defs, resources=dict(defs.resources or {})
     )
@@ -73,7 +73,7 @@ def test_a_deleted_upload_is_forgotten_after_its_grace_and_not_under_a_run(
     _tick(new_uploads, instance)
     (uploads / "b.mp4").unlink()
     _tick(new_uploads, instance)
-    # Within the grace nothing happens, and a file that comes back is as it was.
+    # During the grace period nothing is removed, and a file that comes back keeps its results.
     assert isinstance(_tick(deleted_uploads, instance), dg.SkipReason)
     (uploads / "b.mp4").write_bytes(b"x")
     _tick(new_uploads, instance)
@@ -92,7 +92,7 @@ def test_a_deleted_upload_is_forgotten_after_its_grace_and_not_under_a_run(
     assert instance.get_dynamic_partitions("videos") == ["a.mp4", "c.mp4"]
     assert VideoStore(database).paths() == {"a.mp4", "c.mp4"}
 
-    # Back again, it is a new upload, with a run of its own.
+    # A file that comes back later is a new upload, with a new run.
     (uploads / "b.mp4").write_bytes(b"x")
     result = _tick(new_uploads, instance)
     assert isinstance(result, dg.SensorResult)
@@ -121,14 +121,14 @@ def test_reconciliation_agrees_at_every_moment_of_new_uploads(
     assert isinstance(result, dg.SensorResult)
     runs = []
     for request in result.run_requests or []:
-        look()  # registered, without runs
+        look()  # Registered, but without runs.
         ends = (request.tags[RANGE_START_TAG], request.tags[RANGE_END_TAG])
         runs.append(_run(instance, "video_frames", dg.DagsterRunStatus.NOT_STARTED, *ends))
     assert len(runs) == 2
     look()
     for run in runs:
         instance.report_run_canceled(run)
-        look()  # what follows a run may be on its way
+        look()  # What follows a run may still be in progress.
 
 
 def test_storage_that_is_not_mounted_is_no_deletion(
@@ -198,7 +198,7 @@ def test_what_a_backfill_is_about_to_make_waits_too(
     ended = backfill("bbbb", subset("5.mp4"))
     instance.update_backfill(ended._replace(status=BulkActionStatus.COMPLETED_SUCCESS))
     _run(instance, "frame_embeddings", dg.DagsterRunStatus.NOT_STARTED, "7.mp4", "7.mp4")
-    # First what waits in the queue; of the backfill what comes after, and is not made yet.
+    # First the queued runs, then the backfill's later keys that are not materialized.
     assert partitions_that_wait(instance, asset, after="0.mp4") == ["7.mp4", "2.mp4", "6.mp4"]
     monkeypatch.setattr(in_flight, "MOST_AHEAD", 2)
     assert partitions_that_wait(instance, asset, after="0.mp4") == ["7.mp4", "2.mp4"]
@@ -246,5 +246,5 @@ def test_a_failed_run_is_told_with_its_reasons(
     assert len(told) == 1
     assert result.run_id in told[0]
     assert "bad.mp4: it is no film" in told[0]
-    # Nobody there: the sensor goes on.
+    # If the webhook does not answer, the sensor continues.
     run_failures(context)

@@ -195,7 +195,7 @@ def test_the_real_ui_works_in_a_browser(up: Launcher, browser: webdriver.Chrome)
     url = up.endpoints.dagster_url
     browser.get(f"{url}/assets/video_frames")
     wait = WebDriverWait(browser, 60, ignored_exceptions=[WebDriverException])
-    wait.until(lambda b: "Sampled frames of each video" in b.page_source)
+    wait.until(lambda b: "sampled frames of each video" in b.page_source)
     browser.get(f"{url}/locations/siglip_pipeline/jobs/remove_old_logs")
     wait.until(lambda b: _click(b, "a", "Launchpad"))
     wait.until(lambda b: _click(b, "button", "Launch Run"))
