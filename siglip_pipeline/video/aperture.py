@@ -5,10 +5,10 @@ from fractions import Fraction
 
 
 def clean_aperture(head: bytes, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
-    """Return left, top, right and bottom of what is shown, before it is turned.
+    """Return left, top, right and bottom of the shown area, before rotation; None if invalid.
 
     Args:
-        head: the beginning of a file whose primary picture is known to be cropped.
+        head: the first bytes of a file whose primary picture is cropped.
         size: width and height as coded.
     """
     at = head.find(b"\0\0\0\x28clap")

@@ -11,7 +11,7 @@ from siglip_pipeline.video.patches import Disposal, Patch, PatchedAnimation
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _DISPOSALS: Final[dict[int, Disposal]] = {1: "clear", 2: "restore"}
 _SHARED: Final = frozenset({b"PLTE", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"sBIT"})
-"""What says how samples become colours, in every frame."""
+"""Chunks that define the colours of all frames."""
 _MAX_HEADER_BYTES: Final = 2**24
 _DEFAULT_DENOMINATOR: Final = 100
 
@@ -19,7 +19,7 @@ _DEFAULT_DENOMINATOR: Final = 100
 def read_apng(file: BinaryIO) -> PatchedAnimation | None:
     """Find the patches of an animated PNG; None for a still.
 
-    The default image is a frame only where a frame control comes before it.
+    The default image is a frame only if a frame control comes before it.
     """
     reader = _Reader()
     for kind, offset, size in _chunks(file):
@@ -40,7 +40,7 @@ def read_apng(file: BinaryIO) -> PatchedAnimation | None:
 
 
 def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, offset of the data, and size of each whole chunk."""
+    """Yield kind, offset of the data, and size of each complete chunk."""
     end = file.seek(0, 2)
     offset = len(SIGNATURE)
     while offset + 12 <= end:
@@ -68,7 +68,7 @@ class _Reader:
         return int(width), int(height)
 
     def take(self, kind: bytes, offset: int, size: int, file: BinaryIO) -> None:
-        """Look at one chunk; the file stands at its data."""
+        """Read one chunk; the file's position is at its data."""
         if kind == b"IDAT" and self.control:
             self.spans.append((offset, size))
         elif kind == b"fdAT" and self.control and size >= 4:

@@ -1,12 +1,12 @@
-"""Which AV1 packets no other frame refers to.
+"""Find the AV1 packets to which no other frame refers.
 
-AV1's decoder cannot be asked to leave non-reference frames out, so they must not be given to it. A
-frame's header says which reference slots it fills (``refresh_frame_flags``); all that AV1 carries
-from frame to frame, entropy contexts and segmentation included, lives in these slots. A frame that
-fills none can be left out without a trace. (VP9 carries its contexts elsewhere: there it cannot.)
+AV1's decoder has no option to skip non-reference frames, so their packets must not be given to it.
+A frame's header lists the reference slots that it fills (``refresh_frame_flags``). All state that
+AV1 carries from frame to frame, entropy contexts and segmentation included, is in these slots, so a
+frame that fills none can be omitted without an effect on others. (VP9 keeps contexts elsewhere.)
 
-After sections 5.3 to 5.9 of the AV1 Bitstream & Decoding Process Specification, version 1.0.0 with
-errata 1. What is not understood counts as a reference.
+Follows sections 5.3 to 5.9 of the AV1 Bitstream & Decoding Process Specification, version 1.0.0
+with errata 1. A packet that this module cannot parse counts as a reference.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ SELECT: Final = 2
 
 
 class UnreadableError(Exception):
-    """The bits are not what they should be, or use what is not understood here."""
+    """The bits are invalid, or use a feature that this module does not parse."""
 
 
 class Bits:
@@ -37,7 +37,11 @@ class Bits:
         self._left = 8 * len(data)
 
     def read(self, count: int = 1) -> int:
-        """The next ``count`` bits as a number."""
+        """Return the next ``count`` bits as a number.
+
+        Raises:
+            UnreadableError: fewer bits are left.
+        """
         self._left -= count
         if self._left < 0:
             raise UnreadableError
@@ -46,7 +50,7 @@ class Bits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceHeader:
-    """What the header of a frame cannot be read without."""
+    """The fields of a sequence header that are needed to read a frame header."""
 
     reduced: bool
     frame_id_bits: int
@@ -68,12 +72,12 @@ class ReferenceReader:
             self.is_reference(extradata[4:])
 
     def is_reference(self, packet: bytes | memoryview) -> bool:
-        """Whether any frame of this temporal unit may be referred to, or is not understood."""
+        """Return whether a frame of this temporal unit may be a reference, or cannot be parsed."""
         frames = 0
         try:
             for kind, payload in units(packet):
                 fills = self._fills_slots(kind, payload)
-                if fills:  # whatever follows, the packet is needed
+                if fills:
                     return True
                 frames += fills is not None
         except UnreadableError:
@@ -81,7 +85,7 @@ class ReferenceReader:
         return frames == 0
 
     def _fills_slots(self, kind: int, payload: bytes) -> bool | None:
-        """For a frame, whether it fills a reference slot; None for anything else."""
+        """Return whether a frame fills a reference slot; None for a unit that is not a frame."""
         if kind == SEQUENCE_HEADER:
             self._sequence = read_sequence_header(Bits(payload))
             return None
@@ -95,12 +99,12 @@ class ReferenceReader:
 
 
 def units(data: bytes | memoryview) -> Iterator[tuple[int, bytes]]:
-    """Type and first bytes of each open bitstream unit (section 5.3)."""
+    """Yield type and first bytes of each open bitstream unit (section 5.3)."""
     position = 0
     while position < len(data):
         header = data[position]
         position += 1 + (header >> 2 & 1)
-        if not header >> 1 & 1:  # without its size it must be the last one
+        if not header >> 1 & 1:  # without a size it is the last unit
             size = len(data) - position
         else:
             size = shift = 0
@@ -115,19 +119,19 @@ def units(data: bytes | memoryview) -> Iterator[tuple[int, bytes]]:
                     break
         if header >> 7 or position + size > len(data):
             raise UnreadableError
-        # Headers are short; the rest is coded picture.
+        # Headers are shorter than this; the rest is coded picture.
         yield header >> 3 & 15, bytes(data[position : position + min(size, 64)])
         position += size
 
 
 def read_sequence_header(bits: Bits) -> SequenceHeader:
-    """Section 5.5.1, as far as frame headers need it."""
+    """Read the fields of a sequence header that frame headers need (section 5.5.1)."""
     bits.read(3 + 1)  # profile, still_picture
     reduced = bool(bits.read())
     if reduced:
         bits.read(5)
     else:
-        if bits.read():  # timing_info_present_flag: with it decoder models come into play
+        if bits.read():  # timing_info_present_flag: decoder models, which are not parsed here
             raise UnreadableError
         display_delay = bits.read()
         for _ in range(bits.read(5) + 1):
@@ -165,7 +169,7 @@ def read_sequence_header(bits: Bits) -> SequenceHeader:
 
 
 def read_refresh_flags(bits: Bits, sequence: SequenceHeader) -> int:
-    """Section 5.9.2: the reference slots that a frame fills, one bit each."""
+    """Return the reference slots that a frame fills, one bit each (section 5.9.2)."""
     if sequence.reduced:
         return 0xFF
     if bits.read():  # show_existing_frame: nothing is decoded, and a key frame fills all slots

@@ -1,4 +1,4 @@
-"""BMP whose samples lie in bit fields (BI_BITFIELDS, BI_ALPHABITFIELDS): Pillow reads few."""
+"""Read BMP with bit fields (BI_BITFIELDS, BI_ALPHABITFIELDS), of which Pillow supports few."""
 
 import struct
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from PIL import Image
 
 BIT_FIELDS: Final = (3, 6)
 _MASKS_AT: Final = 54
-"""Right behind a header of 40 bytes, and the same place within longer ones."""
+"""Offset of the masks: after a header of 40 bytes, and at the same place in longer headers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +21,7 @@ class BitFields:
     bottom_up: bool
     bits: int
     masks: tuple[int, ...]
-    """Of red, green, blue, and alpha where there is one."""
+    """Of red, green, blue, and alpha if there is one."""
     data_at: int
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What a decoding child is asked to do. No av here: parents import it."""
+"""The jobs of decoding children. Parents import this module, so it imports no av."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,29 +11,29 @@ from siglip_pipeline.video.sampling import Sampling
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a child may take for one job."""
+    """Limits of one job; the parent ends a child that exceeds one."""
 
     stall_seconds: float = 60.0
-    """Without a word from it for so long, it is ended."""
+    """Longest time without a message of progress."""
     total_seconds: float
     memory_mib: int = 4096
     threads: int = 1
     file_bytes: int = 2**20
-    """A file that it writes grows no further."""
+    """Largest file that the child may write."""
 
 
 class Job(Protocol):
-    """Something for a child to do. It is pickled, so its class must be imported by name."""
+    """Work for a child. Jobs are pickled, so the class must be importable by name."""
 
     def perform(self, descriptors: Sequence[int], progress: Progress) -> Any:
-        """Do it, in the child.
+        """Do the work, in the child.
 
         Args:
-            descriptors: what the parent opened for it; closed afterwards.
-            progress: to be called as it goes on.
+            descriptors: open files from the parent; closed afterwards.
+            progress: called during the work.
 
         Returns:
-            What JSON can hold.
+            A value that JSON can represent.
         """
 
 
@@ -56,7 +56,7 @@ class ExtractJob:
         return frame_recipe(self.sampling, self.options)
 
     def perform(self, descriptors: Sequence[int], progress: Progress) -> Any:
-        """A :class:`FrameReport`."""
+        """Return the fields of a :class:`FrameReport`."""
         from siglip_pipeline.video.extraction import extract
         from siglip_pipeline.video.source import MediaSource
 
@@ -74,7 +74,7 @@ class HashJob:
     fed_bytes: int | None
 
     def perform(self, descriptors: Sequence[int], progress: Progress) -> Any:
-        """SHA-256 in hexadecimal."""
+        """Return the SHA-256 in hexadecimal."""
         from siglip_pipeline.video.source import MediaSource
 
         source = MediaSource.of_descriptor(self.video, descriptors[0], fed_bytes=self.fed_bytes)
@@ -90,7 +90,7 @@ class PictureJob:
     max_pixels: float
 
     def perform(self, descriptors: Sequence[int], progress: Progress) -> Any:
-        """Height and width of the upright picture."""
+        """Write the pixels of the upright picture; return its height and width."""
         from siglip_pipeline.video.query_picture import decode_picture
 
         picture, pixels = descriptors
@@ -113,7 +113,7 @@ class CutJob:
     end_seconds: float
 
     def perform(self, descriptors: Sequence[int], progress: Progress) -> Any:
-        """How many frames it has."""
+        """Write the clip; return the number of its frames."""
         from siglip_pipeline.video.cut import cut
         from siglip_pipeline.video.source import MediaSource
 

@@ -1,4 +1,4 @@
-"""Some frames of a file that is no upload: a clip that someone searches with. No av here."""
+"""Sample the frames of a clip that is used as a query. Imports no av: servers import this."""
 
 import tempfile
 from dataclasses import replace
@@ -16,16 +16,16 @@ from siglip_pipeline.video.extract import extract_frames
 from siglip_pipeline.video.frame_store import FrameStore
 
 CLIP_SAMPLING: Final = "fps:2"
-"""Closer than uploads usually are: a clip is short, and its frames need not fall on theirs."""
+"""Denser than for uploads, because a clip is short and its frames fall between theirs."""
 MAX_FRAMES: Final = 120
 MAX_SECONDS: Final = 120.0
-"""Decoding a clip may take so long: somebody waits for it."""
+"""Time limit of the decoding, for which a person waits."""
 
 
 def sample_clip(clip: Path, options: DecodeOptions) -> FrameBatch:
-    """Frames of a video file, two a second, evenly thinned out to at most 120.
+    """Return frames of a video file: two per second, and at most 120, evenly spaced.
 
-    Decoded as uploads are: in a watched process, upright, tone-mapped, as JPEG.
+    They are decoded like uploads: in a child process, upright, tone-mapped, as JPEG.
 
     Args:
         clip: a local file.

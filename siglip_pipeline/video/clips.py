@@ -1,4 +1,4 @@
-"""Cut clips out of uploads, each in a watched child process. No av here: parents import it."""
+"""Cut clips out of uploads, each in a child process. Parents import this, so it imports no av."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from siglip_pipeline.video.decode_options import DecodeOptions
 from siglip_pipeline.video.handing import hand
 
 SECONDS_PER_SECOND = 30.0
-"""A second of clip may take so long before its decoder is taken for hung."""
+"""Time limit per second of clip."""
 MAX_CLIP_BYTES = 16 * 2**30
 
 
@@ -24,15 +24,15 @@ def cut_clip(
     *,
     options: DecodeOptions | None = None,
 ) -> int:
-    """Write a stretch of an upload to an MP4 file, without sound; how many frames it has.
+    """Write a section of an upload to an MP4 file without sound; return its number of frames.
 
     Args:
         uploads: where the video is.
         video: path below UPLOADS.
-        start_seconds: from the frame on screen at this time.
-        end_seconds: to the last frame before this time.
-        target: where to; complete when this returns, absent when it raises.
-        options: how much time and memory decoding may take.
+        start_seconds: the first frame is the one on screen at this time.
+        end_seconds: the last frame is the last one before this time.
+        target: path of the MP4 file; complete when this returns, absent when it raises.
+        options: limits of time and memory.
 
     Raises:
         VideoError: the upload is gone, or cannot be decoded, with the reason.

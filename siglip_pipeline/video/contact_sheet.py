@@ -1,4 +1,4 @@
-"""A few small pictures of a video in one, to show inline in a user interface."""
+"""Draw contact sheets: a few thumbnails of a video in one picture."""
 
 import io
 import math
@@ -17,7 +17,7 @@ QUALITIES: Final = (80, 65, 50, 35, 20)
 
 
 def evenly_spaced(positions_N: IntArray, count: int) -> list[int]:
-    """At most ``count`` of the positions: the middles of equal parts, in order."""
+    """Return at most ``count`` of the positions: the middles of equal parts, in order."""
     n = positions_N.size
     if n <= count:
         return [int(position) for position in positions_N]
@@ -25,10 +25,10 @@ def evenly_spaced(positions_N: IntArray, count: int) -> list[int]:
 
 
 def contact_sheet(jpegs: Sequence[bytes], *, max_bytes: int) -> bytes:
-    """A JPEG with the pictures side by side in rows of four, at most ``max_bytes`` long.
+    """Return a JPEG of at most ``max_bytes`` with the pictures in rows of four.
 
     Raises:
-        ValueError: there are no pictures, or not even tiny ones fit.
+        ValueError: there are no pictures, or ``max_bytes`` is too small for them.
     """
     if not jpegs:
         raise ValueError("a contact sheet needs at least one picture")

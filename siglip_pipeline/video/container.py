@@ -1,8 +1,8 @@
-"""The one door to FFmpeg's demuxers: what is opened, and what it may open in turn.
+"""Open files with FFmpeg's demuxers, so that they cannot open other files. Nothing else opens them.
 
-FFmpeg opens more than files: playlists, descriptions of sessions and names with patterns lead it to
-other files and to sockets. So it is given a file object without a name, a list of formats that hold
-all they need in one file, and a list of protocols that allows none.
+Playlists, session descriptions and names with patterns make FFmpeg open other files and sockets. So
+it gets a file object without a name, a list of formats that hold everything in one file, and an
+empty list of protocols.
 """
 
 import contextlib
@@ -20,24 +20,24 @@ from siglip_pipeline.errors import VideoError
 from siglip_pipeline.video.source import DescriptorReader, MediaSource
 
 FORMATS: Final = (
-    # What cameras, telephones, editors, recorders and archives write.
+    # Containers of cameras, telephones, editors, recorders and archives.
     "mov,mp4,m4a,3gp,3g2,mj2 matroska,webm avi mpegts mpeg flv live_flv kux asf asf_o ogg mxf nut "
     "rm ivr wtv dv swf nsv gxf lxf r3d ty pva dhav nuv mlv cine ser ifv mxg smjpeg mtv "
     # Streams without a container.
     "h261 h263 h264 hevc vvc m4v mpegvideo mjpeg mjpeg_2000 dirac vc1 vc1test av1 obu ivf dnxhd "
     "apv evc cavsvideo avs2 avs3 yuv4mpegpipe "
-    # Pictures that Pillow is not asked for.
+    # Pictures that Pillow does not read.
     "apng gif bmp_pipe tiff_pipe jpeg_pipe jpegls_pipe jpegxl_pipe jpegxl_anim j2k_pipe png_pipe "
     "webp_pipe dpx_pipe exr_pipe qoi_pipe "
-    # Sound alone, to be able to say so.
+    # Sound alone, to give a clear reason.
     "aac ac3 eac3 aiff amr caf dts flac mp3 w64 wav wv"
 )
-"""FFmpeg's names of the demuxers that may be used: none of them opens anything else."""
+"""FFmpeg's names of the allowed demuxers. None of them opens other files."""
 
 _LISTS: Final = {"format_whitelist": FORMATS.replace(" ", ","), "protocol_whitelist": "none"}
 
 MAX_READ_FAILURES: Final = 1000
-"""Places in a row that cannot be read, after which the rest of a file is given up."""
+"""Consecutive read errors after which demuxing ends."""
 
 _HEAD_BYTES: Final = 2**16
 _TAIL_BYTES: Final = 2**20
@@ -48,17 +48,17 @@ _LEADS_ELSEWHERE: Final = re.compile(
     r"|^\s*(file|stream)\s|\.(m3u8?|mpd|mp4|m4[sv]|mov|mkv|webm|avi|ts|vob|mxf|jpe?g|png|h26[45])\b",
     re.IGNORECASE | re.MULTILINE,
 )
-"""In a text: it names other files."""
+"""Matches a text that names other files."""
 
 _DATA_REFERENCE: Final = re.compile(
     rb"dref.{4}\0\0\0[\1-\xff].{4}(alis|url |urn |rsrc)(....)", re.DOTALL
 )
-"""In QuickTime's index: the kind of the first data reference, its version and its flags."""
+"""Matches in QuickTime's index: kind, version and flags of the first data reference."""
 _SELF_CONTAINED: Final = 1
 
 PLAYLIST: Final = "a playlist, not a video: upload the files that it names"
 
-av.logging.set_level(None)  # FFmpeg's own lines would go to stderr; errors arrive as exceptions
+av.logging.set_level(None)  # no messages of FFmpeg on stderr; errors arrive as exceptions
 
 
 @contextlib.contextmanager
@@ -68,7 +68,7 @@ def open_container(
     """Open a source with FFmpeg.
 
     Raises:
-        VideoError: the file is not something that FFmpeg can open, with the reason.
+        VideoError: FFmpeg cannot open the file, with the reason.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -82,10 +82,10 @@ def open_container(
 
 @contextlib.contextmanager
 def write_mp4(file: BinaryIO) -> Iterator[OutputContainer]:
-    """Write an MP4 file whose index comes first, to an unbuffered file."""
+    """Open an unbuffered file to write an MP4 whose index comes first."""
 
     def io_open(url: str, flags: int, options: object) -> DescriptorReader:
-        return DescriptorReader(file.fileno())  # to move what was written behind the index
+        return DescriptorReader(file.fileno())  # FFmpeg reads the data to move it after the index
 
     options = {"movflags": "+faststart"}
     container = _open(file, "w", format="mp4", options=options, io_open=io_open)
@@ -101,7 +101,7 @@ def _open(
 
 
 def open_failure_reason(source: MediaSource, error: Exception) -> str:
-    """A sentence for a person about a file that FFmpeg does not open."""
+    """Return a sentence that says why FFmpeg does not open a file, and the remedy."""
     try:
         with source.open() as file:
             head = file.read(_HEAD_BYTES)
@@ -125,7 +125,7 @@ def open_failure_reason(source: MediaSource, error: Exception) -> str:
 
 
 def leads_elsewhere(source: MediaSource) -> bool:
-    """Whether a file says that what it shows lies in other files."""
+    """Return whether the video of a file is in other files, which it names."""
     with source.open() as file:
         head = file.read(_HEAD_BYTES)
         if (text := _text_of(head)) is not None:
@@ -143,7 +143,7 @@ def _text_of(head: bytes) -> str | None:
     try:
         text = head.decode(encoding)
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 4:  # else only the last character was cut
+        if error.start < len(head) - 4:  # otherwise only the last character was cut
             return None
         text = head[: error.start].decode(encoding)
     plain = all(character.isprintable() or character.isspace() for character in text)
@@ -151,9 +151,9 @@ def _text_of(head: bytes) -> str | None:
 
 
 def demux(container: InputContainer, *streams: VideoStream) -> Iterator["av.Packet[VideoStream]"]:
-    """Packets of these streams with data, up to the end; what cannot be read is passed over.
+    """Yield the packets of these streams that have data, and skip what cannot be read.
 
-    The same file gives the same packets every time: a packet is known by its ordinal.
+    The same file gives the same packets every time, so their ordinals identify them.
     """
     failures = 0
     packets: Iterator[Any] = container.demux(*streams)
@@ -163,8 +163,8 @@ def demux(container: InputContainer, *streams: VideoStream) -> Iterator["av.Pack
         except (StopIteration, av.error.EOFError):
             return
         except (av.error.FFmpegError, IndexError):
-            # IndexError: a packet of a stream that only appeared later (FLV, MPEG-TS), which PyAV
-            # does not know. Either way the iterator is used up, and the container is not.
+            # IndexError: a packet of a stream that appeared later (FLV, MPEG-TS), which PyAV does
+            # not know. After either error the iterator has ended, but the container has not.
             failures += 1
             packets = container.demux(*streams)
             continue

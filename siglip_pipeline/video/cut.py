@@ -1,4 +1,4 @@
-"""A stretch of a video as a file of its own: H.264 in MP4, upright, without sound."""
+"""Cut a section of a video into a new file: H.264 in MP4, upright, without sound."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -27,13 +27,13 @@ def cut(
     target: BinaryIO,
     on_progress: Callable[[int], None] = lambda packets: None,
 ) -> int:
-    """Write the frames on screen in [start, end) to ``target``, at their times; how many.
+    """Write the frames on screen in [start, end) to ``target``; return their number.
 
-    They are encoded anew, so that the clip begins at the very frame and not at the key frame before
+    They are encoded again, so the clip begins at the exact frame instead of the key frame before
     it.
 
     Raises:
-        VideoError: nothing can be decoded there.
+        VideoError: the source is a picture, or none of these frames can be decoded.
     """
     if is_picture(source):
         raise VideoError(source.video, "it is a picture, which has no clips")

@@ -1,4 +1,4 @@
-"""Pictures that end too early: what is there of them, and how much that is."""
+"""Read truncated pictures, and measure how much of them there is."""
 
 import contextlib
 import io
@@ -9,15 +9,15 @@ import numpy as np
 from PIL import Image, ImageFile
 
 BLANK: Final = (0, 128)
-"""What readers leave where they read nothing: Pillow zeros, libjpeg medium grey."""
+"""Values of pixels that were not read: Pillow leaves zeros, libjpeg medium grey."""
 
 MIN_SHARE: Final = 0.5
-"""Of a picture that is cut off: of less, nothing is read."""
+"""Smallest share of a truncated picture that is read."""
 
 
 @contextlib.contextmanager
 def taking_what_is_there() -> Iterator[None]:
-    """Let Pillow decode pictures that are cut off, as far as they go. For one thread alone."""
+    """Let Pillow decode truncated pictures, within the block. Not safe with several threads."""
     before = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     try:
@@ -27,10 +27,10 @@ def taking_what_is_there() -> Iterator[None]:
 
 
 def padded(file: BinaryIO) -> tuple[BinaryIO, float]:
-    """Return a file with zeros in place of what is missing, and the share of it that is there.
+    """Return a file with zeros in place of missing bytes, and the share of it that exists.
 
-    Containers that say how long they are (WebP, HEIF, AVIF, JPEG 2000) are read as a whole or not
-    at all, but their decoders go on over zeros. Every other file is returned as it is.
+    Pillow refuses truncated containers that declare their size (WebP, HEIF, AVIF, JPEG 2000), but
+    their decoders continue over zeros. Every other file is returned unchanged.
     """
     size = file.seek(0, 2)
     declared = _declared_size(file, size)
@@ -42,7 +42,7 @@ def padded(file: BinaryIO) -> tuple[BinaryIO, float]:
 
 
 def _declared_size(file: BinaryIO, size: int) -> int:
-    """Return how long a file says that it is; 0 where it does not."""
+    """Return the size in bytes that a file declares; 0 if it declares none."""
     file.seek(0)
     head = file.read(12)
     if head[:4] == b"RIFF":
@@ -63,7 +63,7 @@ def _declared_size(file: BinaryIO, size: int) -> int:
 
 
 def rows_read(image: Image.Image) -> int:
-    """Return how many rows of a picture hold something, from the first such row to the last."""
+    """Return the number of rows from the first to the last row that was read."""
     rows_HS = np.asarray(image).reshape(image.height, -1)
     blank_H = np.zeros(image.height, bool)
     for value in BLANK:

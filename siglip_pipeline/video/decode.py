@@ -1,4 +1,4 @@
-"""Frames out of a container, in one pass, exactly as a full sequential decode gives them."""
+"""Decode the planned frames in one pass, exactly as a full sequential decode gives them."""
 
 import contextlib
 from collections.abc import Callable, Container, Generator, Iterator
@@ -17,12 +17,12 @@ from siglip_pipeline.video.scan import Scan
 from siglip_pipeline.video.source import MediaSource
 
 MAX_HELD_FRAMES: Final = 8
-"""Frames with disordered timestamps that are kept until those before them have come."""
+"""Frames with disordered timestamps that are kept until earlier ones have come out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodedFrame:
-    """One target, as the decoder gave it: not yet scaled, rotated or converted."""
+    """One target as the decoder gave it: not scaled, rotated or converted."""
 
     frame_index: int
     """Position in time order, from 0."""
@@ -31,21 +31,21 @@ class DecodedFrame:
     """From the start of the stream."""
     frame: VideoFrame
     sample_aspect_ratio: Fraction | None
-    """What the stream says of the shape of pixels here."""
+    """The stream's sample aspect ratio at this frame."""
 
 
 @dataclass(slots=True)
 class DecodeCounts:
-    """What a decode did, over all its passes; filled while it runs."""
+    """Counts of a decode over all its passes, updated while it runs."""
 
     passes: list[PassCounts] = field(default_factory=list)
     full_passes: int = 0
-    """Times that everything had to be decoded because a target did not come out as planned."""
+    """Passes that decoded everything because a target did not come out as planned."""
     missing: list[int] = field(default_factory=list)
-    """Targets that never came out, replaced or not, by position in time order."""
+    """Positions in time order of targets that never came out, replaced or not."""
 
     def begin(self) -> PassCounts:
-        """The counts of a new pass."""
+        """Add the counts of a new pass, and return them."""
         self.passes.append(PassCounts())
         return self.passes[-1]
 
@@ -61,7 +61,7 @@ class DecodeCounts:
 
     @property
     def damaged_packets(self) -> int:
-        """Packets that the decoder refused. A second pass meets the same damage again."""
+        """Packets that the decoder refused: the maximum, because passes meet the same damage."""
         return max((done.damaged_packets for done in self.passes), default=0)
 
     @property
@@ -81,23 +81,24 @@ def decode_frames(
     deinterlace: bool = False,
     on_progress: Callable[[int], None] = lambda packets: None,
 ) -> Iterator[DecodedFrame]:
-    """The planned frames, in time order.
+    """Yield the planned frames, in time order.
 
-    Packets that do not decode are counted and passed over. When a target does not come out of the
-    planned pass, everything is decoded to see what does come out, and once more to take it: a
-    target that is lost is replaced by the nearest frame within half the way to the next target.
+    Packets that do not decode are counted and skipped. If a target does not come out of the planned
+    pass, a second pass decodes everything to find which frames come out, and a third one takes
+    them. A lost target is replaced by the nearest frame within half the distance to the next
+    target.
 
     Args:
         source: the file that was scanned.
         scan: its packets.
         plan: what to decode.
-        counts: filled with what was done.
+        counts: updated while decoding.
         threads: decoder threads.
         deinterlace: rebuild frames that are interlaced.
         on_progress: called with the number of packets seen so far.
 
     Raises:
-        VideoError: the file cannot be opened any more, or its frames turn absurdly large.
+        VideoError: the file cannot be opened any more, or a frame is too large.
     """
     counts = counts if counts is not None else DecodeCounts()
     waiting = _Waiting(scan, plan.target_N)
@@ -112,7 +113,7 @@ def decode_frames(
             for frame in frames:
                 if waiting.is_wanted(frame):
                     if waiting.is_late(frame):
-                        break  # an earlier target is missing: go on in a pass over everything
+                        break  # an earlier target is missing: continue with a full pass
                     yield waiting.take(frame, planned)
         if not len(waiting):
             return
@@ -129,7 +130,7 @@ def decode_frames(
 
 
 def timed(frames: Iterator[VideoFrame], scan: Scan) -> Iterator[VideoFrame]:
-    """Frames with the times that the index gives them, where these go by their order."""
+    """Yield the frames; if timestamps are unknown, set them from the index by order."""
     pts_N = scan.packets.pts_N
     for ordinal, frame in enumerate(frames):
         if not scan.packets.timestamps_known:
@@ -143,7 +144,7 @@ class _Waiting:
     def __init__(self, scan: Scan, target_N: IntArray) -> None:
         self._scan = scan
         pts = scan.packets.pts_N[target_N].tolist()
-        # In time order, and so it stays: dicts keep the order of insertion.
+        # In time order, which dicts keep.
         self._position_of_pts: dict[int, int] = dict(zip(pts, target_N.tolist(), strict=True))
 
     def __len__(self) -> int:
@@ -155,17 +156,17 @@ class _Waiting:
         return np.array(list(self._position_of_pts.values()), np.int64)
 
     def is_wanted(self, frame: VideoFrame) -> bool:
-        """Whether this is a target that has not come out before."""
+        """Return whether this frame is a target that has not come out yet."""
         return frame.pts in self._position_of_pts
 
     def is_late(self, frame: VideoFrame) -> bool:
-        """Whether a target before this one is still missing."""
+        """Return whether an earlier target has not come out yet."""
         return next(iter(self._position_of_pts)) != frame.pts
 
     def replace_lost(self, found: Container[int | None], all_N: IntArray) -> list[int]:
-        """Wait for neighbours instead of targets that do not decode; return those targets.
+        """Replace targets that do not decode by neighbours; return the replaced targets.
 
-        A neighbour lies within half the way to the next target on its side.
+        A neighbour lies within half the distance to the next target on its side.
         """
         pts_N = self._scan.packets.pts_N
         decodable_N = np.flatnonzero([pts in found for pts in pts_N.tolist()])
@@ -186,7 +187,7 @@ class _Waiting:
         return lost
 
     def take(self, frame: VideoFrame, decoding: Pass) -> DecodedFrame:
-        """The target that this frame is; it is no longer waited for."""
+        """Return the frame as its target, and remove the target from the waiting ones."""
         pts = frame.pts
         assert pts is not None
         start_pts = int(self._scan.packets.pts_N[0])
@@ -199,10 +200,10 @@ class _Waiting:
         )
 
     def reordered(self, frames: Iterator[VideoFrame], decoding: Pass) -> Iterator[DecodedFrame]:
-        """Targets among all frames of the video, in time order.
+        """Yield the targets among all frames of the video, in time order.
 
-        A frame that comes before an earlier one is held back for a while. When too many are held,
-        the earlier one is taken for lost.
+        A frame that comes out before an earlier target is held. If too many are held, the earlier
+        target counts as lost.
         """
         held: dict[int, VideoFrame] = {}
         last_pts: int | None = None

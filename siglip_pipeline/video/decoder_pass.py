@@ -20,10 +20,10 @@ from siglip_pipeline.video.timeline import MAX_REORDERED, UNKNOWN
 
 @dataclass(slots=True)
 class PassCounts:
-    """What one pass over the packets did."""
+    """Counts of one pass over the packets."""
 
     packets_given: int = 0
-    """Packets that the decoder was given; those it left out by itself are among them."""
+    """Packets that the decoder was given, including those that it skipped."""
     frames_decoded: int = 0
     """Frames that came out, targets or not."""
     damaged_packets: int = 0
@@ -49,25 +49,25 @@ class Pass:
         self._aspects: list[tuple[int, Fraction | None]] = []
 
     def aspect_at(self, pts: int) -> Fraction | None:
-        """The shape of pixels at a time that was decoded.
+        """Return the sample aspect ratio at a time that was decoded.
 
-        A header holds for what is decoded after it, from the key frame on that it stands before.
+        A header applies from the key frame on that follows it.
         """
         return next((ratio for begin, ratio in reversed(self._aspects) if begin <= pts), None)
 
     def frames(
         self, steps: NDArray[np.uint8], *, flush: bool = True
     ) -> Generator[VideoFrame, None, None]:
-        """Everything that comes out of the decoder when these steps are done.
+        """Yield all frames that the decoder gives for these steps.
 
         Args:
             steps: a :class:`Step` for each packet.
-            flush: also what the decoder still holds after the last one.
+            flush: also yield the frames that the decoder holds after the last packet.
         """
         packets = self._scan.packets
-        # Looked for from the end: a list of all that is wanted would stay for the whole pass.
+        # Search from the end: a list of all wanted packets would stay in memory during the pass.
         last = len(steps) - 1 - int(np.argmax(steps[::-1] != Step.SKIP)) if steps.any() else -1
-        # The decoder itself refuses larger pictures, before it allocates them.
+        # The decoder refuses larger pictures before it allocates them.
         options = {"max_pixels": str(MAX_PIXELS)}
         with open_container(self._source, options=options) as container:
             stream = container.streams[self._scan.stream_index]
@@ -89,7 +89,7 @@ class Pass:
                 if step == Step.SKIP:
                     skipped = True
                     continue
-                # Within a group only packets that leave no trace are skipped.
+                # Flush only at key frames: skips within a group have no effect on other frames.
                 if skipped and packet.is_keyframe and self._counts.packets_given:
                     yield from self._give(stream, None)
                     context.flush_buffers()

@@ -1,4 +1,4 @@
-"""Interlaced frames as players show them: two fields of different times, one of them rebuilt."""
+"""Deinterlace frames as players do: one of the two fields is rebuilt for the other's time."""
 
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -9,16 +9,16 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 
 _ANY_TIME_BASE: Final = Fraction(1, 1000)
-"""The filter looks at no times."""
+"""The filter does not use times."""
 
 
 def deinterlaced(
     frames: Iterator[VideoFrame], is_wanted: Callable[[VideoFrame], bool]
 ) -> Iterator[VideoFrame]:
-    """Yield the same frames at the same times; wanted ones that are interlaced are rebuilt.
+    """Yield the same frames at the same times; wanted frames that are interlaced are rebuilt.
 
-    The frames that the decoder gives before and after tell motion from standing detail. Others
-    are neither held nor touched.
+    The filter compares each with the frames before and after it to find motion. Other frames pass
+    unchanged.
     """
     before: VideoFrame | None = None
     held: VideoFrame | None = None
@@ -36,7 +36,7 @@ def deinterlaced(
 
 
 def _bwdif(before: VideoFrame | None, frame: VideoFrame, after: VideoFrame | None) -> VideoFrame:
-    """Rebuild the second field of a frame; unchanged where the filter cannot take it."""
+    """Return the frame with its second field rebuilt; unchanged if the filter refuses it."""
     graph = Graph()
     graph.threads = 1
     try:
@@ -63,8 +63,10 @@ def _bwdif(before: VideoFrame | None, frame: VideoFrame, after: VideoFrame | Non
 
 
 def _alike(other: VideoFrame | None, frame: VideoFrame) -> VideoFrame:
-    """A neighbour of the same kind; an empty one, which is motion everywhere, where there is none:
-    a frame beside itself would pass for standing still, and stay combed.
+    """Return a neighbour with the frame's size and format; an empty one if there is none.
+
+    An empty neighbour looks like motion everywhere. The frame itself in its place would look like a
+    still, and the filter would leave the comb artefacts.
     """
     kind = frame.width, frame.height, frame.format.name
     if other is not None and (other.width, other.height, other.format.name) == kind:

@@ -1,4 +1,4 @@
-"""In a decoding child: one upload to its frame file."""
+"""Decode one upload into its frame file. Runs in a decoding child."""
 
 import time
 from collections.abc import Iterator
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 DECODER_VERSION: Final = f"1 pyav {av.__version__} libavcodec " + ".".join(
     str(number) for number in av.library_versions["libavcodec"]
 )
-"""Changes when the same file may give other pixels."""
+"""The versions that determine the pixels of a file."""
 
 NEAR_IDENTICAL_BITS: Final = 2
-"""Deduplication: at most so many of 64 bits of the perceptual hash differ."""
+"""Frames are duplicates if at most this many of the 64 bits of their perceptual hashes differ."""
 
 
 def extract(
@@ -42,14 +42,14 @@ def extract(
     """Decode one video and write its frame file.
 
     Args:
-        job: what to take, and how.
+        job: sampling and options.
         source: the upload.
         draft: an empty file to write to.
-        progress: called as decoding goes on.
+        progress: called during decoding.
 
     Raises:
-        VideoError: it cannot be decoded, or too little of it can.
-        StorageFullError: there is no room for the frames.
+        VideoError: the upload, or too much of it, cannot be decoded.
+        StorageFullError: the disk is full.
     """
     started, started_cpu = time.perf_counter(), time.process_time()
     writer = FrameFileWriter(draft, folder=job.draft_folder)
@@ -159,7 +159,7 @@ def _extract_video(
     if geometry is None:
         raise VideoError(job.video, nothing_decoded_reason(scanned))
     lost = packets.expected - len(packets)
-    # Only part of the packets is decoded: what fails among those stands for the rest.
+    # Only a part of the packets is decoded: assume the same share of damage in the rest.
     missing_share = len(counts.missing) / targets.size
     share = (lost + max(counts.damaged_share, missing_share) * len(packets)) / packets.expected
     return _checked(
@@ -176,7 +176,7 @@ def _extract_video(
 
 
 def _warnings(scanned: Scan, damaged_share: float) -> tuple[str, ...]:
-    """What people should know of a video that is indexed all the same."""
+    """Return the warnings of a video that is indexed nevertheless."""
     warnings = list(scanned.warnings)
     if times := scanned.packets.restarts:
         warnings.append(
@@ -189,7 +189,7 @@ def _warnings(scanned: Scan, damaged_share: float) -> tuple[str, ...]:
 
 
 def _cuts(source: MediaSource, scanned: Scan, job: "ExtractJob", progress: Progress) -> IntArray:
-    """Where shots begin; decodes everything once, and keeps a number per frame."""
+    """Return the positions at which shots begin, after decoding everything once."""
     everything = np.arange(scanned.packets.pts_N.size)
     scores_N = np.zeros(everything.size, np.float32)
     positions: list[int] = []
@@ -211,7 +211,11 @@ def _cuts(source: MediaSource, scanned: Scan, job: "ExtractJob", progress: Progr
 
 
 def _checked(job: "ExtractJob", outcome: _Outcome) -> _Outcome:
-    """The outcome, unless too much of the file is lost."""
+    """Return the outcome.
+
+    Raises:
+        VideoError: less of the file can be decoded than the options require.
+    """
     share = 1 - outcome.damaged_share
     if share < job.options.min_decodable_share:
         raise VideoError(
@@ -224,7 +228,7 @@ def _checked(job: "ExtractJob", outcome: _Outcome) -> _Outcome:
 
 
 class _Sink:
-    """Compresses pictures and hands them to the writer, without repeats where that is wanted."""
+    """Compresses pictures for the writer, and omits near-identical ones if the options say so."""
 
     def __init__(self, job: "ExtractJob", writer: FrameFileWriter) -> None:
         self._options = job.options
