@@ -1,9 +1,9 @@
-"""Decoding child processes, and the watch over them.
+"""Start decoding child processes, and enforce their limits.
 
-A child is a fresh interpreter (not a fork: the parent may hold threads and locks) in a sandbox that
-takes jobs over a socket, one after the other, with the open files that each needs. The parent ends
-it when it makes no progress, or takes too long or too much memory, and says which of these it was.
-What a child says is not trusted: it is read as JSON, in bounds, without waiting.
+A child is a new interpreter in a sandbox. It is not a fork, because the parent may have threads and
+locks. It takes jobs over a socket, one after the other, with the open files of each. The parent
+ends a child that makes no progress, or exceeds its time or memory, and reports which. Messages of a
+child are not trusted: they are bounded, read without waiting, and parsed as JSON.
 """
 
 import contextlib
@@ -28,20 +28,20 @@ from siglip_pipeline.video.child_jobs import Job, Limits
 from siglip_pipeline.video.wire import Wire, WireError
 
 POLL_SECONDS: Final = 0.1
-"""How often memory and progress are looked at."""
+"""Interval of the checks of memory and progress."""
 
 REAP_SECONDS: Final = 5.0
-"""A process that was killed is gone within milliseconds, unless its disk does not answer."""
+"""Time to wait for a killed process, which takes longer than milliseconds if its disk hangs."""
 
 START_SECONDS: Final = 120.0
-"""A child gets this much time for importing its libraries, before it is given the usual limit."""
+"""Time that a child has to import its libraries. The limits of its job apply afterwards."""
 
 MAX_MESSAGES: Final = 100
-"""Read at one look."""
+"""Messages of a child that are read in one check."""
 
 SPARE_MIB: Final = 1024
-"""Beyond twice what its resident memory may be, a child's allocations fail: a lock behind the watch
-over memory, which looks only ten times a second."""
+"""Allocations fail above twice the limit of resident memory plus this. It supplements the check of
+memory, which happens only ten times a second."""
 
 BOOT: Final = (
     "import json, sys; arguments = json.loads(sys.argv[1]); sys.path[:] = arguments.pop('path'); "
@@ -53,7 +53,8 @@ class JobError(Exception):
     """A job that failed.
 
     Attributes:
-        kind: ``failed``; ``full``, no room; ``late``; of a picture also ``too large``, ``refused``.
+        kind: ``failed``, ``full`` (no room), ``late``; for a picture also ``too large``,
+            ``refused``.
         reason: one sentence for a person.
     """
 
@@ -64,10 +65,10 @@ class JobError(Exception):
 
 
 class Child:
-    """One decoding process and the job that it has.
+    """One decoding process and its job.
 
     Args:
-        modules: imported in the child beside its own, for jobs that are defined there.
+        modules: more modules that the child imports, which define jobs.
     """
 
     def __init__(self, modules: Sequence[str] = ()) -> None:
@@ -85,7 +86,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env=decoder_environment(),
-                start_new_session=True,  # Ctrl-C reaches the parent, which ends its children
+                start_new_session=True,  # only the parent gets Ctrl-C; it ends its children
             )
         ours.setblocking(False)
         self._wire = Wire(ours)
@@ -93,10 +94,10 @@ class Child:
         self._stalled_at = self._late_at = math.inf
         self._outcome: tuple[Any, JobError | None] | None = (None, None)
         self.sandbox: dict[str, Any] | None = None
-        """Which locks hold for it; None until it is ready."""
+        """The restrictions in force for the child; None until it is ready."""
 
     def fileno(self) -> int:
-        """The parent's end of the socket, to wait for."""
+        """Return the descriptor of the parent's end of the socket."""
         return self._wire.fileno()
 
     @property
@@ -106,7 +107,7 @@ class Child:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the child can take another job, once it has done the one that it has."""
+        """Whether the child can take another job after its present one."""
         return not self._wire.is_closed and self._process.poll() is None
 
     @property
@@ -118,9 +119,9 @@ class Child:
         """Give the child a job; it must be idle.
 
         Args:
-            job: what to do.
-            limits: what it may take for it; time counts once the child has started.
-            descriptors: open files that the job needs; they may be closed afterwards.
+            job: the work.
+            limits: limits of the job; time counts from the start of the child.
+            descriptors: open files that the job needs; the caller may close them afterwards.
         """
         self._limits, self._outcome = limits, None
         self._set_deadlines(first=True)
@@ -131,20 +132,20 @@ class Child:
             self._fail(*self._death())
 
     def run(self, job: Job, limits: Limits, descriptors: Sequence[int] = ()) -> Any:
-        """Have the child do a job, and wait for it.
+        """Give the child a job, wait for it, and return its value.
 
         Raises:
-            JobError: it failed.
+            JobError: the job failed.
         """
         self.start(job, limits, descriptors)
         wait_for_any([self])
         return self.value()
 
     def value(self) -> Any:
-        """The outcome of the job, once :func:`wait_for_any` has returned this child.
+        """Return the value of the job, after :func:`wait_for_any` has returned this child.
 
         Raises:
-            JobError: it failed.
+            JobError: the job failed.
         """
         assert self._outcome is not None
         value, error = self._outcome
@@ -153,9 +154,9 @@ class Child:
         return value
 
     def is_done(self) -> bool:
-        """Read what the child says and check on it; true when its job is over."""
+        """Read the child's messages and check its limits; return whether its job has ended."""
         try:
-            for _ in range(MAX_MESSAGES):  # a child that never stops talking is watched, too
+            for _ in range(MAX_MESSAGES):  # limits are checked even if messages never end
                 if self._outcome is not None or (message := self._wire.poll()) is None:
                     break
                 self._take(message)
@@ -179,19 +180,19 @@ class Child:
         return self._outcome is not None
 
     def kill(self) -> None:
-        """End the process from any thread: whoever waits for it is told that it died."""
+        """Kill the process; callable from any thread. The thread that waits gets a JobError."""
         self._process.kill()
 
     def end(self) -> None:
-        """End the process, whatever it is doing."""
+        """Kill the process, wait for its end, and close the socket."""
         self._wire.close()
         if self._process.poll() is None:
             self._process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs in the kernel
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it waits in the kernel
             self._process.wait(timeout=REAP_SECONDS)
 
     def memory_mib(self) -> float:
-        """Resident memory of the process, in MiB; 0 when it is gone."""
+        """Return the resident memory of the process, in MiB; 0 if it has ended."""
         try:
             return float(psutil.Process(self._process.pid).memory_info().rss / 2**20)
         except psutil.Error:
@@ -207,7 +208,7 @@ class Child:
             self._late_at = now + limits.total_seconds
 
     def _limit_resources(self) -> None:
-        """Set what the kernel holds it to; it cannot set them itself."""
+        """Set the kernel's resource limits of the process, which cannot change them itself."""
         limits = self._limits
         bounds = {
             resource.RLIMIT_DATA: (2 * limits.memory_mib + SPARE_MIB) * 2**20,
@@ -241,7 +242,7 @@ class Child:
         self._outcome = None, JobError(kind, reason)
 
     def _death(self) -> tuple[str, str]:
-        """Return why the child is gone, and the kind of :class:`JobError` that it is."""
+        """Return why the process ended, and the kind of :class:`JobError`."""
         try:
             code = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
@@ -250,7 +251,7 @@ class Child:
             return f"the decoder exited with status {code}; the log has its last words", "failed"
         name = signal.Signals(-code).name
         if name == "SIGXCPU":
-            # Where the parent comes late to look, the kernel is first.
+            # The kernel's limit applies if the parent checks too late.
             reason = f"it took more CPU time than {self._limits.total_seconds:g} s and was ended"
             return reason, "late"
         hint = " (out of memory?)" if name == "SIGKILL" else ""
@@ -258,7 +259,7 @@ class Child:
 
 
 def wait_for_any(children: Iterable[Child]) -> list[Child]:
-    """Wait until at least one of the children is done with its job; those that are."""
+    """Wait until the job of at least one child has ended, and return these children."""
     children = list(children)
     while True:
         done = [child for child in children if child.is_done()]

@@ -1,4 +1,4 @@
-"""Reads a remote upload for a decoding child, which has neither the network nor credentials."""
+"""Read a remote upload for a decoding child, which has neither network nor credentials."""
 
 import contextlib
 import socket
@@ -10,11 +10,11 @@ from siglip_pipeline.video.source import FEED_BLOCK_BYTES, REPLY, REQUEST
 
 
 class Feed:
-    """Answers a child's reads of one file, in a thread of its own.
+    """Answers a child's reads of one file, in its own thread.
 
     Args:
-        file: seekable; owned from now on.
-        reason_of: what the child is told of an error.
+        file: seekable; the feed closes it.
+        reason_of: gives the message of an error that the child receives.
     """
 
     def __init__(self, file: BinaryIO, reason_of: Callable[[Exception], str] = str) -> None:
@@ -25,11 +25,11 @@ class Feed:
         threading.Thread(target=self._serve, daemon=True, name="feed").start()
 
     def fileno(self) -> int:
-        """The child's end."""
+        """Return the descriptor of the child's end."""
         return self._theirs.fileno()
 
     def close(self) -> None:
-        """Answer no more; a read that is under way ends by itself."""
+        """Stop answering; a read in progress is completed."""
         with contextlib.suppress(OSError):
             self._ours.shutdown(socket.SHUT_RDWR)
         self._theirs.close()
@@ -43,7 +43,7 @@ class Feed:
                 try:
                     self._file.seek(min(offset, self.size_bytes))
                     data, failed = self._file.read(min(size, FEED_BLOCK_BYTES)), False
-                except Exception as error:  # each storage has exceptions of its own
+                except Exception as error:  # each storage raises its own exceptions
                     data, failed = self._reason_of(error).encode(), True
                 self._ours.sendall(REPLY.pack(failed, len(data)))
                 self._ours.sendall(data)

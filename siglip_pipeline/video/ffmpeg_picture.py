@@ -1,4 +1,4 @@
-"""Stills that Pillow gets wrong or does not know, through FFmpeg: decoders, no containers."""
+"""Decode stills that Pillow does not decode correctly, with FFmpeg's decoders, not its demuxers."""
 
 from typing import BinaryIO, Final
 
@@ -15,9 +15,9 @@ from PIL.TiffImagePlugin import (
 from siglip_pipeline.video.scan import MAX_PIXELS
 
 _CODESTREAM: Final = b"\xff\x4f\xff\x51"
-"""Of JPEG 2000: the markers SOC and SIZ."""
+"""The markers SOC and SIZ of JPEG 2000."""
 _DEPTH_AT: Final = 42
-"""From there: the depth of the first component, less one, under a bit for the sign."""
+"""Offset from there of the first component's depth less one; the highest bit is the sign."""
 _HEAD_BYTES: Final = 2**20
 
 _FLOAT: Final = 3
@@ -25,14 +25,14 @@ _SPACES: Final = {0: "grey", 1: "grey", 2: "RGB", 5: "CMYK", 6: "YCbCr", 8: "CIE
 
 
 class UnknownTiffError(Exception):
-    """A TIFF that neither Pillow nor FFmpeg reads: its kind, and what to do."""
+    """A TIFF that neither Pillow nor FFmpeg reads; the message gives its kind and the remedy."""
 
 
 def decode_still(file: BinaryIO, codec: str) -> Image.Image:
-    """Return a picture as RGB or RGBA, eight bits a sample.
+    """Return a picture as RGB or RGBA, eight bits per sample.
 
     Raises:
-        ValueError: nothing comes out.
+        ValueError: the decoder gives no picture.
     """
     decoder = av.CodecContext.create(codec, "r")
     assert isinstance(decoder, av.VideoCodecContext)
@@ -50,7 +50,7 @@ def decode_still(file: BinaryIO, codec: str) -> Image.Image:
 
 
 def is_deep_jpeg2000(file: BinaryIO) -> bool:
-    """Whether a JPEG 2000 has over eight bits a sample: Pillow 13 turns its white black."""
+    """Return whether a JPEG 2000 has over eight bits per sample, which Pillow 13 gets wrong."""
     file.seek(0)
     head = file.read(_HEAD_BYTES)
     at = head.find(_CODESTREAM)
@@ -58,10 +58,10 @@ def is_deep_jpeg2000(file: BinaryIO) -> bool:
 
 
 def check_tiff(file: BinaryIO) -> None:
-    """Check that FFmpeg reads a TIFF as it is meant.
+    """Check that FFmpeg reads a TIFF correctly.
 
     Raises:
-        UnknownTiffError: it does not; it would take whole numbers of 32 bits for floats.
+        UnknownTiffError: it does not; for example, it reads 32-bit integers as floats.
     """
     file.seek(0)
     head = file.read(16)

@@ -1,8 +1,8 @@
 """The Parquet file that holds the sampled frames of one video.
 
 Columns ``frame_index, pts, time_seconds, width, height, jpeg, perceptual_hash, same_as``, in time
-order, in small row groups, so that one thumbnail costs the footer and one row group however long
-the video is.
+order. Row groups are small, so reading one thumbnail reads the footer and one row group, for any
+length of the video.
 """
 
 import contextlib
@@ -32,11 +32,11 @@ from siglip_pipeline.records import IntArray, VideoInfo
 
 SCHEMA_VERSION: Final = 1
 OLDEST_VERSION: Final = 1
-"""Frame files in between are read; older ones are made again from the upload."""
+"""Frame files from this version to the present one are read; older ones are made again."""
 
 ROW_GROUP_FRAMES: Final = 32
 ROW_GROUP_BYTES: Final = 2**20
-"""A row group is closed at either limit: a thumbnail reads about a megabyte at most."""
+"""A row group ends at either limit, so a thumbnail reads about a megabyte at most."""
 
 METADATA_KEY: Final = b"siglip_pipeline"
 
@@ -53,13 +53,13 @@ SCHEMA: Final = pa.schema(
         pa.field("same_as", pa.int64()),
     ]
 )
-"""``same_as``: frame_index of the earlier frame whose picture stands for this one; then ``jpeg``
-is null. Only written when frames are deduplicated."""
+"""``same_as`` is the frame_index of an earlier frame with the same picture; ``jpeg`` is null then.
+It is only written when frames are deduplicated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredFrame:
-    """One sampled frame, ready to be written."""
+    """One sampled frame to write."""
 
     frame_index: int
     pts: int
@@ -73,26 +73,26 @@ class StoredFrame:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameFileMetadata:
-    """What the footer of a frame file says."""
+    """The metadata in the footer of a frame file."""
 
     schema_version: int
     source_sha256: str
     sampling: str
-    """The recipe that the frames were sampled by."""
+    """The recipe of the frames, see :func:`.frame_recipe`."""
     decoder_version: str
     frames: int
     info: VideoInfo
 
 
 class FrameFileWriter:
-    """Writes one frame file, row group by row group; memory stays flat.
+    """Writes one frame file, holding one row group in memory.
 
     Args:
         file: an empty file, which stays open unless writing fails.
-        folder: where it lies, for messages.
+        folder: its folder, for messages.
 
     Raises:
-        StorageFullError: here and in every method, when there is no room.
+        StorageFullError: the disk is full; raised by every method.
     """
 
     def __init__(self, file: BinaryIO, *, folder: Path) -> None:
@@ -105,7 +105,7 @@ class FrameFileWriter:
                 compression={name: "NONE" if name == "jpeg" else "ZSTD" for name in SCHEMA.names},
                 use_dictionary=False,
                 write_statistics=["frame_index"],
-                # A machine that loses power can leave a whole footer over pages of zeros.
+                # After a power loss, a valid footer can follow pages of zeros.
                 write_page_checksum=True,
                 store_schema=False,
             )
@@ -114,7 +114,7 @@ class FrameFileWriter:
         self.frames = 0
 
     def add(self, frame: StoredFrame) -> None:
-        """Append a frame; frames come in time order."""
+        """Append a frame; call in time order."""
         self._pending.append(frame)
         self._pending_bytes += len(frame.jpeg or b"")
         self.frames += 1
@@ -141,10 +141,10 @@ class FrameFileWriter:
         return metadata
 
     def abort(self) -> None:
-        """Close it, and the file, without a usable footer."""
+        """Close the writer and the file, without a usable footer."""
         with contextlib.suppress(OSError, pa.ArrowException):
             self._writer.close()
-        with contextlib.suppress(OSError):  # what is buffered still has no room
+        with contextlib.suppress(OSError):  # flushing the buffer fails on a full disk
             self._file.close()
 
     @contextlib.contextmanager
@@ -170,27 +170,27 @@ class FrameFileWriter:
 
 
 def new_file(path: Path) -> BinaryIO:
-    """Make a file to write to, marked as being written until it is closed everywhere."""
+    """Create a file to write to, locked as being written until all processes have closed it."""
     file = path.open("xb")
-    with contextlib.suppress(OSError):  # there are disks without locks
+    with contextlib.suppress(OSError):  # some file systems have no locks
         fcntl.flock(file, fcntl.LOCK_SH)
     return file
 
 
 def is_being_written(path: Path) -> bool:
-    """Whether a writer that lives has the file open, whatever the file's time says."""
+    """Return whether a running process has the file open for writing."""
     with path.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-        except OSError:  # there are disks without locks
+        except OSError:  # some file systems have no locks
             return False
     return False
 
 
 def no_room(folder: Path, error: OSError) -> str:
-    """What a person is told when frames cannot be written for lack of room."""
+    """Return the message for frames that cannot be written because the disk is full."""
     reason = os.strerror(error.errno or errno.ENOSPC)
     return (
         f"no room for frames in {folder} ({reason}): free some there, or point "
@@ -210,8 +210,8 @@ class FrameFile:
         file: a seekable binary file.
 
     Raises:
-        FrameStoreError: it was written by something else, or by a newer version.
-        DamagedFramesError: it holds another number of frames than it says.
+        FrameStoreError: another program, or a newer version of this one, wrote it.
+        DamagedFramesError: its number of frames differs from the one in its footer.
     """
 
     def __init__(self, video: str, file: Any) -> None:
@@ -229,17 +229,17 @@ class FrameFile:
 
     @property
     def frame_index_N(self) -> IntArray:
-        """Indices of all frames; pictures are not read."""
+        """Indices of all frames, read without the pictures."""
         table = self._parquet.read(columns=["frame_index"])
         return np.asarray(table["frame_index"].to_numpy(), np.int64)
 
     def rows(self) -> Iterator[FrameRow]:
-        """All frames in time order, one row group in memory at a time."""
+        """Yield all frames in time order, with one row group in memory."""
         columns = ["frame_index", "pts", "time_seconds", "jpeg", "same_as"]
         kept_index, kept = None, b""
         for group in range(self._parquet.metadata.num_row_groups):
             table = self._parquet.read_row_group(group, columns=columns)
-            # In this order, whatever the file's is.
+            # In the order of `columns`, which can differ from the file's.
             values = (table[name].to_pylist() for name in columns)
             for index, pts, seconds, jpeg, same_as in zip(*values, strict=True):
                 if jpeg is not None:
@@ -252,7 +252,11 @@ class FrameFile:
                 yield index, pts, seconds, kept
 
     def jpeg(self, frame_index: int) -> bytes:
-        """One picture, by way of the row group that holds it."""
+        """Return one picture; reads the row group that holds it.
+
+        Raises:
+            FrameStoreError: the frame is not stored.
+        """
         group = self._row_group(frame_index)
         if group is not None:
             table = self._parquet.read_row_group(group, columns=["frame_index", "jpeg", "same_as"])

@@ -1,8 +1,8 @@
-"""The frames of a video: foretold by its packets, or by decoding where packets do not tell.
+"""Index the frames of a video: from its packets, or by decoding if packets are not enough.
 
-A packet is not a frame. Fields come in packets of their own, frames without the ones that they
-refer to do not come out, and some packets have no time. So where anything hints at that, the first
-packets are decoded for a trial; if what comes out is not what was foretold, all are.
+A packet is not always a frame. A field can have its own packet, a frame whose references are
+missing does not come out, and some packets have no time. If there is a sign of this, the first
+packets are decoded as a trial; if the result differs from the prediction, all packets are decoded.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ MAX_TRIAL_PACKETS: Final = 600
 def index_frames(
     source: MediaSource, *, on_progress: Callable[[int], None] = lambda packets: None
 ) -> Scan:
-    """Scan a video, and make sure that its frames are those that will come out.
+    """Scan a video, and verify that its index lists the frames that a decode gives.
 
     Raises:
         VideoError: as :func:`.scan`.
@@ -45,7 +45,7 @@ def index_frames(
 def _tried(
     source: MediaSource, scanned: Scan, on_progress: Callable[[int], None]
 ) -> PacketIndex | None:
-    """The index without what is lost before the first frame; None if packets do not tell."""
+    """Return the index without frames lost at the beginning; None if packets are not enough."""
     packets = scanned.packets
     keys = np.flatnonzero(packets.key_P)
     first_key = int(keys[0]) if keys.size else 0
@@ -55,7 +55,7 @@ def _tried(
     trial = Pass(source, scanned, counts, 1, on_progress)
     pts = [frame.pts for frame in trial.frames(steps, flush=size == len(packets))]
     if not packets.timestamps_known:
-        # Numbered by order: as many frames as packets, less those that the decoder still holds.
+        # Frames are numbered by order: expect one per packet, except those that the decoder holds.
         held = 0 if size == len(packets) else MAX_REORDERED
         return packets if size - held <= len(pts) <= size else None
     known = [value for value in pts if value is not None]
@@ -74,7 +74,7 @@ def _tried(
 
 
 def _decoded(source: MediaSource, scanned: Scan, on_progress: Callable[[int], None]) -> PacketIndex:
-    """The index of the frames that come out when everything is decoded."""
+    """Decode everything, and return the index of the frames that come out."""
     packets = scanned.packets
     steps = np.full(len(packets), Step.TARGET, np.uint8)
     everything = Pass(source, scanned, PassCounts(), 1, on_progress)
@@ -97,10 +97,10 @@ def _decoded(source: MediaSource, scanned: Scan, on_progress: Callable[[int], No
 
 
 def increasing(pts: Sequence[int | None], frame_duration: int) -> IntArray:
-    """Times of frames in their order: those that are unknown or fall back follow the one before.
+    """Return strictly increasing times of frames, in the order of the frames.
 
-    Between two known times, unknown ones are spread evenly where frames of the usual duration do
-    not fit.
+    A time that is unknown or falls back is replaced by one after the frame before it. Between two
+    known times, replacements are spaced evenly if frames of the usual duration do not fit.
     """
     times: list[int] = []
     waiting = 0
@@ -111,7 +111,7 @@ def increasing(pts: Sequence[int | None], frame_duration: int) -> IntArray:
         if times:
             last = times[-1]
             step = min(frame_duration, (value - last) // (waiting + 1))
-            if step < 1:  # no room: it comes after them
+            if step < 1:  # no room before it: move it after them
                 step, value = 1, last + waiting + 1
             times += [last + step * n for n in range(1, waiting + 1)]
         else:

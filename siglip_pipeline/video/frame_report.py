@@ -1,4 +1,4 @@
-"""What a decoding child reports of one video. No av here: parents import it."""
+"""The report of a decoding child about one video. Parents import this, so it imports no av."""
 
 import re
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from siglip_pipeline.records import VideoInfo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameReport:
-    """What came out of one video."""
+    """The result of decoding one video."""
 
     info: VideoInfo
     sampling: str
@@ -18,9 +18,9 @@ class FrameReport:
     planned_frames: int
     """Frames that the sampling chose."""
     frames: int
-    """Frames stored: fewer than planned where the file is damaged."""
+    """Frames stored: fewer than planned if the file is damaged."""
     packets: int
-    """Packets that should be there, by the container's own index."""
+    """Packets that the container's index lists."""
     damaged_packets: int
     """Packets that are missing or did not decode."""
     damaged_share: float
@@ -29,22 +29,22 @@ class FrameReport:
     source_fingerprint: str
     """``Upload.fingerprint`` at the time of reading."""
     decode_cpu_seconds: float
-    """CPU time of the child for this video, everything included."""
+    """Total CPU time of the child for this video."""
     wall_seconds: float
     peak_memory_bytes: int
-    """The child's resident memory at its largest, up to the end of this video."""
+    """Peak resident memory of the child, up to the end of this video."""
     warnings: tuple[str, ...] = ()
-    """What people should know of a video that is indexed all the same; plain sentences without
-    capital or full stop, such as ``a second video track is left out: …``."""
+    """Warnings of a video that is indexed nevertheless, as sentences without capital or full stop,
+    such as ``a second video track is left out: …``."""
 
 
 def read_report(video: str, value: Any) -> FrameReport:
-    """The report of a child, which is not trusted to give what it should.
+    """Validate the report of a child, which is not trusted.
 
     Raises:
-        VideoError: it makes no sense.
+        VideoError: the report is invalid.
     """
-    from pydantic import TypeAdapter, ValidationError  # here: children start faster without
+    from pydantic import TypeAdapter, ValidationError  # children do not need it, and start faster
 
     try:
         report = TypeAdapter(FrameReport).validate_python(value)

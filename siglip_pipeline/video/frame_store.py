@@ -1,7 +1,7 @@
-"""Sampled frames at rest: one Parquet file per video, in a folder or bucket.
+"""Store sampled frames: one Parquet file per video, in a folder or bucket.
 
-Files are written under a temporary name and moved, so that readers see all or nothing. What is
-stored in a folder is as open to other users as that folder; one that is made here is open to none.
+Files are written under a temporary name and moved, so readers see complete files only. Files have
+the permissions of the store's folder; a folder that is created here is open only to its user.
 """
 
 import contextlib
@@ -47,8 +47,8 @@ __all__ = ["FrameFileMetadata", "FrameStore", "StoredFrame"]
 
 SUFFIX: Final = ".frames.parquet"
 
-# fsspec takes *?[] for patterns, and some storages # for a fragment. A folder must not be called
-# like the frame file of the video beside it.
+# fsspec reads *?[] as patterns, and some storages read # as a fragment. A folder must not have the
+# name of another video's frame file.
 _UNSAFE: Final = re.compile(r"[*?\[\]#]|\.(?=frames\.parquet/)")
 
 # File systems allow 255 bytes for a name; object stores allow 1,024 for all of a key.
@@ -72,7 +72,7 @@ class FrameStore:
         self._url = SecretUrl.of(url)
         try:
             self._fs, root = fsspec.core.url_to_fs(self._url.reveal(), **(storage_options or {}))
-        except Exception as error:  # each storage has exceptions of its own
+        except Exception as error:  # each storage raises its own exceptions
             raise FrameStoreError(
                 f"SIGLIP_FRAME_STORE={self._url}: {self._url.masked(error)}; use a folder or an "
                 "fsspec URL"
@@ -127,7 +127,7 @@ class FrameStore:
         return metadata
 
     def new_draft(self) -> Path:
-        """A fresh local file name to write to; in the store's own folder when that is local.
+        """Return a new local file name to write to; in the store's folder if that is local.
 
         Raises:
             FrameStoreError: the folder cannot be made.
@@ -141,7 +141,7 @@ class FrameStore:
         return folder / f"{uuid.uuid4().hex}.parquet"
 
     def refused(self, folder: Path, error: OSError) -> FrameStoreError:
-        """What to raise when the system refuses a draft."""
+        """Return the error to raise when the system refuses a draft."""
         if error.errno in NO_ROOM:
             return StorageFullError(no_room(folder, error))
         return FrameStoreError(
@@ -155,7 +155,7 @@ class FrameStore:
         return _temporary_drafts()
 
     def _make_folder(self, folder: Path) -> None:
-        """Make a folder of the store, and those above it, to survive a power cut."""
+        """Make a folder of the store, and those above it, durably."""
         if folder.is_dir():
             return
         self._make_folder(folder.parent)
@@ -167,15 +167,15 @@ class FrameStore:
         _to_disk(folder.parent)
 
     def remove_abandoned_drafts(self, *, older_than_seconds: float) -> int:
-        """Remove drafts of processes that were killed; how many.
+        """Remove drafts of processes that were killed; return their number.
 
         Args:
-            older_than_seconds: since the last write; what is being written stays in any case.
+            older_than_seconds: time since the last write; drafts being written always stay.
         """
         removed = 0
         for draft in self._drafts.glob("*.parquet"):
             with contextlib.suppress(FileNotFoundError):
-                # When the clock is set forwards, what is being written now looks old.
+                # After the clock was set forward, a draft that is being written looks old.
                 old = time.time() - draft.stat().st_mtime > older_than_seconds
                 if old and not is_being_written(draft):
                     draft.unlink()
@@ -186,7 +186,7 @@ class FrameStore:
         """Move a complete draft to its place. A reader sees the old file or the new one.
 
         Raises:
-            FrameStoreError: the storage refused.
+            FrameStoreError: the storage failed.
         """
         target = self._path(video)
         try:
@@ -198,14 +198,14 @@ class FrameStore:
                 draft.replace(target)
                 _to_disk(folder)
             elif self._protocols & BUCKET_PROTOCOLS:
-                # A put appears whole when it ends; a move would only copy once more.
+                # A put is atomic; a move would copy the file once more.
                 self._fs.put_file(str(draft), target)
             else:
                 temporary = f"{target}.{uuid.uuid4().hex}.tmp"
                 self._fs.makedirs(target.rpartition("/")[0], exist_ok=True)
                 self._fs.put_file(str(draft), temporary)
                 self._fs.mv(temporary, target)
-        except Exception as error:  # each storage has exceptions of its own
+        except Exception as error:  # each storage raises its own exceptions
             if isinstance(error, OSError) and error.errno in NO_ROOM:
                 raise StorageFullError(no_room(Path(str(self._url)), error)) from error
             raise FrameStoreError(
@@ -217,13 +217,13 @@ class FrameStore:
         """Give a video the stored frames of another one with the same content.
 
         Raises:
-            FrameStoreError: none are stored, or the storage refused.
+            FrameStoreError: none are stored, or the storage failed.
         """
         try:
             if self._local:
                 draft = self.new_draft()
                 try:
-                    # Frame files are replaced, never written to: two names may share one.
+                    # Frame files are replaced, never changed, so two names may share one.
                     os.link(self._path(source), draft)
                     self.publish(target, draft)
                 finally:
@@ -232,14 +232,14 @@ class FrameStore:
                 self._fs.cp_file(self._path(source), self._path(target))
         except FrameStoreError:
             raise
-        except Exception as error:  # each storage has exceptions of its own
+        except Exception as error:  # each storage raises its own exceptions
             raise FrameStoreError(
                 f"the frames of {source} in {self._url} cannot be given to {target}: "
                 f"{self._url.masked(error)}"
             ) from self._url.masked_error(error)
 
     def exists(self, video: str) -> bool:
-        """Whether frames of this video are stored.
+        """Return whether frames of this video are stored.
 
         Raises:
             FrameStoreError: the storage does not answer.
@@ -249,14 +249,14 @@ class FrameStore:
             if not self._local:
                 self._fs.invalidate_cache()
             return bool(self._fs.exists(path))
-        except Exception as error:  # each storage has exceptions of its own
+        except Exception as error:  # each storage raises its own exceptions
             raise FrameStoreError(
                 f"{video}: its frames cannot be looked up in {self._url}: "
                 f"{self._url.masked(error)}; try again"
             ) from self._url.masked_error(error)
 
     def metadata(self, video: str) -> FrameFileMetadata:
-        """What the file's footer says; pictures are not read.
+        """Return the metadata in the file's footer, without reading pictures.
 
         Raises:
             FrameStoreError: no frames are stored, the file is damaged or too new.
@@ -265,7 +265,7 @@ class FrameStore:
             return file.metadata
 
     def read(self, video: str, *, batch_size: int = 64) -> Iterator[FrameBatch]:
-        """The frames in time order, ``batch_size`` at a time, reading row group by row group.
+        """Yield the frames in time order, ``batch_size`` at a time, with one row group in memory.
 
         Raises:
             FrameStoreError: no frames are stored, the file is damaged or too new.
@@ -283,11 +283,11 @@ class FrameStore:
                 yield _batch(video, pending)
 
     def verify(self, video: str) -> FrameFileMetadata:
-        """Read everything that is stored of a video, pictures included, against its checksums.
+        """Read the whole file of a video, verify its checksums, and return its metadata.
 
         Raises:
             FrameStoreError: no frames are stored, or the file is too new.
-            DamagedFramesError: it is not what was written.
+            DamagedFramesError: its content differs from what was written.
         """
         with self._open(video) as file:
             for _ in file.rows():
@@ -295,7 +295,7 @@ class FrameStore:
             return file.metadata
 
     def thumbnail(self, video: str, frame_index: int) -> bytes:
-        """The JPEG of one stored frame; reads the footer and one row group.
+        """Return the JPEG of one stored frame; reads the footer and one row group.
 
         Raises:
             FrameStoreError: no such video or frame is stored.
@@ -306,7 +306,7 @@ class FrameStore:
     def contact_sheet(
         self, video: str, *, max_thumbnails: int = 12, max_bytes: int = 60_000
     ) -> bytes:
-        """Up to ``max_thumbnails`` frames, evenly spaced, as one JPEG of at most ``max_bytes``.
+        """Return at most ``max_thumbnails`` frames, evenly spaced, as one JPEG.
 
         Raises:
             FrameStoreError: no frames are stored, the file is damaged or too new.
@@ -316,29 +316,33 @@ class FrameStore:
             return contact_sheet([file.jpeg(index) for index in chosen], max_bytes=max_bytes)
 
     def delete(self, video: str) -> None:
-        """Remove the frames of a video; nothing happens when there are none.
+        """Remove the frames of a video, if there are any.
 
         Raises:
-            FrameStoreError: the storage refused.
+            FrameStoreError: the storage failed.
         """
         path = self._path(video)
         try:
             with contextlib.suppress(FileNotFoundError):
                 self._fs.rm_file(path)
-        except Exception as error:  # each storage has exceptions of its own
+        except Exception as error:  # each storage raises its own exceptions
             raise FrameStoreError(
                 f"{video}: its frames cannot be removed from {self._url}: "
                 f"{self._url.masked(error)}; try again"
             ) from self._url.masked_error(error)
 
     def _path(self, video: str) -> str:
-        """Where the frames of a video are: never the place of another one, whatever its name."""
+        """Return the path of a video's frame file, unique for every name.
+
+        Raises:
+            FrameStoreError: the name cannot be the path of a video.
+        """
         if (reason := unusable(video)) is not None:
             raise FrameStoreError(f"{video!r} is not the path of a video below UPLOADS: {reason}")
         path = percent_encoded(video, _UNSAFE) + SUFFIX
         parts = [os.fsencode(part) for part in path.split("/")]
         if sum(map(len, parts)) > _LONGEST_PATH or len(max(parts, key=len)) > _LONGEST_PART:
-            # No other path begins so: where a % is left, it stands for a character.
+            # No other path begins with this: any other % is followed by two hexadecimal digits.
             path = f"%long/{hashlib.sha256(video.encode()).hexdigest()}{SUFFIX}"
         return f"{self._root}/{path}"
 
@@ -351,7 +355,7 @@ class FrameStore:
             raise FrameStoreError(
                 f"{video}: no frames are stored in {self._url}; materialize video_frames first"
             ) from self._url.masked_error(error)
-        except Exception as error:  # each storage has exceptions of its own
+        except Exception as error:  # each storage raises its own exceptions
             raise FrameStoreError(
                 f"{video}: its frames cannot be opened in {self._url}: {self._url.masked(error)}; "
                 "try again"
@@ -368,7 +372,7 @@ class FrameStore:
 
 
 class _Stored:
-    """A file in the storage, whose failures are not taken for damage to the file."""
+    """A file in the storage whose read errors are kept apart from damage of its content."""
 
     def __init__(self, video: str, file: Any, url: SecretUrl) -> None:
         self._video, self._file, self._url = video, file, url
@@ -376,7 +380,7 @@ class _Stored:
     def read(self, size: int = -1) -> bytes:
         try:
             return bytes(self._file.read(size))
-        except Exception as error:  # each storage has exceptions of its own
+        except Exception as error:  # each storage raises its own exceptions
             raise FrameStoreError(
                 f"{self._video}: its frames cannot be read from {self._url}: "
                 f"{self._url.masked(error)}; try again"
@@ -397,13 +401,13 @@ class _Stored:
 
 
 def _temporary_drafts() -> Path:
-    """The folder of this process's user below the system's temporary one.
+    """Return this user's folder of drafts below the system's temporary folder.
 
-    Its name can be foreseen, so that drafts of killed processes are found again. One that somebody
-    else has made there first is refused.
+    Its name is fixed, so that drafts of killed processes are found again. A folder that another
+    user has created is refused.
 
     Raises:
-        FrameStoreError: it is a link, of another user, or open to others.
+        FrameStoreError: it is a link, belongs to another user, or is open to others.
     """
     folder = Path(tempfile.gettempdir()) / f"siglip-frames-{os.geteuid()}"
     with contextlib.suppress(FileExistsError):
@@ -420,12 +424,12 @@ def _temporary_drafts() -> Path:
 
 
 def _to_disk(path: Path) -> None:
-    """Have what a file or folder holds survive a power cut."""
+    """Flush a file or folder to disk, to survive a power loss."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # this file system has no such thing for folders
+        if error.errno != errno.EINVAL:  # some file systems cannot flush folders
             raise
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""How stored pixels become an upright picture with square pixels."""
+"""The geometry that turns stored pixels into an upright picture with square pixels."""
 
 import math
 import struct
@@ -29,7 +29,7 @@ class DisplayGeometry:
     def upright_size(self) -> tuple[int, int]:
         """Width and height with square pixels, before rotation."""
         ratio = self.sample_aspect_ratio
-        # Widen rather than narrow or flatten: no line of pixels is lost.
+        # Enlarge one side instead of shrinking the other, so that no line of pixels is lost.
         if ratio >= 1:
             return max(1, round(self.coded_width * ratio)), self.coded_height
         return self.coded_width, max(1, round(self.coded_height / ratio))
@@ -41,8 +41,9 @@ class DisplayGeometry:
         return (height, width) if self.rotation_degrees in (90, 270) else (width, height)
 
     def fitted_size(self, longest_side: int | None) -> tuple[int, int]:
-        """Width and height, before rotation, to scale to: at most ``longest_side``, never larger
-        than the video itself.
+        """Return width and height to scale to, before rotation.
+
+        The longest side is at most ``longest_side``, and never larger than the video's.
         """
         width, height = self.upright_size
         if longest_side is None or max(width, height) <= longest_side:
@@ -58,7 +59,7 @@ class DisplayGeometry:
 
 
 def usable_sample_aspect_ratio(ratio: Fraction | None) -> Fraction:
-    """The ratio to apply; 1 for one that is missing or absurd."""
+    """Return the ratio to apply: 1 if it is missing or implausible."""
     if not ratio or ratio <= 0:
         return Fraction(1)
     if not Fraction(1, MAX_ASPECT_CHANGE) <= ratio <= MAX_ASPECT_CHANGE:
@@ -67,11 +68,11 @@ def usable_sample_aspect_ratio(ratio: Fraction | None) -> Fraction:
 
 
 def orientation_of(matrix: bytes | None) -> tuple[int, bool]:
-    """Clockwise rotation in degrees, and whether to mirror left and right first.
+    """Return the clockwise rotation in degrees, and whether to mirror left and right first.
 
     The matrix is FFmpeg's AV_FRAME_DATA_DISPLAYMATRIX, nine 32-bit integers (libavutil/display.h),
-    of which a, b, c, d say where the axes go:  x' = a·x + c·y,  y' = b·x + d·y. A mirrored
-    picture has a negative determinant. Other angles than multiples of 90 degrees are rounded.
+    of which a, b, c, d map the axes:  x' = a·x + c·y,  y' = b·x + d·y. A mirrored picture has a
+    negative determinant. Angles are rounded to multiples of 90 degrees.
     """
     if matrix is None or len(matrix) < 36:
         return 0, False
@@ -79,7 +80,7 @@ def orientation_of(matrix: bytes | None) -> tuple[int, bool]:
     if a * d - b * c == 0:
         return 0, False
     mirrored = a * d - b * c < 0
-    if mirrored:  # undo the flip of x, which is done first
+    if mirrored:  # remove the flip of x, which is applied first
         a, b = -a, -b
     degrees = math.degrees(math.atan2(b, a))
     return round(degrees / 90) * 90 % 360, mirrored

@@ -11,12 +11,12 @@ _PALETTE, _PALETTE_SIZE = 0x80, 0x07
 
 
 def read_gif(file: BinaryIO) -> PatchedAnimation:
-    """Find the patches of a GIF; those whose data has not ended count as expected only.
+    """Find the patches of a GIF. Patches with incomplete data count as expected only.
 
-    The first counts in any case: a still that is cut off shows what is there of it.
+    The first patch is always included, so that a truncated still shows its readable part.
 
     Raises:
-        ValueError: the file is cut off before its first patch begins.
+        ValueError: the file ends before its first patch begins.
     """
     file.seek(0)
     magic = file.read(6)

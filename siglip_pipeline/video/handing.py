@@ -1,4 +1,4 @@
-"""How an upload gets to a decoding child: opened here, and handed over as a descriptor."""
+"""Open an upload for a decoding child, which receives it as a descriptor."""
 
 import contextlib
 import io
@@ -16,8 +16,8 @@ class Handed:
     """An upload that is open for a child.
 
     Attributes:
-        descriptor: what the child gets: the file, or a socket at which this process reads for it.
-        fed_bytes: the size, where it is a socket.
+        descriptor: the file, or a socket over which this process reads for the child.
+        fed_bytes: the file's size if the descriptor is a socket; None for a file.
     """
 
     def __init__(self, file: BinaryIO, url: SecretUrl) -> None:
@@ -31,7 +31,7 @@ class Handed:
             self.descriptor = feed.fileno()
 
     def close(self) -> None:
-        """Close it on this side."""
+        """Close the upload in this process."""
         self._file.close()
 
 
@@ -39,7 +39,7 @@ def hand(uploads: UploadStore, upload: Upload, options: DecodeOptions) -> Handed
     """Open an upload for a child.
 
     Raises:
-        VideoError: it is too large, or cannot be opened, with the reason.
+        VideoError: the upload is too large or cannot be opened, with the reason.
     """
     video, gib = upload.path, upload.size_bytes / 2**30
     if gib > options.max_upload_gib:
@@ -57,7 +57,7 @@ def hand(uploads: UploadStore, upload: Upload, options: DecodeOptions) -> Handed
         return handed
     except UploadError as error:
         raise VideoError(video, str(error)) from error
-    except Exception as error:  # each storage has exceptions of its own
+    except Exception as error:  # each storage raises its own exceptions
         raise VideoError(video, f"the storage failed: {uploads.url.masked(error)}") from (
             uploads.url.masked_error(error)
         )

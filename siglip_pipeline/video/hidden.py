@@ -1,18 +1,18 @@
-"""Packets of VP8 and VP9 that are decoded and never shown, by the first bits of their header."""
+"""Find packets of VP8 and VP9 that are decoded but not shown, by the first bits of their header."""
 
 from collections.abc import Callable
 from typing import Final
 
 
 def _vp8_is_hidden(packet: memoryview) -> bool:
-    """RFC 6386, section 9.1: ``show_frame`` is the fifth bit of the frame tag."""
+    """Read ``show_frame``, the fifth bit of the frame tag (RFC 6386, section 9.1)."""
     return len(packet) > 0 and not packet[0] >> 4 & 1
 
 
 def _vp9_is_hidden(packet: memoryview) -> bool:
-    """Section 6.2 of the VP9 Bitstream & Decoding Process Specification.
+    """Read ``show_frame`` (section 6.2 of the VP9 Bitstream & Decoding Process Specification).
 
-    A superframe, which its last byte tells, holds a frame that is shown.
+    A superframe, marked by its last byte, holds a frame that is shown.
     """
     if len(packet) == 0 or packet[0] >> 6 != 2 or packet[-1] >> 5 == 6:
         return False

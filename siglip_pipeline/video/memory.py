@@ -12,19 +12,19 @@ import pyarrow as pa
 M_MMAP_THRESHOLD: Final = -3
 """Parameter number of ``mallopt``, from glibc's malloc.h."""
 MMAP_THRESHOLD_BYTES: Final = 2**17
-"""glibc's own default (mallopt(3)), which otherwise rises with each large block that is freed."""
+"""glibc's default (mallopt(3)). Unless set, it rises whenever a larger block is freed."""
 
 _status = None
 with contextlib.suppress(OSError):
-    # Opened while files can be: a child has no file system later.
+    # Open it at import: a child cannot open files later.
     _status = Path("/proc/self/status").open("rb", buffering=0)  # noqa: SIM115
 
 
 def return_freed_memory() -> None:
-    """Have large blocks go back to the system when they are freed, in this whole process.
+    """Make this process return large blocks to the system when they are freed.
 
-    Otherwise the index of a long file, which is read once to plan and once to decode, stays in the
-    heap as holes, and Arrow's own pool keeps what row groups took.
+    Otherwise the memory of a long file's index stays in the heap as holes, and Arrow's pool keeps
+    the memory of row groups.
     """
     pa.set_memory_pool(pa.system_memory_pool())
     with contextlib.suppress(AttributeError, OSError, TypeError):  # only glibc has mallopt
@@ -32,9 +32,9 @@ def return_freed_memory() -> None:
 
 
 def peak_memory_bytes() -> int:
-    """Resident memory of this process at its largest."""
+    """Return the peak resident memory of this process."""
     if _status is not None:
-        # getrusage would give the parent's peak where that is larger: Linux keeps it over exec.
+        # getrusage would include the parent's peak, which Linux keeps over exec.
         _status.seek(0)
         for line in _status.read(65_536).splitlines():
             if line.startswith(b"VmHWM:"):

@@ -1,7 +1,7 @@
-"""Animations as patches that are laid over each other: what GIF and animated PNG have in common.
+"""Compose animations from patches, as GIF and animated PNG do.
 
-Pillow reads each patch as a still of its own. Its own compositing shows the default image of an
-animated PNG through the frames, and fills what a GIF clears with a colour rather than with nothing.
+Pillow decodes each patch as a still. Its own compositing has two faults: the default image of an
+animated PNG shows through the frames, and areas that a GIF clears get a colour, not transparency.
 """
 
 import io
@@ -14,8 +14,8 @@ from PIL import Image, ImageFile
 from siglip_pipeline.video.cut_off import rows_read
 
 Disposal = Literal["keep", "clear", "restore"]
-"""What becomes of a patch before the next is drawn: it stays, turns transparent, or makes way for
-what was there before."""
+"""What happens to a patch before the next is drawn: it stays, its area becomes transparent, or its
+area is restored to what was there before."""
 
 CLEAR: Final = (0, 0, 0, 0)
 
@@ -37,7 +37,7 @@ class Patch:
     """Its transparent pixels clear what is below them."""
 
     def image(self, file: BinaryIO, format: str) -> Image.Image:
-        """Decode it, as RGBA."""
+        """Decode the patch as RGBA."""
         data = bytearray()
         for offset, size in self.spans:
             file.seek(offset)
@@ -47,13 +47,13 @@ class Patch:
             image.load()
             if not ImageFile.LOAD_TRUNCATED_IMAGES:
                 return image.convert("RGBA")
-            # Rows that are missing show what is below.
+            # Missing rows show the picture below.
             return image.crop((0, 0, image.width, rows_read(image))).convert("RGBA")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatchedAnimation:
-    """An animation that was read through once, nothing decoded."""
+    """An animation that was parsed, but not decoded."""
 
     format: str
     size: tuple[int, int]
@@ -64,12 +64,12 @@ class PatchedAnimation:
 
     @property
     def pixels(self) -> int:
-        """Return how many pixels are decoded or drawn for all frames."""
+        """Number of pixels that are decoded or drawn for all frames."""
         width, height = self.size
         return sum(max(width * height, patch.size[0] * patch.size[1]) for patch in self.patches)
 
     def frames(self, file: BinaryIO, last: int) -> Iterator[Image.Image]:
-        """Draw the frames from the first to ``last``; each is drawn over afterwards."""
+        """Yield the frames from the first to ``last``; the next one overwrites the canvas."""
         canvas = Image.new("RGBA", self.size, CLEAR)
         for patch in self.patches[: last + 1]:
             before = canvas.copy() if patch.disposal == "restore" else None

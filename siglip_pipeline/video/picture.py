@@ -1,4 +1,4 @@
-"""A decoded frame as people see it: upright RGB with square pixels, then JPEG and a hash."""
+"""Convert decoded frames to upright RGB with square pixels, to JPEG, and to a perceptual hash."""
 
 import io
 from typing import Any, Final
@@ -20,8 +20,8 @@ SCALING: Final = (
     | Interpolation.FULL_CHR_H_INP
 )
 
-# AVCOL_SPC_* of libavutil/pixfmt.h, that is of ITU-T H.273. swscale refuses frames with any other
-# value, which damaged headers hold; what says nothing is BT.601 as for every FFmpeg program.
+# AVCOL_SPC_* of libavutil/pixfmt.h, equal to ITU-T H.273. swscale refuses frames with other values,
+# which damaged headers can hold. Unspecified is BT.601, as in every FFmpeg program.
 _KNOWN_MATRICES: Final = {
     1: Colorspace.ITU709,
     4: Colorspace.FCC,
@@ -55,7 +55,7 @@ class PictureMaker:
         self._tone: tuple[tuple[int, int], ToneMapper | None] | None = None
 
     def rgb(self, frame: VideoFrame, geometry: DisplayGeometry) -> RgbArray:
-        """Pixels [H, W, C] in BT.709 RGB, full range."""
+        """Return pixels [H, W, C] in BT.709 RGB, full range."""
         if self._tone is None or self._tone[0] != (frame.color_trc, frame.color_primaries):
             description = (frame.color_trc, frame.color_primaries)
             self._tone = (description, ToneMapper.for_frame(frame))
@@ -81,9 +81,9 @@ def convert(
     *,
     interpolation: int,
 ) -> NDArray[Any]:
-    """Pixels [H, W, C] in full-range RGB, scaled; transfer and primaries stay as they are."""
+    """Return pixels [H, W, C] in full-range RGB, scaled; transfer and primaries do not change."""
     if frame.color_range not in _KNOWN_RANGES:
-        frame.color_range = 0  # unspecified; swscale refuses what it does not know
+        frame.color_range = 0  # unspecified; swscale refuses unknown values
     rgb = reformatter.reformat(
         frame,
         width=size[0],
@@ -91,7 +91,7 @@ def convert(
         format=pixel_format,
         interpolation=interpolation,
         src_colorspace=_KNOWN_MATRICES.get(frame.colorspace, Colorspace.DEFAULT),
-        # Said outright: a full-range yuv420p (VP9, AV1, HEVC) is taken for limited otherwise.
+        # Otherwise swscale treats a full-range yuv420p (VP9, AV1, HEVC) as limited.
         src_color_range=_KNOWN_RANGES.get(frame.color_range, ColorRange.UNSPECIFIED),
         dst_color_range=ColorRange.JPEG,
         threads=1,
@@ -100,18 +100,18 @@ def convert(
 
 
 def encode_jpeg(pixels_HWC: RgbArray, *, quality: int) -> bytes:
-    """JPEG bytes of an RGB picture, chroma at half resolution as cameras do."""
+    """Return an RGB picture as JPEG, with chroma at half resolution, like most cameras."""
     buffer = io.BytesIO()
     Image.fromarray(pixels_HWC).save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 
 def perceptual_hash(pixels_HWC: RgbArray) -> int:
-    """64 bits that change little when a picture does.
+    """Return 64 bits that change little when a picture changes little.
 
     The pHash of Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions"
     (2010): of the 32x32 luma picture's DCT, the 8x8 lowest frequencies without the constant
-    row and column, each bit saying whether it is above their median.
+    row and column; a bit is set if its frequency is above their median.
     """
     luma = (
         Image.fromarray(pixels_HWC)
@@ -125,5 +125,5 @@ def perceptual_hash(pixels_HWC: RgbArray) -> int:
 
 
 def hash_distance(first: int, second: int) -> int:
-    """Differing bits of two perceptual hashes, 0 to 64."""
+    """Return the number of differing bits of two perceptual hashes, 0 to 64."""
     return (first ^ second).bit_count()

@@ -1,4 +1,4 @@
-"""Pictures to search by, decoded in sandboxed children. No av here: parents import it."""
+"""Decode query pictures in sandboxed children. Parents import this, so it imports no av."""
 
 import os
 import tempfile
@@ -15,18 +15,18 @@ from siglip_pipeline.video.children import Child, JobError
 from siglip_pipeline.video.picture_formats import picture_format
 
 MAX_PIXELS: Final = 16_384 * 8_704
-"""As large as a frame of a video may be."""
+"""The limit of frames of videos."""
 
 BYTES_PER_PIXEL: Final = 24
-"""Of the child's memory: sixteen-bit samples, transparency, and a copy while it is turned."""
+"""Memory of the child per pixel: sixteen-bit samples, transparency, and a copy for rotation."""
 BASE_MIB: Final = 512
 
 
 class PictureDecoder:
-    """Decodes pictures in children that are kept for the next ones. Threads may share it.
+    """Decodes pictures in children, which are reused. Safe to share among threads.
 
     Args:
-        children: pictures decoded at once; each child is started when it is first needed.
+        children: pictures decoded at once; a child starts when it is first needed.
     """
 
     def __init__(self, children: int = 2) -> None:
@@ -48,14 +48,14 @@ class PictureDecoder:
 
         Args:
             data: an encoded picture.
-            max_pixels: a larger one is refused by its header: a small file may hold a huge picture.
-            seconds: decoding it may take so long, once a child has started.
-            name: what messages call it.
+            max_pixels: a picture with more pixels, according to its header, is refused.
+            seconds: time limit of the decoding, and of waiting for a free child.
+            name: name of the picture in messages.
 
         Raises:
             PictureTooLargeError: it has more pixels.
             PictureTimeoutError: it took longer, or no child was free in that time.
-            QueryError: it is no picture that can be read.
+            QueryError: it cannot be read as a picture.
         """
         name = name or f"the file ({len(data):,} bytes)"
         job = PictureJob(name=name, format=picture_format(data, name), max_pixels=max_pixels)
@@ -74,7 +74,7 @@ class PictureDecoder:
             self._free.release()
 
     def close(self) -> None:
-        """End the children, also those at work: their pictures are refused."""
+        """End all children; pictures that are being decoded fail."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -130,7 +130,7 @@ def _decode(child: Child, job: PictureJob, data: bytes, seconds: float) -> RgbAr
                 raise ValueError(f"{size_bytes} bytes for {shape}")
             pixels_HWC = np.empty(shape, np.uint8)
             pixels.seek(0)
-            # A copy: the child could still write to the file.
+            # Copy the pixels: the child could still write to the file.
             if pixels.readinto(pixels_HWC.data) != size_bytes:
                 raise ValueError("the file has become shorter")
         except JobError as error:
@@ -155,7 +155,7 @@ def _query_error(error: JobError, seconds: float) -> QueryError:
 
 
 def _memory_file(name: str) -> BufferedRandom:
-    """A file without a name, in memory where the system has such files."""
+    """Open a new file without a name, in memory if the system supports it."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create(f"siglip-{name}"), "w+b")
     return tempfile.TemporaryFile()

@@ -1,7 +1,7 @@
-"""A file of one or more pictures, opened by the reader that knows its format.
+"""Open a file of one or more pictures with the reader for its format.
 
-Pillow reads nearly all of them. HEIF is read by libheif (docs/decisions/0018), animated PNG and GIF
-by the parsers of this package, which leave the decoding of each frame to Pillow.
+Pillow reads most formats. libheif reads HEIF (docs/decisions/0018). Parsers of this package read
+animated PNG and GIF, and Pillow decodes their frames.
 """
 
 import contextlib
@@ -22,57 +22,57 @@ from siglip_pipeline.video.patches import PatchedAnimation
 from siglip_pipeline.video.scan import MAX_PACKETS
 
 _TIMED: Final = frozenset({"WEBP", "AVIF"})
-"""Animations that Pillow reads. Not JPEG or HEIF: their further pictures are previews and parts."""
+"""Animations that Pillow reads. Further pictures of JPEG and HEIF are previews and parts."""
 
 PAGE_MS: Final = 1000
-"""How long a page of a TIFF lasts, so that every way of sampling takes it."""
+"""Duration of a page of a TIFF, so that every sampling policy selects it."""
 
 _HEAD_BYTES: Final = 2**20
 _SUBFILE_TYPE: Final = 254
 _REDUCED_OR_MASK: Final = 0b101
 
-Image.MAX_IMAGE_PIXELS = None  # whoever opens a picture checks its size, with a reason of its own
+Image.MAX_IMAGE_PIXELS = None  # callers check the size, with their own reason
 pi_heif.register_heif_opener(decode_threads=1)
 
 CheckSize = Callable[[int, int], None]
-"""Raises where a picture of this width and height is too large to be decoded."""
+"""Raises if a picture of this width and height is too large to decode."""
 
 
 class PictureFile(ABC):
     """The pictures of a file, in order."""
 
     size: tuple[int, int]
-    """Of the first one, as it is coded."""
+    """Width and height of the first picture, as coded."""
     expected: int
-    """How many there are by the header."""
+    """Number of pictures, according to the header."""
     share: float = 1.0
-    """How much of the file is there."""
+    """Share of the file that exists, 0 to 1."""
     size_bytes: int = 0
 
     @abstractmethod
     def durations_ms(self) -> Iterator[int]:
-        """How long each is shown; 0 where the file does not say. Ends with an error at damage."""
+        """Yield each picture's duration; 0 if the file gives none. Raises an error at damage."""
 
     @abstractmethod
     def frames(self, last: int) -> Iterator[Image.Image]:
-        """Each from the first to ``last``; one is no longer valid when the next is asked for."""
+        """Yield the pictures from the first to ``last``; each is invalid after the next one."""
 
     @property
     def pixels(self) -> int:
-        """Return how many pixels are decoded for all frames."""
+        """Number of pixels that are decoded for all frames."""
         width, height = self.size
         return self.expected * width * height
 
     @property
     def left_out(self) -> str | None:
-        """What of the file is no frame."""
+        """A warning about content of the file that is not indexed; None if there is none."""
         return None
 
 
 def open_picture(file: BinaryIO, format: str, check_size: CheckSize) -> PictureFile:
-    """Open a picture; it is read as ``format``, one of ``picture_formats.FORMATS``, alone.
+    """Open a picture as ``format``, one of ``picture_formats.FORMATS``, and as no other.
 
-    What damaged files raise is not documented: treat every exception as damage.
+    Decoders document no exceptions for damaged files: treat every exception as damage.
     """
     file.seek(0)
     if format == "GIF" or format == "PNG":
@@ -129,7 +129,7 @@ class _Patched(PictureFile):
 
 
 class _Still(PictureFile):
-    """One picture by another reader than Pillow."""
+    """One picture that Pillow does not read."""
 
     expected = 1
 
@@ -177,13 +177,13 @@ class _ByPillow(PictureFile):
 
 
 class _Avif(_ByPillow):
-    """An AVIF with what Pillow leaves out: its code points of colour (`nclx`) and its crop."""
+    """An AVIF, with the colour code points (`nclx`) and the crop that Pillow does not apply."""
 
     def __init__(self, image: Image.Image, file: BinaryIO) -> None:
         super().__init__(image)
-        image.info.pop("xmp", None)  # Pillow puts `irot` and `imir` into EXIF, and they alone count
+        image.info.pop("xmp", None)  # only `irot` and `imir` apply, which Pillow puts into EXIF
         self._crop: tuple[int, int, int, int] | None = None
-        with contextlib.suppress(Exception):  # optional, and damaged files make it raise anything
+        with contextlib.suppress(Exception):  # optional; damaged files raise any exception
             file.seek(0)
             primary = pi_heif.open_heif(file)
             image.info["nclx_profile"] = primary.info.get("nclx_profile")
@@ -197,7 +197,7 @@ class _Avif(_ByPillow):
 
 
 def _numbers(image: Image.Image) -> Iterator[int]:
-    """Which of Pillow's frames are shown."""
+    """Yield the numbers of Pillow's frames that are shown."""
     count = min(int(getattr(image, "n_frames", 1)), MAX_PACKETS)
     if isinstance(image, TiffImageFile) and count > 1:
         for number in range(count):

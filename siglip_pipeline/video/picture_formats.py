@@ -1,4 +1,4 @@
-"""What a file is by its first bytes: the pictures that are read, and what to say of the others."""
+"""Recognise picture formats by a file's first bytes, and explain why other files are refused."""
 
 import codecs
 from typing import Final
@@ -6,10 +6,10 @@ from typing import Final
 from siglip_pipeline.errors import QueryError
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "JPEG2000")
-"""What is accepted, by Pillow's names; Pillow also reads formats that run other programs."""
+"""Accepted formats, by Pillow's names. Pillow would also read formats that start programs."""
 
 HEAD_BYTES: Final = 1024
-"""How much of a file is looked at."""
+"""Bytes of a file that are enough to recognise it."""
 
 _NAMED: Final = "JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC, AVIF or JPEG 2000"
 _PICTURES: Final = (
@@ -23,7 +23,7 @@ _PICTURES: Final = (
 _VIDEOS: Final = (b"\x1aE\xdf\xa3", b"\0\0\1\xba", b"OggS", b"FLV\x01", b"0&\xb2u\x8ef\xcf\x11")
 _AVIF_BRANDS: Final = frozenset({b"avif", b"avis"})
 _HEIF_BRANDS: Final = frozenset({b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2"})
-"""Of stills. `hevc` and `msf1` are sequences, which FFmpeg plays as the videos that they are."""
+"""Brands of stills. `hevc` and `msf1` are sequences, which FFmpeg reads as videos."""
 _VIDEO: Final = (
     "is a video or sound, not a picture: give one frame of it as a JPEG, or search by a clip with "
     "`siglip-pipeline search --clip FILE`"
@@ -35,10 +35,10 @@ def picture_format(data: bytes, name: str) -> str:
 
     Args:
         data: the file, or its first :data:`HEAD_BYTES`.
-        name: what messages call it.
+        name: name of the file in messages.
 
     Raises:
-        QueryError: it is another kind of file; the message says which, and what to do.
+        QueryError: it is another kind of file; the message gives the kind and the remedy.
     """
     head = data[:HEAD_BYTES]
     if (format := format_of(head)) is not None:
@@ -47,7 +47,7 @@ def picture_format(data: bytes, name: str) -> str:
 
 
 def format_of(head: bytes) -> str | None:
-    """Return which of :data:`FORMATS` a file is that begins like this; None for all others."""
+    """Return which of :data:`FORMATS` a file with these first bytes has; None if none of them."""
     for format, magics in _PICTURES:
         if head.startswith(magics):
             return format
@@ -78,7 +78,7 @@ def _what_else(head: bytes, brands: list[bytes]) -> str:
 
 
 def _brands(head: bytes) -> list[bytes]:
-    """Return what the `ftyp` box of an ISO media file says it is: its brands."""
+    """Return the brands in the `ftyp` box of an ISO media file; none for another file."""
     if head[4:8] != b"ftyp":
         return []
     box = head[8 : int.from_bytes(head[:4], "big")]
@@ -87,7 +87,7 @@ def _brands(head: bytes) -> list[bytes]:
 
 def _is_text(head: bytes) -> bool:
     try:
-        # Not the last word on a character that the end of the head cuts in two.
+        # An incremental decoder accepts a character that is cut at the end.
         text = codecs.getincrementaldecoder("utf-8-sig")().decode(head)
     except UnicodeDecodeError:
         return False

@@ -1,9 +1,8 @@
-"""Which packets the decoder has to see, and how much of each it has to do.
+"""Plan which packets the decoder gets, and which of them it decodes.
 
-A target needs its group of pictures (GOP) from the key frame on, without the frames that nothing
-refers to; the decoder tells those by their headers and leaves them out when asked
-(``skip_frame = NONREF``). Whole groups without a target, and everything after the last target of a
-group, are never given to the decoder.
+A target needs its group of pictures (GOP) from the key frame on, except frames to which no other
+refers: the decoder recognises these by their headers, and skips them with ``skip_frame = NONREF``.
+Groups without a target, and packets after the last target of a group, do not reach the decoder.
 """
 
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ class Step(IntEnum):
     """What to do with one packet."""
 
     SKIP = 0
-    """Do not give it to the decoder: its group is not needed, or nothing refers to it."""
+    """Do not give it to the decoder: its group is not needed, or no frame refers to it."""
     REFERENCE = 1
     """Decode it if other frames refer to it."""
     TARGET = 2
@@ -41,7 +40,7 @@ def plan_decode(packets: PacketIndex, target_N: IntArray) -> DecodePlan:
     """Plan the cheapest single pass in which all targets come out exactly.
 
     Args:
-        packets: what the container holds.
+        packets: the packets of the video.
         target_N: positions in time order, increasing.
     """
     if not packets.timestamps_known:
@@ -65,17 +64,17 @@ def plan_decode(packets: PacketIndex, target_N: IntArray) -> DecodePlan:
 def _spans(
     packets: PacketIndex, starts: IntArray, ends: IntArray, target_P: IntArray, group: IntArray
 ) -> list[tuple[int, int, int]]:
-    """For each group that is needed: its first packet, its end, and its last needed packet."""
+    """Return first packet, end, and last needed packet of each needed group."""
     last_needed: dict[int, int] = {}
     for packet, g in zip(target_P.tolist(), group.tolist(), strict=True):
         last_needed[g] = max(last_needed.get(g, -1), packet)
-        # A leading picture is shown before the key frame that it follows in the file, and may
-        # refer to the group before (open GOP).
+        # A leading picture follows a key frame in the file, but is shown before it, and may refer
+        # to the previous group (open GOP).
         if g > 0 and packets.pts_P[packet] < packets.pts_P[starts[g]]:
             last_needed[g - 1] = int(ends[g - 1]) - 1
     return [(int(starts[g]), int(ends[g]), last) for g, last in sorted(last_needed.items())]
 
 
 def plan_everything(packets: PacketIndex, target_N: IntArray) -> DecodePlan:
-    """Decode every packet: the fallback where frames cannot be foretold."""
+    """Plan to decode every packet: the fallback if frames cannot be predicted."""
     return DecodePlan(steps_P=np.full(len(packets), Step.TARGET, np.uint8), target_N=target_N)

@@ -1,4 +1,4 @@
-"""What a video is, from its packets and its first frame."""
+"""Probe a video: read its properties from its packets and its first frame."""
 
 from pathlib import Path
 
@@ -14,14 +14,14 @@ from siglip_pipeline.video.source import MediaSource
 
 
 def probe(source: MediaSource | str | Path, video: str | None = None) -> VideoInfo:
-    """What the container says about a video; its first frame is decoded to see its orientation.
+    """Return the properties of a video. Its first frame is decoded, which holds its orientation.
 
     Args:
-        source: what to read; a path is taken for a local file.
+        source: the video, or the path of a local file.
         video: path below UPLOADS, for messages; by default the file's name.
 
     Raises:
-        VideoError: with the reason why it cannot be decoded.
+        VideoError: the video cannot be decoded, with the reason.
     """
     if not isinstance(source, MediaSource):
         source = MediaSource(video or Path(source).name, path=Path(source))

@@ -1,4 +1,4 @@
-"""In a decoding child: a picture that somebody searches by."""
+"""Decode a query picture. Runs in a decoding child."""
 
 from typing import BinaryIO
 
@@ -12,18 +12,18 @@ from siglip_pipeline.video.still_pixels import upright_rgb
 
 
 def decode_picture(file: BinaryIO, *, name: str, format: str, max_pixels: float) -> RgbArray:
-    """The picture, of an animation the first, as uploads are decoded: upright RGB [H, W, 3].
+    """Return a picture, or the first of an animation, decoded like uploads: upright RGB [H, W, 3].
 
     Args:
         file: an encoded picture.
-        name: what messages call it.
-        format: Pillow's name of what it is; no other reader looks at it.
-        max_pixels: a larger one is refused by its header: a small file may hold a huge picture.
+        name: name of the picture in messages.
+        format: Pillow's name of its format; no other format is tried.
+        max_pixels: a picture with more pixels, according to its header, is refused.
 
     Raises:
         PictureTooLargeError: it has more pixels.
-        QueryError: it is damaged, or a TIFF of a kind that is not read. One that is cut off is
-            refused, too: unlike an upload, it is at hand.
+        QueryError: it is damaged, truncated, or a TIFF of an unsupported kind. Unlike truncated
+            uploads, truncated queries are refused, because people can send them again.
     """
 
     def check_size(width: int, height: int) -> None:
@@ -39,8 +39,8 @@ def decode_picture(file: BinaryIO, *, name: str, format: str, max_pixels: float)
         raise
     except UnknownTiffError as error:
         raise QueryError(f"{name} is {error}") from error
-    except Exception as error:  # what damaged files make decoders raise is not documented
-        # Pillow's own words for this one are an object of Python.
+    except Exception as error:  # decoders document no exceptions for damaged files
+        # Pillow's message of this error is the repr of a Python object.
         what = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
         raise QueryError(
             f"{name} is a damaged or cut off {format} picture{what}: give the whole file"

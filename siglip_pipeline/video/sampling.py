@@ -1,8 +1,8 @@
-"""Which frames of a video are looked at.
+"""Sampling policies, which select the frames of a video.
 
-A policy is a pure function of the presentation timestamps (and, for ``scenes``, of where shots
-begin), so a plan can be made before anything is decoded. Every policy gives strictly increasing
-positions, holds the first frame, and is never empty for a video that has a frame.
+A policy is a pure function of the presentation timestamps (and, for ``scenes``, of the beginnings
+of shots), so a plan can be made before decoding. Every policy gives strictly increasing positions,
+includes the first frame, and is not empty if the video has a frame.
 """
 
 import re
@@ -19,10 +19,10 @@ from siglip_pipeline.records import IntArray
 SamplingKind = Literal["fps", "every", "keyframes", "scenes"]
 
 MAX_FPS: Final = Fraction(1000)
-"""No camera that people upload from is faster; a larger number is a typing error."""
+"""Largest rate of ``fps``. Cameras are slower, so a larger number is probably a mistake."""
 
 SCENE_MAX_GAP_SECONDS: Final = 10
-"""``scenes``: no two samples of a shot lie further apart, as long as there are frames between."""
+"""Largest distance of two samples of a shot, for ``scenes``, if there are frames between them."""
 
 ALLOWED: Final = (
     "allowed: fps:N (frames a second, such as fps:1, fps:0.5, fps:1/60), every:N (every Nth "
@@ -36,7 +36,7 @@ class Sampling:
 
     kind: SamplingKind
     rate: Fraction | None = None
-    """Frames a second, for ``fps``."""
+    """Frames per second, for ``fps``."""
     stride: int | None = None
     """Frames from one sample to the next, for ``every``."""
 
@@ -45,7 +45,7 @@ class Sampling:
         """Read ``fps:N``, ``every:N``, ``keyframes`` or ``scenes``.
 
         Raises:
-            SettingsError: the text is none of them, or its number is out of range.
+            SettingsError: the text is not a policy, or its number is out of range.
         """
         name, colon, number = text.strip().lower().partition(":")
         if name in ("keyframes", "scenes") and not colon:
@@ -75,12 +75,12 @@ class Sampling:
         key_N: NDArray[np.bool_] | None = None,
         cuts: IntArray | None = None,
     ) -> IntArray:
-        """Positions in presentation order of the frames to sample.
+        """Return the positions, in presentation order, of the frames to sample.
 
         Args:
             pts_N: strictly increasing presentation timestamps, in units of ``time_base``.
             time_base: seconds per unit.
-            end_pts: where the last frame ends; frames are looked for in [pts_N[0], end_pts).
+            end_pts: end of the last frame; samples lie in [pts_N[0], end_pts).
             key_N: which frames are key frames; needed by ``keyframes``.
             cuts: positions at which a new shot begins; needed by ``scenes``.
         """
@@ -101,29 +101,28 @@ class Sampling:
 
 
 def select_fps(pts_N: IntArray, rate: Fraction, *, time_base: Fraction, end_pts: int) -> IntArray:
-    """Positions of the frames on screen at 0, 1/rate, 2/rate … seconds from the first frame.
+    """Return positions of the frames on screen at 0, 1/rate, 2/rate … seconds from the first frame.
 
-    Frame i is on screen over [t_i, t_{i+1}); it is chosen when a multiple of 1/rate lies in
-    there, that is when ceil(t_i · rate) < ceil(t_{i+1} · rate). In integers throughout, so that
-    29.97 frames a second do not drift, and per frame, so that a timestamp of a thousand years
-    costs nothing.
+    Frame i is on screen over [t_i, t_{i+1}). It is chosen if a multiple of 1/rate lies in this
+    interval, that is, if ceil(t_i · rate) < ceil(t_{i+1} · rate). Integers are exact, so 29.97
+    frames per second do not drift. The work depends on the number of frames, not on the timestamps.
     """
     ratio = time_base * rate
     start = int(pts_N[0])
     end = max(end_pts, int(pts_N[-1]) + 1)
     if (end - start) * ratio.numerator < 2**62 and end < 2**62:
         edges = np.append(pts_N, end) - start
-    else:  # Python's integers do not overflow
+    else:  # with Python's integers, which do not overflow
         edges = np.array([int(pts) - start for pts in pts_N] + [end - start], dtype=object)
     ticks = -((-edges * ratio.numerator) // ratio.denominator)
     return np.flatnonzero(ticks[:-1] < ticks[1:]).astype(np.int64)
 
 
 def select_scenes(pts_N: IntArray, cuts: IntArray, *, max_gap_pts: int) -> IntArray:
-    """First, middle and last frame of each shot, and more where these are far apart.
+    """Return the first, middle and last frame of each shot, and more if these are far apart.
 
-    The middle is the frame on screen half way between the first and the last one; a shot longer
-    than two gaps is divided evenly into more parts.
+    The middle frame is on screen half way between the first and the last one. A shot longer than
+    two gaps is divided evenly into more parts.
     """
     firsts = np.union1d(cuts[(cuts > 0) & (cuts < pts_N.size)], [0]).astype(np.int64)
     lasts = np.append(firsts[1:], pts_N.size) - 1

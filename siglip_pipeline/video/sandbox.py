@@ -1,10 +1,10 @@
-"""What a decoding child may still do, once it has imported its libraries.
+"""Restrict a decoding child after it has imported its libraries.
 
-Nothing but what decoding takes: no file system, no network, no other processes, no new privileges.
-Two locks of the Linux kernel say so, each of which would do alone: a seccomp filter that lets only
-listed system calls through, and Landlock, which refuses every path and TCP port. The parent sets
-limits on resources from outside, and a child cannot lift them. Where the kernel has a lock, it is
-used; :func:`sandbox_report` says which hold.
+A child has no access to the file system, the network and other processes, and gets no new
+privileges. Two mechanisms of the Linux kernel enforce this, each sufficient alone: a seccomp filter
+that allows only listed system calls, and Landlock, which refuses every path and TCP port. The
+parent sets resource limits, which a child cannot raise. Each mechanism is used if the kernel has
+it; :func:`sandbox_report` lists them.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 OPEN_FILES: Final = 32
-"""A child holds some ten: the standard three, its socket, and what its job hands over."""
+"""A child has about ten: the standard three, its socket, and those of its job."""
 
 PR_GET_SECCOMP, PR_SET_NO_NEW_PRIVS = 21, 38
 
@@ -34,10 +34,10 @@ NUMBER_AT, ARCHITECTURE_AT, ARGUMENTS_AT = 0, 4, 16
 CLONE_THREAD: Final = 0x00010000
 AT_EMPTY_PATH: Final = 0x1000
 DESCRIPTOR_FLAGS: Final = (0, 1, 2, 3, 4, 1030)
-"""Commands of fcntl: copy a descriptor, and read and set its flags. Others lock files, or have the
-kernel send a signal to any process."""
+"""Allowed commands of fcntl: copy a descriptor, and read and set its flags. Others lock files, or
+make the kernel send a signal to any process."""
 
-# linux/landlock.h: what each version of the interface added
+# linux/landlock.h: the rights that each version of the interface added
 LANDLOCK_VERSION_FLAG: Final = 1
 LANDLOCK_FILES: Final = {1: (1 << 13) - 1, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}
 LANDLOCK_TCP: Final = {4: 0b11}
@@ -49,13 +49,13 @@ LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF = 444, 446
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """How the kernel numbers things on one kind of machine."""
+    """Numbers of system calls on one architecture."""
 
     audit: int
     seccomp: int
     capset: int
     calls: dict[str, int]
-    """What a child may call, by number."""
+    """Numbers of the system calls that a child may make, by name."""
 
 
 _X86_64: Final = (
@@ -96,13 +96,13 @@ ARCHITECTURES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxReport:
-    """Which locks hold for decoding children."""
+    """The restrictions in force for decoding children."""
 
     no_new_privs: bool
     seccomp: bool
-    """Only listed system calls: no files, sockets, processes."""
+    """Whether only listed system calls are allowed: no files, sockets, processes."""
     landlock: int
-    """Version of the interface; 0 where the kernel has none."""
+    """Version of the Landlock interface; 0 if the kernel has none."""
 
     @property
     def is_closed(self) -> bool:
@@ -120,7 +120,7 @@ class SandboxReport:
 
 
 def sandbox_report() -> SandboxReport:
-    """Say which locks this machine offers; nothing is locked."""
+    """Return which restrictions this machine offers, without applying any."""
     machine = ARCHITECTURES.get(platform.machine())
     if sys.platform != "linux" or machine is None:
         return SandboxReport(no_new_privs=False, seccomp=False, landlock=0)
@@ -132,7 +132,7 @@ def sandbox_report() -> SandboxReport:
 
 
 def sandbox_warning() -> str | None:
-    """What a person should see to where decoding is not closed off; None where it is."""
+    """Return a warning if decoding is not fully restricted on this machine; otherwise None."""
     report = sandbox_report()
     if report.is_closed:
         return None
@@ -144,9 +144,9 @@ def sandbox_warning() -> str | None:
 
 
 def enter_sandbox() -> SandboxReport:
-    """Give up, for good, all that decoding does not take; what holds from now on.
+    """Apply all restrictions permanently, and return those in force.
 
-    Call it before threads are started: Landlock holds for this thread and those that it starts.
+    Call it before threads start: Landlock applies to this thread and those that it starts later.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # memory may hold a client's picture
     resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
@@ -172,7 +172,7 @@ def _syscall(number: int, *arguments: int) -> int:
 
 
 def _drop_capabilities(machine: Architecture) -> None:
-    """Of root nothing is left but the number."""
+    """Drop all capabilities, so that root has no privileges."""
     header = ctypes.create_string_buffer(struct.pack("=Ii", 0x20080522, 0))
     none = ctypes.create_string_buffer(24)
     _syscall(machine.capset, ctypes.addressof(header), ctypes.addressof(none))
@@ -183,7 +183,7 @@ def _landlock_version() -> int:
 
 
 def _restrict_files(version: int) -> bool:
-    """Allow no path and no TCP port; what is open already stays open."""
+    """Refuse every path and TCP port; open files stay open."""
     if version < 1:
         return False
     handled = [
@@ -211,12 +211,12 @@ def _filter_calls(machine: Architecture) -> bool:
 
 
 def _program(machine: Architecture) -> list[bytes]:
-    """The filter: what is not listed fails with EPERM."""
+    """Return the steps of the filter: unlisted system calls fail with EPERM."""
     calls = dict(machine.calls)
-    # What a call may be asked for: an argument must equal one of these, or have bits set.
+    # Tests of an argument: it must equal one of the values, or have the bits set.
     checked = {
         "clone": _if_set(0, CLONE_THREAD),  # threads, not processes
-        "newfstatat": _if_equal(3, AT_EMPTY_PATH),  # of a descriptor: how libraries call fstat
+        "newfstatat": _if_equal(3, AT_EMPTY_PATH),  # of a descriptor, as libraries call fstat
         "prlimit64": _if_equal(2, 0),  # limits are read, not changed
         "tgkill": _if_equal(0, os.getpid()),  # abort()
         "fcntl": _if_equal(1, *DESCRIPTOR_FLAGS),
@@ -227,7 +227,7 @@ def _program(machine: Architecture) -> list[bytes]:
         _step(RETURN, KILL_PROCESS),
         _step(LOAD, NUMBER_AT),
     ]
-    # Its flags are in memory, where no filter sees them: libraries fall back to clone.
+    # A filter cannot read clone3's flags, which are in memory; libraries fall back to clone.
     program += [_step(JUMP_IF_EQUAL, calls.pop("clone3"), 0, 1), _step(RETURN, ERRNO | ENOSYS)]
     for name, test in checked.items():
         program += [_step(JUMP_IF_EQUAL, calls.pop(name), 0, len(test)), *test]

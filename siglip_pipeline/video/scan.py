@@ -1,7 +1,7 @@
-"""What a container says about its video.
+"""Scan a container: read all packets of its video once, without decoding.
 
-One pass over the packets, without decoding, gives every timestamp and key flag in milliseconds.
-Headers are not believed: durations, frame counts and rates in them are often missing or wrong.
+The scan takes milliseconds and gives every timestamp and key flag. Durations, frame counts and
+rates in headers are not used, because they are often missing or wrong.
 """
 
 from array import array
@@ -36,13 +36,13 @@ BoolArray = NDArray[np.bool_]
 
 MAX_SIDE: Final = 32_768
 MAX_PIXELS: Final = 16_384 * 8_704
-"""Largest frame that is decoded, in pixels: level 7.2 of H.265, some 16K, goes no further."""
+"""Largest frame that is decoded, in pixels: the limit of H.265's level 7.2, about 16K."""
 
 MAX_PACKETS: Final = 20_000_000
-"""Some 90 hours at 60 frames a second; more is a damaged file that never ends."""
+"""About 90 hours at 60 frames per second; a file with more packets is damaged."""
 
 MAX_PAUSE_SECONDS: Final = 6 * 3600
-"""A broadcaster's clock that goes on later than that was set anew, or wrapped: 33 bits are 26 h."""
+"""After a longer pause, a broadcaster's clock was reset, or wrapped: its 33 bits last 26 hours."""
 
 PROGRESSIVE: Final = 1
 """AV_FIELD_PROGRESSIVE of libavcodec/defs.h; 0 is unknown, and all above are interlaced."""
@@ -55,13 +55,11 @@ class PacketIndex:
     pts_P: IntArray
     key_P: BoolArray
     shift_P: IntArray | None = None
-    """What was added to each packet's timestamps to make the time line continuous; None: nothing.
-    """
+    """Shift of each packet's timestamps that makes the time line continuous; None for no shift."""
     restarts: int = 0
-    """Times that the timestamps begin again."""
+    """How often the timestamps restart."""
     reference_P: BoolArray
-    """False where the stream itself says that nothing refers to the packet (AV1 only: decoders of
-    other codecs find that out themselves)."""
+    """False for packets to which no other refers (AV1 only: decoders of other codecs skip them)."""
     packet_N: NDArray[np.int32]
     """The packet of each frame; 32 bits hold MAX_PACKETS, in half the memory."""
     key_N: BoolArray
@@ -69,16 +67,16 @@ class PacketIndex:
     pts_N: IntArray
     """Strictly increasing."""
     end_pts: int
-    """Where the last frame ends."""
+    """End of the last frame."""
     frame_duration: int
-    """Of one frame by the header's rate, in units of the time base; at least 1."""
+    """Duration of one frame at the header's rate, in units of the time base; at least 1."""
     timestamps_known: bool
-    """False when packets do not tell the times of frames, which then go by their order alone."""
+    """False if packets lack timestamps; frames are then numbered in order."""
     vouched: bool
-    """False where frames may come out otherwise than packets foretell: fields, hidden frames,
-    frames that nothing precedes. :func:`.index_frames` looks."""
+    """False if decoding may give other frames than the packets list: fields, hidden frames, frames
+    without their references. :func:`.index_frames` verifies it."""
     expected: int
-    """Packets that the container's own index lists; more than there are when it was cut off."""
+    """Packets that the container's index lists; more than there are if the file was cut off."""
 
     def __len__(self) -> int:
         return int(self.pts_P.size)
@@ -86,7 +84,7 @@ class PacketIndex:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
-    """A container that was read through once, nothing decoded."""
+    """The result of reading a container once, without decoding."""
 
     video: str
     container: str
@@ -98,19 +96,19 @@ class Scan:
     stream_index: int
     size_bytes: int
     start_seconds: float
-    """The file's own zero: the earliest time of any of its tracks."""
+    """Start of the file: the earliest time of its tracks."""
     packets: PacketIndex
     warnings: tuple[str, ...] = ()
 
     def geometry(
         self, frame: VideoFrame, sample_aspect_ratio: Fraction | None = None
     ) -> DisplayGeometry:
-        """How to show this frame. The display matrix travels with frames, not with the stream.
+        """Return the geometry of a frame, whose side data holds the display matrix.
 
         Args:
-            frame: as it was decoded.
-            sample_aspect_ratio: what the stream says there; a container that says it itself
-                goes before.
+            frame: a decoded frame.
+            sample_aspect_ratio: the stream's ratio at this frame; the container's ratio, if its
+                format has one, takes precedence.
         """
         rotation_degrees, mirrored = orientation_of(side_data(frame, "DISPLAYMATRIX"))
         return DisplayGeometry(
@@ -126,7 +124,7 @@ class Scan:
         )
 
     def info(self, geometry: DisplayGeometry) -> VideoInfo:
-        """The record that the rest of the pipeline sees."""
+        """Return the properties of the video, as stored."""
         packets = self.packets
         start_pts = int(packets.pts_N[0])
         span_seconds = float((int(packets.pts_N[-1]) - start_pts) * self.time_base)
@@ -149,10 +147,10 @@ class Scan:
 
 
 def check_dimensions(video: str, width: int, height: int) -> None:
-    """Refuse frames that no camera makes and that would fill the memory.
+    """Refuse frames that are too large to decode.
 
     Raises:
-        VideoError: naming the size and the limit.
+        VideoError: the frame is too large; names the size and the limit.
     """
     if width > MAX_SIDE or height > MAX_SIDE or width * height > MAX_PIXELS:
         raise VideoError(
@@ -170,7 +168,7 @@ def scan(source: MediaSource, *, on_progress: Callable[[int], None] = lambda pac
         on_progress: called with the number of packets seen so far.
 
     Raises:
-        VideoError: it cannot be opened, has no video, no packets, or absurd dimensions.
+        VideoError: it cannot be opened, has no video or no packets, or its frames are too large.
     """
     with open_container(source) as container:
         stream, warnings = choose_track(container, source)
@@ -194,7 +192,7 @@ def scan(source: MediaSource, *, on_progress: Callable[[int], None] = lambda pac
 
 
 def start_seconds(container: InputContainer, packets: PacketIndex, stream: VideoStream) -> float:
-    """Where a player's clock of this file begins, in the time of its packets."""
+    """Return the time of packets at which a player's clock of this file begins."""
     first = float(int(packets.pts_N[0]) * (stream.time_base or Fraction(1, 1000)))
     if container.start_time is None or not packets.timestamps_known:
         return first
@@ -207,7 +205,7 @@ def _read_packets(
     source: MediaSource,
     on_progress: Callable[[int], None],
 ) -> PacketIndex:
-    # Compact: two hours are 180,000 packets, and Python's own integers would take 40 bytes each.
+    # Arrays are compact: two hours have 180,000 packets, and a Python integer takes 40 bytes.
     pts, dts = array("q"), array("q")
     keys, discards, references = bytearray(), bytearray(), bytearray()
     is_av1 = stream.codec.canonical_name == "av1"
@@ -244,23 +242,23 @@ def _read_packets(
         frame_duration=_frame_duration(stream),
         max_pause=int(MAX_PAUSE_SECONDS / time_base) if has_one_clock(container) else 0,
         is_plain=stream.codec_context.field_order <= PROGRESSIVE,
-        # MP4 and AVI list every packet up front; in other containers this holds key frames only.
+        # The index of MP4 and AVI lists every packet; that of other containers only key frames.
         expected=max(len(pts), len(stream.index_entries)),
     )
 
 
 def _tells_aspect(container: str) -> bool:
-    """Whether containers of this format say the shape of pixels themselves."""
+    """Return whether containers of this format hold the sample aspect ratio."""
     return container.startswith(("mov,", "matroska"))
 
 
 def has_one_clock(container: InputContainer) -> bool:
-    """Whether timestamps are those of a broadcaster's clock, which wraps and is set anew."""
+    """Return whether timestamps are those of a broadcaster's clock, which wraps and is reset."""
     return container.format.name in ("mpegts", "mpeg")
 
 
 def _frame_duration(stream: VideoStream) -> int:
-    """Units of the time base that one frame takes by the header's rate; at least 1."""
+    """Return a frame's duration at the header's rate, in units of the time base; at least 1."""
     rate = stream.guessed_rate or stream.average_rate
     if not rate or not stream.time_base or rate <= 0:
         return 1
@@ -280,11 +278,11 @@ def build_index(
     is_plain: bool,
     expected: int,
 ) -> PacketIndex:
-    """Bring packets onto one time line, and into time order.
+    """Index packets on one continuous time line, in time order.
 
-    Packets that an edit list cuts away are no frames, unless that leaves none. Of packets with the
-    same PTS the first one counts. Where a packet lacks its PTS, frames are numbered in the order
-    in which the decoder gives them, one ``frame_duration`` each.
+    Packets that an edit list removes are not frames, unless it removes all. Of packets with the
+    same PTS the first one counts. If a packet has no PTS, frames are numbered in the order in which
+    the decoder gives them, one ``frame_duration`` each.
     """
     known_P = pts_P != UNKNOWN
     line = None
@@ -328,7 +326,7 @@ def build_index(
 
 
 def _is_plain(pts_P: IntArray, key_P: BoolArray) -> bool:
-    """Whether the first frame is a key frame, with none that is shown before it."""
+    """Return whether the first packet is a key frame, and no frame is shown before it."""
     keys = np.flatnonzero(key_P)
     if keys.size == 0 or keys[0] != 0:
         return False
@@ -337,7 +335,7 @@ def _is_plain(pts_P: IntArray, key_P: BoolArray) -> bool:
 
 
 def nothing_decoded_reason(scanned: Scan) -> str:
-    """A sentence for a person about a video of which no frame came out."""
+    """Return a sentence that says why no frame of a video could be decoded."""
     if scanned.coded_width <= 0 or scanned.coded_height <= 0:
         return "its header gives no picture size that can be decoded; the file is damaged"
     return (

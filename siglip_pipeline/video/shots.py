@@ -1,9 +1,9 @@
-"""Where one shot of a video ends and the next begins.
+"""Find the cuts between the shots of a video.
 
 The measure is that of PySceneDetect's ``ContentDetector`` (Castellano, scenedetect.com): the mean
-change of hue, saturation and value from one frame to the next, a cut where it exceeds 27 of 255.
-It is computed here on pictures of 128 pixels' width, so that OpenCV need not be installed;
-``benchmarks/results/decode.md`` compares the cuts of the two. Hue, unlike there, is a circle.
+change of hue, saturation and value from one frame to the next, with a cut if it exceeds 27 of 255.
+This module computes it on pictures 128 pixels wide, without OpenCV, and treats hue as a circle.
+``benchmarks/results/decode.md`` compares the cuts of both.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,7 +22,7 @@ THRESHOLD: Final = 27.0
 """ContentDetector's default, on the scale of 8-bit values."""
 
 SHORTEST_SHOT_SECONDS: Final = Fraction(6, 10)
-"""PySceneDetect's default: a flash or a burst of cuts makes no shots of a few frames."""
+"""PySceneDetect's default. It prevents shots of a few frames at flashes."""
 
 WIDTH: Final = 128
 MAX_HEIGHT: Final = 256
@@ -31,7 +31,7 @@ Components = NDArray[np.float32]
 
 
 def content_scores(frames: Iterable[VideoFrame]) -> Iterator[float]:
-    """How much each frame differs from the one before, 0 to 255; 0 for the first."""
+    """Yield how much each frame differs from the one before, 0 to 255; 0 for the first."""
     reformatter = VideoReformatter()
     previous: Components | None = None
     for frame in frames:
@@ -48,7 +48,7 @@ def content_scores(frames: Iterable[VideoFrame]) -> Iterator[float]:
 
 
 def hue_saturation_value(pixels_HWC: NDArray[np.uint8]) -> Components:
-    """HSV planes [3, H, W] in OpenCV's 8-bit scale: hue 0 to 180, the others 0 to 255."""
+    """Return HSV planes [3, H, W] in OpenCV's 8-bit scale: hue 0 to 180, the others 0 to 255."""
     red, green, blue = (pixels_HWC[..., c].astype(np.float32) for c in range(3))
     value = np.maximum(np.maximum(red, green), blue)
     spread = value - np.minimum(np.minimum(red, green), blue)
@@ -67,14 +67,14 @@ def hue_saturation_value(pixels_HWC: NDArray[np.uint8]) -> Components:
 
 
 def content_difference(first: Components, second: Components) -> float:
-    """Mean over hue, saturation and value of the mean absolute change."""
+    """Return the mean over hue, saturation and value of the mean absolute change."""
     change = np.abs(first - second)
     change[0] = np.minimum(change[0], 180 - change[0])
     return float(change.mean())
 
 
 def find_cuts(scores_N: NDArray[np.floating], pts_N: IntArray, *, time_base: Fraction) -> IntArray:
-    """Positions at which a new shot begins, from scores and timestamps; 0 is not among them."""
+    """Return the positions at which a new shot begins, from scores and timestamps, without 0."""
     shortest_pts = SHORTEST_SHOT_SECONDS / time_base
     cuts: list[int] = []
     shot_start = int(pts_N[0]) if pts_N.size else 0

@@ -1,7 +1,7 @@
-"""Side data of frames, of whatever type they are.
+"""Read side data of frames that carry types unknown to PyAV.
 
-PyAV lists the types of an older FFmpeg and raises ValueError on reading a frame that carries
-another one (EXIF, 3D displays, LCEVC), even if that one is not asked for.
+PyAV lists the types of an older FFmpeg. Reading any side data of a frame that also carries a newer
+type (EXIF, 3D displays, LCEVC) raises ValueError.
 """
 
 from typing import Any, Final, Literal
@@ -14,17 +14,17 @@ SideDataType = Literal[
 ]
 
 TYPES: Final = 256
-"""FFmpeg 8 knows some forty."""
+"""FFmpeg 8 has about forty."""
 
 
 def side_data(frame: VideoFrame, kind: SideDataType) -> bytes | None:
-    """Return the frame's side data of a type; None where it has none."""
+    """Return the frame's side data of a type; None if it has none."""
     found: Any = frame.side_data.get(kind)
     return None if found is None else bytes(found)
 
 
 def _admit_unlisted_types() -> None:
-    """Give every number a member, as :class:`enum.Flag` makes its own for unnamed values."""
+    """Add a member for every number, as :class:`enum.Flag` does for unnamed values."""
     for value in range(TYPES):
         if value not in Type._value2member_map_:
             member: Any = object.__new__(Type)

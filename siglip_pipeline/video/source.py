@@ -1,4 +1,4 @@
-"""Bytes of one upload, read by offset from what was opened elsewhere, and hashed on the way."""
+"""Read one upload from an open descriptor, by offset, and hash it while reading."""
 
 import hashlib
 import io
@@ -15,15 +15,15 @@ HASH_BLOCK_BYTES: Final = 2**20
 BUFFER_BYTES: Final = 2**16
 
 FEED_BLOCK_BYTES: Final = 2**20
-"""What one request to the parent fetches, and the most that it may ask for."""
+"""Size of a request to the parent, and its limit."""
 REQUEST: Final = struct.Struct("!QI")
 """Offset and size."""
 REPLY: Final = struct.Struct("!?I")
-"""Whether it failed, and the number of bytes that follow: content, or the reason."""
+"""Whether the read failed, and the number of bytes that follow: the content, or the reason."""
 
 
 class OffsetReader(io.RawIOBase):
-    """A read-only file with a position of its own, over something that is read by offset."""
+    """A read-only file with its own position, over a source that is read by offset."""
 
     def __init__(self, size_bytes: int) -> None:
         self._size_bytes = size_bytes
@@ -31,14 +31,14 @@ class OffsetReader(io.RawIOBase):
 
     @abstractmethod
     def read_at(self, offset: int, size: int) -> bytes:
-        """At most ``size`` bytes from an offset; none at the end."""
+        """Return at most ``size`` bytes from an offset; none at the end."""
 
     def readable(self) -> bool:
-        """True."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """True."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
@@ -57,19 +57,19 @@ class OffsetReader(io.RawIOBase):
         return self._position
 
     def tell(self) -> int:
-        """The current position."""
+        """Return the current position."""
         return self._position
 
 
 class DescriptorReader(OffsetReader):
-    """A regular file by its descriptor, which others may read at the same time."""
+    """A regular file by its descriptor, which several readers may share."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(os.fstat(descriptor).st_size)
         self._descriptor = descriptor
 
     def read_at(self, offset: int, size: int) -> bytes:
-        """At most ``size`` bytes from an offset; none at the end."""
+        """Return at most ``size`` bytes from an offset; none at the end."""
         return os.pread(self._descriptor, size, offset)
 
 
@@ -81,7 +81,7 @@ class FedReader(OffsetReader):
         self._descriptor = descriptor
 
     def read_at(self, offset: int, size: int) -> bytes:
-        """At most ``size`` bytes from an offset; none at the end.
+        """Return at most ``size`` bytes from an offset; none at the end.
 
         Raises:
             OSError: the storage failed, with its reason.
@@ -130,12 +130,12 @@ class MediaSource:
     def of_descriptor(
         cls, video: str, descriptor: int, *, fed_bytes: int | None = None
     ) -> "MediaSource":
-        """What a descriptor gives: a regular file, or a socket at which the parent reads for us.
+        """Make a source of a regular file, or of a socket over which the parent reads the file.
 
         Args:
             video: the path below UPLOADS, for messages.
-            descriptor: it stays open.
-            fed_bytes: the file's size, where it is a socket.
+            descriptor: of the file or socket; it stays open.
+            fed_bytes: the file's size if the descriptor is a socket; None for a file.
         """
 
         def opener() -> BinaryIO:
@@ -146,15 +146,15 @@ class MediaSource:
         return cls(video, opener=opener)
 
     def open_for_ffmpeg(self) -> "HashedFile":
-        """A file object that hashes what it reads: FFmpeg is given no name that it could expand."""
+        """Open a file object that hashes what it reads, so that FFmpeg gets no file name."""
         return HashedFile(self.open(), self._hash)
 
     def open(self) -> BinaryIO:
-        """A plain seekable file, for what does not go through FFmpeg."""
+        """Open a seekable file, for readers other than FFmpeg."""
         return self._opener()
 
     def sha256(self, on_progress: Callable[[int], None] = lambda position: None) -> str:
-        """Hex digest of the whole content; what streamed past in order is not read again.
+        """Return the hex digest of the whole content; bytes that were hashed are not read again.
 
         Raises:
             UploadError: the storage failed.
@@ -176,21 +176,21 @@ class FrontierHash:
         """All bytes before this one are in the hash."""
 
     def feed(self, position: int, block: bytes) -> None:
-        """Take the part of ``block`` that continues the hash; the rest is ignored."""
+        """Hash the part of ``block`` that continues the hash; ignore the rest."""
         if position <= self.position < position + len(block):
             fresh = memoryview(block)[self.position - position :]
             self._hash.update(fresh)
             self.position += len(fresh)
 
     def hexdigest(self) -> str:
-        """Digest of the bytes up to ``position``."""
+        """Return the digest of the bytes up to ``position``."""
         return self._hash.hexdigest()
 
 
 class HashedFile:
-    """A read-only file that hashes what it reads; the interface that PyAV asks for.
+    """A read-only file that hashes what it reads, with the interface that PyAV needs.
 
-    A storage that fails in the middle is not taken for a file that ends there.
+    An error of the storage is raised, so that it does not look like the end of the file.
     """
 
     def __init__(self, file: BinaryIO, hasher: FrontierHash) -> None:
@@ -206,7 +206,7 @@ class HashedFile:
         position = self._file.tell()
         try:
             block = self._file.read(size)
-        except Exception as error:  # each storage has exceptions of its own
+        except Exception as error:  # each storage raises its own exceptions
             raise UploadError(
                 f"the storage failed after {position} bytes: {error}; materialize it again"
             ) from error
@@ -218,9 +218,9 @@ class HashedFile:
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
-        """The current position."""
+        """Return the current position."""
         return self._file.tell()
 
     def close(self) -> None:
-        """Close the file underneath."""
+        """Close the underlying file."""
         self._file.close()

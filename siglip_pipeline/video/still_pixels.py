@@ -1,6 +1,6 @@
-"""A picture that Pillow has opened, as people see it: upright, in sRGB, laid on white.
+"""Convert a picture that Pillow has opened to upright sRGB on a white background.
 
-One function serves pictures that are indexed and pictures that are searched by.
+Uploads and query pictures use the same function.
 """
 
 import io
@@ -15,7 +15,7 @@ from siglip_pipeline.records import RgbArray
 from siglip_pipeline.video.tone import Primaries, ToneMapper, Transfer
 
 BACKGROUND: Final = (255, 255, 255)
-"""Behind transparent pixels, as on a web page."""
+"""Colour behind transparent pixels, as on a web page."""
 
 _TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -26,7 +26,7 @@ _TURNS: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""By the orientation of EXIF."""
+"""Transposition by EXIF orientation."""
 
 # ITU-T H.273
 _TRANSFERS: Final[dict[int, Transfer]] = {16: "pq", 18: "hlg"}
@@ -35,16 +35,16 @@ _PRIMARIES: Final[dict[int, Primaries]] = {9: "bt2020", 11: "p3", 12: "p3"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColourDescription:
-    """What says which colours the numbers of a picture mean."""
+    """The colour space of a picture."""
 
     icc_profile: bytes | None = None
     primaries: int = 2
-    """ITU-T H.273; 2: not said."""
+    """Code of ITU-T H.273; 2 is unspecified."""
     transfer: int = 2
 
     @classmethod
     def of(cls, image: Image.Image) -> "ColourDescription":
-        """Return what a picture says about itself."""
+        """Return the description in a picture's metadata."""
         coded: dict[str, Any] = image.info.get("nclx_profile") or {}
         return cls(
             icc_profile=image.info.get("icc_profile"),
@@ -54,9 +54,9 @@ class ColourDescription:
 
     @property
     def tone_mapper(self) -> ToneMapper | None:
-        """What turns its numbers into those of sRGB; None where they are."""
+        """The conversion to sRGB; None if the picture is in sRGB."""
         transfer = _TRANSFERS.get(self.transfer, "sdr")
-        # HDR without primaries is BT.2020's: BT.2100 knows no others.
+        # HDR without primaries has those of BT.2020, the only ones in BT.2100.
         primaries = _PRIMARIES.get(self.primaries, "bt709" if transfer == "sdr" else "bt2020")
         if transfer == "sdr" and primaries == "bt709":
             return None
@@ -64,11 +64,11 @@ class ColourDescription:
 
 
 def upright_rgb(image: Image.Image, longest_side: int | None = None) -> RgbArray:
-    """Return the frame that a picture shows as RGB [H, W, 3].
+    """Return a picture as upright RGB [H, W, 3].
 
     Args:
-        image: it is loaded here; a JPEG is shrunk while it is decoded.
-        longest_side: the result is shrunk to this, never enlarged; None keeps the size.
+        image: an opened picture; a JPEG is scaled down while it is decoded.
+        longest_side: larger pictures are scaled down to this; None keeps the size.
     """
     if image.format in ("JPEG", "MPO") and longest_side is not None:
         image.draft("RGB", (longest_side, longest_side))  # 8 times faster
@@ -91,26 +91,23 @@ def upright_rgb(image: Image.Image, longest_side: int | None = None) -> RgbArray
 
 
 def orientation(image: Image.Image) -> int:
-    """Return how a loaded picture is to be turned, as EXIF numbers it: 1 for not at all.
-
-    EXIF and XMP are optional: what cannot be parsed says nothing.
-    """
+    """Return the EXIF orientation of a loaded picture; 1 if it is missing or invalid."""
     if image.format == "HEIF":
-        return 1  # libheif has turned it by its `irot` and `imir`, which alone count
+        return 1  # libheif has applied `irot` and `imir`; EXIF does not apply to HEIF
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # its parsers raise anything: ValueError, struct.error, SyntaxError …
+    except Exception:  # Pillow's parsers raise ValueError, struct.error, SyntaxError …
         return 1
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Return width and height of a loaded picture after it is turned."""
+    """Return width and height of a loaded picture after its rotation."""
     width, height = image.size
     return (height, width) if orientation(image) >= 5 else (width, height)
 
 
 def _plain_mode(image: Image.Image, colours: ColourDescription) -> Image.Image:
-    """Return L, LA, RGB, RGBA, or for a profile CMYK or LAB: eight bits a sample."""
+    """Return L, LA, RGB, RGBA, CMYK with a profile, or LAB, with eight bits per sample."""
     mode = image.mode
     if mode.startswith(("I", "F")):
         return _eight_bits(image)
@@ -122,10 +119,10 @@ def _plain_mode(image: Image.Image, colours: ColourDescription) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Return deep grey as L or LA. Pillow's own conversion cuts off above 255."""
-    values = np.array(image, np.float32)  # changed in place: pictures are large
+    """Return deep grey as L or LA. Pillow's own conversion clips values above 255."""
+    values = np.array(image, np.float32)  # changed in place, to save memory
     bits = getattr(image, "tag_v2", {}).get(BITSPERSAMPLE, (16,))[0]
-    if image.mode == "F":  # light from 0 to 1, or whatever its largest is
+    if image.mode == "F":  # light from 0 to 1, or to its largest value
         np.nan_to_num(values, copy=False)
         largest = max(1.0, float(values.max(initial=0.0)))
     elif image.mode == "I":
@@ -145,7 +142,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _in_srgb(picture: Image.Image, colours: ColourDescription) -> Image.Image:
-    """Apply an embedded colour profile, such as the Display P3 of telephones; drop transparency."""
+    """Convert to sRGB by the picture's colour profile or description; remove transparency."""
     if picture.mode == "LAB":
         return _converted(picture, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")))
     if colours.icc_profile:
@@ -153,10 +150,10 @@ def _in_srgb(picture: Image.Image, colours: ColourDescription) -> Image.Image:
             profile = ImageCms.ImageCmsProfile(io.BytesIO(colours.icc_profile))
             space = str(profile.profile.xcolor_space).strip()
             modes = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
-            # Grey with a profile of RGB is RGB with three equal components.
+            # Grey with an RGB profile is converted to RGB first.
             wanted = modes.get(space, picture.mode)
             return _converted(picture.convert(wanted), profile)
-        except (ImageCms.PyCMSError, OSError, ValueError):  # damaged: the colours as they are
+        except (ImageCms.PyCMSError, OSError, ValueError):  # a damaged profile is ignored
             return picture.convert("RGB")
     rgb = picture.convert("RGB")
     if (mapper := colours.tone_mapper) is None:

@@ -1,7 +1,7 @@
-"""Pictures as uploads: a still is a video of one frame, an animation a short video.
+"""Index pictures as uploads: a still is a video of one frame, an animation a short video.
 
-Pillow and libheif read these rather than FFmpeg: they know orientation, colour profiles, tiles and
-how animation frames are laid over each other, and FFmpeg does not decode animated WebP.
+Pillow and libheif read them instead of FFmpeg, because they handle orientation, colour profiles,
+tiles and the composition of animations, and because FFmpeg does not decode animated WebP.
 """
 
 import contextlib
@@ -25,43 +25,43 @@ from siglip_pipeline.video.still_pixels import upright_rgb, upright_size
 
 TIME_BASE: Final = Fraction(1, 1000)
 STILL_MS: Final = 40
-"""How long a still picture lasts: one frame at FFmpeg's 25 a second."""
+"""Duration of a still: one frame at FFmpeg's 25 frames per second."""
 SHORTEST_MS: Final = 20
 UNSAID_MS: Final = 100
-"""Browsers show a frame that claims less than 20 ms for 100 ms, and so do we."""
+"""Duration of frames that declare less than 20 ms, as in browsers."""
 
 MAX_ANIMATION_PIXELS: Final = 100 * 10**9
-"""Of all pictures of an animation: half a day of full HD at two a second. Each is drawn whole, so a
-file of a megabyte could otherwise keep a core busy for days."""
+"""Total pixels of an animation's pictures: about half a day of full HD at two per second. Each
+picture is drawn in full, so without a limit a small file could occupy a core for days."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StillScan:
-    """A picture file and when each of its frames is shown."""
+    """A picture file, and the times of its frames."""
 
     info: VideoInfo
     pts_N: IntArray
     """Milliseconds."""
     end_pts: int
     expected: int
-    """Frames that the header promises; more than there are when the file was cut off."""
+    """Frames that the header declares; more than there are if the file was cut off."""
     lost_share: float
-    """Of its frames, or of a still's rows."""
+    """Lost share of the frames, or of a still's rows, 0 to 1."""
     warnings: tuple[str, ...]
 
 
 def is_picture(source: MediaSource) -> bool:
-    """Whether the first bytes are those of a picture file that is read here."""
+    """Return whether the first bytes are those of a picture format that this module reads."""
     return _format(source) is not None
 
 
 def scan_picture(
     source: MediaSource, *, on_progress: Callable[[int], None] = lambda frames: None
 ) -> StillScan:
-    """Find size and timing, and whether it can be decoded.
+    """Return size and timing of a picture, and decode it once to find damage.
 
     Raises:
-        VideoError: the file is no picture that can be read, or absurdly large.
+        VideoError: the picture cannot be read, or is too large.
     """
     try:
         with _open(source) as picture:
@@ -93,7 +93,7 @@ def _scan_of(
 
 
 def _scan_of_damaged(source: MediaSource, error: VideoError) -> StillScan:
-    """What is there of the first picture; ``error`` again where that is not enough."""
+    """Scan the readable part of the first picture; raise ``error`` again if it is too small."""
     try:
         with _open(source, pad=True) as picture, _reading(source):
             image = next(picture.frames(0))
@@ -150,10 +150,10 @@ def _still_scan(
 def picture_frames(
     source: MediaSource, target_N: IntArray, *, longest_side: int | None
 ) -> Iterator[tuple[int, RgbArray]]:
-    """The wanted frames as upright sRGB pixels [H, W, C], with their positions.
+    """Yield the wanted frames as upright sRGB pixels [H, W, C], with their positions.
 
     Raises:
-        VideoError: a frame that could be read before no longer can.
+        VideoError: a frame that the scan has read cannot be read any more.
     """
     wanted = set(target_N.tolist())
     done = False
@@ -200,15 +200,15 @@ def _open(source: MediaSource, *, pad: bool = False) -> Iterator[PictureFile]:
 
 @contextlib.contextmanager
 def _reading(source: MediaSource) -> Iterator[None]:
-    """Turn what readers raise on a damaged file into a reason."""
+    """Convert exceptions of readers to a VideoError with a reason."""
     try:
         yield
     except (MemoryError, VideoError):
         raise
     except UnknownTiffError as error:
         raise VideoError(source.video, f"it is {error}") from error
-    except Exception as error:  # Pillow raises anything: IndexError, struct.error, TypeError …
-        # Pillow's own words for this one are the file object, with a path of this machine in it.
+    except Exception as error:  # Pillow raises IndexError, struct.error, TypeError …
+        # Pillow's message of this error is the repr of the file, with a path of this machine.
         unidentified = isinstance(error, UnidentifiedImageError)
         what = "no picture follows its first bytes" if unidentified else error
         raise VideoError(
@@ -228,7 +228,7 @@ def _check_animation(video: str, picture: PictureFile) -> None:
 
 def _format(source: MediaSource) -> str | None:
     if source.video.lower().endswith((".mjpeg", ".mjpg")):
-        return None  # a stream of JPEGs, which begins like one
+        return None  # a stream of JPEGs begins like one JPEG
     try:
         with source.open() as file:
             return format_of(file.read(HEAD_BYTES))

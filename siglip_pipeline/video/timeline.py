@@ -1,8 +1,8 @@
-"""One continuous time line for packets whose timestamps begin again, jump back or wrap.
+"""Make one continuous time line for packets whose timestamps restart, jump back or wrap.
 
-Recordings that were cut together, captures over a reset of the clock and DVDs hold several time
-lines in one file. Their frames belong after each other in the order of the file. A pause in a
-recording looks like a jump forward, and stays.
+Concatenated recordings, captures over a reset of the clock, and DVDs hold several time lines in one
+file. Their frames are placed after each other in the order of the file. A jump forward is a pause
+in a recording, and stays.
 """
 
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ from siglip_pipeline.records import IntArray
 BoolArray = NDArray[np.bool_]
 
 UNKNOWN: Final = -(2**63)
-"""A timestamp that a packet does not have, as FFmpeg writes it."""
+"""FFmpeg's value for a missing timestamp."""
 
 MAX_REORDERED: Final = 16
-"""Frames that may be decoded before one that is shown earlier, in H.264 and H.265."""
+"""Frames that can be decoded before one that is shown earlier, in H.264 and H.265."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeLine:
-    """What to add to the timestamps of each packet, in decoding order."""
+    """The shift of each packet's timestamps, in decoding order."""
 
     shift_P: IntArray
     restarts: int
@@ -33,18 +33,18 @@ class TimeLine:
 def time_line(
     pts_P: IntArray, dts_P: IntArray, key_P: BoolArray, *, frame_duration: int, max_pause: int
 ) -> TimeLine | None:
-    """Return what makes the time line continuous; None where it is already.
+    """Return the shifts that make the time line continuous; None if it is continuous.
 
-    Packets are taken in pieces, each from a key frame, or from where decoding times fall back, to
-    the next. What is decoded from a key frame on is shown after what was decoded before it: a piece
-    that begins no later than its forerunners end is a new recording.
+    A piece begins at each key frame, and at each packet whose decoding time falls back. Frames
+    decoded from a key frame on are shown after those decoded before it. So a piece that begins no
+    later than the end of the pieces before it starts a new recording.
 
     Args:
-        pts_P: presentation times in decoding order; UNKNOWN where there is none.
-        dts_P: decoding times, likewise.
+        pts_P: presentation times in decoding order; UNKNOWN if missing.
+        dts_P: decoding times; UNKNOWN if missing.
         key_P: which packets are key frames.
-        frame_duration: a new recording begins so much after the last frame of the one before.
-        max_pause: a longer one is a jump of the clock; 0 for any.
+        frame_duration: distance of a new recording from the last frame of the one before.
+        max_pause: a longer pause is a jump of the clock; 0 allows any pause.
     """
     starts = _pieces(pts_P, dts_P, key_P, max_disorder=MAX_REORDERED * frame_duration)
     last_P, first_P = pts_P, np.where(pts_P == UNKNOWN, np.iinfo(np.int64).max, pts_P)
@@ -55,7 +55,7 @@ def time_line(
     shifts, shift, restarts = [], 0, 0
     end: int | None = None
     for begin, last in zip(begins_S.tolist(), ends_S.tolist(), strict=True):
-        if last != UNKNOWN:  # else no packet of the piece knows its time
+        if last != UNKNOWN:  # otherwise no packet of the piece has a time
             gap = 1 if end is None else begin + shift - end
             if end is not None and (gap <= 0 or (max_pause and gap > max_pause)):
                 shift = end + frame_duration - begin
@@ -69,10 +69,10 @@ def time_line(
 
 
 def _pieces(pts_P: IntArray, dts_P: IntArray, key_P: BoolArray, *, max_disorder: int) -> IntArray:
-    """First packets of the pieces."""
+    """Return the first packets of the pieces."""
     order_P = np.where(dts_P == UNKNOWN, pts_P, dts_P)
     known = np.flatnonzero(order_P != UNKNOWN)
     falls = known[1:][order_P[known[1:]] < order_P[known[:-1]] - max_disorder]
-    if key_P.all():  # no frame is decoded before its turn: time order is that of the timestamps
+    if key_P.all():  # frames are decoded in time order: pieces begin only where times fall back
         return np.union1d([0], falls).astype(np.int64)
     return np.union1d(np.append(np.flatnonzero(key_P), 0), falls).astype(np.int64)

@@ -1,9 +1,9 @@
-"""HDR and wide-gamut pictures as BT.709 shows them.
+"""Convert HDR and wide-gamut pictures to BT.709.
 
-A picture in PQ or HLG looks grey and flat when its code values are taken for BT.709's. Here code
-values become light (nits), highlights are rolled off to what an SDR display can show, colours are
-moved into BT.709's gamut, and the light becomes code values again. libswscale can convert the
-transfer, too, but clips everything above 203 nits.
+A picture in PQ or HLG looks grey and flat if its code values are used as BT.709's. This module
+converts code values to light (nits), rolls highlights off to the peak of an SDR display, converts
+colours to BT.709's gamut, and converts the light back to code values. libswscale can also convert
+the transfer, but clips everything above 203 nits.
 
 Sources: ITU-R BT.2100-2 tables 4 (PQ) and 5 (HLG); BT.2390-10 section 5.4.1 (EETF, the roll-off);
 BT.2408-7 (reference white at 203 nits); BT.2087-0 (BT.2020 to BT.709); BT.1886 (SDR display).
@@ -28,9 +28,9 @@ _TRANSFERS: Final[dict[int, Transfer]] = {16: "pq", 18: "hlg"}
 _PRIMARIES: Final[dict[int, Primaries]] = {9: "bt2020", 12: "p3"}
 
 REFERENCE_WHITE_NITS: Final = 203.0
-"""BT.2408: what SDR's white is in HDR; here also the peak that highlights are rolled off to."""
+"""SDR's white in HDR (BT.2408); highlights are rolled off to this peak."""
 DEFAULT_PEAK_NITS: Final = 1000.0
-"""Peak of the source where it does not say; also HLG's nominal display."""
+"""Peak of a source that declares none; also that of HLG's nominal display."""
 SDR_GAMMA: Final = 2.4
 HLG_GAMMA: Final = 1.2
 HLG_LUMA: Final = np.array([0.2627, 0.6780, 0.0593], np.float32)
@@ -51,14 +51,14 @@ _STEPS: Final = 4096
 
 
 def pq_to_nits(code: NDArray[Any]) -> NDArray[np.float64]:
-    """PQ's EOTF: code values in [0, 1] to nits (BT.2100 table 4)."""
+    """Convert code values in [0, 1] to nits: PQ's EOTF (BT.2100 table 4)."""
     power = np.power(np.asarray(code, np.float64), 32 / 2523)
     linear = np.maximum(power - 3424 / 4096, 0) / (2413 / 128 - 2392 / 128 * power)
     return np.asarray(10_000 * np.power(linear, 16384 / 2610), np.float64)
 
 
 def nits_to_pq(nits: NDArray[Any] | float) -> NDArray[np.float64]:
-    """PQ's inverse EOTF: nits to code values in [0, 1] (BT.2100 table 4)."""
+    """Convert nits to code values in [0, 1]: PQ's inverse EOTF (BT.2100 table 4)."""
     power = np.power(np.asarray(nits, np.float64) / 10_000, 2610 / 16384)
     return np.asarray(
         np.power((3424 / 4096 + 2413 / 128 * power) / (1 + 2392 / 128 * power), 2523 / 32),
@@ -67,7 +67,7 @@ def nits_to_pq(nits: NDArray[Any] | float) -> NDArray[np.float64]:
 
 
 def hlg_to_scene(code: NDArray[Any]) -> NDArray[np.float64]:
-    """HLG's inverse OETF: code values in [0, 1] to scene light in [0, 1] (BT.2100 table 5)."""
+    """Convert code values to scene light, both in [0, 1]: HLG's inverse OETF (BT.2100 table 5)."""
     a, b, c = 0.17883277, 0.28466892, 0.55991073
     code = np.asarray(code, np.float64)
     light = np.where(code <= 0.5, code**2 / 3, (np.exp((code - c) / a) + b) / 12)
@@ -75,10 +75,10 @@ def hlg_to_scene(code: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def roll_off(nits: NDArray[Any], *, peak_nits: float, target_nits: float) -> NDArray[np.float64]:
-    """BT.2390's EETF: light of a display that reaches ``peak_nits`` for one of ``target_nits``.
+    """Map light of a display with ``peak_nits`` to one with ``target_nits``: BT.2390's EETF.
 
-    Light below the knee stays as it is; above, a Hermite spline in PQ ends at the target. Black
-    level zero on both sides.
+    Light below the knee does not change; above it, a Hermite spline in PQ ends at the target. Both
+    displays have a black level of zero.
     """
     nits = np.asarray(nits, np.float64)
     if peak_nits <= target_nits:
@@ -98,9 +98,9 @@ def roll_off(nits: NDArray[Any], *, peak_nits: float, target_nits: float) -> NDA
 
 @dataclass(frozen=True)
 class ToneMapper:
-    """From 16-bit RGB in one colour description to 8-bit RGB in BT.709.
+    """Maps 16-bit RGB of one colour description to 8-bit RGB in BT.709.
 
-    Tables are made once per video: a stream does not change its description.
+    Its tables are computed on first use.
     """
 
     transfer: Transfer
@@ -109,12 +109,12 @@ class ToneMapper:
 
     @classmethod
     def for_frame(cls, frame: VideoFrame) -> "ToneMapper | None":
-        """What a frame needs; None for one that BT.709 shows as it is."""
+        """Return the mapper for a frame; None if it needs none."""
         transfer = _TRANSFERS.get(frame.color_trc, "sdr")
         primaries = _PRIMARIES.get(frame.color_primaries, "bt709")
         if transfer == "sdr":
             return cls("sdr", primaries) if primaries != "bt709" else None
-        # HDR without primaries is BT.2020's: BT.2100 knows no others.
+        # HDR without primaries has those of BT.2020, the only ones in BT.2100.
         return cls(
             transfer,
             "p3" if primaries == "p3" else "bt2020",
@@ -125,11 +125,11 @@ class ToneMapper:
         """Map a picture [H, W, C] of full-range 16-bit code values."""
         light_HWC = self._light_of_code[codes_HWC]
         if self.transfer == "hlg":
-            # OOTF of BT.2100: the display's gamma acts on luminance, so that hues stay.
+            # OOTF of BT.2100: the display's gamma applies to luminance, which keeps hues.
             luma_HW = light_HWC @ HLG_LUMA
             light_HWC *= np.power(np.maximum(luma_HW, 1e-6), HLG_GAMMA - 1)[..., None]
         if self.transfer != "sdr":
-            # By the largest component: none overflows, and hues stay.
+            # Scale by the largest component: no component overflows, and hues stay.
             light_HWC *= self._factor_of_root[_root_index(light_HWC.max(axis=2))][..., None]
         if (matrix := TO_BT709.get(self.primaries)) is not None:
             light_HWC = light_HWC @ matrix.T
@@ -149,7 +149,7 @@ class ToneMapper:
 
     @cached_property
     def _factor_of_root(self) -> NDArray[np.float32]:
-        """What to multiply light with, by the square root of its largest component.
+        """Factors for light, by the square root of its largest component.
 
         The result is relative to the reference white.
         """
@@ -161,7 +161,7 @@ class ToneMapper:
 
     @cached_property
     def _code_of_root(self) -> NDArray[np.uint8]:
-        """BT.1886 backwards: 8-bit code by the square root of light."""
+        """8-bit codes by the square root of light: the inverse of BT.1886."""
         root = np.arange(_STEPS) / (_STEPS - 1)
         return np.asarray(np.rint(255 * root ** (2 / SDR_GAMMA)), np.uint8)
 
@@ -172,7 +172,7 @@ def _root_index(light: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def _peak_nits(frame: VideoFrame) -> float:
-    """The brightest that the content gets: MaxCLL, else the mastering display's, else 1000."""
+    """Return the peak of the content: MaxCLL, else the mastering display's, else 1000 nits."""
     raw = side_data(frame, "CONTENT_LIGHT_LEVEL")
     if raw is not None and len(raw) >= 4:
         (max_cll,) = struct.unpack("=I", raw[:4])

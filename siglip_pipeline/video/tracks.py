@@ -1,8 +1,8 @@
-"""Which video track of a file is its film.
+"""Choose the video track of a file that is indexed.
 
-Not the largest one: covers have more pixels than many films. Pictures that ride along (attached
-covers, thumbnails) are no film; of what is left, a track with many packets goes before one with
-few, and the default track before others.
+The picture size does not decide, because covers have more pixels than many films. Attached covers
+and thumbnails are excluded, and so are tracks with few packets. Of the others, the default track
+takes precedence, then the one with the most packets.
 """
 
 from collections import Counter
@@ -19,11 +19,11 @@ from siglip_pipeline.video.source import MediaSource
 NO_FILM: Final = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
 FILM_SHARE: Final = 0.1
-"""A track with a smaller share of the packets of the fullest one holds covers or thumbnails."""
+"""A track with a smaller share of the packets of the largest one holds covers or thumbnails."""
 
 
 def choose_track(container: InputContainer, source: MediaSource) -> tuple[VideoStream, list[str]]:
-    """Return the video stream to decode, and a warning where others are left out.
+    """Return the video stream to decode, and a warning if others are left out.
 
     Raises:
         VideoError: there is none, or FFmpeg cannot decode it.

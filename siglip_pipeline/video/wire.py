@@ -1,7 +1,7 @@
-"""Messages between a parent and its decoding child, over a Unix socket.
+"""Send messages between a parent and its decoding child over a Unix socket.
 
-Each is a length and so many bytes; descriptors may travel along. A child is not trusted: the parent
-never waits for the rest of a message, bounds its length, and unpickles nothing.
+A message is a length and that many bytes, and may carry descriptors. A child is not trusted: the
+parent never waits for the rest of a message, limits its length, and unpickles nothing.
 """
 
 import os
@@ -17,15 +17,15 @@ _READ_BYTES: Final = 65_536
 
 
 class WireError(Exception):
-    """The other side sent what is no message."""
+    """The other side sent an invalid message."""
 
 
 class Wire:
     """One end of the socket.
 
     Args:
-        end: a connected Unix stream socket; owned from now on.
-        takes_descriptors: whether descriptors may come in; a parent takes none from its child.
+        end: a connected Unix stream socket, which :meth:`close` closes.
+        takes_descriptors: whether descriptors are accepted; a parent accepts none of its child.
     """
 
     def __init__(self, end: socket.socket, *, takes_descriptors: bool = False) -> None:
@@ -33,10 +33,10 @@ class Wire:
         self._takes_descriptors = takes_descriptors
         self._received = bytearray()
         self.descriptors: list[int] = []
-        """Those that came along, for whoever takes the message to close."""
+        """Received descriptors; the receiver of the message closes them."""
 
     def fileno(self) -> int:
-        """The descriptor, to wait for."""
+        """Return the socket's descriptor; negative after it was closed."""
         return self._socket.fileno()
 
     @property
@@ -45,34 +45,34 @@ class Wire:
         return self._socket.fileno() < 0
 
     def send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
-        """Send one message, whole.
+        """Send one whole message.
 
         Raises:
-            OSError: the other side is gone.
+            OSError: the other side has closed the socket.
         """
         data = _LENGTH.pack(len(message)) + message
         if descriptors:
             sent = socket.send_fds(self._socket, [data], descriptors)
             data = data[sent:]
-        while data:  # not send(): a child may not name a receiver, so it may not call sendto
+        while data:  # not send(), which calls sendto; the sandbox forbids that
             data = data[os.write(self._socket.fileno(), data) :]
 
     def receive(self) -> bytes:
         """Wait for one message.
 
         Raises:
-            EOFError: the other side is gone.
+            EOFError: the other side has closed the socket.
         """
         while (message := self._taken()) is None:
             self._read()
         return message
 
     def poll(self) -> bytes | None:
-        """One message, if all of it is there; the socket must not block.
+        """Return one message if it has arrived completely, else None; the socket must not block.
 
         Raises:
-            EOFError: the other side is gone.
-            WireError: it is no message.
+            EOFError: the other side has closed the socket.
+            WireError: the message is too long.
         """
         while (message := self._taken()) is None:
             try:

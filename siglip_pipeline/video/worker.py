@@ -1,4 +1,4 @@
-"""The decoding child: takes jobs, does them in a sandbox, and says how it goes."""
+"""The main program of a decoding child: do jobs in a sandbox, and report progress and results."""
 
 import codecs
 import dataclasses
@@ -38,12 +38,12 @@ PROGRESS_SECONDS: Final = 0.25
 
 
 def main(descriptor: int, *, parent: int, modules: Sequence[str] = ()) -> None:
-    """Serve jobs until the parent process goes away.
+    """Do jobs until the parent process ends.
 
     Args:
         descriptor: the socket to the parent.
-        parent: its process id.
-        modules: what else jobs need; nothing can be imported later.
+        parent: the parent's process id.
+        modules: more modules that jobs need, because nothing can be imported later.
     """
     return_freed_memory()
     _import_all(modules)
@@ -65,7 +65,7 @@ def main(descriptor: int, *, parent: int, modules: Sequence[str] = ()) -> None:
 
 
 def _import_all(modules: Sequence[str]) -> None:
-    """Import what libraries import only when they come to need it: later they cannot."""
+    """Import modules that libraries import on first use, which the sandbox forbids."""
     Image.init()
     of_av = [found.name for found in pkgutil.walk_packages(av.__path__, "av.")]
     of_numpy = [f"numpy.{name}" for name in ("char", "fft", "linalg", "ma", "random", "rec")]
@@ -74,16 +74,16 @@ def _import_all(modules: Sequence[str]) -> None:
             importlib.import_module(module)
     for codec in ("ascii", "cp1252", "latin-1", "unicode-escape", "utf-8-sig", "utf-16", "utf-32"):
         codecs.lookup(codec)
-    sys.path.clear()  # what is missing now is not there, rather than not permitted
+    sys.path.clear()  # later imports fail with ImportError instead of EPERM
 
 
 def _outcome(job: Job, wire: Wire) -> tuple[str, object]:
-    """The kind of an outcome, and its value or reason."""
+    """Do a job; return the kind of its outcome, and its value or reason."""
     try:
         return "done", job.perform(wire.descriptors, _Progress(wire))
     except VideoError as error:
         return "failed", error.reason
-    except StorageFullError as error:  # no fault of this video's
+    except StorageFullError as error:  # concerns all videos
         return "full", str(error)
     except PictureTooLargeError as error:
         return "too large", str(error)
@@ -95,7 +95,7 @@ def _outcome(job: Job, wire: Wire) -> tuple[str, object]:
         return "failed", f"FFmpeg cannot go on with it ({error}); the file is damaged"
     except MemoryError:
         return "failed", "decoding it ran out of memory"
-    except Exception as error:  # a defect must cost one video, and must be seen
+    except Exception as error:  # a defect fails one video, and is logged
         traceback.print_exc()
         return "failed", f"unexpected {type(error).__name__}: {error}"
 
@@ -105,14 +105,14 @@ def _say(wire: Wire, kind: str, value: object) -> None:
 
 
 def _leave_with_parent(parent: int) -> None:
-    """End with the parent, even when a decoder hangs: nobody is left to end this process."""
+    """End this process when the parent has ended, even if a decoder hangs."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
 class _Progress:
-    """Tells the parent, a few times a second, that work goes on."""
+    """Reports progress to the parent, at most a few times a second."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
