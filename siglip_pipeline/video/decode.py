@@ -61,14 +61,17 @@ class DecodeCounts:
 
     @property
     def damaged_packets(self) -> int:
-        """Packets that the decoder refused: the maximum, because passes meet the same damage."""
-        return max((done.damaged_packets for done in self.passes), default=0)
+        """Packets that the decoder refused, and frames that it marked as corrupt."""
+        return self.passes[-1].damaged_packets if self.passes else 0
 
     @property
     def damaged_share(self) -> float:
-        """Share of the given packets that the decoder refused, 0 to 1."""
-        shares = (done.damaged_packets / max(1, done.packets_given) for done in self.passes)
-        return max(shares, default=0.0)
+        """Share of the given packets that are damaged, 0 to 1.
+
+        It is that of the last pass: one before it broke off at the first damage, and a pass over
+        everything meets all of it.
+        """
+        return self.damaged_packets / max(1, self.passes[-1].packets_given) if self.passes else 0.0
 
 
 def decode_frames(

@@ -21,6 +21,7 @@ from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import IntArray, VideoInfo
 from siglip_pipeline.video.av1 import ReferenceReader
 from siglip_pipeline.video.container import PLAYLIST, demux, leads_elsewhere, open_container
+from siglip_pipeline.video.encryption import check_encryption
 from siglip_pipeline.video.geometry import (
     DisplayGeometry,
     orientation_of,
@@ -172,6 +173,7 @@ def scan(source: MediaSource, *, on_progress: Callable[[int], None] = lambda pac
     """
     with open_container(source) as container:
         stream, warnings = choose_track(container, source)
+        check_encryption(source, container, stream)
         context = stream.codec_context
         check_dimensions(source.video, context.width, context.height)
         packets = _read_packets(container, stream, source, on_progress)

@@ -14,6 +14,7 @@ from av.video.stream import VideoStream
 
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.video.container import PLAYLIST, demux, leads_elsewhere, open_container
+from siglip_pipeline.video.encryption import check_encryption
 from siglip_pipeline.video.source import MediaSource
 
 NO_FILM: Final = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
@@ -36,6 +37,7 @@ def choose_track(container: InputContainer, source: MediaSource) -> tuple[VideoS
         raise VideoError(source.video, f"the file holds {held}: there is no frame to index")
     decodable = [stream for stream in streams if stream.codec_context is not None]
     if not decodable:
+        check_encryption(source, container, streams[0])
         reason = "FFmpeg has no decoder for its codec; convert it to MP4 (H.264)"
         raise VideoError(source.video, reason)
     if len(decodable) == 1:

@@ -1,91 +1,24 @@
 """Files of kinds that people report trouble with, held to what the ffmpeg program shows of them."""
 
-import os
-import shutil
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 
-from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.decode import decode_frames
-from siglip_pipeline.video.extract import DecodeOptions, FrameReport, extract_frames
 from siglip_pipeline.video.frame_index import index_frames
-from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline.video.plan import plan_decode
 from siglip_pipeline.video.source import MediaSource
-
-REPORTS = Path(__file__).parent.parent / "data" / "reports"
-
-if shutil.which("ffmpeg") is None and "CI" not in os.environ:
-    pytest.skip("needs the ffmpeg program (apt-get install ffmpeg)", allow_module_level=True)
-
-
-@dataclass(frozen=True)
-class Indexed:
-    """What the pipeline stores of a video, decoded in the sandboxed child."""
-
-    report: FrameReport
-    seconds_N: NDArray[np.float64]
-    pictures: list[NDArray[np.uint8]]
-
-
-def indexed(path: Path, folder: Path, *, sampling: str = "every:1") -> Indexed:
-    """Extract a video as the pipeline does."""
-    (folder / "uploads").mkdir(exist_ok=True)
-    shutil.copyfile(path, folder / "uploads" / path.name)
-    uploads = UploadStore(folder / "uploads", settle_seconds=0)
-    frames = FrameStore(folder / "frames")
-    options = DecodeOptions(stall_seconds=60, jpeg_quality=95)
-    upload = uploads.get(path.name)
-    report = extract_frames(upload, uploads, frames, sampling=sampling, options=options)
-    batches = list(frames.read(path.name))
-    jpegs = [jpeg for batch in batches for jpeg in batch.jpegs]
-    return Indexed(
-        report,
-        np.concatenate([batch.time_seconds_N for batch in batches]),
-        [picture(jpeg) for jpeg in jpegs],
-    )
-
-
-def picture(jpeg: bytes) -> NDArray[np.uint8]:
-    from io import BytesIO
-
-    return np.asarray(Image.open(BytesIO(jpeg)))
-
-
-def ffmpeg(*arguments: str | Path) -> None:
-    """Run the ffmpeg program; it must succeed."""
-    subprocess.run(["ffmpeg", "-v", "error", "-y", *map(str, arguments)], check=True)
-
-
-def shown(path: Path, *options: str, filters: str = "null", size: str) -> NDArray[np.uint8]:
-    """All frames [N, H, W, C] that the ffmpeg program shows of a file."""
-    arguments = ["-i", path, "-map", "0:v:0", "-vf", filters, "-fps_mode", "passthrough", *options]
-    raw = subprocess.run(
-        ["ffmpeg", "-v", "quiet", *map(str, arguments), "-pix_fmt", "rgb24", "-f", "rawvideo", "-"],
-        check=True,
-        stdout=subprocess.PIPE,
-    ).stdout
-    width, height = map(int, size.split("x"))
-    return np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3)
-
-
-def difference(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
-    """Mean absolute difference of two pictures, 0 to 255, by means of blocks of eight by eight:
-    JPEG and the interpolation of colours differ in single pixels.
-    """
-    assert first.shape == second.shape
-    height, width = (side // 8 for side in first.shape[:2])
-    blocks = [
-        p[: height * 8, : width * 8].reshape(height, 8, width, 8, 3).mean(axis=(1, 3))
-        for p in (first, second)
-    ]
-    return float(np.abs(blocks[0] - blocks[1]).mean())
+from siglip_pipeline_tests.video.ffmpeg_reference import (
+    REPORTS,
+    Indexed,
+    difference,
+    ffmpeg,
+    indexed,
+    shown,
+)
 
 
 def assert_same_planes(path: Path, *, size: str) -> None:
