@@ -68,4 +68,4 @@ def test_two_sparse_files_of_one_size_hold_up_nothing(
         assert isinstance(outcome, VideoError)
         assert reason in outcome.reason
         assert max(at["a.mp4"], at["b.mp4"], at["copy of a.mp4"]) < at[name]
-    assert max(at.values()) < 60
+    assert max(at.values()) < 180  # reading one whole takes longer

@@ -22,6 +22,9 @@ pytestmark = pytest.mark.timeout(300)
 SECONDS = 1.5
 """What each phase of a request may take here."""
 SLACK = 1.5
+"""More time than a machine with nothing else to do takes."""
+BUSY_SLACK = 15.0
+"""The same of a busy one; a client that is not dropped stays for minutes."""
 SIZE = 200 * 2**20
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 POST = (
@@ -136,7 +139,7 @@ def test_a_hundred_half_requests_are_dropped(
         is_served_at_once(served)
         for client in slow:
             assert told in said_until_closed(client)
-        assert time.monotonic() - began < SECONDS + SLACK
+        assert time.monotonic() - began < SECONDS + BUSY_SLACK
     assert not caplog.records  # or each would leave a traceback in the log
 
 
@@ -159,7 +162,7 @@ def test_a_drip_puts_off_nothing(served: Served, sent: bytes, drop: bytes) -> No
         began = time.monotonic()
         client = connect(sent)
         while not has_hung_up(client, drop):
-            assert time.monotonic() - began < SECONDS + SLACK
+            assert time.monotonic() - began < SECONDS + BUSY_SLACK
             time.sleep(0.25)
         assert time.monotonic() - began > SECONDS / 2
 
@@ -199,7 +202,7 @@ def test_five_hundred_idle_connections_are_in_nobodys_way(served: Served) -> Non
         is_served_at_once(served)
         for client in idle:
             said_until_closed(client)
-        assert time.monotonic() - began < 5 + SECONDS + SLACK
+        assert time.monotonic() - began < 5 + SECONDS + BUSY_SLACK
 
 
 def test_readers_that_take_nothing_are_dropped(served: Served) -> None:
@@ -314,4 +317,4 @@ def test_the_service_ends_in_spite_of_them(postgres: EmbeddedPostgres, tmp_path:
                     connect(sent)
             is_served_at_once(running)
             began = time.monotonic()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 5 + BUSY_SLACK
