@@ -197,7 +197,6 @@ class Bench:
             draft_folder=self.folder,
             sampling=Sampling.parse("fps:1"),
             options=DecodeOptions(longest_side=LONGEST_SIDE),
-            source_fingerprint="",
         )
         with (self.folder / "draft.parquet").open("wb") as draft:
             report = extract(job, MediaSource(path.name, path=path), draft)

@@ -255,15 +255,13 @@ class _FramesStage:
         )
 
     def _decoded(self, upload: Upload, report: FrameReport) -> FramesStored:
-        """Record the result of decoding."""
+        """Record the result of decoding the upload, as it was read."""
         self._record(
             upload,
             report.info,
             report.source_sha256,
             report.frames,
             report.damaged_share,
-            # Of the file as it was read: one that has changed since is out of date at once.
-            report.source_fingerprint,
         )
         return FramesStored(
             video=upload.path,
@@ -283,7 +281,6 @@ class _FramesStage:
         sha256: str,
         frames: int,
         damaged_share: float,
-        source_fingerprint: str | None = None,
     ) -> None:
         self._records.record_frames(
             upload=upload,
@@ -292,5 +289,4 @@ class _FramesStage:
             sampling=self._recipe,
             frames=frames,
             damaged_share=damaged_share,
-            source_fingerprint=source_fingerprint or upload.fingerprint,
         )

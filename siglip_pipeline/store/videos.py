@@ -170,7 +170,6 @@ class VideoStore:
         sampling: str,
         frames: int,
         damaged_share: float,
-        source_fingerprint: str,
     ) -> None:
         """Record that a video was decoded, and the source and sampling of its stored frames."""
         with self._database.connection() as connection:
@@ -178,7 +177,7 @@ class VideoStore:
             connection.execute(
                 _RECORD_FRAMES,
                 [
-                    source_fingerprint,
+                    upload.fingerprint,
                     source_sha256,
                     sampling,
                     frames,

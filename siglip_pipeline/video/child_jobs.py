@@ -48,7 +48,6 @@ class ExtractJob:
     """For messages."""
     sampling: Sampling
     options: DecodeOptions
-    source_fingerprint: str
 
     @property
     def recipe(self) -> str:

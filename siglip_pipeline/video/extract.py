@@ -1,21 +1,22 @@
-"""Sampled frames of uploads into the frame store, each video decoded in a watched child process.
+"""Decode uploads in child processes, and store their sampled frames.
 
-A decoder can hang, crash or fill the memory on a damaged file. Here that costs the one video and
-the child that decoded it; the batch goes on with a fresh child.
+A decoder can hang, crash or fill the memory on a damaged file. Then only this video fails, and the
+batch continues with a new child.
 """
 
 import contextlib
 import dataclasses
-import itertools
 import os
-from collections.abc import Generator, Iterable, Sized
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Sized
 from typing import Final
 
 from siglip_pipeline.errors import StorageFullError, UploadNotFoundError, VideoError
 from siglip_pipeline.records import Upload
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.child_jobs import ExtractJob, Limits
-from siglip_pipeline.video.children import Child, JobError, wait_for_any
+from siglip_pipeline.video.child_pool import run_in_children
+from siglip_pipeline.video.children import Child, JobError
 from siglip_pipeline.video.decode_options import DecodeOptions
 from siglip_pipeline.video.frame_file import new_file
 from siglip_pipeline.video.frame_report import FrameReport, read_report
@@ -26,13 +27,13 @@ from siglip_pipeline.video.sampling import Sampling
 __all__ = ["DecodeOptions", "FrameReport", "extract_frames", "extract_many"]
 
 MAX_TRIES: Final = 3
-"""A file that was replaced while it was decoded is decoded again, up to so many times in all."""
+"""How often a file is decoded if it is replaced while it is decoded."""
 
 MAX_DRAFT_BYTES: Final = 256 * 2**30
-"""Of one frame file: some five million pictures."""
+"""Largest frame file: about five million pictures."""
 
 MAX_THREADS: Final = 8
-"""More threads for one video decode it hardly faster, and each holds frames of its own."""
+"""Largest number of threads per video; more are hardly faster, and each holds frames in memory."""
 
 
 def extract_frames(
@@ -57,7 +58,7 @@ def extract_frames(
             if isinstance(result, VideoError):
                 raise result
             return result
-    raise AssertionError("extract_many gave nothing for its one upload")
+    raise AssertionError("extract_many yields an outcome for every upload")
 
 
 def extract_many(
@@ -69,21 +70,22 @@ def extract_many(
     options: DecodeOptions | None = None,
     workers: int = 0,
 ) -> Generator[tuple[Upload, FrameReport | VideoError], None, None]:
-    """Decode many uploads in parallel; each upload's outcome is given as it is known.
+    """Decode many uploads in parallel; yield each upload with its outcome when it is known.
 
-    A file that is replaced meanwhile is decoded again: frames of two files are never mixed.
+    A file that is replaced meanwhile is decoded again, so frames of two files are never mixed. Each
+    upload is yielded as it was decoded, which can differ from the one that was given.
 
     Args:
-        uploads_list: taken one by one as children become free.
-        uploads: where they lie.
-        frame_store: where frames go.
-        sampling: which frames to take.
+        uploads_list: read one by one as children become free.
+        uploads: where they are.
+        frame_store: where frames are stored.
+        sampling: which frames to sample.
         options: how to decode.
-        workers: videos decoded at once, one process each; 0 for one per CPU core. Cores that are
-            left over, as with a single video, become decoder threads.
+        workers: videos decoded at once, in one child each; 0 for one per CPU core. Remaining cores,
+            as with a single video, become decoder threads.
 
     Raises:
-        FrameStoreError: frames cannot be stored; that concerns all videos, so the batch ends.
+        FrameStoreError: frames cannot be stored; this concerns all videos, so the batch ends.
     """
     policy = Sampling.parse(sampling) if isinstance(sampling, str) else sampling
     options = options or DecodeOptions()
@@ -93,60 +95,52 @@ def extract_many(
     if options.threads == 0:
         threads = min(MAX_THREADS, max(1, available_cpus() // limit))
         options = dataclasses.replace(options, threads=threads)
-    waiting = iter(uploads_list)
-    tries: dict[str, int] = {}
-    free: list[Child] = []
-    busy: dict[Child, _Task] = {}
-    try:
-        exhausted = False
-        while True:
-            while not exhausted and len(busy) < limit:
-                upload = next(waiting, None)
-                if upload is None:
-                    exhausted = True
-                    break
-                try:
-                    task = _Task(upload, uploads, frame_store, policy, options)
-                except VideoError as error:
-                    yield upload, error
-                    continue
-                child = free.pop() if free else Child()
-                busy[child] = task
-                task.start(child)
-            if not busy:
-                return
-            for child in wait_for_any(busy):
-                task = busy.pop(child)
-                if child.is_alive and child.memory_mib() < options.memory_mib / 2:
-                    free.append(child)
-                else:  # the next video must not pay for what this one left behind
-                    child.end()
-                outcome = task.finish(child)
-                if isinstance(outcome, Upload):
-                    tries[outcome.path] = tries.get(outcome.path, 1) + 1
-                    if tries[outcome.path] <= MAX_TRIES:
-                        waiting, exhausted = itertools.chain([outcome], waiting), False
-                        continue
-                    outcome = VideoError(
-                        outcome.path,
-                        f"it was replaced {MAX_TRIES} times while it was decoded; it is taken up "
-                        "again once it stays as it is",
-                    )
-                yield task.upload, outcome
-    finally:
-        for child in [*free, *busy]:
-            child.end()
-        for task in busy.values():
-            task.clean_up()
+    waiting = _Waiting(uploads_list)
+    results = run_in_children(
+        waiting,
+        lambda upload: _Task(upload, uploads, frame_store, policy, options),
+        children=limit,
+        memory_mib=options.memory_mib,
+    )
+    with contextlib.closing(results):
+        for upload, outcome in results:
+            if not isinstance(outcome, Upload):
+                yield upload, outcome
+            elif not waiting.try_again(outcome):
+                reason = (
+                    f"it was replaced {MAX_TRIES} times while it was decoded; it is taken up "
+                    "again once it stays as it is"
+                )
+                yield upload, VideoError(upload.path, reason)
 
 
 def available_cpus() -> int:
-    """CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class _Waiting(Iterator[Upload]):
+    """The uploads that are still to be decoded; those to decode again come first."""
+
+    def __init__(self, uploads: Iterable[Upload]) -> None:
+        self._first_tries = iter(uploads)
+        self._again: list[Upload] = []
+        self._tries: Counter[str] = Counter()
+
+    def __next__(self) -> Upload:
+        return self._again.pop() if self._again else next(self._first_tries)
+
+    def try_again(self, upload: Upload) -> bool:
+        """Have an upload decoded again; return False if it was decoded too often."""
+        self._tries[upload.path] += 1
+        if self._tries[upload.path] >= MAX_TRIES:
+            return False
+        self._again.append(upload)
+        return True
+
+
 class _Task:
-    """One upload on its way through a child."""
+    """The decoding of one upload in a child."""
 
     def __init__(
         self,
@@ -169,14 +163,13 @@ class _Task:
             raise
 
     def start(self, child: Child) -> None:
-        """Give it to a child."""
+        """Give the job to the child."""
         job = ExtractJob(
             video=self.upload.path,
             fed_bytes=self._handed.fed_bytes,
             draft_folder=self._draft.parent,
             sampling=self._sampling,
             options=self._options,
-            source_fingerprint=self.upload.fingerprint,
         )
         limits = Limits(
             stall_seconds=self._options.stall_seconds,
@@ -192,42 +185,38 @@ class _Task:
             raise self._frame_store.refused(self._draft.parent, error) from error
 
     def finish(self, child: Child) -> FrameReport | VideoError | Upload:
-        """Put the frames in place, or drop what was written.
+        """Publish the frames, if the upload was decoded and has not changed.
 
         Returns:
-            The upload as it is now, where that is not what the child was given to read.
+            The report, or why there is none; the upload as it is now if it has changed.
 
         Raises:
             FrameStoreError: the frames cannot be stored.
         """
+        result = self._report(child)
         try:
-            result = self._report(child)
-            try:
-                now = self._uploads.get(self.upload.path)
-            except UploadNotFoundError:
-                found = f" ({result.reason})" if isinstance(result, VideoError) else ""
-                return VideoError(self.upload.path, f"it was deleted while it was decoded{found}")
-            if now.fingerprint != self.upload.fingerprint:
-                return now
-            if isinstance(result, VideoError):
-                return result
-            self._frame_store.publish(self.upload.path, self._draft)
+            now = self._uploads.get(self.upload.path)
+        except UploadNotFoundError:
+            found = f" ({result.reason})" if isinstance(result, VideoError) else ""
+            return VideoError(self.upload.path, f"it was deleted while it was decoded{found}")
+        if now.fingerprint != self.upload.fingerprint:
+            return now
+        if isinstance(result, VideoError):
             return result
-        finally:
-            self.clean_up()
+        self._frame_store.publish(self.upload.path, self._draft)
+        return result
 
     def _report(self, child: Child) -> FrameReport | VideoError:
         try:
-            report = read_report(self.upload.path, child.value())
+            return read_report(self.upload.path, child.value())
         except JobError as error:
             if error.kind == "full":
                 raise StorageFullError(error.reason) from error
             return VideoError(self.upload.path, error.reason)
         except VideoError as error:
             return error
-        return dataclasses.replace(report, source_fingerprint=self.upload.fingerprint)
 
-    def clean_up(self) -> None:
+    def close(self) -> None:
         """Remove the draft of this upload, and close the upload."""
         self._handed.close()
         self._draft.unlink(missing_ok=True)

@@ -76,7 +76,6 @@ def extract(
         damaged_packets=outcome.damaged_packets,
         damaged_share=outcome.damaged_share,
         source_sha256=sha256,
-        source_fingerprint=job.source_fingerprint,
         decode_cpu_seconds=time.process_time() - started_cpu,
         wall_seconds=time.perf_counter() - started,
         peak_memory_bytes=peak_memory_bytes(),

@@ -26,8 +26,6 @@ class FrameReport:
     damaged_share: float
     """Share of the video that is lost, 0 to 1."""
     source_sha256: str
-    source_fingerprint: str
-    """``Upload.fingerprint`` at the time of reading."""
     decode_cpu_seconds: float
     """Total CPU time of the child for this video."""
     wall_seconds: float

@@ -1,79 +1,74 @@
-"""SHA-256 of uploads, in watched child processes with a budget of time. No av here."""
+"""Hash uploads with SHA-256 in decoding children, with a time limit. Imports no av."""
 
+import contextlib
 from collections.abc import Generator, Iterable
 
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import Upload
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.child_jobs import HashJob, Limits
-from siglip_pipeline.video.children import Child, JobError, wait_for_any
+from siglip_pipeline.video.child_pool import run_in_children
+from siglip_pipeline.video.children import Child, JobError
 from siglip_pipeline.video.decode_options import DecodeOptions
-from siglip_pipeline.video.handing import Handed, hand
+from siglip_pipeline.video.handing import hand
 
 
 class TooLongError(VideoError):
-    """An upload was not hashed within its time."""
+    """An upload was not hashed within its time limit."""
 
 
 def sha256_many(
     uploads_list: Iterable[Upload], uploads: UploadStore, *, options: DecodeOptions, workers: int
 ) -> Generator[tuple[Upload, str | VideoError], None, None]:
-    """Hash uploads, several at once; each hash, in hexadecimal, is given as it is known.
+    """Hash uploads, several at once; yield each hash, in hexadecimal, when it is known.
 
     Args:
-        uploads_list: taken one by one.
-        uploads: where they lie.
-        options: how large an upload may be, and how long hashing it may take.
-        workers: uploads hashed at once, one process each.
+        uploads_list: read one by one as children become free.
+        uploads: where they are.
+        options: limits of the size of an upload and of the time to hash it.
+        workers: uploads hashed at once, in one child each.
     """
-    waiting = iter(uploads_list)
-    free: list[Child] = []
-    busy: dict[Child, tuple[Upload, Handed]] = {}
-    try:
-        exhausted = False
-        while busy or not exhausted:
-            while len(busy) < workers and not exhausted:
-                if (upload := next(waiting, None)) is None:
-                    exhausted = True
-                    continue
-                try:
-                    handed = hand(uploads, upload, options)
-                except VideoError as error:
-                    yield upload, error
-                    continue
-                child = free.pop() if free else Child()
-                busy[child] = upload, handed
-                job = HashJob(video=upload.path, fed_bytes=handed.fed_bytes)
-                child.start(job, _limits(upload, options), [handed.descriptor])
-            for child in wait_for_any(busy) if busy else []:
-                upload, handed = busy.pop(child)
-                handed.close()
-                yield upload, _outcome(child, upload)
-                if child.is_alive:
-                    free.append(child)
-    finally:
-        for child in [*free, *busy]:
-            child.end()
-        for _, handed in busy.values():
-            handed.close()
-
-
-def _limits(upload: Upload, options: DecodeOptions) -> Limits:
-    return Limits(
-        stall_seconds=options.stall_seconds,
-        total_seconds=options.hash_seconds(upload.size_bytes),
+    results = run_in_children(
+        iter(uploads_list),
+        lambda upload: _Hashing(upload, uploads, options),
+        children=workers,
         memory_mib=options.memory_mib,
     )
+    with contextlib.closing(results):
+        yield from results
 
 
-def _outcome(child: Child, upload: Upload) -> str | VideoError:
-    try:
-        return str(child.value())
-    except JobError as error:
-        if error.kind == "late":
-            return TooLongError(
-                upload.path,
-                f"hashing its {upload.size_bytes / 2**30:,.1f} GiB: {error.reason}; raise "
-                "SIGLIP_HASH_SECONDS_PER_GIB if the storage really is so slow",
-            )
-        return VideoError(upload.path, error.reason)
+class _Hashing:
+    """The hashing of one upload in a child."""
+
+    def __init__(self, upload: Upload, uploads: UploadStore, options: DecodeOptions) -> None:
+        self._upload = upload
+        self._options = options
+        self._handed = hand(uploads, upload, options)
+
+    def start(self, child: Child) -> None:
+        """Give the job to the child."""
+        limits = Limits(
+            stall_seconds=self._options.stall_seconds,
+            total_seconds=self._options.hash_seconds(self._upload.size_bytes),
+            memory_mib=self._options.memory_mib,
+        )
+        job = HashJob(video=self._upload.path, fed_bytes=self._handed.fed_bytes)
+        child.start(job, limits, [self._handed.descriptor])
+
+    def finish(self, child: Child) -> str | VideoError:
+        """Return the hash, or why there is none."""
+        try:
+            return str(child.value())
+        except JobError as error:
+            if error.kind == "late":
+                return TooLongError(
+                    self._upload.path,
+                    f"hashing its {self._upload.size_bytes / 2**30:,.1f} GiB: {error.reason}; "
+                    "raise SIGLIP_HASH_SECONDS_PER_GIB if the storage really is so slow",
+                )
+            return VideoError(self._upload.path, error.reason)
+
+    def close(self) -> None:
+        """Close the upload."""
+        self._handed.close()

@@ -77,7 +77,6 @@ def index_folder(database: Database, settings: Settings) -> int:
             sampling=report.sampling,
             frames=report.frames,
             damaged_share=report.damaged_share,
-            source_fingerprint=report.source_fingerprint,
         )
         for batch in frames.read(upload.path, batch_size=10_000):
             vectors_ND = extract_image_embeddings(batch.jpegs, model=model)

@@ -84,7 +84,6 @@ def record(database: Database, video: str, *, modified_at: float = 1e9, frames: 
         sampling="fps:1",
         frames=frames,
         damaged_share=0.0,
-        source_fingerprint=upload.fingerprint,
     )
 
 
