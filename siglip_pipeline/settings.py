@@ -328,6 +328,21 @@ class Settings(BaseSettings):
     http_max_k: int = Field(
         100, ge=1, le=1000, description="Most moments that one HTTP request may ask for."
     )
+    clip_cache_gib: float = Field(
+        2.0,
+        gt=0,
+        description="Clips of what a browser cannot play are kept below `SIGLIP_HOME` up to this "
+        "size, in GiB; the least recently watched are removed first. No single clip is larger.",
+    )
+    clip_longest_side: int = Field(
+        1280, ge=64, le=8192, description="Their pictures are shrunk to this, in pixels."
+    )
+    clips_at_once: int = Field(
+        1,
+        ge=1,
+        description="Clips made at once, each in one process of low priority; beside them, one "
+        "whole video.",
+    )
     http_requests_per_second: float = Field(
         20.0,
         ge=0,

@@ -1,5 +1,6 @@
 """Read the times of a video's stored frames and moments, for a player."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,12 +28,13 @@ class MomentSpan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Timeline:
-    """A video's frames and moments under the active model; empty if it has no vectors."""
+class FrameTimes:
+    """Frames of a part of a video; none if it has no vectors."""
 
     frames: tuple[FrameTime, ...] = ()
-    """In time order: all frames, or as many as requested, evenly spaced."""
-    moments: tuple[MomentSpan, ...] = ()
+    """In order of time: all frames, or as many as requested, evenly spaced."""
+    total: int = 0
+    """How many there are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,14 +49,15 @@ class VideoName:
 
 # Of n rows in most - 1 steps: each row that is the first of a new step.
 _FRAMES = """
-SELECT frame_index, time_seconds
+SELECT frame_index, time_seconds, n
 FROM (
     SELECT frame_index, time_seconds, row_number() OVER (ORDER BY frame_index) - 1 AS row,
            count(*) OVER () AS n
     FROM {} WHERE video_id = %(video)s
+      AND time_seconds >= %(start)s AND time_seconds < %(end)s
 ) f
 WHERE n <= %(most)s OR row = 0
-   OR row * (%(most)s - 1) / greatest(n - 1, 1) <> (row - 1) * (%(most)s - 1) / greatest(n - 1, 1)
+   OR row * %(steps)s / greatest(n - 1, 1) <> (row - 1) * %(steps)s / greatest(n - 1, 1)
 ORDER BY frame_index
 """
 
@@ -83,28 +86,52 @@ class TimelineStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def timeline(self, video_id: int, *, max_frames: int) -> Timeline:
-        """Return the frames and moments of a video under the active model.
+    def frames(
+        self,
+        video_id: int,
+        *,
+        start_seconds: float = 0.0,
+        end_seconds: float = math.inf,
+        max_frames: int,
+    ) -> FrameTimes:
+        """Return the frames of a part of a video under the active model.
 
         Args:
+            video_id: the database's number of the video.
+            start_seconds: from this time.
+            end_seconds: before this time.
             max_frames: most frames to return, evenly spaced, the first and the last included.
         """
         with self._database.connection() as connection:
             model_id = _active_model(connection)
             if model_id is None:
-                return Timeline()
-            frames = connection.cursor(row_factory=class_row(FrameTime)).execute(
+                return FrameTimes()
+            rows = connection.execute(
                 sql.SQL(_FRAMES).format(tables.frames(model_id)),
-                {"video": video_id, "most": max(2, max_frames)},
-            )
-            rows = frames.fetchall()
+                {
+                    "video": video_id,
+                    "start": start_seconds,
+                    "end": end_seconds,
+                    "most": max_frames,
+                    "steps": max_frames - 1,
+                },
+            ).fetchall()
+        frames = tuple(FrameTime(frame_index=index, time_seconds=time) for index, time, _ in rows)
+        return FrameTimes(frames=frames, total=rows[0][2] if rows else 0)
+
+    def moments(self, video_id: int) -> tuple[MomentSpan, ...]:
+        """Return the moments of a video under the active model, in order of time."""
+        with self._database.connection() as connection:
+            model_id = _active_model(connection)
+            if model_id is None:
+                return ()
             moments = connection.cursor(row_factory=class_row(MomentSpan)).execute(
                 sql.SQL(
                     "SELECT start_seconds, end_seconds FROM {} WHERE video_id = %s ORDER BY moment"
                 ).format(tables.moments(model_id)),
                 [video_id],
             )
-            return Timeline(frames=tuple(rows), moments=tuple(moments.fetchall()))
+            return tuple(moments.fetchall())
 
     def frames_at(self, places: Sequence[tuple[int, float]]) -> list[int | None]:
         """Return the frame nearest to each place (video id, seconds) under the active model.

@@ -110,6 +110,7 @@ class CutJob:
     fed_bytes: int | None
     start_seconds: float
     end_seconds: float
+    longest_side: int | None
 
     def perform(self, descriptors: Sequence[int], progress: Progress) -> Any:
         """Write the clip; return the number of its frames."""
@@ -119,4 +120,11 @@ class CutJob:
         upload, target = descriptors
         source = MediaSource.of_descriptor(self.video, upload, fed_bytes=self.fed_bytes)
         with open(target, "w+b", buffering=0, closefd=False) as file:
-            return cut(source, self.start_seconds, self.end_seconds, file, progress)
+            return cut(
+                source,
+                self.start_seconds,
+                self.end_seconds,
+                file,
+                longest_side=self.longest_side,
+                on_progress=progress,
+            )

@@ -25,6 +25,7 @@ import psutil
 
 from siglip_pipeline.settings import decoder_environment
 from siglip_pipeline.video.child_jobs import Job, Limits
+from siglip_pipeline.video.decode_options import Progress
 from siglip_pipeline.video.wire import Wire, WireError
 
 POLL_SECONDS: Final = 0.1
@@ -42,6 +43,8 @@ MAX_MESSAGES: Final = 100
 SPARE_MIB: Final = 1024
 """Allocations fail above twice the limit of resident memory plus this. It supplements the check of
 memory, which happens only ten times a second."""
+
+_NICE: Final = 15
 
 BOOT: Final = (
     "import json, sys; arguments = json.loads(sys.argv[1]); sys.path[:] = arguments.pop('path'); "
@@ -93,6 +96,8 @@ class Child:
         self._limits = Limits(total_seconds=math.inf)
         self._stalled_at = self._late_at = math.inf
         self._outcome: tuple[Any, JobError | None] | None = (None, None)
+        self.on_progress: Progress = lambda step: None
+        """Called with what the child says of its progress."""
         self.sandbox: dict[str, Any] | None = None
         """The restrictions in force for the child; None until it is ready."""
 
@@ -179,6 +184,11 @@ class Child:
             )
         return self._outcome is not None
 
+    def yield_to_others(self) -> None:
+        """Lower its priority: others of the machine go first."""
+        with contextlib.suppress(psutil.Error):  # gone
+            psutil.Process(self.pid).nice(_NICE)
+
     def kill(self) -> None:
         """Kill the process; callable from any thread. The thread that waits gets a JobError."""
         self._process.kill()
@@ -232,6 +242,7 @@ class Child:
             self._limit_resources()
         elif kind == "progress":
             self._set_deadlines(first=False)
+            self.on_progress(int(value))
         elif kind == "done":
             self._outcome = value, None
         else:

@@ -7,7 +7,7 @@ from siglip_pipeline.files.replacing import replacing
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.child_jobs import CutJob, Limits
 from siglip_pipeline.video.children import Child, JobError
-from siglip_pipeline.video.decode_options import DecodeOptions
+from siglip_pipeline.video.decode_options import DecodeOptions, Progress
 from siglip_pipeline.video.handing import hand
 
 SECONDS_PER_SECOND = 30.0
@@ -22,7 +22,11 @@ def cut_clip(
     end_seconds: float,
     target: Path,
     *,
+    longest_side: int | None = None,
+    max_bytes: int = MAX_CLIP_BYTES,
     options: DecodeOptions | None = None,
+    on_progress: Progress = lambda permille: None,
+    polite: bool = False,
 ) -> int:
     """Write a section of an upload to an MP4 file without sound; return its number of frames.
 
@@ -32,7 +36,11 @@ def cut_clip(
         start_seconds: the first frame is the one on screen at this time.
         end_seconds: the last frame is the last one before this time.
         target: path of the MP4 file; complete when this returns, absent when it raises.
+        longest_side: shrink the picture to this, in pixels; None keeps the size.
+        max_bytes: a clip that would be larger is given up.
         options: limits of time and memory.
+        on_progress: called with the thousandths that are done.
+        polite: lower the priority of the process.
 
     Raises:
         VideoError: the upload is gone, or cannot be decoded, with the reason.
@@ -42,20 +50,24 @@ def cut_clip(
         stall_seconds=options.stall_seconds,
         total_seconds=options.stall_seconds + SECONDS_PER_SECOND * (end_seconds - start_seconds),
         memory_mib=options.memory_mib,
-        file_bytes=MAX_CLIP_BYTES,
+        file_bytes=max_bytes,
     )
     try:
         upload = hand(uploads, uploads.get(video), options)
     except UploadError as error:
         raise VideoError(video, str(error)) from error
     child = Child()
+    child.on_progress = on_progress
     try:
+        if polite:
+            child.yield_to_others()
         with replacing(target) as clip:
             job = CutJob(
                 video=video,
                 fed_bytes=upload.fed_bytes,
                 start_seconds=start_seconds,
                 end_seconds=end_seconds,
+                longest_side=longest_side,
             )
             return int(child.run(job, limits, [upload.descriptor, clip.fileno()]))
     except JobError as error:

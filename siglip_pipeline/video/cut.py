@@ -25,32 +25,42 @@ def cut(
     start_seconds: float,
     end_seconds: float,
     target: BinaryIO,
-    on_progress: Callable[[int], None] = lambda packets: None,
+    *,
+    longest_side: int | None = None,
+    on_progress: Callable[[int], None] = lambda permille: None,
 ) -> int:
     """Write the frames on screen in [start, end) to ``target``; return their number.
 
     They are encoded again, so the clip begins at the exact frame instead of the key frame before
-    it.
+    it. ``on_progress`` gets the thousandths that are done.
 
     Raises:
         VideoError: the source is a picture, or none of these frames can be decoded.
     """
     if is_picture(source):
         raise VideoError(source.video, "it is a picture, which has no clips")
-    scanned = index_frames(source, on_progress=on_progress)
+    scanned = index_frames(source, on_progress=lambda packets: on_progress(0))
     pts_N = scanned.packets.pts_N
     times_N = (pts_N - pts_N[0]) * float(scanned.time_base)
     # The frame that is on screen at the start began before it.
     first = max(0, int(np.searchsorted(times_N, start_seconds, side="right")) - 1)
     last = max(first + 1, int(np.searchsorted(times_N, end_seconds, side="left")))
-    pictures = PictureMaker(longest_side=None)
+    pictures = PictureMaker(longest_side=longest_side)
     written = 0
+
+    def note(packets: int) -> None:
+        on_progress(1000 * written // (last - first))
+
     with write_mp4(target) as output:
         stream: av.VideoStream | None = None
         begin = 0.0
         plan = plan_decode(scanned.packets, np.arange(first, last, dtype=np.int64))
         for decoded in decode_frames(
-            source, scanned, plan, deinterlace=True, on_progress=on_progress
+            source,
+            scanned,
+            plan,
+            deinterlace=True,
+            on_progress=note,
         ):
             pixels_HWC = pictures.rgb(
                 decoded.frame, scanned.geometry(decoded.frame, decoded.sample_aspect_ratio)

@@ -17,6 +17,7 @@ from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.web import (
     api,
+    clip_routes,
     health,
     media,
     pages,
@@ -74,6 +75,7 @@ def create_app(
         videos.router,
         health.router,
         media.router,
+        clip_routes.router,
         pages.router,
         sign_in.router,
         assets.router,

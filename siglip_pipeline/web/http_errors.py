@@ -19,6 +19,7 @@ from siglip_pipeline.errors import (
     QueryError,
     SiglipPipelineError,
     UploadNotFoundError,
+    VideoError,
 )
 
 logger = logging.getLogger(__name__)
@@ -99,7 +100,11 @@ def http_error(error: Exception, request: Request) -> HttpError:
             )
         case UploadNotFoundError():
             logger.info("%s: %s", request.url.path, error)
-            return HttpError(404, "the video's file is no longer among the uploads")
+            return HttpError(
+                404, "the video's file is no longer among the uploads", kind="UploadNotFoundError"
+            )
+        case VideoError():
+            return HttpError(422, str(error), kind="VideoError")
         case FrameStoreError():
             logger.warning("%s: %s", request.url.path, error)
             return HttpError(404, "this picture is not stored, or cannot be read")

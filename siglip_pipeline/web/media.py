@@ -2,21 +2,18 @@
 
 import hashlib
 import mimetypes
-from collections.abc import AsyncIterator
-from email.utils import formatdate, parsedate_to_datetime
-from typing import Annotated, BinaryIO, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Path, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
 
 from siglip_pipeline.records import Upload
 from siglip_pipeline.web.client_pictures import THUMBNAIL_WIDTHS, shrink_jpeg
+from siglip_pipeline.web.file_responses import FileFacts, file_response, matches
 from siglip_pipeline.web.http_errors import HttpError
 from siglip_pipeline.web.query import MAX_ID
-from siglip_pipeline.web.ranges import ByteRange, UnsatisfiableRangeError, parse_range
 from siglip_pipeline.web.schemas import ErrorAnswer
 from siglip_pipeline.web.services import CurrentServices
 
@@ -26,10 +23,8 @@ router = APIRouter(
 
 VideoId = Annotated[int, Path(ge=1, le=MAX_ID, examples=[7])]
 
-CHUNK_BYTES: Final = 512 * 1024
 # A video that is decoded again keeps its addresses: browsers revalidate, and get 304 if unchanged.
 _CACHE_THUMBNAIL: Final = "private, max-age=300, stale-while-revalidate=86400"
-_CACHE_STREAM: Final = "private, no-cache"
 _TYPES: Final = {".mkv": "video/x-matroska", ".ts": "video/mp2t", ".m4v": "video/mp4"}
 
 
@@ -57,7 +52,7 @@ def thumbnail(
         raise HttpError(404, f"video {video_id} has no stored frames yet")
     tag = f'"{name.frames_version}-{frame_index}-{width or "full"}"'
     headers = {"ETag": tag, "Cache-Control": _CACHE_THUMBNAIL}
-    if _matches(request.headers.get("if-none-match"), tag):
+    if matches(request.headers.get("if-none-match"), tag):
         return Response(status_code=304, headers=headers)
     jpeg = services.frames.thumbnail(name.video, frame_index)
     if width is not None:
@@ -82,103 +77,26 @@ async def stream(request: Request, services: CurrentServices, video_id: VideoId)
     name = await run_in_threadpool(services.name, video_id)
     upload, file = await run_in_threadpool(services.uploads.open_and_look, name.video)
     try:
-        return _answer(request, upload, file)
+        return file_response(request, file, upload_facts(upload))
     except BaseException:
         file.close()
         raise
 
 
-def _answer(request: Request, upload: Upload, file: BinaryIO) -> "_FileResponse":
-    """Return the requested part of an open upload."""
-    tag = _upload_tag(upload)
-    headers = {
-        "Accept-Ranges": "bytes",
-        "ETag": tag,
-        "Cache-Control": _CACHE_STREAM,
-        "Content-Disposition": "inline",
-    }
-    if upload.modified_at is not None:
-        headers["Last-Modified"] = formatdate(upload.modified_at, usegmt=True)
-    if _matches(request.headers.get("if-none-match"), tag):
-        return _FileResponse(file, ByteRange(0, 0), 304, headers)
-    wanted = _wanted(request, upload, tag)
-    if wanted is None:
-        part, status = ByteRange(0, upload.size_bytes), 200
-    else:
-        part, status = wanted, 206
-        headers["Content-Range"] = part.content_range(upload.size_bytes)
-    headers["Content-Length"] = str(len(part))
-    sent = part if request.method != "HEAD" else ByteRange(0, 0)
-    return _FileResponse(file, sent, status, headers, _media_type(upload.path))
-
-
-def _wanted(request: Request, upload: Upload, tag: str) -> ByteRange | None:
-    condition = request.headers.get("if-range")
-    if condition is not None and condition != tag and not _is_date_of(condition, upload):
-        return None
-    try:
-        return parse_range(request.headers.get("range"), upload.size_bytes)
-    except UnsatisfiableRangeError as error:
-        raise HttpError(
-            416,
-            f"range {request.headers['range'][:60]!r} is outside of the {upload.size_bytes} bytes",
-            headers={"Content-Range": f"bytes */{upload.size_bytes}"},
-        ) from error
-
-
-def _is_date_of(condition: str, upload: Upload) -> bool:
-    if upload.modified_at is None or condition.startswith(('"', "W/")):
-        return False
-    try:
-        return int(parsedate_to_datetime(condition).timestamp()) == int(upload.modified_at)
-    except (ValueError, OverflowError):
-        return False
-
-
-class _FileResponse(StreamingResponse):
-    """A range of an open file, which is closed in any case: sent, aborted or never begun."""
-
-    def __init__(
-        self,
-        file: BinaryIO,
-        part: ByteRange,
-        status: int,
-        headers: dict[str, str],
-        media_type: str | None = None,
-    ) -> None:
-        super().__init__(_read(file, part), status, headers, media_type)
-        self._file = file
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._file.close()
-
-
-async def _read(file: BinaryIO, part: ByteRange) -> AsyncIterator[bytes]:
-    length = len(part)
-    if length:
-        await run_in_threadpool(file.seek, part.start)
-    while length > 0:
-        chunk = await run_in_threadpool(file.read, min(CHUNK_BYTES, length))
-        if not chunk:
-            return  # the file became shorter: the client sees the wrong length
-        length -= len(chunk)
-        yield chunk
+def upload_facts(upload: Upload) -> FileFacts:
+    """Return what a client is told of an upload."""
+    return FileFacts(
+        name=upload.path.rpartition("/")[2],
+        size_bytes=upload.size_bytes,
+        tag=_upload_tag(upload),
+        media_type=_media_type(upload.path),
+        modified_at=upload.modified_at,
+    )
 
 
 def _upload_tag(upload: Upload) -> str:
     digest = hashlib.sha256(f"{upload.path}\0{upload.fingerprint}".encode()).hexdigest()
     return f'"{digest[:20]}"'
-
-
-def _matches(header: str | None, tag: str) -> bool:
-    """Return whether If-None-Match names the tag, by weak comparison as the RFC requires."""
-    if header is None:
-        return False
-    given = [part.strip().removeprefix("W/") for part in header.split(",")]
-    return "*" in given or tag in given
 
 
 def _media_type(path: str) -> str:

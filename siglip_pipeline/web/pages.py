@@ -3,7 +3,7 @@
 import time
 from dataclasses import fields
 from typing import Annotated, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from fastapi import APIRouter, Query
 from starlette.requests import Request
@@ -17,6 +17,7 @@ from siglip_pipeline.stages.status import StatusOptions, collect_status
 from siglip_pipeline.store.videos import Failure
 from siglip_pipeline.uploads.names import partition_key
 from siglip_pipeline.web.client_pictures import on_picture, preview_url
+from siglip_pipeline.web.clip_routes import MAX_CLIP_SECONDS
 from siglip_pipeline.web.http_errors import HttpError
 from siglip_pipeline.web.media import VideoId
 from siglip_pipeline.web.query import (
@@ -29,10 +30,13 @@ from siglip_pipeline.web.query import (
     search_text,
 )
 from siglip_pipeline.web.rendering import render
+from siglip_pipeline.web.schemas import MomentAnswer
 from siglip_pipeline.web.services import CurrentServices, Services
-from siglip_pipeline.web.video_routes import video_detail
+from siglip_pipeline.web.video_routes import frame_answers, video_detail
 
 HITS_PER_PAGE = 24
+STRIP_FRAMES = 24
+"""Frames of the strip below the player."""
 VIDEOS_PER_PAGE = 50
 FAILURES_SHOWN = 200
 SEGMENTS_SHOWN = 100
@@ -40,6 +44,11 @@ _FILTERS = tuple(field.name for field in fields(SearchFilter))
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
+_QUERIES = ("q", "video_id", "picture")
+"""Parameters of the page that say what is searched for."""
+_SEARCH_PARAMETERS = (*_QUERIES, "seconds", "offset", *_FILTERS)
+
+_Seconds = Annotated[float, Query(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
 _Offset = Annotated[int, Query(ge=0, le=MAX_ID)]
 
 
@@ -128,15 +137,73 @@ def videos_page(services: CurrentServices, offset: _Offset = 0) -> Response:
 def video_page(
     services: CurrentServices,
     video_id: VideoId,
-    t: Annotated[float, Query(ge=0, le=MAX_SECONDS, allow_inf_nan=False)] = 0.0,
-    q: str = "",
+    t: _Seconds = 0.0,
+    start: Annotated[_Seconds | None, Query(alias="from")] = None,
+    end: Annotated[_Seconds | None, Query(alias="to")] = None,
+    span: Annotated[float, Query(ge=0, le=MAX_SECONDS, allow_inf_nan=False)] = 0.0,
+    search: Annotated[str, Query(max_length=8000)] = "",
 ) -> Response:
-    """Show the player at a second, and the moment around it."""
+    """Show the player at a second, and the moment that was found.
+
+    Args:
+        services: the store of videos.
+        video_id: which video.
+        t: the second.
+        start: of the moment that was found; without it, that of the index around ``t``.
+        end: of that moment.
+        span: seconds that the strip of frames shows; 0: as many as are needed to show each frame.
+        search: the query of the page of results that led here.
+    """
     video = video_detail(services, video_id)
     ends = [moment.end_seconds for moment in video.moments]
     duration = max(video.duration_seconds or 0.0, *ends, 0.001)
-    current = next((m for m in video.moments if m.start_seconds <= t < m.end_seconds), None)
-    return render("video.html", video=video, t=t, duration=duration, current=current, q=q[:1000])
+    around = next((m for m in video.moments if m.start_seconds <= t < m.end_seconds), None)
+    given = start is not None and end is not None and start < end
+    found = MomentAnswer(start_seconds=start, end_seconds=end) if given else around
+    strip = _strip(services, video_id, t, duration, span, video.frames or 0)
+    [poster] = services.timelines.frames_at([(video_id, t)])
+    back = _search_address(search)
+    return render(
+        "video.html",
+        video=video,
+        t=t,
+        duration=duration,
+        found=found,
+        strip=strip,
+        poster=poster,
+        back=back,
+        q=dict(parse_qsl(urlsplit(back).query)).get("q") if back else None,
+        search=urlsplit(back).query if back else "",
+        clip=_clip_address(video_id, found),
+    )
+
+
+def _strip(
+    services: Services, video_id: int, t: float, duration: float, span: float, frames: int
+) -> dict[str, Any]:
+    """Return the frames around a second, and how many seconds they show."""
+    least = duration * min(1.0, STRIP_FRAMES / max(frames, 1))
+    span = min(max(span, least), duration)
+    start = min(max(0.0, t - span / 2), duration - span)
+    found = services.timelines.frames(
+        video_id, start_seconds=start, end_seconds=start + span, max_frames=STRIP_FRAMES
+    )
+    shown = frame_answers(video_id, found.frames)
+    return {"frames": shown, "span": span, "least": least, "start": start, "end": start + span}
+
+
+def _clip_address(video_id: int, found: MomentAnswer | None) -> str | None:
+    """Return where the moment is a file of its own; None if it is too long for that."""
+    if found is None or found.end_seconds > found.start_seconds + MAX_CLIP_SECONDS:
+        return None
+    times = urlencode({"from": found.start_seconds, "to": found.end_seconds})
+    return f"/api/videos/{video_id}/clip.mp4?{times}"
+
+
+def _search_address(search: str) -> str | None:
+    """Return the address of a page of results; None if the parameters are of none."""
+    kept = [(n, v) for n, v in parse_qsl(search) if n in _SEARCH_PARAMETERS]
+    return f"/?{urlencode(kept)}" if any(n in _QUERIES for n, _ in kept) else None
 
 
 @router.get("/duplicates")
@@ -207,6 +274,8 @@ def _results(
         next=following,
         fields=_fields(request),
         filtered=filter != SearchFilter(),
+        search=urlencode(items),
+        kept_filters="".join(f"&{urlencode([(n, v)])}" for n, v in items if n in _FILTERS and v),
         unfiltered=f"/?{urlencode(without_filter)}" if without_filter else None,
         **{"q": "", "like": None, "preview": None, **asked},
     )

@@ -1,6 +1,7 @@
 """Render the templates of the pages; all values are escaped."""
 
 from typing import Any
+from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 from starlette.responses import HTMLResponse
@@ -19,6 +20,9 @@ _templates = Environment(
 _templates.filters["timecode"] = timecode
 _templates.filters["shown"] = shown
 _templates.filters["percent"] = lambda share: f"{share:.1%}"
+_templates.filters["query"] = lambda values: urlencode(
+    {name: value for name, value in values.items() if value is not None}
+)
 _templates.globals.update(asset_url=asset_url, version=__version__)
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -122,12 +122,28 @@ class VideosAnswer(BaseModel):
     next: str | None = Field(examples=["/api/videos?limit=50&offset=50"])
 
 
+class PlayableAnswer(BaseModel):
+    """How far the conversion of a whole video has come."""
+
+    state: Literal["absent", "making", "ready", "failed"]
+    share: float = Field(description="How much is done, 0 to 1.")
+    reason: str | None = Field(description="Why it failed.")
+    url: str | None = Field(description="Of the file, once it is ready.")
+
+
 class FrameAnswer(BaseModel):
     """A stored frame."""
 
     frame_index: int
     time_seconds: float
     thumbnail_url: str
+
+
+class FramesAnswer(BaseModel):
+    """Stored frames in order of time."""
+
+    frames: list[FrameAnswer]
+    total: int = Field(description="Stored frames in this range, returned or not.")
 
 
 class MomentAnswer(BaseModel):

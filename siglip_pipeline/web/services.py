@@ -16,6 +16,7 @@ from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.timelines import TimelineStore, VideoName
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads.upload_store import UploadStore
+from siglip_pipeline.video.clip_cache import ClipCache, ClipOptions
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline.video.picture_decoder import PictureDecoder
 from siglip_pipeline.web.encoder import BatchingEmbedder
@@ -41,6 +42,7 @@ class Services:
     uploads: UploadStore
     frames: FrameStore
     decoder: PictureDecoder
+    clips: ClipCache
     turns: Turns
     """Turns of query pictures: waiting ones occupy no thread."""
     image_lock: threading.Lock = field(default_factory=threading.Lock)
@@ -53,6 +55,7 @@ class Services:
         cls, settings: Settings, database: Database, embedder: QueryEmbedder | None = None
     ) -> "Services":
         """Make the services over an open database, without loading or reading anything."""
+        uploads = UploadStore(settings.uploads, settle_seconds=0)
         embedder = embedder or BatchingEmbedder(ModelOptions.from_settings(settings))
         return cls(
             settings=settings,
@@ -64,9 +67,10 @@ class Services:
             videos=VideoStore(database),
             timelines=TimelineStore(database),
             similarity=VideoSimilarityStore(database),
-            uploads=UploadStore(settings.uploads, settle_seconds=0),
+            uploads=uploads,
             frames=FrameStore(settings.frame_store_url),
             decoder=PictureDecoder(settings.http_pictures_at_once),
+            clips=ClipCache(uploads, ClipOptions.from_settings(settings)),
             turns=Turns(
                 at_once=settings.http_pictures_at_once, waiting=settings.http_pictures_waiting
             ),
@@ -76,6 +80,7 @@ class Services:
         """Stop the background threads."""
         self.stopping.set()
         self.decoder.close()
+        self.clips.close()
         if isinstance(self.embedder, BatchingEmbedder):
             self.embedder.close()
 

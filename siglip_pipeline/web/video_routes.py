@@ -1,5 +1,6 @@
 """HTTP routes about videos: lists, details, labels, duplicates, the pipeline's status."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -7,14 +8,16 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 
 from siglip_pipeline.stages.status import StatusOptions, collect_status
+from siglip_pipeline.store.timelines import FrameTime
 from siglip_pipeline.web.http_errors import HttpError
 from siglip_pipeline.web.media import VideoId
-from siglip_pipeline.web.query import MAX_ID, Filter
+from siglip_pipeline.web.query import MAX_ID, MAX_SECONDS, Filter
 from siglip_pipeline.web.schemas import (
     FAILURES,
     DuplicatesAnswer,
     ErrorAnswer,
     FrameAnswer,
+    FramesAnswer,
     LabelsAnswer,
     MomentAnswer,
     VideoAnswer,
@@ -24,6 +27,8 @@ from siglip_pipeline.web.schemas import (
 from siglip_pipeline.web.services import CurrentServices, Services, unknown_video
 
 TIMELINE_FRAMES = 24
+MAX_FRAMES = 500
+"""Most frames of one answer."""
 MAX_LABELS = 20
 """Most labels of one request: each is compared with every frame in scope."""
 
@@ -68,24 +73,56 @@ def video_detail(services: Services, video_id: int) -> VideoDetailAnswer:
     row = services.videos.by_id(video_id)
     if row is None:
         raise unknown_video(video_id)
-    timeline = services.timelines.timeline(video_id, max_frames=TIMELINE_FRAMES)
+    found = services.timelines.frames(video_id, max_frames=TIMELINE_FRAMES)
     return VideoDetailAnswer(
         **VideoAnswer.of(row).model_dump(),
         info=row.info,
         stream_url=f"/api/videos/{video_id}/stream",
-        timeline=[
-            FrameAnswer(
-                frame_index=frame.frame_index,
-                time_seconds=frame.time_seconds,
-                thumbnail_url=f"/api/thumbnails/{video_id}/{frame.frame_index}.jpg",
-            )
-            for frame in timeline.frames
-        ],
+        timeline=frame_answers(video_id, found.frames),
         moments=[
             MomentAnswer(start_seconds=moment.start_seconds, end_seconds=moment.end_seconds)
-            for moment in timeline.moments
+            for moment in services.timelines.moments(video_id)
         ],
     )
+
+
+def frame_answers(video_id: int, frames: Iterable[FrameTime]) -> list[FrameAnswer]:
+    """Return frames with the addresses of their pictures."""
+    return [
+        FrameAnswer(
+            frame_index=frame.frame_index,
+            time_seconds=frame.time_seconds,
+            thumbnail_url=f"/api/thumbnails/{video_id}/{frame.frame_index}.jpg",
+        )
+        for frame in frames
+    ]
+
+
+@router.get(
+    "/api/videos/{video_id}/frames",
+    summary="Stored frames of a part of a video",
+    responses={404: {"model": ErrorAnswer, "description": "No such video"}},
+)
+def frames(
+    services: CurrentServices,
+    video_id: VideoId,
+    start: Annotated[
+        float, Query(alias="from", ge=0, le=MAX_SECONDS, allow_inf_nan=False, description="Second.")
+    ] = 0.0,
+    end: Annotated[
+        float,
+        Query(alias="to", ge=0, le=MAX_SECONDS, allow_inf_nan=False, description="Before it."),
+    ] = MAX_SECONDS,
+    limit: Annotated[int, Query(ge=1, le=MAX_FRAMES)] = 100,
+) -> FramesAnswer:
+    """Return all stored frames from `from` to `to`, or `limit` of them, evenly spaced."""
+    if not start < end:
+        raise HttpError(422, f"from={start:g} is not before to={end:g}")
+    services.name(video_id)
+    found = services.timelines.frames(
+        video_id, start_seconds=start, end_seconds=end, max_frames=limit
+    )
+    return FramesAnswer(frames=frame_answers(video_id, found.frames), total=found.total)
 
 
 @router.get(

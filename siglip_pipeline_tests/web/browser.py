@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -44,3 +46,41 @@ def chromium() -> Iterator[webdriver.Chrome]:
         yield started
     finally:
         started.quit()
+
+
+class Page:
+    """A browser on the service, and what people do with it."""
+
+    def __init__(self, browser: webdriver.Chrome, url: str) -> None:
+        self.browser = browser
+        self.url = url
+
+    def go(self, path: str) -> None:
+        self.browser.get(self.url + path)
+
+    def find(self, selector: str) -> WebElement:
+        return self.browser.find_element(By.CSS_SELECTOR, selector)
+
+    def all(self, selector: str) -> list[WebElement]:
+        return self.browser.find_elements(By.CSS_SELECTOR, selector)
+
+    def press(self, *keys: str) -> None:
+        self.browser.switch_to.active_element.send_keys(*keys)
+
+    def run(self, script: str, *values: object) -> object:
+        return self.browser.execute_script(script, *values)
+
+    def path(self) -> str:
+        return self.browser.current_url.removeprefix(self.url)
+
+    def has_loaded_all_pictures(self) -> bool:
+        return bool(self.run(PICTURES_ARE_THERE))
+
+    def faults(self) -> list[str]:
+        """What the browser complained about: scripts that failed, what the policy forbade."""
+        log = self.browser.get_log("browser")  # type: ignore[no-untyped-call]
+        return [entry["message"] for entry in log if entry["level"] == "SEVERE"]
+
+    def colour_scheme(self, scheme: str) -> None:
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})

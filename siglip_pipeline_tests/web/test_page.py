@@ -10,7 +10,6 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.remote.webelement import WebElement
 
 from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.settings import child_environment
@@ -18,7 +17,7 @@ from siglip_pipeline_tests.web.browser import (
     CHROMIUM,
     DRIVER,
     FIRST_PICTURES_MS,
-    PICTURES_ARE_THERE,
+    Page,
     chromium,
 )
 from siglip_pipeline_tests.web.conftest import Collection, Served, serving, wait_until
@@ -33,44 +32,6 @@ pytestmark = [
 ]
 
 PHONE = (390, 844)
-
-
-class Page:
-    """A browser on the service, and what people do with it."""
-
-    def __init__(self, browser: webdriver.Chrome, url: str) -> None:
-        self.browser = browser
-        self.url = url
-
-    def go(self, path: str) -> None:
-        self.browser.get(self.url + path)
-
-    def find(self, selector: str) -> WebElement:
-        return self.browser.find_element(By.CSS_SELECTOR, selector)
-
-    def all(self, selector: str) -> list[WebElement]:
-        return self.browser.find_elements(By.CSS_SELECTOR, selector)
-
-    def press(self, *keys: str) -> None:
-        self.browser.switch_to.active_element.send_keys(*keys)
-
-    def run(self, script: str, *values: object) -> object:
-        return self.browser.execute_script(script, *values)
-
-    def path(self) -> str:
-        return self.browser.current_url.removeprefix(self.url)
-
-    def has_loaded_all_pictures(self) -> bool:
-        return bool(self.run(PICTURES_ARE_THERE))
-
-    def faults(self) -> list[str]:
-        """What the browser complained about: scripts that failed, what the policy forbade."""
-        log = self.browser.get_log("browser")  # type: ignore[no-untyped-call]
-        return [entry["message"] for entry in log if entry["level"] == "SEVERE"]
-
-    def colour_scheme(self, scheme: str) -> None:
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
 
 @pytest.fixture(scope="module")
@@ -139,17 +100,6 @@ def test_a_frame_of_the_strip_leads_the_player_there(page: Page, collection: Col
     wait_until(lambda: page.run("return document.getElementById('video').currentTime") >= 9)  # type: ignore[operator]
     wait_until(lambda: frame.get_attribute("aria-current") == "true")
     assert page.path().endswith("?t=9")
-
-
-def test_a_file_that_no_browser_plays_is_shown_by_its_frames(
-    page: Page, collection: Collection
-) -> None:
-    page.go(f"/videos/{collection.ids()['old.avi']}?t=6")
-    still = page.find("#picture-at")
-    wait_until(still.is_displayed)
-    wait_until(lambda: page.run("return arguments[0].naturalWidth", still))
-    sixth = page.find('.strip a[data-time="6"] img').get_attribute("data-picture")
-    assert (still.get_attribute("src") or "").endswith(sixth or "nothing")
 
 
 def test_more_like_this(page: Page, caption: str) -> None:
@@ -221,7 +171,7 @@ def test_everything_by_keyboard(page: Page, caption: str) -> None:
 
 def test_the_player_by_keyboard(page: Page, collection: Collection) -> None:
     video_id = collection.ids()["one.mp4"]
-    page.go(f"/videos/{video_id}?t=4&q=a+star")
+    page.go(f"/videos/{video_id}?t=4&search=q%3Da%2Bstar")
     current = "return document.getElementById('video').currentTime"
     wait_until(lambda: page.run("return document.getElementById('video').readyState >= 2"))
     page.run("document.getElementById('video').pause(); document.activeElement.blur()")
@@ -238,7 +188,7 @@ def test_the_player_by_keyboard(page: Page, collection: Collection) -> None:
     wait_until(lambda: page.run(paused))
     page.press("m")
     wait_until(lambda: f"video_id={video_id}" in page.path())
-    page.go(f"/videos/{video_id}?t=4&q=a+star")
+    page.go(f"/videos/{video_id}?t=4&search=q%3Da%2Bstar")
     page.press(Keys.ESCAPE)
     wait_until(lambda: page.path() == "/?q=a+star")
 

@@ -1,0 +1,156 @@
+"""HTTP routes of clips: what a browser cannot play, as H.264 in MP4, made when it is asked for."""
+
+import asyncio
+import os
+from typing import Annotated, Any, BinaryIO, Final
+
+from fastapi import APIRouter, Query
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from siglip_pipeline.errors import UploadNotFoundError, VideoError
+from siglip_pipeline.records import Upload
+from siglip_pipeline.text.timecode import timecode
+from siglip_pipeline.video.clip_cache import Making, Span
+from siglip_pipeline.web.file_responses import FileFacts, file_response
+from siglip_pipeline.web.http_errors import RETRY_SECONDS, HttpError
+from siglip_pipeline.web.media import VideoId
+from siglip_pipeline.web.query import MAX_SECONDS
+from siglip_pipeline.web.schemas import ErrorAnswer, PlayableAnswer
+from siglip_pipeline.web.services import CurrentServices, Services, unknown_video
+
+MAX_CLIP_SECONDS: Final = 120.0
+"""Longest clip: somebody waits for it."""
+
+_FAILURES: Final[dict[int | str, dict[str, Any]]] = {
+    404: {"model": ErrorAnswer, "description": "No such video, or its upload is gone"},
+    422: {"model": ErrorAnswer, "description": "It cannot be decoded, or the times are wrong"},
+    503: {"model": ErrorAnswer, "description": "Too many clips are being made; see Retry-After"},
+}
+_FILE: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"content": {"video/mp4": {}}, "description": "The clip"},
+    206: {"content": {"video/mp4": {}}, "description": "The range"},
+    304: {"description": "Unchanged"},
+    416: {"model": ErrorAnswer, "description": "The range is outside of the file"},
+}
+
+router = APIRouter(tags=["media"], responses=_FAILURES)
+
+
+@router.head("/api/videos/{video_id}/clip.mp4", include_in_schema=False)
+@router.get(
+    "/api/videos/{video_id}/clip.mp4",
+    summary="A part of a video as MP4",
+    response_class=Response,
+    responses=_FILE,
+)
+async def clip(
+    request: Request,
+    services: CurrentServices,
+    video_id: VideoId,
+    start: Annotated[float, Query(alias="from", ge=0, le=MAX_SECONDS, allow_inf_nan=False)],
+    end: Annotated[float, Query(alias="to", ge=0, le=MAX_SECONDS, allow_inf_nan=False)],
+) -> Response:
+    """Return `from` to `to` (at most 120 s) as H.264 without sound, once it is made."""
+    if not start < end <= start + MAX_CLIP_SECONDS:
+        raise HttpError(
+            422,
+            f"from={start:g}, to={end:g}: from is before to, by {MAX_CLIP_SECONDS:g} s at the most;"
+            " POST …/playable makes all of a video",
+        )
+    upload, duration = await run_in_threadpool(_look, services, video_id)
+    span = Span(start_seconds=start, end_seconds=end)
+    file = await run_in_threadpool(services.clips.open, upload, span)
+    while file is None:
+        # Nothing waits on a thread: searches have them all.
+        await asyncio.wrap_future(_made(services, upload, span, duration).done)
+        file = await run_in_threadpool(services.clips.open, upload, span)
+    stem = upload.path.rpartition("/")[2].rpartition(".")[0] or "video"
+    times = "-".join(timecode(second).replace(":", ".") for second in (start, end))
+    return _clip_response(request, file, f"{stem} {times}.mp4")
+
+
+@router.get("/api/videos/{video_id}/playable", summary="Is all of a video there as MP4?")
+def playable(services: CurrentServices, video_id: VideoId) -> PlayableAnswer:
+    """Return whether the whole video was converted, or how far it has come."""
+    upload, _ = _look(services, video_id)
+    file = services.clips.open(upload, Span())
+    if file is not None:
+        file.close()
+        url = f"/api/videos/{video_id}/playable.mp4"
+        return PlayableAnswer(state="ready", share=1.0, reason=None, url=url)
+    return _progress(services.clips.making(upload, Span()))
+
+
+@router.post("/api/videos/{video_id}/playable", summary="Make all of a video playable")
+def make_playable(services: CurrentServices, video_id: VideoId) -> PlayableAnswer:
+    """Begin to convert the whole video; ask with GET how far it has come."""
+    answer = playable(services, video_id)
+    if answer.state in ("ready", "making"):
+        return answer
+    upload, duration = _look(services, video_id)
+    return _progress(_made(services, upload, Span(), duration))
+
+
+@router.head("/api/videos/{video_id}/playable.mp4", include_in_schema=False)
+@router.get(
+    "/api/videos/{video_id}/playable.mp4",
+    summary="All of a video as MP4",
+    response_class=Response,
+    responses=_FILE,
+)
+async def playable_file(request: Request, services: CurrentServices, video_id: VideoId) -> Response:
+    """Return the whole video as H.264 without sound, if it was made."""
+    upload, _ = await run_in_threadpool(_look, services, video_id)
+    file = await run_in_threadpool(services.clips.open, upload, Span())
+    if file is None:
+        raise HttpError(404, f"it is not made yet: POST /api/videos/{video_id}/playable begins it")
+    stem = upload.path.rpartition("/")[2].rpartition(".")[0] or "video"
+    return _clip_response(request, file, f"{stem}.mp4")
+
+
+def _look(services: Services, video_id: int) -> tuple[Upload, float]:
+    """Return the upload of a video, and its length."""
+    row = services.videos.by_id(video_id)
+    if row is None:
+        raise unknown_video(video_id)
+    return services.uploads.get(row.video), row.duration_seconds or MAX_SECONDS
+
+
+def _made(services: Services, upload: Upload, span: Span, duration: float) -> Making:
+    making = services.clips.make(upload, span, duration_seconds=duration)
+    if making is None:
+        raise HttpError(
+            503,
+            f"too many clips are being made; try again in {RETRY_SECONDS} s",
+            headers={"Retry-After": str(RETRY_SECONDS)},
+        )
+    return making
+
+
+def _progress(making: Making | None) -> PlayableAnswer:
+    if making is None:
+        return PlayableAnswer(state="absent", share=0.0, reason=None, url=None)
+    error = making.done.exception() if making.done.done() else None
+    if error is None:
+        return PlayableAnswer(state="making", share=making.share, reason=None, url=None)
+    known = isinstance(error, VideoError | UploadNotFoundError)
+    reason = str(error) if known else "the service's log says why"
+    return PlayableAnswer(state="failed", share=making.share, reason=reason, url=None)
+
+
+def _clip_response(request: Request, file: BinaryIO, name: str) -> Response:
+    try:
+        status = os.fstat(file.fileno())
+        facts = FileFacts(
+            name=name,
+            size_bytes=status.st_size,
+            # Made anew, the same part may have other bytes.
+            tag=f'"{status.st_ino:x}-{status.st_size:x}"',
+            media_type="video/mp4",
+        )
+        return file_response(request, file, facts)
+    except BaseException:
+        file.close()
+        raise
