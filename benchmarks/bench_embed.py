@@ -288,30 +288,43 @@ def measure(
         for way, run in ways.items():
             if count := counts.get(way, frames):
                 rates[way].append(count / run(count))
-    last = reports[-1]
     for way, goal in goals.items():
-        ratios = [own / other for own, other in zip(rates["engine"], rates[way], strict=True)]
         yield {
             "name": f"{name} engine vs {way}",
-            "value": statistics.median(rates["engine"]),
-            "unit": "frames_per_second",
-            "reference": way,
-            "reference_value": statistics.median(rates[way]),
-            "ratio": statistics.median(ratios),
-            "ratios": [round(r, 3) for r in ratios],
+            **compared(rates["engine"], rates[way], way),
             "goal": goal,
             "better": "higher",
             "batch_size": batch,
-            "frames": last.frames,
-            "rounds": len(reports),
             "device": model.device,
             "dtype": model.dtype,
-            "model_workers": last.model_workers,
-            "model_busy_share": statistics.median(r.model_busy_share for r in reports),
-            "peak_memory_bytes": max(r.peak_memory_bytes for r in reports),
+            **described(reports),
         }
     if name in ARCHITECTURES:
         yield share_of_peak(name, model, statistics.median(rates["engine"]))
+
+
+def compared(own: list[float], others: list[float], way: str) -> dict[str, Any]:
+    """Return the rates of the engine and of one way, round by round, as fields of a case."""
+    ratios = [a / b for a, b in zip(own, others, strict=True)]
+    return {
+        "value": statistics.median(own),
+        "unit": "frames_per_second",
+        "reference": way,
+        "reference_value": statistics.median(others),
+        "ratio": statistics.median(ratios),
+        "ratios": [round(ratio, 3) for ratio in ratios],
+    }
+
+
+def described(reports: list[EngineReport]) -> dict[str, Any]:
+    """Return what the engine reported over the rounds, as fields of a case."""
+    return {
+        "frames": reports[-1].frames,
+        "rounds": len(reports),
+        "model_workers": reports[-1].model_workers,
+        "model_busy_share": statistics.median(report.model_busy_share for report in reports),
+        "peak_memory_bytes": max(report.peak_memory_bytes for report in reports),
+    }
 
 
 def flops_per_frame(name: str) -> float:

@@ -31,7 +31,7 @@ from siglip_pipeline.store.index import build as building
 from siglip_pipeline.store.index import recall
 from siglip_pipeline.store.index.index_options import IndexOptions
 from siglip_pipeline.store.index.recall.queries import Query, prepare_queries
-from siglip_pipeline.store.index.similarity_index import build_index
+from siglip_pipeline.store.index.similarity_index import IndexReport, build_index
 from siglip_pipeline.store.kinds import EF_SEARCH, Generation
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.vectors import VectorStore
@@ -160,27 +160,7 @@ def run(
         )
         published = time.monotonic() - began
         assert report.recall is not None
-        with database.connection() as connection:
-            stored = counts.stored(connection, model_id)
-        cases = [
-            *recall_cases(prefix, "moments", report.recall, goal=RECALL_GOAL),
-            Case(
-                name=f"{prefix}_moments_bytes_per_frame",
-                value=report.recall.bytes_per_frame,
-                unit="bytes",
-                note=f"{stored.frames / stored.moments:.1f} frames a moment",
-                goal=BYTES_GOAL if getattr(collection, "compact", False) else None,
-                better="lower",
-            ),
-            Case(
-                name=f"{prefix}_moments_build_and_publish",
-                value=published,
-                unit="seconds",
-                note=f"building {report.build_seconds:.0f}, check {report.recall.seconds:.0f}",
-                goal=BUILD_SECONDS_GOAL if collection.frames >= 1_000_000 else None,
-                better="lower",
-            ),
-        ]
+        cases = moments_cases(database, model_id, collection, report, published)
         queries = prepare_queries(
             database,
             models.get(model_id),
@@ -202,6 +182,38 @@ def run(
         if library:
             cases += against_library(database, prefix, moments.target, moments.seconds, queries)
     return cases
+
+
+def moments_cases(
+    database: Database,
+    model_id: int,
+    collection: Collection,
+    report: IndexReport,
+    published_seconds: float,
+) -> list[Case]:
+    prefix = collection.name
+    with database.connection() as connection:
+        stored = counts.stored(connection, model_id)
+    assert report.recall is not None
+    return [
+        *recall_cases(prefix, "moments", report.recall, goal=RECALL_GOAL),
+        Case(
+            name=f"{prefix}_moments_bytes_per_frame",
+            value=report.recall.bytes_per_frame,
+            unit="bytes",
+            note=f"{stored.frames / stored.moments:.1f} frames a moment",
+            goal=BYTES_GOAL if getattr(collection, "compact", False) else None,
+            better="lower",
+        ),
+        Case(
+            name=f"{prefix}_moments_build_and_publish",
+            value=published_seconds,
+            unit="seconds",
+            note=f"building {report.build_seconds:.0f}, check {report.recall.seconds:.0f}",
+            goal=BUILD_SECONDS_GOAL if collection.frames >= 1_000_000 else None,
+            better="lower",
+        ),
+    ]
 
 
 def build_beside(database: Database, model_id: int, kind: str) -> Built:

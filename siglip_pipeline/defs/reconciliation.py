@@ -1,6 +1,6 @@
 """The daily reconciliation of uploads, partitions, frames, vectors and index."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,7 +19,7 @@ from siglip_pipeline.defs.partitions import (
     path_of_partition,
 )
 from siglip_pipeline.defs.resources import DatabaseResource, FrameStoreResource, UploadsResource
-from siglip_pipeline.stages.reconcile import AWAITED_SECONDS, InDagster, reconcile
+from siglip_pipeline.stages.reconcile import AWAITED_SECONDS, InDagster, Reconciliation, reconcile
 
 PLACES_AGREE = "places_agree"
 _MOST_DIFFERENCES_SHOWN = 200
@@ -95,6 +95,22 @@ def reconciliation(
             shard=PART,
             verify_frames=config.verify_frames,
         )
+    _remove_partitions(context, found)
+    return dg.MaterializeResult(
+        metadata=_metadata(found),
+        check_results=[
+            dg.AssetCheckResult(
+                check_name=PLACES_AGREE,
+                passed=not found.differences,
+                severity=dg.AssetCheckSeverity.WARN,
+                metadata={"differences": len(found.differences)},
+            )
+        ],
+    )
+
+
+def _remove_partitions(context: dg.AssetExecutionContext, found: Reconciliation) -> None:
+    """Log each difference, and remove the partitions that `reconcile` chose."""
     for difference in found.differences:
         context.log.warning(
             f"{difference.video or 'collection'}: {difference.problem} ({difference.repair})"
@@ -103,6 +119,9 @@ def reconciliation(
             context.instance.delete_dynamic_partition(
                 VIDEOS_PARTITIONS_NAME, partition_key(difference.video)
             )
+
+
+def _metadata(found: Reconciliation) -> Mapping[str, Any]:
     metadata: dict[str, Any] = {
         "uploads": found.uploads,
         "partitions": found.partitions,
@@ -125,14 +144,4 @@ def reconciliation(
                 for difference in found.differences[:_MOST_DIFFERENCES_SHOWN]
             ]
         )
-    return dg.MaterializeResult(
-        metadata=metadata,
-        check_results=[
-            dg.AssetCheckResult(
-                check_name=PLACES_AGREE,
-                passed=not found.differences,
-                severity=dg.AssetCheckSeverity.WARN,
-                metadata={"differences": len(found.differences)},
-            )
-        ],
-    )
+    return metadata

@@ -17,34 +17,52 @@ from siglip_pipeline.text.secret import Secret
 
 SOCKET_PREFIX: Final = "siglip-up-"
 _LONGEST_PARENT: Final = 70
+_BACKLOG: Final = 512
+_HOST_OPTIONS: Final = "SIGLIP_HOST or SIGLIP_DAGSTER_HOST"
 
 
 def free_port(preferred: int | None = None, *, host: str = "127.0.0.1") -> int:
     """Return ``preferred`` if nothing listens there, else a port that the system picks."""
     if preferred is not None:
         with contextlib.suppress(LaunchError):
-            check_port(host, preferred)
+            check_port(host, preferred, option=_HOST_OPTIONS)
             return preferred
-    with socket.socket() as probe:
-        probe.bind((host, 0))
+    with listen(host, 0, option=_HOST_OPTIONS) as probe:
         return int(probe.getsockname()[1])
 
 
-def check_port(host: str, port: int, *, option: str = "--port or SIGLIP_DAGSTER_PORT") -> None:
+def check_port(host: str, port: int, *, option: str) -> None:
     """Check that a service can listen there.
 
     Raises:
         LaunchError: it cannot, with the option that chooses another port.
     """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise LaunchError(
-                f"port {port} on {host} cannot be used ({error.strerror}); choose another with "
-                f"{option}"
-            ) from error
+    listen(host, port, option=option).close()
+
+
+def listen(host: str, port: int, *, option: str) -> socket.socket:
+    """Return a socket that listens on an IPv4 or IPv6 address.
+
+    Args:
+        host: an address, with or without brackets, or ``localhost``.
+        port: 0 for one that the system picks.
+        option: names the setting of another port in messages.
+
+    Raises:
+        LaunchError: the address cannot be used, with the option that chooses another port.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host.strip("[]"), port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise LaunchError(
+            f"port {port} on {host} cannot be used ({error.strerror}); choose another with {option}"
+        ) from error
+    return listener
 
 
 @contextmanager

@@ -249,7 +249,8 @@ def launch(settings: Settings) -> Iterator[Launcher]:
         stack.enter_context(only_one(home))
         end_leftovers(home)
         check_exposure(settings)
-        check_port(settings.dagster_host, settings.dagster_port)
+        option = "--port or SIGLIP_DAGSTER_PORT"
+        check_port(settings.dagster_host, settings.dagster_port, option=option)
         check_port(settings.host, settings.page_port, option="--page-port or SIGLIP_PAGE_PORT")
         external = settings.database_url and settings.dagster_postgres_url
         server = None if external else embedded_server(DatabaseOptions.from_settings(settings))

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from siglip_pipeline.services.binding import check_exposure
+from siglip_pipeline.services.ports import listen
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.web.serve import http_server, listen
+from siglip_pipeline.web.serve import http_server
 
 
 def serve_dagster(settings: Settings, workspace: Path) -> None:

@@ -1,11 +1,10 @@
 """`siglip-pipeline serve`: the application in a server of its own."""
 
-import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from siglip_pipeline.errors import LaunchError
 from siglip_pipeline.services.binding import check_exposure, url_host
+from siglip_pipeline.services.ports import listen
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import DatabaseOptions, open_database
 
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 _STOP_SECONDS = 2
-_BACKLOG = 512
 
 
 def serve(settings: Settings, *, ready: Callable[[str], None] = lambda url: None) -> None:
@@ -36,7 +34,7 @@ def serve(settings: Settings, *, ready: Callable[[str], None] = lambda url: None
 
     check_exposure(settings)
     with (
-        listen(settings.host, settings.page_port) as listener,
+        listen(settings.host, settings.page_port, option="--port or SIGLIP_PAGE_PORT") as listener,
         open_database(
             DatabaseOptions.from_settings(settings),
             schema="check" if settings.database_url else "migrate",
@@ -70,23 +68,3 @@ def http_server(
         timeout_graceful_shutdown=_STOP_SECONDS,
     )
     return uvicorn.Server(config)
-
-
-def listen(host: str, port: int, *, option: str = "--port or SIGLIP_PAGE_PORT") -> socket.socket:
-    """Return a socket that listens there.
-
-    Raises:
-        LaunchError: it cannot, with the option that chooses another port.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host.strip("[]"), port))
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise LaunchError(
-            f"port {port} on {host} cannot be used ({error.strerror}); choose another with {option}"
-        ) from error
-    return listener

@@ -199,6 +199,17 @@ def test_a_taken_port_is_named_with_the_way_out(settings: Settings, option: str)
     assert option in done.stderr
 
 
+def test_both_services_listen_on_ipv6(settings: Settings, tmp_path: Path) -> None:
+    on_ipv6 = settings.model_copy(update={"host": "::1", "dagster_host": "::1"})
+    with _up(on_ipv6, tmp_path / "up.log"):
+        now = running(settings.home)
+        assert now is not None
+        assert now.page_url == f"http://[::1]:{settings.page_port}"
+        for url in (f"{now.page_url}/healthz", f"{now.dagster_url}/server_info"):
+            with urllib.request.urlopen(url, timeout=60) as answer:
+                assert answer.status == 200
+
+
 def _note_down(home: Path, *, sockets: Path) -> None:
     urls = {"dagster_url": "http://127.0.0.1:1", "page_url": "http://127.0.0.1:2"}
     write_state(home, **urls, children=[], sockets=sockets)
