@@ -1,7 +1,5 @@
 """The work of the commands `models` and `db`: each function returns the document of `--json`."""
 
-from typing import Any
-
 from siglip_pipeline.errors import EmbeddedDatabaseError
 from siglip_pipeline.services.clock import forget_times_to_come
 from siglip_pipeline.services.home import prepare_dagster_home, with_databases
@@ -15,7 +13,15 @@ from siglip_pipeline.store.database import (
     where,
 )
 from siglip_pipeline.store.models import ModelStore
-from siglip_pipeline.terminal.documents import DatabaseStatus, ListedModel, ModelsDocument
+from siglip_pipeline.terminal.documents import (
+    AppliedMigrations,
+    DatabaseStatus,
+    DroppedModel,
+    ListedModel,
+    ModelsDocument,
+    PromotedModel,
+    StoppedDatabase,
+)
 
 _TUNED = (
     *("shared_buffers", "effective_cache_size", "maintenance_work_mem", "work_mem"),
@@ -41,24 +47,24 @@ def list_models(settings: Settings) -> ModelsDocument:
         )
 
 
-def promote_model(settings: Settings, key: str, *, force: bool) -> dict[str, Any]:
+def promote_model(settings: Settings, key: str, *, force: bool) -> PromotedModel:
     """Make searches use a model."""
     with open_database(DatabaseOptions.from_settings(settings)) as database:
         row = ModelStore(database).promote(key, force=force)
-        return {"key": row.key, "name": row.name, "active": True}
+        return PromotedModel(key=row.key, name=row.name)
 
 
-def drop_model(settings: Settings, key: str) -> dict[str, Any]:
+def drop_model(settings: Settings, key: str) -> DroppedModel:
     """Delete a model's vectors."""
     with open_database(DatabaseOptions.from_settings(settings)) as database:
         ModelStore(database).drop(key)
-        return {"key": key, "dropped": True}
+        return DroppedModel(key=key)
 
 
-def migrate_database(settings: Settings) -> dict[str, Any]:
+def migrate_database(settings: Settings) -> AppliedMigrations:
     """Apply what is missing of the schema."""
     with open_database(DatabaseOptions.from_settings(settings), schema="any") as database:
-        return {"applied": migrate(database)}
+        return AppliedMigrations(applied=tuple(migrate(database)))
 
 
 def set_dagster_back(settings: Settings) -> dict[str, int]:
@@ -118,9 +124,10 @@ def database_status(settings: Settings) -> DatabaseStatus:
         )
 
 
-def stop_database(settings: Settings, *, force: bool) -> dict[str, Any]:
+def stop_database(settings: Settings, *, force: bool) -> StoppedDatabase:
     """Stop the embedded server."""
-    return {"stopped": embedded_server(DatabaseOptions.from_settings(settings)).stop(force=force)}
+    server = embedded_server(DatabaseOptions.from_settings(settings))
+    return StoppedDatabase(stopped=server.stop(force=force))
 
 
 def dagster_environment(settings: Settings) -> dict[str, str]:

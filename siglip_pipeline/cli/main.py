@@ -134,7 +134,7 @@ def demo(
         document = run_demo(_settings(), keep_running=keep_running, quiet=json_)
     if json_:
         console.print_json(document)
-    raise typer.Exit(0 if document["correct"] == document["queries"] else 1)
+    raise typer.Exit(0 if document.correct == document.queries else 1)
 
 
 @app.command()
@@ -276,7 +276,7 @@ def status(json_: Json = False) -> None:
 
     report = pipeline_status(_settings())
     if json_:
-        console.print_json(report.to_json())
+        console.print_json(report.document())
     else:
         console.out.print(console.status_table(report))
 

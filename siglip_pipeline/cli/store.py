@@ -50,7 +50,7 @@ def models_promote(
     if json_:
         console.print_json(document)
     else:
-        console.out.print(f"Searches use {document['name']} ({document['key']}) from now on.")
+        console.out.print(f"Searches use {document.name} ({document.key}) from now on.")
 
 
 @models_app.command("drop")
@@ -65,7 +65,7 @@ def models_drop(
     if json_:
         console.print_json(document)
     else:
-        console.out.print(f"Dropped {document['key']}.")
+        console.out.print(f"Dropped {document.key}.")
 
 
 @db_app.command("url")
@@ -106,7 +106,7 @@ def db_stop(
     if json_:
         console.print_json(document)
     else:
-        console.err.print("Stopped." if document["stopped"] else "It was not running.")
+        console.err.print("Stopped." if document.stopped else "It was not running.")
 
 
 @db_app.command("status")
@@ -146,7 +146,7 @@ def db_migrate(json_: Json = False) -> None:
     if json_:
         console.print_json(document)
     else:
-        applied = ", ".join(document["applied"]) or "nothing to do"
+        applied = ", ".join(document.applied) or "nothing to do"
         console.err.print(f"Migrations: {applied}.")
 
 

@@ -11,7 +11,10 @@ from siglip_pipeline.defs.assets import uploads_asset
 from siglip_pipeline.defs.internals import DATA_VERSION_TAG, store_materializations
 from siglip_pipeline.defs.partitions import VIDEOS_PARTITIONS_NAME, partition_key
 from siglip_pipeline.records import Upload
+from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.announced import AnnouncedUploads
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.uploads.upload_store import UploadStore
 
 UPLOADS_PER_WRITE: Final = 32
 
@@ -74,6 +77,26 @@ def register_uploads(
         registry.report([upload_event(upload) for upload in chunk])
         registered += chunk
     return announced.register(registered)
+
+
+def register_videos(
+    registry: Registry, database: Database, settings: Settings, videos: Sequence[str]
+) -> list[str]:
+    """Register uploads that a person named, and return their partition keys.
+
+    Args:
+        registry: where Dagster keeps partitions and events.
+        database: the database of videos.
+        settings: where the uploads are.
+        videos: paths below UPLOADS.
+
+    Raises:
+        UploadNotFoundError: a path is not below UPLOADS.
+    """
+    store = UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
+    uploads = [store.get(video) for video in videos]
+    register_uploads(registry, AnnouncedUploads(database), uploads)
+    return [partition_key(upload.path) for upload in uploads]
 
 
 def upload_event(upload: Upload) -> dg.AssetMaterialization:

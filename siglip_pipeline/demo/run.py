@@ -4,7 +4,6 @@ import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.text import Text
 
@@ -13,7 +12,9 @@ from siglip_pipeline.demo.films import DemoVideo, render_demo_videos
 from siglip_pipeline.demo.scenes import Scene
 from siglip_pipeline.errors import LaunchError
 from siglip_pipeline.files.private_files import private_home
+from siglip_pipeline.hits import Hit
 from siglip_pipeline.search import SearchOptions, SearchResult, SearchService
+from siglip_pipeline.search.results import QueryShown
 from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.services.up import Launcher, launch
 from siglip_pipeline.settings import Settings
@@ -21,7 +22,6 @@ from siglip_pipeline.stages.status import PipelineStatus
 from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
 from siglip_pipeline.terminal import console
 from siglip_pipeline.terminal.progress import watch_until
-from siglip_pipeline.text.json_form import to_json
 
 MODEL_FOLDER = Path(__file__).parent / "model"
 TEXT_QUERIES = 4
@@ -47,13 +47,34 @@ class _Query:
         )
 
 
-def run_demo(settings: Settings, *, keep_running: bool, quiet: bool) -> dict[str, Any]:
-    """Render, index under Dagster, search, print.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoAnswer:
+    """A query with its result."""
 
-    Returns:
-        ``{"videos", "frames", "seconds", "queries", "correct", "dagster_url", "page_url",
-        "results"}``
-    """
+    title: str
+    correct: bool
+    """Whether the first hit is in the right scene."""
+    query: QueryShown
+    model: str
+    hits: tuple[Hit, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoDocument:
+    """What ``demo --json`` prints."""
+
+    videos: int
+    frames: int
+    seconds: float
+    queries: int
+    correct: int
+    dagster_url: str
+    page_url: str
+    results: tuple[DemoAnswer, ...]
+
+
+def run_demo(settings: Settings, *, keep_running: bool, quiet: bool) -> DemoDocument:
+    """Render videos, index them under Dagster, search, and print the results."""
     began = time.monotonic()
     private_home(settings.home)
     settings = demo_settings(settings)
@@ -71,16 +92,16 @@ def run_demo(settings: Settings, *, keep_running: bool, quiet: bool) -> dict[str
         with open_database(DatabaseOptions.from_settings(launcher.settings)) as database:
             status = _wait(launcher, database, len(videos), quiet=quiet)
             results = _search(database, launcher.settings, videos, quiet=quiet)
-        document = {
-            "videos": status.indexed,
-            "frames": status.frames,
-            "seconds": round(time.monotonic() - began, 1),
-            "queries": len(results),
-            "correct": sum(bool(entry["correct"]) for entry in results),
-            "dagster_url": launcher.endpoints.dagster_url,
-            "page_url": launcher.endpoints.page_url,
-            "results": results,
-        }
+        document = DemoDocument(
+            videos=status.indexed,
+            frames=status.frames,
+            seconds=round(time.monotonic() - began, 1),
+            queries=len(results),
+            correct=sum(answer.correct for answer in results),
+            dagster_url=launcher.endpoints.dagster_url,
+            page_url=launcher.endpoints.page_url,
+            results=tuple(results),
+        )
         if not quiet:
             _print_summary(document, settings, launcher, keep_running=keep_running)
         if keep_running:
@@ -125,7 +146,7 @@ def _wait(launcher: Launcher, database: Database, expected: int, *, quiet: bool)
 
 def _search(
     database: Database, settings: Settings, videos: list[DemoVideo], *, quiet: bool
-) -> list[dict[str, Any]]:
+) -> list[DemoAnswer]:
     service = SearchService(database, SearchOptions.from_settings(settings))
     queries = _queries(videos, Path(settings.uploads))
     results = []
@@ -151,21 +172,23 @@ def _queries(videos: list[DemoVideo], uploads: Path) -> list[_Query]:
     return scenes[step // 2 :: step][: TEXT_QUERIES + 1]
 
 
-def _report(title: str, query: _Query, result: SearchResult, *, quiet: bool) -> dict[str, Any]:
+def _report(title: str, query: _Query, result: SearchResult, *, quiet: bool) -> DemoAnswer:
     correct = query.answered_by(result)
     if not quiet:
         mark = {0: Text("right", "green") if correct else Text("wrong", "red")}
         console.out.print(console.hits_table(title, result.hits, mark=mark))
-    return {"title": title, "correct": correct, **to_json(result)}
+    return DemoAnswer(
+        title=title, correct=correct, query=result.query, model=result.model, hits=result.hits
+    )
 
 
 def _print_summary(
-    document: dict[str, Any], settings: Settings, launcher: Launcher, *, keep_running: bool
+    document: DemoDocument, settings: Settings, launcher: Launcher, *, keep_running: bool
 ) -> None:
     console.out.print(
-        f"{document['videos']} videos, {document['frames']} frames, "
-        f"{document['correct']} of {document['queries']} queries answered by the right moment, "
-        f"{document['seconds']:.0f} s in all.",
+        f"{document.videos} videos, {document.frames} frames, "
+        f"{document.correct} of {document.queries} queries answered by the right moment, "
+        f"{document.seconds:.0f} s in all.",
     )
     url = launcher.endpoints.dagster_url
     console.out.print(f"Dagster UI: {url}/assets  runs: {url}/runs")

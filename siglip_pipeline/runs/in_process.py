@@ -20,9 +20,8 @@ from siglip_pipeline.defs.partitions import (
     RANGE_START_TAG,
     VIDEOS_PARTITIONS_NAME,
     contiguous_ranges,
-    partition_key,
 )
-from siglip_pipeline.defs.registration import InstanceRegistry, register_uploads
+from siglip_pipeline.defs.registration import InstanceRegistry, register_videos
 from siglip_pipeline.defs.video_similarity import video_similarity
 from siglip_pipeline.errors import (
     DatabaseFullError,
@@ -32,10 +31,8 @@ from siglip_pipeline.errors import (
 )
 from siglip_pipeline.records import Stage
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import DatabaseOptions, open_database
 from siglip_pipeline.text.secret import SecretUrl
-from siglip_pipeline.uploads.upload_store import UploadStore
 
 PER_VIDEO = (video_frames, frame_embeddings)
 OF_ALL_VIDEOS = (similarity_index, video_similarity)
@@ -66,17 +63,19 @@ def materialize_videos(
         DatabaseUnavailableError: Dagster's own storage was lost on the way.
         DatabaseFullError: Dagster's own storage has no room left.
     """
+    if not videos:
+        raise UploadNotFoundError(f"no uploads were named; put videos below {settings.uploads}")
     with (
         _translated_storage_errors(settings.dagster_postgres_url or SecretUrl("")),
         dg.DagsterInstance.get() as instance,
         held_connections(instance),
     ):
-        _register(instance, settings, videos)
+        with open_database(DatabaseOptions.from_settings(settings)) as database:
+            keys = register_videos(InstanceRegistry(instance), database, settings, videos)
         ok = True
         for asset in PER_VIDEO:
             if asset.key.path[-1] not in assets:
                 continue
-            keys = [partition_key(video) for video in videos]
             done = _materialized(instance, video_frames.key, keys)
             wanted = keys if asset is video_frames else [key for key in keys if key in done]
             ok &= _run_ranges(instance, asset.key, wanted, force=force)
@@ -109,15 +108,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while (cause := error.__cause__ or error.__context__) is not None:
         yield cause
         error = cause
-
-
-def _register(instance: dg.DagsterInstance, settings: Settings, videos: Sequence[str]) -> None:
-    store = UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
-    uploads = [store.get(video) for video in videos]
-    if not uploads:
-        raise UploadNotFoundError(f"no uploads were named; put videos below {settings.uploads}")
-    with open_database(DatabaseOptions.from_settings(settings)) as database:
-        register_uploads(InstanceRegistry(instance), AnnouncedUploads(database), uploads)
 
 
 def _materialized(

@@ -19,15 +19,13 @@ from siglip_pipeline.defs.partitions import (
     partition_key,
     path_of_partition,
 )
-from siglip_pipeline.defs.registration import register_uploads
+from siglip_pipeline.defs.registration import register_videos
 from siglip_pipeline.errors import RunFailedError
 from siglip_pipeline.records import Stage
 from siglip_pipeline.runs.dagster_api import FINISHED, DagsterApi, RunState
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
 from siglip_pipeline.store.videos import VideoStore
-from siglip_pipeline.uploads.upload_store import UploadStore
 
 MOST_DIRECT: Final = 256
 """Videos that are run at once; more become a backfill."""
@@ -66,7 +64,7 @@ def materialize_remotely(
         RunFailedError: Dagster could not do it, for another reason than single videos.
     """
     with open_database(DatabaseOptions.from_settings(settings)) as database:
-        keys = _register(api, settings, database, videos)
+        keys = register_videos(api, database, settings, videos)
         if len(keys) > MOST_DIRECT:
             for launch in _backfills(api, keys, assets=assets, force=force):
                 _wait_for_backfill(api, launch())
@@ -96,17 +94,8 @@ def start_backfills(
     :func:`materialize_remotely`.
     """
     with open_database(DatabaseOptions.from_settings(settings)) as database:
-        keys = _register(api, settings, database, videos)
+        keys = register_videos(api, database, settings, videos)
     return [launch() for launch in _backfills(api, keys, assets=assets, force=force)]
-
-
-def _register(
-    api: DagsterApi, settings: Settings, database: Database, videos: Sequence[str]
-) -> list[str]:
-    store = UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
-    uploads = [store.get(video) for video in videos]
-    register_uploads(api, AnnouncedUploads(database), uploads)
-    return [partition_key(upload.path) for upload in uploads]
 
 
 def _backfills(

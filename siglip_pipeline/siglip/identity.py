@@ -14,7 +14,7 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from siglip_pipeline.errors import ModelError
 from siglip_pipeline.records import ModelSpec
@@ -87,7 +87,17 @@ def spec_of(checkpoint: Checkpoint, recipe: Recipe, *, cache: Path | None = None
     )
 
 
-def _parts(checkpoint: Checkpoint, recipe: Recipe, weights: Sequence[str]) -> dict[str, Any]:
+class _Parts(TypedDict):
+    """All that the vectors of a checkpoint depend on; its JSON is hashed."""
+
+    name: str
+    revision: str | None
+    weights: list[str]
+    architecture: dict[str, Any]
+    preprocess: dict[str, Any]
+
+
+def _parts(checkpoint: Checkpoint, recipe: Recipe, weights: Sequence[str]) -> _Parts:
     """Return all that the vectors of a checkpoint depend on."""
     tokenizer = {file.name: _sha256(file) for file in checkpoint.tokenizer_files}
     return {

@@ -20,7 +20,8 @@ DRAFT_MARGIN = 3
 the target. At 3 vectors have a cosine of 0.9999 to those of a full decode."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-"""The allowed formats; for some others Pillow runs external programs."""
+"""Formats of pictures that Python callers pass as bytes. Uploads and query pictures can have more
+formats, which only decoding children read: `siglip_pipeline.video.picture_formats.FORMATS`."""
 
 _EXIF_ORIENTATION = 0x0112
 

@@ -2,17 +2,26 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from siglip_pipeline.records import Refused
 from siglip_pipeline.stages.freshness import OutOfDate, Wanted, out_of_date
 from siglip_pipeline.stages.partition_limit import partition_warning
+from siglip_pipeline.stages.status_document import (
+    DecodingStatus,
+    FailedVideo,
+    IndexStatus,
+    ModelStatus,
+    OutOfDateVideos,
+    RefusedFile,
+    StatusDocument,
+    VideoTotals,
+)
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.live_index import LiveIndex, live_index
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.videos import Failure, VideoStore
-from siglip_pipeline.text.json_form import to_json
 from siglip_pipeline.text.secret import SecretUrl
 from siglip_pipeline.uploads.names import shown
 from siglip_pipeline.uploads.upload_store import UploadStore
@@ -20,26 +29,6 @@ from siglip_pipeline.video.sandbox import SandboxReport, sandbox_report, sandbox
 
 if TYPE_CHECKING:
     from siglip_pipeline.settings import Settings
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelStatus:
-    """The model whose vectors are counted."""
-
-    name: str
-    key: str
-    dim: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexStatus:
-    """The index that answers searches."""
-
-    kind: str
-    state: str = "ready"
-    recall_at_10: float | None
-    rows: int
-    """Frames that it covers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,31 +60,29 @@ class PipelineStatus:
         """Return whether the index covers every vector."""
         return self.index is not None and self.index.rows == self.vectors
 
-    def to_json(self) -> dict[str, Any]:
+    def document(self) -> StatusDocument:
         """Return the document that ``status --json`` prints."""
-        return {
-            "videos": {
-                "total": self.total,
-                "indexed": self.indexed,
-                "failed": self.failed,
-                "pending": self.pending,
-            },
-            "failures": [
-                {"video": failure.video, "stage": failure.stage, "reason": failure.reason}
+        return StatusDocument(
+            videos=VideoTotals(
+                total=self.total, indexed=self.indexed, failed=self.failed, pending=self.pending
+            ),
+            failures=tuple(
+                FailedVideo(video=failure.video, stage=failure.stage, reason=failure.reason)
                 for failure in self.failures
-            ],
-            "refused": [{"file": shown(file.path), "reason": file.reason} for file in self.refused],
-            "out_of_date": {
-                "frames": len(self.out_of_date.frames),
-                "vectors": len(self.out_of_date.vectors),
-            },
-            "warnings": list(self.warnings),
-            "frames": self.frames,
-            "vectors": self.vectors,
-            "model": self.model and to_json(self.model),
-            "index": self.index and to_json(self.index),
-            "decoding": {"sandbox": str(self.sandbox), "closed": self.sandbox.is_closed},
-        }
+            ),
+            refused=tuple(
+                RefusedFile(file=shown(file.path), reason=file.reason) for file in self.refused
+            ),
+            out_of_date=OutOfDateVideos(
+                frames=len(self.out_of_date.frames), vectors=len(self.out_of_date.vectors)
+            ),
+            warnings=self.warnings,
+            frames=self.frames,
+            vectors=self.vectors,
+            model=self.model,
+            index=self.index,
+            decoding=DecodingStatus(sandbox=str(self.sandbox), closed=self.sandbox.is_closed),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,3 +56,35 @@ class DatabaseStatus:
     size_bytes: int
     settings: dict[str, str]
     """Values of the settings that are computed for this machine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromotedModel:
+    """What ``models promote --json`` prints."""
+
+    key: str
+    name: str
+    active: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DroppedModel:
+    """What ``models drop --json`` prints."""
+
+    key: str
+    dropped: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppliedMigrations:
+    """What ``db migrate --json`` prints."""
+
+    applied: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoppedDatabase:
+    """What ``db stop --json`` prints."""
+
+    stopped: bool
+    """False if it did not run."""

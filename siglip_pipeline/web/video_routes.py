@@ -1,13 +1,14 @@
 """HTTP routes about videos: lists, details, labels, duplicates, the pipeline's status."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query
 from starlette.requests import Request
 
 from siglip_pipeline.stages.status import StatusOptions, collect_status
+from siglip_pipeline.stages.status_document import StatusDocument
 from siglip_pipeline.store.timelines import FrameTime
 from siglip_pipeline.web.http_errors import HttpError
 from siglip_pipeline.web.media import VideoId
@@ -201,7 +202,7 @@ def labels(
 
 
 @router.get("/api/status", summary="The pipeline's state")
-def status(services: CurrentServices) -> dict[str, Any]:
+def status(services: CurrentServices) -> StatusDocument:
     """Return the document of `siglip-pipeline status --json`: counts, failures, model, index."""
     options = StatusOptions.from_settings(services.settings)
-    return collect_status(services.database, options).to_json()
+    return collect_status(services.database, options).document()

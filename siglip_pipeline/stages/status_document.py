@@ -1,0 +1,87 @@
+"""The document of `status --json` and `GET /api/status`."""
+
+from dataclasses import dataclass
+
+from siglip_pipeline.text.json_form import DOCUMENTED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoTotals:
+    """Numbers of videos by their state."""
+
+    total: int
+    indexed: int
+    failed: int
+    pending: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedVideo:
+    """The last failure of one stage of a video."""
+
+    video: str
+    stage: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedFile:
+    """A file that cannot become a video."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutOfDateVideos:
+    """Numbers of videos whose results were made with other settings."""
+
+    frames: int
+    vectors: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelStatus:
+    """The model whose vectors are counted."""
+
+    name: str
+    key: str
+    dim: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexStatus:
+    """The index that answers searches."""
+
+    kind: str
+    state: str = "ready"
+    recall_at_10: float | None
+    rows: int
+    """Frames that it covers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodingStatus:
+    """The restrictions of processes that decode."""
+
+    sandbox: str
+    closed: bool
+    """Whether they can reach neither files nor the network."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusDocument:
+    """The state of the whole pipeline at one moment."""
+
+    __pydantic_config__ = DOCUMENTED
+
+    videos: VideoTotals
+    failures: tuple[FailedVideo, ...]
+    refused: tuple[RefusedFile, ...]
+    out_of_date: OutOfDateVideos
+    warnings: tuple[str, ...]
+    frames: int
+    vectors: int
+    model: ModelStatus | None
+    index: IndexStatus | None
+    decoding: DecodingStatus
