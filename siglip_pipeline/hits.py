@@ -37,6 +37,18 @@ def check_text(text: str) -> None:
         raise QueryError(f"{text!r} is not valid Unicode text; type it again")
 
 
+def check_range(k: int, offset: int) -> None:
+    """Refuse a range of hits that no search returns.
+
+    Raises:
+        QueryError: ``k`` or ``offset`` is out of range.
+    """
+    if not 1 <= k <= MAX_K:
+        raise QueryError(f"k={k} is not between 1 and {MAX_K}")
+    if not 0 <= offset <= MAX_K - k:
+        raise QueryError(f"offset={offset}, k={k}: offset and k are at most {MAX_K} together")
+
+
 def _check_pattern(video: str) -> None:
     check_text(video)
     if len(video) > MAX_PATTERN:
@@ -171,5 +183,4 @@ class SearchRequest:
     """``ef_search`` of HNSW or ``probes`` of IVFFlat; None: the value of the recall check."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.k <= MAX_K:
-            raise QueryError(f"k={self.k} is not between 1 and {MAX_K}")
+        check_range(self.k, 0)

@@ -9,7 +9,7 @@ docs/search.md explains the results. The room owns queries, from their parsing t
 hits, and labels; it imports `store` and the rooms below it, no Dagster.
 """
 
-from siglip_pipeline.hits import MAX_K, SearchFilter
+from siglip_pipeline.hits import MAX_K, Hit, Moment, SearchFilter
 from siglip_pipeline.search.embedder import QueryEmbedder
 from siglip_pipeline.search.label_search import LabelReport, LabelScore, VideoLabels
 from siglip_pipeline.search.query_terms import (
@@ -27,9 +27,11 @@ from siglip_pipeline.search.service import DEFAULT_K, SearchService
 __all__ = [
     "DEFAULT_K",
     "MAX_K",
+    "Hit",
     "ImageTerm",
     "LabelReport",
     "LabelScore",
+    "Moment",
     "MomentTerm",
     "QueryEmbedder",
     "QueryShown",

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 TEXTS_KEPT = 2048
 """Texts whose vectors are cached: 9 MB at 1,152 dimensions."""
 
+_SURELY_READ = 60
+"""A text of so many bytes has at most 64 tokens, those of its beginning and end included."""
+
 
 class QueryEmbedder:
     """Embed texts and pictures; load each tower of the model on first use.
@@ -71,6 +74,15 @@ class QueryEmbedder:
                 while len(self._texts) > TEXTS_KEPT:
                     self._texts.popitem(last=False)
         return np.stack([found[key] for key in keys])
+
+    def tokens_if_cut(self, model: ModelRow, text: str) -> int | None:
+        """Return the number of a text's tokens if the model does not read all of them."""
+        # A token has at least one byte: most texts need no tokenizer.
+        if len(text.lower().encode()) <= _SURELY_READ:
+            return None
+        siglip = self._model(model, "text")
+        [cut] = siglip.tokenize([text]).cut_N
+        return cut + siglip.recipe.text_length if cut else None
 
     def embed_texts(self, model: ModelRow, texts: Sequence[str]) -> FloatArray:
         """Return the unit vectors [N, D] of texts, without the cache."""

@@ -63,6 +63,8 @@ class MomentTerm:
 
     def __post_init__(self) -> None:
         check_text(self.video)
+        if not 0 <= self.seconds < math.inf:
+            raise QueryError(f"seconds={self.seconds}: a time within a video is 0 s or later")
         _check_weight(self.video, self.weight)
 
 

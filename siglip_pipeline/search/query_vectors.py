@@ -6,8 +6,10 @@ Shapes: Q vectors of one query, T terms of a mix, M moments of a clip, D dimensi
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from siglip_pipeline.errors import QueryError
 from siglip_pipeline.records import FloatArray, FrameBatch
@@ -60,6 +62,28 @@ class QueryVectorizer:
         """Return the vectors of a picture."""
         vectors_QD = self._embedder.images(model, [image])
         return QueryVectors(query_QD=vectors_QD, within=_PICTURE_COSINE)
+
+    def vector(
+        self, model: ModelRow, vector_D: npt.ArrayLike, kind: Literal["picture", "text"]
+    ) -> QueryVectors:
+        """Return a given vector, at length 1.
+
+        Raises:
+            QueryError: it is of another size, or has no direction.
+        """
+        try:
+            given_D = np.asarray(vector_D, np.float32)
+        except (TypeError, ValueError) as error:
+            raise QueryError(f"the vector is no list of numbers: {error}") from error
+        if given_D.shape != (model.dim,):
+            raise QueryError(
+                f"the vector has shape {given_D.shape}; model {model.name} has {model.dim} numbers"
+            )
+        length = float(np.linalg.norm(given_D))
+        if not 1e-6 < length < math.inf:
+            raise QueryError("the vector has no direction: all 0, or a number that is not finite")
+        within = text_within(model) if kind == "text" else _PICTURE_COSINE
+        return QueryVectors(query_QD=(given_D / length)[None], within=within)
 
     def frame(self, model: ModelRow, video: str, seconds: float) -> StoredVector:
         """Return the stored frame nearest to a time.

@@ -31,6 +31,10 @@ class TermShown:
     image: Given[str] = None
     like: Given[Moment] = None
     weight: float
+    truncated: Given[bool] = None
+    """True if the text has more tokens than the model reads."""
+    tokens: Given[int] = None
+    """How many, if it has more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,12 @@ class QueryShown:
     clip: Given[str] = None
     clip_frames: Given[int] = None
     """How many frames of the clip were sampled."""
+    vector: Given[str] = None
+    """What the vector that was the query is of: ``picture`` or ``text``."""
+    truncated: Given[bool] = None
+    """True if the text has more tokens than the model reads (64 of SigLIP's)."""
+    tokens: Given[int] = None
+    """How many, if it has more."""
     mix: Given[tuple[TermShown, ...]] = None
     k: Given[int] = None
     filter: Given[SearchFilter] = None

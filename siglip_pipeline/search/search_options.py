@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from siglip_pipeline.siglip.model_options import ModelOptions
+from siglip_pipeline.text.secret import SecretUrl
 from siglip_pipeline.video.decode_options import DecodeOptions
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ class SearchOptions:
     """Time limit for decoding the picture of a query."""
     min_probability: float = 0.0
     """Hide hits that are less probable; 0 hides none."""
+    frame_store: SecretUrl = field(default_factory=lambda: SecretUrl("./.siglip/frames"))
+    """Folder or fsspec URL of the stored frames, for thumbnails."""
     uploads: str = "SIGLIP_UPLOADS"
     """The place of uploads, for the message that nothing is indexed yet."""
 
@@ -33,5 +36,6 @@ class SearchOptions:
             decode=DecodeOptions.from_settings(settings),
             picture_seconds=settings.picture_seconds,
             min_probability=settings.search_min_probability,
+            frame_store=settings.frame_store_url,
             uploads=str(settings.uploads),
         )

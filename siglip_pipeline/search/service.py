@@ -5,20 +5,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from siglip_pipeline.errors import ModelChangedError, NothingIndexedError, QueryError
-from siglip_pipeline.hits import MAX_K, Moment, SearchFilter
+import numpy as np
+import numpy.typing as npt
+
+from siglip_pipeline.errors import ModelChangedError, NothingIndexedError
+from siglip_pipeline.hits import Hit, Moment, SearchFilter, check_range
+from siglip_pipeline.records import FloatArray
 from siglip_pipeline.search.embedder import QueryEmbedder
 from siglip_pipeline.search.label_search import LabelReport, label_sentences, label_videos
 from siglip_pipeline.search.query_pictures import Picture
-from siglip_pipeline.search.query_terms import ImageTerm, QueryTerm, TextTerm, check_terms
+from siglip_pipeline.search.query_terms import (
+    ImageTerm,
+    MomentTerm,
+    QueryTerm,
+    TextTerm,
+    check_terms,
+)
 from siglip_pipeline.search.query_vectors import QueryVectorizer, QueryVectors
-from siglip_pipeline.search.results import HitFinder, QueryShown, SearchResult, shown
+from siglip_pipeline.search.results import HitFinder, QueryShown, SearchResult, TermShown, shown
 from siglip_pipeline.search.search_options import SearchOptions
 from siglip_pipeline.siglip.label_prompts import PROMPT_TEMPLATE
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.search.moment_search import ActiveModelChangedError
 from siglip_pipeline.store.vectors import VectorStore
+from siglip_pipeline.video.frame_store import FrameStore
 
 DEFAULT_K = 10
 MAX_PROMOTIONS = 5
@@ -89,6 +100,7 @@ class SearchService:
         text: str,
         *,
         k: int = DEFAULT_K,
+        offset: int = 0,
         videos: Sequence[str] | None = None,
         filter: SearchFilter | None = None,
     ) -> SearchResult:
@@ -98,6 +110,7 @@ class SearchService:
             text: free text, such as a caption, used as it is. For
                 ``+"snow" -"people"`` see :meth:`by_mix` and :func:`.parse_query`.
             k: the largest number of hits.
+            offset: skip so many of the best hits.
             videos: search only these: paths and globs.
             filter: what may be returned.
 
@@ -108,15 +121,18 @@ class SearchService:
         TextTerm(text)  # refuses an empty text
 
         def embed(model: ModelRow) -> _Embedded:
-            return QueryShown(text=text), self._vectorizer.text(model, text)
+            tokens = self._embedder.tokens_if_cut(model, text)
+            query = QueryShown(text=text, truncated=tokens is not None or None, tokens=tokens)
+            return query, self._vectorizer.text(model, text)
 
-        return self._search(embed, k=k, videos=videos, filter=filter)
+        return self._search(embed, k=k, offset=offset, videos=videos, filter=filter)
 
     def by_image(
         self,
         image: Picture,
         *,
         k: int = DEFAULT_K,
+        offset: int = 0,
         videos: Sequence[str] | None = None,
         filter: SearchFilter | None = None,
     ) -> SearchResult:
@@ -126,6 +142,7 @@ class SearchService:
             image: a file, its bytes, or pixels, uint8 [H, W, 3]. Files and bytes are decoded in a
                 child process (``picture_seconds``).
             k: the largest number of hits.
+            offset: skip so many of the best hits.
             videos: search only these: paths and globs.
             filter: what may be returned. Probabilities are calibrated for texts: similar pictures
                 nearly all have 1.
@@ -140,7 +157,89 @@ class SearchService:
             query = QueryShown(image=ImageTerm(image).name)
             return query, self._vectorizer.image(model, image)
 
-        return self._search(embed, k=k, videos=videos, filter=filter)
+        return self._search(embed, k=k, offset=offset, videos=videos, filter=filter)
+
+    def by_vector(
+        self,
+        vector_D: npt.ArrayLike,
+        *,
+        kind: Literal["picture", "text"] = "picture",
+        k: int = DEFAULT_K,
+        offset: int = 0,
+        videos: Sequence[str] | None = None,
+        filter: SearchFilter | None = None,
+    ) -> SearchResult:
+        """Return moments near a vector of the active model: of :meth:`vectors_of_texts`, say.
+
+        Args:
+            vector_D: as many numbers as the model has dimensions, of any length but 0.
+            kind: what the vector is of; neighbouring moments are joined accordingly.
+            k: the largest number of hits.
+            offset: skip so many of the best hits.
+            videos: search only these: paths and globs.
+            filter: what may be returned.
+
+        Raises:
+            QueryError: the vector has another size or no direction, or ``k`` is out of range.
+            NothingIndexedError: no index has been published yet.
+        """
+
+        def embed(model: ModelRow) -> _Embedded:
+            vectors = self._vectorizer.vector(model, vector_D, kind)
+            return QueryShown(vector=kind), vectors
+
+        return self._search(embed, k=k, offset=offset, videos=videos, filter=filter)
+
+    def by_texts(
+        self,
+        texts: Sequence[str],
+        *,
+        k: int = DEFAULT_K,
+        offset: int = 0,
+        videos: Sequence[str] | None = None,
+        filter: SearchFilter | None = None,
+    ) -> list[SearchResult]:
+        """Return the result of :meth:`by_text` for each text; embed them all in one batch."""
+        self.vectors_of_texts(texts)
+        return [
+            self.by_text(text, k=k, offset=offset, videos=videos, filter=filter) for text in texts
+        ]
+
+    def vectors_of_texts(self, texts: Sequence[str]) -> tuple[ModelRow, FloatArray]:
+        """Return the active model and its unit vectors [N, D] of texts; they are cached.
+
+        Raises:
+            QueryError: a text is empty.
+            NothingIndexedError: no index has been published yet.
+        """
+        for text in texts:
+            TextTerm(text)
+        model = self.active_model()
+        if not texts:
+            return model, np.empty((0, model.dim), np.float32)
+        return model, self._embedder.texts(model, texts)
+
+    def vectors_of_images(self, images: Sequence[Picture]) -> tuple[ModelRow, FloatArray]:
+        """Return the active model and its unit vectors [N, D] of pictures.
+
+        Raises:
+            QueryError: a file is missing, or is no picture.
+            NothingIndexedError: no index has been published yet.
+        """
+        model = self.active_model()
+        return model, self._embedder.images(model, images)
+
+    def tokens_if_cut(self, text: str) -> int | None:
+        """Return the number of a text's tokens if the active model does not read all of them."""
+        return self._embedder.tokens_if_cut(self.active_model(), text)
+
+    def thumbnail(self, hit: Hit) -> bytes:
+        """Return the stored frame of a hit, as JPEG.
+
+        Raises:
+            FrameStoreError: it is not stored any more.
+        """
+        return FrameStore(self._options.frame_store).thumbnail(hit.video, hit.frame_index)
 
     def by_moment(
         self,
@@ -148,6 +247,7 @@ class SearchService:
         seconds: float,
         *,
         k: int = DEFAULT_K,
+        offset: int = 0,
         videos: Sequence[str] | None = None,
         filter: SearchFilter | None = None,
     ) -> SearchResult:
@@ -157,6 +257,7 @@ class SearchService:
             video: path below UPLOADS.
             seconds: the stored frame nearest to this time is the query.
             k: the largest number of hits.
+            offset: skip so many of the best hits.
             videos: search only these: paths and globs.
             filter: what may be returned.
 
@@ -164,19 +265,21 @@ class SearchService:
             QueryError: the video has no vectors, or ``k`` is out of range.
             NothingIndexedError: no index has been published yet.
         """
+        MomentTerm(video, seconds)  # refuses a time that no video has
 
         def embed(model: ModelRow) -> _Embedded:
             frame = self._vectorizer.frame(model, video, seconds)
             like = Moment(video=video, time_seconds=frame.time_seconds)
             return QueryShown(like=like), self._vectorizer.moment(frame)
 
-        return self._search(embed, k=k, videos=videos, filter=filter)
+        return self._search(embed, k=k, offset=offset, videos=videos, filter=filter)
 
     def by_clip(
         self,
         clip: Path,
         *,
         k: int = DEFAULT_K,
+        offset: int = 0,
         videos: Sequence[str] | None = None,
         filter: SearchFilter | None = None,
     ) -> SearchResult:
@@ -189,6 +292,7 @@ class SearchService:
         Args:
             clip: a video file; its eight longest moments form the query.
             k: the largest number of hits.
+            offset: skip so many of the best hits.
             videos: search only these: paths and globs.
             filter: what may be returned.
 
@@ -203,13 +307,14 @@ class SearchService:
             query = QueryShown(clip=str(clip), clip_frames=len(frames))
             return query, self._vectorizer.clip(model, frames)
 
-        return self._search(embed, k=k, videos=videos, filter=filter)
+        return self._search(embed, k=k, offset=offset, videos=videos, filter=filter)
 
     def by_mix(
         self,
         terms: Sequence[QueryTerm],
         *,
         k: int = DEFAULT_K,
+        offset: int = 0,
         videos: Sequence[str] | None = None,
         filter: SearchFilter | None = None,
     ) -> SearchResult:
@@ -223,6 +328,7 @@ class SearchService:
             terms: at least one with a positive weight; :func:`.parse_query` reads them from
                 ``+"snow" -"people"``.
             k: the largest number of hits.
+            offset: skip so many of the best hits.
             videos: search only these: paths and globs.
             filter: what may be returned.
 
@@ -232,13 +338,13 @@ class SearchService:
         """
         check_terms(terms)
         if len(terms) == 1:
-            return self._by_term(terms[0], k=k, videos=videos, filter=filter)
+            return self._by_term(terms[0], k=k, offset=offset, videos=videos, filter=filter)
 
         def embed(model: ModelRow) -> _Embedded:
-            query = QueryShown(mix=tuple(map(shown, terms)))
+            query = QueryShown(mix=tuple(self._shown(model, term) for term in terms))
             return query, self._vectorizer.mix(model, terms)
 
-        return self._search(embed, k=k, videos=videos, filter=filter)
+        return self._search(embed, k=k, offset=offset, videos=videos, filter=filter)
 
     def label(
         self,
@@ -268,41 +374,50 @@ class SearchService:
         vectors_LD = self._embedder.texts(model, sentences)
         return label_videos(self._database, model, labels, vectors_LD, chosen)
 
+    def _shown(self, model: ModelRow, term: QueryTerm) -> TermShown:
+        tokens = None
+        if isinstance(term, TextTerm):
+            tokens = self._embedder.tokens_if_cut(model, term.text)
+        return replace(shown(term), truncated=tokens is not None or None, tokens=tokens)
+
     def _by_term(
         self,
         term: QueryTerm,
         *,
         k: int,
+        offset: int,
         videos: Sequence[str] | None,
         filter: SearchFilter | None,
     ) -> SearchResult:
         if isinstance(term, TextTerm):
-            return self.by_text(term.text, k=k, videos=videos, filter=filter)
+            return self.by_text(term.text, k=k, offset=offset, videos=videos, filter=filter)
         if isinstance(term, ImageTerm):
-            return self.by_image(term.image, k=k, videos=videos, filter=filter)
-        return self.by_moment(term.video, term.seconds, k=k, videos=videos, filter=filter)
+            return self.by_image(term.image, k=k, offset=offset, videos=videos, filter=filter)
+        return self.by_moment(
+            term.video, term.seconds, k=k, offset=offset, videos=videos, filter=filter
+        )
 
     def _search(
         self,
         embed: Callable[[ModelRow], _Embedded],
         *,
         k: int,
+        offset: int,
         videos: Sequence[str] | None,
         filter: SearchFilter | None,
     ) -> SearchResult:
-        if not 1 <= k <= MAX_K:
-            raise QueryError(f"k={k}: between 1 and {MAX_K} hits can be requested")
+        check_range(k, offset)
         chosen = (filter or SearchFilter()).narrowed_to(videos)
         limits = None if chosen == SearchFilter() else chosen
         for _ in range(MAX_PROMOTIONS):
             model = self.active_model()
             query, vectors = embed(model)
             try:
-                hits = self._finder.find(model, vectors, k, chosen)
+                hits = self._finder.find(model, vectors, offset + k, chosen)[offset:]
             except ActiveModelChangedError:
                 self._active = None
                 continue
-            query = replace(query, k=k, filter=limits)
+            query = replace(query, k=k, offset=offset or None, filter=limits)
             return SearchResult(query=query, model=model.name, hits=hits)
         raise ModelChangedError(
             f"another model was promoted each of the {MAX_PROMOTIONS} times that this search "

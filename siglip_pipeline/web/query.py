@@ -1,6 +1,5 @@
 """The parameters of a search, the same for the API and the page."""
 
-from dataclasses import replace
 from datetime import datetime
 from typing import Annotated
 from urllib.parse import urlencode
@@ -89,12 +88,6 @@ class HitRange:
             )
         return self
 
-    def of(self, result: SearchResult) -> SearchResult:
-        """Return this page of a result."""
-        hits = result.hits[self.offset : self.offset + self.k]
-        query = replace(result.query, k=self.k, offset=self.offset or None)
-        return replace(result, query=query, hits=hits)
-
     def next_url(self, path: str, query_items: list[tuple[str, str]], hits: int) -> str | None:
         """Return the address of the next page; None at the end."""
         offset = self.offset + self.k
@@ -133,8 +126,7 @@ def search_text(
             "LENGTH); a model reads 64 tokens of it",
         )
     page.check(services)
-    result = services.search.by_mix(parse_query(text), k=page.offset + page.k, filter=filter)
-    return page.of(result)
+    return services.search.by_mix(parse_query(text), k=page.k, offset=page.offset, filter=filter)
 
 
 def search_picture(
@@ -148,8 +140,7 @@ def search_picture(
     """
     page.check(services)
     with services.image_lock:
-        result = services.search.by_image(pixels_HWC, k=page.offset + page.k, filter=filter)
-    return page.of(result)
+        return services.search.by_image(pixels_HWC, k=page.k, offset=page.offset, filter=filter)
 
 
 def search_similar(
@@ -176,4 +167,4 @@ def search_similar(
         video, at = services.name(video_id).video, seconds
     else:
         raise HttpError(422, "give either like=VIDEO@SECONDS, or video_id and seconds")
-    return page.of(services.search.by_moment(video, at, k=page.offset + page.k, filter=filter))
+    return services.search.by_moment(video, at, k=page.k, offset=page.offset, filter=filter)
