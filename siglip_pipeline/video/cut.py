@@ -45,7 +45,7 @@ def cut(
     # The frame that is on screen at the start began before it.
     first = max(0, int(np.searchsorted(times_N, start_seconds, side="right")) - 1)
     last = max(first + 1, int(np.searchsorted(times_N, end_seconds, side="left")))
-    pictures = PictureMaker(longest_side=longest_side)
+    pictures = PictureMaker(longest_side=longest_side, codec=scanned.codec)
     written = 0
 
     def note(packets: int) -> None:

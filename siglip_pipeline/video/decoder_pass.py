@@ -7,6 +7,7 @@ from fractions import Fraction
 import av
 import av.error
 import numpy as np
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -72,7 +73,7 @@ class Pass:
         with open_container(self._source, options=options) as container:
             stream = container.streams[self._scan.stream_index]
             assert isinstance(stream, VideoStream)
-            context = stream.codec_context
+            context = self._decoder(stream, options)
             context.thread_count = self._threads
             if self._threads > 1:
                 context.thread_type = (
@@ -91,7 +92,7 @@ class Pass:
                     continue
                 # Flush only at key frames: skips within a group have no effect on other frames.
                 if skipped and packet.is_keyframe and self._counts.packets_given:
-                    yield from self._give(stream, None)
+                    yield from self._give(context, None)
                     context.flush_buffers()
                 skipped = False
                 if step != mode:
@@ -104,14 +105,21 @@ class Pass:
                     packet.dts = None if packet.dts is None else packet.dts + shift
                 if packet.is_keyframe:
                     key = ordinal
-                yield from self._give(stream, packet, key)
+                yield from self._give(context, packet, key)
             if flush:
-                yield from self._give(stream, None)
+                yield from self._give(context, None)
+
+    def _decoder(self, stream: VideoStream, options: dict[str, str]) -> VideoCodecContext:
+        if self._scan.decoder is None:
+            return stream.codec_context
+        context = av.CodecContext.create(self._scan.decoder, "r")
+        assert isinstance(context, VideoCodecContext)
+        context.extradata, context.options = stream.codec_context.extradata, options
+        return context
 
     def _give(
-        self, stream: VideoStream, packet: "av.Packet[VideoStream] | None", key: int = 0
+        self, context: VideoCodecContext, packet: "av.Packet[VideoStream] | None", key: int = 0
     ) -> Iterator[VideoFrame]:
-        context = stream.codec_context
         try:
             frames = context.decode(packet)
         except av.error.FFmpegError:

@@ -4,7 +4,6 @@ Some ciphers leave headers in the clear, so that a decoder makes grey pictures o
 """
 
 import re
-from collections.abc import Iterator
 from typing import BinaryIO, Final
 
 import numpy as np
@@ -12,6 +11,7 @@ from av.container import InputContainer
 from av.stream import Stream
 
 from siglip_pipeline.errors import VideoError
+from siglip_pipeline.video.boxes import boxes_at, read_at, video_entries
 from siglip_pipeline.video.source import MediaSource
 
 HEAD_BYTES: Final = 2**21
@@ -20,9 +20,6 @@ SCRAMBLED_SHARE: Final = 0.5
 
 _ENCRYPTED_ENTRIES: Final = frozenset({b"encv", b"drmi"})
 """Sample entries: ISO/IEC 14496-12, 8.12; and Apple's FairPlay."""
-_PATH: Final = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
-_ENTRY_BYTES: Final = 8 + 78
-"""Of a visual sample entry, before the boxes in it."""
 _TS_STRIDES: Final = (188, 192, 204)
 """Bytes from one packet to the next: plain, with a time before it, with a checksum behind it."""
 _TS_SYNC: Final = 0x47
@@ -64,55 +61,18 @@ def _scheme(source: MediaSource, container: InputContainer, stream: Stream) -> s
 
 def _mp4_scheme(file: BinaryIO, track_id: int) -> str | None:
     """Return how a track is protected, by its sample entries; None where it is not."""
-    for start, end in _at(file, _PATH[:2], 0, file.seek(0, 2)):
-        ids = [_read(file, at, 24) for at, _ in _at(file, (b"tkhd",), start, end)]
-        # The identity follows two times, which version 1 gives 64 bits each.
-        if track_id not in [int.from_bytes(i[20:24] if i[:1] == b"\1" else i[12:16]) for i in ids]:
-            continue
-        for entries, entries_end in _at(file, _PATH[2:], start, end):
-            for kind, at, entry_end in _boxes(file, entries + 8, entries_end):
-                protection = at + _ENTRY_BYTES - 8, entry_end
-                if kind in _ENCRYPTED_ENTRIES and _is_protected(file, *protection):
-                    schemes = _at(file, (b"sinf", b"schm"), *protection)
-                    code = next((_read(file, begin + 4, 4) for begin, _ in schemes), kind)
-                    return code.decode("latin-1")
+    for kind, start, end in video_entries(file, track_id):
+        if kind in _ENCRYPTED_ENTRIES and _is_protected(file, start, end):
+            schemes = boxes_at(file, (b"sinf", b"schm"), start, end)
+            code = next((read_at(file, begin + 4, 4) for begin, _ in schemes), kind)
+            return code.decode("latin-1")
     return None
 
 
 def _is_protected(file: BinaryIO, start: int, end: int) -> bool:
     """Whether samples are encrypted unless they say otherwise (ISO/IEC 23001-7, 8.2)."""
-    found = [_read(file, at, 7) for at, _ in _at(file, (b"sinf", b"schi", b"tenc"), start, end)]
-    return not found or found[0][6:] != b"\0"
-
-
-def _at(file: BinaryIO, path: tuple[bytes, ...], start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield begin and end of what the boxes of a path hold."""
-    for kind, begin, box_end in _boxes(file, start, end):
-        if kind == path[0]:
-            if path[1:]:
-                yield from _at(file, path[1:], begin, box_end)
-            else:
-                yield begin, box_end
-
-
-def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield kind, begin and end of what each box holds, as far as they are whole."""
-    while start + 8 <= end:
-        head = _read(file, start, 16)
-        length, kind, header = int.from_bytes(head[:4]), head[4:8], 8
-        if length == 1:  # the length is in 64 bits
-            length, header = int.from_bytes(head[8:]), 16
-        elif length == 0:
-            length = end - start
-        if length < header:
-            return
-        yield kind, start + header, min(start + length, end)
-        start += length
-
-
-def _read(file: BinaryIO, at: int, size: int) -> bytes:
-    file.seek(at)
-    return file.read(size)
+    found = boxes_at(file, (b"sinf", b"schi", b"tenc"), start, end)
+    return next((read_at(file, begin + 6, 1) for begin, _ in found), b"") != b"\0"
 
 
 def _scrambled_ts(head: bytes, pid: int) -> bool:

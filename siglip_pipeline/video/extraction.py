@@ -27,7 +27,7 @@ from siglip_pipeline.video.stills import is_picture, picture_frames, scan_pictur
 if TYPE_CHECKING:
     from siglip_pipeline.video.child_jobs import ExtractJob
 
-DECODER_VERSION: Final = f"1 pyav {av.__version__} libavcodec " + ".".join(
+DECODER_VERSION: Final = f"2 pyav {av.__version__} libavcodec " + ".".join(
     str(number) for number in av.library_versions["libavcodec"]
 )
 """The versions that determine the pixels of a file."""
@@ -136,7 +136,7 @@ def _extract_video(
         cuts=_cuts(source, scanned, job, progress) if job.sampling.kind == "scenes" else None,
     )
     counts = DecodeCounts()
-    pictures = PictureMaker(longest_side=job.options.longest_side)
+    pictures = PictureMaker(longest_side=job.options.longest_side, codec=scanned.codec)
     geometry = None
     for decoded in decode_frames(
         source,
@@ -169,14 +169,14 @@ def _extract_video(
             packets=packets.expected,
             damaged_packets=lost + counts.damaged_packets,
             damaged_share=share,
-            warnings=_warnings(scanned, share),
+            warnings=_warnings(scanned, pictures, share),
         ),
     )
 
 
-def _warnings(scanned: Scan, damaged_share: float) -> tuple[str, ...]:
+def _warnings(scanned: Scan, pictures: PictureMaker, damaged_share: float) -> tuple[str, ...]:
     """Return the warnings of a video that is indexed nevertheless."""
-    warnings = list(scanned.warnings)
+    warnings = list(dict.fromkeys([*scanned.warnings, *pictures.warnings]))
     if times := scanned.packets.restarts:
         warnings.append(
             f"timestamps begin again {times} {'time' if times == 1 else 'times'}: the parts follow "

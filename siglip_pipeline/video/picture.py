@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from siglip_pipeline.records import RgbArray
+from siglip_pipeline.video.dolby_vision import WARNING as DOLBY_WARNING
+from siglip_pipeline.video.dolby_vision import is_dolby_only
 from siglip_pipeline.video.geometry import DisplayGeometry
+from siglip_pipeline.video.matrices import OWN, to_rgb, warning_of
 from siglip_pipeline.video.tone import ToneMapper
 
 SCALING: Final = (
@@ -29,7 +32,6 @@ _KNOWN_MATRICES: Final = {
     6: Colorspace.SMPTE170M,
     7: Colorspace.SMPTE240M,
     9: Colorspace.BT2020,
-    10: Colorspace.BT2020,
 }
 _KNOWN_RANGES: Final = {1: ColorRange.MPEG, 2: ColorRange.JPEG}
 
@@ -47,30 +49,89 @@ class PictureMaker:
 
     Args:
         longest_side: pictures are shrunk to this, never enlarged; None keeps the size.
+        codec: of uncompressed video many programs leave the fourth byte at zero, so that it says
+            something only where any pixel has another value.
     """
 
-    def __init__(self, *, longest_side: int | None) -> None:
+    def __init__(self, *, longest_side: int | None, codec: str = "") -> None:
         self._longest_side = longest_side
+        self._may_be_padding = codec == "rawvideo"
         self._reformatter = VideoReformatter()
         self._tone: tuple[tuple[int, int], ToneMapper | None] | None = None
+        self.warnings: dict[str, None] = {}
+        """What people should know of the colours, in the order in which it was met."""
 
     def rgb(self, frame: VideoFrame, geometry: DisplayGeometry) -> RgbArray:
-        """Return pixels [H, W, C] in BT.709 RGB, full range."""
+        """Pixels [H, W, C] in BT.709 RGB, full range, on white where they are transparent."""
+        self._heed(frame)
+        size = geometry.fitted_size(self._longest_side)
+        alpha_HW = self._alpha(frame, size)
+        pixels = self._pixels(frame, size)
+        if alpha_HW is not None:
+            pixels = on_white(pixels, alpha_HW)
+        return geometry.orient(pixels)
+
+    def _heed(self, frame: VideoFrame) -> None:
         if self._tone is None or self._tone[0] != (frame.color_trc, frame.color_primaries):
             description = (frame.color_trc, frame.color_primaries)
             self._tone = (description, ToneMapper.for_frame(frame))
+        if is_dolby_only(frame):
+            self.warnings[DOLBY_WARNING] = None
+        if (warning := warning_of(frame.colorspace)) and not frame.format.is_rgb:
+            self.warnings[warning] = None
+
+    def _pixels(self, frame: VideoFrame, size: tuple[int, int]) -> RgbArray:
+        assert self._tone is not None
         mapper = self._tone[1]
-        size = geometry.fitted_size(self._longest_side)
-        pixels = convert(
-            self._reformatter,
-            frame,
-            size,
-            "rgb24" if mapper is None else "rgb48le",
-            interpolation=SCALING,
-        )
-        if mapper is not None:
-            pixels = mapper.apply(pixels)
-        return geometry.orient(pixels)
+        is_yuv = not frame.format.is_rgb and len(frame.format.components) >= 3
+        if is_yuv and frame.colorspace in OWN:
+            codes = by_own_matrix(self._reformatter, frame, size)
+            return mapper.apply(codes) if mapper else (codes // 257).astype(np.uint8)
+        pixel_format = "rgb24" if mapper is None else "rgb48le"
+        pixels = convert(self._reformatter, frame, size, pixel_format, interpolation=SCALING)
+        return pixels if mapper is None else mapper.apply(pixels)
+
+    def _alpha(self, frame: VideoFrame, size: tuple[int, int]) -> NDArray[np.uint8] | None:
+        """Return opacity [H, W]; None where the frame is opaque."""
+        if not any(c.is_alpha for c in frame.format.components) and not frame.format.has_palette:
+            return None
+        rgba = convert(self._reformatter, frame, size, "rgba", interpolation=SCALING)
+        alpha_HW: NDArray[np.uint8] = rgba[..., 3]
+        is_opaque = alpha_HW.min() == 255 or (self._may_be_padding and alpha_HW.max() == 0)
+        return None if is_opaque else alpha_HW
+
+
+def on_white(pixels_HWC: RgbArray, alpha_HW: NDArray[np.uint8]) -> RgbArray:
+    """Lay a picture on white, by code values as browsers do."""
+    darkness = (255 - pixels_HWC.astype(np.uint16)) * alpha_HW[..., None]
+    return (255 - (darkness + 127) // 255).astype(np.uint8)
+
+
+def by_own_matrix(
+    reformatter: VideoReformatter, frame: VideoFrame, size: tuple[int, int]
+) -> NDArray[np.uint16]:
+    """Full-range RGB [H, W, C] in 16 bits, of a frame in a matrix that swscale lacks."""
+    matrix, frame.colorspace = frame.colorspace, 2  # what says nothing is left as it is
+    full_range = _KNOWN_RANGES.get(frame.color_range) == ColorRange.JPEG
+    widened = reformatter.reformat(
+        frame,
+        width=size[0],
+        height=size[1],
+        format="yuv444p16le",
+        interpolation=SCALING,
+        src_color_range=ColorRange.JPEG if full_range else ColorRange.MPEG,
+        dst_color_range=ColorRange.JPEG if full_range else ColorRange.MPEG,
+        threads=1,
+    )
+    frame.colorspace = matrix
+    return to_rgb(
+        np.asarray(widened.to_ndarray()),
+        matrix=matrix,
+        primaries=frame.color_primaries,
+        transfer=frame.color_trc,
+        full_range=full_range,
+        bits=frame.format.components[0].bits,
+    )
 
 
 def convert(

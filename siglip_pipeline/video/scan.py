@@ -21,6 +21,8 @@ from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import IntArray, VideoInfo
 from siglip_pipeline.video.av1 import ReferenceReader
 from siglip_pipeline.video.container import PLAYLIST, demux, leads_elsewhere, open_container
+from siglip_pipeline.video.dolby_vision import WARNING as DOLBY_WARNING
+from siglip_pipeline.video.dolby_vision import needs_dolby
 from siglip_pipeline.video.encryption import check_encryption
 from siglip_pipeline.video.geometry import (
     DisplayGeometry,
@@ -99,6 +101,8 @@ class Scan:
     start_seconds: float
     """Start of the file: the earliest time of its tracks."""
     packets: PacketIndex
+    decoder: str | None = None
+    """The one to use in place of FFmpeg's own."""
     warnings: tuple[str, ...] = ()
 
     def geometry(
@@ -174,6 +178,8 @@ def scan(source: MediaSource, *, on_progress: Callable[[int], None] = lambda pac
     with open_container(source) as container:
         stream, warnings = choose_track(container, source)
         check_encryption(source, container, stream)
+        if needs_dolby(source, container, stream):
+            warnings.append(DOLBY_WARNING)
         context = stream.codec_context
         check_dimensions(source.video, context.width, context.height)
         packets = _read_packets(container, stream, source, on_progress)
@@ -189,8 +195,16 @@ def scan(source: MediaSource, *, on_progress: Callable[[int], None] = lambda pac
             size_bytes=max(0, container.size),
             start_seconds=start_seconds(container, packets, stream),
             packets=packets,
+            decoder=_decoder_of(stream),
             warnings=tuple(warnings),
         )
+
+
+def _decoder_of(stream: VideoStream) -> str | None:
+    """Of VP8 and VP9 with transparency, which lies beside the packets: only libvpx looks there."""
+    if stream.metadata.get("alpha_mode") != "1":
+        return None
+    return {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec.canonical_name)
 
 
 def start_seconds(container: InputContainer, packets: PacketIndex, stream: VideoStream) -> float:

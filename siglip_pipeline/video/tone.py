@@ -74,6 +74,14 @@ def hlg_to_scene(code: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(light, np.float64)
 
 
+def scene_to_hlg(light: NDArray[Any]) -> NDArray[np.float64]:
+    """HLG's OETF: scene light in [0, 1] to code values in [0, 1] (BT.2100 table 5)."""
+    a, b, c = 0.17883277, 0.28466892, 0.55991073
+    light = np.asarray(light, np.float64)
+    bright = a * np.log(np.maximum(12 * light - b, 1e-9)) + c
+    return np.asarray(np.where(light <= 1 / 12, np.sqrt(3 * light), bright), np.float64)
+
+
 def roll_off(nits: NDArray[Any], *, peak_nits: float, target_nits: float) -> NDArray[np.float64]:
     """Map light of a display with ``peak_nits`` to one with ``target_nits``: BT.2390's EETF.
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from siglip_pipeline.errors import VideoError
 from siglip_pipeline.uploads.upload_store import UploadStore
-from siglip_pipeline.video.extract import DecodeOptions, FrameReport, extract_frames
+from siglip_pipeline.video.extract import DecodeOptions, FrameReport, extract_many
 from siglip_pipeline.video.frame_store import FrameStore
 
 REPORTS = Path(__file__).parent.parent / "data" / "reports"
@@ -32,21 +34,42 @@ class Indexed:
 
 
 def indexed(path: Path, folder: Path, *, sampling: str = "every:1", threads: int = 0) -> Indexed:
-    """Extract a video as the pipeline does."""
+    """Extract a video as the pipeline does.
+
+    Raises:
+        VideoError: it cannot be decoded.
+    """
+    (out,) = indexed_many([path], folder, sampling=sampling, threads=threads).values()
+    if isinstance(out, VideoError):
+        raise out
+    return out
+
+
+def indexed_many(
+    paths: Sequence[Path], folder: Path, *, sampling: str = "every:1", threads: int = 0
+) -> dict[str, Indexed | VideoError]:
+    """Extract videos in one child, one after the other; the outcomes by their names."""
     (folder / "uploads").mkdir(exist_ok=True)
-    shutil.copyfile(path, folder / "uploads" / path.name)
+    for path in paths:
+        shutil.copyfile(path, folder / "uploads" / path.name)
     uploads = UploadStore(folder / "uploads", settle_seconds=0)
     frames = FrameStore(folder / "frames")
     options = DecodeOptions(stall_seconds=60, jpeg_quality=95, threads=threads)
-    upload = uploads.get(path.name)
-    report = extract_frames(upload, uploads, frames, sampling=sampling, options=options)
-    batches = list(frames.read(path.name))
-    jpegs = [jpeg for batch in batches for jpeg in batch.jpegs]
-    return Indexed(
-        report,
-        np.concatenate([batch.time_seconds_N for batch in batches]),
-        [picture(jpeg) for jpeg in jpegs],
-    )
+    batch = [uploads.get(path.name) for path in paths]
+    outcomes: dict[str, Indexed | VideoError] = {}
+    for upload, report in extract_many(
+        batch, uploads, frames, sampling=sampling, options=options, workers=1
+    ):
+        if isinstance(report, VideoError):
+            outcomes[upload.path] = report
+            continue
+        batches = list(frames.read(upload.path))
+        outcomes[upload.path] = Indexed(
+            report,
+            np.concatenate([batch.time_seconds_N for batch in batches]),
+            [picture(jpeg) for batch in batches for jpeg in batch.jpegs],
+        )
+    return outcomes
 
 
 def picture(jpeg: bytes) -> NDArray[np.uint8]:

@@ -1,0 +1,53 @@
+"""The boxes of MP4 and QuickTime (ISO/IEC 14496-12, 4.2), by where they lie in a file."""
+
+from collections.abc import Iterator
+from typing import BinaryIO, Final
+
+_TO_ENTRIES: Final = (b"mdia", b"minf", b"stbl", b"stsd")
+_ENTRY_BYTES: Final = 78
+"""Of a visual sample entry, before the boxes in it."""
+
+
+def boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield kind, begin and end of what each box holds, as far as they are whole."""
+    while start + 8 <= end:
+        head = read_at(file, start, 16)
+        length, kind, header = int.from_bytes(head[:4]), head[4:8], 8
+        if length == 1:  # the length is in 64 bits
+            length, header = int.from_bytes(head[8:]), 16
+        elif length == 0:
+            length = end - start
+        if length < header:
+            return
+        yield kind, start + header, min(start + length, end)
+        start += length
+
+
+def boxes_at(
+    file: BinaryIO, path: tuple[bytes, ...], start: int, end: int
+) -> Iterator[tuple[int, int]]:
+    """Yield begin and end of what the boxes of a path hold."""
+    for kind, begin, box_end in boxes(file, start, end):
+        if kind == path[0]:
+            if path[1:]:
+                yield from boxes_at(file, path[1:], begin, box_end)
+            else:
+                yield begin, box_end
+
+
+def video_entries(file: BinaryIO, track_id: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield kind, begin and end of the boxes in each visual sample entry of a track."""
+    for start, end in boxes_at(file, (b"moov", b"trak"), 0, file.seek(0, 2)):
+        ids = [read_at(file, at, 24) for at, _ in boxes_at(file, (b"tkhd",), start, end)]
+        # The identity follows two times, which version 1 gives 64 bits each.
+        if track_id not in [int.from_bytes(i[20:24] if i[:1] == b"\1" else i[12:16]) for i in ids]:
+            continue
+        for entries, entries_end in boxes_at(file, _TO_ENTRIES, start, end):
+            for kind, begin, entry_end in boxes(file, entries + 8, entries_end):
+                yield kind, begin + _ENTRY_BYTES, entry_end
+
+
+def read_at(file: BinaryIO, at: int, size: int) -> bytes:
+    """Return bytes from an offset."""
+    file.seek(at)
+    return file.read(size)
