@@ -7,9 +7,9 @@
     ├── UploadError                 one upload cannot be read
     │   └── UploadNotFoundError
     ├── UploadsUnavailableError *   the uploads folder or bucket cannot be reached
-    ├── VideoError                  one video failed; the rest of its batch goes on
+    ├── VideoError                  one video failed; the rest of its batch continues
     ├── FrameStoreError             a stored frame file is missing, or the store refused
-    │   ├── DamagedFramesError      it is there, but not what was written
+    │   ├── DamagedFramesError      its content differs from what was written
     │   ├── FrameStoreVersionError  it was written by a newer version of this program
     │   └── StorageFullError        there is no room for frames
     ├── ModelError                  a model cannot be used

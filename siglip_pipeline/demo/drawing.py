@@ -155,7 +155,7 @@ def object_centre(item: Object, *, moment: float, aspect: float) -> tuple[float,
 
 
 def _draw_object(picture: NDArray[np.float32], item: Object, moment: float) -> None:
-    """Draw the object, and its trail if it moves, as it is at ``moment`` of its way."""
+    """Draw the object, and its trail if it moves, at ``moment`` of its path."""
     height, width = picture.shape[:2]
     step_x, step_y = _STEP[item.motion]
     share_x, share_y = object_centre(item, moment=moment, aspect=width / height)

@@ -16,7 +16,7 @@ import numpy as np
 from siglip_pipeline.demo.drawing import Pixels, render_frame
 from siglip_pipeline.demo.scenes import ALL_PAIRS, Scene, random_scene
 
-# Part of a film's tag: raise it when equal scenes come to look different.
+# Part of a film's tag: raise it when a change makes equal scenes look different.
 _RENDERER_VERSION = 2
 
 
@@ -192,8 +192,8 @@ def demo_scenes(*, seed: int = 0) -> tuple[Scene, ...]:
 def render_demo_videos(folder: str | Path, *, seed: int = 0) -> list[DemoVideo]:
     """Render the demo's sample videos: 5 files of 8 scenes, 2 to 4 seconds each.
 
-    They differ in container, codec, frame rate and aspect ratio. A file that is there already and
-    was rendered from the same scenes is kept as it is.
+    They differ in container, codec, frame rate and aspect ratio. An existing file that was rendered
+    from the same scenes is kept.
 
     Args:
         folder: where to; made if missing.

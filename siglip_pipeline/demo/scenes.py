@@ -222,7 +222,7 @@ def random_scene(
     columns = [str(c) for c in rng.permutation(list(COLUMNS))]
     items: list[Object] = []
     for number in range(count):
-        # Several objects stand in columns of their own, and at most the first is large.
+        # Several objects get one column each, and at most the first is large.
         sizes: tuple[Size, ...] = SIZES if number == 0 and count < 3 else ("small", "medium")
         free = [p for p in visible if all(p[0] != o.colour and p[1] != o.shape for o in items)]
         items.append(

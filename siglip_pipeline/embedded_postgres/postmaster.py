@@ -37,7 +37,7 @@ def find(data: Path) -> Postmaster | None:
         return None
     if not is_postgres_of(pid, data):
         return None
-    # The file grows while the server starts: a line that is missing or empty is still to come.
+    # The file grows while the server starts: a missing or empty line has not been written yet.
     port, folder = (*lines[3:5], "", "")[:2]
     if not port.isdigit() or not folder.startswith("/"):
         return Postmaster(pid=pid)

@@ -118,7 +118,7 @@ class EmbeddedPostgres:
 
     @contextmanager
     def _lock_file(self, name: str) -> Iterator[int]:
-        # Never unlinked: a lock on an unlinked file excludes nobody.
+        # Never unlinked: other processes would not see a lock on an unlinked file.
         descriptor = os.open(self.home / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             yield descriptor
@@ -298,7 +298,7 @@ class EmbeddedPostgres:
             time.sleep(0.05)
 
     def _room(self) -> str:
-        """Return a remark if the disk is full: the log may have no room to say so."""
+        """Return a remark if the disk is full, which the server may be unable to log."""
         free = shutil.disk_usage(self.data.parent).free
         if free >= NEEDED_BYTES:
             return ""

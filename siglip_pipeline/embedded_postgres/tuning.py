@@ -21,7 +21,7 @@ class Machine:
     memory_bytes: int
     cores: int
     shared_memory_bytes: int | None = None
-    """Size of ``/dev/shm``; None where there is none. Parallel index builds live there."""
+    """Size of ``/dev/shm``, which parallel index builds use; None if there is none."""
 
 
 def this_machine(cgroup: Path = Path("/sys/fs/cgroup")) -> Machine:

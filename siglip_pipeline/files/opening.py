@@ -1,8 +1,8 @@
 """Open files beneath a folder that other users can write to.
 
-Between a check of a name and its opening, the name may come to mean another file. Here the kernel
-checks while it opens: symlinks are followed only if they stay beneath the folder. A pipe, socket or
-device in the place of a file never blocks the caller.
+Between a check of a name and its opening, another file may get the name. Here the kernel checks
+while it opens: symlinks are followed only if they stay beneath the folder. A pipe, socket or device
+in the place of a file never blocks the caller.
 """
 
 import contextlib

@@ -11,7 +11,7 @@ from typing import BinaryIO
 def replacing(target: Path) -> Iterator[BinaryIO]:
     """Open a new file that takes a name once the block ends; none is left when it raises.
 
-    Whatever has the name by then is replaced, and a link that somebody put there is not followed.
+    An existing file of this name is replaced, and an existing link is replaced, not followed.
     """
     part = target.with_name(f".{uuid.uuid4().hex}.part")
     try:

@@ -22,7 +22,7 @@ _TIMEOUT_SECONDS: Final = 60
 FINISHED: Final = frozenset(
     {"COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED"}
 )
-"""States of a backfill that has ended, whatever became of it."""
+"""States of a backfill that has ended."""
 
 _REPOSITORIES: Final = """
 query { repositoriesOrError {
@@ -114,7 +114,7 @@ class DagsterApi:
         return f"{self._url}/runs/b/{backfill_id}"
 
     def add_partitions(self, partitions_def: str, keys: Sequence[str]) -> None:
-        """Add dynamic partitions, in this order; those that are there stay."""
+        """Add dynamic partitions, in this order; existing ones stay."""
         repository = {
             "repositoryName": self._repository.name,
             "repositoryLocationName": self._repository.location,

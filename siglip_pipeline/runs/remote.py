@@ -32,7 +32,7 @@ MOST_DIRECT: Final = 256
 
 _POLL_SECONDS: Final = 0.5
 _RETRY_SECONDS: Final = 300.0
-"""Dagster, or the sensor `lost_runs`, starts a lost run again within so long."""
+"""Time within which Dagster, or the sensor `lost_runs`, restarts a lost run."""
 _PER_VIDEO: Final = {
     Stage.FRAMES: (sample_frames.name, FRAMES_PER_RUN),
     Stage.VECTORS: (embed_frames.name, EMBEDDINGS_PER_RUN),

@@ -23,7 +23,7 @@ class ClockWatch:
         self._highest = self._look()
 
     def set_back_seconds(self) -> float:
-        """Return by how much the clock was set back since :meth:`heeded`; 0.0 if it was not."""
+        """Return how far the clock was set back since :meth:`heeded`; 0.0 if it was not."""
         now = self._look()
         self._highest = max(self._highest, now)
         back = self._highest - now

@@ -135,8 +135,8 @@ def end_processes(processes: Sequence[psutil.Process]) -> None:
 def _started(process: psutil.Process) -> float:
     """Return a process's start time by the monotonic clock.
 
-    psutil's ``create_time`` is derived from the wall clock: it changes when that clock is set, and
-    one process would then be taken for two.
+    psutil's ``create_time`` is derived from the wall clock. It changes when that clock is set, and
+    one process would then look like two.
     """
     try:
         text = Path(f"/proc/{process.pid}/stat").read_text()

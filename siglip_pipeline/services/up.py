@@ -51,7 +51,7 @@ _LONGEST_WAIT_SECONDS: Final = 30.0
 _REAP_SECONDS: Final = 5.0
 _LOG_TAIL_LINES: Final = 15
 _LINES_SHOWN: Final = 3
-"""Of a service that is started again; all of them where `up` gives it up."""
+"""Log lines shown of a service that is restarted. If `up` gives up, it shows all of the tail."""
 _LINE_WIDTH: Final = 300
 _COLOURS: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 

@@ -46,9 +46,9 @@ def model_spec(options: ModelOptions) -> ModelSpec:
 def vectors_code_version(options: ModelOptions) -> str:
     """Return a text that differs where the vectors of two configured models do.
 
-    It stands on what :func:`model_spec` stands on, but takes milliseconds and never asks the hub:
-    of the weights it reads the headers and a few bytes of every tensor. A hub model is told by the
-    commit of the snapshot in the local cache. What cannot be read is told by its name.
+    It depends on the same inputs as :func:`model_spec`, but takes milliseconds and sends no request
+    to the hub: of the weights it reads the headers and a few bytes of every tensor. A hub model is
+    identified by the commit of the snapshot in the local cache, an unreadable one by its name.
     """
     patches = "" if options.max_num_patches is None else f" {options.max_num_patches} patches"
     folder = Path(options.name).expanduser()

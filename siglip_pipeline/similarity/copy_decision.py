@@ -63,7 +63,7 @@ def decide_copies(
             segments, duplicate, covered = weak, True, covered_weakly
     for segment in segments:
         common = float(np.mean(a.spread_N[segment.rows])) > COMMON
-        # A single frame proves nothing, however much of a video it is.
+        # A single frame is no evidence, even if it is most of a video.
         if len(segment.rows) > 1 and (
             duplicate or (segment.different >= MIN_DIFFERENT and not common)
         ):

@@ -74,8 +74,8 @@ def _key_of_folder(options: ModelOptions) -> str | None:
 def _registered(models: Sequence[ModelRow], wanted: Wanted) -> list[int]:
     """Return the ids of models that are wanted, the newest last.
 
-    A folder is known by its key, wherever it lies; a model of the hub, and a folder that cannot be
-    read, by the name and revision that it was registered under.
+    A folder is identified by its key, not its path; a model of the hub, and a folder that cannot be
+    read, by their registered name and revision.
     """
     if wanted.model_key is not None:
         return [row.model_id for row in models if row.key == wanted.model_key]

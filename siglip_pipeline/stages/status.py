@@ -48,7 +48,7 @@ class PipelineStatus:
     vectors: int
     out_of_date: OutOfDate
     warnings: tuple[str, ...]
-    """What a person should change before it becomes a failure."""
+    """Problems that will become failures unless a person solves them."""
     model: ModelStatus | None
     index: IndexStatus | None
 

@@ -86,7 +86,7 @@ class AnnouncedUploads:
     def unconfirmed_runs(
         self, *, older_than: timedelta, shard: str | None = None
     ) -> dict[str, str]:
-        """Return by path the runs that were requested so long ago that they must exist by now."""
+        """Return, by path, the unconfirmed runs that were requested longer than this ago."""
         with self._database.connection() as connection:
             rows = connection.execute(_UNCONFIRMED_RUNS, [older_than, _prefix(shard)]).fetchall()
         return dict(rows)

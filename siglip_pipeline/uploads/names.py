@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 MAX_NAME_BYTES: Final = 2000
-"""Longest path, as it is encoded for Dagster. Postgres cannot index a text beyond 2,700 bytes."""
+"""Longest path, as encoded for Dagster. Postgres cannot index a text of more than 2,700 bytes."""
 
 # Controls, invisible characters, and those that change the text direction. The joiners U+200C
 # and U+200D are left where scripts and emoji need them: after a character outside of ASCII.

@@ -21,7 +21,7 @@ from siglip_pipeline.web.schemas import ErrorAnswer, PlayableAnswer
 from siglip_pipeline.web.services import CurrentServices, Services, unknown_video
 
 MAX_CLIP_SECONDS: Final = 120.0
-"""Longest clip: somebody waits for it."""
+"""Longest clip, for which a person waits."""
 
 _FAILURES: Final[dict[int | str, dict[str, Any]]] = {
     404: {"model": ErrorAnswer, "description": "No such video, or its upload is gone"},
@@ -146,7 +146,7 @@ def _clip_response(request: Request, file: BinaryIO, name: str) -> Response:
         facts = FileFacts(
             name=name,
             size_bytes=status.st_size,
-            # Made anew, the same part may have other bytes.
+            # A clip that is made again may have other bytes.
             tag=f'"{status.st_ino:x}-{status.st_size:x}"',
             media_type="video/mp4",
         )

@@ -28,7 +28,7 @@ class ConnectionLimits:
     header_seconds: float
     body_seconds: float
     body_bytes_per_second: int
-    """A body gains one more second for each so many bytes received."""
+    """The time of a body is extended by one second for this many bytes received."""
     write_seconds: float
     idle_seconds: float
     connections: int

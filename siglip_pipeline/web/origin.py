@@ -15,7 +15,7 @@ from siglip_pipeline.services.binding import is_loopback
 
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 _OWN: Final = frozenset({"same-origin", "none"})
-"""Values of Sec-Fetch-Site: of a page of this service, and of a person (address bar, bookmark)."""
+"""Allowed values of Sec-Fetch-Site: a page of this service, and an address bar or bookmark."""
 
 
 def check_same_site(scope: Scope, *, any_host: bool, is_page: Callable[[str], bool]) -> str | None:

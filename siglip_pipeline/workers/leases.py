@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 def renewed_lease(app: "Celery", delivery_tag: str, *, every_seconds: float) -> Iterator[None]:
     """Renew the message's lease from a thread for the length of the block.
 
-    A broker that does not answer is tried again; meanwhile the step goes on. Should its message
-    have been given to another worker by then, the step runs twice, which it must stand.
+    If the broker does not answer, the renewal is repeated while the step continues. If the broker
+    has given the message to another worker by then, the step runs twice, which must be harmless.
 
     Args:
         app: whose broker is Redis.
@@ -39,7 +39,7 @@ def renewed_lease(app: "Celery", delivery_tag: str, *, every_seconds: float) -> 
             try:
                 _touch(app, delivery_tag)
             except Exception as error:
-                logger.warning("the broker does not take a sign of life: %s", error)
+                logger.warning("the lease could not be renewed: %s", error)
 
     thread = threading.Thread(target=renew, name="lease", daemon=True)
     thread.start()

@@ -1,8 +1,7 @@
-"""Parts of a divided collection, as a worker sees them: it serves all, one after the other.
+"""Let one worker serve all shards of a divided collection, one after the other.
 
-Which part the definitions are of is read from ``SIGLIP_PART`` as their modules load. A worker takes
-steps of every part, and has them load anew when the part changes; the model, and whatever else is
-loaded, stays.
+The definitions read their shard from ``SIGLIP_PART`` when their modules load. A worker takes steps
+of every shard, and reloads the definitions when the shard changes; a loaded model stays.
 """
 
 import sys
@@ -25,7 +24,7 @@ def part_of_run(run: DagsterRun) -> str | None:
 
 
 def serve_part(part: str | None) -> None:
-    """Have the definitions of a part loaded by whoever asks for them next."""
+    """Make the next load of the definitions load those of this shard."""
     if Settings.load().part == part:
         return
     set_variable("part", part)

@@ -18,7 +18,7 @@ class IndexOptions:
     min_recall: float = 0.95
     """Least recall@10 of an index that is published or kept."""
     rebuild_share: float = 0.1
-    """Share of changed frames from which the index is built anew."""
+    """Share of changed frames from which the index is rebuilt."""
     recall_queries: int = 200
     """Picture queries, and text queries, of a recall check."""
     promote_automatically: bool = False
