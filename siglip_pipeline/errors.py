@@ -8,6 +8,7 @@
     │   └── UploadNotFoundError
     ├── UploadsUnavailableError *   the uploads folder or bucket cannot be reached
     ├── VideoError                  one video failed; the rest of its batch continues
+    │   └── VideoInterruptedError * its storage or the machine failed: the file may be good
     ├── FrameStoreError             a stored frame file is missing, or the store refused
     │   ├── DamagedFramesError      its content differs from what was written
     │   ├── FrameStoreVersionError  it was written by a newer version of this program
@@ -87,6 +88,12 @@ class VideoError(SiglipPipelineError):
     def __reduce__(self) -> tuple[type["VideoError"], tuple[str, str]]:
         """Pickle by both arguments: this error crosses process boundaries."""
         return type(self), (self.video, self.reason)
+
+
+class VideoInterruptedError(VideoError):
+    """Work on one video was cut short by its storage or the machine: the file may be good."""
+
+    retryable = True
 
 
 class FrameStoreError(SiglipPipelineError):

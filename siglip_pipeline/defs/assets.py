@@ -119,7 +119,8 @@ def video_frames(
     """Store the sampled frames of each video, as JPEGs in one Parquet file per video.
 
     The video is decoded once, in a child process with a time limit. `SIGLIP_SAMPLING` selects the
-    frames. If a video cannot be decoded, only its partition fails, with the reason.
+    frames. The partition of a file that cannot be decoded has no frames, and its check
+    `can_be_decoded` fails with the reason. The partition fails only if storage or machine did.
     """
     outcomes = PartitionOutcomes(context)
     frames = frame_store.store()
@@ -141,14 +142,16 @@ def video_frames(
             results.append(result)
             key = partition_key(result.video)
             if isinstance(result, VideoError):
-                outcomes.fail(key, result.reason)
-            else:
-                outcomes.succeed(
-                    key,
-                    data_version=result.data_version,
-                    metadata=frames_metadata(result, frames),
-                    checks=check_frames(result),
-                )
+                outcomes.fail(key, result)
+                continue
+            if isinstance(result, stages.NoFrames):
+                context.log.warning(f"{key}: {result.reason}")
+            outcomes.succeed(
+                key,
+                data_version=result.data_version,
+                metadata=frames_metadata(result, frames),
+                checks=check_frames(result),
+            )
         totals = sampling_metadata(results, seconds=time.monotonic() - began)
         context.log_event(dg.AssetObservation(context.asset_key, metadata=totals))
     yield from outcomes.finish()
@@ -213,7 +216,7 @@ def frame_embeddings(
             if key not in own:
                 context.log.debug(f"{key}: embedded ahead for a run that waits")
             elif isinstance(result, VideoError):
-                outcomes.fail(key, result.reason)
+                outcomes.fail(key, result)
             else:
                 summary = vectors.summary(model_id, result.video)
                 page = settings.page_address(f"videos/{summary.video_id}")

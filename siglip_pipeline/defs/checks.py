@@ -7,7 +7,7 @@ import dagster as dg
 from siglip_pipeline.defs.outcomes import CheckOutcome
 from siglip_pipeline.defs.partitions import asset_key, videos_partitions
 from siglip_pipeline.records import Stage
-from siglip_pipeline.stages import FramesStored, VectorsStored
+from siglip_pipeline.stages import FramesStored, NoFrames, VectorsStored
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index.similarity_index import IndexReport
 from siglip_pipeline.store.live_index import live_index
@@ -19,6 +19,9 @@ DAMAGED_SHARE_LIMIT = 0.01
 
 MOST_FAILURES_SHOWN = 100
 
+RETRY = dg.MetadataValue.url("/guess/retry_failed/playground")
+"""Where the UI starts the job `retry_failed`; it finds out by itself which code location has it."""
+
 
 def _spec(asset: Stage, name: str, description: str) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(
@@ -27,6 +30,11 @@ def _spec(asset: Stage, name: str, description: str) -> dg.AssetCheckSpec:
 
 
 FRAME_CHECKS = (
+    _spec(
+        Stage.FRAMES,
+        "can_be_decoded",
+        "The file gives frames; else the metadata say why.",
+    ),
     _spec(Stage.FRAMES, "frames_match_plan", "Every frame that the sampling chose is stored."),
     _spec(
         Stage.FRAMES,
@@ -66,13 +74,17 @@ INDEX_CHECKS = (
 )
 
 
-def check_frames(result: FramesStored) -> list[CheckOutcome]:
+def check_frames(result: FramesStored | NoFrames) -> list[CheckOutcome]:
     """Return the checks of one partition of ``video_frames``.
 
     A partition that was current has no plan: its stored frames count as planned.
     """
+    if isinstance(result, NoFrames):
+        why = {"reason": result.reason, "retry_all_that_failed": RETRY}
+        return [CheckOutcome(name="can_be_decoded", passed=False, metadata=why)]
     planned = result.stored.frames if result.report is None else result.report.planned_frames
     return [
+        CheckOutcome(name="can_be_decoded", passed=True, metadata={}),
         CheckOutcome(
             name="frames_match_plan",
             passed=result.stored.frames == planned,
@@ -119,6 +131,7 @@ def check_collection(
     index = live_index(database, model_id)
     failures: dict[str, Any] = {}
     if counts.failures:
+        failures["retry_all_that_failed"] = RETRY
         failures["failures"] = dg.MetadataValue.table(
             [
                 dg.TableRecord(

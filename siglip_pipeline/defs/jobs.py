@@ -4,7 +4,7 @@ import dagster as dg
 
 from siglip_pipeline.defs.assets import frame_embeddings, similarity_index, video_frames
 from siglip_pipeline.defs.cleaning import daily_cleaning, remove_old_logs
-from siglip_pipeline.defs.out_of_date import update_out_of_date
+from siglip_pipeline.defs.out_of_date import retry_failed, update_out_of_date
 from siglip_pipeline.defs.partitions import PART, PART_TAG
 from siglip_pipeline.defs.reconciliation import reconciliation
 from siglip_pipeline.defs.video_similarity import video_similarity
@@ -58,6 +58,7 @@ daily_reconciliation = dg.ScheduleDefinition(
 JOBS = (
     *(sample_frames, embed_frames, rebuild_index, compare_videos, reconcile_collection),
     update_out_of_date,
+    retry_failed,
     remove_old_logs,
 )
 SCHEDULES = (daily_reconciliation, daily_cleaning)

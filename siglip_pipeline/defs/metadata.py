@@ -11,10 +11,9 @@ from typing import Any
 import dagster as dg
 
 from siglip_pipeline.defs.throughput_plot import throughput_plot
-from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import ModelSpec
 from siglip_pipeline.siglip.engine_report import EngineReport
-from siglip_pipeline.stages import FramesStored, VectorsStored
+from siglip_pipeline.stages import FramesOutcome, FramesStored, NoFrames, VectorsStored
 from siglip_pipeline.store.index.recall import PastCheck, RecallCase
 from siglip_pipeline.store.index.recall.plot import recall_plot
 from siglip_pipeline.store.index.similarity_index import IndexReport
@@ -43,8 +42,11 @@ def inline_picture(data: bytes, *, media_type: str = "image/jpeg") -> dg.Markdow
     return dg.MetadataValue.md(f"![](data:{media_type};base64,{encoded})")
 
 
-def frames_metadata(result: FramesStored, frame_store: FrameStore) -> Mapping[str, Any]:
+def frames_metadata(result: FramesStored | NoFrames, frame_store: FrameStore) -> Mapping[str, Any]:
     """Return the metadata of one partition of ``video_frames``."""
+    if isinstance(result, NoFrames):
+        kept = result.kept.frames if result.kept else 0
+        return {"dagster/row_count": kept, "no_new_frames": result.reason}
     info = result.stored.info
     metadata: dict[str, Any] = {
         "dagster/row_count": result.stored.frames,
@@ -55,17 +57,14 @@ def frames_metadata(result: FramesStored, frame_store: FrameStore) -> Mapping[st
         "sampling": result.stored.sampling,
         "source_sha256": result.stored.source_sha256,
         "damaged": f"{result.damaged_share:.2%}",
-        "reused": result.report is None,
         "contact_sheet": inline_picture(
             frame_store.contact_sheet(result.video, max_bytes=_PICTURE_BYTES)
         ),
     }
-    return metadata | _reused_from(result)
+    return metadata | _origin(result)
 
 
-def sampling_metadata(
-    results: Iterable[FramesStored | VideoError], *, seconds: float
-) -> Mapping[str, Any]:
+def sampling_metadata(results: Iterable[FramesOutcome], *, seconds: float) -> Mapping[str, Any]:
     """Return the metadata of one run of ``video_frames``: totals and rates.
 
     Args:
@@ -88,8 +87,13 @@ def sampling_metadata(
     }
 
 
-def _reused_from(result: FramesStored | VectorsStored) -> dict[str, Any]:
-    return {} if result.reused_from is None else {"reused_from": result.reused_from}
+def _origin(result: FramesStored | VectorsStored) -> dict[str, Any]:
+    """Return where a result comes from, if it was not made now."""
+    if isinstance(result, VectorsStored) and result.without_frames is not None:
+        return {"no_frames": result.without_frames}
+    is_new = result.report is not None if isinstance(result, FramesStored) else result.written
+    source = {} if result.reused_from is None else {"reused_from": result.reused_from}
+    return {"reused": not is_new or bool(source), **source}
 
 
 def embedding_metadata(
@@ -108,8 +112,7 @@ def embedding_metadata(
         "dimensions": str(spec.dim),
         "model": spec.name,
         "model_key": result.model_key,
-        "reused": not result.written or result.reused_from is not None,
-        **_reused_from(result),
+        **_origin(result),
     }
 
 

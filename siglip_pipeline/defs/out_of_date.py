@@ -1,4 +1,4 @@
-"""The job that updates the videos whose frames or vectors are out of date."""
+"""The jobs that process some videos again: those out of date, and those that failed."""
 
 import dagster as dg
 
@@ -7,6 +7,7 @@ from siglip_pipeline.defs.resources import DatabaseResource
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.freshness import Wanted, out_of_date
 from siglip_pipeline.store.announced import AnnouncedUploads
+from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads.upload_store import is_in_part
 
 
@@ -29,8 +30,33 @@ def announce_what_is_out_of_date(
     )
 
 
+@dg.op
+def announce_what_failed(context: dg.OpExecutionContext, database: DatabaseResource) -> None:
+    """Have `new_uploads` take up each video whose last try failed."""
+    with database.open() as db:
+        failed = {failure.video for failure in VideoStore(db).failures()}
+        videos = sorted(video for video in failed if is_in_part(video, PART))
+        AnnouncedUploads(db).announce_again(videos)
+    context.log.info(f"{len(videos)} failed videos are taken up again")
+    context.add_output_metadata({"videos": len(videos)})
+
+
+_TAGS = {PART_TAG: PART} if PART else {}
+
+
 @dg.job(
-    tags={PART_TAG: PART} if PART else {},
+    tags=_TAGS,
+    description=(
+        "Try again every video that failed, and no other. The sensor `new_uploads` starts the runs."
+    ),
+)
+def retry_failed() -> None:
+    """Announce the videos that failed."""
+    announce_what_failed()
+
+
+@dg.job(
+    tags=_TAGS,
     description=(
         "Update frames of another sampling and vectors of another model. The sensor `new_uploads` "
         "starts the runs, over exactly those partitions."

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from siglip_pipeline.defs.internals import check_target, held_connections, input_tags, version_tags
-from siglip_pipeline.errors import SiglipPipelineError
+from siglip_pipeline.errors import SiglipPipelineError, VideoError
 
 _MAX_RETRIES = 5
 _FIRST_RETRY_SECONDS = 5.0
@@ -36,7 +36,7 @@ class PartitionOutcomes:
 
     def __init__(self, context: dg.AssetExecutionContext) -> None:
         self._context = context
-        self._failures: dict[str, str] = {}
+        self._failures: dict[str, VideoError] = {}
         self._succeeded: list[str] = []
         self._pending: dg.MaterializeResult[Any] | None = None
         self._pending_checks: list[CheckOutcome] = []
@@ -76,20 +76,24 @@ class PartitionOutcomes:
             )
             self._log_checks(key, checks)
 
-    def fail(self, key: str, reason: str) -> None:
+    def fail(self, key: str, error: VideoError) -> None:
         """Record a partition as failed, and log the reason."""
-        self._failures[key] = reason
-        self._context.log.error(f"{key}: {reason}")
+        self._failures[key] = error
+        self._context.log.error(f"{key}: {error.reason}")
 
     def finish(self) -> Iterator[dg.MaterializeResult[Any] | dg.Output[None]]:
         """Yield the outputs of the step.
 
         Raises:
+            dg.RetryRequested: a partition failed for a reason that is often temporary.
             dg.Failure: a partition failed. Names each with its reason; is not retried.
         """
         if self._failures:
+            healing = next((e for e in self._failures.values() if e.retryable), None)
+            if healing is not None and self._context.retry_number < _MAX_RETRIES:
+                raise _another_try(self._context, healing) from healing
             total = len(self._failures) + len(self._succeeded)
-            named = [f"{key}: {reason}" for key, reason in self._failures.items()]
+            named = [f"{key}: {error.reason}" for key, error in self._failures.items()]
             more = len(named) - _NAMED_IN_SUMMARY
             listing = "\n".join(named[:_NAMED_IN_SUMMARY])
             raise dg.Failure(
@@ -136,6 +140,12 @@ def retrying_what_heals(context: dg.AssetExecutionContext) -> Iterator[None]:
     except SiglipPipelineError as error:
         if not error.retryable:
             raise
-        wait_seconds = _FIRST_RETRY_SECONDS * 2**context.retry_number
-        context.log.warning(f"{error}; retrying in {wait_seconds:.0f} s")
-        raise dg.RetryRequested(max_retries=_MAX_RETRIES, seconds_to_wait=wait_seconds) from error
+        raise _another_try(context, error) from error
+
+
+def _another_try(
+    context: dg.AssetExecutionContext, error: SiglipPipelineError
+) -> dg.RetryRequested:
+    wait_seconds = _FIRST_RETRY_SECONDS * 2**context.retry_number
+    context.log.warning(f"{error}; retrying in {wait_seconds:.0f} s")
+    return dg.RetryRequested(max_retries=_MAX_RETRIES, seconds_to_wait=wait_seconds)

@@ -71,7 +71,8 @@ def materialize_remotely(
         else:
             for asset in _PER_VIDEO:
                 if asset in assets:
-                    _run_ranges(api, database, asset, keys, force=force)
+                    red = _run_ranges(api, database, asset, keys, force=force)
+                    keys = [key for key in keys if key not in red]
     for asset, job in _OF_ALL_VIDEOS.items():
         if asset in assets:
             # The automation does this too, some seconds later: the second finds nothing to do.
@@ -122,12 +123,13 @@ def _wait_for_backfill(api: DagsterApi, backfill: str) -> None:
 
 def _run_ranges(
     api: DagsterApi, database: Database, asset: Stage, keys: Sequence[str], *, force: bool
-) -> None:
-    """Run one asset over some partitions, each contiguous range of them by itself; wait for all."""
+) -> set[str]:
+    """Run one asset over some partitions, each contiguous range of them by itself; wait for all.
+
+    Returns:
+        The failed partitions of runs that failed: nothing can be made of them downstream.
+    """
     job, most = _PER_VIDEO[asset]
-    if asset is not Stage.FRAMES:
-        failed = _failed(database, keys, stage=Stage.FRAMES)
-        keys = [key for key in keys if key not in failed]
     existing = api.partition_keys(asset)
     ranges = contiguous_ranges(existing, keys, most=most)
     runs = [
@@ -139,12 +141,17 @@ def _run_ranges(
         )
         for first, last in ranges
     ]
+    red: set[str] = set()
     for run, (first, last) in zip(runs, ranges, strict=True):
         status = _wait_for_run(api, run).status
+        if status == "SUCCESS":
+            continue
         of_videos = _failed(database, keys_between(existing, first, last), stage=asset)
         # Of a run that failed because of single videos, each has its reason in the database.
-        if status != "SUCCESS" and not (status == "FAILURE" and of_videos):
+        if not (status == "FAILURE" and of_videos):
             raise RunFailedError(f"the run of {asset} ended as {status} (run {run})")
+        red |= of_videos
+    return red
 
 
 def _wait_for_run(api: DagsterApi, run: str) -> RunState:

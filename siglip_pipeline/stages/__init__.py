@@ -7,11 +7,19 @@ Imports `store` and the rooms below it.
 """
 
 from siglip_pipeline.stages.frame_embedding import VectorsStored, embed_videos
-from siglip_pipeline.stages.frame_sampling import FramesOptions, FramesStored, sample_videos
+from siglip_pipeline.stages.frame_sampling import (
+    FramesOptions,
+    FramesOutcome,
+    FramesStored,
+    sample_videos,
+)
+from siglip_pipeline.stages.stage_results import NoFrames
 
 __all__ = [
     "FramesOptions",
+    "FramesOutcome",
     "FramesStored",
+    "NoFrames",
     "VectorsStored",
     "embed_videos",
     "sample_videos",

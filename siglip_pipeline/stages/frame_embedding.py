@@ -12,7 +12,7 @@ from siglip_pipeline.errors import (
 )
 from siglip_pipeline.records import EmbeddingBatch, FrameBatch, Stage
 from siglip_pipeline.stages.duplicates import Duplicates
-from siglip_pipeline.stages.stage_results import note_failure, version_of
+from siglip_pipeline.stages.stage_results import WITHOUT_FRAMES, note_failure, version_of
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoStore
@@ -36,6 +36,8 @@ class VectorsStored:
     frames_version: str
     reused_from: str | None = None
     """The video of the same content whose vectors were copied."""
+    without_frames: str | None = None
+    """Why there are no frames, and so no vectors."""
 
     @property
     def data_version(self) -> str:
@@ -111,8 +113,9 @@ class _VectorsStage:
             stored = self._frame_store.metadata(video)
         except FrameStoreError as error:
             if not is_ahead:
-                damaged = isinstance(error, DamagedFramesError)
-                yield self._failed(VideoError(video, str(error)), damaged=damaged)
+                yield self._without_frames(video) or self._failed(
+                    VideoError(video, str(error)), damaged=isinstance(error, DamagedFramesError)
+                )
             return
         if self._force:
             self.to_embed[video] = stored
@@ -196,6 +199,21 @@ class _VectorsStage:
         if damaged:
             self._records.mark_frames_damaged(error.video)
         return note_failure(self._records, error, Stage.VECTORS)
+
+    def _without_frames(self, video: str) -> VectorsStored | None:
+        """Return the outcome of a video whose file gives no frames; None if they are missing."""
+        row = self._records.get(video)
+        if row is None or row.stage != Stage.FRAMES or self._frame_store.exists(video):
+            return None
+        return VectorsStored(
+            video=video,
+            vectors=0,
+            frames=0,
+            model_key=self._model_key,
+            written=False,
+            frames_version=WITHOUT_FRAMES,
+            without_frames=row.reason,
+        )
 
     def _stored(
         self,

@@ -10,10 +10,11 @@ from siglip_pipeline.errors import (
     FrameStoreVersionError,
     UploadError,
     VideoError,
+    VideoInterruptedError,
 )
 from siglip_pipeline.records import Stage, Upload, VideoInfo
 from siglip_pipeline.stages.duplicates import FramesPlan, plan_frames
-from siglip_pipeline.stages.stage_results import note_failure, version_of
+from siglip_pipeline.stages.stage_results import NoFrames, note_failure, version_of
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads.upload_store import UploadStore
@@ -68,6 +69,10 @@ class FramesOptions:
         return frame_recipe(self.sampling, self.decode)
 
 
+FramesOutcome = FramesStored | NoFrames | VideoError
+"""Of one video; an error is a failure that is no fault of its file."""
+
+
 def sample_videos(
     videos: Sequence[str],
     *,
@@ -76,7 +81,7 @@ def sample_videos(
     database: Database,
     options: FramesOptions,
     force: bool = False,
-) -> Iterator[FramesStored | VideoError]:
+) -> Iterator[FramesOutcome]:
     """Sample the frames of each video into the frame store, several videos at once.
 
     Args:
@@ -94,7 +99,7 @@ def sample_videos(
         remaining = yield from stage.sample(waiting)
 
 
-_Outcomes = Generator[FramesStored | VideoError, None, list[str]]
+_Outcomes = Generator[FramesOutcome, None, list[str]]
 
 
 class _FramesStage:
@@ -116,16 +121,14 @@ class _FramesStage:
         self._recipe = options.recipe
         self._force = force
 
-    def skip_current(
-        self, videos: Iterable[str]
-    ) -> Generator[FramesStored | VideoError, None, list[Upload]]:
+    def skip_current(self, videos: Iterable[str]) -> Generator[FramesOutcome, None, list[Upload]]:
         """Yield videos that are current or not available; return the uploads that remain."""
         waiting: list[Upload] = []
         for video in videos:
             try:
                 upload = self._uploads.get(video)
             except UploadError as error:
-                yield self._failed(VideoError(video, str(error)))
+                yield self._without_frames(VideoError(video, str(error)))
                 continue
             try:
                 current = None if self._force else self._current(upload)
@@ -144,7 +147,7 @@ class _FramesStage:
         again: list[str] = []
         for plan in self._plans(waiting):
             for upload, reason in plan.failed:
-                yield self._failed(reason, upload)
+                yield self._without_frames(reason, upload)
             for upload, row in plan.stored:
                 copied = self._copy_stored(upload, row.video, row.damaged_share or 0.0)
                 if copied is None:  # the frames of the other video are gone: decode this one
@@ -188,7 +191,7 @@ class _FramesStage:
                 again += [duplicate.path for duplicate in duplicates]
                 duplicates = []
             if isinstance(result, VideoError):
-                yield self._failed(result, upload)
+                yield self._not_decoded(result, upload)
             else:
                 yield self._decoded(upload, result)
             for duplicate in duplicates:
@@ -203,13 +206,13 @@ class _FramesStage:
 
     def _duplicate_outcome(
         self, duplicate: Upload, canonical: str, result: FrameReport | VideoError
-    ) -> FramesStored | VideoError:
+    ) -> FramesOutcome:
         """Return the outcome of a duplicate, given that of its canonical video."""
         if isinstance(result, VideoError):
-            return self._failed(VideoError(duplicate.path, result.reason), duplicate)
+            return self._not_decoded(type(result)(duplicate.path, result.reason), duplicate)
+        gone = f"the frames of its canonical video {canonical} are gone"
         return self._copy_stored(duplicate, canonical, result.damaged_share) or self._failed(
-            VideoError(duplicate.path, f"the frames of its canonical video {canonical} are gone"),
-            duplicate,
+            VideoInterruptedError(duplicate.path, gone), duplicate
         )
 
     def _current(self, upload: Upload) -> FramesStored | None:
@@ -229,6 +232,8 @@ class _FramesStage:
             return None
         if stored.source_sha256 != row.sha256 or stored.sampling != self._recipe:
             return None
+        if row.stage is not None:  # the file was gone or broken meanwhile, and is back
+            self._records.clear_failure(upload.path, Stage.FRAMES)
         return FramesStored(
             video=upload.path, stored=stored, damaged_share=row.damaged_share or 0.0, report=None
         )
@@ -269,6 +274,26 @@ class _FramesStage:
             damaged_share=report.damaged_share,
             report=report,
         )
+
+    def _not_decoded(self, error: VideoError, upload: Upload) -> FramesOutcome:
+        """Record why an upload was not decoded: the file's fault, unless it was interrupted."""
+        return (
+            self._failed(error, upload) if error.retryable else self._without_frames(error, upload)
+        )
+
+    def _without_frames(self, error: VideoError, upload: Upload | None = None) -> NoFrames:
+        """Record why a file gives no frames.
+
+        Raises:
+            UploadsUnavailableError: the storage is not mounted; no file is to blame.
+        """
+        self._uploads.check_mounted()
+        self._failed(error, upload)
+        try:
+            kept = self._frame_store.metadata(error.video)
+        except FrameStoreError:
+            kept = None
+        return NoFrames(video=error.video, reason=error.reason, kept=kept)
 
     def _failed(self, error: VideoError, upload: Upload | None = None) -> VideoError:
         """Record a failure."""

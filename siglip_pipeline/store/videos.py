@@ -204,6 +204,11 @@ class VideoStore:
                 [video_id, stage, reason.replace("\0", "")],
             )
 
+    def clear_failure(self, video: str, stage: Stage) -> None:
+        """Record that nothing is wrong any more with a stage of a video."""
+        with self._database.connection() as connection:
+            clear_failure(connection, ensure(connection, video), stage)
+
     def get(self, video: str, *, model_id: int | None = None) -> VideoRow | None:
         """Return a video under a model (default: the active one); None if unknown."""
         rows = self._rows(sql.SQL("WHERE v.path = %(video)s"), video=video, model=model_id)

@@ -182,6 +182,21 @@ class UploadStore:
             raise UploadNotFoundError(self._missing(path))
         return remote_upload(path, entry)
 
+    def check_mounted(self) -> None:
+        """Refuse to take uploads for deleted while the local folder is gone or empty.
+
+        Raises:
+            UploadsUnavailableError: it is; its storage is taken for not mounted.
+        """
+        if self._folder is None:
+            return
+        try:
+            if any(self._folder.iterdir()):
+                return
+        except OSError as error:
+            raise self._unavailable(error) from self._url.masked_error(error)
+        raise self._unavailable(FileNotFoundError("nothing is there, as if it were not mounted"))
+
     def open(self, path: str) -> BinaryIO:
         """Open the upload as a seekable binary file; remote ones are read block by block.
 

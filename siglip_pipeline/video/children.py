@@ -56,8 +56,8 @@ class JobError(Exception):
     """A job that failed.
 
     Attributes:
-        kind: ``failed``, ``full`` (no room), ``late``; for a picture also ``too large``,
-            ``refused``.
+        kind: ``failed``, ``full`` (no room), ``late``, ``interrupted`` (not the file's fault); for a
+            picture also ``too large``, ``refused``.
         reason: one sentence for a person.
     """
 
@@ -172,6 +172,8 @@ class Child:
         now, limits = time.monotonic(), self._limits
         if self._outcome is None and now > self._late_at:
             self._fail(f"it took longer than {limits.total_seconds:g} s and was ended", "late")
+        if self._outcome is None and now > self._stalled_at and self.sandbox is None:
+            self._fail("the decoder did not start in time", "interrupted")
         if self._outcome is None and now > self._stalled_at:
             self._fail(
                 f"the decoder made no progress for {limits.stall_seconds:g} s and was "
@@ -258,15 +260,17 @@ class Child:
             code = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             return "the decoder stopped answering and was ended", "failed"
+        kind = "interrupted" if self.sandbox is None else "failed"
         if code >= 0:
-            return f"the decoder exited with status {code}; the log has its last words", "failed"
+            return f"the decoder exited with status {code}; the log has its last words", kind
         name = signal.Signals(-code).name
+        if name == "SIGKILL":
+            return "the decoder was ended by SIGKILL (out of memory?)", "interrupted"
         if name == "SIGXCPU":
             # The kernel's limit applies if the parent checks too late.
             reason = f"it took more CPU time than {self._limits.total_seconds:g} s and was ended"
             return reason, "late"
-        hint = " (out of memory?)" if name == "SIGKILL" else ""
-        return f"the decoder crashed with {name}{hint}; the file is damaged", "failed"
+        return f"the decoder crashed with {name}; the file is damaged", kind
 
 
 def wait_for_any(children: Iterable[Child]) -> list[Child]:

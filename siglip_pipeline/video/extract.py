@@ -11,7 +11,12 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sized
 from typing import Final
 
-from siglip_pipeline.errors import StorageFullError, UploadNotFoundError, VideoError
+from siglip_pipeline.errors import (
+    StorageFullError,
+    UploadNotFoundError,
+    VideoError,
+    VideoInterruptedError,
+)
 from siglip_pipeline.records import Upload
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.child_jobs import ExtractJob, Limits
@@ -212,6 +217,8 @@ class _Task:
         except JobError as error:
             if error.kind == "full":
                 raise StorageFullError(error.reason) from error
+            if error.kind == "interrupted" or self._handed.has_failed:
+                return VideoInterruptedError(self.upload.path, error.reason)
             return VideoError(self.upload.path, error.reason)
         except VideoError as error:
             return error

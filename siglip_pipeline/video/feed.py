@@ -21,6 +21,8 @@ class Feed:
         self.size_bytes = file.seek(0, 2)
         self._file = file
         self._reason_of = reason_of
+        self.has_failed = False
+        """Whether the storage refused a read."""
         self._ours, self._theirs = socket.socketpair()
         threading.Thread(target=self._serve, daemon=True, name="feed").start()
 
@@ -45,5 +47,6 @@ class Feed:
                     data, failed = self._file.read(min(size, FEED_BLOCK_BYTES)), False
                 except Exception as error:  # each storage raises its own exceptions
                     data, failed = self._reason_of(error).encode(), True
+                    self.has_failed = True
                 self._ours.sendall(REPLY.pack(failed, len(data)))
                 self._ours.sendall(data)

@@ -4,7 +4,12 @@ import contextlib
 import io
 from typing import BinaryIO
 
-from siglip_pipeline.errors import UploadError, VideoError
+from siglip_pipeline.errors import (
+    UploadError,
+    UploadNotFoundError,
+    VideoError,
+    VideoInterruptedError,
+)
 from siglip_pipeline.records import Upload
 from siglip_pipeline.text.secret import SecretUrl
 from siglip_pipeline.uploads.upload_store import UploadStore
@@ -30,6 +35,11 @@ class Handed:
             self._file, self.fed_bytes = feed, feed.size_bytes
             self.descriptor = feed.fileno()
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the storage refused a read, whatever the child made of it."""
+        return isinstance(self._file, Feed) and self._file.has_failed
+
     def close(self) -> None:
         """Close the upload in this process."""
         self._file.close()
@@ -39,7 +49,8 @@ def hand(uploads: UploadStore, upload: Upload, options: DecodeOptions) -> Handed
     """Open an upload for a child.
 
     Raises:
-        VideoError: the upload is too large or cannot be opened, with the reason.
+        VideoError: the upload is too large or gone, with the reason.
+        VideoInterruptedError: the upload cannot be opened, with the reason.
     """
     video, gib = upload.path, upload.size_bytes / 2**30
     if gib > options.max_upload_gib:
@@ -55,9 +66,11 @@ def hand(uploads: UploadStore, upload: Upload, options: DecodeOptions) -> Handed
             handed = Handed(file, uploads.url)
             on_failure.pop_all()
         return handed
-    except UploadError as error:
+    except UploadNotFoundError as error:
         raise VideoError(video, str(error)) from error
+    except UploadError as error:
+        raise VideoInterruptedError(video, str(error)) from error
     except Exception as error:  # each storage raises its own exceptions
-        raise VideoError(video, f"the storage failed: {uploads.url.masked(error)}") from (
-            uploads.url.masked_error(error)
-        )
+        raise VideoInterruptedError(
+            video, f"the storage failed: {uploads.url.masked(error)}"
+        ) from uploads.url.masked_error(error)

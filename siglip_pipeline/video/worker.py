@@ -27,6 +27,7 @@ from siglip_pipeline.errors import (
     QueryError,
     SiglipPipelineError,
     StorageFullError,
+    UploadError,
     VideoError,
 )
 from siglip_pipeline.video.child_jobs import Job
@@ -85,6 +86,8 @@ def _outcome(job: Job, wire: Wire) -> tuple[str, object]:
         return "failed", error.reason
     except StorageFullError as error:  # concerns all videos
         return "full", str(error)
+    except UploadError as error:  # the storage failed
+        return "interrupted", str(error)
     except PictureTooLargeError as error:
         return "too large", str(error)
     except QueryError as error:

@@ -37,7 +37,7 @@ def test_inventory() -> None:
     }
     assert {job.name for job in defs.jobs or []} == {
         *("sample_frames", "embed_frames", "rebuild_index", "reconcile_collection"),
-        *("compare_videos", "remove_old_logs", "update_out_of_date"),
+        *("compare_videos", "remove_old_logs", "update_out_of_date", "retry_failed"),
     }
     assert {schedule.name for schedule in defs.schedules or []} == {
         *("daily_reconciliation", "daily_cleaning"),

@@ -8,11 +8,17 @@ import pytest
 from dagster._core.definitions.partitions.context import partition_loading_context
 
 from siglip_pipeline.defs.outcomes import CheckOutcome, PartitionOutcomes, retrying_what_heals
-from siglip_pipeline.errors import DatabaseUnavailableError, VectorError
+from siglip_pipeline.errors import (
+    DatabaseUnavailableError,
+    VectorError,
+    VideoError,
+    VideoInterruptedError,
+)
 
 KEYS = ["a", "bad", "c", "d"]
 BAD, BROKEN = {"bad"}, {"c"}
 """Partitions that fail, and that fail their check; tests change them."""
+ERROR = VideoError
 partitions = dg.DynamicPartitionsDefinition(name="videos")
 
 
@@ -31,7 +37,7 @@ def graded(
     outcomes = PartitionOutcomes(context)
     for key in context.partition_keys:
         if key in BAD:
-            outcomes.fail(key, "it is bad")
+            outcomes.fail(key, ERROR(key, "it is bad"))
         else:
             check = CheckOutcome(name="whole", passed=key not in BROKEN, metadata={"length": 1})
             outcomes.succeed(
@@ -110,6 +116,36 @@ def test_checks_are_of_what_was_made_and_clear_when_it_is_made_well(
     monkeypatch.setattr(f"{__name__}.BROKEN", {"a"})
     assert _run(instance, "a", "a").success
     assert _checked(instance) == {"SUCCEEDED": {"bad", "c", "d"}, "FAILED": {"a"}}
+
+
+def test_what_was_interrupted_is_tried_again_and_the_rest_is_kept(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = 0
+
+    class Healing(VideoInterruptedError):
+        def __init__(self, video: str, reason: str) -> None:
+            nonlocal tries
+            super().__init__(video, reason)
+            tries += 1
+            if tries == 2:
+                BAD.clear()
+
+    monkeypatch.setattr(f"{__name__}.BAD", {"bad"})
+    monkeypatch.setattr(f"{__name__}.ERROR", Healing)
+    monkeypatch.setattr("siglip_pipeline.defs.outcomes._FIRST_RETRY_SECONDS", 0.01)
+    assert _run(instance, "a", "d").success
+    assert tries == 2
+    assert instance.get_materialized_partitions(graded.key) == {*KEYS}
+    # What never heals is named in the end.
+    monkeypatch.setattr(f"{__name__}.BAD", {"bad"})
+    monkeypatch.setattr("siglip_pipeline.defs.outcomes._MAX_RETRIES", 1)
+    result = _run(instance, "a", "d")
+    failure = result.failure_data_for_node("graded")
+    assert failure is not None
+    assert failure.user_failure_data is not None
+    assert failure.user_failure_data.description == "1 of 4 videos failed:\nbad: it is bad"
+    assert tries == 4
 
 
 def test_only_what_heals_is_tried_again() -> None:

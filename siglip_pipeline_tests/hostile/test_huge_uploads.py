@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from siglip_pipeline.errors import VideoError
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.stages import FramesOptions, FramesStored, sample_videos
+from siglip_pipeline.stages import (
+    FramesOptions,
+    FramesOutcome,
+    FramesStored,
+    NoFrames,
+    sample_videos,
+)
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
@@ -26,9 +31,9 @@ def sparse(path: Path, movie: Path, size_bytes: int) -> None:
 
 def sampled(
     folder: Path, database: Database, tmp_path: Path, settings: Settings
-) -> tuple[dict[str, FramesStored | VideoError], dict[str, float]]:
+) -> tuple[dict[str, FramesOutcome], dict[str, float]]:
     uploads = UploadStore(folder, settle_seconds=0)
-    outcomes: dict[str, FramesStored | VideoError] = {}
+    outcomes: dict[str, FramesOutcome] = {}
     at: dict[str, float] = {}
     started = time.monotonic()
     for outcome in sample_videos(
@@ -65,7 +70,7 @@ def test_two_sparse_files_of_one_size_hold_up_nothing(
         assert isinstance(outcomes[name], FramesStored), (name, outcomes[name])
     for name in ("sparse_1.mp4", "sparse_2.mp4"):
         outcome = outcomes[name]
-        assert isinstance(outcome, VideoError)
+        assert isinstance(outcome, NoFrames)
         assert reason in outcome.reason
         assert max(at["a.mp4"], at["b.mp4"], at["copy of a.mp4"]) < at[name]
     assert max(at.values()) < 180  # reading one whole takes longer

@@ -176,17 +176,21 @@ def test_a_batch_with_bad_files_is_searchable_but_for_those(services: Services) 
     failures = services.up.status()["failures"]
     assert [failure["video"] for failure in failures] == list(BAD)
     assert all(failure["reason"] for failure in failures)
-    assert services.partitions("video_frames") == {"numMaterialized": 29, "numFailed": 3}
-    assert services.partitions("frame_embeddings") == {"numMaterialized": 29, "numFailed": 0}
+    # A bad file is an event: its check says so, and nothing downstream waits for it.
+    services.wait(lambda: services.partitions("frame_embeddings")["numMaterialized"] == 32)
+    for asset in ("video_frames", "frame_embeddings"):
+        assert services.partitions(asset) == {"numMaterialized": 32, "numFailed": 0}
+    assert {run["status"] for run in services.runs("video_frames")} == {"SUCCESS"}
     # Of the jobs that a person would look for, whoever asked for them.
     assert {run["jobName"] for run in services.runs("video_frames")} == {"sample_frames"}
     assert services.checked("video_frames") == {
+        "can_be_decoded": (29, 3),
         "frames_match_plan": (29, 0),
         "little_damage": (29, 0),
     }
     assert services.checked("frame_embeddings") == {
-        "vectors_match_frames": (29, 0),
-        "unit_length": (29, 0),
+        "vectors_match_frames": (32, 0),
+        "unit_length": (32, 0),
     }
     # The index followed: nobody asked for it.
     services.wait(lambda: services.up.status()["index"]["rows"] == services.up.status()["frames"])
@@ -209,7 +213,7 @@ def test_one_video_is_made_in_seconds_and_shown_everywhere(services: Services) -
     assert took < 60, f"one video took {took:.1f} s"
     services.wait(lambda: services.states()["pending"] == 0)
     # Whoever registered it: the command, or the sensor.
-    for asset, made in (("uploads", 34), ("video_frames", 31), ("frame_embeddings", 31)):
+    for asset, made in (("uploads", 34), ("video_frames", 34), ("frame_embeddings", 34)):
         assert services.partitions(asset)["numMaterialized"] == made, asset
     versions = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) {
         ... on AssetNode { assetMaterializations(limit: 2) { partition tags { key value } } } } }"""
@@ -220,25 +224,30 @@ def test_one_video_is_made_in_seconds_and_shown_everywhere(services: Services) -
         assert tags["dagster/data_version"] == upload.fingerprint
 
 
-def test_a_backfill_over_bad_files_says_completed_with_failures(services: Services) -> None:
+def test_materialize_all_goes_through_to_the_index_past_bad_files(services: Services) -> None:
     api = DagsterApi(services.url)
-    backfill = api.launch_backfill(["video_frames", "frame_embeddings"], BATCH)
+    assets = ("video_frames", "frame_embeddings", "similarity_index", "video_similarity")
+    launch = """mutation($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p) {
+        __typename ... on LaunchBackfillSuccess { backfillId } } }"""
+    chosen = {"assetSelection": [{"path": [asset]} for asset in assets], "allPartitions": True}
+    backfill = services.ask(launch, p=chosen)["launchPartitionBackfill"]["backfillId"]
     services.wait(lambda: api.backfill_status(backfill) in FINISHED, seconds=400)
-    assert api.backfill_status(backfill) == "COMPLETED_FAILED"
+    assert api.backfill_status(backfill) == "COMPLETED_SUCCESS"
     query = """query($id: String!) { partitionBackfillOrError(backfillId: $id) {
         ... on PartitionBackfill { assetBackfillData { assetBackfillStatuses {
-        ... on AssetPartitionsStatusCounts { assetKey { path } numPartitionsMaterialized
-        numPartitionsFailed } } } } } }"""
-    counts = services.ask(query, id=backfill)["partitionBackfillOrError"]["assetBackfillData"]
+        ... on AssetPartitionsStatusCounts { assetKey { path } numPartitionsFailed }
+        ... on UnpartitionedAssetStatus { assetKey { path } materialized } } } } } }"""
+    data = services.ask(query, id=backfill)["partitionBackfillOrError"]["assetBackfillData"]
     found = {
-        status["assetKey"]["path"][0]: (
-            status["numPartitionsMaterialized"],
-            status["numPartitionsFailed"],
-        )
-        for status in counts["assetBackfillStatuses"]
+        status["assetKey"]["path"][0]: status.get("materialized", status.get("numPartitionsFailed"))
+        for status in data["assetBackfillStatuses"]
     }
-    # What is downstream of a failed video was never asked for, and counts as failed with it.
-    assert found == {"video_frames": (29, 3), "frame_embeddings": (29, 3)}
+    assert found == {
+        "video_frames": 0,
+        "frame_embeddings": 0,
+        "similarity_index": True,
+        "video_similarity": True,
+    }
 
 
 def test_failed_ones_alone_are_made_again(services: Services) -> None:
@@ -252,10 +261,29 @@ def test_failed_ones_alone_are_made_again(services: Services) -> None:
     assert document["indexed"] == ["01.mp4"]
     assert [failure["video"] for failure in document["failed"]] == ["04.mp4", "17.mp4"]
     assert {run["id"] for run in services.runs("video_frames")} > before
-    # 30 films, and the two small ones.
-    assert services.checked("frame_embeddings")["vectors_match_frames"] == (32, 0)
+    # Of the good file its check is good. 30 films, two that are none, and the two small ones.
+    assert services.checked("video_frames")["can_be_decoded"] == (32, 2)
+    assert services.checked("frame_embeddings")["vectors_match_frames"] == (34, 0)
     missing = _cli(services.up.settings, "materialize", "absent.mp4", "--json")
     assert missing.returncode == 2
+
+
+def test_the_job_tries_again_what_failed_and_nothing_else(services: Services) -> None:
+    """Two clicks: the link beside a failed check, and *Launch Run*."""
+    services.wait(lambda: not services.runs("video_frames", "STARTED"))
+    before = {run["id"] for run in services.runs("video_frames")}
+    DagsterApi(services.url).launch_run("retry_failed")
+
+    def tried() -> list[str]:
+        return [
+            tag["value"]
+            for run in services.runs("video_frames", "SUCCESS")
+            for tag in run["tags"]
+            if run["id"] not in before and tag["key"] == RANGE_START_TAG
+        ]
+
+    services.wait(lambda: sorted(tried()) == ["04.mp4", "17.mp4"])
+    assert [f["video"] for f in services.up.status()["failures"]] == ["04.mp4", "17.mp4"]
 
 
 def _cmdline(process: psutil.Process) -> list[str]:

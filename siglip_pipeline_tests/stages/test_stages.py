@@ -4,7 +4,7 @@ import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import pyarrow.parquet as pq
@@ -13,7 +13,8 @@ import pytest
 from siglip_pipeline.defs.metadata import frames_metadata, sampling_metadata
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
-from siglip_pipeline.errors import VideoError
+from siglip_pipeline.errors import UploadError, UploadsUnavailableError, VideoError
+from siglip_pipeline.records import Stage
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.engine import EmbeddingEngine
 from siglip_pipeline.siglip.identity import model_spec
@@ -21,7 +22,9 @@ from siglip_pipeline.siglip.model import get_model
 from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.stages import (
     FramesOptions,
+    FramesOutcome,
     FramesStored,
+    NoFrames,
     VectorsStored,
     embed_videos,
     sample_videos,
@@ -68,7 +71,7 @@ class Bench:
     def folder(self) -> Path:
         return Path(self.settings.uploads)
 
-    def sample(self, *videos: str, force: bool = False) -> dict[str, FramesStored | VideoError]:
+    def sample(self, *videos: str, force: bool = False) -> dict[str, FramesOutcome]:
         AnnouncedUploads(self.database).register(self.uploads.get(video) for video in videos)
         results = sample_videos(
             videos,
@@ -120,8 +123,8 @@ def bench(tmp_path: Path, database: Database, database_url: str) -> Bench:
     return Bench(settings, database, ModelStore(database).register(spec), spec.key)
 
 
-def _from(result: FramesStored | VectorsStored | VideoError) -> str | None:
-    assert not isinstance(result, VideoError), result
+def _from(result: FramesOutcome | VectorsStored) -> str | None:
+    assert isinstance(result, FramesStored | VectorsStored), result
     return result.reused_from
 
 
@@ -153,7 +156,7 @@ def test_duplicates_in_one_batch_are_worked_on_once(bench: Bench, film: Path) ->
     # As long as the film, and something else.
     (bench.folder / "other.mp4").write_bytes(b"x" * film.stat().st_size)
     sampled = bench.sample("a.mp4", "b.mp4", "c.mp4", "other.mp4")
-    assert isinstance(sampled["other.mp4"], VideoError)
+    assert isinstance(sampled["other.mp4"], NoFrames)
     assert [_from(sampled[name]) for name in ("a.mp4", "b.mp4", "c.mp4")] == [
         *(None, "a.mp4", "a.mp4"),
     ]
@@ -169,9 +172,78 @@ def test_broken_duplicates_fail_with_the_same_reason(bench: Bench) -> None:
     for name in ("a.mp4", "b.mp4"):
         (bench.folder / name).write_bytes(b"no film at all")
     sampled = bench.sample("a.mp4", "b.mp4")
-    reasons = {result.reason for result in sampled.values() if isinstance(result, VideoError)}
+    reasons = {result.reason for result in sampled.values() if isinstance(result, NoFrames)}
     assert len(reasons) == 1
     assert {f.video for f in VideoStore(bench.database).failures()} == {"a.mp4", "b.mp4"}
+
+
+def test_a_file_that_is_none_has_no_frames_and_no_vectors(bench: Bench, film: Path) -> None:
+    (bench.folder / "a.mp4").write_bytes(b"no film at all")
+    sampled = bench.sample("a.mp4")["a.mp4"]
+    assert isinstance(sampled, NoFrames)
+    assert (sampled.kept, sampled.data_version) == (None, "no-frames")
+    embedded = bench.embed("a.mp4")["a.mp4"]
+    assert isinstance(embedded, VectorsStored)
+    assert (embedded.frames, embedded.vectors) == (0, 0)
+    assert embedded.without_frames == sampled.reason
+    assert not bench.engines, "a model was asked for"
+    # Never sampled is another thing: nobody knows yet whether there are frames.
+    assert isinstance(bench.embed("b.mp4")["b.mp4"], VideoError)
+    assert [f.stage for f in VideoStore(bench.database).failures() if f.video == "a.mp4"] == [
+        Stage.FRAMES
+    ]
+
+    # A good file clears it, and what it gave outlives a bad one, also one that is taken back.
+    shutil.copyfile(film, bench.folder / "a.mp4")
+    good = bench.sample("a.mp4")["a.mp4"]
+    assert isinstance(good, FramesStored)
+    kept = bench.folder.parent / "kept.mp4"
+    (bench.folder / "a.mp4").rename(kept)
+    (bench.folder / "a.mp4").write_bytes(b"no film either")
+    bad = bench.sample("a.mp4")["a.mp4"]
+    assert isinstance(bad, NoFrames)
+    assert bad.data_version == good.data_version
+    embedded = bench.embed("a.mp4")["a.mp4"]
+    assert isinstance(embedded, VectorsStored)
+    assert embedded.vectors == 4
+    assert VideoStore(bench.database).states()["a.mp4"] == "failed"
+    kept.rename(bench.folder / "a.mp4")
+    assert isinstance(bench.sample("a.mp4")["a.mp4"], FramesStored)
+    assert VideoStore(bench.database).states()["a.mp4"] != "failed"
+
+
+def test_storage_that_is_gone_is_no_fault_of_files(
+    bench: Bench, film: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copyfile(film, bench.folder / "a.mp4")
+    shutil.copyfile(film, bench.folder / "b.mp4")
+    AnnouncedUploads(bench.database).register(bench.uploads.list())
+    options = FramesOptions.from_settings(bench.settings)
+
+    def sample(video: str) -> FramesOutcome:
+        (result,) = sample_videos(
+            [video],
+            uploads=bench.uploads,
+            frame_store=bench.frames,
+            database=bench.database,
+            options=options,
+        )
+        return result
+
+    def refuse(store: UploadStore, path: str) -> BinaryIO:
+        raise UploadError(f"{path}: cannot be opened: Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(UploadStore, "open", refuse)
+        refused = sample("a.mp4")
+    assert isinstance(refused, VideoError)
+    assert refused.retryable
+    # A deleted file is none any more; a folder in which nothing is left is not mounted.
+    (bench.folder / "a.mp4").unlink()
+    assert isinstance(sample("a.mp4"), NoFrames)
+    (bench.folder / "b.mp4").unlink()
+    with pytest.raises(UploadsUnavailableError, match="mounted"):
+        sample("b.mp4")
 
 
 def test_force_does_everything_again(bench: Bench, film: Path) -> None:
