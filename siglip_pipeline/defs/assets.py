@@ -5,6 +5,7 @@ Bodies only orchestrate: the work is in `stages/` and `store/`, and runs without
 
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -75,6 +76,9 @@ INDEX_CONDITION = (
     & ~dg.AutomationCondition.any_deps_in_progress()
     & ~dg.AutomationCondition.in_progress()
 ).with_label("vectors_changed")
+
+# The schedule `daily_index` updates the index when no upload does.
+INDEX_FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=26))
 
 uploads_asset = dg.AssetSpec(
     asset_key("uploads"),
@@ -237,6 +241,7 @@ def frame_embeddings(
     key_prefix=KEY_PREFIX,
     deps=[frame_embeddings],
     automation_condition=INDEX_CONDITION,
+    freshness_policy=INDEX_FRESHNESS,
     check_specs=INDEX_CHECKS,
     group_name=GROUP,
     owners=OWNERS,

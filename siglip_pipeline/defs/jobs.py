@@ -55,10 +55,27 @@ daily_reconciliation = dg.ScheduleDefinition(
     description="Every night at 03:30 UTC: compare uploads, partitions, frames and vectors.",
 )
 
+
+@dg.schedule(
+    job=rebuild_index,
+    cron_schedule="0 3 * * *",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description=(
+        "Every night at 03:00 UTC: update the similarity index once there is one, so that its "
+        "freshness policy also holds for a collection in which nothing changes."
+    ),
+)
+def daily_index(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """Request a run of `rebuild_index`, unless no index has been built yet."""
+    if context.instance.get_latest_materialization_event(similarity_index.key) is None:
+        return dg.SkipReason("no index has been built yet")
+    return dg.RunRequest()
+
+
 JOBS = (
     *(sample_frames, embed_frames, rebuild_index, compare_videos, reconcile_collection),
     update_out_of_date,
     retry_failed,
     remove_old_logs,
 )
-SCHEDULES = (daily_reconciliation, daily_cleaning)
+SCHEDULES = (daily_index, daily_reconciliation, daily_cleaning)

@@ -56,8 +56,8 @@ class JobError(Exception):
     """A job that failed.
 
     Attributes:
-        kind: ``failed``, ``full`` (no room), ``late``, ``interrupted`` (not the file's fault); for a
-            picture also ``too large``, ``refused``.
+        kind: ``failed``, ``full`` (no room), ``late``, ``interrupted`` (no fault of the file); for
+            a picture also ``too large``, ``refused``.
         reason: one sentence for a person.
     """
 

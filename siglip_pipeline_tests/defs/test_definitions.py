@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -40,7 +41,7 @@ def test_inventory() -> None:
         *("compare_videos", "remove_old_logs", "update_out_of_date", "retry_failed"),
     }
     assert {schedule.name for schedule in defs.schedules or []} == {
-        *("daily_reconciliation", "daily_cleaning"),
+        *("daily_index", "daily_reconciliation", "daily_cleaning"),
     }
     assert set(defs.resources or {}) == {"uploads", "frame_store", "database", "siglip"}
 
@@ -88,6 +89,19 @@ def test_assets_tell_dagster_where_their_code_and_columns_are() -> None:
     frames = graph.get(dg.AssetKey("video_frames"))
     columns = frames.metadata["dagster/column_schema"].columns
     assert [column.name for column in columns][:2] == ["frame_index", "pts"]
+
+
+def test_the_index_is_updated_every_night_once_there_is_one() -> None:
+    schedule = defs.get_repository_def().get_schedule_def("daily_index")
+    policy = defs.resolve_asset_graph().get(similarity_index.key).freshness_policy
+    assert policy == dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=26))
+    assert schedule.cron_schedule == "0 3 * * *"
+    with dg.instance_for_test() as instance:
+        context = dg.build_schedule_context(instance=instance)
+        assert not schedule.evaluate_tick(context).run_requests
+        instance.report_runless_asset_event(dg.AssetMaterialization(similarity_index.key))
+        (request,) = schedule.evaluate_tick(context).run_requests or []
+    assert request.run_key is None
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline_tests.faults.conftest import Make
 from siglip_pipeline_tests.faults.harness import Pipeline, Stored, wait_until
 from siglip_pipeline_tests.faults.pauses import armed, await_pause
+from siglip_pipeline_tests.processes import descendants
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
@@ -60,13 +61,7 @@ def right(
 
 
 def decoders(pid: int) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return [
-            child
-            for child in psutil.Process(pid).children()
-            if any("siglip_pipeline.video.worker" in word for word in child.cmdline())
-        ]
-    return []
+    return descendants("siglip_pipeline.video.worker", of=pid)
 
 
 def waiting(connection: "psycopg.Connection[Any]") -> int:

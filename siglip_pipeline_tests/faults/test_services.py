@@ -20,6 +20,7 @@ from siglip_pipeline.store.database import DatabaseOptions, open_database
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline_tests.faults.conftest import Reference
 from siglip_pipeline_tests.faults.harness import FILMS, Stored, read_stored, settings_for
+from siglip_pipeline_tests.processes import command_of
 from siglip_pipeline_tests.runs.test_daemon import Services
 from siglip_pipeline_tests.services.test_up import Up, _up
 
@@ -58,14 +59,7 @@ def arrive(films: Path, settings: Settings, *names: str) -> None:
 
 def processes(up: Up, word: str) -> list[psutil.Process]:
     """Live processes of `up` with this word on their command line."""
-    found = []
-    for process in up.family():
-        try:
-            if process.status() != psutil.STATUS_ZOMBIE and word in process.cmdline():
-                found.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return found
+    return [process for process in up.family() if word in command_of(process).split()]
 
 
 def runs(up: Up) -> list[psutil.Process]:
@@ -82,7 +76,7 @@ def runs(up: Up) -> list[psutil.Process]:
 
 
 def _is_fork_server(process: psutil.Process) -> bool:
-    return any("multiprocessing.forkserver" in word for word in process.cmdline())
+    return "multiprocessing.forkserver" in command_of(process)
 
 
 def replaced(up: Up, word: str, pid: int) -> bool:

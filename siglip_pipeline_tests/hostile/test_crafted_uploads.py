@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import fsspec
-import psutil
 import pytest
 
 from siglip_pipeline.errors import VideoError
@@ -16,6 +15,7 @@ from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.extract import DecodeOptions, FrameReport, extract_many
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline_tests.hostile.crafted import PLAYLISTS, Target
+from siglip_pipeline_tests.processes import descendants
 from siglip_pipeline_tests.video.rendering import render
 
 pytestmark = pytest.mark.timeout(300)
@@ -100,10 +100,8 @@ def _extracted(
 def _look(watched: Watched, done: threading.Event) -> None:
     """Note what the children have open, as often as can be."""
     while not done.wait(0.002):
-        for child in psutil.Process().children():
-            with contextlib.suppress(OSError, psutil.Error):
-                if "siglip_pipeline.video.worker" not in " ".join(child.cmdline()):
-                    continue
+        for child in descendants("siglip_pipeline.video.worker"):
+            with contextlib.suppress(OSError):
                 if Path(f"/proc/{child.pid}/status").read_text().find("Seccomp:\t2") < 0:
                     continue  # it imports its libraries yet
                 links = [str(link.readlink()) for link in Path(f"/proc/{child.pid}/fd").iterdir()]

@@ -12,6 +12,7 @@ from PIL import Image
 
 from siglip_pipeline.errors import PictureTimeoutError, PictureTooLargeError, QueryError
 from siglip_pipeline.video.picture_decoder import PictureDecoder
+from siglip_pipeline_tests.processes import descendants
 
 
 def encoded(format: str, *, width: int = 60, height: int = 40, exif: bool = False) -> bytes:
@@ -37,8 +38,7 @@ def endless_jpeg(scans: int = 2000, side: int = 7000) -> bytes:
 
 def decoders() -> set[psutil.Process]:
     """Children of this process that decode; other tests may have left some warm."""
-    children = psutil.Process().children()
-    return {child for child in children if "video.worker" in " ".join(child.cmdline())}
+    return {*descendants("video.worker")}
 
 
 def test_a_picture_is_upright_rgb() -> None:

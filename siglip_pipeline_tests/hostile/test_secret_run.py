@@ -29,10 +29,12 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
+from siglip_pipeline.defs.partitions import RANGE_END_TAG, RANGE_START_TAG
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.errors import DatabaseUnavailableError, SiglipPipelineError
+from siglip_pipeline.runs.dagster_api import DagsterApi
 from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline.store.database import Database
@@ -40,6 +42,7 @@ from siglip_pipeline.text.secret import SecretUrl
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline_tests.conftest import fresh_database
+from siglip_pipeline_tests.processes import descendants
 from siglip_pipeline_tests.s3 import s3_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -199,19 +202,26 @@ def test_a_real_run_leaves_no_secret(
     places: dict[str, str] = {}
 
     def is_done() -> bool:
-        for child in family.children(recursive=True):
+        for child in descendants("siglip_pipeline.video", of=family.pid):
             with contextlib.suppress(psutil.Error):
-                if "siglip_pipeline.video" in " ".join(child.cmdline()):
-                    places[f"environment of decoder {child.pid}"] = str(child.environ())
+                places[f"environment of decoder {child.pid}"] = str(child.environ())
         with contextlib.suppress(httpx.HTTPError):
             answer = httpx.get(f"{page}/api/status", headers=headers)
             places["/api/status"] = answer.text
             counts = answer.json()["videos"] if answer.is_success else {}
-            return bool(neighbours.alerts) and (counts["indexed"], counts["failed"]) == (1, 1)
+            return (counts["indexed"], counts["failed"]) == (1, 1)
         return False
 
     with running(settings, log, "up") as family:
         until(is_done, seconds=240)
+        FrameStore(settings.frame_store_url).delete("a.mp4")
+        api = DagsterApi(f"http://127.0.0.1:{settings.dagster_port}", api_key=settings.api_key)
+        api.launch_run(
+            "embed_frames",
+            asset="frame_embeddings",
+            tags={RANGE_START_TAG: "a.mp4", RANGE_END_TAG: "a.mp4"},
+        )
+        until(lambda: neighbours.alerts, seconds=120)
         for path in ("/", "/status", "/api/search?q=circle", "/api/videos/1/stream", "/readyz"):
             places[path] = httpx.get(page + path, headers=headers, timeout=60).text
     for url in (settings.database_url, settings.dagster_postgres_url):

@@ -26,6 +26,7 @@ from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.services.up import Launcher, launch
 from siglip_pipeline.settings import Settings
+from siglip_pipeline_tests.processes import command_of
 from siglip_pipeline_tests.services.test_up import _cli
 from siglip_pipeline_tests.web.browser import CHROMIUM, DRIVER, chromium
 
@@ -150,7 +151,7 @@ def _listening(process: psutil.Process) -> set[str]:
 
 def _service(up: Launcher, word: str) -> psutil.Process:
     home = str(up.settings.home)
-    children = [p for p in psutil.Process().children() if word in p.cmdline()]
+    children = [p for p in psutil.Process().children() if word in command_of(p).split()]
     (found,) = [p for p in children if p.environ()["SIGLIP_HOME"] == home]
     return found
 

@@ -3,7 +3,6 @@
 One `up` serves the module. Its videos are rendered, its model is the demo's.
 """
 
-import contextlib
 import json
 import os
 import shutil
@@ -37,6 +36,7 @@ from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.text.secret import SecretUrl
 from siglip_pipeline.uploads.upload_store import UploadStore
+from siglip_pipeline_tests.processes import descendants
 from siglip_pipeline_tests.services.test_up import Up, _cli, _up
 
 PUSHED = Path(__file__).parents[2] / "scripts" / "index_pushed_videos"
@@ -249,6 +249,13 @@ def test_materialize_all_goes_through_to_the_index_past_bad_files(services: Serv
         "video_similarity": True,
     }
 
+    def freshness() -> Any:
+        query = """{ assetNodeOrError(assetKey: {path: ["similarity_index"]}) { ... on AssetNode {
+            freshnessStatusInfo { freshnessStatus } } } }"""
+        return services.ask(query)["assetNodeOrError"]["freshnessStatusInfo"]["freshnessStatus"]
+
+    services.wait(lambda: freshness() == "HEALTHY", seconds=60)
+
 
 def test_failed_ones_alone_are_made_again(services: Services) -> None:
     services.render("01.mp4")
@@ -284,12 +291,6 @@ def test_the_job_tries_again_what_failed_and_nothing_else(services: Services) ->
 
     services.wait(lambda: sorted(tried()) == ["04.mp4", "17.mp4"])
     assert [f["video"] for f in services.up.status()["failures"]] == ["04.mp4", "17.mp4"]
-
-
-def _cmdline(process: psutil.Process) -> list[str]:
-    with contextlib.suppress(psutil.Error):  # it has ended since
-        return process.cmdline()
-    return []
 
 
 @contextmanager
@@ -352,8 +353,7 @@ def test_cancelling_a_run_keeps_what_is_done_and_frees_the_slot(services: Servic
 
 def test_a_killed_daemon_is_started_again_and_goes_on(services: Services) -> None:
     def daemons() -> list[psutil.Process]:
-        alive = (p for p in services.up.family() if p.status() != psutil.STATUS_ZOMBIE)
-        return [p for p in alive if "dagster._daemon" in p.cmdline()]
+        return descendants("dagster._daemon", of=services.up.process.pid)
 
     (daemon,) = daemons()
     services.render("late-1.mp4", "late-2.mp4")
@@ -373,11 +373,7 @@ def test_a_killed_daemon_is_started_again_and_goes_on(services: Services) -> Non
 def test_queued_runs_outlive_the_code_server(services: Services) -> None:
     """It is away for some twelve seconds, as long as it takes to come back."""
     api = DagsterApi(services.url)
-    servers = [
-        process
-        for process in services.up.family()
-        if "siglip_pipeline.services.code_server" in _cmdline(process)
-    ]
+    servers = descendants("siglip_pipeline.services.code_server", of=services.up.process.pid)
     runs = [api.launch_run("rebuild_index") for _ in range(8)]
     for server in servers:
         server.kill()

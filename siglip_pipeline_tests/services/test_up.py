@@ -1,6 +1,5 @@
 """`siglip-pipeline up` for real: its processes, its signals, and a video on its way."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -27,6 +26,7 @@ from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.services.state import end_leftovers, running, write_state
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline_tests.files.test_private_files import open_to_others
+from siglip_pipeline_tests.processes import descendants
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
 
@@ -74,12 +74,6 @@ class Up:
         _, alive = psutil.wait_procs(family, timeout=2)
         assert alive == []
         return took
-
-
-def _command(process: psutil.Process) -> str:
-    with contextlib.suppress(psutil.Error):  # it has ended since
-        return " ".join(process.cmdline())
-    return ""
 
 
 def _cli(settings: Settings, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -163,7 +157,7 @@ def test_an_upload_becomes_searchable_and_everything_stops_and_goes_on(
         up.wait_until(lambda: up.status()["videos"]["indexed"] == 1, seconds=300)
         # The runs were children of the process that has everything imported; those under way
         # look like it.
-        forked = [p for p in up.family() if "multiprocessing.forkserver" in _command(p)]
+        forked = descendants("multiprocessing.forkserver", of=up.process.pid)
         fork_server = min(forked, key=lambda process: process.create_time())
         assert fork_server.cpu_times().children_user > 0
         found = _cli(settings, "search", scenes[2].caption, "--k", "1", "--json")

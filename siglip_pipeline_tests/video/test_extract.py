@@ -28,6 +28,7 @@ from siglip_pipeline.video.extract import DecodeOptions, FrameReport, extract_fr
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline.video.scan import scan
 from siglip_pipeline.video.source import MediaSource
+from siglip_pipeline_tests.processes import descendants
 from siglip_pipeline_tests.video.rendering import numbered_picture, read_number, render
 
 OPTIONS = DecodeOptions(stall_seconds=20)
@@ -275,12 +276,7 @@ def _outcomes(
 
 
 def decoding_children() -> list[psutil.Process]:
-    found = []
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):  # it has ended since
-            if "siglip_pipeline.video.worker" in " ".join(child.cmdline()):
-                found.append(child)
-    return found
+    return descendants("siglip_pipeline.video.worker")
 
 
 @pytest.mark.parametrize("sent", [signal.SIGSEGV, signal.SIGKILL])
@@ -306,7 +302,11 @@ def test_a_crash_costs_one_video(
         results = dict(_outcomes(batch, uploads, frame_store, OPTIONS, workers=1))
     finally:
         killer.join()
-    assert sent.name in str(results["hang.mp4"])
+    crashed = results["hang.mp4"]
+    assert isinstance(crashed, VideoError)
+    assert sent.name in crashed.reason
+    # A decoder crashes because of its file; what has no memory left kills, whatever the file is.
+    assert crashed.retryable is (sent is signal.SIGKILL)
     assert isinstance(results["good.mp4"], FrameReport)
 
 
@@ -497,6 +497,27 @@ def test_a_storage_that_fails_is_not_a_file_that_ends(uploads: UploadStore, tmp_
     source = MediaSource("a.mkv", opener=lambda: Failing(raw))
     with pytest.raises(UploadError, match=r"storage failed after .* connection reset"):
         scan(source)
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.png"])
+def test_what_a_storage_refuses_may_be_good(
+    uploads: UploadStore, frame_store: FrameStore, name: str
+) -> None:
+    class Refusing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise ConnectionError("connection reset")
+
+    class Refused(UploadStore):
+        def open(self, path: str) -> BinaryIO:
+            return Refusing(bytes(5000))
+
+    (folder(uploads) / name).write_bytes(bytes(5000))
+    batch = [uploads.get(name)]
+    uploads = Refused(uploads.url, settle_seconds=0)
+    ((_, result),) = _outcomes(batch, uploads, frame_store, OPTIONS, workers=1)
+    assert isinstance(result, VideoError)
+    assert "connection reset" in result.reason
+    assert result.retryable
 
 
 def test_the_pipelines_own_process_needs_no_decoder() -> None:

@@ -267,6 +267,8 @@ def test_status_names_what_failed_and_why(
         assert "broken <b>.mp4" in row.text
         assert "not a video" in row.text
         link = row.find_element(By.CSS_SELECTOR, "a").get_attribute("href")
+        retry = page.browser.find_element(By.LINK_TEXT, "Try them again in Dagster")
+        assert retry.get_attribute("href") == "http://127.0.0.1:9/guess/retry_failed/playground"
     assert link == (
         "http://127.0.0.1:9/assets/video_frames?view=partitions&partition=broken%20%3Cb%3E.mp4"
     )

@@ -1,0 +1,26 @@
+"""Processes that may end at any moment, between a look at their list and a look at one of them."""
+
+import contextlib
+
+import psutil
+
+
+def command_of(process: psutil.Process) -> str:
+    """Return the command line of a process; empty if it has ended."""
+    with contextlib.suppress(psutil.Error):
+        if process.status() != psutil.STATUS_ZOMBIE:
+            return " ".join(process.cmdline())
+    return ""
+
+
+def descendants(word: str, *, of: int | None = None) -> list[psutil.Process]:
+    """Return the running descendants of a process with a word on their command line.
+
+    Args:
+        word: any part of the command line.
+        of: the id of the process; None for this one.
+    """
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = psutil.Process(of).children(recursive=True)
+        return [process for process in family if word in command_of(process)]
+    return []
