@@ -12,7 +12,7 @@ RATE = 25
 
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """What is done to a copy."""
+    """How a copy differs from its source."""
 
     name: str
     filters: tuple[tuple[str, str], ...] = ()
@@ -20,7 +20,7 @@ class Transform:
     crf: int = 23
     codec: str = "libx264"
     part: tuple[float, float] = (0.0, 1.0)
-    """Which share of the source is kept."""
+    """Start and end of the kept part, as shares of the source."""
     speed: Fraction = Fraction(1)
 
 
@@ -45,9 +45,9 @@ def transformed_copy(
 
     Args:
         source: the original.
-        target: where to; the suffix decides on the container.
-        transform: what to do to it.
-        max_seconds: only so much of the source is looked at.
+        target: path of the copy; its suffix selects the container.
+        transform: how to change it.
+        max_seconds: seconds of the source that are read.
     """
     with av.open(str(source)) as reader:
         frames = []

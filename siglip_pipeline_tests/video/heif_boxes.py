@@ -1,4 +1,4 @@
-"""Write properties into HEIC files, which no encoder at hand writes (ISO/IEC 23008-12, 6.5)."""
+"""Write properties of HEIC files that the available encoders cannot (ISO/IEC 23008-12, 6.5)."""
 
 import struct
 
@@ -37,7 +37,7 @@ def with_property(heic: bytes, box: bytes) -> bytes:
 
 
 def irot(quarters: int) -> bytes:
-    """Turn by so many quarters, counter-clockwise."""
+    """Return `irot`: a rotation by this many quarters, counter-clockwise."""
     return struct.pack(">I4sB", 9, b"irot", quarters)
 
 

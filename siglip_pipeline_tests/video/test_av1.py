@@ -1,4 +1,4 @@
-"""Reading AV1 headers: what is damaged or unknown counts as a reference."""
+"""Reading AV1 headers: a damaged or unknown packet counts as a reference."""
 
 import av
 import numpy as np

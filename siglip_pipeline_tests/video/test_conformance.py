@@ -1,4 +1,4 @@
-"""Files of kinds that people report trouble with, held to what the ffmpeg program shows of them."""
+"""Files of kinds that often cause trouble decode to the frames that the ffmpeg program shows."""
 
 import subprocess
 from pathlib import Path
@@ -39,13 +39,13 @@ def assert_same_planes(path: Path, *, size: str) -> None:
 def assert_shown(
     out: Indexed, expected: NDArray[np.uint8], *, within: float = 5, moves: bool = True
 ) -> None:
-    """As many pictures, each of them the one that ffmpeg shows.
+    """Check that the stored pictures are those that ffmpeg shows, one by one.
 
     Args:
         out: what is stored.
         expected: what ffmpeg shows.
-        within: how far pictures may lie apart, for JPEG and the interpolation of colours.
-        moves: neighbours differ by more than JPEG does, so that each must be nearest to its own.
+        within: largest difference, for JPEG and the interpolation of colours.
+        moves: neighbours differ by more than JPEG does, so each must be nearest to its own frame.
     """
     assert len(out.pictures) == len(expected)
     for number, (ours, theirs) in enumerate(zip(out.pictures, expected, strict=True)):

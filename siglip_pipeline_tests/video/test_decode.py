@@ -1,4 +1,4 @@
-"""Planned decoding gives what a full sequential decode gives, byte by byte, and no more work."""
+"""Planned decoding gives the frames of a full sequential decode, byte by byte, with less work."""
 
 import hashlib
 from fractions import Fraction
@@ -192,7 +192,7 @@ def test_nothing_is_decoded_that_is_neither_reference_nor_target(
 
 
 def test_av1_frames_that_nothing_refers_to_are_left_out(rendered: Path) -> None:
-    """Which those are is checked against the decoder: without them all others stay as they are."""
+    """The decoder confirms which these are: without them all other frames stay the same."""
     path = rendered / "av1.mp4"
     source = MediaSource(path.name, path=path)
     scanned = scan(source)

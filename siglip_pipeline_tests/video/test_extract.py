@@ -1,4 +1,4 @@
-"""Decoding in watched children: one bad video costs itself, and the batch goes on."""
+"""Decoding in child processes: a bad video fails alone, and the batch continues."""
 
 import contextlib
 import dataclasses
@@ -191,7 +191,7 @@ def test_a_file_that_may_grow_no_further_leaves_no_draft(
 
 
 class ReplacedWhileRead(UploadStore):
-    """Uploads of which one is another file by the time that it was decoded, so many times."""
+    """Uploads of which one is replaced, this many times, while it is decoded."""
 
     def __init__(self, url: Path, source: Path, times: int) -> None:
         super().__init__(url, settle_seconds=0)
@@ -371,7 +371,7 @@ def test_no_child_is_left_when_a_batch_is_abandoned(
     results = extract_many(
         uploads.list(), uploads, frame_store, sampling="fps:1", options=OPTIONS, workers=2
     )
-    before = {*decoding_children()}  # which other tests may have left warm
+    before = {*decoding_children()}  # other tests may have filled them
     next(results)
     assert {*decoding_children()} - before
     results.close()

@@ -1,4 +1,4 @@
-"""Frame files: what goes in comes out, in pieces, whole or not at all."""
+"""Frame files: frames are read back as written, and a reader sees a complete file or none."""
 
 import io
 import os
@@ -241,7 +241,7 @@ def test_drafts_of_killed_processes_are_removed_in_the_end(tmp_path: Path) -> No
 
 
 def test_a_draft_that_is_being_written_is_not_abandoned(tmp_path: Path) -> None:
-    """However old it looks: the clock may have been set since its last write."""
+    """Its age does not matter: the clock may have been set since its last write."""
     store = FrameStore(tmp_path)
     drafts = [store.new_draft() for _ in range(2)]
     files = [new_file(draft) for draft in drafts]

@@ -1,4 +1,4 @@
-"""Damaged files of every kind: each ends as frames or as a reason, and nothing hangs or dies.
+"""Damaged files of every kind give frames or a reason; nothing hangs or crashes.
 
 A few hundred cases by default; ``--fuzz 5000 --fuzz-seed 7`` for more and others.
 """
@@ -24,7 +24,7 @@ from siglip_pipeline_tests.video.rendering import numbered_picture, render
 
 DATA = Path(__file__).parent.parent / "data" / "videos"
 FEW = 300
-# With its assembly x264 writes other bytes now and then, and a seed would not bring a case back.
+# With its assembly, x264's output varies, and a seed would not reproduce a case.
 SAME_EACH_TIME = {"x264-params": "asm=0"}
 SAMPLINGS = ("fps:1", "every:5", "keyframes", "scenes")
 
@@ -136,7 +136,7 @@ def test_damaged_files_end_as_frames_or_as_a_reason(
                 frame_store.delete(upload.path)
             (tmp_path / "uploads" / upload.path).unlink()
     print(f"{outcomes}, {len(reasons)} kinds of reasons")
-    # A fuzz test that only ever meets one outcome tests nothing.
+    # If all cases had the same outcome, the test would prove nothing.
     assert min(outcomes["frames"], outcomes["reason"]) > all_cases / 10
     assert len(reasons) >= 5
 

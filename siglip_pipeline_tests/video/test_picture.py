@@ -1,4 +1,4 @@
-"""Orientation, pixel shape, range, matrix and HDR: pictures look the way they should."""
+"""Orientation, pixel shape, range, matrix and HDR of decoded pictures."""
 
 import itertools
 import struct
@@ -148,7 +148,7 @@ def flat_frame(pixel_format: str, yuv: tuple[int, int, int]) -> VideoFrame:
     return frame
 
 
-# H.273 table 4: (AVCOL_SPC, K_R, K_B); what says nothing is BT.601.
+# H.273 table 4: (AVCOL_SPC, K_R, K_B); unspecified is BT.601.
 MATRICES = [(1, 0.2126, 0.0722), (5, 0.299, 0.114), (6, 0.299, 0.114), (2, 0.299, 0.114)]
 
 
@@ -193,7 +193,7 @@ def test_colours_agree_with_ffmpegs_own_rgb(
     pixel_format: str,
     chroma_location: str,
 ) -> None:
-    """Against FFmpeg's scale filter, told what the stream says: within one of 255 everywhere."""
+    """Equal to FFmpeg's scale filter with the stream's properties, within one of 255 everywhere."""
     path = render(
         tmp_path / "colours.mkv",
         codec=codec,

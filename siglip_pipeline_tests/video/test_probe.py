@@ -1,4 +1,4 @@
-"""Timestamps of every kind, and a clear reason for every file that is no video."""
+"""Timestamps of every kind are read, and a file that is not a video gives a clear reason."""
 
 import struct
 from fractions import Fraction
@@ -81,7 +81,7 @@ def test_packets_that_an_edit_list_cuts_away_are_no_frames() -> None:
 
 
 def test_frames_stored_out_of_time_order(tmp_path: Path) -> None:
-    """A muxer that wrote timestamps in no order: time order is what counts."""
+    """A muxer wrote timestamps out of order; frames are in time order."""
     pts = [0, 2, 1, 3, 5, 4, 6, 7]
     path = tmp_path / "unordered.mkv"
     with av.open(str(path), "w") as container:

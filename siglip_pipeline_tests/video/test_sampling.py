@@ -56,7 +56,7 @@ def test_increasing_inside_and_never_empty(
 def test_fps_takes_the_frames_on_screen_at_each_tick(
     pts_N: IntArray, time_base: Fraction, rate: Fraction
 ) -> None:
-    """Against the definition, tick by tick, in exact arithmetic."""
+    """Compare with the definition, tick by tick, in exact arithmetic."""
     end_pts = int(pts_N[-1]) + 1
     ticks = min(500, int((end_pts - int(pts_N[0])) * time_base * rate) + 1)
     on_screen = {

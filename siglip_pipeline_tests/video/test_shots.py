@@ -1,4 +1,4 @@
-"""Shot boundaries: found where shots were joined, and nowhere else."""
+"""Shot boundaries are found where shots were joined, and nowhere else."""
 
 import colorsys
 from fractions import Fraction

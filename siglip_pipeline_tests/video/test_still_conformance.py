@@ -1,7 +1,7 @@
-"""Pictures of every kind that people have show what a reference decoder shows.
+"""Pictures of many kinds decode to what a reference decoder shows.
 
 data/stills holds one picture in many formats, with the commands that made them; data/reports holds
-inputs of public bug reports. Both are small, so that nothing need be installed to compare them.
+inputs of public bug reports. Both are small and in the repository, so no other program is needed.
 """
 
 import io
@@ -96,7 +96,7 @@ def test_each_format_shows_the_same_picture(
     path = STILLS / name
     indexed = only(path)
     assert difference(indexed, wanted) <= BOUNDS.get(name, LOSSY.get(path.suffix, 1.0))
-    # In a child, which can import and open nothing any more: the same function, the same pixels.
+    # A child, which can import and open nothing any more, gives the same pixels.
     assert difference(queries.decode(path.read_bytes()), indexed) == 0
 
 
@@ -201,7 +201,7 @@ def frame_control(number: int, size: int, at: int, *, disposal: int = 0, blend: 
 
 
 def test_the_default_image_of_an_animated_png_is_no_frame(tmp_path: Path) -> None:
-    """Its frames begin on an empty canvas, whatever the default image shows."""
+    """Its frames begin on an empty canvas, independent of the default image."""
     path = tmp_path / "a.png"
     clear, green, red = (0, 0, 0, 0), (0, 255, 0, 255), (255, 0, 0, 255)
     path.write_bytes(

@@ -101,7 +101,7 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
 
 
 def test_embedded_profiles_are_applied(tmp_path: Path) -> None:
-    """With the profile of a linear-light space, the grey in the file is another one in sRGB."""
+    """A profile with linear light changes the file's grey in sRGB."""
     lab = ImageCms.createProfile("LAB")
     broken, path = tmp_path / "broken.png", tmp_path / "profile.png"
     grey = Image.new("RGB", (8, 8), (120, 120, 120))
