@@ -20,7 +20,7 @@ DAMAGED_SHARE_LIMIT = 0.01
 MOST_FAILURES_SHOWN = 100
 
 RETRY = dg.MetadataValue.url("/guess/retry_failed/playground")
-"""Where the UI starts the job `retry_failed`; it finds out by itself which code location has it."""
+"""Page of the UI that starts the job `retry_failed`; the UI finds the code location of a job."""
 
 
 def _spec(asset: Stage, name: str, description: str) -> dg.AssetCheckSpec:

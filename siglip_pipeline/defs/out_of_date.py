@@ -32,7 +32,7 @@ def announce_what_is_out_of_date(
 
 @dg.op
 def announce_what_failed(context: dg.OpExecutionContext, database: DatabaseResource) -> None:
-    """Have `new_uploads` take up each video whose last try failed."""
+    """Announce each video whose last attempt failed."""
     with database.open() as db:
         failed = {failure.video for failure in VideoStore(db).failures()}
         videos = sorted(video for video in failed if is_in_part(video, PART))

@@ -1,15 +1,15 @@
-"""The boxes of MP4 and QuickTime (ISO/IEC 14496-12, 4.2), by where they lie in a file."""
+"""Find the boxes of MP4 and QuickTime files (ISO/IEC 14496-12, 4.2) by their offsets."""
 
 from collections.abc import Iterator
 from typing import BinaryIO, Final
 
 _TO_ENTRIES: Final = (b"mdia", b"minf", b"stbl", b"stsd")
 _ENTRY_BYTES: Final = 78
-"""Of a visual sample entry, before the boxes in it."""
+"""Bytes of a visual sample entry before its boxes."""
 
 
 def boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield kind, begin and end of what each box holds, as far as they are whole."""
+    """Yield kind of each complete box, and begin and end of its content."""
     while start + 8 <= end:
         head = read_at(file, start, 16)
         length, kind, header = int.from_bytes(head[:4]), head[4:8], 8
@@ -26,7 +26,7 @@ def boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, in
 def boxes_at(
     file: BinaryIO, path: tuple[bytes, ...], start: int, end: int
 ) -> Iterator[tuple[int, int]]:
-    """Yield begin and end of what the boxes of a path hold."""
+    """Yield begin and end of the content of the boxes at a path."""
     for kind, begin, box_end in boxes(file, start, end):
         if kind == path[0]:
             if path[1:]:

@@ -1,4 +1,4 @@
-"""Clips that browsers play, made on demand and kept within a size limit. No av here."""
+"""Make clips that browsers play on demand, and keep them within a size limit. Imports no av."""
 
 import contextlib
 import hashlib
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _VERSION: Final = "1"
-"""Changes when clips are made in another way."""
+"""Part of the cache key: raise it when clips are made differently."""
 _FAILURES_KEPT: Final = 256
 
 

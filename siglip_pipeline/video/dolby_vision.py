@@ -1,7 +1,7 @@
-"""Dolby Vision whose pictures only a Dolby decoder turns into colours.
+"""Recognise Dolby Vision whose colours only a Dolby decoder can convert.
 
-Other profiles have a base layer that shows by itself; profile 5, and profile 10 of AV1 without a
-compatible base layer, code IPT, which any other decoder shows in purple and green.
+Other profiles have a base layer that any decoder shows. Profile 5, and profile 10 of AV1 without a
+compatible base layer, code IPT, which other decoders show in purple and green.
 """
 
 import re
@@ -23,11 +23,11 @@ WARNING: Final = (
 _CONFIGURATIONS: Final = (b"dvcC", b"dvvC")
 _HEAD_BYTES: Final = 2**16
 _IN_MATROSKA: Final = re.compile(rb"dv[cv]C.{0,16}?\x41\xed.(.{5})", re.DOTALL)
-"""BlockAddIDType and, after its identity and size, BlockAddIDExtraData."""
+"""Matches BlockAddIDType and, after its identity and size, BlockAddIDExtraData."""
 
 
 def needs_dolby(source: MediaSource, container: InputContainer, stream: Stream) -> bool:
-    """Whether the container says so."""
+    """Return whether the container declares such a profile."""
     if container.format.name.startswith("mov,"):
         with source.open() as file:
             return any(
@@ -44,10 +44,10 @@ def needs_dolby(source: MediaSource, container: InputContainer, stream: Stream) 
 
 
 def _has_no_base_layer(configuration: bytes) -> bool:
-    """Whether a decoder configuration is of such a profile (Dolby Vision Streams Within ISOBMFF).
+    """Return whether a decoder configuration has such a profile.
 
-    Two bytes of version, seven bits of profile, …, and four bits of what the base layer is
-    compatible with.
+    Its fields are two bytes of version, seven bits of profile, …, and four bits of the base layer's
+    compatibility (Dolby Vision Streams Within ISOBMFF).
     """
     if len(configuration) < 5:
         return False
@@ -56,9 +56,9 @@ def _has_no_base_layer(configuration: bytes) -> bool:
 
 
 def is_dolby_only(frame: VideoFrame) -> bool:
-    """Whether the frame's own metadata (RPU) says so.
+    """Return whether the frame's metadata (RPU) has such a profile.
 
-    Its header begins at an offset that comes first: profile 5 has VDR RPU profile 0 over a base
+    The metadata begins with the offset of its header. Profile 5 has VDR RPU profile 0 over a base
     layer of full range (AVDOVIRpuDataHeader of libavutil/dovi_meta.h).
     """
     raw = side_data(frame, "DOVI_METADATA")

@@ -1,6 +1,6 @@
-"""Video tracks that are encrypted, by what their containers say.
+"""Recognise encrypted video tracks by the metadata of their containers.
 
-Some ciphers leave headers in the clear, so that a decoder makes grey pictures of what it is given.
+Some ciphers leave headers unencrypted, so that a decoder gives grey pictures instead of an error.
 """
 
 import re
@@ -15,13 +15,13 @@ from siglip_pipeline.video.boxes import boxes_at, read_at, video_entries
 from siglip_pipeline.video.source import MediaSource
 
 HEAD_BYTES: Final = 2**21
-"""Of a broadcast stream, where each packet says whether it is scrambled."""
+"""Of a broadcast stream, in which each packet has a flag for scrambling."""
 SCRAMBLED_SHARE: Final = 0.5
 
 _ENCRYPTED_ENTRIES: Final = frozenset({b"encv", b"drmi"})
 """Sample entries: ISO/IEC 14496-12, 8.12; and Apple's FairPlay."""
 _TS_STRIDES: Final = (188, 192, 204)
-"""Bytes from one packet to the next: plain, with a time before it, with a checksum behind it."""
+"""Bytes from one packet to the next: plain, with a preceding time, with a following checksum."""
 _TS_SYNC: Final = 0x47
 _VIDEO_PES: Final = re.compile(rb"\0\0\x01[\xe0-\xef]..([\x80-\xbf])", re.DOTALL)
 
@@ -30,7 +30,7 @@ def check_encryption(source: MediaSource, container: InputContainer, stream: Str
     """Refuse a track that cannot be decoded without a key.
 
     Raises:
-        VideoError: naming the scheme.
+        VideoError: the track is encrypted; names the scheme.
     """
     scheme = _scheme(source, container, stream)
     if scheme:
@@ -60,7 +60,7 @@ def _scheme(source: MediaSource, container: InputContainer, stream: Stream) -> s
 
 
 def _mp4_scheme(file: BinaryIO, track_id: int) -> str | None:
-    """Return how a track is protected, by its sample entries; None where it is not."""
+    """Return how a track is protected, by its sample entries; None if it is not."""
     for kind, start, end in video_entries(file, track_id):
         if kind in _ENCRYPTED_ENTRIES and _is_protected(file, start, end):
             schemes = boxes_at(file, (b"sinf", b"schm"), start, end)
@@ -70,13 +70,13 @@ def _mp4_scheme(file: BinaryIO, track_id: int) -> str | None:
 
 
 def _is_protected(file: BinaryIO, start: int, end: int) -> bool:
-    """Whether samples are encrypted unless they say otherwise (ISO/IEC 23001-7, 8.2)."""
+    """Return whether samples are encrypted by default (ISO/IEC 23001-7, 8.2)."""
     found = boxes_at(file, (b"sinf", b"schi", b"tenc"), start, end)
     return next((read_at(file, begin + 6, 1) for begin, _ in found), b"") != b"\0"
 
 
 def _scrambled_ts(head: bytes, pid: int) -> bool:
-    """Whether most packets of a stream say so (ISO/IEC 13818-1, 2.4.3.3)."""
+    """Return whether most packets of a stream are scrambled (ISO/IEC 13818-1, 2.4.3.3)."""
     for stride in _TS_STRIDES:
         for start in range(min(stride, len(head) - 2 * stride)):
             if head[start] == head[start + stride] == head[start + 2 * stride] == _TS_SYNC:
@@ -90,6 +90,6 @@ def _scrambled_ts(head: bytes, pid: int) -> bool:
 
 
 def _scrambled_ps(head: bytes) -> bool:
-    """Whether most packets of video say so (2.4.3.7); those of MPEG-1 cannot."""
+    """Return whether most packets of video are scrambled (2.4.3.7); MPEG-1 has no such flag."""
     flags = [found[1][0] >> 4 & 3 for found in _VIDEO_PES.finditer(head)]
     return sum(map(bool, flags)) > SCRAMBLED_SHARE * len(flags)

@@ -1,4 +1,4 @@
-"""Colour matrices that FFmpeg's scaler does not know, as RGB.
+"""Convert colour matrices that FFmpeg's scaler does not know to RGB.
 
 Sources: ITU-T H.273 (07/2024), 8.3; ITU-R BT.2100-2, table 7 (ICtCp); BT.2020-2, table 4 (constant
 luminance).
@@ -18,7 +18,7 @@ BT2020_CONSTANT: Final = 10
 DERIVED: Final = 12
 ICTCP: Final = 14
 OWN: Final = frozenset({YCGCO, BT2020_CONSTANT, DERIVED, ICTCP})
-"""AVCOL_SPC_* of libavutil/pixfmt.h, that is of H.273: those that are converted here."""
+"""The matrices that this module converts: AVCOL_SPC_* of libavutil/pixfmt.h, equal to H.273."""
 
 UNKNOWN: Final = {
     3: "reserved",
@@ -28,7 +28,7 @@ UNKNOWN: Final = {
     16: "YCgCo-Re",
     17: "YCgCo-Ro",
 }
-"""Names of those that nothing here converts."""
+"""Names of the matrices that are not converted."""
 LARGEST_KNOWN: Final = 14
 
 _PQ, _HLG = 16, 18
@@ -61,7 +61,7 @@ def to_rgb(
     full_range: bool,
     bits: int,
 ) -> NDArray[np.uint16]:
-    """Return full-range RGB in 16 bits, with the transfer that it had.
+    """Return full-range RGB in 16 bits; the transfer does not change.
 
     Args:
         codes_HWC: luma and two chromas in 16 bits, as the scaler widens them.
@@ -90,7 +90,7 @@ def to_rgb(
 
 
 def warning_of(matrix: int) -> str | None:
-    """Return what people should know of a matrix; None where it is known."""
+    """Return a warning about a matrix that is not converted; None for others."""
     if matrix <= LARGEST_KNOWN and matrix not in UNKNOWN:
         return None
     name = UNKNOWN.get(matrix, "unassigned")
@@ -119,7 +119,7 @@ def _of_constant_luminance(y: Floats, u: Floats, v: Floats) -> Floats:
 
 
 def _light(code: Floats) -> Floats:
-    """BT.2020's transfer backwards."""
+    """Convert code values to light: the inverse of BT.2020's transfer."""
     code = np.clip(code, 0, 1)
     return np.where(code < 4.5 * 0.0181, code / 4.5, ((code + 0.0993) / 1.0993) ** (1 / 0.45))
 

@@ -49,8 +49,8 @@ class PictureMaker:
 
     Args:
         longest_side: pictures are shrunk to this, never enlarged; None keeps the size.
-        codec: of uncompressed video many programs leave the fourth byte at zero, so that it says
-            something only where any pixel has another value.
+        codec: for uncompressed video, where many programs write zeros as the fourth byte, the byte
+            counts as opacity only if a pixel has another value.
     """
 
     def __init__(self, *, longest_side: int | None, codec: str = "") -> None:
@@ -59,10 +59,10 @@ class PictureMaker:
         self._reformatter = VideoReformatter()
         self._tone: tuple[tuple[int, int], ToneMapper | None] | None = None
         self.warnings: dict[str, None] = {}
-        """What people should know of the colours, in the order in which it was met."""
+        """Warnings about colours, in the order of their first frames."""
 
     def rgb(self, frame: VideoFrame, geometry: DisplayGeometry) -> RgbArray:
-        """Pixels [H, W, C] in BT.709 RGB, full range, on white where they are transparent."""
+        """Return full-range BT.709 RGB [H, W, C], on white where pixels are transparent."""
         self._heed(frame)
         size = geometry.fitted_size(self._longest_side)
         alpha_HW = self._alpha(frame, size)
@@ -92,7 +92,7 @@ class PictureMaker:
         return pixels if mapper is None else mapper.apply(pixels)
 
     def _alpha(self, frame: VideoFrame, size: tuple[int, int]) -> NDArray[np.uint8] | None:
-        """Return opacity [H, W]; None where the frame is opaque."""
+        """Return opacity [H, W]; None if the frame is opaque."""
         if not any(c.is_alpha for c in frame.format.components) and not frame.format.has_palette:
             return None
         rgba = convert(self._reformatter, frame, size, "rgba", interpolation=SCALING)
@@ -102,7 +102,7 @@ class PictureMaker:
 
 
 def on_white(pixels_HWC: RgbArray, alpha_HW: NDArray[np.uint8]) -> RgbArray:
-    """Lay a picture on white, by code values as browsers do."""
+    """Composite a picture on white, by code values, as browsers do."""
     darkness = (255 - pixels_HWC.astype(np.uint16)) * alpha_HW[..., None]
     return (255 - (darkness + 127) // 255).astype(np.uint8)
 
@@ -110,7 +110,7 @@ def on_white(pixels_HWC: RgbArray, alpha_HW: NDArray[np.uint8]) -> RgbArray:
 def by_own_matrix(
     reformatter: VideoReformatter, frame: VideoFrame, size: tuple[int, int]
 ) -> NDArray[np.uint16]:
-    """Full-range RGB [H, W, C] in 16 bits, of a frame in a matrix that swscale lacks."""
+    """Return full-range RGB [H, W, C] in 16 bits, of a frame in a matrix that swscale lacks."""
     matrix, frame.colorspace = frame.colorspace, 2  # what says nothing is left as it is
     full_range = _KNOWN_RANGES.get(frame.color_range) == ColorRange.JPEG
     widened = reformatter.reformat(

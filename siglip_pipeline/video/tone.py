@@ -75,7 +75,7 @@ def hlg_to_scene(code: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def scene_to_hlg(light: NDArray[Any]) -> NDArray[np.float64]:
-    """HLG's OETF: scene light in [0, 1] to code values in [0, 1] (BT.2100 table 5)."""
+    """Convert scene light to code values, both in [0, 1]: HLG's OETF (BT.2100 table 5)."""
     a, b, c = 0.17883277, 0.28466892, 0.55991073
     light = np.asarray(light, np.float64)
     bright = a * np.log(np.maximum(12 * light - b, 1e-9)) + c

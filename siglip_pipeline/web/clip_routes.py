@@ -1,4 +1,4 @@
-"""HTTP routes of clips: what a browser cannot play, as H.264 in MP4, made when it is asked for."""
+"""HTTP routes of clips: videos that a browser cannot play, converted to H.264 in MP4 on demand."""
 
 import asyncio
 import os
@@ -63,7 +63,7 @@ async def clip(
     span = Span(start_seconds=start, end_seconds=end)
     file = await run_in_threadpool(services.clips.open, upload, span)
     while file is None:
-        # Nothing waits on a thread: searches have them all.
+        # Do not wait on a thread: searches need them.
         await asyncio.wrap_future(_made(services, upload, span, duration).done)
         file = await run_in_threadpool(services.clips.open, upload, span)
     stem = upload.path.rpartition("/")[2].rpartition(".")[0] or "video"

@@ -20,10 +20,10 @@ _CACHE: Final = "private, no-cache"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileFacts:
-    """What a client is told of a file."""
+    """The properties of a file that a client receives."""
 
     name: str
-    """For those who save it."""
+    """File name of a download."""
     size_bytes: int
     tag: str
     """Its ETag, in quotation marks."""
