@@ -1,7 +1,7 @@
 """The work of the commands `models` and `db`: each function returns the document of `--json`."""
 
 from siglip_pipeline.errors import EmbeddedDatabaseError
-from siglip_pipeline.services.clock import forget_times_to_come
+from siglip_pipeline.services.clock import reset_future_times
 from siglip_pipeline.services.home import prepare_dagster_home, with_databases
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.status import PipelineStatus, StatusOptions, collect_status
@@ -75,7 +75,7 @@ def set_dagster_back(settings: Settings) -> dict[str, int]:
     """
     with with_databases(settings) as complete:
         home = prepare_dagster_home(settings.home)
-        return {"set_back": forget_times_to_come(complete, home)}
+        return {"set_back": reset_future_times(complete, home)}
 
 
 def database_urls(settings: Settings, *, start: bool) -> dict[str, str]:

@@ -29,7 +29,7 @@ from siglip_pipeline.defs.metadata import (
     index_metadata,
     sampling_metadata,
 )
-from siglip_pipeline.defs.outcomes import PartitionOutcomes, retrying_what_heals
+from siglip_pipeline.defs.outcomes import PartitionOutcomes, retrying_temporary_errors
 from siglip_pipeline.defs.partitions import (
     GROUP,
     KEY_PREFIX,
@@ -132,7 +132,7 @@ def video_frames(
     began = time.monotonic()
     with (
         held_connections(context.instance),
-        retrying_what_heals(context),
+        retrying_temporary_errors(context),
         database.open() as db,
     ):
         for result in stages.sample_videos(
@@ -200,7 +200,7 @@ def frame_embeddings(
 
     with (
         held_connections(context.instance),
-        retrying_what_heals(context),
+        retrying_temporary_errors(context),
         database.open() as db,
     ):
         spec = siglip.spec()
@@ -256,7 +256,7 @@ def similarity_index(
     least `SIGLIP_INDEX_MIN_RECALL`. Small changes are searchable without a new generation.
     """
     settings = siglip.settings()
-    with retrying_what_heals(context), database.open() as db:
+    with retrying_temporary_errors(context), database.open() as db:
         model_id = ModelStore(db).register(siglip.spec())
         report = build_index(
             db,

@@ -6,7 +6,7 @@ import dagster as dg
 
 from siglip_pipeline.defs.internals import (
     PARTITION_NAME_TAG,
-    a_backfill_goes_on,
+    has_active_backfill,
     targets_of_backfills,
 )
 from siglip_pipeline.defs.partitions import (
@@ -85,7 +85,7 @@ def partitions_in_flight(
 
     The keys of an active backfill are unknown until it has made its last run.
     """
-    if a_backfill_goes_on(instance):
+    if has_active_backfill(instance):
         return None
     runs = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
     return frozenset(key for run in runs for key in partitions_of_run(run, existing))

@@ -63,14 +63,14 @@ __all__ = [
     "PARTITION_NAME_TAG",
     "RUN_KEY_TAG",
     "WILL_RETRY_TAG",
-    "a_backfill_goes_on",
-    "bring_back_instigator",
     "check_target",
     "copy_step_for",
     "forget_loaded_jobs",
+    "has_active_backfill",
     "held_connections",
     "input_tags",
     "report_lost_run",
+    "reset_instigator_times",
     "retry_was_dropped",
     "run_of_step",
     "store_materializations",
@@ -174,7 +174,7 @@ def check_target(
 # Backfills: the public API of an instance does not list them.
 
 
-def a_backfill_goes_on(instance: dg.DagsterInstance) -> bool:
+def has_active_backfill(instance: dg.DagsterInstance) -> bool:
     """Return whether a backfill has not ended."""
     active = [status for status in BulkActionStatus if status not in BULK_ACTION_TERMINAL_STATUSES]
     return any(instance.get_backfills(status=status, limit=1) for status in active)
@@ -271,16 +271,18 @@ def forget_loaded_jobs() -> None:
 # Times after the clock was set back: the public API cannot change recorded times.
 
 
-def bring_back_instigator(instance: dg.DagsterInstance, state: InstigatorState, now: float) -> bool:
+def reset_instigator_times(
+    instance: dg.DagsterInstance, state: InstigatorState, now: float
+) -> bool:
     """Set times after `now`, that a sensor or schedule recorded, to `now`.
 
     Returns:
         Whether there was such a time.
     """
-    return _bring_back_ticks(instance, state, now) | _bring_back_state(instance, state, now)
+    return _reset_tick_times(instance, state, now) | _reset_state_times(instance, state, now)
 
 
-def _bring_back_state(instance: dg.DagsterInstance, state: InstigatorState, now: float) -> bool:
+def _reset_state_times(instance: dg.DagsterInstance, state: InstigatorState, now: float) -> bool:
     """Set the times of the last evaluation and of the start."""
     data = state.instigator_data
     if data is None:
@@ -296,7 +298,7 @@ def _bring_back_state(instance: dg.DagsterInstance, state: InstigatorState, now:
     return bool(ahead)
 
 
-def _bring_back_ticks(instance: dg.DagsterInstance, state: InstigatorState, now: float) -> bool:
+def _reset_tick_times(instance: dg.DagsterInstance, state: InstigatorState, now: float) -> bool:
     """Set the last tick to `now`, and earlier ones before it.
 
     The last tick holds the cursor and interrupted work, so it has to stay the last.

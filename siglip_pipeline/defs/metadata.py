@@ -88,7 +88,7 @@ def sampling_metadata(results: Iterable[FramesOutcome], *, seconds: float) -> Ma
 
 
 def _origin(result: FramesStored | VectorsStored) -> dict[str, Any]:
-    """Return the video from which a result was copied, if it was."""
+    """Return metadata that says why a result was not made now."""
     if isinstance(result, VectorsStored) and result.without_frames is not None:
         return {"no_frames": result.without_frames}
     is_new = result.report is not None if isinstance(result, FramesStored) else result.written

@@ -89,9 +89,9 @@ class PartitionOutcomes:
             dg.Failure: a partition failed. Names each with its reason; is not retried.
         """
         if self._failures:
-            healing = next((e for e in self._failures.values() if e.retryable), None)
-            if healing is not None and self._context.retry_number < _MAX_RETRIES:
-                raise _another_try(self._context, healing) from healing
+            temporary = next((e for e in self._failures.values() if e.retryable), None)
+            if temporary is not None and self._context.retry_number < _MAX_RETRIES:
+                raise _retry_of(self._context, temporary) from temporary
             total = len(self._failures) + len(self._succeeded)
             named = [f"{key}: {error.reason}" for key, error in self._failures.items()]
             more = len(named) - _NAMED_IN_SUMMARY
@@ -129,7 +129,7 @@ class PartitionOutcomes:
 
 
 @contextmanager
-def retrying_what_heals(context: dg.AssetExecutionContext) -> Iterator[None]:
+def retrying_temporary_errors(context: dg.AssetExecutionContext) -> Iterator[None]:
     """Ask Dagster to retry the step, with back-off, if the error may be temporary.
 
     Raises:
@@ -140,12 +140,10 @@ def retrying_what_heals(context: dg.AssetExecutionContext) -> Iterator[None]:
     except SiglipPipelineError as error:
         if not error.retryable:
             raise
-        raise _another_try(context, error) from error
+        raise _retry_of(context, error) from error
 
 
-def _another_try(
-    context: dg.AssetExecutionContext, error: SiglipPipelineError
-) -> dg.RetryRequested:
+def _retry_of(context: dg.AssetExecutionContext, error: SiglipPipelineError) -> dg.RetryRequested:
     wait_seconds = _FIRST_RETRY_SECONDS * 2**context.retry_number
     context.log.warning(f"{error}; retrying in {wait_seconds:.0f} s")
     return dg.RetryRequested(max_retries=_MAX_RETRIES, seconds_to_wait=wait_seconds)

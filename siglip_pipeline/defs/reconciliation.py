@@ -8,7 +8,7 @@ import dagster as dg
 
 from siglip_pipeline.defs.assets import OWNERS, similarity_index
 from siglip_pipeline.defs.in_flight import UNFINISHED, partitions_in_flight, partitions_of_run
-from siglip_pipeline.defs.outcomes import retrying_what_heals
+from siglip_pipeline.defs.outcomes import retrying_temporary_errors
 from siglip_pipeline.defs.partitions import (
     GROUP,
     KEY_PREFIX,
@@ -86,7 +86,7 @@ def reconciliation(
     missed video again for `new_uploads`, removes a partition that has neither upload nor result,
     and lists the other differences.
     """
-    with retrying_what_heals(context), database.open() as db:
+    with retrying_temporary_errors(context), database.open() as db:
         found = reconcile(
             uploads=uploads.store(),
             frame_store=frame_store.store(),

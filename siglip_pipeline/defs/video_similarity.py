@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from siglip_pipeline.defs.assets import INDEX_CONDITION, OWNERS, frame_embeddings
-from siglip_pipeline.defs.outcomes import retrying_what_heals
+from siglip_pipeline.defs.outcomes import retrying_temporary_errors
 from siglip_pipeline.defs.partitions import GROUP, KEY_PREFIX
 from siglip_pipeline.defs.resources import DatabaseResource, SiglipResource
 from siglip_pipeline.similarity.compare import compare_videos
@@ -34,7 +34,7 @@ def video_similarity(
     scaled, cut and sped-up copies; a black opening, or an intro that many videos have, does not
     make a copy. `siglip-pipeline duplicates` lists the copies.
     """
-    with retrying_what_heals(context), database.open() as db:
+    with retrying_temporary_errors(context), database.open() as db:
         model_id = ModelStore(db).register(siglip.spec())
         report = compare_videos(db, model_id, progress=context.log.info)
         segments = VideoSimilarityStore(db).segments(model_id=model_id, limit=SEGMENTS_SHOWN)

@@ -38,7 +38,7 @@ class ClockWatch:
         return time.time() - time.monotonic()
 
 
-def forget_times_to_come(settings: Settings, dagster_home: Path) -> int:
+def reset_future_times(settings: Settings, dagster_home: Path) -> int:
     """Replace the future times that Dagster has stored by the present; its daemon must not run.
 
     Returns:
@@ -53,7 +53,7 @@ def forget_times_to_come(settings: Settings, dagster_home: Path) -> int:
     from dagster import DagsterInstance
     from dagster_postgres.utils import DagsterPostgresException
 
-    from siglip_pipeline.defs.internals import bring_back_instigator
+    from siglip_pipeline.defs.internals import reset_instigator_times
 
     try:
         with (
@@ -62,7 +62,7 @@ def forget_times_to_come(settings: Settings, dagster_home: Path) -> int:
         ):
             now = time.time()
             return sum(
-                bring_back_instigator(instance, state, now)
+                reset_instigator_times(instance, state, now)
                 for state in instance.all_instigator_state()
             )
     except (psycopg2.Error, sqlalchemy.exc.SQLAlchemyError, DagsterPostgresException) as error:

@@ -23,7 +23,7 @@ from siglip_pipeline.errors import DatabaseUnavailableError, LaunchError
 from siglip_pipeline.files.log_rotation import shorten
 from siglip_pipeline.files.private_files import private_home
 from siglip_pipeline.services.binding import check_exposure, url_host
-from siglip_pipeline.services.clock import ClockWatch, forget_times_to_come
+from siglip_pipeline.services.clock import ClockWatch, reset_future_times
 from siglip_pipeline.services.home import (
     fail_interrupted_runs,
     prepare_dagster_home,
@@ -201,7 +201,7 @@ class Launcher:
             _reap(daemon.process)
             daemon.process = None
         try:
-            forget_times_to_come(self.settings, self.endpoints.dagster_home)
+            reset_future_times(self.settings, self.endpoints.dagster_home)
         except DatabaseUnavailableError as error:
             logger.warning("%s", error)
             return
@@ -271,7 +271,7 @@ def launch(settings: Settings) -> Iterator[Launcher]:
         )
         launcher = Launcher(settings, endpoints, _services(settings, endpoints), server=server)
         fail_interrupted_runs(settings, dagster_home)
-        forget_times_to_come(settings, dagster_home)
+        reset_future_times(settings, dagster_home)
         stack.callback(launcher.stop)
         launcher.start()
         yield launcher

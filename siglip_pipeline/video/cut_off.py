@@ -16,7 +16,7 @@ MIN_SHARE: Final = 0.5
 
 
 @contextlib.contextmanager
-def taking_what_is_there() -> Iterator[None]:
+def reading_truncated() -> Iterator[None]:
     """Let Pillow decode truncated pictures, within the block. Not safe with several threads."""
     before = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = True

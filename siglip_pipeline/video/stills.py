@@ -15,7 +15,7 @@ from PIL import UnidentifiedImageError
 
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import IntArray, RgbArray, VideoInfo
-from siglip_pipeline.video.cut_off import MIN_SHARE, padded, rows_read, taking_what_is_there
+from siglip_pipeline.video.cut_off import MIN_SHARE, padded, reading_truncated, rows_read
 from siglip_pipeline.video.ffmpeg_picture import UnknownTiffError
 from siglip_pipeline.video.picture_file import PictureFile, open_picture
 from siglip_pipeline.video.picture_formats import HEAD_BYTES, format_of
@@ -67,7 +67,7 @@ def scan_picture(
         with _open(source) as picture:
             return _scan_of(source, picture, on_progress)
     except VideoError as error:
-        with taking_what_is_there():
+        with reading_truncated():
             return _scan_of_damaged(source, error)
 
 
@@ -164,7 +164,7 @@ def picture_frames(
     except VideoError:
         if done or wanted != {0}:
             raise
-        with taking_what_is_there():
+        with reading_truncated():
             first = list(_frames(source, wanted, longest_side, pad=True))
         yield from first
 

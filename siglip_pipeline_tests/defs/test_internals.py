@@ -178,16 +178,16 @@ def _backfill(instance: dg.DagsterInstance, *keys: str) -> Any:
     return made
 
 
-@holds("a_backfill_goes_on", "targets_of_backfills")
+@holds("has_active_backfill", "targets_of_backfills")
 def test_what_backfills_are_to_make_is_known(instance: dg.DagsterInstance) -> None:
     from dagster._core.execution.backfill import BulkActionStatus
 
-    assert not internals.a_backfill_goes_on(instance)
+    assert not internals.has_active_backfill(instance)
     backfill = _backfill(instance, "a", "c")
-    assert internals.a_backfill_goes_on(instance)
+    assert internals.has_active_backfill(instance)
     assert internals.targets_of_backfills(instance, upstream.key) == {"a", "c"}
     instance.update_backfill(backfill.with_status(BulkActionStatus.CANCELED))
-    assert not internals.a_backfill_goes_on(instance)
+    assert not internals.has_active_backfill(instance)
     assert internals.targets_of_backfills(instance, upstream.key) == set()
 
 
@@ -268,7 +268,7 @@ defs = dg.Definitions(jobs=[one])
     assert job.get_definition() is not first
 
 
-@holds("bring_back_instigator")
+@holds("reset_instigator_times")
 def test_times_to_come_are_brought_back(instance: dg.DagsterInstance) -> None:
     from dagster._core.scheduler.instigation import TickStatus
 
@@ -279,14 +279,14 @@ def test_times_to_come_are_brought_back(instance: dg.DagsterInstance) -> None:
     instance.add_instigator_state(state)
     add_tick(instance, state, now + 8_000, TickStatus.SUCCESS)
     add_tick(instance, state, now + 9_000, TickStatus.STARTED)
-    assert internals.bring_back_instigator(instance, state, now)
+    assert internals.reset_instigator_times(instance, state, now)
     (found,) = instance.all_instigator_state()
     data: Any = found.instigator_data
     assert data.last_tick_timestamp == now
     origin, selector = state.instigator_origin_id, state.selector_id
     assert instance.get_ticks(origin, selector, after=now + 1) == []
     assert instance.get_ticks(origin, selector)[0].status == TickStatus.STARTED
-    assert not internals.bring_back_instigator(instance, found, now)
+    assert not internals.reset_instigator_times(instance, found, now)
 
 
 @holds("webserver_app")

@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.partitions.context import partition_loading_context
 
-from siglip_pipeline.defs.outcomes import CheckOutcome, PartitionOutcomes, retrying_what_heals
+from siglip_pipeline.defs.outcomes import CheckOutcome, PartitionOutcomes, retrying_temporary_errors
 from siglip_pipeline.errors import (
     DatabaseUnavailableError,
     VectorError,
@@ -154,14 +154,14 @@ def test_only_what_heals_is_tried_again() -> None:
     @dg.asset
     def flaky(context: dg.AssetExecutionContext) -> None:
         tries.append("healing")
-        with retrying_what_heals(context):
+        with retrying_temporary_errors(context):
             if len(tries) < 2:
                 raise DatabaseUnavailableError("the server is restarting")
 
     @dg.asset
     def broken(context: dg.AssetExecutionContext) -> None:
         tries.append("broken")
-        with retrying_what_heals(context):
+        with retrying_temporary_errors(context):
             raise VectorError("a vector is not finite")
 
     with pytest.MonkeyPatch.context() as patch, dg.DagsterInstance.ephemeral() as instance:
