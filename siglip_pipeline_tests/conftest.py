@@ -27,7 +27,7 @@ TEMPLATE = "template_migrated"
 
 
 def pytest_configure() -> None:
-    """Processes that tests start must end when they are told to, even in `make test &`."""
+    """Processes that tests start must end on SIGINT, even in `make test &`."""
     heed_interrupts()
 
 

@@ -1,4 +1,4 @@
-"""Nothing waits for another program for ever."""
+"""Every wait for another program has a timeout."""
 
 import ast
 import subprocess

@@ -29,7 +29,7 @@ STARTED_WITH_AND = textwrap.dedent(
     [
         ("from siglip_pipeline.cli.main import main; sys.argv[1:] = ['db', 'nonsense']\n"
          "try: main()\nexcept SystemExit: pass", str(-signal.SIGTERM)),
-        ("", "goes on"),  # when Dagster has mended it, cli/interrupts.py may go
+        ("", "goes on"),  # if this fails, Dagster has fixed it: remove cli/interrupts.py
     ],
 )  # fmt: skip
 def test_what_a_step_starts_can_be_ended_even_in_the_background(heed: str, says: str) -> None:

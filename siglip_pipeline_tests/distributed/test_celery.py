@@ -137,7 +137,7 @@ def test_a_killed_workers_step_is_done_by_the_other(shared: Cluster) -> None:
         run = shared.start_run("killed", "frame_embeddings", "killed.mp4", "killed.mp4")
         await_waiting_step(connection)
         if isinstance(shared.broker, RedisServer):
-            # The step outlasts the visibility timeout, and still is nobody else's.
+            # The step outlasts the visibility timeout, and no other worker gets it.
             broker = redis.Redis(port=shared.broker.port)
             first = _lease(broker)
             wait_until(
@@ -306,7 +306,7 @@ def _submitted(cluster: Cluster, name: str, video: str) -> Host:
 
 
 def _cancel(cluster: Cluster, run: Host) -> None:
-    """What Dagster does when a person terminates a run: note that down, then end its process."""
+    """Do what Dagster does when a person terminates a run: record it, then end its process."""
     assert run.process is not None
     with cluster.instance() as instance:
         (begun,) = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
@@ -334,5 +334,5 @@ def test_in_the_end_everything_is_there_once(shared: Cluster) -> None:
         assert statuses.pop(dg.DagsterRunStatus.CANCELED) == 2  # by the tests above
         assert set(statuses) == {dg.DagsterRunStatus.SUCCESS}
     for host in _embedders(shared):
-        # Each time that a worker starts it loads the model once, whatever it then does.
+        # A worker loads the model once per start.
         assert host.said.count(LOADED) <= host.said.count(READY)

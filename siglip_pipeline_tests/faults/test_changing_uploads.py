@@ -87,7 +87,7 @@ def written_over(source: Path, target: Path) -> None:
 
 
 def _start_and_stop_decoder(pipeline: Pipeline, seconds: float) -> psutil.Process | None:
-    """Start the stage, and stop its decoder so many seconds after it began to write."""
+    """Start the stage, and stop its decoder this many seconds after it began to write."""
     pid = pipeline.start(*FRAMES_STAGE)
     drafts = Path(pipeline.settings.frame_store_url) / ".drafts"
     wait_until(lambda: [*drafts.glob("*")], "the decoder has begun", 60)

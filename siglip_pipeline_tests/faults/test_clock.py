@@ -19,7 +19,7 @@ SETTLE_SECONDS = 8.0
 
 
 def taken_up(settings: Settings, instance: dg.DagsterInstance) -> list[str]:
-    """What one tick of the sensor takes up."""
+    """Return the uploads that one tick of the sensor announces."""
     context = dg.build_sensor_context(
         instance=instance, definitions=defs, resources=dict(defs.resources or {})
     )
@@ -31,7 +31,7 @@ def taken_up(settings: Settings, instance: dg.DagsterInstance) -> list[str]:
 
 
 def test_times_of_files_that_lie_anywhere(make_pipeline: Make, tmp_path: Path) -> None:
-    """Each upload is taken up once, whatever its time says, and again when it changes."""
+    """Each upload is announced once, independent of its time, and again when it changes."""
     now = time.time()
     times = {
         "epoch.mp4": 0.0,

@@ -1,4 +1,4 @@
-"""`db migrate` killed half-way: the schema is whole or not there, and the next one goes on."""
+"""`db migrate` is killed: each migration is applied wholly or not, and the next run continues."""
 
 import os
 import random

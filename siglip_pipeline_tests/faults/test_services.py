@@ -1,4 +1,4 @@
-"""Whatever `siglip-pipeline up` runs is killed, one after the other, while videos arrive."""
+"""Each service of `siglip-pipeline up` is killed in turn while videos arrive."""
 
 import shutil
 import signal

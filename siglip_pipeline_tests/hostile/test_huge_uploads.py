@@ -1,4 +1,4 @@
-"""Uploads that say they are huge cost themselves, and hold up no other."""
+"""Uploads that declare a huge size fail alone, and do not delay others."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Links that somebody put where an export is about to write."""
+"""Links that another user has placed where an export writes are not followed."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Secrets that are put into every setting; then whatever shows is searched for them."""
+"""Every setting gets a secret, and all output is searched for the secrets."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""Pictures to search by that take minutes to decode cost the others nothing."""
+"""Query pictures that take minutes to decode do not delay other requests."""
 
 import io
 import os

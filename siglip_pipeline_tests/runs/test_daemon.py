@@ -75,7 +75,7 @@ class Services:
             render_video(path, [next(self._scenes)], seconds_per_scene=1)
 
     def drop_batch(self, names: Sequence[str], *, bad: Collection[str]) -> None:
-        """Films that differ in content alone, and files that are none, all at once."""
+        """Films that differ only in content, and files that are not films, all at once."""
         draft = self.uploads.parent / "draft"
         draft.mkdir()
         self.render("film.mp4", folder=draft)
@@ -192,7 +192,7 @@ def test_a_batch_with_bad_files_is_searchable_but_for_those(services: Services) 
         "vectors_match_frames": (32, 0),
         "unit_length": (32, 0),
     }
-    # The index followed: nobody asked for it.
+    # The automation updated the index.
     services.wait(lambda: services.up.status()["index"]["rows"] == services.up.status()["frames"])
 
 
@@ -212,7 +212,7 @@ def test_one_video_is_made_in_seconds_and_shown_everywhere(services: Services) -
         assert own, asset
     assert took < 60, f"one video took {took:.1f} s"
     services.wait(lambda: services.states()["pending"] == 0)
-    # Whoever registered it: the command, or the sensor.
+    # The command or the sensor registered it.
     for asset, made in (("uploads", 34), ("video_frames", 34), ("frame_embeddings", 34)):
         assert services.partitions(asset)["numMaterialized"] == made, asset
     versions = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) {

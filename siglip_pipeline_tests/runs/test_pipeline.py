@@ -31,7 +31,7 @@ SCENES_PER_VIDEO = 10
 
 @dataclass(frozen=True)
 class Collection:
-    """Two indexed videos and one file that is none."""
+    """Two indexed videos, and one file that is not a video."""
 
     settings: Settings
     films: tuple[DemoVideo, ...]
@@ -131,7 +131,7 @@ def test_dagster_shows_each_partition_as_what_it_is(collection: Collection) -> N
         assert event is not None
         assert event.asset_materialization is not None
         assert event.asset_materialization.metadata["frames"].value == 50
-        # Without a daemon nobody else would compare the videos.
+        # Without a daemon, no automation compares the videos.
         assert instance.get_latest_materialization_event(dg.AssetKey("video_similarity"))
 
 
@@ -271,7 +271,7 @@ def test_a_deleted_upload_is_skipped_and_named_and_the_others_are_made(
     (skipped,) = document["skipped"]
     assert skipped["video"] == "gone.mp4"
     assert "no such file" in skipped["reason"]
-    # A name that a person wrote is a mistake: nothing is begun.
+    # A wrong name is an error before any work begins.
     code, document = _run_cli(
         monkeypatch, capsys, "materialize", "gone.mp4", "mended.mp4", "--json"
     )

@@ -1,4 +1,4 @@
-"""The clock is set back: what Dagster noted for a time to come is brought back, once."""
+"""After the clock was set back, the future times that Dagster has stored are reset once."""
 
 import json
 import time
@@ -118,7 +118,7 @@ def test_times_to_come_become_now_and_the_rest_stays(
     assert isinstance(daily, ScheduleInstigatorData)
     assert float(daily.start_timestamp or 0) <= time.time()
     assert daily.cron_schedule == "30 3 * * *"
-    # What was interrupted is still the last, so that the daemon goes on with it.
+    # The interrupted tick is still the last, so that the daemon continues it.
     statuses = [TickStatus.STARTED, TickStatus.SKIPPED, TickStatus.SUCCESS]
     assert [tick.status for tick in ticks] == statuses
     assert ticks[0].run_ids == [str(future)]

@@ -1,4 +1,4 @@
-"""Model folders by somebody who means harm: refused with the reason, and nothing in them is run."""
+"""Malicious model folders are refused with the reason, and nothing in them is executed."""
 
 import contextlib
 import json

@@ -187,7 +187,7 @@ def test_a_file_that_is_none_has_no_frames_and_no_vectors(bench: Bench, film: Pa
     assert (embedded.frames, embedded.vectors) == (0, 0)
     assert embedded.without_frames == sampled.reason
     assert not bench.engines, "a model was asked for"
-    # Never sampled is another thing: nobody knows yet whether there are frames.
+    # A video that was never sampled does not count: whether it has frames is unknown.
     assert isinstance(bench.embed("b.mp4")["b.mp4"], VideoError)
     assert [f.stage for f in VideoStore(bench.database).failures() if f.video == "a.mp4"] == [
         Stage.FRAMES
@@ -238,7 +238,7 @@ def test_storage_that_is_gone_is_no_fault_of_files(
         refused = sample("a.mp4")
     assert isinstance(refused, VideoError)
     assert refused.retryable
-    # A deleted file is none any more; a folder in which nothing is left is not mounted.
+    # A deleted file is not an upload any more; an empty folder is assumed to be unmounted.
     (bench.folder / "a.mp4").unlink()
     assert isinstance(sample("a.mp4"), NoFrames)
     (bench.folder / "b.mp4").unlink()
@@ -273,7 +273,7 @@ def test_ahead_is_done_too_and_costs_nothing_when_it_is_not_there(bench: Bench, 
     assert isinstance(again, VectorsStored)
     assert not again.written
     assert len(bench.engines) == 1
-    # Nothing to embed, or all of it in any case: nobody looks.
+    # With nothing to embed, or with force, videos of waiting runs are not looked up.
     bench.embed("a.mp4", force=True)
     assert bench.looked_ahead == [("a.mp4",)]
 
@@ -281,7 +281,7 @@ def test_ahead_is_done_too_and_costs_nothing_when_it_is_not_there(bench: Bench, 
 def test_what_is_out_of_date_is_what_the_settings_changed(bench: Bench, film: Path) -> None:
     shutil.copyfile(film, bench.folder / "a.mp4")
     bench.sample("a.mp4")
-    # Its vectors are to come, and not out of date.
+    # Its vectors are pending, not out of date.
     assert out_of_date(bench.database, Wanted.from_settings(bench.settings)).videos == []
     bench.embed("a.mp4")
     assert out_of_date(bench.database, Wanted.from_settings(bench.settings)).videos == []
@@ -430,7 +430,7 @@ def test_damaged_frames_are_made_again_though_their_footer_is_whole(
     assert next(iter(bench.frames.read("a.mp4"))).jpegs == whole
     assert isinstance(bench.embed("a.mp4")["a.mp4"], VectorsStored)
     assert store.failures() == []
-    # Sampling looks at all of it before it calls it current.
+    # Sampling verifies all frames before it reports them as current.
     (file,) = Path(bench.frames.url).glob("a.mp4*.parquet")
     file.write_bytes(content[:9000] + bytes(4096) + content[13096:])
     bench.sample("a.mp4")

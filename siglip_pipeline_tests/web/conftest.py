@@ -35,7 +35,7 @@ SECONDS_PER_SCENE = 2
 
 @dataclass(frozen=True)
 class Collection:
-    """Three films, indexed, and a file that is none."""
+    """Three indexed films, and a file that is not a film."""
 
     settings: Settings
     films: dict[str, DemoVideo]

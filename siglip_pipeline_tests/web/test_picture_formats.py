@@ -1,4 +1,4 @@
-"""Every format that is listed finds its scene; every other file is told what it is."""
+"""A picture of every listed format finds its scene; errors name the kind of other files."""
 
 import io
 import random

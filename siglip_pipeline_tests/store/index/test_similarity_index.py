@@ -1,4 +1,4 @@
-"""Generations: when one is built, what is published, and that nobody notices the change."""
+"""Generations: when one is built, what is published, and that searches continue meanwhile."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Search answers with k moments, the right ones, whatever the index and the filter."""
+"""Search returns the right k moments, for every index and filter."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
