@@ -6,8 +6,10 @@ from typing import BinaryIO
 
 import av
 import numpy as np
+from av.container import OutputContainer
 
 from siglip_pipeline.errors import VideoError
+from siglip_pipeline.records import RgbArray
 from siglip_pipeline.video.container import write_mp4
 from siglip_pipeline.video.decode import decode_frames
 from siglip_pipeline.video.frame_index import index_frames
@@ -52,37 +54,50 @@ def cut(
         on_progress(1000 * written // (last - first))
 
     with write_mp4(target) as output:
-        stream: av.VideoStream | None = None
-        begin = 0.0
+        encoder = _Encoder(output)
         plan = plan_decode(scanned.packets, np.arange(first, last, dtype=np.int64))
-        for decoded in decode_frames(
-            source,
-            scanned,
-            plan,
-            deinterlace=True,
-            on_progress=note,
-        ):
-            pixels_HWC = pictures.rgb(
-                decoded.frame, scanned.geometry(decoded.frame, decoded.sample_aspect_ratio)
-            )
-            # 4:2:0 has one chroma sample for two by two pixels.
-            height, width = (side - side % 2 for side in pixels_HWC.shape[:2])
-            if stream is None:
-                options = {"crf": "20", "preset": "veryfast"}
-                added = output.add_stream("libx264", rate=25, options=options)
-                assert isinstance(added, av.VideoStream)
-                stream = added
-                stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-                stream.codec_context.time_base = TIME_BASE
-                begin = decoded.time_seconds
-            frame = av.VideoFrame.from_ndarray(
-                np.ascontiguousarray(pixels_HWC[: stream.height, : stream.width]), format="rgb24"
-            )
-            frame.pts = round((decoded.time_seconds - begin) / TIME_BASE)
-            frame.time_base = TIME_BASE
-            output.mux(stream.encode(frame))
+        for decoded in decode_frames(source, scanned, plan, deinterlace=True, on_progress=note):
+            geometry = scanned.geometry(decoded.frame, decoded.sample_aspect_ratio)
+            encoder.add(pictures.rgb(decoded.frame, geometry), decoded.time_seconds)
             written += 1
-        if stream is None:
+        if not written:
             raise VideoError(source.video, nothing_decoded_reason(scanned))
-        output.mux(stream.encode(None))
+        encoder.finish()
     return written
+
+
+class _Encoder:
+    """Encodes pictures as H.264; the first sets the size, and the time zero."""
+
+    def __init__(self, output: OutputContainer) -> None:
+        self._output = output
+        self._stream: av.VideoStream | None = None
+        self._begin_seconds = 0.0
+
+    def add(self, pixels_HWC: RgbArray, time_seconds: float) -> None:
+        """Encode a picture [H, W, 3]; call in time order."""
+        if self._stream is None:
+            self._stream = self._add_stream(*pixels_HWC.shape[:2])
+            self._begin_seconds = time_seconds
+        stream = self._stream
+        frame = av.VideoFrame.from_ndarray(
+            np.ascontiguousarray(pixels_HWC[: stream.height, : stream.width]), format="rgb24"
+        )
+        frame.pts = round((time_seconds - self._begin_seconds) / TIME_BASE)
+        frame.time_base = TIME_BASE
+        self._output.mux(stream.encode(frame))
+
+    def finish(self) -> None:
+        """Write the frames that the encoder holds."""
+        if self._stream is not None:
+            self._output.mux(self._stream.encode(None))
+
+    def _add_stream(self, height: int, width: int) -> av.VideoStream:
+        options = {"crf": "20", "preset": "veryfast"}
+        stream = self._output.add_stream("libx264", rate=25, options=options)
+        assert isinstance(stream, av.VideoStream)
+        # 4:2:0 has one chroma sample for two by two pixels.
+        stream.width, stream.height = width - width % 2, height - height % 2
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = TIME_BASE
+        return stream
