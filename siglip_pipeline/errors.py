@@ -31,6 +31,7 @@
     │   ├── QueryError              the query itself is wrong
     │   │   ├── PictureTooLargeError
     │   │   └── PictureTimeoutError  decoding the picture took longer than it may
+    │   ├── JudgedQueriesError      a file of judged queries does not fit
     │   ├── ModelChangedError *     another model was promoted each time that it was tried
     │   └── NothingIndexedError     there is nothing to search yet
     ├── LaunchError                 a service could not be started (port taken, already running)
@@ -186,6 +187,10 @@ class PictureTooLargeError(QueryError):
 
 class PictureTimeoutError(QueryError):
     """Decoding the picture took longer than it may, or no decoder was free in that time."""
+
+
+class JudgedQueriesError(SearchError):
+    """A file of judged queries cannot be read or does not fit; names the line."""
 
 
 class ModelChangedError(SearchError):

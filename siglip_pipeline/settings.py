@@ -209,6 +209,25 @@ class Settings(BaseSettings):
         "nothing. 0: off. Depends on the model; try 0.1 for texts.",
     )
 
+    # Quality
+    judged_queries: Path | None = Field(
+        None,
+        description="File of judged queries (docs/quality.md): the check `retrieval_quality` asks "
+        "them after each build of the index, and a model that answers them worse is not promoted. "
+        "Unset: neither.",
+    )
+    quality_metric: str = Field(
+        "nDCG@10",
+        description="The metric that decides about quality, by its name in docs/quality.md.",
+    )
+    quality_margin: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="How much `SIGLIP_QUALITY_METRIC` may fall before the check fails and a "
+        "promotion is refused.",
+    )
+
     # Services
     host: str = Field(
         "127.0.0.1", description="Address that `up` and `serve` bind the search service to."
@@ -387,7 +406,7 @@ class Settings(BaseSettings):
         30.0, gt=0, description="Time that a connection is kept for the next request."
     )
 
-    @field_validator("home", "recall_texts")
+    @field_validator("home", "recall_texts", "judged_queries")
     @classmethod
     def _absolute_path(cls, path: Path | None) -> Path | None:
         return None if path is None else path.expanduser().resolve()

@@ -1,6 +1,7 @@
 """The work of the commands `models` and `db`: each function returns the document of `--json`."""
 
 from siglip_pipeline.errors import EmbeddedDatabaseError
+from siglip_pipeline.evaluation.promotion import QualityGate, promote
 from siglip_pipeline.services.clock import reset_future_times
 from siglip_pipeline.services.home import prepare_dagster_home, with_databases
 from siglip_pipeline.settings import Settings
@@ -13,6 +14,8 @@ from siglip_pipeline.store.database import (
     where,
 )
 from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.store.quality import promotions
+from siglip_pipeline.terminal import console
 from siglip_pipeline.terminal.documents import (
     AppliedMigrations,
     DatabaseStatus,
@@ -43,14 +46,16 @@ def list_models(settings: Settings) -> ModelsDocument:
         return ModelsDocument(
             models=tuple(
                 ListedModel.of(row, models.coverage(row.model_id)) for row in models.list()
-            )
+            ),
+            promotions=tuple(promotions(database)),
         )
 
 
 def promote_model(settings: Settings, key: str, *, force: bool) -> PromotedModel:
-    """Make searches use a model."""
+    """Make searches use a model that covers as much and answers as well as the active one."""
+    gate = QualityGate.from_settings(settings)
     with open_database(DatabaseOptions.from_settings(settings)) as database:
-        row = ModelStore(database).promote(key, force=force)
+        row = promote(database, key, gate, force=force, progress=console.err.print)
         return PromotedModel(key=row.key, name=row.name)
 
 

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from siglip_pipeline import __version__
+from siglip_pipeline.cli import quality as quality_cli
 from siglip_pipeline.cli import search as search_cli
 from siglip_pipeline.cli import store as store_cli
 from siglip_pipeline.cli.common import Json
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 store_cli.register(app)
 search_cli.register(app)
+quality_cli.register(app)
 
 
 @app.callback()

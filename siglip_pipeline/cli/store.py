@@ -30,19 +30,29 @@ def models_list(json_: Json = False) -> None:
         console.print_json(document)
     else:
         console.out.print(console.models_table(document.models))
+        for promotion in document.promotions:
+            if promotion.overridden is not None:
+                console.out.print(
+                    f"{promotion.promoted_at:%Y-%m-%d %H:%M} {promotion.model_key} was promoted "
+                    f"with --force although: {promotion.overridden}"
+                )
 
 
 @models_app.command("promote")
 def models_promote(
     key: Annotated[str, typer.Argument(help="The model's key, as `models list` shows it.")],
     force: Annotated[
-        bool, typer.Option("--force", help="Even if it covers fewer videos than the active one.")
+        bool,
+        typer.Option(
+            "--force", help="Even if it covers fewer videos than the active one, or answers worse."
+        ),
     ] = False,
     json_: Json = False,
 ) -> None:
     """Make searches use this model, if it covers all videos and its index passed the recall check.
 
-    Promote the old one again to go back.
+    With SIGLIP_JUDGED_QUERIES set it must also answer these as well as the active model. Promote
+    the old one again to go back.
     """
     from siglip_pipeline.cli.commands import promote_model
 

@@ -5,6 +5,7 @@ Bodies only orchestrate: the work is in `stages/` and `store/`, and runs without
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -38,6 +39,7 @@ from siglip_pipeline.defs.partitions import (
     path_of_partition,
     videos_partitions,
 )
+from siglip_pipeline.defs.quality_check import QUALITY_CHECKS, check_quality
 from siglip_pipeline.defs.queues import EMBEDDING_QUEUE, QUEUE_TAG
 from siglip_pipeline.defs.resources import (
     DatabaseResource,
@@ -46,6 +48,7 @@ from siglip_pipeline.defs.resources import (
     UploadsResource,
 )
 from siglip_pipeline.errors import VideoError
+from siglip_pipeline.evaluation.promotion import QualityGate
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.identity import vectors_code_version
 from siglip_pipeline.siglip.model_options import ModelOptions
@@ -242,7 +245,7 @@ def frame_embeddings(
     deps=[frame_embeddings],
     automation_condition=INDEX_CONDITION,
     freshness_policy=INDEX_FRESHNESS,
-    check_specs=INDEX_CHECKS,
+    check_specs=(*INDEX_CHECKS, *QUALITY_CHECKS),
     group_name=GROUP,
     owners=OWNERS,
     kinds={"postgres"},
@@ -256,18 +259,23 @@ def similarity_index(
     least `SIGLIP_INDEX_MIN_RECALL`. Small changes are searchable without a new generation.
     """
     settings = siglip.settings()
+    options, gate = IndexOptions.from_settings(settings), QualityGate.from_settings(settings)
     with retrying_temporary_errors(context), database.open() as db:
         model_id = ModelStore(db).register(siglip.spec())
         report = build_index(
             db,
             model_id,
-            options=IndexOptions.from_settings(settings),
+            options=replace(options, promote_automatically=False) if gate else options,
             progress=context.log.info,
             texts=settings.recall_query_texts(),
             embed_texts=siglip.embed_texts,
         )
         history = recall_history(db, model_id)
         checks = check_collection(db, model_id, report)
+        if gate is not None:
+            checks.append(
+                check_quality(db, model_id, gate, promoting=options.promote_automatically)
+            )
         stale = out_of_date(db, Wanted.from_settings(settings))
     metadata = {
         **index_metadata(report, history),

@@ -199,21 +199,36 @@ def render_demo_videos(folder: str | Path, *, seed: int = 0) -> list[DemoVideo]:
         folder: where to; made if missing.
         seed: another seed gives other scenes.
     """
+    return [
+        render_video(
+            Path(folder) / name,
+            scenes,
+            seconds_per_scene=seconds,
+            fps=fps,
+            size=size,
+            codec=codec,
+            overwrite=False,
+        )
+        for (name, codec, fps, size), scenes, seconds in _demo_plan(seed)
+    ]
+
+
+def demo_timelines(*, seed: int = 0) -> dict[str, tuple[tuple[float, float, Scene], ...]]:
+    """Return what the demo's videos show at which time, by file, without rendering them."""
+    timelines = {}
+    for (name, _, fps, _), scenes, seconds in _demo_plan(seed):
+        rate = Fraction(fps).limit_denominator(1001)
+        counts = [max(1, round(length * rate)) for length in seconds]
+        timelines[name] = _timeline(scenes, counts, rate)
+    return timelines
+
+
+def _demo_plan(
+    seed: int,
+) -> Iterator[tuple[tuple[str, str, float, tuple[int, int]], tuple[Scene, ...], list[float]]]:
+    """Yield each file with its scenes and their lengths in seconds."""
     rng = np.random.default_rng(seed + 1)
     scenes = demo_scenes(seed=seed)
-    films = []
-    for number, (name, codec, fps, size) in enumerate(_DEMO_FILMS):
+    for number, film in enumerate(_DEMO_FILMS):
         chosen = scenes[number * _SCENES_PER_FILM : (number + 1) * _SCENES_PER_FILM]
-        seconds = [float(s) for s in rng.choice([2.0, 3.0, 4.0], size=len(chosen))]
-        films.append(
-            render_video(
-                Path(folder) / name,
-                chosen,
-                seconds_per_scene=seconds,
-                fps=fps,
-                size=size,
-                codec=codec,
-                overwrite=False,
-            )
-        )
-    return films
+        yield film, chosen, [float(s) for s in rng.choice([2.0, 3.0, 4.0], size=len(chosen))]

@@ -11,6 +11,9 @@ from siglip_pipeline.demo.drawing import render_picture
 from siglip_pipeline.demo.films import DemoVideo, render_demo_videos
 from siglip_pipeline.demo.scenes import Scene
 from siglip_pipeline.errors import LaunchError
+from siglip_pipeline.evaluation.annotations import read_judged
+from siglip_pipeline.evaluation.evaluating import EvaluationOptions, evaluate
+from siglip_pipeline.evaluation.quality_report import QualityReport
 from siglip_pipeline.files.private_files import private_home
 from siglip_pipeline.hits import Hit
 from siglip_pipeline.search import SearchOptions, SearchResult, SearchService
@@ -20,10 +23,17 @@ from siglip_pipeline.services.up import Launcher, launch
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.status import PipelineStatus
 from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
+from siglip_pipeline.store.quality import record_quality
 from siglip_pipeline.terminal import console
 from siglip_pipeline.terminal.progress import watch_until
+from siglip_pipeline.terminal.quality_tables import quality_table
+from siglip_pipeline.text.json_form import to_json
 
 MODEL_FOLDER = Path(__file__).parent / "model"
+JUDGED_QUERIES = Path(__file__).parent / "judged_queries.jsonl"
+"""Queries over the demo's videos; ``tools/demo_model/judge.py`` writes them."""
+MIN_PROBABILITY = 0.3
+"""The demo's searches answer "nothing here" below this, when their quality is measured."""
 TEXT_QUERIES = 4
 HITS_SHOWN = 3
 _GIVE_UP_SECONDS = 600.0
@@ -71,6 +81,8 @@ class DemoDocument:
     dagster_url: str
     page_url: str
     results: tuple[DemoAnswer, ...]
+    quality: QualityReport
+    """How well the demo's judged queries are answered."""
 
 
 def run_demo(settings: Settings, *, keep_running: bool, quiet: bool) -> DemoDocument:
@@ -92,6 +104,7 @@ def run_demo(settings: Settings, *, keep_running: bool, quiet: bool) -> DemoDocu
         with open_database(DatabaseOptions.from_settings(launcher.settings)) as database:
             status = _wait(launcher, database, len(videos), quiet=quiet)
             results = _search(database, launcher.settings, videos, quiet=quiet)
+            quality = _evaluate(database, launcher.settings)
         document = DemoDocument(
             videos=status.indexed,
             frames=status.frames,
@@ -101,8 +114,10 @@ def run_demo(settings: Settings, *, keep_running: bool, quiet: bool) -> DemoDocu
             dagster_url=launcher.endpoints.dagster_url,
             page_url=launcher.endpoints.page_url,
             results=tuple(results),
+            quality=quality,
         )
         if not quiet:
+            console.out.print(quality_table(quality))
             _print_summary(document, settings, launcher, keep_running=keep_running)
         if keep_running:
             with contextlib.suppress(KeyboardInterrupt):
@@ -159,6 +174,18 @@ def _search(
     result = service.by_image(picture, k=HITS_SHOWN)
     results.append(_report(f"picture {picture}", pictured, result, quiet=quiet))
     return results
+
+
+def _evaluate(database: Database, settings: Settings) -> QualityReport:
+    """Ask the judged queries over the demo's videos; keep the result, as `evaluate` does."""
+    chosen = settings.model_copy(update={"search_min_probability": MIN_PROBABILITY})
+    report = evaluate(
+        database,
+        read_judged(JUDGED_QUERIES),
+        EvaluationOptions(search=SearchOptions.from_settings(chosen)),
+    )
+    record_quality(database, to_json(report), purpose="command")
+    return report
 
 
 def _queries(videos: list[DemoVideo], uploads: Path) -> list[_Query]:

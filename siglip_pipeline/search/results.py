@@ -89,11 +89,15 @@ class HitFinder:
     Args:
         database: holds the vectors.
         min_probability: hides less probable hits, unless the filter sets its own minimum.
+        must_be_active: search no model but the active one.
     """
 
-    def __init__(self, database: Database, *, min_probability: float) -> None:
+    def __init__(
+        self, database: Database, *, min_probability: float, must_be_active: bool = True
+    ) -> None:
         self._database = database
         self._min_probability = min_probability
+        self._must_be_active = must_be_active
         self._moments = MomentSearch(database)
 
     def find(
@@ -111,15 +115,18 @@ class HitFinder:
         )
         if vectors.texts_TD is None:
             request = replace(request, min_score=score_of(least, model))
-            return tuple(self._moments.search(model, request, must_be_active=True))
+            return tuple(self._search(model, request))
         while True:
-            found = self._moments.search(model, request, must_be_active=True)
+            found = self._search(model, request)
             rated = self._with_probabilities(model, vectors.texts_TD, vectors.negative, found)
             hits = tuple(hit for hit in rated if hit.probability >= least)
             # Hits that the texts make improbable are hidden: search for more.
             if len(hits) >= k or len(found) < request.k or request.k == MAX_K:
                 return hits[:k]
             request = replace(request, k=min(4 * request.k, MAX_K))
+
+    def _search(self, model: ModelRow, request: SearchRequest) -> list[Hit]:
+        return self._moments.search(model, request, must_be_active=self._must_be_active)
 
     def _with_probabilities(
         self,

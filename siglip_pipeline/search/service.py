@@ -52,13 +52,19 @@ class SearchService:
             (``search_min_probability``). The model is the active one of the database, not the one
             of ``model_name``, as vectors of different models cannot be compared.
         embedder: embeds queries; None for a new :class:`.QueryEmbedder`.
+        model_key: search this model's index instead of the active one's.
 
     Every search raises :class:`.QueryError` for an invalid query, and
     :class:`.NothingIndexedError` before the first index is published.
     """
 
     def __init__(
-        self, database: Database, options: SearchOptions, *, embedder: QueryEmbedder | None = None
+        self,
+        database: Database,
+        options: SearchOptions,
+        *,
+        embedder: QueryEmbedder | None = None,
+        model_key: str | None = None,
     ) -> None:
         self._database = database
         self._options = options
@@ -66,7 +72,10 @@ class SearchService:
             options.model, picture_seconds=options.picture_seconds
         )
         self._vectorizer = QueryVectorizer(self._embedder, VectorStore(database))
-        self._finder = HitFinder(database, min_probability=options.min_probability)
+        self._finder = HitFinder(
+            database, min_probability=options.min_probability, must_be_active=model_key is None
+        )
+        self._model_key = model_key
         self._active: ModelRow | None = None
 
     def load(self, tower: Literal["text", "image"] = "text") -> None:
@@ -81,11 +90,15 @@ class SearchService:
     def active_model(self) -> ModelRow:
         """Return the active model, as last read; a search notices if it has changed.
 
+        With ``model_key``, return that model.
+
         Raises:
             NothingIndexedError: no index has been published yet.
+            ModelNotFoundError: no model has ``model_key``.
         """
+        models, key = ModelStore(self._database), self._model_key
         # A local name, as another thread may reset the attribute at any time.
-        active = self._active or ModelStore(self._database).active()
+        active = self._active or (models.active() if key is None else models.get(key))
         if active is None:
             raise NothingIndexedError(
                 "nothing is indexed yet; put videos into "

@@ -157,16 +157,17 @@ class ModelStore:
         with self._database.connection() as connection:
             return read_coverage(connection, model_id)
 
-    def promote(self, key: str, *, force: bool = False) -> ModelRow:
+    def promote(self, key: str, *, force: bool = False, objections: Sequence[str] = ()) -> ModelRow:
         """Make this model the active one, in one transaction. Promote the old one to go back.
 
         Args:
             key: the key of a model with a published index.
-            force: promote it even if it covers fewer videos than the active model.
+            force: promote it whatever speaks against it; the table of promotions keeps what.
+            objections: what speaks against it, besides that it may cover fewer videos.
 
         Raises:
             ModelNotFoundError: no such key.
-            StoreError: no published index, or incomplete coverage; gives the numbers.
+            StoreError: no published index, or something speaks against it; gives the numbers.
         """
         model = self.get(key)
         with self._database.connection() as connection:
@@ -181,13 +182,16 @@ class ModelStore:
                     f"SIGLIP_MODEL_NAME={model.name} first"
                 )
             covered = read_coverage(connection, model.model_id)
-            if not covered.complete and not force:
-                raise StoreError(
+            against = list(objections)
+            if not covered.complete:
+                against.append(
                     f"model {key} covers {covered.embedded} of {covered.total} videos "
                     f"({covered.missing} missing, {covered.failed} failed, {covered.lost} of them "
                     "searchable now and lost by the switch); embed them first, or use --force"
                 )
-            activate(connection, model.model_id)
+            if against and not force:
+                raise StoreError("\n".join(against))
+            activate(connection, model.model_id, overridden="\n".join(against) or None)
         return self.get(key)
 
     def drop(self, key: str) -> None:
@@ -215,8 +219,22 @@ class ModelStore:
             connection.execute("DELETE FROM models WHERE model_id = %s", [model.model_id])
 
 
-def activate(connection: Connection, model_id: int) -> None:
-    """Make a model the active one, within the caller's transaction."""
+def activate(connection: Connection, model_id: int, *, overridden: str | None = None) -> None:
+    """Make a model the active one and record it, within the caller's transaction.
+
+    Args:
+        connection: in the transaction.
+        model_id: the model.
+        overridden: what spoke against it.
+    """
+    connection.execute(
+        """
+        INSERT INTO promotions (model_key, replaced_key, overridden)
+        SELECT model_key, (SELECT model_key FROM models WHERE is_active), %s
+        FROM models WHERE model_id = %s
+        """,
+        [overridden, model_id],
+    )
     connection.execute("UPDATE models SET is_active = false WHERE is_active")
     connection.execute("UPDATE models SET is_active = true WHERE model_id = %s", [model_id])
 

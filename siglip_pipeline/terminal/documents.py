@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from siglip_pipeline.store.models import Coverage, ModelRow
+from siglip_pipeline.store.quality import Promotion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,8 @@ class ModelsDocument:
 
     models: tuple[ListedModel, ...]
     """Oldest first."""
+    promotions: tuple[Promotion, ...]
+    """Which model became the active one when; newest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

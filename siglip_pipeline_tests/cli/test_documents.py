@@ -28,7 +28,8 @@ def test_models_are_listed_with_their_coverage(database: Database, database_url:
                 "failed": 0,
                 "vectors": 0,
             }
-        ]
+        ],
+        "promotions": [],
     }
 
 

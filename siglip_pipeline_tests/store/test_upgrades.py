@@ -75,7 +75,7 @@ def test_from_every_version_to_the_newest_nothing_is_lost(database: Database, ve
     build(database, version)
     before = all_rows(database)
     assert all(before.values()), "a table without rows: its migration needs a rows_NNNN.sql"
-    assert len(migrate(database)) == NEWEST - version
+    assert len(migrate(database)) == sum(known.number > version for known in KNOWN)
     after = all_rows(database, {table: list(rows[0]) for table, rows in before.items()})
     assert after == before
     with database.connection() as connection:

@@ -1,0 +1,128 @@
+"""The check `retrieval_quality`: how well the new index answers the judged queries."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import dagster as dg
+
+from siglip_pipeline.defs.partitions import asset_key
+from siglip_pipeline.errors import JudgedQueriesError, NothingIndexedError
+from siglip_pipeline.evaluation.promotion import QualityGate, promote_automatically
+from siglip_pipeline.evaluation.quality_report import QualityReport
+from siglip_pipeline.records import Stage
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.store.quality import PastQuality, quality_history, record_quality
+from siglip_pipeline.text.json_form import to_json
+
+NAME = "retrieval_quality"
+
+QUALITY_CHECKS = (
+    (
+        dg.AssetCheckSpec(
+            NAME,
+            asset=asset_key(Stage.INDEX),
+            description="The judged queries of SIGLIP_JUDGED_QUERIES are answered about as well as "
+            "ever: SIGLIP_QUALITY_METRIC is at most SIGLIP_QUALITY_MARGIN below its best.",
+        ),
+    )
+    if Settings.load().judged_queries
+    else ()
+)
+
+
+def check_quality(
+    database: Database, model_id: int, gate: QualityGate, *, promoting: bool
+) -> dg.AssetCheckResult:
+    """Ask the judged queries of a model's index, and compare with earlier results of the same ones.
+
+    Args:
+        database: holds the index and the earlier results.
+        model_id: the model.
+        gate: the queries, the metric and the margin.
+        promoting: also make the model the active one, if it answers well enough.
+    """
+    try:
+        report = gate.evaluate(database, ModelStore(database).get(model_id).key)
+        objection = promote_automatically(database, model_id, gate) if promoting else None
+    except (JudgedQueriesError, NothingIndexedError) as error:
+        return dg.AssetCheckResult(check_name=NAME, passed=False, metadata={"reason": str(error)})
+    history = quality_history(database, judged=report.judged, purpose="check")
+    best = max(
+        (
+            value
+            for past in history
+            if past.report["digest"] == report.digest
+            and (value := _value(past.report, gate.metric)) is not None
+        ),
+        default=None,
+    )
+    record_quality(database, to_json(report), purpose="check")
+    value = round(gate.value(report), 6)
+    metadata: dict[str, Any] = {
+        gate.metric: value,
+        "best_so_far": value if best is None else max(best, value),
+        "judged_queries": len(report.queries),
+        "left_out": report.skipped,
+        "metrics": _metrics_table(report),
+        "history": _history_table(history, gate.metric),
+    }
+    if objection is not None:
+        metadata["not_promoted"] = objection
+    return dg.AssetCheckResult(
+        check_name=NAME,
+        passed=objection is None and (best is None or value >= best - gate.margin),
+        metadata=metadata,
+    )
+
+
+def _metrics_table(report: QualityReport) -> dg.MetadataValue[Any]:
+    return dg.MetadataValue.table(
+        [
+            dg.TableRecord(
+                {
+                    "tag": tag.tag or "all",
+                    "metric": value.metric,
+                    "mean": round(value.mean, 4),
+                    "low": round(value.low, 4),
+                    "high": round(value.high, 4),
+                    "queries": value.queries,
+                }
+            )
+            for tag in report.tags
+            for value in tag.metrics
+        ]
+    )
+
+
+def _history_table(history: Sequence[PastQuality], metric: str) -> dg.MetadataValue[Any]:
+    return dg.MetadataValue.table(
+        [
+            dg.TableRecord(
+                {
+                    "evaluated_at": past.evaluated_at.isoformat(timespec="seconds"),
+                    "model": past.model_key,
+                    "generation": past.generation or 0,
+                    metric: round(_value(past.report, metric) or 0.0, 4),
+                    "queries": past.report["digest"],
+                }
+            )
+            for past in history
+        ],
+        schema=dg.TableSchema(
+            columns=[
+                dg.TableColumn("evaluated_at"),
+                dg.TableColumn("model"),
+                dg.TableColumn("generation", "int"),
+                dg.TableColumn(metric, "float"),
+                dg.TableColumn("queries"),
+            ]
+        ),
+    )
+
+
+def _value(report: dict[str, Any], metric: str) -> float | None:
+    """Return a metric over all queries from a stored report."""
+    found = (m["mean"] for m in report["tags"][0]["metrics"] if m["metric"] == metric)
+    return next(found, None)

@@ -1,0 +1,72 @@
+"""Tables of evaluations: the metrics of a report, and two reports side by side."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from siglip_pipeline.evaluation.comparing import Comparison, WorseQuery
+from siglip_pipeline.evaluation.quality_report import NOTHING_FOUND, QualityReport
+from siglip_pipeline.uploads.names import shown
+
+_OF_TAGS = ("R@1", "R@1 IoU0.5", "MRR", "nDCG@10", "video R@1", NOTHING_FOUND)
+"""The metrics that are also shown per tag."""
+
+
+def quality_table(report: QualityReport) -> Group:
+    """Return a row for each metric with its 95% interval, and where there are tags one for each."""
+    title = f"{report.judged}: {len(report.queries)} judged queries, {report.model}"
+    table = Table(title=shown(title), title_justify="left")
+    table.add_column("metric")
+    for column in ("mean", "95% interval", "queries"):
+        table.add_column(column, justify="right")
+    for value in report.overall.metrics:
+        interval = f"{value.low:.3f} – {value.high:.3f}"
+        table.add_row(value.metric, f"{value.mean:.3f}", interval, str(value.queries))
+    return Group(table, _tags_table(report)) if len(report.tags) > 1 else Group(table)
+
+
+def _tags_table(report: QualityReport) -> Table:
+    names = [name for name in _OF_TAGS if report.overall.metric(name)]
+    table = Table()
+    for column in ("tag", "queries", *names):
+        table.add_column(shown(column), justify="left" if column == "tag" else "right")
+    for tag in report.tags[1:]:
+        values = [tag.metric(name) for name in names]
+        cells = [f"{value.mean:.3f}" if value else "" for value in values]
+        table.add_row(shown(tag.tag), str(tag.queries), *cells)
+    return table
+
+
+def comparison_table(rows: Iterable[Comparison], *, before: str, after: str) -> Table:
+    """Return both values of each metric, with wins, losses and the paired test."""
+    table = Table()
+    table.add_column("metric")
+    for column in (before, after, "difference", "wins", "losses", "ties", "p"):
+        table.add_column(shown(column), justify="right")
+    for row in rows:
+        difference = Text(f"{row.difference:+.3f}")
+        if row.p_value < 0.05:
+            difference.stylize("green" if row.difference > 0 else "red")
+        table.add_row(
+            row.metric,
+            f"{row.before:.3f}",
+            f"{row.after:.3f}",
+            difference,
+            str(row.wins),
+            str(row.losses),
+            str(row.ties),
+            f"{row.p_value:.3f}",
+        )
+    return table
+
+
+def worse_table(rows: Sequence[WorseQuery], metric: str) -> Table:
+    """Return the queries that score less after, worst first."""
+    table = Table(title=f"worse by {metric}", title_justify="left")
+    for column in ("line", "query", "before", "after"):
+        table.add_column(column, justify="left" if column == "query" else "right")
+    for row in rows:
+        table.add_row(str(row.line), shown(row.query), f"{row.before:.3f}", f"{row.after:.3f}")
+    return table

@@ -1,0 +1,260 @@
+"""Judged queries against the demo's films: the command, comparisons, the gate and the check."""
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from siglip_pipeline.cli import main as cli
+from siglip_pipeline.defs.quality_check import check_quality
+from siglip_pipeline.demo.run import JUDGED_QUERIES, MODEL_FOLDER
+from siglip_pipeline.errors import JudgedQueriesError, NothingIndexedError, StoreError
+from siglip_pipeline.evaluation.annotations import read_judged
+from siglip_pipeline.evaluation.evaluating import EvaluationOptions, evaluate
+from siglip_pipeline.evaluation.promotion import QualityGate, promote, promote_automatically
+from siglip_pipeline.evaluation.quality_report import NOTHING_HERE, QualityReport
+from siglip_pipeline.records import EmbeddingBatch
+from siglip_pipeline.search import SearchOptions
+from siglip_pipeline.siglip.embeddings import extract_image_embeddings
+from siglip_pipeline.siglip.model import get_model
+from siglip_pipeline.siglip.model_options import ModelOptions
+from siglip_pipeline.store.index.index_options import IndexOptions
+from siglip_pipeline.store.index.similarity_index import build_index
+from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.store.quality import promotions, quality_history
+from siglip_pipeline.store.vectors import VectorStore
+from siglip_pipeline.video.frame_store import FrameStore
+from siglip_pipeline_tests.evaluation.conftest import Reels, write_lines
+
+JUDGED = read_judged(JUDGED_QUERIES)
+
+
+def options(reels: Reels, **values: Any) -> EvaluationOptions:
+    chosen = reels.settings.model_copy(update=values)
+    return EvaluationOptions(search=SearchOptions.from_settings(chosen))
+
+
+def mean(report: QualityReport, metric: str, tag: str = "") -> float:
+    value = next(t for t in report.tags if t.tag == tag).metric(metric)
+    assert value is not None, metric
+    return value.mean
+
+
+def test_the_demo_judged_queries_are_what_the_renderer_says() -> None:
+    from tools.demo_model.judge import judged_queries
+
+    written = [json.loads(line) for line in JUDGED_QUERIES.read_text().splitlines()]
+    assert written == [*judged_queries()], "run `python -m tools.demo_model.judge`"
+    tags = [tag for document in written for tag in document["tags"]]
+    assert len(written) == 200
+    assert {"seen", "unseen", "two objects", "motion", "nothing here"} <= set(tags)
+
+
+def test_the_demo_model_answers_its_judged_queries(reels: Reels) -> None:
+    report = evaluate(reels.database, JUDGED, options(reels, search_min_probability=0.3))
+    assert mean(report, "R@1", "caption") > 0.95
+    assert mean(report, "R@1") > 0.85
+    assert mean(report, "nDCG@10") > 0.9
+    assert mean(report, NOTHING_HERE) > 0.5
+    overall = report.overall.metric("R@1")
+    assert overall is not None
+    assert overall.low < overall.mean < overall.high
+    assert overall.queries == 160, "those that something answers"
+    assert len(report.queries) == 200
+
+
+def test_a_query_does_not_find_itself(reels: Reels, tmp_path: Path) -> None:
+    start, end, _ = reels.films["reel-1.mp4"].timeline[1]
+    here = f'"video": "reel-1.mp4", "start_seconds": {start}, "end_seconds": {end}'
+    path = write_lines(
+        tmp_path / "judged.jsonl",
+        f'{{"query": {{"like": "reel-1.mp4@{start + 0.5}"}}, "relevant": [{{{here}}}]}}',
+    )
+    report = evaluate(reels.database, read_judged(path), options(reels))
+    assert mean(report, "R@10") == 0, "the moment that is the query is left out"
+
+
+def test_videos_are_known_by_their_names(reels: Reels, tmp_path: Path) -> None:
+    start, end, scene = reels.films["more/reel-5.mp4"].timeline[0]
+    path = write_lines(tmp_path / "charades.txt", f"reel-5 {start} {end}##{scene.caption}")
+    judged = read_judged(path, "charades-sta")
+    report = evaluate(reels.database, judged, options(reels))
+    assert mean(report, "R@1") == 1
+    assert mean(report, "IoU@1") > 0.5, "a metric of the publishers"
+    path = write_lines(tmp_path / "charades.txt", f"reel-5 {start} {end}##x", "reel-9 0 1##x")
+    judged = read_judged(path, "charades-sta")
+    with pytest.raises(JudgedQueriesError, match=r"line 2: 'reel-9'. Index them, or .*--skip-mis"):
+        evaluate(reels.database, judged, options(reels))
+    skipping = EvaluationOptions(
+        search=SearchOptions.from_settings(reels.settings), skip_missing=True
+    )
+    report = evaluate(reels.database, judged, skipping)
+    assert (len(report.queries), report.skipped) == (1, 1)
+
+
+def run_cli(
+    monkeypatch: pytest.MonkeyPatch, reels: Reels, *arguments: str, **more: str
+) -> int | str | None:
+    for name, value in {**reels.settings.environment(), **more}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["siglip-pipeline", *arguments])
+    with pytest.raises(SystemExit) as exited:
+        cli.main()
+    return exited.value.code
+
+
+def test_the_command_shows_and_stores(
+    reels: Reels, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(JUDGED_QUERIES)
+    compare = ("--compare", "SIGLIP_SEARCH_MIN_PROBABILITY=0.9")
+    before = len(quality_history(reels.database, judged=JUDGED.name, purpose="command"))
+    assert not run_cli(monkeypatch, reels, "evaluate", file, "--min-probability", "0.3", *compare)
+    shown = capsys.readouterr().out
+    for part in ("R@1 IoU0.7", "nDCG@10", "caption", "losses"):
+        assert part in shown
+    assert not run_cli(monkeypatch, reels, "evaluate", file, "--json", *compare)
+    document = json.loads(capsys.readouterr().out)
+    assert document["report"]["min_probability"] == 0
+    assert document["compared"]["min_probability"] == 0.9
+    rows = {row["metric"]: row for row in document["comparison"]}
+    assert rows["R@1"]["ties"] == 160, "ranks do not depend on what is hidden"
+    history = quality_history(reels.database, judged=JUDGED.name, purpose="command")
+    assert len(history) == before + 4
+    assert history[0].report == document["compared"]
+    for arguments, said in (
+        (("--compare", "SIGLIP_SAMPLING=fps:2"), "searches do not read this setting; allowed are"),
+        (("--compare", "no-such-key"), "no model 'no-such-key'"),
+        (("--form", "coco"), "there is no form 'coco'"),
+    ):
+        assert run_cli(monkeypatch, reels, "evaluate", file, *arguments) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.fixture(scope="module")
+def worse_model(reels: Reels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The demo's model with noise in its text tower, registered and indexed beside it; its key."""
+    folder = tmp_path_factory.mktemp("worse") / "model"
+    shutil.copytree(MODEL_FOLDER, folder)
+    weights = load_file(folder / "model.safetensors")
+    name = next(n for n in weights if n.endswith("text_model.head.weight"))
+    noise = np.random.default_rng(3).standard_normal(weights[name].shape)
+    weights[name] = (weights[name] + 0.2 * noise).astype(weights[name].dtype)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    settings = reels.settings.model_copy(update={"model_name": str(folder)})
+    model = get_model(ModelOptions.from_settings(settings), tower="image")
+    models, vectors = ModelStore(reels.database), VectorStore(reels.database)
+    model_id = models.register(model.spec)
+    with reels.database.connection() as connection:
+        hashes = dict(connection.execute("SELECT path, source_sha256 FROM videos").fetchall())
+    for video in reels.films:
+        [batch] = FrameStore(settings.frame_store_url).read(video, batch_size=10_000)
+        vectors.load(
+            model_id,
+            EmbeddingBatch(
+                video=video,
+                frame_index_N=batch.frame_index_N,
+                time_seconds_N=batch.time_seconds_N,
+                embeddings_ND=extract_image_embeddings(batch.jpegs, model=model),
+            ),
+            source_sha256=hashes[video],
+            sampling="fps:1",
+        )
+    with pytest.raises(NothingIndexedError, match="no index is published for model"):
+        evaluate(
+            reels.database,
+            JUDGED,
+            EvaluationOptions(
+                search=SearchOptions.from_settings(settings), model_key=model.spec.key
+            ),
+        )
+    build_index(reels.database, model_id, options=IndexOptions.from_settings(settings), force=True)
+    yield model.spec.key
+    models.promote(models.get(reels.model_id).key)
+
+
+@pytest.fixture
+def gate(reels: Reels) -> QualityGate:
+    settings = reels.settings.model_copy(update={"judged_queries": JUDGED_QUERIES})
+    found = QualityGate.from_settings(settings)
+    assert found is not None
+    assert QualityGate.from_settings(reels.settings) is None
+    return found
+
+
+def test_a_model_that_answers_worse_is_not_promoted(
+    reels: Reels, worse_model: str, gate: QualityGate
+) -> None:
+    models = ModelStore(reels.database)
+    good = models.get(reels.model_id).key
+    with pytest.raises(StoreError) as refused:
+        promote(reels.database, worse_model, gate)
+    said = str(refused.value)
+    assert f"model {worse_model} answers judged_queries.jsonl worse than {good}" in said
+    assert "nDCG@10 falls from 0.9" in said
+    assert "SIGLIP_QUALITY_MARGIN allows 0.02; use --force" in said
+    worst = said.splitlines()[1]
+    assert worst.startswith("  line ")
+    assert worst.endswith("1.000 to 0.000")
+    active = models.active()
+    assert active is not None
+    assert active.key == good
+    refusal = promote_automatically(reels.database, models.get(worse_model).model_id, gate)
+    assert refusal == said
+
+    promote(reels.database, worse_model, gate, force=True)
+    [recorded, *_] = promotions(reels.database)
+    assert (recorded.model_key, recorded.replaced_key) == (worse_model, good)
+    assert recorded.overridden == said
+    promote(reels.database, good, gate)
+    [recorded, *_] = promotions(reels.database)
+    assert (recorded.model_key, recorded.overridden) == (good, None), "better is welcome"
+
+
+def test_two_models_are_compared(
+    reels: Reels,
+    worse_model: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ("evaluate", str(JUDGED_QUERIES), "--compare", worse_model, "--json")
+    assert not run_cli(monkeypatch, reels, *arguments)
+    document = json.loads(capsys.readouterr().out)
+    row = next(r for r in document["comparison"] if r["metric"] == "nDCG@10")
+    assert row["before"] > row["after"] + 0.1
+    assert row["losses"] > row["wins"]
+    assert row["p_value"] < 0.001
+    assert document["worse"][0]["before"] > document["worse"][0]["after"]
+    assert document["compared"]["model_key"] == worse_model
+
+
+def test_the_check_compares_with_the_best_so_far(
+    reels: Reels, worse_model: str, gate: QualityGate
+) -> None:
+    first = check_quality(reels.database, reels.model_id, gate, promoting=False)
+    assert first.passed
+    again = check_quality(reels.database, reels.model_id, gate, promoting=False)
+    assert again.passed
+    assert first.metadata["nDCG@10"] == again.metadata["best_so_far"]
+    worse_id = ModelStore(reels.database).get(worse_model).model_id
+    fallen = check_quality(reels.database, worse_id, gate, promoting=True)
+    assert not fallen.passed
+    assert "answers judged_queries.jsonl worse" in str(fallen.metadata["not_promoted"].value)
+    assert len(fallen.metadata["history"].value) == 2, "the two before it"
+
+
+def test_a_file_that_does_not_fit_fails_the_check_alone(
+    reels: Reels, gate: QualityGate, tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    broken = replace(gate, judged=write_lines(tmp_path / "judged.jsonl", "{"))
+    result = check_quality(reels.database, reels.model_id, broken, promoting=False)
+    assert not result.passed
+    assert "line 1: no JSON" in str(result.metadata["reason"].value)
