@@ -20,6 +20,7 @@ LIGHT = [
     "siglip_pipeline.store.index.similarity_index",
     "siglip_pipeline.search",
     "siglip_pipeline.search.export",
+    "siglip_pipeline.evaluation.promotion",
     "siglip_pipeline.video.clip",
     "siglip_pipeline.cli.main",
     "siglip_pipeline.definitions",

@@ -43,7 +43,7 @@ FILES = {
         'key,vid_key,video_id,sentence\nret0,msr9770,video9770,"a person, connecting something"\n'
     ),
 }
-READ = {
+READ: dict[str, tuple[str, list[tuple[str, float, float, int]], bool]] = {
     "qvhighlights": (
         "A family plays basketball.",
         [("bP5KfdFJzC4_660.0_810.0", 0, 16, 1), ("bP5KfdFJzC4_660.0_810.0", 20, 24, 1)],

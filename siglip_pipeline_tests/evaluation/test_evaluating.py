@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -246,7 +247,9 @@ def test_the_check_compares_with_the_best_so_far(
     fallen = check_quality(reels.database, worse_id, gate, promoting=True)
     assert not fallen.passed
     assert "answers judged_queries.jsonl worse" in str(fallen.metadata["not_promoted"].value)
-    assert len(fallen.metadata["history"].value) == 2, "the two before it"
+    history = fallen.metadata["history"]
+    assert isinstance(history, dg.TableMetadataValue)
+    assert len(history.records) == 2, "the two before it"
 
 
 def test_a_file_that_does_not_fit_fails_the_check_alone(

@@ -26,7 +26,16 @@ REFUSED: Final = {"dagster_url", "page_url", "model_name", "source_url"}
 """The value shows to everybody, so one with a secret is refused."""
 PLAIN: Final = {
     *("part", "home", "model_revision", "device", "dtype", "batch_size", "sampling", "index_kind"),
-    *("recall_texts", "host", "dagster_host", "log_level", "executor", "trusted_proxies"),
+    *(
+        "recall_texts",
+        "judged_queries",
+        "quality_metric",
+        "host",
+        "dagster_host",
+        "log_level",
+        "executor",
+        "trusted_proxies",
+    ),
 }
 """There is no secret that a person could put there; nor is there in a number."""
 

@@ -192,4 +192,4 @@ def test_a_role_that_may_only_read_needs_no_migration(database: Database) -> Non
     url = f"{database.url.reveal()}&options=-c%20default_transaction_read_only%3Don"
     with Database(url) as reader:
         assert migrate(reader) == []
-    assert before == (NEWEST,)
+    assert before == (len(KNOWN),)
