@@ -1,6 +1,7 @@
 """Metrics by hand: what counts as right, at which depth, and what the intervals are of."""
 
 import math
+
 import pytest
 
 from siglip_pipeline.errors import JudgedQueriesError
