@@ -8,6 +8,12 @@ import dagster as dg
 import pytest
 
 from siglip_pipeline.definitions import defs
+from siglip_pipeline.defs.partitions import (
+    RANGE_END_TAG,
+    RANGE_START_TAG,
+    VIDEOS_PARTITIONS_NAME,
+    keys_between,
+)
 from siglip_pipeline.defs.sensors import new_uploads
 from siglip_pipeline.settings import Settings, process_environment
 from siglip_pipeline_tests.faults.conftest import Make
@@ -23,11 +29,17 @@ def taken_up(settings: Settings, instance: dg.DagsterInstance) -> list[str]:
     context = dg.build_sensor_context(
         instance=instance, definitions=defs, resources=dict(defs.resources or {})
     )
-    before = {*instance.get_dynamic_partitions("videos")}
     result = new_uploads(context)
     if not isinstance(result, dg.SensorResult):
         return []
-    return sorted({*instance.get_dynamic_partitions("videos")} - before)
+    partitions = instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)
+    return sorted(
+        key
+        for request in result.run_requests or []
+        for key in keys_between(
+            partitions, request.tags[RANGE_START_TAG], request.tags[RANGE_END_TAG]
+        )
+    )
 
 
 def test_times_of_files_that_lie_anywhere(make_pipeline: Make, tmp_path: Path) -> None:
