@@ -181,6 +181,8 @@ class SearchRequest:
     """Moments that score less are no hits."""
     ef_search: int | None = None
     """``ef_search`` of HNSW or ``probes`` of IVFFlat; None: the value of the recall check."""
+    exact: bool = False
+    """Compare every frame in scope instead of asking the index."""
 
     def __post_init__(self) -> None:
         check_range(self.k, 0)

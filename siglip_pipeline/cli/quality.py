@@ -1,4 +1,4 @@
-"""The command `evaluate`; `cli/main.py` adds it to the others."""
+"""The commands `evaluate` and `explain`; `cli/main.py` adds them to the others."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,19 @@ from typing import Annotated
 import typer
 
 from siglip_pipeline.cli.common import Json, load_settings
+from siglip_pipeline.cli.search import (
+    FromSeconds,
+    Image,
+    Like,
+    MinProbability,
+    PerVideo,
+    Since,
+    ToSeconds,
+    Until,
+    Videos,
+    query_terms,
+    search_filter,
+)
 from siglip_pipeline.errors import QueryError
 from siglip_pipeline.evaluation.annotations import FORMS, read_judged
 from siglip_pipeline.evaluation.comparing import (
@@ -19,7 +32,7 @@ from siglip_pipeline.evaluation.comparing import (
 from siglip_pipeline.evaluation.evaluating import EvaluationOptions, evaluate
 from siglip_pipeline.evaluation.judged_queries import JudgedQueries
 from siglip_pipeline.evaluation.quality_report import QualityReport
-from siglip_pipeline.search import SearchOptions
+from siglip_pipeline.search import SearchOptions, SearchService, parse_moment
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
 from siglip_pipeline.store.quality import record_quality
@@ -108,9 +121,49 @@ def evaluate_command(
         _show(document, queries, settings.quality_metric, compare)
 
 
+def explain(
+    query: Annotated[
+        str, typer.Argument(help='The query, as `search` takes it; "" with --image or --like.')
+    ],
+    moment: Annotated[
+        str, typer.Argument(metavar="VIDEO@SECONDS", help="The moment that was expected.")
+    ],
+    image: Image = None,
+    like: Like = None,
+    k: Annotated[int, typer.Option("--k", "-k", help="How many moments the search shows.")] = 10,
+    video: Videos = None,
+    from_seconds: FromSeconds = None,
+    to_seconds: ToSeconds = None,
+    since: Since = None,
+    until: Until = None,
+    min_probability: MinProbability = None,
+    per_video: PerVideo = None,
+    json_: Json = False,
+) -> None:
+    """Say why a search does not show a moment, and what would change that.
+
+    Was it sampled, what does it score, which filter hides it, did the index miss it, which hits are
+    better? The filters are those of `search`.
+    """
+    settings = load_settings()
+    filter = search_filter(
+        video, from_seconds, to_seconds, since, until, min_probability, per_video
+    )
+    path, seconds = parse_moment(moment)
+    terms = query_terms(query or None, image, like)
+    with open_database(DatabaseOptions.from_settings(settings)) as database:
+        service = SearchService(database, SearchOptions.from_settings(settings))
+        explanation = service.explain(terms, path, seconds, k=k, filter=filter)
+    if json_:
+        console.print_json(explanation)
+    else:
+        console.out.print(quality_tables.explanation_table(explanation))
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command("evaluate")(evaluate_command)
+    app.command()(explain)
 
 
 def _other(settings: Settings, compare: str, model: str | None) -> tuple[Settings, str | None]:

@@ -114,16 +114,10 @@ def search(
     settings = load_settings()
     if clips and export is None:
         raise typer.BadParameter("--clips needs --export FOLDER")
-    filter = SearchFilter(
-        videos=tuple(video) if video else None,
-        from_seconds=from_seconds,
-        to_seconds=to_seconds,
-        uploaded_since=since,
-        uploaded_until=until,
-        min_probability=min_probability,
-        max_per_video=per_video,
+    filter = search_filter(
+        video, from_seconds, to_seconds, since, until, min_probability, per_video
     )
-    result = _find(settings, _terms(text, image, like), clip, k=k, filter=filter)
+    result = _find(settings, query_terms(text, image, like), clip, k=k, filter=filter)
     document = SearchDocument(
         query=result.query,
         model=result.model,
@@ -292,7 +286,29 @@ def duplicates_table(segments: list[SharedSegment]) -> Any:
     return table
 
 
-def _terms(text: str | None, image: Path | None, like: str | None) -> list[QueryTerm]:
+def search_filter(
+    video: list[str] | None,
+    from_seconds: float | None,
+    to_seconds: float | None,
+    since: datetime | None,
+    until: datetime | None,
+    min_probability: float | None,
+    per_video: int | None,
+) -> SearchFilter:
+    """Return the filter that the options of a search ask for."""
+    return SearchFilter(
+        videos=tuple(video) if video else None,
+        from_seconds=from_seconds,
+        to_seconds=to_seconds,
+        uploaded_since=since,
+        uploaded_until=until,
+        min_probability=min_probability,
+        max_per_video=per_video,
+    )
+
+
+def query_terms(text: str | None, image: Path | None, like: str | None) -> list[QueryTerm]:
+    """Return the terms of a text or mix, a picture and a moment, those that are given."""
     terms: list[QueryTerm] = []
     if text is not None:
         terms += parse_query(text)

@@ -11,6 +11,7 @@ hits, and labels; it imports `store` and the rooms below it, no Dagster.
 
 from siglip_pipeline.hits import MAX_K, Hit, Moment, SearchFilter
 from siglip_pipeline.search.embedder import QueryEmbedder
+from siglip_pipeline.search.explaining import Cause, Explanation
 from siglip_pipeline.search.label_search import LabelReport, LabelScore, VideoLabels
 from siglip_pipeline.search.query_terms import (
     ImageTerm,
@@ -27,6 +28,8 @@ from siglip_pipeline.search.service import DEFAULT_K, SearchService
 __all__ = [
     "DEFAULT_K",
     "MAX_K",
+    "Cause",
+    "Explanation",
     "Hit",
     "ImageTerm",
     "LabelReport",

@@ -114,6 +114,21 @@ class QueryVectorizer:
         longest = np.sort(np.argsort(-lengths_M, kind="stable")[:_CLIP_VECTORS])
         return QueryVectors(query_QD=moments.means_MD[longest], within=_PICTURE_COSINE)
 
+    def of_terms(self, model: ModelRow, terms: Sequence[QueryTerm]) -> QueryVectors:
+        """Return the vectors of one term, or of a mix.
+
+        Raises:
+            QueryError: the terms cancel each other, or a moment has no vectors.
+        """
+        if len(terms) > 1:
+            return self.mix(model, terms)
+        [term] = terms
+        if isinstance(term, TextTerm):
+            return self.text(model, term.text)
+        if isinstance(term, ImageTerm):
+            return self.image(model, term.image)
+        return self.moment(self.frame(model, term.video, term.seconds))
+
     def mix(self, model: ModelRow, terms: Sequence[QueryTerm]) -> QueryVectors:
         """Return the vectors of the weighted sum of several terms.
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from siglip_pipeline.hits import MAX_K, Hit, Moment, SearchFilter, SearchRequest
 from siglip_pipeline.records import FloatArray
-from siglip_pipeline.search.probability import score_of
+from siglip_pipeline.search.probability import probability_of, score_of
 from siglip_pipeline.search.query_terms import ImageTerm, QueryTerm, TextTerm
 from siglip_pipeline.search.query_vectors import QueryVectors
 from siglip_pipeline.siglip.similarity import probability
@@ -101,17 +101,36 @@ class HitFinder:
         self._moments = MomentSearch(database)
 
     def find(
-        self, model: ModelRow, vectors: QueryVectors, k: int, filter: SearchFilter
+        self,
+        model: ModelRow,
+        vectors: QueryVectors,
+        k: int,
+        filter: SearchFilter,
+        *,
+        exact: bool = False,
+        ef_search: int | None = None,
     ) -> tuple[Hit, ...]:
         """Return the ``k`` best moments that are probable enough, best first.
+
+        Args:
+            model: the model of the vectors.
+            vectors: the query.
+            k: the largest number of hits.
+            filter: what may be returned.
+            exact: compare every frame in scope instead of asking the index.
+            ef_search: of the index; None for the value of the recall check.
 
         Raises:
             ActiveModelChangedError: the model is not the active one any more.
         """
-        least = filter.min_probability
-        least = self._min_probability if least is None else least
+        least = self.least_probability(filter)
         request = SearchRequest(
-            query_QD=vectors.query_QD, k=k, filter=filter, within=vectors.within
+            query_QD=vectors.query_QD,
+            k=k,
+            filter=filter,
+            within=vectors.within,
+            exact=exact,
+            ef_search=ef_search,
         )
         if vectors.texts_TD is None:
             request = replace(request, min_score=score_of(least, model))
@@ -124,6 +143,18 @@ class HitFinder:
             if len(hits) >= k or len(found) < request.k or request.k == MAX_K:
                 return hits[:k]
             request = replace(request, k=min(4 * request.k, MAX_K))
+
+    def least_probability(self, filter: SearchFilter) -> float:
+        """Return the probability below which hits are hidden."""
+        least = filter.min_probability
+        return self._min_probability if least is None else least
+
+    def rated(self, model: ModelRow, vectors: QueryVectors, hit: Hit) -> Hit:
+        """Return a hit with its probability for a query; that of its score if no mix has texts."""
+        if vectors.texts_TD is None:
+            return replace(hit, probability=probability_of(hit.score, model))
+        [rated] = self._with_probabilities(model, vectors.texts_TD, vectors.negative, [hit])
+        return rated
 
     def _search(self, model: ModelRow, request: SearchRequest) -> list[Hit]:
         return self._moments.search(model, request, must_be_active=self._must_be_active)

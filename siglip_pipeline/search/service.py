@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from siglip_pipeline.errors import ModelChangedError, NothingIndexedError
 from siglip_pipeline.hits import Hit, Moment, SearchFilter, check_range
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.search.embedder import QueryEmbedder
+from siglip_pipeline.search.explaining import Explanation, explain_moment
 from siglip_pipeline.search.label_search import LabelReport, label_sentences, label_videos
 from siglip_pipeline.search.query_pictures import Picture
 from siglip_pipeline.search.query_terms import (
@@ -35,6 +36,7 @@ DEFAULT_K = 10
 MAX_PROMOTIONS = 5
 """How often a search is repeated because another model was promoted meanwhile."""
 
+_T = TypeVar("_T")
 _Embedded = tuple[QueryShown, QueryVectors]
 """A query as it was interpreted, and its vectors."""
 
@@ -387,6 +389,46 @@ class SearchService:
         vectors_LD = self._embedder.texts(model, sentences)
         return label_videos(self._database, model, labels, vectors_LD, chosen)
 
+    def explain(
+        self,
+        terms: Sequence[QueryTerm],
+        video: str,
+        seconds: float,
+        *,
+        k: int = DEFAULT_K,
+        filter: SearchFilter | None = None,
+    ) -> Explanation:
+        """Say why a search does not show a moment, or where it does.
+
+        Searches everything in scope exactly, so it takes longer than a search.
+
+        Args:
+            terms: the query.
+            video: path below UPLOADS.
+            seconds: the moment that was expected.
+            k: how many hits the search shows.
+            filter: of the search.
+
+        Raises:
+            QueryError: the query is invalid.
+            NothingIndexedError: no index has been published yet.
+        """
+        check_terms(terms)
+        check_range(k, 0)
+
+        def answer(model: ModelRow) -> Explanation:
+            return explain_moment(
+                self._database,
+                self._finder,
+                model,
+                self._vectorizer.of_terms(model, terms),
+                Moment(video=video, time_seconds=seconds),
+                k=k,
+                filter=filter or SearchFilter(),
+            )
+
+        return self._with_active_model(answer)
+
     def _shown(self, model: ModelRow, term: QueryTerm) -> TermShown:
         tokens = None
         if isinstance(term, TextTerm):
@@ -421,17 +463,23 @@ class SearchService:
     ) -> SearchResult:
         check_range(k, offset)
         chosen = (filter or SearchFilter()).narrowed_to(videos)
-        limits = None if chosen == SearchFilter() else chosen
-        for _ in range(MAX_PROMOTIONS):
-            model = self.active_model()
+
+        def answer(model: ModelRow) -> SearchResult:
             query, vectors = embed(model)
-            try:
-                hits = self._finder.find(model, vectors, offset + k, chosen)[offset:]
-            except ActiveModelChangedError:
-                self._active = None
-                continue
+            hits = self._finder.find(model, vectors, offset + k, chosen)[offset:]
+            limits = None if chosen == SearchFilter() else chosen
             query = replace(query, k=k, offset=offset or None, filter=limits)
             return SearchResult(query=query, model=model.name, hits=hits)
+
+        return self._with_active_model(answer)
+
+    def _with_active_model(self, answer: Callable[[ModelRow], _T]) -> _T:
+        """Return an answer of the active model; ask again if another one is promoted meanwhile."""
+        for _ in range(MAX_PROMOTIONS):
+            try:
+                return answer(self.active_model())
+            except ActiveModelChangedError:
+                self._active = None
         raise ModelChangedError(
             f"another model was promoted each of the {MAX_PROMOTIONS} times that this search "
             "was tried; search again when `siglip-pipeline models` shows one that stays active"

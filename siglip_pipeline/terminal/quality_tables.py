@@ -8,6 +8,8 @@ from rich.text import Text
 
 from siglip_pipeline.evaluation.comparing import Comparison, WorseQuery
 from siglip_pipeline.evaluation.quality_report import NOTHING_FOUND, QualityReport
+from siglip_pipeline.search import Explanation
+from siglip_pipeline.text.timecode import timecode
 from siglip_pipeline.uploads.names import shown
 
 _OF_TAGS = ("R@1", "R@1 IoU0.5", "MRR", "nDCG@10", "video R@1", NOTHING_FOUND)
@@ -69,4 +71,27 @@ def worse_table(rows: Sequence[WorseQuery], metric: str) -> Table:
         table.add_column(column, justify="left" if column == "query" else "right")
     for row in rows:
         table.add_row(str(row.line), shown(row.query), f"{row.before:.3f}", f"{row.after:.3f}")
+    return table
+
+
+def explanation_table(e: Explanation) -> Table:
+    """Return what is known of a moment that was expected, then each cause with its remedy."""
+    table = Table(show_header=False, box=None)
+    place = f"hit {e.place} of {e.k}" if e.place else f"not among the {e.k} hits"
+    table.add_row("shown", Text(place, style="green" if e.place else "yellow"))
+    if e.frame is not None:
+        table.add_row(
+            "nearest frame",
+            f"{timecode(e.frame.time_seconds)}, {e.frame.distance_seconds:.2f} s away",
+        )
+        table.add_row("score", f"{e.frame.score:.4f}, probability {e.frame.probability:.1%}")
+        table.add_row("rank", f"{e.frame.rank} of {e.frame.frames} frames, compared exactly")
+    if e.hit is not None:
+        span = f"{timecode(e.hit.start_seconds)} – {timecode(e.hit.end_seconds)}"
+        table.add_row("hit", f"{e.exact_place} of all, {span}, score {e.hit.score:.4f}")
+    if e.gap is not None and e.last_score is not None:
+        table.add_row("missing", f"{e.gap:.4f} to the last hit shown, {e.last_score:.4f}")
+    for cause in e.causes:
+        table.add_row(Text(cause.cause, style="yellow"), shown(cause.text))
+        table.add_row("", shown(cause.remedy))
     return table

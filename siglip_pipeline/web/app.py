@@ -18,6 +18,7 @@ from siglip_pipeline.store.database import Database
 from siglip_pipeline.web import (
     api,
     clip_routes,
+    explain_routes,
     health,
     media,
     pages,
@@ -72,6 +73,7 @@ def create_app(
     app.state.api_key = ApiKey(settings.api_key)
     for router in (
         api.router,
+        explain_routes.router,
         videos.router,
         health.router,
         media.router,

@@ -1,7 +1,6 @@
 """The search page, rendered on the server; it works without scripts."""
 
 import time
-from dataclasses import fields
 from typing import Annotated, Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
@@ -21,10 +20,12 @@ from siglip_pipeline.web.clip_routes import MAX_CLIP_SECONDS
 from siglip_pipeline.web.http_errors import HttpError
 from siglip_pipeline.web.media import VideoId
 from siglip_pipeline.web.query import (
+    FILTERS,
     MAX_ID,
     MAX_SECONDS,
     Filter,
     HitRange,
+    filter_values,
     search_picture,
     search_similar,
     search_text,
@@ -40,13 +41,12 @@ STRIP_FRAMES = 24
 VIDEOS_PER_PAGE = 50
 FAILURES_SHOWN = 200
 SEGMENTS_SHOWN = 100
-_FILTERS = tuple(field.name for field in fields(SearchFilter))
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 _QUERIES = ("q", "video_id", "picture")
 """Parameters of the page that say what is searched for."""
-_SEARCH_PARAMETERS = (*_QUERIES, "seconds", "offset", *_FILTERS)
+_SEARCH_PARAMETERS = (*_QUERIES, "seconds", "offset", *FILTERS)
 
 _Seconds = Annotated[float, Query(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
 _Offset = Annotated[int, Query(ge=0, le=MAX_ID)]
@@ -56,7 +56,7 @@ def error_page(error: HttpError, request: Request) -> HTMLResponse:
     """Return a failure as a page."""
     q = request.query_params.get("q", "")
     page = render(
-        "error.html", status_code=error.status_code, error=error, q=q, fields=_fields(request)
+        "error.html", status_code=error.status_code, error=error, q=q, fields=filter_values(request)
     )
     page.headers.update(error.headers or {})
     return page
@@ -89,7 +89,7 @@ def search_page(
     return render(
         "home.html",
         q="",
-        fields=_fields(request),
+        fields=filter_values(request),
         total=services.videos.count(),
         ready=services.is_ready(),
     )
@@ -245,11 +245,6 @@ def status_page(request: Request, services: CurrentServices) -> Response:
     )
 
 
-def _fields(request: Request) -> dict[str, str]:
-    """Return the values of the filter inputs, valid or not, to show them again."""
-    return {name: request.query_params.get(name, "")[:200] for name in _FILTERS}
-
-
 def _page_of_hits(services: Services, offset: int) -> HitRange:
     return HitRange(min(HITS_PER_PAGE, services.settings.http_max_k), offset)
 
@@ -272,10 +267,10 @@ def _results(
         offset=page.offset,
         milliseconds=round(1000 * (time.perf_counter() - began)),
         next=following,
-        fields=_fields(request),
+        fields=filter_values(request),
         filtered=filter != SearchFilter(),
         search=urlencode(items),
-        kept_filters="".join(f"&{urlencode([(n, v)])}" for n, v in items if n in _FILTERS and v),
+        kept_filters="".join(f"&{urlencode([(n, v)])}" for n, v in items if n in FILTERS and v),
         unfiltered=f"/?{urlencode(without_filter)}" if without_filter else None,
         **{"q": "", "like": None, "preview": None, **asked},
     )

@@ -1,11 +1,13 @@
 """The parameters of a search, the same for the API and the page."""
 
+from dataclasses import fields
 from datetime import datetime
 from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import Depends, Query
 from pydantic import BeforeValidator, Field
+from starlette.requests import Request
 
 from siglip_pipeline.records import RgbArray
 from siglip_pipeline.search import (
@@ -20,6 +22,8 @@ from siglip_pipeline.web.services import Services
 
 MAX_ID = 2**31 - 1
 MAX_SECONDS = 1e7
+FILTERS = tuple(field.name for field in fields(SearchFilter))
+"""Names of the parameters that limit a search."""
 
 # A form sends an empty input as an empty text.
 _Blank = BeforeValidator(lambda value: None if value == "" else value)
@@ -109,6 +113,26 @@ async def _hit_range(
 Page = Annotated[HitRange, Depends(_hit_range)]
 
 
+def filter_values(request: Request) -> dict[str, str]:
+    """Return the values of the filter inputs, valid or not, to show them again."""
+    return {name: request.query_params.get(name, "")[:200] for name in FILTERS}
+
+
+def check_text_length(services: Services, text: str) -> None:
+    """Refuse a text that is too long.
+
+    Raises:
+        HttpError: 422.
+    """
+    most = services.settings.http_max_query_length
+    if len(text) > most:
+        raise HttpError(
+            422,
+            f"the query has {len(text)} characters, at most {most} (SIGLIP_HTTP_MAX_QUERY_"
+            "LENGTH); a model reads 64 tokens of it",
+        )
+
+
 def search_text(
     services: Services, text: str, page: HitRange, filter: SearchFilter
 ) -> SearchResult:
@@ -118,13 +142,7 @@ def search_text(
         HttpError: 422, the text is too long.
         SearchError: as :class:`~siglip_pipeline.search.SearchService`.
     """
-    most = services.settings.http_max_query_length
-    if len(text) > most:
-        raise HttpError(
-            422,
-            f"the query has {len(text)} characters, at most {most} (SIGLIP_HTTP_MAX_QUERY_"
-            "LENGTH); a model reads 64 tokens of it",
-        )
+    check_text_length(services, text)
     page.check(services)
     return services.search.by_mix(parse_query(text), k=page.k, offset=page.offset, filter=filter)
 

@@ -6,7 +6,7 @@ import psycopg
 
 from siglip_pipeline.errors import QueryError
 from siglip_pipeline.hits import SearchFilter
-from siglip_pipeline.store.database import Connection
+from siglip_pipeline.store.database import Connection, Database
 from siglip_pipeline.store.kinds import Scope
 from siglip_pipeline.store.search.globs import glob_regex, is_glob
 
@@ -60,6 +60,18 @@ def resolve_scope(
         moments=sum(moments for _, _, moments in inside),
         time_range=filter.time_range,
     )
+
+
+def allows_video(database: Database, model_id: int, filter: SearchFilter, video: str) -> bool:
+    """Return whether a filter lets the frames of a video through.
+
+    Raises:
+        QueryError: a path of the filter is not known, or a glob matches nothing.
+    """
+    with database.snapshot() as connection:
+        scope = resolve_scope(connection, model_id, filter)
+        row = connection.execute("SELECT video_id FROM videos WHERE path = %s", [video]).fetchone()
+    return scope.video_ids is None or (row is not None and row[0] in scope.video_ids)
 
 
 def _check_known(videos: Sequence[str], globs: Sequence[str], found: Sequence[str]) -> None:

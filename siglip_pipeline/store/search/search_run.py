@@ -45,7 +45,7 @@ def find_hits(
         Hits by falling score; ties by path, then frame. None if the generation is not live any
         more, or if the model must be active and is not.
     """
-    kind = choose_kind(target, scope)
+    kind = index_kind("exact") if request.exact else choose_kind(target, scope)
     rows = _rows_at_first(kind, target, request)
     while True:
         ef_search = request.ef_search or ef_search_of(kind, target)
