@@ -42,6 +42,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="cases of each test that makes up hostile input; default: few",
     )
     group.addoption("--fuzz-seed", type=int, default=1, help="for other cases than the last time")
+    group.addoption(
+        "--conformance-all",
+        action="store_true",
+        help="compare all combinations of video with ffmpeg; default: a third of them",
+    )
+    group.addoption("--conformance-seed", type=int, default=1, help="which third")
 
 
 def _postgres_version(folder: Path) -> str:

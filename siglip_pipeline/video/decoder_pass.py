@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Final
 
 import av
 import av.error
@@ -17,6 +18,9 @@ from siglip_pipeline.video.plan import Step
 from siglip_pipeline.video.scan import MAX_PIXELS, Scan, check_dimensions
 from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline.video.timeline import MAX_REORDERED, UNKNOWN
+
+RACING: Final = frozenset({"theora", "vp3", "vp4"})
+"""Codecs that libavcodec 62 decodes wrongly now and then with several threads."""
 
 
 @dataclass(slots=True)
@@ -45,7 +49,7 @@ class Pass:
         self._source = source
         self._scan = scan
         self._counts = counts
-        self._threads = threads
+        self._threads = 1 if scan.codec in RACING else threads
         self._on_progress = on_progress
         self._aspects: list[tuple[int, Fraction | None]] = []
 

@@ -65,6 +65,8 @@ def _tried(
     first = int(np.searchsorted(packets.pts_N, min(known)))
     if set(foretold[first:].tolist()) != set(known):
         return packets if counts.damaged_packets else None
+    if known != sorted(known):  # decoders give frames in the order in which they are shown
+        return dataclasses.replace(packets, timestamps_known=False)
     return dataclasses.replace(
         packets,
         packet_N=packets.packet_N[first:],

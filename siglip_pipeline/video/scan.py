@@ -248,8 +248,11 @@ def _read_packets(
             "its video stream has no packets: the file was cut off, or nothing was recorded",
         )
     time_base = stream.time_base or Fraction(1, 1000)
+    pts_P = np.frombuffer(pts, np.int64)
+    # AVI has decoding times only, which pass for presentation times.
+    hides_order = bool(stream.codec_context.has_b_frames) and bool((np.diff(pts_P) > 0).all())
     return build_index(
-        np.frombuffer(pts, np.int64),
+        pts_P,
         dts_P=np.frombuffer(dts, np.int64),
         key_P=np.frombuffer(keys, np.bool_),
         discard_P=np.frombuffer(discards, np.bool_),
@@ -257,7 +260,7 @@ def _read_packets(
         last_duration=last_duration,
         frame_duration=_frame_duration(stream),
         max_pause=int(MAX_PAUSE_SECONDS / time_base) if has_one_clock(container) else 0,
-        is_plain=stream.codec_context.field_order <= PROGRESSIVE,
+        is_plain=stream.codec_context.field_order <= PROGRESSIVE and not hides_order,
         # The index of MP4 and AVI lists every packet; that of other containers only key frames.
         expected=max(len(pts), len(stream.index_entries)),
     )

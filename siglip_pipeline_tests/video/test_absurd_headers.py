@@ -16,9 +16,10 @@ LATIN = b"\xe9\xff\xc0\x80\xfe\xe4\xf6\xfc"
 def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("plain")
     files = {suffix: folder / f"plain.{suffix}" for suffix in ("mp4", "mkv", "avi")}
-    titles = ["-metadata", "title=XXXXXXXX", "-metadata:s:v", "handler_name=XXXXXXXX"]
-    source = ("-f", "lavfi", "-i", "testsrc2=s=160x128:r=10:d=2")
-    ffmpeg(*source, *(text for path in files.values() for text in (*titles, path)))
+    arguments: list[str | Path] = ["-f", "lavfi", "-i", "testsrc2=s=160x128:r=10:d=2"]
+    for path in files.values():
+        arguments += ["-metadata", "title=XXXXXXXX", "-metadata:s:v", "handler_name=XXXXXXXX", path]
+    ffmpeg(*arguments)
     return {suffix: path.read_bytes() for suffix, path in files.items()}
 
 
