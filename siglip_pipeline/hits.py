@@ -77,6 +77,18 @@ class Hit:
     ]
     start_seconds: Rounded3
     end_seconds: Rounded3
+    media_time_seconds: Annotated[
+        Rounded3,
+        Field(
+            description="What a player's clock shows at the best frame: `time_seconds`, and what "
+            "the file plays before its first frame."
+        ),
+    ]
+
+    @property
+    def media_offset_seconds(self) -> float:
+        """What a player's clock shows at the first frame of the video."""
+        return self.media_time_seconds - self.time_seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

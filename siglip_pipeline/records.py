@@ -39,14 +39,31 @@ class Upload:
     size_bytes: int
     modified_at: float | None = None
     """Seconds since the epoch (UTC), when the storage knows."""
+    changed_at: float | None = None
+    """When the file or its attributes last changed (ctime), of a local file; no program sets it."""
     etag: str | None = None
     """The object store's entity tag, when there is one."""
 
     @property
     def fingerprint(self) -> str:
         """Return a text that changes when the listing says that the file may have changed."""
-        modified_us = "" if self.modified_at is None else str(round(self.modified_at * 1e6))
+        if self.changed_at is None:
+            return self.short_fingerprint
+        return f"{self.short_fingerprint}-{_microseconds(self.changed_at)}"
+
+    @property
+    def short_fingerprint(self) -> str:
+        """Return the form without ctime, which databases of schema version 7 hold."""
+        modified_us = "" if self.modified_at is None else _microseconds(self.modified_at)
         return f"{self.size_bytes}-{self.etag or modified_us}"
+
+    def has_fingerprint(self, known: str | None) -> bool:
+        """Return whether a fingerprint is of this file, in the present or the earlier form."""
+        return known in (self.fingerprint, self.short_fingerprint)
+
+
+def _microseconds(seconds: float) -> str:
+    return str(round(seconds * 1e6))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from siglip_pipeline.errors import LaunchError, QueryError, UploadNotFoundError
@@ -10,8 +10,9 @@ from siglip_pipeline.files.private_files import make_folders
 from siglip_pipeline.records import Stage
 from siglip_pipeline.services.state import running
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.stages.freshness import Wanted, out_of_date
+from siglip_pipeline.stages.freshness import Wanted, changed_uploads, out_of_date
 from siglip_pipeline.stages.status import PipelineStatus
+from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.terminal import console
@@ -155,8 +156,8 @@ def materialize_uploads(
     if choice.is_empty:
         raise QueryError("name uploads, or use --all-missing, --failed or --stale")
     uploads = UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
-    for video in choice.videos:
-        uploads.get(video)  # before anything is started for it
+    named = tuple(upload.path for upload in uploads.find(choice.videos))
+    choice = replace(choice, videos=named)  # before anything is started for them
     other = running(settings.home)
     url = dagster_url or (other.dagster_url if other else None)
     if url is None and not wait:
@@ -195,16 +196,18 @@ def _chosen_videos(
     The named ones were looked up, and a listing shows what exists: only the others are looked up.
     """
     existing, by_state = set(choice.videos), set[str]()
+    listing = [*uploads.scan()] if choice.all_missing or choice.stale else []
     with open_database(DatabaseOptions.from_settings(settings)) as database:
         known = VideoStore(database).states()
         states = {path: s for path, s in known.items() if is_in_part(path, settings.part)}
+        AnnouncedUploads(database).restate(listing)
         if choice.stale:
-            stale = out_of_date(database, Wanted.from_settings(settings)).videos
+            stale = out_of_date(database, Wanted.from_settings(settings), listing=listing).videos
             by_state |= states.keys() & set(stale)
+        if choice.all_missing:
+            existing |= changed_uploads(database, listing)
     if choice.all_missing:
-        existing |= {
-            u.path for u in uploads.scan() if states.get(u.path) not in ("indexed", "failed")
-        }
+        existing |= {u.path for u in listing if states.get(u.path) not in ("indexed", "failed")}
     if choice.failed:
         by_state |= {path for path, state in states.items() if state == "failed"}
     skipped = []

@@ -34,6 +34,7 @@ from siglip_pipeline.siglip.label_prompts import PROMPT_TEMPLATE
 from siglip_pipeline.similarity.similar_videos import SharedSegment, VideoSimilarityStore
 from siglip_pipeline.store.database import DatabaseOptions, open_database
 from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.store.video_names import stored_name
 from siglip_pipeline.terminal import console
 from siglip_pipeline.text.json_form import Given, to_json
 from siglip_pipeline.text.timecode import timecode
@@ -196,7 +197,8 @@ def duplicates(
                 "nothing is indexed yet; run `siglip-pipeline up`, or `siglip-pipeline ingest "
                 "FILE... --wait`, then materialize video_similarity"
             )
-        segments = VideoSimilarityStore(database).segments(video=video, duplicates_only=not every)
+        name = None if video is None else stored_name(database, video)
+        segments = VideoSimilarityStore(database).segments(video=name, duplicates_only=not every)
     if json_:
         console.print_json({"segments": [to_json(segment) for segment in segments]})
     elif segments:
@@ -257,7 +259,7 @@ def labels_table(report: LabelReport) -> Any:
                 label.label,
                 f"{label.probability:.1%}",
                 f"{label.share:.0%}",
-                timecode(label.time_seconds),
+                timecode(label.media_time_seconds),
                 end_section=last,
             )
     if len(report.videos) > 1:

@@ -41,6 +41,11 @@ FRAME_CHECKS = (
         "little_damage",
         f"At most {DAMAGED_SHARE_LIMIT:.0%} of the video could not be decoded.",
     ),
+    _spec(
+        Stage.FRAMES,
+        "footage_is_whole",
+        "Nothing of the file had to be left out, guessed or approximated.",
+    ),
 )
 
 VECTOR_CHECKS = (
@@ -95,6 +100,12 @@ def check_frames(result: FramesStored | NoFrames) -> list[CheckOutcome]:
             name="little_damage",
             passed=result.damaged_share <= DAMAGED_SHARE_LIMIT,
             metadata={"damaged_share": round(result.damaged_share, 4)},
+            severity=dg.AssetCheckSeverity.WARN,
+        ),
+        CheckOutcome(
+            name="footage_is_whole",
+            passed=not result.stored.warnings,
+            metadata={"warnings": [*result.stored.warnings]},
             severity=dg.AssetCheckSeverity.WARN,
         ),
     ]

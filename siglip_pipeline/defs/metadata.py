@@ -57,6 +57,7 @@ def frames_metadata(result: FramesStored | NoFrames, frame_store: FrameStore) ->
         "sampling": result.stored.sampling,
         "source_sha256": result.stored.source_sha256,
         "damaged": f"{result.damaged_share:.2%}",
+        "warnings": [*result.stored.warnings],
         "contact_sheet": inline_picture(
             frame_store.contact_sheet(result.video, max_bytes=_PICTURE_BYTES)
         ),

@@ -55,6 +55,8 @@ class UploadChanges:
     new: tuple[Upload, ...]
     changed: tuple[Upload, ...]
     deleted: tuple[str, ...]
+    restated: tuple[Upload, ...]
+    """Unchanged, but known by the fingerprint of an earlier version."""
 
 
 def upload_changes(
@@ -69,17 +71,21 @@ def upload_changes(
     """
     new: list[Upload] = []
     changed: list[Upload] = []
+    restated: list[Upload] = []
     present: set[str] = set()
     for upload in listing:
         present.add(upload.path)
         if upload.path not in reported or partition_key(upload.path) not in partitions:
             new.append(upload)
-        elif reported[upload.path] != upload.fingerprint:
+        elif not upload.has_fingerprint(reported[upload.path]):
             changed.append(upload)
+        elif reported[upload.path] != upload.fingerprint:
+            restated.append(upload)
     return UploadChanges(
         new=tuple(sorted(new, key=lambda upload: upload.path)),
         changed=tuple(sorted(changed, key=lambda upload: upload.path)),
         deleted=tuple(sorted(set(reported) - present)),
+        restated=tuple(restated),
     )
 
 
@@ -135,6 +141,8 @@ def new_uploads(
         # An iterator: of 100,000 uploads only the new and changed ones are held in memory.
         listing = uploads.store().scan(refused)
         changes = upload_changes(listing, reported, frozenset(existing))
+        if changes.restated:
+            records.restate(changes.restated)
         _warn_of(context, sorted(refused, key=lambda file: file.path))
         if len(reported) > 1 and len(changes.deleted) == len(reported):
             context.log.warning(

@@ -52,6 +52,8 @@ class ExplainedFrame:
     __pydantic_config__ = DOCUMENTED
 
     time_seconds: Rounded3
+    media_time_seconds: Rounded3
+    """What a player's clock shows there."""
     distance_seconds: Rounded3
     """From the moment that was asked about."""
     score: Rounded6
@@ -222,9 +224,11 @@ class _Explainer:
             probability=0.0,
             start_seconds=near.time_seconds,
             end_seconds=near.time_seconds,
+            media_time_seconds=near.time_seconds + row.media_offset_seconds,
         )
         return ExplainedFrame(
             time_seconds=near.time_seconds,
+            media_time_seconds=as_hit.media_time_seconds,
             distance_seconds=abs(near.time_seconds - self.moment.time_seconds),
             score=ranked.score,
             probability=self.finder.rated(self.model, self.vectors, as_hit).probability,

@@ -21,6 +21,8 @@ class Exported:
 
     video: str
     time_seconds: Rounded3
+    media_time_seconds: Rounded3
+    """What a player of the upload shows there; in the file's name, too."""
     path: Path | None
     """The file; None if it could not be written."""
     reason: str | None
@@ -56,7 +58,7 @@ def export_hits(
     done = []
     for number, hit in enumerate(hits, 1):
         suffix = "mp4" if clips else "jpg"
-        path = folder / f"{number:03d}-{_plain(hit.video)}-{hit.time_seconds:.1f}s.{suffix}"
+        path = folder / f"{number:03d}-{_plain(hit.video)}-{hit.media_time_seconds:.1f}s.{suffix}"
         try:
             if clips:
                 cut_clip(
@@ -77,7 +79,13 @@ def export_hits(
         except OSError as error:
             raise QueryError(f"{path} cannot be written: {error.strerror}") from error
         done.append(
-            Exported(video=hit.video, time_seconds=hit.time_seconds, path=made, reason=reason)
+            Exported(
+                video=hit.video,
+                time_seconds=hit.time_seconds,
+                media_time_seconds=hit.media_time_seconds,
+                path=made,
+                reason=reason,
+            )
         )
     return done
 

@@ -31,6 +31,8 @@ class LabelScore:
     """Cosine similarity of the best frame."""
     time_seconds: Rounded3
     """Time of the best frame."""
+    media_time_seconds: Rounded3
+    """What the clock of a player shows there."""
     share: Rounded6
     """Share of the video's frames that have the label, 0 to 1."""
 
@@ -99,6 +101,7 @@ def label_videos(
                     probability=probability_of(fit.best_score, model),
                     score=fit.best_score,
                     time_seconds=fit.best_seconds,
+                    media_time_seconds=fit.best_seconds + fit.media_offset_seconds,
                     share=fit.fitting / fit.frames,
                 )
                 entry = by_video.setdefault(fit.video, (fit.video_id, fit.frames, []))

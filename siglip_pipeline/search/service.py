@@ -30,6 +30,7 @@ from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.search.moment_search import ActiveModelChangedError
 from siglip_pipeline.store.vectors import VectorStore
+from siglip_pipeline.store.video_names import stored_name
 from siglip_pipeline.video.frame_store import FrameStore
 
 DEFAULT_K = 10
@@ -283,8 +284,9 @@ class SearchService:
         MomentTerm(video, seconds)  # refuses a time that no video has
 
         def embed(model: ModelRow) -> _Embedded:
-            frame = self._vectorizer.frame(model, video, seconds)
-            like = Moment(video=video, time_seconds=frame.time_seconds)
+            name = stored_name(self._database, video)
+            frame = self._vectorizer.frame(model, name, seconds)
+            like = Moment(video=name, time_seconds=frame.time_seconds)
             return QueryShown(like=like), self._vectorizer.moment(frame)
 
         return self._search(embed, k=k, offset=offset, videos=videos, filter=filter)
@@ -356,8 +358,9 @@ class SearchService:
             return self._by_term(terms[0], k=k, offset=offset, videos=videos, filter=filter)
 
         def embed(model: ModelRow) -> _Embedded:
-            query = QueryShown(mix=tuple(self._shown(model, term) for term in terms))
-            return query, self._vectorizer.mix(model, terms)
+            stored = [self._stored(term) for term in terms]
+            query = QueryShown(mix=tuple(self._shown(model, term) for term in stored))
+            return query, self._vectorizer.mix(model, stored)
 
         return self._search(embed, k=k, offset=offset, videos=videos, filter=filter)
 
@@ -421,8 +424,8 @@ class SearchService:
                 self._database,
                 self._finder,
                 model,
-                self._vectorizer.of_terms(model, terms),
-                Moment(video=video, time_seconds=seconds),
+                self._vectorizer.of_terms(model, [self._stored(term) for term in terms]),
+                Moment(video=stored_name(self._database, video), time_seconds=seconds),
                 k=k,
                 filter=filter or SearchFilter(),
             )
@@ -434,6 +437,12 @@ class SearchService:
         if isinstance(term, TextTerm):
             tokens = self._embedder.tokens_if_cut(model, term.text)
         return replace(shown(term), truncated=tokens is not None or None, tokens=tokens)
+
+    def _stored(self, term: QueryTerm) -> QueryTerm:
+        """Return a term with the name of its video as it is stored."""
+        if not isinstance(term, MomentTerm):
+            return term
+        return replace(term, video=stored_name(self._database, term.video))
 
     def _by_term(
         self,

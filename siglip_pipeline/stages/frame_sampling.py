@@ -4,6 +4,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from siglip_pipeline import __version__
 from siglip_pipeline.errors import (
     DamagedFramesError,
     FrameStoreError,
@@ -12,15 +13,22 @@ from siglip_pipeline.errors import (
     VideoError,
     VideoInterruptedError,
 )
-from siglip_pipeline.records import Stage, Upload, VideoInfo
+from siglip_pipeline.records import Stage, Upload
 from siglip_pipeline.stages.duplicates import FramesPlan, plan_frames
 from siglip_pipeline.stages.stage_results import NoFrames, note_failure, version_of
 from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.failed_contents import FailedContent, FailedContents
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.decode_options import frame_recipe
-from siglip_pipeline.video.extract import DecodeOptions, FrameReport, extract_many
+from siglip_pipeline.video.extract import (
+    DecodeOptions,
+    FrameReport,
+    available_cpus,
+    extract_many,
+)
 from siglip_pipeline.video.frame_store import FrameFileMetadata, FrameStore
+from siglip_pipeline.video.hashes import sha256_many
 from siglip_pipeline.video.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -68,6 +76,11 @@ class FramesOptions:
         """Return everything that decides which frames are stored, and how, as one string."""
         return frame_recipe(self.sampling, self.decode)
 
+    @property
+    def conditions(self) -> str:
+        """Return everything beside the content that decides whether decoding fails."""
+        return f"{__version__} {self.sampling} {self.decode!r}"
+
 
 FramesOutcome = FramesStored | NoFrames | VideoError
 """Of one video; an error is a failure that is no fault of its file."""
@@ -92,7 +105,7 @@ def sample_videos(
     Yields:
         One outcome per video, as they finish.
     """
-    stage = _FramesStage(uploads, frame_store, VideoStore(database), options, force=force)
+    stage = _FramesStage(uploads, frame_store, database, options, force=force)
     remaining = list(videos)
     while remaining:
         waiting = yield from stage.skip_current(remaining)
@@ -109,14 +122,15 @@ class _FramesStage:
         self,
         uploads: UploadStore,
         frame_store: FrameStore,
-        records: VideoStore,
+        database: Database,
         options: FramesOptions,
         *,
         force: bool,
     ) -> None:
         self._uploads = uploads
         self._frame_store = frame_store
-        self._records = records
+        self._records = VideoStore(database)
+        self._failed_contents = FailedContents(database, conditions=options.conditions)
         self._options = options
         self._recipe = options.recipe
         self._force = force
@@ -148,9 +162,11 @@ class _FramesStage:
         for plan in self._plans(waiting):
             for upload, reason in plan.failed:
                 yield self._without_frames(reason, upload)
+            for upload, failure in plan.failed_before:
+                yield self._failed_again(upload, failure)
             for upload, row in plan.stored:
-                copied = self._copy_stored(upload, row.video, row.damaged_share or 0.0)
-                if copied is None:  # the frames of the other video are gone: decode this one
+                copied = self._reuse(upload, row.video, row.sha256, row.damaged_share or 0.0)
+                if copied is None:  # those frames are gone or damaged: decode this upload
                     plan.decode.append(upload)
                 else:
                     yield copied
@@ -164,6 +180,7 @@ class _FramesStage:
             waiting,
             uploads=self._uploads,
             records=self._records,
+            failed_contents=self._failed_contents,
             sampling=self._recipe,
             options=self._options.decode,
             workers=self._options.workers,
@@ -176,6 +193,7 @@ class _FramesStage:
             Duplicates whose canonical upload changed meanwhile: their content may differ now.
         """
         again: list[str] = []
+        failed: list[Upload] = []
         planned = {upload.path: upload for upload in plan.decode}
         results = extract_many(
             plan.decode,
@@ -191,12 +209,26 @@ class _FramesStage:
                 again += [duplicate.path for duplicate in duplicates]
                 duplicates = []
             if isinstance(result, VideoError):
+                if not result.retryable:
+                    failed += [upload, *duplicates]
                 yield self._not_decoded(result, upload)
             else:
                 yield self._decoded(upload, result)
             for duplicate in duplicates:
                 yield self._duplicate_outcome(duplicate, upload.path, result)
+        self._note_contents(failed)
         return again
+
+    def _note_contents(self, failed: Sequence[Upload]) -> None:
+        """Record what failed, so that a change of the file's times alone costs a hash.
+
+        Entity tags of remote storage change with the content: those uploads are not read again.
+        """
+        local = [upload for upload in failed if upload.changed_at is not None]
+        options, workers = self._options.decode, self._options.workers or available_cpus()
+        for upload, sha256 in sha256_many(local, self._uploads, options=options, workers=workers):
+            if isinstance(sha256, str) and not self._has_changed(upload):
+                self._failed_contents.note(upload, sha256)
 
     def _has_changed(self, upload: Upload) -> bool:
         try:
@@ -211,16 +243,15 @@ class _FramesStage:
         if isinstance(result, VideoError):
             return self._not_decoded(type(result)(duplicate.path, result.reason), duplicate)
         gone = f"the frames of its canonical video {canonical} are gone"
-        return self._copy_stored(duplicate, canonical, result.damaged_share) or self._failed(
-            VideoInterruptedError(duplicate.path, gone), duplicate
-        )
+        reused = self._reuse(duplicate, canonical, result.source_sha256, result.damaged_share)
+        return reused or self._failed(VideoInterruptedError(duplicate.path, gone), duplicate)
 
     def _current(self, upload: Upload) -> FramesStored | None:
         """Return the stored frames if decoding the upload again would give the same."""
         row = self._records.get(upload.path)
         if (
             row is None
-            or row.source_fingerprint != upload.fingerprint
+            or not upload.has_fingerprint(row.source_fingerprint)
             or row.sampling != self._recipe
         ):
             return None
@@ -238,39 +269,42 @@ class _FramesStage:
             video=upload.path, stored=stored, damaged_share=row.damaged_share or 0.0, report=None
         )
 
-    def _copy_stored(
-        self, upload: Upload, source: str, damaged_share: float
+    def _reuse(
+        self, upload: Upload, source: str, sha256: str | None, damaged_share: float
     ) -> FramesStored | None:
-        """Copy the frames of a video of the same content; None if they are gone or damaged."""
+        """Give an upload the stored frames of its content; None if they are gone or damaged.
+
+        Args:
+            source: the video whose frames they are; it may be the upload, written again unchanged.
+            sha256: hash of the content.
+        """
         try:
             stored = self._frame_store.verify(source)  # damaged frames must not be copied
-            self._frame_store.copy(source, upload.path)
+            if stored.source_sha256 != sha256 or stored.sampling != self._recipe:
+                return None
+            if source != upload.path:
+                self._frame_store.copy(source, upload.path)
         except DamagedFramesError:
             self._records.mark_frames_damaged(source)
             return None
         except FrameStoreError:
             return None
-        self._record(upload, stored.info, stored.source_sha256, stored.frames, damaged_share)
+        self._record(upload, stored, damaged_share)
         return FramesStored(
             video=upload.path,
             stored=stored,
             damaged_share=damaged_share,
             report=None,
-            reused_from=source,
+            reused_from=None if source == upload.path else source,
         )
 
     def _decoded(self, upload: Upload, report: FrameReport) -> FramesStored:
         """Record the result of decoding the upload, as it was read."""
-        self._record(
-            upload,
-            report.info,
-            report.source_sha256,
-            report.frames,
-            report.damaged_share,
-        )
+        stored = self._frame_store.metadata(upload.path)
+        self._record(upload, stored, report.damaged_share)
         return FramesStored(
             video=upload.path,
-            stored=self._frame_store.metadata(upload.path),
+            stored=stored,
             damaged_share=report.damaged_share,
             report=report,
         )
@@ -280,6 +314,12 @@ class _FramesStage:
         return (
             self._failed(error, upload) if error.retryable else self._without_frames(error, upload)
         )
+
+    def _failed_again(self, upload: Upload, failure: FailedContent) -> NoFrames:
+        """Record the same failure of a file that has changed and not its content."""
+        outcome = self._without_frames(VideoError(upload.path, failure.reason), upload)
+        self._failed_contents.note(upload, failure.sha256)
+        return outcome
 
     def _without_frames(self, error: VideoError, upload: Upload | None = None) -> NoFrames:
         """Record why a file gives no frames.
@@ -299,19 +339,13 @@ class _FramesStage:
         """Record a failure."""
         return note_failure(self._records, error, Stage.FRAMES, upload)
 
-    def _record(
-        self,
-        upload: Upload,
-        info: VideoInfo,
-        sha256: str,
-        frames: int,
-        damaged_share: float,
-    ) -> None:
+    def _record(self, upload: Upload, stored: FrameFileMetadata, damaged_share: float) -> None:
         self._records.record_frames(
             upload=upload,
-            info=info,
-            source_sha256=sha256,
+            info=stored.info,
+            source_sha256=stored.source_sha256,
             sampling=self._recipe,
-            frames=frames,
+            frames=stored.frames,
             damaged_share=damaged_share,
+            warnings=stored.warnings,
         )

@@ -1,12 +1,13 @@
 """Find results that the present settings would not give: of another sampling or model."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from siglip_pipeline.errors import ModelError
+from siglip_pipeline.records import Upload
 from siglip_pipeline.siglip.identity import model_spec
 from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.stages import FramesOptions
@@ -54,14 +55,30 @@ class Wanted:
         )
 
 
-def out_of_date(database: Database, wanted: Wanted) -> OutOfDate:
-    """Compare what is stored with what is wanted, without loading a model or asking a hub."""
+def out_of_date(database: Database, wanted: Wanted, *, listing: Iterable[Upload] = ()) -> OutOfDate:
+    """Compare what is stored with what is wanted, without loading a model or asking a hub.
+
+    Args:
+        listing: uploads as they are now; those that changed are out of date, announced or not.
+    """
     videos = VideoStore(database)
     chosen = _registered(ModelStore(database).list(), wanted)
     return OutOfDate(
-        frames=tuple(videos.out_of_date_frames(wanted.recipe)),
+        frames=tuple(
+            sorted({*videos.out_of_date_frames(wanted.recipe), *changed_uploads(database, listing)})
+        ),
         vectors=tuple(videos.out_of_date_vectors(chosen[-1] if chosen else None)),
     )
+
+
+def changed_uploads(database: Database, listing: Iterable[Upload]) -> set[str]:
+    """Return the videos of a listing whose files are not those that were worked on last."""
+    known = VideoStore(database).fingerprints()
+    return {
+        upload.path
+        for upload in listing
+        if upload.path in known and not upload.has_fingerprint(known[upload.path])
+    }
 
 
 def _key_of_folder(options: ModelOptions) -> str | None:

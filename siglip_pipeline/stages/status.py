@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from siglip_pipeline.records import Refused
+from siglip_pipeline.records import Refused, Upload
 from siglip_pipeline.stages.freshness import OutOfDate, Wanted, out_of_date
 from siglip_pipeline.stages.partition_limit import partition_warning
 from siglip_pipeline.stages.status_document import (
@@ -21,7 +21,7 @@ from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.live_index import LiveIndex, live_index
 from siglip_pipeline.store.models import ModelStore
-from siglip_pipeline.store.videos import Failure, VideoStore
+from siglip_pipeline.store.videos import Failure, VideoStore, VideoWarnings
 from siglip_pipeline.text.secret import SecretUrl
 from siglip_pipeline.uploads.names import shown
 from siglip_pipeline.uploads.upload_store import UploadStore
@@ -49,6 +49,8 @@ class PipelineStatus:
     out_of_date: OutOfDate
     warnings: tuple[str, ...]
     """Problems that will become failures unless a person solves them."""
+    video_warnings: tuple[VideoWarnings, ...]
+    """Videos that are indexed, but not wholly or not surely as their files show them."""
     model: ModelStatus | None
     index: IndexStatus | None
 
@@ -77,6 +79,7 @@ class PipelineStatus:
                 frames=len(self.out_of_date.frames), vectors=len(self.out_of_date.vectors)
             ),
             warnings=self.warnings,
+            video_warnings=self.video_warnings,
             frames=self.frames,
             vectors=self.vectors,
             model=self.model,
@@ -117,6 +120,7 @@ def collect_status(database: Database, options: StatusOptions) -> PipelineStatus
     counts = videos.counts(model.model_id if model else None)
     unannounced = 0
     refused: Sequence[Refused] = ()
+    listing: Sequence[Upload] = ()
     folder = options.uploads.folder
     if folder is not None and (folder / (options.shard or "")).is_dir():
         uploads = UploadStore(options.uploads, part=options.shard, settle_seconds=0)
@@ -139,7 +143,8 @@ def collect_status(database: Database, options: StatusOptions) -> PipelineStatus
         refused=tuple(refused),
         frames=counts.frames,
         vectors=counts.vectors,
-        out_of_date=out_of_date(database, options.wanted),
+        out_of_date=out_of_date(database, options.wanted, listing=listing),
+        video_warnings=tuple(videos.warnings()),
         warnings=tuple(filter(None, (warning, sandbox_warning()))),
         model=ModelStatus(name=model.name, key=model.key, dim=model.dim) if model else None,
         index=_index_status(live_index(database, model.model_id)) if model else None,

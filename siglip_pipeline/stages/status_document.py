@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from siglip_pipeline.store.videos import VideoWarnings
 from siglip_pipeline.text.json_form import DOCUMENTED
 
 
@@ -80,6 +81,8 @@ class StatusDocument:
     refused: tuple[RefusedFile, ...]
     out_of_date: OutOfDateVideos
     warnings: tuple[str, ...]
+    video_warnings: tuple[VideoWarnings, ...]
+    """Videos that are indexed, but not wholly or not surely as their files show them."""
     frames: int
     vectors: int
     model: ModelStatus | None

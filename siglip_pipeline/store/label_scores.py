@@ -27,11 +27,13 @@ class FitInVideo:
     """Cosine similarity of the best frame."""
     best_seconds: float
     """Time of the best frame; the earliest among equals."""
+    media_offset_seconds: float
+    """What the clock of a player shows at the first frame of the video."""
 
 
 # Arrays compare from the left: the highest score, then the earliest time.
 _FIT = """
-SELECT v.path, v.video_id, s.frames, s.fitting, s.best
+SELECT v.path, v.video_id, s.frames, s.fitting, s.best, v.media_offset_seconds
 FROM (
     SELECT f.video_id, count(*) AS frames, count(*) FILTER (WHERE f.score >= %(least)s) AS fitting,
            max(ARRAY[f.score, -f.time_seconds]) AS best
@@ -58,6 +60,7 @@ def fit_in_videos(
     """Compare a unit vector with every frame in scope; return videos by path."""
     query = sql.SQL(_FIT).format(frames=tables.frames(model_id), scope=scope.frame_condition("row"))
     values = scope.parameters() | {"query": HalfVector(vector_D), "least": min_score}
+    rows = connection.execute(query, values).fetchall()
     return [
         FitInVideo(
             video=path,
@@ -66,8 +69,9 @@ def fit_in_videos(
             fitting=fitting,
             best_score=max(-1.0, min(1.0, best[0])),
             best_seconds=-best[1],
+            media_offset_seconds=offset,
         )
-        for path, video_id, frames, fitting, best in connection.execute(query, values).fetchall()
+        for path, video_id, frames, fitting, best, offset in rows
     ]
 
 

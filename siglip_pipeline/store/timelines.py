@@ -45,6 +45,8 @@ class VideoName:
     video: str
     frames_version: str | None
     """Changes when the stored frames change; None while there are none."""
+    media_offset_seconds: float
+    """What the clock of a player shows at the first frame."""
 
 
 # Of n rows in most - 1 steps: each row that is the first of a new step.
@@ -75,7 +77,8 @@ ORDER BY p.place
 _NAME = """
 SELECT video_id, path AS video,
        left(md5(source_sha256 || ' ' || sampling || ' ' || extract(epoch FROM decoded_at)), 12)
-           AS frames_version
+           AS frames_version,
+       media_offset_seconds
 FROM videos WHERE video_id = %s
 """
 

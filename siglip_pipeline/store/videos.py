@@ -30,6 +30,14 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VideoWarnings:
+    """What people should know of a video that is indexed all the same."""
+
+    video: str
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VideoRow:
     """A video and its progress under one model."""
 
@@ -52,6 +60,10 @@ class VideoRow:
     duration_seconds: float | None
     info: dict[str, Any] | None
     """:class:`~siglip_pipeline.records.VideoInfo` as JSON; fractions as text."""
+    warnings: list[str]
+    """What people should know of its stored frames."""
+    media_offset_seconds: float
+    """What a player's clock shows at the first frame."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +97,7 @@ _ROWS = """
                 ELSE 'pending' END AS state,
            f.stage, f.reason, v.size_bytes, v.modified_at, v.source_fingerprint,
            v.source_sha256 AS sha256, v.sampling, v.frames, v.damaged_share,
-           v.duration_seconds, v.info
+           v.duration_seconds, v.info, v.warnings, v.media_offset_seconds
     FROM videos v
     LEFT JOIN models m ON m.model_id = coalesce(%(model)s::integer,
                                                 (SELECT model_id FROM models WHERE is_active))
@@ -111,8 +123,19 @@ _COUNTS = f"""
 _RECORD_FRAMES = """
     UPDATE videos
     SET source_fingerprint = %s, source_sha256 = %s, sampling = %s, frames = %s, damaged_share = %s,
-        duration_seconds = %s, info = %s, decoded_at = now()
+        duration_seconds = %s, info = %s, warnings = %s, decoded_at = now()
     WHERE video_id = %s
+"""
+
+_FINGERPRINTS = """
+    SELECT path, fingerprint FROM (
+        SELECT path,
+               CASE WHEN f.video_id IS NULL THEN v.source_fingerprint
+                    ELSE coalesce(f.source_fingerprint, listed_fingerprint, v.source_fingerprint)
+                    END AS fingerprint
+        FROM videos v LEFT JOIN failures f ON f.video_id = v.video_id AND f.stage = 'video_frames'
+    ) worked_on
+    WHERE fingerprint IS NOT NULL
 """
 
 _OUT_OF_DATE_FRAMES = """
@@ -170,6 +193,7 @@ class VideoStore:
         sampling: str,
         frames: int,
         damaged_share: float,
+        warnings: Iterable[str] = (),
     ) -> None:
         """Record that a video was decoded, and the source and sampling of its stored frames."""
         with self._database.connection() as connection:
@@ -184,6 +208,7 @@ class VideoStore:
                     damaged_share,
                     info.duration_seconds,
                     Jsonb(asdict(info) | {"time_base": str(info.time_base)}),
+                    [*warnings],
                     video_id,
                 ],
             )
@@ -199,7 +224,8 @@ class VideoStore:
                 """
                 INSERT INTO failures (video_id, stage, reason) VALUES (%s, %s, %s)
                 ON CONFLICT (video_id, stage)
-                DO UPDATE SET reason = excluded.reason, failed_at = now()
+                DO UPDATE SET reason = excluded.reason, failed_at = now(),
+                              source_fingerprint = NULL, source_sha256 = NULL, conditions = NULL
                 """,
                 [video_id, stage, reason.replace("\0", "")],
             )
@@ -295,6 +321,12 @@ class VideoStore:
             rows = connection.execute(_OUT_OF_DATE_FRAMES, [sampling]).fetchall()
         return [path for (path,) in rows]
 
+    def fingerprints(self) -> dict[str, str]:
+        """Return by path the fingerprint of each upload when it was last decoded, or failed."""
+        with self._database.connection() as connection:
+            rows = connection.execute(_FINGERPRINTS).fetchall()
+        return dict(rows)
+
     def out_of_date_vectors(self, model_id: int | None) -> builtins.list[str]:
         """Return videos whose vectors are all of other frames or of other models than this one.
 
@@ -317,6 +349,14 @@ class VideoStore:
                 ORDER BY path, failed_at
                 """
             ).fetchall()
+
+    def warnings(self) -> builtins.list[VideoWarnings]:
+        """Return the videos with warnings, sorted by path."""
+        with self._database.connection() as connection:
+            rows = connection.execute(
+                "SELECT path, warnings FROM videos WHERE warnings <> '{}' ORDER BY path"
+            ).fetchall()
+        return [VideoWarnings(video=path, warnings=tuple(warnings)) for path, warnings in rows]
 
     def delete(self, video: str) -> bool:
         """Delete a video with its vectors under every model; return False if it is unknown."""

@@ -55,8 +55,9 @@ def hits_table(
     for row, hit in enumerate(hits):
         cells: list[str | Text] = [
             shown(hit.video),
-            timecode(hit.time_seconds),
-            f"{timecode(hit.start_seconds)} – {timecode(hit.end_seconds)}",
+            timecode(hit.media_time_seconds),
+            f"{timecode(hit.start_seconds + hit.media_offset_seconds)} – "
+            f"{timecode(hit.end_seconds + hit.media_offset_seconds)}",
             f"{hit.score:.3f}",
             f"{hit.probability:.1%}",
         ]
@@ -99,6 +100,9 @@ def status_table(status: PipelineStatus) -> Table:
             f"{status.index.kind}, {status.index.state}, recall@10 {measured}, "
             f"{status.index.rows} rows",
         )
+    for video in status.video_warnings:
+        reasons = "; ".join(video.warnings)
+        table.add_row(Text("warning", style="yellow"), f"{shown(video.video)}: {reasons}")
     for failure in status.failures:
         table.add_row("failed", f"{shown(failure.video)} at {failure.stage}: {failure.reason}")
     for file in status.refused:

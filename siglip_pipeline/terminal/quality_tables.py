@@ -82,7 +82,7 @@ def explanation_table(e: Explanation) -> Table:
     if e.frame is not None:
         table.add_row(
             "nearest frame",
-            f"{timecode(e.frame.time_seconds)}, {e.frame.distance_seconds:.2f} s away",
+            f"{timecode(e.frame.media_time_seconds)}, {e.frame.distance_seconds:.2f} s away",
         )
         table.add_row("score", f"{e.frame.score:.4f}, probability {e.frame.probability:.1%}")
         table.add_row("rank", f"{e.frame.rank} of {e.frame.frames} frames, compared exactly")

@@ -183,7 +183,12 @@ def reason_to_ignore(name: str, *, is_folder: bool) -> str | None:
 
 def local_upload(path: str, status: os.stat_result) -> Upload:
     """Return the upload that a local file is."""
-    return Upload(path=path, size_bytes=status.st_size, modified_at=status.st_mtime)
+    return Upload(
+        path=path,
+        size_bytes=status.st_size,
+        modified_at=status.st_mtime,
+        changed_at=status.st_ctime,
+    )
 
 
 def remote_upload(path: str, entry: Mapping[str, Any]) -> Upload:

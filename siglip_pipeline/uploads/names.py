@@ -6,8 +6,12 @@ text around them are spelled out.
 """
 
 import re
+from collections.abc import Iterable
 from typing import Final
+from unicodedata import normalize
 from urllib.parse import unquote_to_bytes
+
+from siglip_pipeline.errors import QueryError
 
 MAX_NAME_BYTES: Final = 2000
 """Longest path, as encoded for Dagster. Postgres cannot index a text of more than 2,700 bytes."""
@@ -60,6 +64,22 @@ def partition_key(path: str) -> str:
 def path_of_partition(key: str) -> str:
     """Return the upload's path below UPLOADS; the inverse of :func:`partition_key`."""
     return unquote_to_bytes(key).decode("utf-8", "surrogateescape")
+
+
+def same_name(name: str, paths: Iterable[str]) -> str | None:
+    """Return the path that is canonically equivalent to a name; None if there is none.
+
+    Raises:
+        QueryError: several paths are.
+    """
+    form = normalize("NFC", name)
+    alike = sorted(path for path in paths if normalize("NFC", path) == form)
+    if len(alike) > 1:
+        raise QueryError(
+            f"{name!r} names several videos, which differ in their Unicode form only: "
+            f"{', '.join(map(ascii, alike))}; give one of them in exactly that form"
+        )
+    return alike[0] if alike else None
 
 
 def percent_encoded(text: str, characters: re.Pattern[str]) -> str:

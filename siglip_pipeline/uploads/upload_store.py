@@ -8,7 +8,7 @@ only there are symlinks and half-written files a concern.
 import errno
 import hashlib
 import os
-from collections.abc import Iterator, MutableSequence, Sequence
+from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
@@ -25,7 +25,7 @@ from siglip_pipeline.uploads.listing import (
     remote_upload,
     remote_uploads,
 )
-from siglip_pipeline.uploads.names import unusable
+from siglip_pipeline.uploads.names import same_name, unusable
 
 BUCKET_PROTOCOLS: Final = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az"})
 """Storages without folders: a prefix exists only with the first file below it."""
@@ -181,6 +181,26 @@ class UploadStore:
         if entry.get("type") != "file":
             raise UploadNotFoundError(self._missing(path))
         return remote_upload(path, entry)
+
+    def find(self, names: Iterable[str]) -> Sequence[Upload]:
+        """Return uploads by names in any Unicode form; a file of exactly that name is preferred.
+
+        Raises:
+            UploadNotFoundError: no upload has a name.
+            QueryError: several have it, all in other forms.
+            UploadsUnavailableError: the storage does not answer.
+        """
+        found: list[Upload] = []
+        listed: list[str] | None = None
+        for name in names:
+            try:
+                found.append(self.get(name))
+            except UploadNotFoundError:
+                listed = [upload.path for upload in self.scan()] if listed is None else listed
+                if (path := same_name(name, listed)) is None:
+                    raise
+                found.append(self.get(path))
+        return found
 
     def check_mounted(self) -> None:
         """Refuse to take uploads for deleted while the local folder is gone or empty.

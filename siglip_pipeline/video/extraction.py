@@ -63,6 +63,7 @@ def extract(
             source_sha256=sha256,
             sampling=job.recipe,
             decoder_version=DECODER_VERSION,
+            warnings=outcome.warnings,
         )
     except BaseException:
         writer.abort()

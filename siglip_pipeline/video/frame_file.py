@@ -29,14 +29,19 @@ from siglip_pipeline.errors import (
     StorageFullError,
 )
 from siglip_pipeline.records import IntArray, VideoInfo
+from siglip_pipeline.uploads.names import shown
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 OLDEST_VERSION: Final = 1
 """Frame files from this version to the present one are read; older ones are made again."""
 
 ROW_GROUP_FRAMES: Final = 32
 ROW_GROUP_BYTES: Final = 2**20
 """A row group ends at either limit, so a thumbnail reads about a megabyte at most."""
+
+MOST_WARNINGS: Final = 20
+MOST_WARNING_CHARACTERS: Final = 500
+"""Of one warning. A child that decodes is not trusted to stop by itself."""
 
 METADATA_KEY: Final = b"siglip_pipeline"
 
@@ -82,6 +87,8 @@ class FrameFileMetadata:
     decoder_version: str
     frames: int
     info: VideoInfo
+    warnings: tuple[str, ...] = ()
+    """What people should know of the frames; see :class:`.FrameReport`."""
 
 
 class FrameFileWriter:
@@ -122,7 +129,13 @@ class FrameFileWriter:
             self._flush()
 
     def close(
-        self, info: VideoInfo, *, source_sha256: str, sampling: str, decoder_version: str
+        self,
+        info: VideoInfo,
+        *,
+        source_sha256: str,
+        sampling: str,
+        decoder_version: str,
+        warnings: tuple[str, ...] = (),
     ) -> FrameFileMetadata:
         """Write the footer; the file is complete afterwards."""
         self._flush()
@@ -133,6 +146,7 @@ class FrameFileWriter:
             decoder_version=decoder_version,
             frames=self.frames,
             info=info,
+            warnings=warnings,
         )
         with self._needing_room():
             self._writer.add_key_value_metadata({METADATA_KEY: _to_json(metadata)})
@@ -302,7 +316,11 @@ def _from_json(video: str, raw: bytes) -> FrameFileMetadata:
             )
         info = values.pop("info")
         info["time_base"] = Fraction(info["time_base"])
-        return FrameFileMetadata(info=VideoInfo(**info), **values)
+        warnings = tuple(
+            shown(str(warning)[:MOST_WARNING_CHARACTERS])
+            for warning in values.pop("warnings", ())[:MOST_WARNINGS]
+        )
+        return FrameFileMetadata(info=VideoInfo(**info), warnings=warnings, **values)
     except (ValueError, LookupError, TypeError, ArithmeticError) as error:
         raise DamagedFramesError(
             f"{video}: the description in its frame file is damaged ({type(error).__name__}: "

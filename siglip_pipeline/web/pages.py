@@ -31,7 +31,7 @@ from siglip_pipeline.web.query import (
     search_text,
 )
 from siglip_pipeline.web.rendering import render
-from siglip_pipeline.web.schemas import MomentAnswer
+from siglip_pipeline.web.schemas import MomentAnswer, VideoDetailAnswer
 from siglip_pipeline.web.services import CurrentServices, Services
 from siglip_pipeline.web.video_routes import frame_answers, video_detail
 
@@ -160,7 +160,7 @@ def video_page(
     around = next((m for m in video.moments if m.start_seconds <= t < m.end_seconds), None)
     given = start is not None and end is not None and start < end
     found = MomentAnswer(start_seconds=start, end_seconds=end) if given else around
-    strip = _strip(services, video_id, t, duration, span, video.frames or 0)
+    strip = _strip(services, video, t, duration, span)
     [poster] = services.timelines.frames_at([(video_id, t)])
     back = _search_address(search)
     return render(
@@ -179,16 +179,16 @@ def video_page(
 
 
 def _strip(
-    services: Services, video_id: int, t: float, duration: float, span: float, frames: int
+    services: Services, video: VideoDetailAnswer, t: float, duration: float, span: float
 ) -> dict[str, Any]:
     """Return the frames around a second, and how many seconds they show."""
-    least = duration * min(1.0, STRIP_FRAMES / max(frames, 1))
+    least = duration * min(1.0, STRIP_FRAMES / max(video.frames or 0, 1))
     span = min(max(span, least), duration)
     start = min(max(0.0, t - span / 2), duration - span)
     found = services.timelines.frames(
-        video_id, start_seconds=start, end_seconds=start + span, max_frames=STRIP_FRAMES
+        video.video_id, start_seconds=start, end_seconds=start + span, max_frames=STRIP_FRAMES
     )
-    shown = frame_answers(video_id, found.frames)
+    shown = frame_answers(video.video_id, found.frames, offset=video.media_offset_seconds)
     return {"frames": shown, "span": span, "least": least, "start": start, "end": start + span}
 
 

@@ -22,6 +22,7 @@ _HIT: dict[str, JsonValue] = {
     "probability": 0.87,
     "start_seconds": 11.0,
     "end_seconds": 14.0,
+    "media_time_seconds": 12.0,
     "thumbnail_url": "/api/thumbnails/7/300.jpg",
     "page_url": "/videos/7?t=12",
     "stream_url": "/api/videos/7/stream",
@@ -107,6 +108,13 @@ class VideoAnswer(BaseModel):
     sampling: str | None = Field(examples=["fps:1"])
     size_bytes: int | None
     modified_at: datetime | None
+    warnings: list[str] = Field(
+        description="What is not as the file shows it: footage left out, colours approximated.",
+        examples=[["a second video track is left out"]],
+    )
+    media_offset_seconds: float = Field(
+        description="What a player's clock shows at the first frame: add it to other times."
+    )
 
     @classmethod
     def of(cls, row: VideoRow) -> "VideoAnswer":
@@ -136,6 +144,7 @@ class FrameAnswer(BaseModel):
 
     frame_index: int
     time_seconds: float
+    media_time_seconds: float = Field(description="What a player's clock shows there.")
     thumbnail_url: str
 
 

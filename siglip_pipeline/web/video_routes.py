@@ -79,7 +79,7 @@ def video_detail(services: Services, video_id: int) -> VideoDetailAnswer:
         **VideoAnswer.of(row).model_dump(),
         info=row.info,
         stream_url=f"/api/videos/{video_id}/stream",
-        timeline=frame_answers(video_id, found.frames),
+        timeline=frame_answers(video_id, found.frames, offset=row.media_offset_seconds),
         moments=[
             MomentAnswer(start_seconds=moment.start_seconds, end_seconds=moment.end_seconds)
             for moment in services.timelines.moments(video_id)
@@ -87,12 +87,21 @@ def video_detail(services: Services, video_id: int) -> VideoDetailAnswer:
     )
 
 
-def frame_answers(video_id: int, frames: Iterable[FrameTime]) -> list[FrameAnswer]:
-    """Return frames with the addresses of their pictures."""
+def frame_answers(
+    video_id: int, frames: Iterable[FrameTime], *, offset: float
+) -> list[FrameAnswer]:
+    """Return frames with the addresses of their pictures.
+
+    Args:
+        video_id: the video.
+        frames: its frames.
+        offset: what the clock of a player shows at the first frame.
+    """
     return [
         FrameAnswer(
             frame_index=frame.frame_index,
             time_seconds=frame.time_seconds,
+            media_time_seconds=round(frame.time_seconds + offset, 3),
             thumbnail_url=f"/api/thumbnails/{video_id}/{frame.frame_index}.jpg",
         )
         for frame in frames
@@ -119,11 +128,12 @@ def frames(
     """Return all stored frames from `from` to `to`, or `limit` of them, evenly spaced."""
     if not start < end:
         raise HttpError(422, f"from={start:g} is not before to={end:g}")
-    services.name(video_id)
+    offset = services.name(video_id).media_offset_seconds
     found = services.timelines.frames(
         video_id, start_seconds=start, end_seconds=end, max_frames=limit
     )
-    return FramesAnswer(frames=frame_answers(video_id, found.frames), total=found.total)
+    frames = frame_answers(video_id, found.frames, offset=offset)
+    return FramesAnswer(frames=frames, total=found.total)
 
 
 @router.get(

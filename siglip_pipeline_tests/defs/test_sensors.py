@@ -1,5 +1,6 @@
 """The sensor `new_uploads` reports each upload and starts its run once."""
 
+import os
 from pathlib import Path
 
 import dagster as dg
@@ -107,6 +108,31 @@ def test_a_file_is_taken_up_once_and_again_when_it_changes(uploads: Path) -> Non
         assert second is not None
         assert _reported(instance) == [*keys, "b.mp4"]
         assert _tick(instance) is None
+
+
+def test_an_upgrade_announces_nothing_and_notices_what_changes_after_it(
+    uploads: Path, database: Database
+) -> None:
+    file = uploads / "a.jpg"
+    file.write_bytes(b"1234")
+    os.utime(file, (1_700_000_000, 1_700_000_000))
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert _tick(instance) is not None
+        with database.connection() as connection:
+            connection.execute(
+                "UPDATE videos SET listed_fingerprint = '4-1700000000000000',"
+                " source_fingerprint = '4-1700000000000000'"
+            )
+        assert _tick(instance) is None
+        with database.connection() as connection:
+            found = connection.execute(
+                "SELECT listed_fingerprint, listed_fingerprint = source_fingerprint FROM videos"
+            ).fetchone()
+        changed_us = round(file.stat().st_ctime * 1e6)
+        assert found == (f"4-1700000000000000-{changed_us}", True)
+        file.write_bytes(b"4321")
+        os.utime(file, (1_700_000_000, 1_700_000_000))
+        assert _tick(instance) is not None
 
 
 def test_a_run_that_the_daemon_never_made_is_asked_for_again(

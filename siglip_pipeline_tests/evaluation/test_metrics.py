@@ -30,6 +30,7 @@ def hit(video: str, best: float, start: float, end: float) -> Hit:
         probability=0.5,
         start_seconds=start,
         end_seconds=end,
+        media_time_seconds=best,
     )
 
 

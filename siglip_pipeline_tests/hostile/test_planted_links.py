@@ -53,6 +53,7 @@ def test_a_thumbnail_is_written_through_no_link(tmp_path: Path) -> None:
         probability=0.5,
         start_seconds=0.0,
         end_seconds=1.0,
+        media_time_seconds=0.0,
     )
     target = tmp_path / "shared" / "001-one.mp4-0.0s.jpg"
     mine = planted(target, target.name)

@@ -4,6 +4,7 @@ Real Postgres, real decoding, the demo model, runs recorded in a real Dagster in
 """
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from PIL import Image
 
 from siglip_pipeline.cli import main as cli
 from siglip_pipeline.demo.drawing import render_picture
@@ -24,6 +26,7 @@ from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.status import StatusOptions, collect_status
 from siglip_pipeline.store.database import DatabaseOptions, open_database
 from siglip_pipeline.store.vectors import VectorStore
+from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.conftest import collection_settings, fresh_database
 
 SCENES_PER_VIDEO = 10
@@ -175,6 +178,27 @@ def _run_cli(
     return int(code or 0), json.loads(capsys.readouterr().out)
 
 
+def test_a_replaced_file_is_noticed_without_a_running_dagster(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = Path(collection.settings.uploads) / "replaced.bmp"
+    Image.new("RGB", (64, 48), "red").save(file)
+    status = file.stat()
+    assert materialize_videos(collection.settings, ["replaced.bmp"])
+    for option, colour in (("--all-missing", "blue"), ("--stale", "green")):
+        Image.new("RGB", (64, 48), colour).save(file)
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+        _, document = _run_cli(monkeypatch, capsys, "status", "--json")
+        assert document["out_of_date"]["frames"] == 1
+        code, document = _run_cli(monkeypatch, capsys, "materialize", option, "--json")
+        assert (code, document["indexed"]) == (0, ["replaced.bmp"])
+        code, document = _run_cli(monkeypatch, capsys, "materialize", option, "--json")
+        assert (code, document["videos"]) == (0, [])
+    file.unlink()
+    with open_database(DatabaseOptions.from_settings(collection.settings)) as database:
+        VideoStore(database).delete("replaced.bmp")
+
+
 def test_status_json_is_as_documented(
     collection: Collection, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,7 +206,7 @@ def test_status_json_is_as_documented(
     assert code == 0
     assert set(document) == {
         *("videos", "failures", "refused", "out_of_date", "warnings", "frames", "vectors"),
-        *("model", "index", "decoding"),
+        *("model", "index", "decoding", "video_warnings"),
     }
     assert document["warnings"] == []
     assert document["out_of_date"] == {"frames": 0, "vectors": 0}
@@ -206,7 +230,7 @@ def test_search_json_is_as_documented(
     for hit in document["hits"]:
         assert set(hit) == {
             *("video", "video_id", "time_seconds", "frame_index", "score"),
-            *("probability", "start_seconds", "end_seconds"),
+            *("probability", "start_seconds", "end_seconds", "media_time_seconds"),
         }
         assert -1 <= hit["score"] <= 1
         assert 0 <= hit["probability"] <= 1

@@ -1,15 +1,20 @@
 """Equal content is worked on once, and the counts that must agree do, or are made to."""
 
 import json
+import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
+import dagster as dg
+import PIL.Image
 import pyarrow.parquet as pq
 import pytest
 
+from siglip_pipeline.defs.checks import check_frames
 from siglip_pipeline.defs.metadata import frames_metadata, sampling_metadata
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
@@ -32,11 +37,13 @@ from siglip_pipeline.stages import (
 from siglip_pipeline.stages.freshness import Wanted, out_of_date
 from siglip_pipeline.stages.reconcile import InDagster, reconcile
 from siglip_pipeline.stages.removal import forget_video
+from siglip_pipeline.stages.status import StatusOptions, collect_status
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoStore
+from siglip_pipeline.text.json_form import to_json
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video import frame_file
 from siglip_pipeline.video.frame_store import FrameStore
@@ -301,6 +308,160 @@ def test_what_is_out_of_date_is_what_the_settings_changed(bench: Bench, film: Pa
         assert (found.frames, found.vectors) == (frames, vectors), change
 
 
+def _out_of_date(bench: Bench) -> list[str]:
+    listing = bench.uploads.list()
+    return out_of_date(bench.database, Wanted.from_settings(bench.settings), listing=listing).videos
+
+
+def test_a_file_that_was_touched_is_hashed_and_not_decoded(bench: Bench, film: Path) -> None:
+    file = bench.folder / "a.mp4"
+    shutil.copyfile(film, file)
+    bench.sample("a.mp4")
+    bench.embed("a.mp4")
+    assert _out_of_date(bench) == []
+    for touch in _touches(file):
+        touch()
+        assert _out_of_date(bench) == ["a.mp4"]
+        again = bench.sample("a.mp4")["a.mp4"]
+        assert isinstance(again, FramesStored)
+        assert (again.report, again.reused_from) == (None, None)
+        assert _out_of_date(bench) == []
+    # Damaged frames are made again, whatever the file's hash.
+    file.touch()
+    frames = next(Path(urlsplit(bench.frames.address("a.mp4")).path).parent.glob("*.parquet"))
+    frames.write_bytes(frames.read_bytes()[:-9])
+    assert _report_of(bench.sample("a.mp4")["a.mp4"]) is not None
+
+
+def test_a_failed_file_that_was_touched_is_hashed_and_not_decoded(bench: Bench) -> None:
+    file = bench.folder / "a.mp4"
+    file.write_bytes(b"no film at all")
+    reason = _reason(bench)
+
+    def decodes() -> bool:
+        with bench.database.connection() as connection:
+            connection.execute("UPDATE failures SET reason = 'as before'")
+        assert _reason(bench) in ("as before", reason)
+        assert (
+            out_of_date(
+                bench.database, Wanted.from_settings(bench.settings), listing=bench.uploads.list()
+            ).frames
+            == ()
+        )
+        return _stored_reason(bench) != "as before"
+
+    for touch in _touches(file):
+        touch()
+        assert _out_of_date(bench) == ["a.mp4"]
+        assert not decodes()
+    assert decodes(), "an unchanged file was asked for, which is a wish to try again"
+    file.touch()
+    bench.settings = bench.settings.model_copy(update={"min_decodable_share": 0.1})
+    assert decodes(), "it can succeed under other settings"
+    file.write_bytes(b"no film, again")
+    assert decodes(), "it is other content of the same size"
+
+
+def _reason(bench: Bench) -> str:
+    result = bench.sample("a.mp4")["a.mp4"]
+    assert isinstance(result, NoFrames)
+    return result.reason
+
+
+def _stored_reason(bench: Bench) -> str:
+    [failure] = VideoStore(bench.database).failures()
+    return failure.reason
+
+
+def _touches(file: Path) -> list[Callable[[], object]]:
+    """What changes a file's times and not its content."""
+    return [file.touch, lambda: file.chmod(0o600), lambda: _written_anew(file)]
+
+
+def _written_anew(file: Path) -> None:
+    status = file.stat()
+    copy = file.with_name("copy.tmp")
+    shutil.copyfile(file, copy)
+    os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
+    copy.replace(file)
+
+
+def _report_of(result: FramesStored | NoFrames | VideoError) -> object:
+    assert isinstance(result, FramesStored), result
+    return result.report
+
+
+def test_other_content_of_the_same_size_and_time_is_decoded(bench: Bench) -> None:
+    file = bench.folder / "a.bmp"
+    PIL.Image.new("RGB", (64, 48), "red").save(file)
+    bench.sample("a.bmp")
+    red, status = file.read_bytes(), file.stat()
+    PIL.Image.new("RGB", (64, 48), "blue").save(file)
+    assert len(file.read_bytes()) == len(red)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert _out_of_date(bench) == ["a.bmp"]
+    assert _report_of(bench.sample("a.bmp")["a.bmp"]) is not None
+
+
+def test_fingerprints_of_an_earlier_version_still_hold(bench: Bench, film: Path) -> None:
+    shutil.copyfile(film, bench.folder / "a.mp4")
+    bench.sample("a.mp4")
+    bench.embed("a.mp4")
+    with bench.database.connection() as connection:
+        connection.execute(
+            "UPDATE videos SET source_fingerprint = %(short)s, listed_fingerprint = %(short)s",
+            {"short": bench.uploads.get("a.mp4").short_fingerprint},
+        )
+    assert _out_of_date(bench) == []
+    bench.sample("a.mp4")
+    assert _out_of_date(bench) == []
+    (bench.folder / "a.mp4").chmod(0o600)
+    assert _out_of_date(bench) == ["a.mp4"]
+
+
+def test_warnings_stay_with_the_frames_until_the_video_is_good(bench: Bench, film: Path) -> None:
+    warnings = ("a second video track is left out", "colours are approximate")
+    shutil.copyfile(film, bench.folder / "a.mp4")
+    good = bench.sample("a.mp4")["a.mp4"]
+    assert isinstance(good, FramesStored)
+    assert _warned_of(bench, good) == ((), True)
+    # As if its decoder had warned.
+    (file,) = Path(bench.settings.frame_store_url).glob("*.parquet")
+    table = pq.read_table(file)
+    description = json.loads(table.schema.metadata[frame_file.METADATA_KEY])
+    told = json.dumps(description | {"warnings": [*warnings, "\u202e" + "x" * 9999]}).encode()
+    pq.write_table(table.replace_schema_metadata({frame_file.METADATA_KEY: told}), file)
+    shutil.copyfile(film, bench.folder / "b.mp4")
+    taken = bench.sample("b.mp4")["b.mp4"]
+    assert isinstance(taken, FramesStored)
+    assert taken.reused_from == "a.mp4"
+    found, passed = _warned_of(bench, taken)
+    assert found[:2] == warnings
+    assert found[2].startswith("\\u202exxx")
+    assert len(found[2]) < 600
+    assert not passed
+    metadata = frames_metadata(taken, bench.frames)
+    assert metadata["warnings"] == [*found]
+    status = collect_status(bench.database, StatusOptions.from_settings(bench.settings))
+    assert [(v.video, v.warnings) for v in status.video_warnings] == [("b.mp4", found)]
+    document = to_json(status.document())["video_warnings"]
+    assert document == [{"video": "b.mp4", "warnings": [*found]}]
+    again = bench.sample("b.mp4", force=True)["b.mp4"]
+    assert isinstance(again, FramesStored)
+    assert _warned_of(bench, again) == ((), True)
+    status = collect_status(bench.database, StatusOptions.from_settings(bench.settings))
+    assert status.video_warnings == ()
+
+
+def _warned_of(bench: Bench, result: FramesStored) -> tuple[tuple[str, ...], bool]:
+    """What the row says, and whether the check passes."""
+    row = VideoStore(bench.database).get(result.video)
+    assert row is not None
+    (check,) = (check for check in check_frames(result) if check.name == "footage_is_whole")
+    assert check.severity is dg.AssetCheckSeverity.WARN
+    return tuple(row.warnings), check.passed
+
+
 def _reconcile(bench: Bench, partitions: set[str], busy: frozenset[str] = frozenset()) -> object:
     found = reconcile(
         uploads=bench.uploads,
@@ -449,7 +610,7 @@ def test_frames_of_a_newer_version_are_left_alone_and_of_an_older_one_made_anew(
     monkeypatch.setattr(frame_file, "SCHEMA_VERSION", 0)
     for outcome in (bench.sample("a.mp4")["a.mp4"], bench.embed("a.mp4")["a.mp4"]):
         assert isinstance(outcome, VideoError)
-        assert "schema version 1, this program reads up to 0; upgrade" in outcome.reason
+        assert "schema version 2, this program reads up to 0; upgrade" in outcome.reason
     found = reconcile(
         uploads=bench.uploads,
         frame_store=bench.frames,
@@ -473,4 +634,4 @@ def test_frames_of_a_newer_version_are_left_alone_and_of_an_older_one_made_anew(
     outcome = bench.sample("a.mp4")["a.mp4"]
     assert isinstance(outcome, FramesStored)
     assert outcome.report is not None, "it was not decoded again"
-    assert bench.frames.metadata("a.mp4").schema_version == 1
+    assert bench.frames.metadata("a.mp4").schema_version == frame_file.SCHEMA_VERSION

@@ -33,11 +33,12 @@ def test_hits_are_rows_with_their_marks() -> None:
         probability=0.25,
         start_seconds=60,
         end_seconds=63,
+        media_time_seconds=63.2,
     )
     table = hits_table("query", [hit, hit], mark={1: "right"})
     assert table.row_count == 2
     assert [next(iter(column.cells)) for column in table.columns] == [
-        *("a.mp4", "1:01.2", "1:00.0 – 1:03.0", "0.500", "25.0%", "")
+        *("a.mp4", "1:03.2", "1:02.0 – 1:05.0", "0.500", "25.0%", "")
     ]
     assert list(table.columns[-1].cells) == ["", "right"]
 

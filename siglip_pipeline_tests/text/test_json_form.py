@@ -15,6 +15,7 @@ HIT = Hit(
     probability=0.87654321,
     start_seconds=11.0,
     end_seconds=14.00051,
+    media_time_seconds=14.00049,
 )
 
 
@@ -28,7 +29,7 @@ def test_a_result_is_the_document_of_search() -> None:
         '{"query":{"like":{"video":"b.mp4","time_seconds":3.0},"k":10,"filter":{"videos":["a*"],'
         '"from_seconds":1.5}},"model":"tiny","hits":[{"video":"a b/ü.mp4","video_id":7,'
         '"time_seconds":12.0,"frame_index":300,"score":0.312346,"probability":0.876543,'
-        '"start_seconds":11.0,"end_seconds":14.001}]}'
+        '"start_seconds":11.0,"end_seconds":14.001,"media_time_seconds":14.0}]}'
     )
     assert to_json_bytes(result).decode() == expected
     assert json.dumps(to_json(result), ensure_ascii=False, separators=(",", ":")) == expected

@@ -96,6 +96,24 @@ def test_a_change_shows_in_the_fingerprint(tmp_path: Path) -> None:
     assert len({before, touched, store.get("a.mp4").fingerprint}) == 3
 
 
+def test_a_change_that_keeps_size_and_time_shows_in_the_fingerprint(tmp_path: Path) -> None:
+    file = put(tmp_path, "a.jpg", b"1234")
+    os.utime(file, (1_700_000_000, 1_700_000_000))
+    store = UploadStore(tmp_path)
+    before = store.get("a.jpg")
+    # As `exiftool -P` does: another file under the name, as large and as old.
+    other = put(tmp_path, "a.jpg_tmp", b"4321")
+    os.utime(other, (1_700_000_000, 1_700_000_000))
+    other.replace(file)
+    after = store.get("a.jpg")
+    assert not after.has_fingerprint(before.fingerprint)
+    assert after.has_fingerprint(after.fingerprint)
+    # Databases of earlier versions hold no ctime.
+    assert after.has_fingerprint("4-1700000000000000")
+    assert not after.has_fingerprint("4-1700000000000001")
+    assert not after.has_fingerprint(None)
+
+
 def test_a_growing_file_is_left_until_it_has_settled(tmp_path: Path) -> None:
     file = put(tmp_path, "growing.mp4")
     store = UploadStore(tmp_path, settle_seconds=0.5)

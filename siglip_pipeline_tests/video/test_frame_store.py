@@ -77,7 +77,7 @@ def test_what_goes_in_comes_out(store: FrameStore) -> None:
     assert store.exists("a/b.mp4")
     assert store.metadata("a/b.mp4") == metadata
     assert metadata == FrameFileMetadata(
-        schema_version=1,
+        schema_version=frame_file.SCHEMA_VERSION,
         source_sha256="ab" * 32,
         sampling="fps:1",
         decoder_version="1 test",
@@ -259,10 +259,10 @@ def test_a_newer_or_foreign_file_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = FrameStore(tmp_path)
-    monkeypatch.setattr(frame_file, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(frame_file, "SCHEMA_VERSION", frame_file.SCHEMA_VERSION + 1)
     write(store, stored(2))
     monkeypatch.undo()
-    with pytest.raises(FrameStoreError, match="schema version 2"):
+    with pytest.raises(FrameStoreError, match="schema version 3"):
         store.metadata("a/b.mp4")
     pq.write_table(
         pq.read_table(tmp_path / "a" / "b.mp4.frames.parquet").replace_schema_metadata(None),

@@ -147,6 +147,7 @@ def test_videos_are_listed_page_by_page(client: httpx.Client) -> None:
     assert [video["state"] for video in videos] == ["failed", *["indexed"] * 3]
     assert videos[0]["stage"] == "video_frames"
     assert videos[0]["reason"]
+    assert {(*video["warnings"], video["media_offset_seconds"]) for video in videos} == {(0,)}
 
 
 def test_a_video_has_its_frames_and_moments_in_time(

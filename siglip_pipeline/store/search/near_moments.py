@@ -31,11 +31,14 @@ found AS MATERIALIZED (
            (video_id::bigint << 32) + moment AS key
     FROM (
         SELECT DISTINCT ON (n.video_id, m.moment)
-               v.path, n.video_id, m.moment, n.frame_index, n.time_seconds,
+               v.path, v.media_offset_seconds, n.video_id, m.moment, n.frame_index,
+               n.time_seconds,
                -- In half precision the product of two unit vectors can slightly exceed 1.
                greatest(-1, least(1, -n.distance)) AS score
         FROM near n
-        JOIN LATERAL (SELECT path FROM videos WHERE video_id = n.video_id LIMIT 1) v ON true
+        JOIN LATERAL (
+            SELECT path, media_offset_seconds FROM videos WHERE video_id = n.video_id LIMIT 1
+        ) v ON true
         JOIN LATERAL (
             SELECT moment FROM {moments} m
             WHERE m.video_id = n.video_id
@@ -55,7 +58,7 @@ FROM (
 ) state
 LEFT JOIN (
     SELECT path, video_id, time_seconds, frame_index, score, opening.start_seconds,
-           ending.end_seconds
+           ending.end_seconds, time_seconds + media_offset_seconds AS media_time_seconds
     FROM hits
     JOIN found USING (place)
     JOIN LATERAL (
@@ -172,7 +175,8 @@ class NearMoments:
     """The result of one statement."""
 
     hits: list[tuple[Any, ...]]
-    """Best first: path, video id, seconds, frame index, score, start and end of the hit."""
+    """Best first: path, video id, seconds, frame index, score, start and end of the hit, and the
+    seconds that a player shows."""
     rows_read: int
     """Rows of the index that were read, for the vector with the fewest."""
     least_score: float

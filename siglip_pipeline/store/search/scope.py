@@ -1,6 +1,7 @@
 """Resolve the filter of a search to the ids of videos."""
 
 from collections.abc import Sequence
+from unicodedata import normalize
 
 import psycopg
 
@@ -9,6 +10,7 @@ from siglip_pipeline.hits import SearchFilter
 from siglip_pipeline.store.database import Connection, Database
 from siglip_pipeline.store.kinds import Scope
 from siglip_pipeline.store.search.globs import glob_regex, is_glob
+from siglip_pipeline.store.video_names import stored_names
 
 _VIDEOS = """
 SELECT v.path, v.video_id, i.frames, i.moments,
@@ -16,6 +18,7 @@ SELECT v.path, v.video_id, i.frames, i.moments,
        AND (%(uploaded_until)s::timestamptz IS NULL OR v.modified_at < %(uploaded_until)s)
 FROM videos v LEFT JOIN ingests i ON i.video_id = v.video_id AND i.model_id = %(model)s
 WHERE %(videos)s::text[] IS NULL OR v.path = ANY(%(videos)s) OR v.path ~ ANY(%(globs)s::text[])
+      OR (v.path IS NOT NFC NORMALIZED AND normalize(v.path, NFC) ~ ANY(%(globs)s))
 """
 
 
@@ -29,21 +32,25 @@ def resolve_scope(
     Args:
         connection: in a transaction.
         model_id: the model whose vectors are searched.
-        filter: its globs as :func:`~siglip_pipeline.store.search.globs.glob_regex` reads them.
+        filter: its globs as :func:`~siglip_pipeline.store.search.globs.glob_regex` reads them;
+            paths and globs match whatever their Unicode form.
 
     Raises:
-        QueryError: a path is not known, or a glob matches nothing; names it.
+        QueryError: a path is not known or that of several videos, or a glob matches nothing;
+            names it.
     """
     if not filter.is_about_videos:
         return Scope(time_range=filter.time_range)
+    # A file may be called like a glob.
+    videos = stored_names(connection, filter.videos or ())
     globs = [pattern for pattern in filter.videos or () if is_glob(pattern)]
+    forms = dict.fromkeys(form for glob in globs for form in (glob, normalize("NFC", glob)))
     values = {
         "uploaded_since": filter.uploaded_since,
         "uploaded_until": filter.uploaded_until,
         "model": model_id,
-        # The name of a file may look like a glob.
-        "videos": None if filter.videos is None else list(filter.videos),
-        "globs": [glob_regex(glob) for glob in globs],
+        "videos": None if filter.videos is None else videos,
+        "globs": [glob_regex(glob) for glob in forms],
     }
     try:
         rows = connection.execute(_VIDEOS, values).fetchall()
@@ -52,7 +59,7 @@ def resolve_scope(
             f"a pattern among {[glob[:60] for glob in globs]} cannot be used ({error}); make it "
             "simpler"
         ) from error
-    _check_known(filter.videos or (), globs, [row[0] for row in rows])
+    _check_known(videos, globs, [row[0] for row in rows])
     inside = [row[1:4] for row in rows if row[2] is not None and row[4]]
     return Scope(
         video_ids=[video_id for video_id, _, _ in inside],

@@ -89,8 +89,9 @@ def _hits(near: NearMoments, model: ModelRow) -> list[Hit]:
             probability=p,
             start_seconds=start,
             end_seconds=end,
+            media_time_seconds=media,
         )
-        for (video, video_id, time_seconds, frame_index, score, start, end), p in zip(
+        for (video, video_id, time_seconds, frame_index, score, start, end, media), p in zip(
             near.hits, probabilities_K, strict=True
         )
     ]

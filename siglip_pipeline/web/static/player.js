@@ -9,6 +9,8 @@ if (player) {
   const api = `/api/videos/${player.dataset.id}`;
   const duration = Number(player.dataset.duration);
   const leastSpan = Number(player.dataset.leastSpan);
+  // Times count from the first frame. The upload's own clock, which is shown, may begin before it.
+  const offset = Number(player.dataset.offset);
   const foundStart = Number(player.dataset.foundStart ?? NaN);
   const foundEnd = Number(player.dataset.foundEnd ?? NaN);
   const moments = [...document.querySelectorAll(".moment")];
@@ -17,14 +19,14 @@ if (player) {
   let wanted = Number(player.dataset.start);
   // What plays: the upload, a clip of some seconds of it, all of it converted, or stored frames.
   let source = "upload";
-  let clipStart = 0, clipEnd = duration;
+  let clipStart = -offset, clipEnd = duration;
   let request = 0; // the last clip that was asked for
 
   const frames = () => [...document.querySelectorAll(".strip a")];
   const now = () => (source === "frames" || video.seeking || !video.readyState
-    ? wanted : clipStart + video.currentTime);
+    ? wanted : Math.max(0, clipStart + video.currentTime));
   const shownTime = (seconds) => {
-    const tenths = Math.round(seconds * 10), pad = (n) => String(n).padStart(2, "0");
+    const tenths = Math.round((seconds + offset) * 10), pad = (n) => String(n).padStart(2, "0");
     const clock = `${pad(Math.floor(tenths / 10) % 60)}.${tenths % 10}`;
     const minutes = Math.floor(tenths / 600);
     return minutes < 60 ? `${minutes}:${clock}` : `${Math.floor(minutes / 60)}:${pad(minutes % 60)}:${clock}`;
