@@ -19,6 +19,7 @@ from siglip_pipeline.search import (
     LabelReport,
     MomentTerm,
     QueryTerm,
+    Receipt,
     SearchFilter,
     SearchOptions,
     SearchResult,
@@ -27,6 +28,7 @@ from siglip_pipeline.search import (
     parse_query,
 )
 from siglip_pipeline.search.export import Exported, export_hits
+from siglip_pipeline.search.results import proof_sentence
 from siglip_pipeline.services.binding import url_host
 from siglip_pipeline.services.ports import key_headers
 from siglip_pipeline.settings import Settings
@@ -104,6 +106,17 @@ def search(
     clips: Annotated[
         bool, typer.Option("--clips", help="With --export: the moments as MP4, not thumbnails.")
     ] = False,
+    prove: Annotated[
+        bool,
+        typer.Option("--prove", help="Also search exactly, and say what the index missed."),
+    ] = False,
+    permalink: Annotated[
+        bool, typer.Option("--permalink", help="Print a pin that names the state of the index.")
+    ] = False,
+    pin: Annotated[
+        str | None,
+        typer.Option(help="Say whether the answer is still that of this pin (--permalink)."),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Find moments by text, picture, another moment, a clip, or several of these at once.
@@ -118,11 +131,16 @@ def search(
     filter = search_filter(
         video, from_seconds, to_seconds, since, until, min_probability, per_video
     )
-    result = _find(settings, query_terms(text, image, like), clip, k=k, filter=filter)
+    receipt = Receipt(prove=prove, permalink=permalink, pin=pin)
+    terms = query_terms(text, image, like)
+    result = _find(settings, terms, clip, k=k, filter=filter, receipt=receipt)
     document = SearchDocument(
         query=result.query,
         model=result.model,
         hits=result.hits,
+        proof=result.proof,
+        pin=result.pin,
+        reproduced=result.reproduced,
         exported=_export(result, export, settings, clips=clips),
         opened=_open(result, settings) if open_ and result.hits else None,
     )
@@ -328,16 +346,19 @@ def _find(
     *,
     k: int,
     filter: SearchFilter,
+    receipt: Receipt,
 ) -> SearchResult:
     if (clip is not None) == bool(terms):
         raise typer.BadParameter(
             "give TEXT, --image FILE, --like VIDEO@SECONDS or several of them, or --clip FILE"
         )
+    if clip is not None and receipt != Receipt():
+        raise typer.BadParameter("--prove, --permalink and --pin are not for --clip")
     with open_database(DatabaseOptions.from_settings(settings)) as database:
         service = SearchService(database, SearchOptions.from_settings(settings))
         if clip is not None:
             return service.by_clip(clip, k=k, filter=filter)
-        return service.by_mix(terms, k=k, filter=filter)
+        return service.with_receipt(terms, receipt, k=k, filter=filter)
 
 
 def _export(
@@ -369,6 +390,7 @@ def _show(document: SearchDocument, *, title: str) -> None:
         console.out.print(console.hits_table(title, document.hits))
     else:
         console.out.print("Nothing here: no moment passes the filters and is probable enough.")
+    _show_receipt(document)
     for file in document.exported or ():
         if file.path is None:
             console.err.print(f"not exported: {file.reason}", style="yellow")
@@ -376,3 +398,17 @@ def _show(document: SearchDocument, *, title: str) -> None:
             console.err.print(f"wrote {file.path}")
     if document.opened:
         console.err.print(f"opened {document.opened}")
+
+
+def _show_receipt(document: SearchDocument) -> None:
+    if document.proof is not None:
+        console.out.print(proof_sentence(document.proof))
+        if document.proof.missed:
+            console.out.print(console.hits_table("missed by the index", document.proof.missed))
+    if document.pin is not None:
+        console.out.print(f"pin {document.pin}")
+    if document.reproduced is not None and not document.reproduced.same:
+        console.err.print(
+            f"This is not the answer that was pinned: {document.reproduced.reason}.",
+            style="yellow",
+        )

@@ -21,6 +21,7 @@ from siglip_pipeline.search.query_terms import (
     parse_moment,
     parse_query,
 )
+from siglip_pipeline.search.receipts import Receipt
 from siglip_pipeline.search.results import QueryShown, SearchResult
 from siglip_pipeline.search.search_options import SearchOptions
 from siglip_pipeline.search.service import DEFAULT_K, SearchService
@@ -39,6 +40,7 @@ __all__ = [
     "QueryEmbedder",
     "QueryShown",
     "QueryTerm",
+    "Receipt",
     "SearchFilter",
     "SearchOptions",
     "SearchResult",

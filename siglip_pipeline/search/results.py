@@ -18,7 +18,7 @@ from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.label_scores import score_frames
 from siglip_pipeline.store.models import ModelRow
 from siglip_pipeline.store.search.moment_search import MomentSearch
-from siglip_pipeline.text.json_form import DOCUMENTED, Given
+from siglip_pipeline.text.json_form import DOCUMENTED, Given, Rounded6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +63,33 @@ class QueryShown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """The answer of an index beside that of an exact search over everything in scope."""
+
+    __pydantic_config__ = DOCUMENTED
+
+    complete: bool
+    """Whether the index missed nothing."""
+    recall: Rounded6
+    """Share of the exact hits that the index found."""
+    missed: tuple[Hit, ...]
+    """Hits of the exact search that the index missed."""
+    index_seconds: Rounded6
+    exact_seconds: Rounded6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reproduction:
+    """Whether an answer is still the one that was pinned."""
+
+    __pydantic_config__ = DOCUMENTED
+
+    same: bool
+    reason: Given[str] = None
+    """What has changed since."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
     """The result of one query, best hit first."""
 
@@ -71,6 +98,12 @@ class SearchResult:
     """Name of the model whose vectors were searched."""
     hits: tuple[Hit, ...] = ()
     """Empty if no moment is probable enough."""
+    proof: Given[Proof] = None
+    """What the index missed, if that was asked."""
+    pin: Given[str] = None
+    """Names the state of the index, if that was asked: search again with it."""
+    reproduced: Given[Reproduction] = None
+    """Whether the answer is that of the pin that was given."""
 
 
 def shown(term: QueryTerm) -> TermShown:
@@ -81,6 +114,16 @@ def shown(term: QueryTerm) -> TermShown:
         return TermShown(image=term.name, weight=term.weight)
     like = Moment(video=term.video, time_seconds=term.seconds)
     return TermShown(like=like, weight=term.weight)
+
+
+def proof_sentence(proof: Proof) -> str:
+    """Return what a proof states, in words."""
+    missed = "missed nothing" if proof.complete else f"missed {len(proof.missed)} hits"
+    return (
+        f"The index {missed} (recall {proof.recall:.3f}); it took "
+        f"{1000 * proof.index_seconds:.1f} ms, the exact search "
+        f"{1000 * proof.exact_seconds:.1f} ms."
+    )
 
 
 class HitFinder:

@@ -23,11 +23,20 @@ from siglip_pipeline.search.query_terms import (
     check_terms,
 )
 from siglip_pipeline.search.query_vectors import QueryVectorizer, QueryVectors
-from siglip_pipeline.search.results import HitFinder, QueryShown, SearchResult, TermShown, shown
+from siglip_pipeline.search.receipts import Receipt, parse_pin, prove_hits, reproduction
+from siglip_pipeline.search.results import (
+    HitFinder,
+    Proof,
+    QueryShown,
+    SearchResult,
+    TermShown,
+    shown,
+)
 from siglip_pipeline.search.search_options import SearchOptions
 from siglip_pipeline.siglip.label_prompts import PROMPT_TEMPLATE
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelRow, ModelStore
+from siglip_pipeline.store.search.index_state import index_state
 from siglip_pipeline.store.search.moment_search import ActiveModelChangedError
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.video_names import stored_name
@@ -391,6 +400,66 @@ class SearchService:
         model = self.active_model()
         vectors_LD = self._embedder.texts(model, sentences)
         return label_videos(self._database, model, labels, vectors_LD, chosen)
+
+    def with_receipt(
+        self,
+        terms: Sequence[QueryTerm],
+        receipt: Receipt,
+        *,
+        k: int = DEFAULT_K,
+        offset: int = 0,
+        filter: SearchFilter | None = None,
+    ) -> SearchResult:
+        """Search as :meth:`by_mix`, and return the answer with a receipt.
+
+        Args:
+            terms: the query.
+            receipt: a proof, a pin, or the check of one. A pinned model that still has its index is
+                searched, even if another one is active.
+            k: the largest number of hits.
+            offset: skip so many of the best hits.
+            filter: what may be returned.
+
+        Raises:
+            QueryError: the query or the pin is invalid.
+            NothingIndexedError: no index has been published yet.
+        """
+        service, reproduced = self, None
+        if receipt.pin is not None:
+            reproduced = reproduction(self._database, receipt.pin)
+            if reproduced.same:
+                service = self._of_model(parse_pin(receipt.pin).model_key)
+        result = service.by_mix(terms, k=k, offset=offset, filter=filter)
+        proof = service._prove(terms, k + offset, filter) if receipt.prove else None
+        state = None
+        if receipt.permalink:
+            state = index_state(self._database, service.active_model().key)
+        return replace(
+            result,
+            hits=proof[0][offset:] if proof else result.hits,
+            proof=proof[1] if proof else None,
+            pin=None if state is None else str(state),
+            reproduced=reproduced,
+        )
+
+    def least_probability(self, filter: SearchFilter) -> float:
+        """Return the probability below which a search hides hits."""
+        return self._finder.least_probability(filter)
+
+    def _of_model(self, key: str) -> "SearchService":
+        """Return a service that searches a model, active or not, with the same embedder."""
+        if self.active_model().key == key:
+            return self
+        return SearchService(self._database, self._options, embedder=self._embedder, model_key=key)
+
+    def _prove(
+        self, terms: Sequence[QueryTerm], k: int, filter: SearchFilter | None
+    ) -> tuple[tuple[Hit, ...], Proof]:
+        def answer(model: ModelRow) -> tuple[tuple[Hit, ...], Proof]:
+            vectors = self._vectorizer.of_terms(model, terms)
+            return prove_hits(self._finder, model, vectors, k, filter or SearchFilter())
+
+        return self._with_active_model(answer)
 
     def explain(
         self,

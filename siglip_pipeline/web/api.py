@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from siglip_pipeline.search import SearchResult
+from siglip_pipeline.search import SearchFilter, SearchResult
 from siglip_pipeline.text.json_form import to_json_bytes
 from siglip_pipeline.web.client_pictures import on_picture
 from siglip_pipeline.web.query import (
@@ -15,12 +15,14 @@ from siglip_pipeline.web.query import (
     Filter,
     HitRange,
     Page,
+    WithReceipt,
+    permalink_of,
     search_picture,
     search_similar,
     search_text,
 )
 from siglip_pipeline.web.schemas import FAILURES, ErrorAnswer, HitAnswer, SearchAnswer
-from siglip_pipeline.web.services import CurrentServices
+from siglip_pipeline.web.services import CurrentServices, Services
 
 _MEDIA_FAILURES: dict[int | str, dict[str, Any]] = {
     413: {"model": ErrorAnswer, "description": "The picture is too large"},
@@ -52,6 +54,7 @@ def search_by_text(
     services: CurrentServices,
     page: Page,
     filter: Filter,
+    receipt: WithReceipt,
     q: Annotated[
         str,
         Query(
@@ -63,7 +66,8 @@ def search_by_text(
     ],
 ) -> Response:
     """Return moments that show what the text says, best first."""
-    return _answer(request, page, search_text(services, q, page, filter))
+    result = search_text(services, q, page, filter, receipt)
+    return _answer(request, services, page, result, filter)
 
 
 @router.post(
@@ -83,7 +87,7 @@ async def search_by_picture(
         request, services, lambda pixels: search_picture(services, pixels, page, filter)
     )
     # Its next page would need the picture again: send it with another offset.
-    return _answer(request, page, result, has_next=False)
+    return _answer(request, services, page, result, filter, has_next=False)
 
 
 @router.get(
@@ -98,6 +102,7 @@ def similar(
     services: CurrentServices,
     page: Page,
     filter: Filter,
+    receipt: WithReceipt,
     like: Annotated[
         str | None, Query(description="`VIDEO@SECONDS`.", examples=["holiday/beach.mp4@12.5"])
     ] = None,
@@ -105,12 +110,20 @@ def similar(
     seconds: Annotated[float | None, Query(ge=0, le=MAX_SECONDS, allow_inf_nan=False)] = None,
 ) -> Response:
     """Return moments that look like another one: `like`, or `video_id` and `seconds`."""
-    result = search_similar(services, page, filter, like=like, video_id=video_id, seconds=seconds)
-    return _answer(request, page, result)
+    result = search_similar(
+        services, page, filter, like=like, video_id=video_id, seconds=seconds, receipt=receipt
+    )
+    return _answer(request, services, page, result, filter)
 
 
 def _answer(
-    request: Request, page: HitRange, result: SearchResult, *, has_next: bool = True
+    request: Request,
+    services: Services,
+    page: HitRange,
+    result: SearchResult,
+    filter: SearchFilter,
+    *,
+    has_next: bool = True,
 ) -> Response:
     """Return the answer ready to send: FastAPI would validate it again, on another thread."""
     items = request.query_params.multi_items()
@@ -120,5 +133,14 @@ def _answer(
         model=result.model,
         hits=tuple(map(HitAnswer.of, result.hits)),
         next=following,
+        proof=result.proof,
+        pin=result.pin,
+        permalink=permalink_of(
+            request.url.path,
+            items,
+            result,
+            min_probability=services.search.least_probability(filter),
+        ),
+        reproduced=result.reproduced,
     )
     return Response(to_json_bytes(answer), media_type="application/json")

@@ -10,6 +10,7 @@ from starlette.responses import HTMLResponse, Response
 
 from siglip_pipeline.records import RgbArray
 from siglip_pipeline.search import SearchFilter, SearchResult
+from siglip_pipeline.search.results import proof_sentence
 from siglip_pipeline.services.binding import is_loopback
 from siglip_pipeline.services.state import running
 from siglip_pipeline.stages.status import StatusOptions, collect_status
@@ -25,7 +26,9 @@ from siglip_pipeline.web.query import (
     MAX_SECONDS,
     Filter,
     HitRange,
+    WithReceipt,
     filter_values,
+    permalink_of,
     search_picture,
     search_similar,
     search_text,
@@ -67,6 +70,7 @@ def search_page(
     request: Request,
     services: CurrentServices,
     filter: Filter,
+    receipt: WithReceipt,
     q: str = "",
     video_id: Annotated[int | None, Query(ge=1, le=MAX_ID)] = None,
     seconds: Annotated[float | None, Query(ge=0, le=MAX_SECONDS, allow_inf_nan=False)] = None,
@@ -77,15 +81,28 @@ def search_page(
     began = time.perf_counter()
     if video_id is not None and seconds is not None:
         result = search_similar(
-            services, page, filter, like=None, video_id=video_id, seconds=seconds
+            services,
+            page,
+            filter,
+            like=None,
+            video_id=video_id,
+            seconds=seconds,
+            receipt=receipt,
         )
         name = services.name(video_id).video
         return _results(
-            request, result, page, filter, began, like={"video": name, "seconds": seconds}
+            request,
+            result,
+            page,
+            filter,
+            began,
+            like={"video": name, "seconds": seconds},
+            permalink=_permalink(request, services, result, filter),
         )
     if q.strip():
-        result = search_text(services, q, page, filter)
-        return _results(request, result, page, filter, began, q=q)
+        result = search_text(services, q, page, filter, receipt)
+        permalink = _permalink(request, services, result, filter)
+        return _results(request, result, page, filter, began, q=q, permalink=permalink)
     return render(
         "home.html",
         q="",
@@ -245,6 +262,13 @@ def status_page(request: Request, services: CurrentServices) -> Response:
     )
 
 
+def _permalink(
+    request: Request, services: Services, result: SearchResult, filter: SearchFilter
+) -> str | None:
+    least = services.search.least_probability(filter)
+    return permalink_of("/", request.query_params.multi_items(), result, min_probability=least)
+
+
 def _page_of_hits(services: Services, offset: int) -> HitRange:
     return HitRange(min(HITS_PER_PAGE, services.settings.http_max_k), offset)
 
@@ -272,7 +296,9 @@ def _results(
         search=urlencode(items),
         kept_filters="".join(f"&{urlencode([(n, v)])}" for n, v in items if n in FILTERS and v),
         unfiltered=f"/?{urlencode(without_filter)}" if without_filter else None,
-        **{"q": "", "like": None, "preview": None, **asked},
+        proof=proof_sentence(result.proof) if result.proof else None,
+        again=urlencode([(n, v) for n, v in items if n not in ("prove", "permalink")]),
+        **{"q": "", "like": None, "preview": None, "permalink": None, **asked},
     )
 
 

@@ -12,6 +12,8 @@ from starlette.requests import Request
 from siglip_pipeline.records import RgbArray
 from siglip_pipeline.search import (
     MAX_K,
+    MomentTerm,
+    Receipt,
     SearchFilter,
     SearchResult,
     parse_moment,
@@ -133,8 +135,54 @@ def check_text_length(services: Services, text: str) -> None:
         )
 
 
+async def _receipt(
+    prove: Annotated[
+        bool, Query(description="Also search exactly, and say what the index missed (`proof`).")
+    ] = False,
+    permalink: Annotated[
+        bool, Query(description="Name the state of the index (`pin`, `permalink`).")
+    ] = False,
+    pin: Annotated[
+        str | None,
+        Query(
+            min_length=1,
+            max_length=300,
+            description="From a permalink: say whether the answer is still the same "
+            "(`reproduced`).",
+        ),
+    ] = None,
+) -> Receipt:
+    return Receipt(prove=prove, permalink=permalink, pin=pin)
+
+
+WithReceipt = Annotated[Receipt, Depends(_receipt)]
+
+
+def permalink_of(
+    path: str, items: list[tuple[str, str]], result: SearchResult, *, min_probability: float
+) -> str | None:
+    """Return the address that asks the same again and pins the state; None without a pin.
+
+    Args:
+        path: of the address.
+        items: the parameters of the request.
+        result: the answer.
+        min_probability: which hits were hidden, which a setting may change.
+    """
+    if result.pin is None:
+        return None
+    kept = [(n, v) for n, v in items if n not in ("pin", "permalink", "prove") and v]
+    if "min_probability" not in dict(kept):
+        kept.append(("min_probability", f"{min_probability:g}"))
+    return f"{path}?{urlencode([*kept, ('pin', result.pin)])}"
+
+
 def search_text(
-    services: Services, text: str, page: HitRange, filter: SearchFilter
+    services: Services,
+    text: str,
+    page: HitRange,
+    filter: SearchFilter,
+    receipt: Receipt | None = None,
 ) -> SearchResult:
     """Find moments for words, or for a mix such as ``+"snow" -"people"``.
 
@@ -144,7 +192,9 @@ def search_text(
     """
     check_text_length(services, text)
     page.check(services)
-    return services.search.by_mix(parse_query(text), k=page.k, offset=page.offset, filter=filter)
+    return services.search.with_receipt(
+        parse_query(text), receipt or Receipt(), k=page.k, offset=page.offset, filter=filter
+    )
 
 
 def search_picture(
@@ -169,6 +219,7 @@ def search_similar(
     like: str | None,
     video_id: int | None,
     seconds: float | None,
+    receipt: Receipt | None = None,
 ) -> SearchResult:
     """Find moments that look like another one: ``VIDEO@SECONDS``, or an id and a time.
 
@@ -185,4 +236,6 @@ def search_similar(
         video, at = services.name(video_id).video, seconds
     else:
         raise HttpError(422, "give either like=VIDEO@SECONDS, or video_id and seconds")
-    return services.search.by_moment(video, at, k=page.k, offset=page.offset, filter=filter)
+    return services.search.with_receipt(
+        [MomentTerm(video, at)], receipt or Receipt(), k=page.k, offset=page.offset, filter=filter
+    )

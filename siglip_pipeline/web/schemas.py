@@ -8,10 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from siglip_pipeline.hits import Hit
 from siglip_pipeline.search import VideoLabels
-from siglip_pipeline.search.results import QueryShown
+from siglip_pipeline.search.results import Proof, QueryShown, Reproduction
 from siglip_pipeline.similarity.similar_videos import SharedSegment
 from siglip_pipeline.store.videos import VideoRow, VideoState
-from siglip_pipeline.text.json_form import DOCUMENTED
+from siglip_pipeline.text.json_form import DOCUMENTED, Given
 
 _HIT: dict[str, JsonValue] = {
     "video": "holiday/beach.mp4",
@@ -93,6 +93,14 @@ class SearchAnswer:
     hits: tuple[HitAnswer, ...]
     next: str | None
     """Address of the next page; null at the end."""
+    proof: Given[Proof] = None
+    """With `prove`: what the index missed."""
+    pin: Given[str] = None
+    """With `permalink`: names the state of the index."""
+    permalink: Given[str] = None
+    """With `permalink`: the address that asks the same again and says if it changed."""
+    reproduced: Given[Reproduction] = None
+    """With `pin`: whether the answer is that of the pinned state."""
 
 
 class VideoAnswer(BaseModel):

@@ -138,6 +138,30 @@ def test_the_command_shows_and_stores(
         assert said in " ".join(capsys.readouterr().err.split())
 
 
+def test_the_commands_explain_and_prove(
+    reels: Reels, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start, _, scene = reels.films["reel-1.mp4"].timeline[1]
+    asked = (scene.caption, f"reel-1.mp4@{start + 0.5}")
+    assert not run_cli(monkeypatch, reels, "explain", *asked, "--video", "reel-2.mp4", "--json")
+    document = json.loads(capsys.readouterr().out)
+    assert [cause["cause"] for cause in document["causes"]] == ["filtered"]
+    assert not run_cli(monkeypatch, reels, "explain", *asked)
+    assert "hit 1 of 10" in capsys.readouterr().out
+    assert run_cli(monkeypatch, reels, "explain", "x", "reel-1.mp4") == 2
+    assert "is not VIDEO@SECONDS" in capsys.readouterr().err
+
+    assert not run_cli(monkeypatch, reels, "search", "a star", "--prove", "--permalink", "--json")
+    document = json.loads(capsys.readouterr().out)
+    assert document["proof"]["complete"] is True
+    pin = document["pin"]
+    assert not run_cli(monkeypatch, reels, "search", "a star", "--prove", "--pin", pin)
+    assert "The index missed nothing" in " ".join(capsys.readouterr().out.split())
+    old = pin.replace("@1.", "@7.")
+    assert not run_cli(monkeypatch, reels, "search", "a star", "--pin", old)
+    assert "not the answer that was pinned" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.fixture(scope="module")
 def worse_model(reels: Reels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The demo's model with noise in its text tower, registered and indexed beside it; its key."""
