@@ -22,6 +22,7 @@ Device = str
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 IndexKind = Literal["auto", "moments", "hnsw", "hnsw_binary", "ivfflat", "exact"]
 
+_ORIGIN = re.compile(r"https?://[^\s@/?#,]+/?", re.IGNORECASE)
 _BROKER: Final = re.compile(r"(rediss?|sentinel|amqps?|pyamqp)://\S+")
 _KEY: Final = re.compile(r"[\x21-\x7e]{16,}")
 
@@ -341,6 +342,21 @@ class Settings(BaseSettings):
     http_pictures_waiting: int = Field(
         8, ge=0, description="… that wait for their turn; more are answered with 503."
     )
+    http_pictures_kept_mib: float = Field(
+        64.0,
+        ge=0,
+        description="Pictures that people searched by are kept below `SIGLIP_HOME`, shrunk, so "
+        "that such a search has an address; up to this size, in MiB. 0: none is kept.",
+    )
+    http_max_batch: int = Field(
+        32, ge=1, description="Most searches, or texts to embed, in one HTTP request."
+    )
+    http_cors_origins: str | None = Field(
+        None,
+        description="Origins of front ends elsewhere that may use the API from a browser, "
+        "separated by commas (`https://app.example,https://other.example`); they bring the key, "
+        "and cookies are not sent. Unset: none.",
+    )
     http_max_query_length: int = Field(
         500, ge=1, description="Longest text to search for, in characters."
     )
@@ -464,6 +480,17 @@ class Settings(BaseSettings):
         for part in (text or "").split(","):
             if part.strip():
                 ip_network(part.strip())
+        return text
+
+    @field_validator("http_cors_origins")
+    @classmethod
+    def _plain_origins(cls, text: str | None) -> str | None:
+        for part in (text or "").split(","):
+            if part.strip() and not _ORIGIN.fullmatch(part.strip()):
+                raise ValueError(
+                    f"{part.strip()!r} is no origin: give a scheme and a host, such as "
+                    "https://app.example or http://localhost:5173, without a path"
+                )
         return text
 
     @field_validator("celery_broker_url")

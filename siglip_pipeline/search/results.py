@@ -50,6 +50,8 @@ class QueryShown:
     clip: Given[str] = None
     clip_frames: Given[int] = None
     """How many frames of the clip were sampled."""
+    picture: Given[str] = None
+    """Over HTTP: the id of the picture, for another search by it."""
     vector: Given[str] = None
     """What the vector that was the query is of: ``picture`` or ``text``."""
     truncated: Given[bool] = None

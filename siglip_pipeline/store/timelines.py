@@ -4,9 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from psycopg import sql
 from psycopg.rows import class_row
 
+from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store import tables
 from siglip_pipeline.store.database import Connection, Database
 
@@ -17,6 +19,8 @@ class FrameTime:
 
     frame_index: int
     time_seconds: float
+    embedding_D: FloatArray | None = None
+    """Its vector under the active model, if it was asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +55,11 @@ class VideoName:
 
 # Of n rows in most - 1 steps: each row that is the first of a new step.
 _FRAMES = """
-SELECT frame_index, time_seconds, n
+SELECT frame_index, time_seconds, n, {columns}
 FROM (
-    SELECT frame_index, time_seconds, row_number() OVER (ORDER BY frame_index) - 1 AS row,
+    SELECT f.*, row_number() OVER (ORDER BY frame_index) - 1 AS row,
            count(*) OVER () AS n
-    FROM {} WHERE video_id = %(video)s
+    FROM {frames} f WHERE video_id = %(video)s
       AND time_seconds >= %(start)s AND time_seconds < %(end)s
 ) f
 WHERE n <= %(most)s OR row = 0
@@ -96,6 +100,7 @@ class TimelineStore:
         start_seconds: float = 0.0,
         end_seconds: float = math.inf,
         max_frames: int,
+        vectors: bool = False,
     ) -> FrameTimes:
         """Return the frames of a part of a video under the active model.
 
@@ -104,13 +109,15 @@ class TimelineStore:
             start_seconds: from this time.
             end_seconds: before this time.
             max_frames: most frames to return, evenly spaced, the first and the last included.
+            vectors: also return their vectors.
         """
+        column = sql.Identifier("embedding") if vectors else sql.SQL("NULL")
         with self._database.connection() as connection:
             model_id = _active_model(connection)
             if model_id is None:
                 return FrameTimes()
             rows = connection.execute(
-                sql.SQL(_FRAMES).format(tables.frames(model_id)),
+                sql.SQL(_FRAMES).format(columns=column, frames=tables.frames(model_id)),
                 {
                     "video": video_id,
                     "start": start_seconds,
@@ -119,7 +126,14 @@ class TimelineStore:
                     "steps": max_frames - 1,
                 },
             ).fetchall()
-        frames = tuple(FrameTime(frame_index=index, time_seconds=time) for index, time, _ in rows)
+        frames = tuple(
+            FrameTime(
+                frame_index=index,
+                time_seconds=time,
+                embedding_D=vector and vector.to_numpy().astype(np.float32),
+            )
+            for index, time, _, vector in rows
+        )
         return FrameTimes(frames=frames, total=rows[0][2] if rows else 0)
 
     def moments(self, video_id: int) -> tuple[MomentSpan, ...]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from siglip_pipeline.errors import VideoError
+from siglip_pipeline.files.size_limit import remove_oldest
 from siglip_pipeline.records import Upload
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.clips import cut_clip
@@ -178,7 +179,7 @@ class ClipCache:
                 on_progress=note,
                 polite=True,
             )
-            self._remove_oldest(path)
+            remove_oldest(path.parent, "*.mp4", max_bytes=self._options.max_bytes, kept=path)
         except (VideoError, _StoppedError) as error:
             self._finish(executor, path, making, error)
         except Exception as error:
@@ -201,21 +202,6 @@ class ClipCache:
             making.done.set_result(None)
         else:
             making.done.set_exception(error)
-
-    def _remove_oldest(self, kept: Path) -> None:
-        """Remove the least recently watched clips until the others fit."""
-        found = []
-        for path in kept.parent.glob("*.mp4"):
-            with contextlib.suppress(FileNotFoundError):  # another process was faster
-                status = path.stat()
-                found.append((status.st_mtime_ns, status.st_size, path))
-        total = sum(size for _, size, _ in found)
-        for _, size, path in sorted(found):
-            if total <= self._options.max_bytes:
-                return
-            if path != kept:
-                path.unlink(missing_ok=True)
-                total -= size
 
     def _path(self, upload: Upload, span: Span) -> Path:
         parts = (

@@ -1,93 +1,180 @@
 """Searches over HTTP. Handlers are plain functions: they run in threads, not on the event loop."""
 
-from typing import Annotated, Any
+import json
+from collections.abc import Iterable
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from siglip_pipeline.search import SearchFilter, SearchResult
+from siglip_pipeline.search import SearchFilter, SearchResult, TextTerm, parse_query
 from siglip_pipeline.text.json_form import to_json_bytes
-from siglip_pipeline.web.client_pictures import on_picture
+from siglip_pipeline.web.client_pictures import content_type_of, on_picture
+from siglip_pipeline.web.http_errors import HttpError
 from siglip_pipeline.web.query import (
     MAX_ID,
     MAX_SECONDS,
     Filter,
     HitRange,
+    Like,
     Page,
+    PictureId,
+    SearchBody,
+    Text,
     WithReceipt,
+    checked_text,
+    moment_of,
     permalink_of,
-    search_picture,
-    search_similar,
-    search_text,
+    run_search,
+    validated,
 )
-from siglip_pipeline.web.schemas import FAILURES, ErrorAnswer, HitAnswer, SearchAnswer
+from siglip_pipeline.web.schemas import (
+    FAILURES,
+    BatchAnswer,
+    BatchBody,
+    EmbedAnswer,
+    EmbedBody,
+    EmbeddedItem,
+    ErrorAnswer,
+    HitAnswer,
+    SearchAnswer,
+)
 from siglip_pipeline.web.services import CurrentServices, Services
 
-_MEDIA_FAILURES: dict[int | str, dict[str, Any]] = {
+_PICTURE_FAILURES: Final[dict[int | str, dict[str, Any]]] = {
+    404: {"model": ErrorAnswer, "description": "No such video, or the picture is not kept"},
     413: {"model": ErrorAnswer, "description": "The picture is too large"},
     415: {"model": ErrorAnswer, "description": "No picture that can be read"},
     503: {"model": ErrorAnswer, "description": "Too many pictures at once; see Retry-After"},
 }
-_PICTURE_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["image"],
-                    "properties": {"image": {"type": "string", "format": "binary"}},
-                }
-            },
-        },
+_PICTURE: Final = {"type": "string", "format": "binary"}
+
+
+def _bodies(model: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the description of a body that is JSON, a raw picture, or a form with a picture."""
+    form = {"type": "object", "required": ["image"], "properties": {"image": _PICTURE, **fields}}
+    content = {
+        "application/json": {"schema": {"$ref": f"#/components/schemas/{model}"}},
+        "image/*": {"schema": _PICTURE},
+        "multipart/form-data": {"schema": form},
     }
-}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _form_fields() -> dict[str, Any]:
+    properties: dict[str, Any] = SearchBody.model_json_schema()["properties"]
+    return {name: schema for name, schema in properties.items() if not name.startswith("vector")}
+
 
 router = APIRouter(responses=FAILURES)
 
+_VideoId = Annotated[int | None, Query(ge=1, le=MAX_ID)]
+_Seconds = Annotated[float | None, Query(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
 
-@router.get("/api/search", tags=["search"], summary="Search by text", response_model=SearchAnswer)
+
+@router.get(
+    "/api/search",
+    tags=["search"],
+    summary="Search by text",
+    response_model=SearchAnswer,
+    responses={404: _PICTURE_FAILURES[404]},
+)
 def search_by_text(
     request: Request,
     services: CurrentServices,
     page: Page,
     filter: Filter,
     receipt: WithReceipt,
-    q: Annotated[
-        str,
-        Query(
-            min_length=1,
-            description='What to look for, in the words of a caption; or a mix: `+"snow" '
-            '-"people"`.',
-            examples=["a red car on a bridge"],
-        ),
-    ],
+    q: Text | None = None,
+    like: Like = None,
+    video_id: _VideoId = None,
+    seconds: _Seconds = None,
+    picture: PictureId = None,
 ) -> Response:
-    """Return moments that show what the text says, best first."""
-    result = search_text(services, q, page, filter, receipt)
-    return _answer(request, services, page, result, filter)
+    """Return moments that show what the text says, best first.
+
+    A moment (`like`, or `video_id` and `seconds`) and a `picture` of an earlier search may be given
+    beside the text or instead of it.
+    """
+    moment = moment_of(services, like, video_id, seconds)
+    result = run_search(
+        services, page, filter, q=q, moment=moment, picture=picture, receipt=receipt
+    )
+    return _answer_address(request, services, page, filter, result)
 
 
 @router.post(
     "/api/search",
     tags=["search"],
-    summary="Search by picture",
+    summary="Search by picture, or by anything as JSON",
     response_model=SearchAnswer,
-    responses=_MEDIA_FAILURES,
-    openapi_extra=_PICTURE_BODY,
+    responses=_PICTURE_FAILURES,
+    openapi_extra=_bodies("SearchBody", _form_fields()),
 )
 async def search_by_picture(
-    request: Request, services: CurrentServices, page: Page, filter: Filter
+    request: Request, services: CurrentServices, page: Page, filter: Filter, q: Text | None = None
 ) -> Response:
-    """Return moments that look like the picture in the body, raw or as the form field `image`."""
+    """Return moments that look like the picture in the body, raw or as the form field `image`.
+
+    Words and filters go into the address, or beside the picture into the form. The answer's
+    `query.picture` is the id of the picture for further searches. A JSON body may ask for anything.
+    """
+    if content_type_of(request) == "application/json":
+        body = SearchBody.checked(await _json_of(request))
+        result = await run_in_threadpool(body.run, services)
+        return _answer(result, body.page, "/api/search", body.items(), has_next=body.vector is None)
     page.check(services)
-    result = await on_picture(
-        request, services, lambda pixels: search_picture(services, pixels, page, filter)
+    items = request.query_params.multi_items()
+
+    def search(pixels_HWC: Any, fields: list[tuple[str, str]]) -> Response:
+        body = SearchBody.of_items([*items, *fields])
+        found = body.run(services, pixels_HWC)
+        kept = [*body.items(), ("picture", found.query.picture or "")]
+        has_next = found.query.picture is not None
+        return _answer(found, body.page, "/api/search", kept, has_next=has_next)
+
+    return await on_picture(request, services, search)
+
+
+@router.post("/api/search/batch", tags=["search"], summary="Several searches at once")
+def search_batch(services: CurrentServices, batch: BatchBody) -> BatchAnswer:
+    """Return the answers of several searches, in their order; all texts are embedded together."""
+    _check_batch(services, len(batch.queries), "queries")
+    texts = [
+        term.text
+        for query in batch.queries
+        if query.q is not None
+        for term in parse_query(checked_text(services, query.q))
+        if isinstance(term, TextTerm)
+    ]
+    services.search.vectors_of_texts(texts)
+    answers = (
+        _document(
+            query.run(services), query.page, "/api/search", query.items(), query.vector is None
+        )
+        for query in batch.queries
     )
-    # Its next page would need the picture again: send it with another offset.
-    return _answer(request, services, page, result, filter, has_next=False)
+    return BatchAnswer(results=tuple(answers))
+
+
+@router.post(
+    "/api/embed",
+    tags=["search"],
+    summary="Vectors of texts, or of a picture",
+    response_model=EmbedAnswer,
+    responses=_PICTURE_FAILURES,
+    openapi_extra=_bodies("EmbedBody", {}),
+)
+async def embed(request: Request, services: CurrentServices) -> Response:
+    """Return the unit vectors that the active model gives texts (JSON), or a picture."""
+    if content_type_of(request) == "application/json":
+        body = validated(EmbedBody, await _json_of(request))
+        answer = await run_in_threadpool(_embed_texts, services, body.texts)
+    else:
+        answer = await on_picture(request, services, lambda pixels, _: _embed(services, pixels))
+    return Response(to_json_bytes(answer), media_type="application/json")
 
 
 @router.get(
@@ -97,50 +184,113 @@ async def search_by_picture(
     response_model=SearchAnswer,
     responses={404: {"model": ErrorAnswer, "description": "No such video"}},
 )
-def similar(
+def search_similar(
     request: Request,
     services: CurrentServices,
     page: Page,
     filter: Filter,
     receipt: WithReceipt,
-    like: Annotated[
-        str | None, Query(description="`VIDEO@SECONDS`.", examples=["holiday/beach.mp4@12.5"])
-    ] = None,
-    video_id: Annotated[int | None, Query(ge=1, le=MAX_ID)] = None,
-    seconds: Annotated[float | None, Query(ge=0, le=MAX_SECONDS, allow_inf_nan=False)] = None,
+    like: Like = None,
+    video_id: _VideoId = None,
+    seconds: _Seconds = None,
 ) -> Response:
     """Return moments that look like another one: `like`, or `video_id` and `seconds`."""
-    result = search_similar(
-        services, page, filter, like=like, video_id=video_id, seconds=seconds, receipt=receipt
+    moment = moment_of(services, like, video_id, seconds)
+    if moment is None:
+        raise HttpError(422, "give either like=VIDEO@SECONDS, or video_id and seconds")
+    result = run_search(services, page, filter, moment=moment, receipt=receipt)
+    return _answer_address(request, services, page, filter, result)
+
+
+def _embed_texts(services: Services, texts: list[str]) -> EmbedAnswer:
+    _check_batch(services, len(texts), "texts")
+    for text in texts:
+        checked_text(services, text)
+    model, vectors_ND = services.search.vectors_of_texts(texts)
+    tokens = [services.search.tokens_if_cut(text) for text in texts]
+    return EmbedAnswer(
+        model=model.name,
+        model_key=model.key,
+        dimensions=model.dim,
+        items=tuple(
+            EmbeddedItem(vector=vector, truncated=cut is not None or None, tokens=cut)
+            for vector, cut in zip(vectors_ND.tolist(), tokens, strict=True)
+        ),
     )
-    return _answer(request, services, page, result, filter)
 
 
-def _answer(
+def _embed(services: Services, pixels_HWC: Any) -> EmbedAnswer:
+    with services.embedding_picture():
+        model, vectors_ND = services.search.vectors_of_images([pixels_HWC])
+    items = (EmbeddedItem(vector=vectors_ND[0].tolist()),)
+    return EmbedAnswer(model=model.name, model_key=model.key, dimensions=model.dim, items=items)
+
+
+def _check_batch(services: Services, size: int, name: str) -> None:
+    most = services.settings.http_max_batch
+    if size > most:
+        raise HttpError(422, f"{size} {name}: at most {most} at once (SIGLIP_HTTP_MAX_BATCH)")
+
+
+async def _json_of(request: Request) -> object:
+    if request.query_params:
+        name = next(iter(request.query_params))
+        raise HttpError(
+            422, f"{name}: a JSON body holds all parameters; take it out of the address"
+        )
+    try:
+        return json.loads(await request.body())
+    except (ValueError, RecursionError) as error:
+        raise HttpError(422, f"the body is no JSON: {error}") from error
+
+
+def _answer_address(
     request: Request,
     services: Services,
     page: HitRange,
-    result: SearchResult,
     filter: SearchFilter,
+    result: SearchResult,
+) -> Response:
+    """Return the answer to a search whose parameters are in its address."""
+    items = request.query_params.multi_items()
+    permalink = permalink_of(
+        request.url.path,
+        items,
+        result,
+        min_probability=services.search.least_probability(filter),
+    )
+    return _answer(result, page, request.url.path, items, permalink=permalink)
+
+
+def _answer(
+    result: SearchResult,
+    page: HitRange,
+    path: str,
+    items: Iterable[tuple[str, str]],
     *,
     has_next: bool = True,
+    permalink: str | None = None,
 ) -> Response:
     """Return the answer ready to send: FastAPI would validate it again, on another thread."""
-    items = request.query_params.multi_items()
-    following = page.next_url(request.url.path, items, len(result.hits)) if has_next else None
-    answer = SearchAnswer(
+    answer = _document(result, page, path, items, has_next, permalink)
+    return Response(to_json_bytes(answer), media_type="application/json")
+
+
+def _document(
+    result: SearchResult,
+    page: HitRange,
+    path: str,
+    items: Iterable[tuple[str, str]],
+    has_next: bool,
+    permalink: str | None = None,
+) -> SearchAnswer:
+    return SearchAnswer(
         query=result.query,
         model=result.model,
         hits=tuple(map(HitAnswer.of, result.hits)),
-        next=following,
+        next=page.next_url(path, items, len(result.hits)) if has_next else None,
         proof=result.proof,
         pin=result.pin,
-        permalink=permalink_of(
-            request.url.path,
-            items,
-            result,
-            min_probability=services.search.least_probability(filter),
-        ),
+        permalink=permalink,
         reproduced=result.reproduced,
     )
-    return Response(to_json_bytes(answer), media_type="application/json")

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
@@ -30,10 +30,14 @@ from siglip_pipeline.web import (
 from siglip_pipeline.web import (
     video_routes as videos,
 )
+from siglip_pipeline.web.delivery import Compressed, HeadAsGet
 from siglip_pipeline.web.guard import GUARD_ANSWERS, OPEN_PATHS, Guard
 from siglip_pipeline.web.http_errors import http_error
 from siglip_pipeline.web.keys import ApiKey
+from siglip_pipeline.web.parameters import known_parameters
+from siglip_pipeline.web.schemas import EmbedBody
 from siglip_pipeline.web.services import Services
+from siglip_pipeline.web.signatures import MediaSignatures
 
 _DESCRIPTION = """Find moments in videos by text, by picture, or by another moment.
 
@@ -60,7 +64,7 @@ def create_app(
         yield
         services.close()
 
-    # No /docs: it loads scripts from another host. docs/http.md describes the API.
+    # FastAPI's own /docs loads scripts from another host; pages.py has one that does not.
     app = FastAPI(
         title="siglip-pipeline",
         version=__version__,
@@ -68,16 +72,23 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
     )
+    app.add_middleware(Compressed)
+    app.add_middleware(HeadAsGet)
     app.state.services = services
+    app.state.signatures = signatures = MediaSignatures(settings.api_key)
     app.state.api_key = ApiKey(settings.api_key)
     for router in (
         api.router,
         explain_routes.router,
         videos.router,
-        health.router,
         media.router,
         clip_routes.router,
+    ):
+        app.include_router(router, dependencies=[Depends(known_parameters)])
+    for router in (
+        health.router,
         pages.router,
         sign_in.router,
         assets.router,
@@ -92,7 +103,7 @@ def create_app(
     ):
         app.add_exception_handler(kind, _answer_error)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
-    return Guard(app, settings)
+    return Guard(app, settings, signatures)
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
@@ -110,9 +121,11 @@ def _openapi(app: FastAPI) -> dict[str, object]:
         schema = get_openapi(
             title=app.title, version=app.version, description=app.description, routes=app.routes
         )
+        schema["servers"] = [{"url": "/"}]
         components = schema["components"]
         for name in ("HTTPValidationError", "ValidationError"):
             components["schemas"].pop(name, None)
+        components["schemas"]["EmbedBody"] = EmbedBody.model_json_schema()
         components["securitySchemes"] = {
             "bearer": {"type": "http", "scheme": "bearer"},
             "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},

@@ -18,12 +18,17 @@ from siglip_pipeline.web.services import Services
 
 Result = TypeVar("Result")
 
+MAX_FORM_FIELDS: Final = 80
 THUMBNAIL_WIDTHS: Final = (160, 320, 640)
 _PREVIEW_SIDE: Final = 200
 
 
+FormFields = list[tuple[str, str]]
+"""The texts of a form, in its order; none beside a raw picture."""
+
+
 async def on_picture(
-    request: Request, services: Services, work: Callable[[RgbArray], Result]
+    request: Request, services: Services, work: Callable[[RgbArray, FormFields], Result]
 ) -> Result:
     """Call ``work`` with the picture of a request, raw or from a form, when its turn comes.
 
@@ -32,19 +37,24 @@ async def on_picture(
     Args:
         request: its body has not been read.
         services: the decoder, the turns and the limits.
-        work: gets the picture, upright RGB, on a thread.
+        work: gets the picture, upright RGB, and the other fields of the form, on a thread.
 
     Raises:
         HttpError: 415 when there is no picture that can be read, 413 when it is too large, 422 when
             decoding it takes too long, 503 when too many wait.
     """
-    data = await _picture_in(request)
+    data, fields = await _picture_in(request)
     try:
         picture_format(data, f"the file ({len(data):,} bytes)")
     except QueryError as error:
         raise HttpError(415, str(error)) from error
     async with services.turns.turn():
-        return await run_in_threadpool(lambda: work(_decoded(services, data)))
+        return await run_in_threadpool(lambda: work(_decoded(services, data), fields))
+
+
+def content_type_of(request: Request) -> str:
+    """Return the type of a request's body, in lower case, without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _decoded(services: Services, data: bytes) -> RgbArray:
@@ -63,15 +73,15 @@ def _decoded(services: Services, data: bytes) -> RgbArray:
         raise HttpError(415, str(error)) from error
 
 
-async def _picture_in(request: Request) -> bytes:
+async def _picture_in(request: Request) -> tuple[bytes, FormFields]:
     """Return the picture of a request, raw or from a form.
 
     Raises:
         HttpError: 415, neither a picture nor a form with one.
     """
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    content_type = content_type_of(request)
     if content_type.startswith("image/") or content_type == "application/octet-stream":
-        return await request.body()
+        return await request.body(), []
     if content_type == "multipart/form-data":
         return await _picture_of_form(request)
     raise HttpError(
@@ -81,11 +91,12 @@ async def _picture_in(request: Request) -> bytes:
     )
 
 
-async def _picture_of_form(request: Request) -> bytes:
-    async with request.form(max_files=1, max_fields=20) as form:
+async def _picture_of_form(request: Request) -> tuple[bytes, FormFields]:
+    async with request.form(max_files=1, max_fields=MAX_FORM_FIELDS) as form:
         file = form.get("image")
         if isinstance(file, UploadFile):
-            return await file.read()
+            items = form.multi_items()
+            return await file.read(), [(n, v) for n, v in items if isinstance(v, str)]
     raise HttpError(415, "the form has no file in its field 'image'")
 
 

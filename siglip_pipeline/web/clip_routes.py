@@ -14,8 +14,8 @@ from siglip_pipeline.records import Upload
 from siglip_pipeline.text.timecode import timecode
 from siglip_pipeline.video.clip_cache import Making, Span
 from siglip_pipeline.web.file_responses import FileFacts, file_response
-from siglip_pipeline.web.http_errors import RETRY_SECONDS, HttpError
-from siglip_pipeline.web.media import VideoId
+from siglip_pipeline.web.http_errors import HttpError, busy
+from siglip_pipeline.web.media import FILE, MEDIA_FAILURES, VideoId
 from siglip_pipeline.web.query import MAX_SECONDS
 from siglip_pipeline.web.schemas import ErrorAnswer, PlayableAnswer
 from siglip_pipeline.web.services import CurrentServices, Services, unknown_video
@@ -23,14 +23,13 @@ from siglip_pipeline.web.services import CurrentServices, Services, unknown_vide
 MAX_CLIP_SECONDS: Final = 120.0
 """Longest clip, for which a person waits."""
 
-_FAILURES: Final[dict[int | str, dict[str, Any]]] = {
-    404: {"model": ErrorAnswer, "description": "No such video, or its upload is gone"},
+_FAILURES: Final = MEDIA_FAILURES | {
     422: {"model": ErrorAnswer, "description": "It cannot be decoded, or the times are wrong"},
     503: {"model": ErrorAnswer, "description": "Too many clips are being made; see Retry-After"},
 }
 _FILE: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"content": {"video/mp4": {}}, "description": "The clip"},
-    206: {"content": {"video/mp4": {}}, "description": "The range"},
+    200: {"content": {"video/mp4": FILE}, "description": "The clip"},
+    206: {"content": {"video/mp4": FILE}, "description": "The range"},
     304: {"description": "Unchanged"},
     416: {"model": ErrorAnswer, "description": "The range is outside of the file"},
 }
@@ -38,14 +37,13 @@ _FILE: Final[dict[int | str, dict[str, Any]]] = {
 router = APIRouter(tags=["media"], responses=_FAILURES)
 
 
-@router.head("/api/videos/{video_id}/clip.mp4", include_in_schema=False)
 @router.get(
     "/api/videos/{video_id}/clip.mp4",
     summary="A part of a video as MP4",
     response_class=Response,
     responses=_FILE,
 )
-async def clip(
+async def get_clip(
     request: Request,
     services: CurrentServices,
     video_id: VideoId,
@@ -72,7 +70,7 @@ async def clip(
 
 
 @router.get("/api/videos/{video_id}/playable", summary="Is all of a video there as MP4?")
-def playable(services: CurrentServices, video_id: VideoId) -> PlayableAnswer:
+def get_playable(services: CurrentServices, video_id: VideoId) -> PlayableAnswer:
     """Return whether the whole video was converted, or how far it has come."""
     upload, _ = _look(services, video_id)
     file = services.clips.open(upload, Span())
@@ -86,21 +84,22 @@ def playable(services: CurrentServices, video_id: VideoId) -> PlayableAnswer:
 @router.post("/api/videos/{video_id}/playable", summary="Make all of a video playable")
 def make_playable(services: CurrentServices, video_id: VideoId) -> PlayableAnswer:
     """Begin to convert the whole video; ask with GET how far it has come."""
-    answer = playable(services, video_id)
+    answer = get_playable(services, video_id)
     if answer.state in ("ready", "making"):
         return answer
     upload, duration = _look(services, video_id)
     return _progress(_made(services, upload, Span(), duration))
 
 
-@router.head("/api/videos/{video_id}/playable.mp4", include_in_schema=False)
 @router.get(
     "/api/videos/{video_id}/playable.mp4",
     summary="All of a video as MP4",
     response_class=Response,
     responses=_FILE,
 )
-async def playable_file(request: Request, services: CurrentServices, video_id: VideoId) -> Response:
+async def get_playable_file(
+    request: Request, services: CurrentServices, video_id: VideoId
+) -> Response:
     """Return the whole video as H.264 without sound, if it was made."""
     upload, _ = await run_in_threadpool(_look, services, video_id)
     file = await run_in_threadpool(services.clips.open, upload, Span())
@@ -121,11 +120,7 @@ def _look(services: Services, video_id: int) -> tuple[Upload, float]:
 def _made(services: Services, upload: Upload, span: Span, duration: float) -> Making:
     making = services.clips.make(upload, span, duration_seconds=duration)
     if making is None:
-        raise HttpError(
-            503,
-            f"too many clips are being made; try again in {RETRY_SECONDS} s",
-            headers={"Retry-After": str(RETRY_SECONDS)},
-        )
+        raise busy("clips are being made")
     return making
 
 

@@ -14,7 +14,7 @@ from siglip_pipeline.web.query import (
     Filter,
     HitRange,
     Page,
-    check_text_length,
+    checked_text,
     filter_values,
 )
 from siglip_pipeline.web.rendering import render
@@ -83,7 +83,7 @@ def explain_page(
 def _explain(
     services: Services, text: str, moment: str, page: HitRange, filter: SearchFilter
 ) -> Explanation:
-    check_text_length(services, text)
+    checked_text(services, text)
     page.check(services)
     video, seconds = parse_moment(moment)
     if seconds > MAX_SECONDS:

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from siglip_pipeline.web.delivery import HEAD
 from siglip_pipeline.web.http_errors import HttpError
 from siglip_pipeline.web.ranges import ByteRange, UnsatisfiableRangeError, parse_range
 
@@ -54,7 +55,7 @@ def file_response(request: Request, file: BinaryIO, facts: FileFacts) -> Streami
         part, status = wanted, 206
         headers["Content-Range"] = part.content_range(facts.size_bytes)
     headers["Content-Length"] = str(len(part))
-    sent = part if request.method != "HEAD" else ByteRange(0, 0)
+    sent = part if HEAD not in request.scope else ByteRange(0, 0)
     return _FileResponse(file, sent, status, headers, facts.media_type)
 
 

@@ -75,6 +75,15 @@ class HttpError(HTTPException):
         )
 
 
+def busy(what: str) -> HttpError:
+    """Return a 503: too many of something at once."""
+    return HttpError(
+        503,
+        f"too many {what}; try again in {RETRY_SECONDS} s",
+        headers={"Retry-After": str(RETRY_SECONDS)},
+    )
+
+
 def http_error(error: Exception, request: Request) -> HttpError:
     """Return the error that a client sees; log what it must not see."""
     match error:

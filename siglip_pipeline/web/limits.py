@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from siglip_pipeline.web.http_errors import RETRY_SECONDS, HttpError
+from siglip_pipeline.web.http_errors import busy
 
 MAX_CLIENTS = 10_000
 
@@ -67,12 +67,7 @@ class Turns:
             HttpError: 503, too many wait already.
         """
         if self._taken >= self._most:
-            raise HttpError(
-                503,
-                f"{self._taken} pictures are being searched by or wait for their turn; try again "
-                f"in {RETRY_SECONDS} s",
-                headers={"Retry-After": str(RETRY_SECONDS)},
-            )
+            raise busy("pictures are being searched by or wait for their turn")
         self._taken += 1
         try:
             async with self._free:

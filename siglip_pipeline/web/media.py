@@ -2,7 +2,7 @@
 
 import hashlib
 import mimetypes
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query
 from starlette.concurrency import run_in_threadpool
@@ -14,12 +14,19 @@ from siglip_pipeline.web.client_pictures import THUMBNAIL_WIDTHS, shrink_jpeg
 from siglip_pipeline.web.file_responses import FileFacts, file_response, matches
 from siglip_pipeline.web.http_errors import HttpError
 from siglip_pipeline.web.query import MAX_ID
-from siglip_pipeline.web.schemas import ErrorAnswer
+from siglip_pipeline.web.schemas import ErrorAnswer, SignAnswer, SignBody
 from siglip_pipeline.web.services import CurrentServices
+from siglip_pipeline.web.signatures import MediaSignatures
 
-router = APIRouter(
-    tags=["media"], responses={404: {"model": ErrorAnswer, "description": "Not known"}}
-)
+FILE: Final = {"schema": {"type": "string", "format": "binary"}}
+JPEG: Final = {"description": "The picture", "content": {"image/jpeg": FILE}}
+MEDIA_FAILURES: Final[dict[int | str, dict[str, Any]]] = {
+    404: {"model": ErrorAnswer, "description": "Not known, or gone"},
+    422: {"model": ErrorAnswer, "description": "A parameter cannot be used"},
+    503: {"model": ErrorAnswer, "description": "The database or the storage does not answer"},
+}
+
+router = APIRouter(tags=["media"], responses=MEDIA_FAILURES)
 
 VideoId = Annotated[int, Path(ge=1, le=MAX_ID, examples=[7])]
 
@@ -28,13 +35,20 @@ _CACHE_THUMBNAIL: Final = "private, max-age=300, stale-while-revalidate=86400"
 _TYPES: Final = {".mkv": "video/x-matroska", ".ts": "video/mp2t", ".m4v": "video/mp4"}
 
 
+@router.post("/api/sign", summary="Sign addresses of media")
+async def sign_urls(request: Request, body: SignBody) -> SignAnswer:
+    """Return addresses that open without the key, and from pages elsewhere, for some time."""
+    signatures: MediaSignatures = request.app.state.signatures
+    return SignAnswer(urls=[signatures.sign(url, seconds=body.seconds) for url in body.urls])
+
+
 @router.get(
     "/api/thumbnails/{video_id}/{frame_index}.jpg",
     summary="Picture of a stored frame",
     response_class=Response,
-    responses={200: {"content": {"image/jpeg": {}}}, 304: {"description": "Unchanged"}},
+    responses={200: JPEG, 304: {"description": "Unchanged"}},
 )
-def thumbnail(
+def get_thumbnail(
     request: Request,
     services: CurrentServices,
     video_id: VideoId,
@@ -60,19 +74,35 @@ def thumbnail(
     return Response(jpeg, media_type="image/jpeg", headers=headers)
 
 
-@router.head("/api/videos/{video_id}/stream", include_in_schema=False)
+@router.get(
+    "/api/pictures/{picture}.jpg",
+    summary="The picture of an earlier search",
+    response_class=Response,
+    responses={200: JPEG},
+)
+def get_picture(
+    services: CurrentServices, picture: Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
+) -> Response:
+    """Return a picture that somebody searched by, shrunk."""
+    jpeg = services.pictures.jpeg(picture)
+    if jpeg is None:
+        raise HttpError(404, "this picture is not kept any more (SIGLIP_HTTP_PICTURES_KEPT_MIB)")
+    headers = {"Cache-Control": _CACHE_THUMBNAIL}
+    return Response(jpeg, media_type="image/jpeg", headers=headers)
+
+
 @router.get(
     "/api/videos/{video_id}/stream",
     summary="The upload itself, whole or in ranges",
     response_class=Response,
     responses={
-        200: {"content": {"video/*": {}}},
-        206: {"description": "The range", "content": {"video/*": {}}},
+        200: {"description": "The file", "content": {"video/*": FILE}},
+        206: {"description": "The range", "content": {"video/*": FILE}},
         304: {"description": "Unchanged"},
         416: {"model": ErrorAnswer, "description": "The range is outside of the file"},
     },
 )
-async def stream(request: Request, services: CurrentServices, video_id: VideoId) -> Response:
+async def get_upload(request: Request, services: CurrentServices, video_id: VideoId) -> Response:
     """Stream an upload to a player: `Range: bytes=…` gets 206, from a folder or a bucket."""
     name = await run_in_threadpool(services.name, video_id)
     upload, file = await run_in_threadpool(services.uploads.open_and_look, name.video)

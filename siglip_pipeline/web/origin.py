@@ -18,7 +18,9 @@ _OWN: Final = frozenset({"same-origin", "none"})
 """Allowed values of Sec-Fetch-Site: a page of this service, and an address bar or bookmark."""
 
 
-def check_same_site(scope: Scope, *, any_host: bool, is_page: Callable[[str], bool]) -> str | None:
+def check_same_site(
+    scope: Scope, *, any_host: bool, is_page: Callable[[str], bool], any_origin: bool = False
+) -> str | None:
     """Return why a request, or the opening of a websocket, is refused; None if it is not.
 
     Following a link from elsewhere to a page is allowed. Everything else that a browser sends for a
@@ -30,6 +32,7 @@ def check_same_site(scope: Scope, *, any_host: bool, is_page: Callable[[str], bo
         any_host: whether any host name is accepted. If not, only loopback names: otherwise the name
             of a hostile page could resolve to this machine (DNS rebinding).
         is_page: whether a path is an HTML page, which changes nothing when it is read.
+        any_origin: whether pages of any origin may request it.
     """
     headers = Headers(scope=scope)
     host = headers.get("host", "")
@@ -38,6 +41,8 @@ def check_same_site(scope: Scope, *, any_host: bool, is_page: Callable[[str], bo
             f"host {host[:80]!r} is not this machine; without SIGLIP_API_KEY the service answers "
             "to localhost and loopback addresses only"
         )
+    if any_origin:
+        return None
     for origin in headers.getlist("origin"):
         if not _is_of_host(origin, host):
             return (

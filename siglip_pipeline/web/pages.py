@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from fastapi import APIRouter, Query
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from siglip_pipeline.records import RgbArray
 from siglip_pipeline.search import SearchFilter, SearchResult
@@ -16,7 +16,7 @@ from siglip_pipeline.services.state import running
 from siglip_pipeline.stages.status import StatusOptions, collect_status
 from siglip_pipeline.store.videos import Failure
 from siglip_pipeline.uploads.names import partition_key
-from siglip_pipeline.web.client_pictures import on_picture, preview_url
+from siglip_pipeline.web.client_pictures import FormFields, on_picture, preview_url
 from siglip_pipeline.web.clip_routes import MAX_CLIP_SECONDS
 from siglip_pipeline.web.http_errors import HttpError
 from siglip_pipeline.web.media import VideoId
@@ -26,12 +26,12 @@ from siglip_pipeline.web.query import (
     MAX_SECONDS,
     Filter,
     HitRange,
+    PictureId,
     WithReceipt,
     filter_values,
+    moment_of,
     permalink_of,
-    search_picture,
-    search_similar,
-    search_text,
+    run_search,
 )
 from siglip_pipeline.web.rendering import render
 from siglip_pipeline.web.schemas import MomentAnswer, VideoDetailAnswer
@@ -74,41 +74,36 @@ def search_page(
     q: str = "",
     video_id: Annotated[int | None, Query(ge=1, le=MAX_ID)] = None,
     seconds: Annotated[float | None, Query(ge=0, le=MAX_SECONDS, allow_inf_nan=False)] = None,
+    picture: PictureId = None,
     offset: _Offset = 0,
 ) -> Response:
-    """Show the search box, and the hits for `q` or for a moment."""
-    page = _page_of_hits(services, offset)
+    """Show the search box, and the hits for `q`, a picture, a moment, or several of these."""
     began = time.perf_counter()
-    if video_id is not None and seconds is not None:
-        result = search_similar(
-            services,
-            page,
-            filter,
-            like=None,
-            video_id=video_id,
-            seconds=seconds,
-            receipt=receipt,
+    page = _page_of_hits(services, offset)
+    text = q if q.strip() else None
+    moment = moment_of(services, None, video_id, seconds)
+    if text is None and moment is None and picture is None:
+        return render(
+            "home.html",
+            q="",
+            fields=filter_values(request),
+            total=services.videos.count(),
+            ready=services.is_ready(),
         )
-        name = services.name(video_id).video
-        return _results(
-            request,
-            result,
-            page,
-            filter,
-            began,
-            like={"video": name, "seconds": seconds},
-            permalink=_permalink(request, services, result, filter),
-        )
-    if q.strip():
-        result = search_text(services, q, page, filter, receipt)
-        permalink = _permalink(request, services, result, filter)
-        return _results(request, result, page, filter, began, q=q, permalink=permalink)
-    return render(
-        "home.html",
-        q="",
-        fields=filter_values(request),
-        total=services.videos.count(),
-        ready=services.is_ready(),
+    result = run_search(
+        services, page, filter, q=text, moment=moment, picture=picture, receipt=receipt
+    )
+    return _results(
+        request,
+        result,
+        page,
+        filter,
+        began,
+        q=q,
+        permalink=_permalink(request, services, result, filter),
+        like=moment,
+        picture=picture,
+        preview=None if picture is None else f"/api/pictures/{picture}.jpg",
     )
 
 
@@ -116,21 +111,21 @@ def search_page(
 async def picture_page(
     request: Request, services: CurrentServices, filter: Filter, offset: _Offset = 0
 ) -> Response:
-    """Show the hits for a picture."""
-    return await on_picture(
-        request,
-        services,
-        lambda pixels: _picture_results(request, services, pixels, filter, offset),
-    )
+    """Show the hits for a picture, at an address of its own if it is kept."""
 
+    def search(pixels_HWC: RgbArray, _: FormFields) -> Response:
+        began = time.perf_counter()
+        page = _page_of_hits(services, offset)
+        picture = services.pictures.put(pixels_HWC)
+        if picture is not None:
+            kept = [(n, v) for n, v in request.query_params.multi_items() if n in FILTERS and v]
+            address = urlencode([("picture", picture), *kept])
+            return RedirectResponse(f"/?{address}", status_code=303)
+        result = run_search(services, page, filter, pixels_HWC=pixels_HWC)
+        preview = preview_url(pixels_HWC)
+        return _results(request, result, page, filter, began, preview=preview)
 
-def _picture_results(
-    request: Request, services: Services, pixels_HWC: RgbArray, filter: SearchFilter, offset: int
-) -> Response:
-    began = time.perf_counter()
-    page = _page_of_hits(services, offset)
-    result = search_picture(services, pixels_HWC, page, filter)
-    return _results(request, result, page, filter, began, preview=preview_url(pixels_HWC))
+    return await on_picture(request, services, search)
 
 
 @router.get("/videos")
@@ -244,6 +239,12 @@ def duplicates_page(services: CurrentServices, segments: bool = False) -> Respon
     return render("duplicates.html", rows=rows, segments=segments)
 
 
+@router.get("/docs")
+def docs_page() -> Response:
+    """Show the description of the API, to read and to try."""
+    return render("docs.html")
+
+
 @router.get("/status")
 def status_page(request: Request, services: CurrentServices) -> Response:
     """Show what is searchable, what failed and why, with links to Dagster."""
@@ -281,10 +282,11 @@ def _results(
     began: float,
     **asked: Any,
 ) -> Response:
-    # The address does not hold the picture, so the results have no next page.
+    # A picture that is not kept is not in the address, so its results have no next page.
     items = request.query_params.multi_items()
-    following = page.next_url("/", items, len(result.hits)) if "preview" not in asked else None
-    without_filter = [(n, v) for n, v in items if n in ("q", "video_id", "seconds")]
+    has_next = any(asked.get(name) for name in ("q", "like", "picture"))
+    following = page.next_url("/", items, len(result.hits)) if has_next else None
+    without_filter = [(n, v) for n, v in items if n in (*_QUERIES, "seconds")]
     return render(
         "results.html",
         result=result,

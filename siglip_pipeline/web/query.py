@@ -1,18 +1,25 @@
-"""The parameters of a search, the same for the API and the page."""
+"""The parameters of a search, the same for addresses, forms, JSON bodies and the page."""
 
-from dataclasses import fields
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import fields, replace
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlencode
 
 from fastapi import Depends, Query
-from pydantic import BeforeValidator, Field
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 
+from siglip_pipeline.errors import QueryError
 from siglip_pipeline.records import RgbArray
 from siglip_pipeline.search import (
     MAX_K,
+    ImageTerm,
     MomentTerm,
+    QueryTerm,
     Receipt,
     SearchFilter,
     SearchResult,
@@ -20,43 +27,81 @@ from siglip_pipeline.search import (
     parse_query,
 )
 from siglip_pipeline.web.http_errors import HttpError
+from siglip_pipeline.web.parameters import nearest
 from siglip_pipeline.web.services import Services
+
+Body = TypeVar("Body", bound=BaseModel)
 
 MAX_ID = 2**31 - 1
 MAX_SECONDS = 1e7
 FILTERS = tuple(field.name for field in fields(SearchFilter))
 """Names of the parameters that limit a search."""
+MAX_DIMENSIONS = 8192
 
 # A form sends an empty input as an empty text.
 _Blank = BeforeValidator(lambda value: None if value == "" else value)
-_Seconds = Annotated[
-    Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)] | None, _Blank
+_Time = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
+_Seconds = Annotated[_Time | None, _Blank]
+
+Videos = Annotated[
+    list[str] | None,
+    Query(
+        max_length=50,
+        description="Search these only: paths below the uploads, and globs (`*` stays within a "
+        "folder, `**` does not). May be repeated.",
+        examples=[["holiday/**"]],
+    ),
 ]
-_Share = Annotated[Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None, _Blank]
-_Count = Annotated[Annotated[int, Field(ge=1, le=MAX_K)] | None, _Blank]
-_Day = Annotated[datetime | None, _Blank]
+FromSeconds = Annotated[_Seconds, Query(description="From this time of a video.")]
+ToSeconds = Annotated[_Seconds, Query(description="Before this time.")]
+UploadedSince = Annotated[
+    Annotated[datetime | None, _Blank],
+    Query(description="Uploads modified at this time or later; UTC."),
+]
+UploadedUntil = Annotated[
+    Annotated[datetime | None, _Blank], Query(description="Uploads modified before this time.")
+]
+MinProbability = Annotated[
+    Annotated[Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None, _Blank],
+    Query(description="Hide what is less probable."),
+]
+MaxPerVideo = Annotated[
+    Annotated[Annotated[int, Field(ge=1, le=MAX_K)] | None, _Blank],
+    Query(description="At most so many moments of one video."),
+]
+K = Annotated[
+    int, Query(ge=1, le=MAX_K, description="How many moments (at most SIGLIP_HTTP_MAX_K).")
+]
+Offset = Annotated[int, Query(ge=0, le=MAX_K, description="How many to skip.")]
+Text = Annotated[
+    str,
+    Query(
+        min_length=1,
+        description='What to look for, in the words of a caption; or a mix: `+"snow" -"people"`.',
+        examples=["a red car on a bridge"],
+    ),
+]
+Like = Annotated[
+    str | None, Query(description="`VIDEO@SECONDS`.", examples=["holiday/beach.mp4@12.5"])
+]
+VideoNumber = Annotated[Annotated[int, Field(ge=1, le=MAX_ID)] | None, _Blank]
+PictureId = Annotated[
+    str | None,
+    Query(
+        pattern="^[0-9a-f]{32}$",
+        description="`query.picture` of an earlier search by picture.",
+    ),
+]
 
 
 async def _filter(
-    videos: Annotated[
-        list[str] | None,
-        Query(
-            max_length=50,
-            description="Search these only: paths below the uploads, and globs (`*` stays within a "
-            "folder, `**` does not). May be repeated.",
-            examples=[["holiday/**"]],
-        ),
-    ] = None,
-    from_seconds: Annotated[_Seconds, Query(description="From this time of a video.")] = None,
-    to_seconds: Annotated[_Seconds, Query(description="Before this time.")] = None,
-    uploaded_since: Annotated[
-        _Day, Query(description="Uploads modified at this time or later; UTC.")
-    ] = None,
-    uploaded_until: Annotated[_Day, Query(description="… before this time.")] = None,
-    min_probability: Annotated[_Share, Query(description="Hide what is less probable.")] = None,
-    max_per_video: Annotated[
-        _Count, Query(description="At most so many moments of one video.")
-    ] = None,
+    videos: Videos = None,
+    from_seconds: FromSeconds = None,
+    to_seconds: ToSeconds = None,
+    uploaded_since: UploadedSince = None,
+    uploaded_until: UploadedUntil = None,
+    min_probability: MinProbability = None,
+    max_per_video: MaxPerVideo = None,
 ) -> SearchFilter:
     return SearchFilter(
         videos=tuple(video for video in videos or () if video) or None,
@@ -94,7 +139,7 @@ class HitRange:
             )
         return self
 
-    def next_url(self, path: str, query_items: list[tuple[str, str]], hits: int) -> str | None:
+    def next_url(self, path: str, query_items: Iterable[tuple[str, str]], hits: int) -> str | None:
         """Return the address of the next page; None at the end."""
         offset = self.offset + self.k
         if hits < self.k or offset + self.k > MAX_K:
@@ -103,12 +148,7 @@ class HitRange:
         return f"{path}?{urlencode([*kept, ('k', self.k), ('offset', offset)])}"
 
 
-async def _hit_range(
-    k: Annotated[
-        int, Query(ge=1, le=MAX_K, description="How many moments (at most SIGLIP_HTTP_MAX_K).")
-    ] = 10,
-    offset: Annotated[int, Query(ge=0, le=MAX_K, description="How many to skip.")] = 0,
-) -> HitRange:
+async def _hit_range(k: K = 10, offset: Offset = 0) -> HitRange:
     return HitRange(k, offset)
 
 
@@ -118,21 +158,6 @@ Page = Annotated[HitRange, Depends(_hit_range)]
 def filter_values(request: Request) -> dict[str, str]:
     """Return the values of the filter inputs, valid or not, to show them again."""
     return {name: request.query_params.get(name, "")[:200] for name in FILTERS}
-
-
-def check_text_length(services: Services, text: str) -> None:
-    """Refuse a text that is too long.
-
-    Raises:
-        HttpError: 422.
-    """
-    most = services.settings.http_max_query_length
-    if len(text) > most:
-        raise HttpError(
-            422,
-            f"the query has {len(text)} characters, at most {most} (SIGLIP_HTTP_MAX_QUERY_"
-            "LENGTH); a model reads 64 tokens of it",
-        )
 
 
 async def _receipt(
@@ -177,65 +202,227 @@ def permalink_of(
     return f"{path}?{urlencode([*kept, ('pin', result.pin)])}"
 
 
-def search_text(
-    services: Services,
-    text: str,
-    page: HitRange,
-    filter: SearchFilter,
-    receipt: Receipt | None = None,
-) -> SearchResult:
-    """Find moments for words, or for a mix such as ``+"snow" -"people"``.
+class SearchBody(BaseModel):
+    """A search as JSON: what to look for, and the filters.
 
-    Raises:
-        HttpError: 422, the text is too long.
-        SearchError: as :class:`~siglip_pipeline.search.SearchService`.
+    Words, a moment and a stored picture may be given together; a vector stands alone.
     """
-    check_text_length(services, text)
-    page.check(services)
-    return services.search.with_receipt(
-        parse_query(text), receipt or Receipt(), k=page.k, offset=page.offset, filter=filter
+
+    model_config = ConfigDict(extra="forbid")
+
+    q: Text | None = None
+    like: Like = None
+    video_id: VideoNumber = None
+    seconds: _Seconds = None
+    picture: PictureId = None
+    vector: list[float] | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_DIMENSIONS,
+        description="A vector of the active model, as `/api/embed` returns it.",
     )
+    vector_kind: Literal["picture", "text"] = Field(
+        "picture", description="What the vector is of: how neighbouring moments are joined."
+    )
+    videos: Videos = None
+    from_seconds: FromSeconds = None
+    to_seconds: ToSeconds = None
+    uploaded_since: UploadedSince = None
+    uploaded_until: UploadedUntil = None
+    min_probability: MinProbability = None
+    max_per_video: MaxPerVideo = None
+    k: K = 10
+    offset: Offset = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, given: Any) -> Any:
+        for name in given if isinstance(given, dict) else ():
+            if name not in cls.model_fields:
+                raise PydanticCustomError(
+                    "unknown", "{problem}", {"problem": nearest(name, cls.model_fields)}
+                )
+        return given
+
+    @classmethod
+    def of_items(cls, items: Iterable[tuple[str, str]]) -> Self:
+        """Return the search that an address or a form describes; later values win.
+
+        Raises:
+            RequestValidationError: a value cannot be used.
+        """
+        given: dict[str, Any] = {}
+        for name, value in items:
+            if name == "videos":
+                given.setdefault(name, []).append(value)
+            elif value:
+                given[name] = value
+        return cls.checked(given)
+
+    @classmethod
+    def checked(cls, document: object) -> Self:
+        """Return the search that a JSON document describes.
+
+        Raises:
+            RequestValidationError: a value cannot be used.
+        """
+        return validated(cls, document)
+
+    def items(self) -> list[tuple[str, str]]:
+        """Return the same search as the parameters of an address."""
+        given = self.model_dump(mode="json", exclude_defaults=True)
+        return [
+            (name, str(value))
+            for name, values in given.items()
+            for value in (values if isinstance(values, list) else [values])
+        ]
+
+    @property
+    def page(self) -> HitRange:
+        """Return the requested hits."""
+        return HitRange(self.k, self.offset)
+
+    @property
+    def limits(self) -> SearchFilter:
+        """Return the limits on hits."""
+        given = {name: getattr(self, name) for name in FILTERS}
+        return SearchFilter(**given | {"videos": tuple(filter(None, self.videos or ())) or None})
+
+    def run(self, services: Services, pixels_HWC: RgbArray | None = None) -> SearchResult:
+        """Search; see :func:`run_search`."""
+        return run_search(
+            services,
+            self.page,
+            self.limits,
+            q=self.q,
+            moment=moment_of(services, self.like, self.video_id, self.seconds),
+            picture=self.picture,
+            pixels_HWC=pixels_HWC,
+            vector=self.vector,
+            vector_kind=self.vector_kind,
+        )
 
 
-def search_picture(
-    services: Services, pixels_HWC: RgbArray, page: HitRange, filter: SearchFilter
-) -> SearchResult:
-    """Find moments that look like a picture.
+def validated(kind: type[Body], document: object) -> Body:
+    """Return a document as the body that it is to be.
 
     Raises:
-        HttpError: 422, more hits than may be asked for.
-        SearchError: as :class:`~siglip_pipeline.search.SearchService`.
+        RequestValidationError: it is not.
     """
-    page.check(services)
-    with services.image_lock:
-        return services.search.by_image(pixels_HWC, k=page.k, offset=page.offset, filter=filter)
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        problems = [{**e, "loc": ("body", *e["loc"])} for e in error.errors()]
+        raise RequestValidationError(problems) from error
 
 
-def search_similar(
-    services: Services,
-    page: HitRange,
-    filter: SearchFilter,
-    *,
-    like: str | None,
-    video_id: int | None,
-    seconds: float | None,
-    receipt: Receipt | None = None,
-) -> SearchResult:
-    """Find moments that look like another one: ``VIDEO@SECONDS``, or an id and a time.
+def moment_of(
+    services: Services, like: str | None, video_id: int | None, seconds: float | None
+) -> MomentTerm | None:
+    """Return the moment to look like, by path or by id; None if there is none.
 
     Raises:
-        HttpError: 404 for an unknown video, 422 unless exactly one moment is given.
-        SearchError: as :class:`~siglip_pipeline.search.SearchService`.
+        HttpError: 404 for an unknown video, 422 for half a moment, or two.
     """
-    page.check(services)
+    if like is None and video_id is None and seconds is None:
+        return None
     if like is not None and video_id is None and seconds is None:
         video, at = parse_moment(like)
         if at > MAX_SECONDS:
             raise HttpError(422, f"like={like!r}: the time is beyond {MAX_SECONDS:g} s")
-    elif like is None and video_id is not None and seconds is not None:
-        video, at = services.name(video_id).video, seconds
-    else:
-        raise HttpError(422, "give either like=VIDEO@SECONDS, or video_id and seconds")
-    return services.search.with_receipt(
-        [MomentTerm(video, at)], receipt or Receipt(), k=page.k, offset=page.offset, filter=filter
-    )
+        return MomentTerm(video, at)
+    if like is None and video_id is not None and seconds is not None:
+        return MomentTerm(services.name(video_id).video, seconds)
+    raise HttpError(422, "give either like=VIDEO@SECONDS, or video_id and seconds")
+
+
+def run_search(
+    services: Services,
+    page: HitRange,
+    filter: SearchFilter,
+    *,
+    q: str | None = None,
+    moment: MomentTerm | None = None,
+    picture: str | None = None,
+    pixels_HWC: RgbArray | None = None,
+    vector: Sequence[float] | None = None,
+    vector_kind: Literal["picture", "text"] = "picture",
+    receipt: Receipt | None = None,
+) -> SearchResult:
+    """Search for words, a moment, a picture, or several of these; or for a vector.
+
+    Args:
+        services: the search, and the pictures of earlier searches.
+        page: the requested hits.
+        filter: limits on them.
+        q: words, or a mix such as ``+"snow" -"people"``.
+        moment: to look like.
+        picture: id of a picture that is kept.
+        pixels_HWC: a picture that the client sent; it is kept.
+        vector: of the active model.
+        vector_kind: what the vector is of.
+        receipt: what else is wanted of the answer.
+
+    Raises:
+        HttpError: 404 for an unknown picture, 422 for too long a text or too many hits.
+        SearchError: as :class:`~siglip_pipeline.search.SearchService`.
+    """
+    page.check(services)
+    terms: list[QueryTerm] = []
+    if q is not None:
+        terms += parse_query(checked_text(services, q))
+    if moment is not None:
+        terms.append(moment)
+    if vector is not None:
+        if terms or picture is not None or pixels_HWC is not None:
+            raise QueryError("a vector is a query of its own: give nothing else to look for")
+        return services.search.by_vector(
+            vector, kind=vector_kind, k=page.k, offset=page.offset, filter=filter
+        )
+    if pixels_HWC is not None:
+        picture = services.pictures.put(pixels_HWC)
+    if picture is not None:
+        pixels_HWC = stored_picture(services, picture)
+    if pixels_HWC is not None:
+        terms.append(ImageTerm(pixels_HWC))
+    if not terms:
+        raise HttpError(
+            422, "nothing to look for: give q, like, video_id and seconds, picture or vector"
+        )
+    with nullcontext() if pixels_HWC is None else services.embedding_picture():
+        result = services.search.with_receipt(
+            terms, receipt or Receipt(), k=page.k, offset=page.offset, filter=filter
+        )
+    return replace(result, query=replace(result.query, picture=picture))
+
+
+def checked_text(services: Services, text: str) -> str:
+    """Return a text that is not too long.
+
+    Raises:
+        HttpError: 422, it is.
+    """
+    most = services.settings.http_max_query_length
+    if len(text) > most:
+        raise HttpError(
+            422,
+            f"the query has {len(text)} characters, at most {most} (SIGLIP_HTTP_MAX_QUERY_"
+            "LENGTH); a model reads 64 tokens of it",
+        )
+    return text
+
+
+def stored_picture(services: Services, picture: str) -> RgbArray:
+    """Return a picture that was searched by before.
+
+    Raises:
+        HttpError: 404, it is not kept any more.
+    """
+    pixels_HWC = services.pictures.pixels(picture)
+    if pixels_HWC is None:
+        raise HttpError(
+            404,
+            "the picture of this search is not kept any more (SIGLIP_HTTP_PICTURES_KEPT_MIB); "
+            "search by it again",
+        )
+    return pixels_HWC

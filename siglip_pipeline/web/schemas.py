@@ -12,6 +12,7 @@ from siglip_pipeline.search.results import Proof, QueryShown, Reproduction
 from siglip_pipeline.similarity.similar_videos import SharedSegment
 from siglip_pipeline.store.videos import VideoRow, VideoState
 from siglip_pipeline.text.json_form import DOCUMENTED, Given
+from siglip_pipeline.web.query import SearchBody
 
 _HIT: dict[str, JsonValue] = {
     "video": "holiday/beach.mp4",
@@ -103,6 +104,60 @@ class SearchAnswer:
     """With `pin`: whether the answer is that of the pinned state."""
 
 
+class BatchBody(BaseModel):
+    """Several searches."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    queries: list[SearchBody] = Field(
+        min_length=1, max_length=1000, description="At most SIGLIP_HTTP_MAX_BATCH."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchAnswer:
+    """The answers of several searches, in their order."""
+
+    results: tuple[SearchAnswer, ...]
+
+
+class EmbedBody(BaseModel):
+    """Texts to embed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    texts: list[str] = Field(
+        min_length=1, max_length=1000, description="At most SIGLIP_HTTP_MAX_BATCH."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddedItem:
+    """A text or a picture as the model sees it."""
+
+    __pydantic_config__ = DOCUMENTED
+
+    vector: list[float]
+    """Of length 1."""
+    truncated: Given[bool] = None
+    """True if the text has more tokens than the model reads."""
+    tokens: Given[int] = None
+    """How many, if it has more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedAnswer:
+    """Vectors under the active model, in the order of what was sent."""
+
+    __pydantic_config__ = DOCUMENTED
+
+    model: str
+    model_key: str
+    """Vectors of another key cannot be compared with these."""
+    dimensions: int
+    items: tuple[EmbeddedItem, ...]
+
+
 class VideoAnswer(BaseModel):
     """A video, and how far it has come."""
 
@@ -154,6 +209,9 @@ class FrameAnswer(BaseModel):
     time_seconds: float
     media_time_seconds: float = Field(description="What a player's clock shows there.")
     thumbnail_url: str
+    vector: Given[list[float]] = Field(
+        None, description="Of the active model, with `include=vector`."
+    )
 
 
 class FramesAnswer(BaseModel):
@@ -184,6 +242,26 @@ class DuplicatesAnswer(BaseModel):
 
     segments: tuple[SharedSegment, ...]
     next: str | None = Field(examples=["/api/duplicates?limit=50&offset=50"])
+
+
+class SignBody(BaseModel):
+    """Addresses to sign."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    urls: list[str] = Field(
+        min_length=1,
+        max_length=1000,
+        description="Of pictures and videos, as answers name them.",
+        examples=[["/api/thumbnails/7/300.jpg?width=320"]],
+    )
+    seconds: float = Field(3600, gt=0, le=7 * 86_400, description="How long they hold.")
+
+
+class SignAnswer(BaseModel):
+    """Signed addresses, in the order of those that were sent."""
+
+    urls: list[str]
 
 
 class HealthAnswer(BaseModel):

@@ -2,6 +2,8 @@
 
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -20,8 +22,9 @@ from siglip_pipeline.video.clip_cache import ClipCache, ClipOptions
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline.video.picture_decoder import PictureDecoder
 from siglip_pipeline.web.encoder import BatchingEmbedder
-from siglip_pipeline.web.http_errors import HttpError
+from siglip_pipeline.web.http_errors import HttpError, busy
 from siglip_pipeline.web.limits import Turns
+from siglip_pipeline.web.query_pictures import QueryPictures
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +46,12 @@ class Services:
     frames: FrameStore
     decoder: PictureDecoder
     clips: ClipCache
+    pictures: QueryPictures
+    """Of earlier searches, by their ids."""
     turns: Turns
     """Turns of query pictures: waiting ones occupy no thread."""
+    pictures_waiting: threading.Semaphore
+    """One for each picture that is searched by or waits: more would occupy all threads."""
     image_lock: threading.Lock = field(default_factory=threading.Lock)
     """Held while a picture goes through the model: one at a time, as memory allows."""
     model_loaded: threading.Event = field(default_factory=threading.Event)
@@ -70,7 +77,14 @@ class Services:
             uploads=uploads,
             frames=FrameStore(settings.frame_store_url),
             decoder=PictureDecoder(settings.http_pictures_at_once),
+            pictures=QueryPictures(
+                settings.home / "query_pictures",
+                max_bytes=int(settings.http_pictures_kept_mib * 2**20),
+            ),
             clips=ClipCache(uploads, ClipOptions.from_settings(settings)),
+            pictures_waiting=threading.Semaphore(
+                settings.http_pictures_at_once + settings.http_pictures_waiting
+            ),
             turns=Turns(
                 at_once=settings.http_pictures_at_once, waiting=settings.http_pictures_waiting
             ),
@@ -83,6 +97,21 @@ class Services:
         self.clips.close()
         if isinstance(self.embedder, BatchingEmbedder):
             self.embedder.close()
+
+    @contextmanager
+    def embedding_picture(self) -> Iterator[None]:
+        """Wait for the turn of a picture to go through the model.
+
+        Raises:
+            HttpError: 503, too many wait already.
+        """
+        if not self.pictures_waiting.acquire(blocking=False):
+            raise busy("pictures are being searched by")
+        try:
+            with self.image_lock:
+                yield
+        finally:
+            self.pictures_waiting.release()
 
     def load_model_in_background(self) -> None:
         """Load the text tower as soon as a model is active."""

@@ -33,7 +33,14 @@ class Asset:
 
 def _read() -> dict[str, Asset]:
     assets = {}
-    for file in files("siglip_pipeline.web").joinpath("static").iterdir():
+    ours = files("siglip_pipeline.web").joinpath("static").iterdir()
+    # Swagger UI, as a package ships it: pages load nothing from other hosts.
+    swagger = files("fastapi_offline").joinpath("static")
+    for file in (
+        *ours,
+        swagger.joinpath("swagger-ui.css"),
+        swagger.joinpath("swagger-ui-bundle.js"),
+    ):
         suffix = file.name.rpartition(".")[2]
         if suffix in _TYPES:
             content = file.read_bytes()

@@ -1,7 +1,7 @@
 """HTTP routes about videos: lists, details, labels, duplicates, the pipeline's status."""
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query
@@ -39,7 +39,7 @@ router = APIRouter(tags=["videos"], responses=FAILURES)
 
 
 @router.get("/api/videos", summary="All videos")
-def videos(
+def list_videos(
     services: CurrentServices,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     offset: Annotated[int, Query(ge=0, le=MAX_ID)] = 0,
@@ -60,13 +60,13 @@ def videos(
     summary="One video",
     responses={404: {"model": ErrorAnswer, "description": "No such video"}},
 )
-def video(services: CurrentServices, video_id: VideoId) -> VideoDetailAnswer:
+def get_video(services: CurrentServices, video_id: VideoId) -> VideoDetailAnswer:
     """Return a video with its stored frames, evenly spaced, and its moments."""
     return video_detail(services, video_id)
 
 
 def video_detail(services: Services, video_id: int) -> VideoDetailAnswer:
-    """See :func:`video`.
+    """See :func:`get_video`.
 
     Raises:
         HttpError: 404, there is none of this id.
@@ -102,6 +102,7 @@ def frame_answers(
             frame_index=frame.frame_index,
             time_seconds=frame.time_seconds,
             media_time_seconds=round(frame.time_seconds + offset, 3),
+            vector=None if frame.embedding_D is None else frame.embedding_D.tolist(),
             thumbnail_url=f"/api/thumbnails/{video_id}/{frame.frame_index}.jpg",
         )
         for frame in frames
@@ -113,7 +114,7 @@ def frame_answers(
     summary="Stored frames of a part of a video",
     responses={404: {"model": ErrorAnswer, "description": "No such video"}},
 )
-def frames(
+def list_frames(
     services: CurrentServices,
     video_id: VideoId,
     start: Annotated[
@@ -124,13 +125,16 @@ def frames(
         Query(alias="to", ge=0, le=MAX_SECONDS, allow_inf_nan=False, description="Before it."),
     ] = MAX_SECONDS,
     limit: Annotated[int, Query(ge=1, le=MAX_FRAMES)] = 100,
+    include: Annotated[
+        list[Literal["vector"]] | None, Query(description="`vector`: of the active model.")
+    ] = None,
 ) -> FramesAnswer:
     """Return all stored frames from `from` to `to`, or `limit` of them, evenly spaced."""
     if not start < end:
         raise HttpError(422, f"from={start:g} is not before to={end:g}")
     offset = services.name(video_id).media_offset_seconds
     found = services.timelines.frames(
-        video_id, start_seconds=start, end_seconds=end, max_frames=limit
+        video_id, start_seconds=start, end_seconds=end, max_frames=limit, vectors=bool(include)
     )
     frames = frame_answers(video_id, found.frames, offset=offset)
     return FramesAnswer(frames=frames, total=found.total)
@@ -141,7 +145,7 @@ def frames(
     summary="Near-duplicate videos",
     responses={404: {"model": ErrorAnswer, "description": "No such video"}},
 )
-def duplicates(
+def list_duplicates(
     services: CurrentServices,
     video_id: Annotated[
         int | None, Query(ge=1, le=MAX_ID, description="Only with this video.")
@@ -172,7 +176,7 @@ def duplicates(
     summary="Zero-shot labels",
     responses={404: {"model": ErrorAnswer, "description": "No such video"}},
 )
-def labels(
+def label_videos(
     request: Request,
     services: CurrentServices,
     filter: Filter,
@@ -212,7 +216,7 @@ def labels(
 
 
 @router.get("/api/status", summary="The pipeline's state")
-def status(services: CurrentServices) -> StatusDocument:
+def get_status(services: CurrentServices) -> StatusDocument:
     """Return the document of `siglip-pipeline status --json`: counts, failures, model, index."""
     options = StatusOptions.from_settings(services.settings)
     return collect_status(services.database, options).document()

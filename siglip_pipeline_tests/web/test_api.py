@@ -270,7 +270,7 @@ def test_every_failure_has_the_one_shape(
         (b"GIF89a", "application/octet-stream"),
         (b"--x\r\n\r\n", "multipart/form-data; boundary=x"),
         (b"--x--", "multipart/form-data"),
-        (b"{}", "application/json"),
+        (b"{}", "text/plain"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "image/eps"),
     ],
 )

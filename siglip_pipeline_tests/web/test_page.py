@@ -335,3 +335,13 @@ def test_light_and_dark_are_both_readable(page: Page) -> None:
             assert _contrast(page, selector) >= 4.5, (scheme, selector)
     page.colour_scheme("light")
     assert len(backgrounds) == 2
+
+
+def test_the_api_is_described_on_a_page_that_loads_nothing_from_elsewhere(page: Page) -> None:
+    page.go("/docs")
+    wait_until(lambda: page.all(".opblock-summary-path"))
+    paths = {element.text for element in page.all(".opblock-summary-path")}
+    assert "/api/search" in {path.replace("\u200b", "") for path in paths}
+    entries = page.run("return performance.getEntriesByType('resource').map(e => e.name)")
+    assert isinstance(entries, list)
+    assert all(entry.startswith((page.url, "data:")) for entry in entries)

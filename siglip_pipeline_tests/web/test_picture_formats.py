@@ -70,7 +70,9 @@ def test_each_listed_format_finds_the_scene_that_it_shows(
             data = encoded(picture, format)
             answer = client.post("/api/search", content=data, headers=headers, params={"k": 1})
             assert answer.status_code == 200, (format, answer.text)
-            page = client.post("/", files={"image": ("x", data)}, headers=HTML)
+            page = client.post(
+                "/", files={"image": ("x", data)}, headers=HTML, follow_redirects=True
+            )
             assert page.status_code == 200, (format, page.text)
             file = tmp_path / format
             file.write_bytes(data)

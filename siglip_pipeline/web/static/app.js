@@ -36,7 +36,7 @@ function searchByPicture(file) {
 function submitPicture() {
   // The filters of the other form count for pictures too.
   const filters = new URLSearchParams(new FormData(byId("search")));
-  filters.delete("q");
+  for (const name of ["q", "picture"]) filters.delete(name);
   for (const [name, value] of [...filters]) if (!value) filters.delete(name);
   pictureForm.action = filters.size ? `/?${filters}` : "/";
   showBusy();

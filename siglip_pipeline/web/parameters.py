@@ -1,0 +1,41 @@
+"""Refuse parameters that a route does not have, and name the nearest that it has."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Final
+
+from starlette.requests import Request
+
+from siglip_pipeline.web.http_errors import HttpError
+
+_SIGNATURE: Final = ("expires", "signature")
+"""What `/api/sign` adds to an address, whichever it is."""
+
+
+async def known_parameters(request: Request) -> None:
+    """Refuse a request with a parameter that its description does not list.
+
+    Raises:
+        HttpError: 422, with the nearest parameter.
+    """
+    if not request.query_params:
+        return
+    path = request.app.openapi()["paths"].get(request.scope["route"].path)
+    if path is None:  # a page
+        return
+    operation = path[request.method.lower()]
+    known = [p["name"] for p in operation.get("parameters", ()) if p["in"] == "query"]
+    if "signature" in request.query_params:
+        known += _SIGNATURE
+    for name in request.query_params:
+        if name not in known:
+            raise HttpError(422, nearest(name, known))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a message about an unknown name: what it may have meant, and what there is."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    meant = f"; did you mean {close[0]}?" if close else ""
+    there = f" There are {', '.join(known)}." if known else " There are none here."
+    return f"{name[:80]}: no such parameter{meant}{there}"
