@@ -229,6 +229,15 @@ class Settings(BaseSettings):
         "promotion is refused.",
     )
 
+    query_log: bool = Field(
+        False,
+        description="`on`: keep the texts that people search for, and nothing of who asked; a "
+        "nightly check measures recall on them.",
+    )
+    query_log_days: int = Field(
+        30, ge=1, description="Logged texts are deleted after so many days, by the nightly check."
+    )
+
     # Services
     host: str = Field(
         "127.0.0.1", description="Address that `up` and `serve` bind the search service to."

@@ -36,6 +36,7 @@ from siglip_pipeline.siglip.label_prompts import PROMPT_TEMPLATE
 from siglip_pipeline.similarity.similar_videos import SharedSegment, VideoSimilarityStore
 from siglip_pipeline.store.database import DatabaseOptions, open_database
 from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.store.query_log import QueryLog
 from siglip_pipeline.store.video_names import stored_name
 from siglip_pipeline.terminal import console
 from siglip_pipeline.text.json_form import Given, to_json
@@ -133,7 +134,7 @@ def search(
     )
     receipt = Receipt(prove=prove, permalink=permalink, pin=pin)
     terms = query_terms(text, image, like)
-    result = _find(settings, terms, clip, k=k, filter=filter, receipt=receipt)
+    result = _find(settings, terms, clip, k=k, filter=filter, receipt=receipt, text=text)
     document = SearchDocument(
         query=result.query,
         model=result.model,
@@ -347,6 +348,7 @@ def _find(
     k: int,
     filter: SearchFilter,
     receipt: Receipt,
+    text: str | None,
 ) -> SearchResult:
     if (clip is not None) == bool(terms):
         raise typer.BadParameter(
@@ -358,7 +360,10 @@ def _find(
         service = SearchService(database, SearchOptions.from_settings(settings))
         if clip is not None:
             return service.by_clip(clip, k=k, filter=filter)
-        return service.with_receipt(terms, receipt, k=k, filter=filter)
+        result = service.with_receipt(terms, receipt, k=k, filter=filter)
+        if settings.query_log and text is not None:
+            QueryLog(database).record_or_warn(text)
+        return result
 
 
 def _export(

@@ -1,4 +1,4 @@
-"""The check `retrieval_quality`: how well the new index answers the judged queries."""
+"""Checks of what is found: judged queries after each build, asked queries every night."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,16 +7,21 @@ import dagster as dg
 
 from siglip_pipeline.defs.partitions import asset_key
 from siglip_pipeline.errors import JudgedQueriesError, NothingIndexedError
+from siglip_pipeline.evaluation.logged_queries import prove_logged_queries
 from siglip_pipeline.evaluation.promotion import QualityGate, promote_automatically
 from siglip_pipeline.evaluation.quality_report import QualityReport
 from siglip_pipeline.records import Stage
+from siglip_pipeline.search import SearchOptions, SearchService
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.quality import PastQuality, quality_history, record_quality
+from siglip_pipeline.store.query_log import QueryLog
 from siglip_pipeline.text.json_form import to_json
 
 NAME = "retrieval_quality"
+LOGGED_NAME = "recall_of_asked_queries"
+_WORSE_SHOWN = 50
 
 QUALITY_CHECKS = (
     (
@@ -28,6 +33,20 @@ QUALITY_CHECKS = (
         ),
     )
     if Settings.load().judged_queries
+    else ()
+)
+
+
+LOGGED_CHECKS = (
+    (
+        dg.AssetCheckSpec(
+            LOGGED_NAME,
+            asset=asset_key("reconciliation"),
+            description="Of what an exact search finds for a sample of the last day's queries "
+            "(SIGLIP_QUERY_LOG), the index found at least SIGLIP_INDEX_MIN_RECALL.",
+        ),
+    )
+    if Settings.load().query_log
     else ()
 )
 
@@ -126,3 +145,36 @@ def _value(report: dict[str, Any], metric: str) -> float | None:
     """Return a metric over all queries from a stored report."""
     found = (m["mean"] for m in report["tags"][0]["metrics"] if m["metric"] == metric)
     return next(found, None)
+
+
+def check_logged_queries(database: Database, settings: Settings) -> dg.AssetCheckResult:
+    """Prove a sample of the queries that people asked yesterday."""
+    service = SearchService(database, SearchOptions.from_settings(settings))
+    try:
+        found = prove_logged_queries(QueryLog(database), service, keep_days=settings.query_log_days)
+    except NothingIndexedError as error:
+        return dg.AssetCheckResult(
+            check_name=LOGGED_NAME, passed=False, metadata={"reason": str(error)}
+        )
+    metadata: dict[str, Any] = {
+        "queries": len(found.queries),
+        "recall_at_10": round(found.recall, 4),
+        "low": round(found.low, 4),
+        "high": round(found.high, 4),
+    }
+    worse = [query for query in found.queries if query.missed][:_WORSE_SHOWN]
+    if worse:
+        metadata["incomplete"] = dg.MetadataValue.table(
+            [
+                dg.TableRecord(
+                    {"text": query.text, "recall": round(query.recall, 4), "missed": query.missed}
+                )
+                for query in worse
+            ]
+        )
+    return dg.AssetCheckResult(
+        check_name=LOGGED_NAME,
+        passed=found.recall >= settings.index_min_recall,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata=metadata,
+    )

@@ -18,7 +18,9 @@ from siglip_pipeline.defs.partitions import (
     partition_key,
     path_of_partition,
 )
+from siglip_pipeline.defs.quality_check import LOGGED_CHECKS, check_logged_queries
 from siglip_pipeline.defs.resources import DatabaseResource, FrameStoreResource, UploadsResource
+from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.reconcile import AWAITED_SECONDS, InDagster, Reconciliation, reconcile
 
 PLACES_AGREE = "places_agree"
@@ -67,7 +69,8 @@ def _paths(keys: Iterable[str]) -> frozenset[str]:
             PLACES_AGREE,
             asset=asset_key("reconciliation"),
             description="Uploads, partitions, frames, vectors and the index agree, video by video.",
-        )
+        ),
+        *LOGGED_CHECKS,
     ],
     group_name=GROUP,
     owners=OWNERS,
@@ -95,6 +98,8 @@ def reconciliation(
             shard=PART,
             verify_frames=config.verify_frames,
         )
+        settings = Settings.load()
+        logged = [check_logged_queries(db, settings)] if settings.query_log else []
     _remove_partitions(context, found)
     return dg.MaterializeResult(
         metadata=_metadata(found),
@@ -104,7 +109,8 @@ def reconciliation(
                 passed=not found.differences,
                 severity=dg.AssetCheckSeverity.WARN,
                 metadata={"differences": len(found.differences)},
-            )
+            ),
+            *logged,
         ],
     )
 

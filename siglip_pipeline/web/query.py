@@ -393,6 +393,8 @@ def run_search(
         result = services.search.with_receipt(
             terms, receipt or Receipt(), k=page.k, offset=page.offset, filter=filter
         )
+    if q is not None and not page.offset:
+        services.log_query(q)
     return replace(result, query=replace(result.query, picture=picture))
 
 

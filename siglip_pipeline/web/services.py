@@ -15,6 +15,7 @@ from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.similarity.similar_videos import VideoSimilarityStore
 from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.query_log import QueryLog
 from siglip_pipeline.store.timelines import TimelineStore, VideoName
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads.upload_store import UploadStore
@@ -39,6 +40,7 @@ class Services:
     database: Database
     embedder: QueryEmbedder
     search: SearchService
+    query_log: QueryLog
     videos: VideoStore
     timelines: TimelineStore
     similarity: VideoSimilarityStore
@@ -71,6 +73,7 @@ class Services:
             search=SearchService(
                 database, SearchOptions.from_settings(settings), embedder=embedder
             ),
+            query_log=QueryLog(database),
             videos=VideoStore(database),
             timelines=TimelineStore(database),
             similarity=VideoSimilarityStore(database),
@@ -127,6 +130,11 @@ class Services:
             return self.search.active_model().active_generation is not None
         except NothingIndexedError:
             return False
+
+    def log_query(self, text: str) -> None:
+        """Keep the text of a search, if SIGLIP_QUERY_LOG is on."""
+        if self.settings.query_log:
+            self.query_log.record_or_warn(text)
 
     def name(self, video_id: int) -> VideoName:
         """Return a video by id.

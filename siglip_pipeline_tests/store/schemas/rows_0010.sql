@@ -1,0 +1,1 @@
+INSERT INTO query_log (text) VALUES ('a red car');
