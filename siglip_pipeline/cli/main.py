@@ -120,6 +120,18 @@ def serve(
 
 
 @app.command()
+def mcp() -> None:
+    """Answer the Model Context Protocol on stdin and stdout, for assistants on this machine.
+
+    Its tools search and look at frames; they only read. `serve` answers the same at /mcp.
+    """
+    from siglip_pipeline.web.serve import serve_mcp
+
+    with _terminating(), contextlib.suppress(KeyboardInterrupt):
+        serve_mcp(_settings())
+
+
+@app.command()
 def demo(
     keep_running: Annotated[
         bool, typer.Option("--keep-running", help="Leave everything running until Ctrl-C.")

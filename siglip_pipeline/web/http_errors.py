@@ -99,6 +99,22 @@ def http_error(error: Exception, request: Request) -> HttpError:
             return HttpError(422, "; ".join(_problem(dict(e)) for e in error.errors()))
         case ClientDisconnect():
             return HttpError(400, "the connection was closed before the request was complete")
+        case SiglipPipelineError():
+            return public_error(error, f"{request.method} {request.url.path}")
+    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return HttpError(500, "the request failed; the service's log says more")
+
+
+def public_error(error: Exception, where: str) -> HttpError:
+    """Return what a client sees of an error of ours; log what it must not see.
+
+    Args:
+        error: an :class:`HttpError` is returned as it is.
+        where: what was requested, for the log.
+    """
+    match error:
+        case HttpError():
+            return error
         case QueryError():
             return HttpError(400, str(error), kind="QueryError")
         case NothingIndexedError():
@@ -108,25 +124,18 @@ def http_error(error: Exception, request: Request) -> HttpError:
                 kind="NothingIndexedError",
             )
         case UploadNotFoundError():
-            logger.info("%s: %s", request.url.path, error)
+            logger.info("%s: %s", where, error)
             return HttpError(
                 404, "the video's file is no longer among the uploads", kind="UploadNotFoundError"
             )
         case VideoError():
             return HttpError(422, str(error), kind="VideoError")
         case FrameStoreError():
-            logger.warning("%s: %s", request.url.path, error)
+            logger.warning("%s: %s", where, error)
             return HttpError(404, "this picture is not stored, or cannot be read")
-        case SiglipPipelineError():
-            return _own_failure(error, request)
-    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return HttpError(500, "the request failed; the service's log says more")
-
-
-def _own_failure(error: SiglipPipelineError, request: Request) -> HttpError:
-    logger.error("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)
+    logger.error("%s: %s: %s", where, type(error).__name__, error)
     kind = type(error).__name__
-    if error.retryable:
+    if isinstance(error, SiglipPipelineError) and error.retryable:
         message = f"the database or the storage does not answer; try again in {RETRY_SECONDS} s"
         return HttpError(503, message, kind=kind, headers={"Retry-After": str(RETRY_SECONDS)})
     if isinstance(error, ModelError):

@@ -45,6 +45,26 @@ def serve(settings: Settings, *, ready: Callable[[str], None] = lambda url: None
         server.run(sockets=[listener])
 
 
+def serve_mcp(settings: Settings) -> None:
+    """Answer the Model Context Protocol on stdin and stdout until stdin ends.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
+    from siglip_pipeline.web.mcp_server import create_mcp
+    from siglip_pipeline.web.services import Services
+
+    with open_database(
+        DatabaseOptions.from_settings(settings),
+        schema="check" if settings.database_url else "migrate",
+    ) as database:
+        services = Services.open(settings, database)
+        try:
+            create_mcp(services).run("stdio")
+        finally:
+            services.close()
+
+
 def http_server(
     settings: Settings, app: "ASGIApp", *, websockets: bool = False
 ) -> "uvicorn.Server":

@@ -1,0 +1,147 @@
+"""The search as tools of the Model Context Protocol, over stdio and at `/mcp`. They only read."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Final
+
+from mcp.server import MCPServer
+from mcp.server.mcpserver import Image
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.transport_security import TransportSecuritySettings
+from mcp_types import ToolAnnotations
+from pydantic import Field
+from starlette.applications import Starlette
+
+from siglip_pipeline import __version__
+from siglip_pipeline.errors import SiglipPipelineError
+from siglip_pipeline.search import SearchFilter, parse_moment, parse_query
+from siglip_pipeline.text.json_form import to_json
+from siglip_pipeline.text.timecode import timecode
+from siglip_pipeline.web.client_pictures import shrink_jpeg
+from siglip_pipeline.web.http_errors import HttpError, public_error
+from siglip_pipeline.web.query import MAX_ID, HitRange, checked_text, moment_of, run_search
+from siglip_pipeline.web.schemas import HitAnswer, VideoAnswer
+from siglip_pipeline.web.services import Services
+
+MAX_PICTURES: Final = 16
+_PICTURE_WIDTH: Final = 640
+
+_INSTRUCTIONS: Final = (
+    "Find moments in a collection of videos by what they show. search_moments takes a caption-like "
+    "description; get_frames shows stored frames of a video, so that you can look at a moment."
+)
+_READ_ONLY: Final = ToolAnnotations(
+    read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+)
+
+_K = Annotated[int, Field(ge=1, description="How many moments.")]
+_Videos = Annotated[
+    list[str] | None, Field(max_length=50, description="Only these: paths, or globs (`dir/**`).")
+]
+
+
+def create_mcp(services: Services) -> MCPServer[Any]:
+    """Return a server of the tools, with the limits of the HTTP service."""
+    server = MCPServer(
+        "siglip-pipeline", instructions=_INSTRUCTIONS, version=__version__, log_level="WARNING"
+    )
+
+    @server.tool(annotations=_READ_ONLY)
+    def search_moments(
+        query: Annotated[
+            str | None, Field(description='A caption, or a mix: +"snow" -"people".')
+        ] = None,
+        like: Annotated[
+            str | None, Field(description="VIDEO@SECONDS: moments that look like that one.")
+        ] = None,
+        k: _K = 10,
+        offset: Annotated[int, Field(ge=0)] = 0,
+        videos: _Videos = None,
+        from_seconds: float | None = None,
+        to_seconds: float | None = None,
+        min_probability: float | None = None,
+        max_per_video: int | None = None,
+    ) -> dict[str, Any]:
+        """Find the moments that show what a text describes, or look like another moment."""
+        with _public():
+            filter = SearchFilter(
+                videos=tuple(videos) if videos else None,
+                from_seconds=from_seconds,
+                to_seconds=to_seconds,
+                min_probability=min_probability,
+                max_per_video=max_per_video,
+            )
+            moment = moment_of(services, like, None, None)
+            result = run_search(services, HitRange(k, offset), filter, q=query, moment=moment)
+            hits = [to_json(HitAnswer.of(hit)) for hit in result.hits]
+            return {"query": to_json(result.query), "model": result.model, "hits": hits}
+
+    @server.tool(annotations=_READ_ONLY, structured_output=False)
+    def get_frames(
+        video_id: Annotated[int, Field(ge=1, le=MAX_ID)],
+        from_seconds: Annotated[float, Field(ge=0)] = 0.0,
+        to_seconds: float | None = None,
+        limit: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 8,
+    ) -> list[Any]:
+        """Return stored frames of a part of a video as pictures, evenly spaced, each with its time.
+
+        For a hit, ask for its start_seconds and end_seconds.
+        """
+        with _public():
+            name = services.name(video_id)
+            end = float("inf") if to_seconds is None else to_seconds
+            found = services.timelines.frames(
+                video_id, start_seconds=from_seconds, end_seconds=end, max_frames=limit
+            )
+            shown: list[Any] = [f"{name.video}: {len(found.frames)} of {found.total} frames"]
+            for frame in found.frames:
+                jpeg = services.frames.thumbnail(name.video, frame.frame_index)
+                picture = Image(data=shrink_jpeg(jpeg, _PICTURE_WIDTH), format="jpeg")
+                shown += [f"at {timecode(frame.time_seconds)}", picture]
+            return shown
+
+    @server.tool(annotations=_READ_ONLY)
+    def list_videos(
+        limit: Annotated[int, Field(ge=1, le=500)] = 50,
+        offset: Annotated[int, Field(ge=0, le=MAX_ID)] = 0,
+    ) -> dict[str, Any]:
+        """List the videos of the collection by path, each with its id and its progress."""
+        with _public():
+            rows = services.videos.page(limit=limit, offset=offset)
+            videos = [VideoAnswer.of(row).model_dump(mode="json") for row in rows]
+            return {"videos": videos, "total": services.videos.count()}
+
+    @server.tool(annotations=_READ_ONLY)
+    def explain(
+        query: Annotated[str, Field(description="As for search_moments.")],
+        moment: Annotated[str, Field(description="VIDEO@SECONDS, which was expected.")],
+        k: _K = 10,
+        videos: _Videos = None,
+    ) -> dict[str, Any]:
+        """Say why a search does not show a moment, and what would change that."""
+        with _public():
+            HitRange(k, 0).check(services)
+            video, seconds = parse_moment(moment)
+            filter = SearchFilter(videos=tuple(videos) if videos else None)
+            terms = parse_query(checked_text(services, query))
+            return to_json(services.search.explain(terms, video, seconds, k=k, filter=filter))
+
+    return server
+
+
+def mcp_app(server: MCPServer[Any]) -> Starlette:
+    """Return the routes of a server over HTTP; the guard has checked host, origin and key."""
+    return server.streamable_http_app(
+        stateless_http=True,
+        json_response=True,
+        transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+    )
+
+
+@contextmanager
+def _public() -> Iterator[None]:
+    """Answer errors as HTTP does: those of the service's own side are only logged."""
+    try:
+        yield
+    except (HttpError, SiglipPipelineError) as error:
+        raise ToolError(public_error(error, "an MCP tool").message) from error
