@@ -139,6 +139,7 @@ def _extract_video(
     counts = DecodeCounts()
     pictures = PictureMaker(longest_side=job.options.longest_side, codec=scanned.codec)
     geometry = None
+    taken = 0
     for decoded in decode_frames(
         source,
         scanned,
@@ -150,6 +151,7 @@ def _extract_video(
     ):
         frame_geometry = scanned.geometry(decoded.frame, decoded.sample_aspect_ratio)
         geometry = geometry or frame_geometry
+        taken += 1
         sink.add(
             pictures.rgb(decoded.frame, frame_geometry),
             frame_index=decoded.frame_index,
@@ -170,12 +172,19 @@ def _extract_video(
             packets=packets.expected,
             damaged_packets=lost + counts.damaged_packets,
             damaged_share=share,
-            warnings=_warnings(scanned, pictures, share),
+            warnings=_warnings(
+                scanned,
+                pictures,
+                damaged_share=share,
+                indexed_share=taken / targets.size * len(packets) / packets.expected,
+            ),
         ),
     )
 
 
-def _warnings(scanned: Scan, pictures: PictureMaker, damaged_share: float) -> tuple[str, ...]:
+def _warnings(
+    scanned: Scan, pictures: PictureMaker, *, damaged_share: float, indexed_share: float
+) -> tuple[str, ...]:
     """Return the warnings of a video that is indexed nevertheless."""
     warnings = list(dict.fromkeys([*scanned.warnings, *pictures.warnings]))
     if times := scanned.packets.restarts:
@@ -184,8 +193,14 @@ def _warnings(scanned: Scan, pictures: PictureMaker, damaged_share: float) -> tu
             "each other in the order of the file"
         )
     if damaged_share > 0:
-        warnings.append(f"{max(1, round(100 * damaged_share))}% of it cannot be decoded")
+        warnings.append(f"{_percent(damaged_share)} of it cannot be decoded")
+    if indexed_share < 1:
+        warnings.append(f"{_percent(1 - indexed_share)} of the footage is not indexed")
     return tuple(warnings)
+
+
+def _percent(share: float) -> str:
+    return f"{max(1, round(100 * share))}%"
 
 
 def _cuts(source: MediaSource, scanned: Scan, job: "ExtractJob", progress: Progress) -> IntArray:

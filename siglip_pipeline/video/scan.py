@@ -34,6 +34,7 @@ from siglip_pipeline.video.side_data import side_data
 from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline.video.timeline import UNKNOWN, time_line
 from siglip_pipeline.video.tracks import choose_track
+from siglip_pipeline.video.trailing import trailing_data
 
 BoolArray = NDArray[np.bool_]
 
@@ -180,6 +181,7 @@ def scan(source: MediaSource, *, on_progress: Callable[[int], None] = lambda pac
         check_encryption(source, container, stream)
         if needs_dolby(source, container, stream):
             warnings.append(DOLBY_WARNING)
+        warnings += trailing_data(source, container.format.name)
         context = stream.codec_context
         check_dimensions(source.video, context.width, context.height)
         packets = _read_packets(container, stream, source, on_progress)

@@ -28,6 +28,7 @@ from siglip_pipeline.store.database import DatabaseOptions, open_database
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.conftest import collection_settings, fresh_database
+from siglip_pipeline_tests.web.conftest import serving
 
 SCENES_PER_VIDEO = 10
 
@@ -197,6 +198,46 @@ def test_a_replaced_file_is_noticed_without_a_running_dagster(
     file.unlink()
     with open_database(DatabaseOptions.from_settings(collection.settings)) as database:
         VideoStore(database).delete("replaced.bmp")
+
+
+def test_a_warning_reaches_dagster_and_the_page(collection: Collection) -> None:
+    file = Path(collection.settings.uploads) / "joined.mp4"
+    file.write_bytes(collection.films[0].path.read_bytes() * 2)
+    assert materialize_videos(collection.settings, ["joined.mp4"])
+    with dg.DagsterInstance.get() as instance:
+        key = dg.AssetCheckKey(dg.AssetKey("video_frames"), "footage_is_whole")
+        records = instance.event_log_storage.get_asset_check_execution_history(key, limit=50)
+        events = [record.event.dagster_event for record in records if record.event is not None]
+        found = [
+            event.asset_check_evaluation_data
+            for event in events
+            if event is not None and event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION
+        ]
+        [check] = [evaluation for evaluation in found if evaluation.partition == "joined.mp4"]
+        [event] = instance.fetch_materializations(
+            dg.AssetRecordsFilter(dg.AssetKey("video_frames"), asset_partitions=["joined.mp4"]),
+            limit=1,
+        ).records
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    [warning] = _texts(check.metadata["warnings"])
+    assert "bytes after the end of the film" in warning
+    assert event.asset_materialization is not None
+    assert _texts(event.asset_materialization.metadata["warnings"]) == [warning]
+    with serving(collection.settings) as served:
+        videos = served.client.get("/api/videos").json()["videos"]
+        [video] = [video for video in videos if video["video"] == "joined.mp4"]
+        assert video["warnings"] == [warning]
+        for page in ("/videos", f"/videos/{video['video_id']}", "/status"):
+            assert warning in served.client.get(page).text, page
+    file.unlink()
+    with open_database(DatabaseOptions.from_settings(collection.settings)) as database:
+        VideoStore(database).delete("joined.mp4")
+
+
+def _texts(value: dg.MetadataValue[Any]) -> list[str]:
+    assert isinstance(value, dg.JsonMetadataValue)
+    assert isinstance(value.data, list)
+    return [str(text) for text in value.data]
 
 
 def test_status_json_is_as_documented(
