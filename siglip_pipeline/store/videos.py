@@ -87,7 +87,7 @@ class VideoCounts:
 
 
 # The fields of :class:`VideoRow`, in one query over all videos; %(model)s may be null.
-_ROWS = """
+ROWS = """
     SELECT v.video_id, v.path AS video,
            CASE WHEN f.stage IS NOT NULL THEN 'failed'
                 WHEN i.video_id IS NOT NULL AND i.source_sha256 = v.source_sha256
@@ -107,7 +107,7 @@ _ROWS = """
 """
 
 _COUNTS = f"""
-    WITH rows AS ({_ROWS})
+    WITH rows AS ({ROWS})
     SELECT count(*),
            count(*) FILTER (WHERE sha256 IS NOT NULL),
            count(*) FILTER (WHERE state IN ('embedded', 'indexed')),
@@ -255,11 +255,6 @@ class VideoStore:
         rows = self._rows(condition, video=video_id, model=None)
         return rows[0] if rows else None
 
-    def page(self, *, limit: int, offset: int = 0) -> builtins.list[VideoRow]:
-        """Return a page of all videos under the active model, sorted by path."""
-        suffix = sql.SQL("ORDER BY v.path LIMIT %(limit)s OFFSET %(offset)s")
-        return self._rows(suffix, limit=limit, offset=offset, model=None)
-
     def count(self) -> int:
         """Return how many videos are known."""
         with self._database.connection() as connection:
@@ -271,7 +266,7 @@ class VideoStore:
             self._database.connection() as connection,
             connection.cursor(row_factory=class_row(VideoRow)) as cursor,
         ):
-            return cursor.execute(sql.SQL(_ROWS) + suffix, values).fetchall()
+            return cursor.execute(sql.SQL(ROWS) + suffix, values).fetchall()
 
     def paths(self) -> set[str]:
         """Return the paths of all known videos."""

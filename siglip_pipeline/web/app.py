@@ -19,6 +19,7 @@ from siglip_pipeline.web import (
     api,
     clip_routes,
     explain_routes,
+    export_routes,
     health,
     media,
     pages,
@@ -93,6 +94,7 @@ def create_app(
     for router in (
         health.router,
         pages.router,
+        export_routes.router,
         sign_in.router,
         assets.router,
     ):

@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from siglip_pipeline import __version__
 from siglip_pipeline.errors import SiglipPipelineError
 from siglip_pipeline.search import SearchFilter, parse_moment, parse_query
+from siglip_pipeline.store.library import VideoFilter
 from siglip_pipeline.text.json_form import to_json
 from siglip_pipeline.text.timecode import timecode
 from siglip_pipeline.web.client_pictures import shrink_jpeg
@@ -102,14 +103,16 @@ def create_mcp(services: Services) -> MCPServer[Any]:
 
     @server.tool(annotations=_READ_ONLY)
     def list_videos(
+        name: Annotated[str | None, Field(description="A part of the path.")] = None,
         limit: Annotated[int, Field(ge=1, le=500)] = 50,
         offset: Annotated[int, Field(ge=0, le=MAX_ID)] = 0,
     ) -> dict[str, Any]:
         """List the videos of the collection by path, each with its id and its progress."""
         with _public():
-            rows = services.videos.page(limit=limit, offset=offset)
+            filter = VideoFilter(name=name)
+            rows = services.library.page(filter, limit=limit, offset=offset)
             videos = [VideoAnswer.of(row).model_dump(mode="json") for row in rows]
-            return {"videos": videos, "total": services.videos.count()}
+            return {"videos": videos, "total": services.library.count(filter)}
 
     @server.tool(annotations=_READ_ONLY)
     def explain(

@@ -1,6 +1,7 @@
 """The search page, rendered on the server; it works without scripts."""
 
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
@@ -8,12 +9,14 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from siglip_pipeline.hits import Hit
 from siglip_pipeline.records import RgbArray
 from siglip_pipeline.search import SearchFilter, SearchResult
-from siglip_pipeline.search.results import proof_sentence
+from siglip_pipeline.search.results import QueryShown, proof_sentence
 from siglip_pipeline.services.binding import is_loopback
 from siglip_pipeline.services.state import running
 from siglip_pipeline.stages.status import StatusOptions, collect_status
+from siglip_pipeline.store.library import VideoOrder
 from siglip_pipeline.store.videos import Failure
 from siglip_pipeline.uploads.names import partition_key
 from siglip_pipeline.web.client_pictures import FormFields, on_picture, preview_url
@@ -36,7 +39,7 @@ from siglip_pipeline.web.query import (
 from siglip_pipeline.web.rendering import render
 from siglip_pipeline.web.schemas import MomentAnswer, VideoDetailAnswer
 from siglip_pipeline.web.services import CurrentServices, Services
-from siglip_pipeline.web.video_routes import frame_answers, video_detail
+from siglip_pipeline.web.video_routes import ListedVideos, frame_answers, video_detail
 
 HITS_PER_PAGE = 24
 STRIP_FRAMES = 24
@@ -49,7 +52,7 @@ router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 _QUERIES = ("q", "video_id", "picture")
 """Parameters of the page that say what is searched for."""
-_SEARCH_PARAMETERS = (*_QUERIES, "seconds", "offset", *FILTERS)
+_SEARCH_PARAMETERS = (*_QUERIES, "seconds", "offset", "group", *FILTERS)
 
 _Seconds = Annotated[float, Query(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
 _Offset = Annotated[int, Query(ge=0, le=MAX_ID)]
@@ -129,16 +132,30 @@ async def picture_page(
 
 
 @router.get("/videos")
-def videos_page(services: CurrentServices, offset: _Offset = 0) -> Response:
-    """List all videos."""
-    rows = services.videos.page(limit=VIDEOS_PER_PAGE, offset=offset)
-    total = services.videos.count()
+def videos_page(
+    services: CurrentServices,
+    filter: ListedVideos,
+    order: VideoOrder = "path",
+    offset: _Offset = 0,
+) -> Response:
+    """List videos by name, state and folder."""
+    rows = services.library.page(filter, order=order, limit=VIDEOS_PER_PAGE, offset=offset)
+    total = services.library.count(filter)
     next_offset = offset + VIDEOS_PER_PAGE
     frames = services.timelines.frames_at([(row.video_id, 0.0) for row in rows])
     return render(
         "videos.html",
         videos=list(zip(rows, frames, strict=True)),
         total=total,
+        filter=filter,
+        order=order,
+        folders=services.library.folders(filter.folder),
+        kept={
+            "name": filter.name,
+            "state": filter.state,
+            "folder": filter.folder,
+            "order": None if order == "path" else order,
+        },
         offset=offset,
         previous=max(0, offset - VIDEOS_PER_PAGE) if offset else None,
         next=next_offset if next_offset < total else None,
@@ -263,6 +280,31 @@ def status_page(request: Request, services: CurrentServices) -> Response:
     )
 
 
+def _grouped(hits: Sequence[Hit]) -> list[tuple[str | None, list[Hit]]]:
+    """Return hits by video, best first; videos with one hit follow each other without a name."""
+    by_video: dict[str, list[Hit]] = {}
+    for hit in hits:
+        by_video.setdefault(hit.video, []).append(hit)
+    groups: list[tuple[str | None, list[Hit]]] = []
+    for video, found in by_video.items():
+        if len(found) > 1:
+            groups.append((video, found))
+        elif groups and groups[-1][0] is None:
+            groups[-1][1].extend(found)
+        else:
+            groups.append((None, found))
+    return groups
+
+
+def _other_group(in_order: bool) -> list[tuple[str, str]]:
+    return [] if in_order else [("group", "0")]
+
+
+def _rates_text(query: QueryShown) -> bool:
+    """Return whether probabilities mean something: they were trained for texts."""
+    return query.text is not None or any(term.text is not None for term in query.mix or ())
+
+
 def _permalink(
     request: Request, services: Services, result: SearchResult, filter: SearchFilter
 ) -> str | None:
@@ -286,10 +328,15 @@ def _results(
     items = request.query_params.multi_items()
     has_next = any(asked.get(name) for name in ("q", "like", "picture"))
     following = page.next_url("/", items, len(result.hits)) if has_next else None
+    in_order = request.query_params.get("group") == "0"
     without_filter = [(n, v) for n, v in items if n in (*_QUERIES, "seconds")]
     return render(
         "results.html",
         result=result,
+        groups=[(None, list(result.hits))] if in_order else _grouped(result.hits),
+        in_order=in_order,
+        regrouped=urlencode([*((n, v) for n, v in items if n != "group"), *_other_group(in_order)]),
+        rates_text=_rates_text(result.query),
         offset=page.offset,
         milliseconds=round(1000 * (time.perf_counter() - began)),
         next=following,

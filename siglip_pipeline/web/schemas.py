@@ -10,6 +10,7 @@ from siglip_pipeline.hits import Hit
 from siglip_pipeline.search import VideoLabels
 from siglip_pipeline.search.results import Proof, QueryShown, Reproduction
 from siglip_pipeline.similarity.similar_videos import SharedSegment
+from siglip_pipeline.store.library import Folder
 from siglip_pipeline.store.videos import VideoRow, VideoState
 from siglip_pipeline.text.json_form import DOCUMENTED, Given
 from siglip_pipeline.web.query import SearchBody
@@ -191,6 +192,12 @@ class VideosAnswer(BaseModel):
     videos: list[VideoAnswer]
     total: int
     next: str | None = Field(examples=["/api/videos?limit=50&offset=50"])
+
+
+class FoldersAnswer(BaseModel):
+    """Folders by name."""
+
+    folders: tuple[Folder, ...]
 
 
 class PlayableAnswer(BaseModel):

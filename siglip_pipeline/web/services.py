@@ -15,6 +15,7 @@ from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.similarity.similar_videos import VideoSimilarityStore
 from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.library import Library
 from siglip_pipeline.store.query_log import QueryLog
 from siglip_pipeline.store.timelines import TimelineStore, VideoName
 from siglip_pipeline.store.videos import VideoStore
@@ -42,6 +43,7 @@ class Services:
     search: SearchService
     query_log: QueryLog
     videos: VideoStore
+    library: Library
     timelines: TimelineStore
     similarity: VideoSimilarityStore
     uploads: UploadStore
@@ -75,6 +77,7 @@ class Services:
             ),
             query_log=QueryLog(database),
             videos=VideoStore(database),
+            library=Library(database),
             timelines=TimelineStore(database),
             similarity=VideoSimilarityStore(database),
             uploads=uploads,

@@ -4,12 +4,15 @@ from collections.abc import Iterable
 from typing import Annotated, Literal
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
+from pydantic import BeforeValidator
 from starlette.requests import Request
 
 from siglip_pipeline.stages.status import StatusOptions, collect_status
 from siglip_pipeline.stages.status_document import StatusDocument
+from siglip_pipeline.store.library import VideoFilter, VideoOrder
 from siglip_pipeline.store.timelines import FrameTime
+from siglip_pipeline.store.videos import VideoState
 from siglip_pipeline.web.http_errors import HttpError
 from siglip_pipeline.web.media import VideoId
 from siglip_pipeline.web.query import MAX_ID, MAX_SECONDS, Filter
@@ -17,6 +20,7 @@ from siglip_pipeline.web.schemas import (
     FAILURES,
     DuplicatesAnswer,
     ErrorAnswer,
+    FoldersAnswer,
     FrameAnswer,
     FramesAnswer,
     LabelsAnswer,
@@ -35,24 +39,59 @@ MAX_LABELS = 20
 
 _PAGING = ("limit", "offset")
 
+
+_BLANK = BeforeValidator(lambda value: value or None)
+"""A form sends an empty input as an empty text."""
+
+
+async def _listed(
+    name: Annotated[
+        str | None, Query(max_length=500, description="A part of the path, in any case.")
+    ] = None,
+    state: Annotated[VideoState | None, _BLANK, Query(description="How far it has come.")] = None,
+    folder: Annotated[
+        str | None, Query(max_length=2000, description="Below this folder of the uploads.")
+    ] = None,
+) -> VideoFilter:
+    return VideoFilter(name=name or None, state=state, folder=folder or None)
+
+
+ListedVideos = Annotated[VideoFilter, Depends(_listed)]
+
 router = APIRouter(tags=["videos"], responses=FAILURES)
 
 
 @router.get("/api/videos", summary="All videos")
 def list_videos(
+    request: Request,
     services: CurrentServices,
+    filter: ListedVideos,
+    order: Annotated[VideoOrder, Query(description="By what they are sorted.")] = "path",
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     offset: Annotated[int, Query(ge=0, le=MAX_ID)] = 0,
 ) -> VideosAnswer:
-    """List videos by path, each with its progress; `next` is the address of the next page."""
-    rows = services.videos.page(limit=limit, offset=offset)
-    total = services.videos.count()
+    """List videos, each with its progress; `next` is the address of the next page."""
+    rows = services.library.page(filter, order=order, limit=limit, offset=offset)
+    total = services.library.count(filter)
     more = offset + limit < total
+    kept = [item for item in request.query_params.multi_items() if item[0] not in _PAGING]
+    following = urlencode([*kept, ("limit", limit), ("offset", offset + limit)])
     return VideosAnswer(
         videos=[VideoAnswer.of(row) for row in rows],
         total=total,
-        next=f"/api/videos?limit={limit}&offset={offset + limit}" if more else None,
+        next=f"/api/videos?{following}" if more else None,
     )
+
+
+@router.get("/api/folders", summary="Folders of videos")
+def list_folders(
+    services: CurrentServices,
+    folder: Annotated[
+        str | None, Query(max_length=2000, description="Those in this one; unset: the topmost.")
+    ] = None,
+) -> FoldersAnswer:
+    """List folders by name, each with the number of videos below it."""
+    return FoldersAnswer(folders=tuple(services.library.folders(folder)))
 
 
 @router.get(

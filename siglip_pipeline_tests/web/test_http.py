@@ -262,7 +262,14 @@ def test_operations_have_stable_names_and_media_have_bodies(client: httpx.Client
     assert names == {
         *("search_by_text", "search_by_picture", "search_batch", "search_similar", "embed"),
         "explain",
-        *("list_videos", "get_video", "list_frames", "label_videos", "list_duplicates"),
+        *(
+            "list_videos",
+            "list_folders",
+            "get_video",
+            "list_frames",
+            "label_videos",
+            "list_duplicates",
+        ),
         *("get_thumbnail", "get_upload", "get_clip", "get_picture", "sign_urls"),
         *("get_playable", "make_playable", "get_playable_file"),
         *("get_status", "healthz", "readyz"),

@@ -11,7 +11,7 @@ const byId = (id) => document.getElementById(id);
 const WAIT_MS = 150;
 let waiting = 0;
 const showBusy = () => { waiting = waiting || setTimeout(() => { byId("busy").hidden = false; }, WAIT_MS); };
-document.addEventListener("submit", showBusy);
+document.addEventListener("submit", (event) => { if (event.target.id !== "export") showBusy(); });
 document.addEventListener("click", (event) => {
   const link = event.target.closest("a[href^='/?']");
   if (link && !event.ctrlKey && !event.metaKey && !event.shiftKey) showBusy();
@@ -35,7 +35,7 @@ function searchByPicture(file) {
 
 function submitPicture() {
   // The filters of the other form count for pictures too.
-  const filters = new URLSearchParams(new FormData(byId("search")));
+  const filters = new URLSearchParams(byId("search") ? new FormData(byId("search")) : "");
   for (const name of ["q", "picture"]) filters.delete(name);
   for (const [name, value] of [...filters]) if (!value) filters.delete(name);
   pictureForm.action = filters.size ? `/?${filters}` : "/";
@@ -64,6 +64,9 @@ if (pictureForm) {
     const file = imageOf(event.dataTransfer.files);
     if (file) { event.preventDefault(); searchByPicture(file); }
   });
+}
+
+if (byId("search")) {
   // Fields that were left empty need not be in the address.
   byId("search").addEventListener("submit", () => {
     for (const input of byId("search").elements) if (input.name && !input.value) input.disabled = true;
@@ -71,6 +74,68 @@ if (pictureForm) {
   window.addEventListener("pageshow", () => {
     for (const input of byId("search").elements) input.disabled = false;
   });
+}
+
+// --- Filters by picking: folders at first, then what the words are a part of ------------------------
+
+const places = document.querySelector("#search [name=videos]");
+let placing = 0;
+
+async function offerPlaces() {
+  const mine = ++placing, text = places.value.trim();
+  const offered = [];
+  const folders = await fetch("/api/folders");
+  if (folders.ok) {
+    for (const { folder, videos } of (await folders.json()).folders) {
+      if (folder.includes(text) || !text) offered.push([`${folder}/**`, `${videos} videos`]);
+    }
+  }
+  if (text && !/[*?[]/.test(text)) {
+    const found = await fetch(`/api/videos?${new URLSearchParams({ name: text, limit: 20 })}`);
+    if (found.ok) for (const { video } of (await found.json()).videos) offered.push([video, ""]);
+  }
+  if (mine !== placing) return;
+  byId("places").replaceChildren(...offered.map(([value, label]) => new Option(label, value)));
+}
+places?.addEventListener("focus", offerPlaces);
+let typing = 0;
+places?.addEventListener("input", () => { clearTimeout(typing); typing = setTimeout(offerPlaces, 150); });
+
+// --- Hits: previews of the moment, choosing ---------------------------------------------------------
+
+const PREVIEW_MS = 600, PREVIEW_FRAMES = 6;
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+
+async function preview(link) {
+  const picture = link.querySelector("img"), still = picture.src;
+  const { id, start, end } = link.dataset;
+  link.dataset.previewing = "1";
+  const answer = await fetch(`/api/videos/${id}/frames?from=${start}&to=${end}&limit=${PREVIEW_FRAMES}`);
+  const frames = answer.ok ? (await answer.json()).frames : [];
+  for (let at = 0; frames.length > 1 && link.dataset.previewing; at = (at + 1) % frames.length) {
+    picture.src = `${frames[at].thumbnail_url}?width=320`;
+    await new Promise((resolve) => { setTimeout(resolve, PREVIEW_MS); });
+  }
+  picture.src = still;
+}
+for (const link of document.querySelectorAll(".hit .open")) {
+  let timer = 0;
+  link.addEventListener("pointerenter", () => {
+    if (!calm.matches) timer = setTimeout(() => preview(link), 250);
+  });
+  link.addEventListener("pointerleave", () => { clearTimeout(timer); delete link.dataset.previewing; });
+}
+
+const exportForm = byId("export");
+function countChosen() {
+  const chosen = document.querySelectorAll("[form=export]:checked").length;
+  for (const button of exportForm.querySelectorAll("button")) button.disabled = !chosen;
+  byId("chosen").textContent = chosen ? `${chosen} chosen:` : "Choose moments to export them:";
+}
+if (exportForm) {
+  document.addEventListener("change", countChosen);
+  window.addEventListener("pageshow", countChosen);
+  countChosen();
 }
 
 // --- Keys --------------------------------------------------------------------------------------
