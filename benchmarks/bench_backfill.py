@@ -45,7 +45,6 @@ from store_report import Case, print_report
 from siglip_pipeline import stages
 from siglip_pipeline.cli.interrupts import heed_interrupts
 from siglip_pipeline.definitions import defs
-from siglip_pipeline.defs.assets import FRAMES_PER_RUN
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.records import Stage
 from siglip_pipeline.runs.in_process import materialize_videos
@@ -55,6 +54,7 @@ from siglip_pipeline.siglip.identity import model_spec
 from siglip_pipeline.siglip.model import get_models
 from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.stages import FramesOptions
+from siglip_pipeline.stages.run_names import FRAMES_PER_RUN
 from siglip_pipeline.store.database import Database, DatabaseOptions, embedded_server, migrate
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.text.secret import SecretUrl

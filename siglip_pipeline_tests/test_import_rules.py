@@ -43,6 +43,11 @@ def test_the_search_service_loads_no_dagster() -> None:
     assert "dagster" not in _loaded_by("siglip_pipeline.web.app")
 
 
+def test_asking_a_running_dagster_loads_none() -> None:
+    """It takes a second or two, of the few that `materialize` of one video takes."""
+    assert "dagster" not in _loaded_by("siglip_pipeline.cli.main, siglip_pipeline.runs.remote")
+
+
 def _imports(path: Path) -> set[str]:
     import ast
 

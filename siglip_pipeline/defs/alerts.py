@@ -6,8 +6,8 @@ import urllib.request
 
 import dagster as dg
 
-from siglip_pipeline.defs.partitions import RANGE_END_TAG, RANGE_START_TAG
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.stages.run_names import RANGE_END_TAG, RANGE_START_TAG
 from siglip_pipeline.text.secret import Secret
 
 _TIMEOUT_SECONDS = 10

@@ -53,6 +53,7 @@ from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.identity import vectors_code_version
 from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.stages.freshness import Wanted, out_of_date
+from siglip_pipeline.stages.run_names import EMBEDDINGS_PER_RUN, FRAMES_PER_RUN
 from siglip_pipeline.store.index.index_options import IndexOptions
 from siglip_pipeline.store.index.recall import recall_history
 from siglip_pipeline.store.index.similarity_index import build_index
@@ -66,11 +67,6 @@ GPU_POOL = "gpu"
 # loads no model and sends no request to the hub.
 FRAMES_CODE_VERSION = stages.FramesOptions.from_settings(Settings.load()).recipe
 VECTORS_CODE_VERSION = vectors_code_version(ModelOptions.from_settings(Settings.load()))
-
-# The sizes differ so that Dagster makes separate runs of the two assets: if both were in one run,
-# one failed video would prevent the embeddings of all others.
-FRAMES_PER_RUN = 32
-EMBEDDINGS_PER_RUN = 64
 
 INDEX_CONDITION = (
     dg.AutomationCondition.any_deps_updated().since(

@@ -82,11 +82,16 @@ INDEX_CHECKS = (
 def check_frames(result: FramesStored | NoFrames) -> list[CheckOutcome]:
     """Return the checks of one partition of ``video_frames``.
 
-    A partition that was current has no plan: its stored frames count as planned.
+    A partition that was current has no plan: its stored frames count as planned. A file without
+    frames fails `can_be_decoded` alone: nothing is wrong with frames that are not there.
     """
     if isinstance(result, NoFrames):
         why = {"reason": result.reason, "retry_all_that_failed": RETRY}
-        return [CheckOutcome(name="can_be_decoded", passed=False, metadata=why)]
+        failed, *others = (spec.name for spec in FRAME_CHECKS)
+        return [
+            CheckOutcome(name=failed, passed=False, metadata=why),
+            *(CheckOutcome(name=name, passed=True, metadata={}) for name in others),
+        ]
     planned = result.stored.frames if result.report is None else result.report.planned_frames
     return [
         CheckOutcome(name="can_be_decoded", passed=True, metadata={}),

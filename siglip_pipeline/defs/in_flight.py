@@ -9,12 +9,8 @@ from siglip_pipeline.defs.internals import (
     has_active_backfill,
     targets_of_backfills,
 )
-from siglip_pipeline.defs.partitions import (
-    RANGE_END_TAG,
-    RANGE_START_TAG,
-    VIDEOS_PARTITIONS_NAME,
-    keys_between,
-)
+from siglip_pipeline.defs.partitions import VIDEOS_PARTITIONS_NAME
+from siglip_pipeline.stages.run_names import RANGE_END_TAG, RANGE_START_TAG, keys_between
 
 _FINISHED = {
     dg.DagsterRunStatus.SUCCESS,

@@ -55,7 +55,6 @@ from dagster_shared.record import copy
 
 # The tags are documented by Dagster, but have no public constants.
 __all__ = [
-    "AUTO_RETRY_RUN_ID_TAG",
     "DATA_VERSION_TAG",
     "GRPC_INFO_TAG",
     "MODULES_OF_RUNS",

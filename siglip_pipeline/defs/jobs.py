@@ -8,25 +8,27 @@ from siglip_pipeline.defs.out_of_date import retry_failed, update_out_of_date
 from siglip_pipeline.defs.partitions import PART, PART_TAG
 from siglip_pipeline.defs.reconciliation import reconciliation
 from siglip_pipeline.defs.video_similarity import video_similarity
+from siglip_pipeline.records import Stage
+from siglip_pipeline.stages.run_names import JOB_OF
 
 TAGS = {PART_TAG: PART} if PART else {}
 
 sample_frames = dg.define_asset_job(
-    "sample_frames",
+    JOB_OF[Stage.FRAMES],
     selection=[video_frames],
     tags=TAGS,
     description="Decode videos and store their sampled frames. Choose partitions in the launchpad.",
 )
 
 embed_frames = dg.define_asset_job(
-    "embed_frames",
+    JOB_OF[Stage.VECTORS],
     selection=[frame_embeddings],
     tags=TAGS,
     description="Embed stored frames with the model in SIGLIP_MODEL_NAME. Decodes nothing.",
 )
 
 rebuild_index = dg.define_asset_job(
-    "rebuild_index",
+    JOB_OF[Stage.INDEX],
     selection=[similarity_index],
     tags=TAGS,
     description="Rebuild the similarity index if enough vectors have changed, measure its recall, "
@@ -34,7 +36,7 @@ rebuild_index = dg.define_asset_job(
 )
 
 compare_videos = dg.define_asset_job(
-    "compare_videos",
+    JOB_OF[Stage.SIMILARITY],
     selection=[video_similarity],
     tags=TAGS,
     description="Find videos that are copies of each other, and segments that two videos share.",

@@ -23,9 +23,10 @@ from siglip_pipeline.defs.jobs import (
     reconcile_collection,
     sample_frames,
 )
-from siglip_pipeline.defs.partitions import RANGE_END_TAG, RANGE_START_TAG, VIDEOS_PARTITIONS_NAME
+from siglip_pipeline.defs.partitions import VIDEOS_PARTITIONS_NAME
 from siglip_pipeline.defs.reconciliation import reconciliation
 from siglip_pipeline.defs.video_similarity import video_similarity
+from siglip_pipeline.stages.run_names import RANGE_END_TAG, RANGE_START_TAG
 
 INSTEAD_OF_TAG: Final = "siglip/instead_of"
 """Tag of a run that this sensor starts: the id of the run that it replaces."""

@@ -8,31 +8,29 @@ from datetime import timedelta
 
 import dagster as dg
 
-from siglip_pipeline.defs.assets import (
-    FRAMES_PER_RUN,
-    GPU_POOL,
-    frame_embeddings,
-    similarity_index,
-    video_frames,
-)
+from siglip_pipeline.defs.assets import GPU_POOL, frame_embeddings, similarity_index, video_frames
 from siglip_pipeline.defs.internals import RUN_KEY_TAG
 from siglip_pipeline.defs.jobs import sample_frames
 from siglip_pipeline.defs.partitions import (
     PART,
-    RANGE_END_TAG,
-    RANGE_START_TAG,
     VIDEOS_PARTITIONS_NAME,
-    contiguous_ranges,
-    keys_between,
     partition_key,
     path_of_partition,
 )
-from siglip_pipeline.defs.registration import InstanceRegistry, register_uploads
+from siglip_pipeline.defs.registration import InstanceRegistry
 from siglip_pipeline.defs.resources import DatabaseResource, UploadsResource
 from siglip_pipeline.defs.video_similarity import video_similarity
 from siglip_pipeline.records import Refused, Upload
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.partition_limit import partition_warning
+from siglip_pipeline.stages.registration import register_uploads
+from siglip_pipeline.stages.run_names import (
+    FRAMES_PER_RUN,
+    RANGE_END_TAG,
+    RANGE_START_TAG,
+    contiguous_ranges,
+    keys_between,
+)
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.uploads.names import shown
 

@@ -1,6 +1,7 @@
 """Asks a running Dagster, over GraphQL, to materialize videos: the calls that its own UI makes."""
 
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -9,15 +10,17 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote
 
-import dagster as dg
-
-from siglip_pipeline.defs.internals import AUTO_RETRY_RUN_ID_TAG, DATA_VERSION_TAG, WILL_RETRY_TAG
 from siglip_pipeline.errors import LaunchError, RunFailedError
-from siglip_pipeline.records import Stage
+from siglip_pipeline.records import Stage, Upload
 from siglip_pipeline.services.ports import key_headers
+from siglip_pipeline.stages.run_names import asset_path, op_name, partitions_name
 from siglip_pipeline.text.secret import Secret, SecretUrl
+from siglip_pipeline.uploads.names import partition_key
 
 _TIMEOUT_SECONDS: Final = 60
+
+WILL_RETRY_TAG: Final = "dagster/will_retry"
+AUTO_RETRY_RUN_ID_TAG: Final = "dagster/auto_retry_run_id"
 
 FINISHED: Final = frozenset(
     {"COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED"}
@@ -106,21 +109,22 @@ class DagsterApi:
     def __init__(self, url: str, *, part: str | None = None, api_key: Secret | None = None) -> None:
         self._url = SecretUrl(url.rstrip("/"))
         self._headers = {"Content-Type": "application/json", **key_headers(api_key)}
-        self._prefix = part.split("/") if part else []
+        self._part = part
         self._repository = self._find_repository(self._path(Stage.FRAMES))
 
     def backfill_url(self, backfill_id: str) -> str:
         """Return the address of the page that shows a backfill."""
         return f"{self._url}/runs/b/{backfill_id}"
 
-    def add_partitions(self, partitions_def: str, keys: Sequence[str]) -> None:
+    def add_partitions(self, keys: Sequence[str]) -> None:
         """Add dynamic partitions, in this order; existing ones stay."""
         repository = {
             "repositoryName": self._repository.name,
             "repositoryLocationName": self._repository.location,
         }
+        name = partitions_name(self._part)
         for key in keys:
-            variables = {"repository": repository, "set": partitions_def, "key": key}
+            variables = {"repository": repository, "set": name, "key": key}
             answer = self._ask(_ADD_PARTITION, variables)["addDynamicPartition"]
             if answer["__typename"] not in (
                 "AddDynamicPartitionSuccess",
@@ -128,17 +132,22 @@ class DagsterApi:
             ):
                 raise LaunchError(f"{self._url} refused the partition {key!r}: {_why(answer)}")
 
-    def report(self, events: Sequence[dg.AssetMaterialization]) -> None:
-        """Store materializations that belong to no run.
+    def report(self, uploads: Sequence[Upload]) -> None:
+        """Store an event of the asset `uploads` for each.
 
         By the webserver's REST call: the mutation `reportRunlessAssetEvents` takes no data version.
         """
-        for event in events:
-            path = "/".join(quote(part, safe="") for part in event.asset_key.path)
+        path = "/".join(quote(name, safe="") for name in self._path("uploads"))
+        for upload in uploads:
+            modified = datetime.fromtimestamp(upload.modified_at or time.time(), UTC)
             document = {
-                "partition": event.partition,
-                "data_version": (event.tags or {}).get(DATA_VERSION_TAG),
-                "metadata": {name: _plain(value) for name, value in event.metadata.items()},
+                "partition": partition_key(upload.path),
+                "data_version": upload.fingerprint,
+                "metadata": {
+                    "path": upload.path,
+                    "size_bytes": upload.size_bytes,
+                    "modified": modified.isoformat(timespec="seconds"),
+                },
             }
             self._post(f"/report_asset_materialization/{path}", document)
 
@@ -217,6 +226,10 @@ class DagsterApi:
             raise LaunchError(f"{self._url} did not start {job}: {_why(answer)}")
         return str(answer["run"]["runId"])
 
+    def config_of(self, asset: str, **values: Any) -> dict[str, Any]:
+        """Return the config of a run of an asset."""
+        return {"ops": {op_name(asset, self._part): {"config": values}}}
+
     def run_state(self, run_id: str) -> RunState:
         """Return how a run stands."""
         answer = self._ask(_RUN, {"id": run_id})["runOrError"]
@@ -230,7 +243,7 @@ class DagsterApi:
         )
 
     def _path(self, asset: str) -> list[str]:
-        return [*self._prefix, asset]
+        return asset_path(asset, self._part)
 
     def _find_repository(self, asset: list[str]) -> _Repository:
         answer = self._ask(_REPOSITORIES, {})["repositoriesOrError"]
@@ -267,13 +280,6 @@ class DagsterApi:
                 "`siglip-pipeline up`, or leave out --dagster-url to do the work in this process"
             ) from self._url.masked_error(error)
         return answer
-
-
-def _plain(value: dg.MetadataValue[Any]) -> Any:
-    """Return metadata as JSON has it."""
-    if isinstance(value, dg.TimestampMetadataValue):
-        return datetime.fromtimestamp(value.value, UTC).isoformat(timespec="seconds")
-    return value.value
 
 
 def _why(answer: Mapping[str, Any]) -> str:

@@ -15,13 +15,8 @@ from dagster_postgres.utils import DagsterPostgresException
 from siglip_pipeline.definitions import defs
 from siglip_pipeline.defs.assets import frame_embeddings, similarity_index, video_frames
 from siglip_pipeline.defs.internals import held_connections
-from siglip_pipeline.defs.partitions import (
-    RANGE_END_TAG,
-    RANGE_START_TAG,
-    VIDEOS_PARTITIONS_NAME,
-    contiguous_ranges,
-)
-from siglip_pipeline.defs.registration import InstanceRegistry, register_videos
+from siglip_pipeline.defs.partitions import VIDEOS_PARTITIONS_NAME
+from siglip_pipeline.defs.registration import InstanceRegistry
 from siglip_pipeline.defs.video_similarity import video_similarity
 from siglip_pipeline.errors import (
     DatabaseFullError,
@@ -31,8 +26,11 @@ from siglip_pipeline.errors import (
 )
 from siglip_pipeline.records import Stage
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.stages.registration import register_videos
+from siglip_pipeline.stages.run_names import RANGE_END_TAG, RANGE_START_TAG, contiguous_ranges
 from siglip_pipeline.store.database import DatabaseOptions, open_database
 from siglip_pipeline.text.secret import SecretUrl
+from siglip_pipeline.uploads.upload_store import UploadStore
 
 PER_VIDEO = (video_frames, frame_embeddings)
 OF_ALL_VIDEOS = (similarity_index, video_similarity)
@@ -71,7 +69,8 @@ def materialize_videos(
         held_connections(instance),
     ):
         with open_database(DatabaseOptions.from_settings(settings)) as database:
-            keys = register_videos(InstanceRegistry(instance), database, settings, videos)
+            uploads = UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
+            keys = register_videos(InstanceRegistry(instance), database, uploads, videos)
         ok = True
         for asset in PER_VIDEO:
             if asset.key.path[-1] not in assets:

@@ -6,26 +6,26 @@ become a backfill, whose runs the daemon makes as the queue takes them.
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
-from siglip_pipeline.defs.assets import EMBEDDINGS_PER_RUN, FRAMES_PER_RUN
-from siglip_pipeline.defs.jobs import compare_videos, embed_frames, rebuild_index, sample_frames
-from siglip_pipeline.defs.partitions import (
-    RANGE_END_TAG,
-    RANGE_START_TAG,
-    asset_key,
-    contiguous_ranges,
-    keys_between,
-    partition_key,
-    path_of_partition,
-)
-from siglip_pipeline.defs.registration import register_videos
 from siglip_pipeline.errors import RunFailedError
 from siglip_pipeline.records import Stage
 from siglip_pipeline.runs.dagster_api import FINISHED, DagsterApi, RunState
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.stages.registration import register_videos
+from siglip_pipeline.stages.run_names import (
+    EMBEDDINGS_PER_RUN,
+    FRAMES_PER_RUN,
+    JOB_OF,
+    RANGE_END_TAG,
+    RANGE_START_TAG,
+    contiguous_ranges,
+    keys_between,
+)
 from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
 from siglip_pipeline.store.videos import VideoStore
+from siglip_pipeline.uploads.names import partition_key, path_of_partition
+from siglip_pipeline.uploads.upload_store import UploadStore
 
 MOST_DIRECT: Final = 256
 """Videos that are run at once; more become a backfill."""
@@ -33,13 +33,9 @@ MOST_DIRECT: Final = 256
 _POLL_SECONDS: Final = 0.5
 _RETRY_SECONDS: Final = 300.0
 """Time within which Dagster, or the sensor `lost_runs`, restarts a lost run."""
-_PER_VIDEO: Final = {
-    Stage.FRAMES: (sample_frames.name, FRAMES_PER_RUN),
-    Stage.VECTORS: (embed_frames.name, EMBEDDINGS_PER_RUN),
-}
-"""Partitioned assets, in the order in which they are made; the job of each, and its batch size."""
-_OF_ALL_VIDEOS: Final = {Stage.INDEX: rebuild_index.name, Stage.SIMILARITY: compare_videos.name}
-"""The same for assets without partitions."""
+_PER_VIDEO: Final = {Stage.FRAMES: FRAMES_PER_RUN, Stage.VECTORS: EMBEDDINGS_PER_RUN}
+"""Partitioned assets, in the order in which they are made, and the batch size of each."""
+_OF_ALL_VIDEOS: Final = (Stage.INDEX, Stage.SIMILARITY)
 
 
 def materialize_remotely(
@@ -64,7 +60,7 @@ def materialize_remotely(
         RunFailedError: Dagster could not do it, for another reason than single videos.
     """
     with open_database(DatabaseOptions.from_settings(settings)) as database:
-        keys = register_videos(api, database, settings, videos)
+        keys = register_videos(api, database, _uploads(settings), videos)
         if len(keys) > MOST_DIRECT:
             for launch in _backfills(api, keys, assets=assets, force=force):
                 _wait_for_backfill(api, launch())
@@ -73,10 +69,10 @@ def materialize_remotely(
                 if asset in assets:
                     red = _run_ranges(api, database, asset, keys, force=force)
                     keys = [key for key in keys if key not in red]
-    for asset, job in _OF_ALL_VIDEOS.items():
+    for asset in _OF_ALL_VIDEOS:
         if asset in assets:
             # The automation does this too, some seconds later: the second finds nothing to do.
-            run = api.launch_run(job)
+            run = api.launch_run(JOB_OF[asset])
             if (status := _wait_for_run(api, run).status) != "SUCCESS":
                 raise RunFailedError(f"the run of {asset} ended as {status} (run {run})")
 
@@ -95,8 +91,12 @@ def start_backfills(
     :func:`materialize_remotely`.
     """
     with open_database(DatabaseOptions.from_settings(settings)) as database:
-        keys = register_videos(api, database, settings, videos)
+        keys = register_videos(api, database, _uploads(settings), videos)
     return [launch() for launch in _backfills(api, keys, assets=assets, force=force)]
+
+
+def _uploads(settings: Settings) -> UploadStore:
+    return UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
 
 
 def _backfills(
@@ -109,7 +109,7 @@ def _backfills(
 
     def forced(asset: Stage) -> Callable[[], str]:
         # A run's config may name only what the run holds: an asset at a time.
-        return lambda: api.launch_backfill([asset], keys, config=_forcing(asset))
+        return lambda: api.launch_backfill([asset], keys, config=api.config_of(asset, force=True))
 
     return [forced(asset) for asset in partitioned]
 
@@ -129,15 +129,14 @@ def _run_ranges(
     Returns:
         The failed partitions of runs that failed: nothing can be made of them downstream.
     """
-    job, most = _PER_VIDEO[asset]
     existing = api.partition_keys(asset)
-    ranges = contiguous_ranges(existing, keys, most=most)
+    ranges = contiguous_ranges(existing, keys, most=_PER_VIDEO[asset])
     runs = [
         api.launch_run(
-            job,
+            JOB_OF[asset],
             asset=asset,
             tags={RANGE_START_TAG: first, RANGE_END_TAG: last},
-            config=_forcing(asset) if force else None,
+            config=api.config_of(asset, force=True) if force else None,
         )
         for first, last in ranges
     ]
@@ -174,7 +173,3 @@ def _failed(database: Database, keys: Sequence[str], *, stage: Stage) -> set[str
     """Return keys of videos whose last try of a stage failed."""
     rows = VideoStore(database).named(map(path_of_partition, keys))
     return {partition_key(row.video) for row in rows if row.stage == stage}
-
-
-def _forcing(asset: Stage) -> dict[str, Any]:
-    return {"ops": {asset_key(asset).to_python_identifier(): {"config": {"force": True}}}}

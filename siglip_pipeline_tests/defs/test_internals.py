@@ -79,12 +79,11 @@ def test_every_entry_is_held() -> None:
 
 @holds(
     *("GRPC_INFO_TAG", "PARENT_RUN_ID_TAG", "PARTITION_NAME_TAG", "RUN_KEY_TAG", "WILL_RETRY_TAG"),
-    *("AUTO_RETRY_RUN_ID_TAG", "DATA_VERSION_TAG"),
+    "DATA_VERSION_TAG",
 )
 def test_tags_are_what_databases_hold() -> None:
     found = {name: getattr(internals, name) for name in internals.__all__ if name.endswith("_TAG")}
     assert found == {
-        "AUTO_RETRY_RUN_ID_TAG": "dagster/auto_retry_run_id",
         "DATA_VERSION_TAG": "dagster/data_version",
         "GRPC_INFO_TAG": ".dagster/grpc_info",
         "PARENT_RUN_ID_TAG": "dagster/parent_run_id",

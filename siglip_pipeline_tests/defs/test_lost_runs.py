@@ -24,8 +24,9 @@ from dagster._daemon.auto_run_reexecution.auto_run_reexecution import (
 
 from siglip_pipeline.definitions import defs
 from siglip_pipeline.defs.lost_runs import INSTEAD_OF_TAG, MOST_TIMES, TIMES_TAG, lost_runs
-from siglip_pipeline.defs.partitions import RANGE_END_TAG, RANGE_START_TAG, VIDEOS_PARTITIONS_NAME
+from siglip_pipeline.defs.partitions import VIDEOS_PARTITIONS_NAME
 from siglip_pipeline.services.ports import free_port
+from siglip_pipeline.stages.run_names import RANGE_END_TAG, RANGE_START_TAG
 
 # In these tests no code server answers.
 pytestmark = pytest.mark.filterwarnings("ignore:Error loading repository location")

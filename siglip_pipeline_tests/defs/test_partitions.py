@@ -4,14 +4,18 @@ from itertools import pairwise
 
 import dagster as dg
 import pytest
+from dagster._core.storage import tags
 from hypothesis import given
 from hypothesis import strategies as st
 
-from siglip_pipeline.defs.partitions import (
-    VIDEOS_PARTITIONS_NAME,
+from siglip_pipeline.defs.partitions import VIDEOS_PARTITIONS_NAME, partition_key, path_of_partition
+from siglip_pipeline.runs import dagster_api
+from siglip_pipeline.stages.run_names import (
+    RANGE_END_TAG,
+    RANGE_START_TAG,
+    asset_path,
     contiguous_ranges,
-    partition_key,
-    path_of_partition,
+    op_name,
 )
 
 AWKWARD = st.text(st.sampled_from("aé.%\n\t\0\x7f\udcff/ '\"-"), min_size=1)
@@ -50,3 +54,17 @@ def test_ranges_cover_exactly_what_is_wanted(wanted: set[int]) -> None:
     # There are as few ranges as possible: none begins where another ends.
     for (_, last), (first, _) in pairwise(ranges):
         assert keys.index(first) > keys.index(last) + 1
+
+
+def test_who_asks_over_http_uses_dagsters_own_names() -> None:
+    assert (dagster_api.WILL_RETRY_TAG, dagster_api.AUTO_RETRY_RUN_ID_TAG) == (
+        tags.WILL_RETRY_TAG,
+        tags.AUTO_RETRY_RUN_ID_TAG,
+    )
+    assert (RANGE_START_TAG, RANGE_END_TAG) == (
+        tags.ASSET_PARTITION_RANGE_START_TAG,
+        tags.ASSET_PARTITION_RANGE_END_TAG,
+    )
+    for part in (None, "2025/in-door.b"):
+        key = dg.AssetKey(asset_path("video_frames", part))
+        assert op_name("video_frames", part) == key.to_python_identifier()

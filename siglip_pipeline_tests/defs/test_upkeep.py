@@ -15,12 +15,12 @@ from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from siglip_pipeline.definitions import defs
 from siglip_pipeline.defs import in_flight
 from siglip_pipeline.defs.alerts import run_failures
-from siglip_pipeline.defs.assets import FRAMES_PER_RUN
 from siglip_pipeline.defs.deleted_uploads import deleted_uploads
 from siglip_pipeline.defs.in_flight import partitions_in_flight, partitions_that_wait
-from siglip_pipeline.defs.partitions import RANGE_END_TAG, RANGE_START_TAG, videos_partitions
+from siglip_pipeline.defs.partitions import videos_partitions
 from siglip_pipeline.defs.reconciliation import reconciliation
 from siglip_pipeline.defs.sensors import new_uploads
+from siglip_pipeline.stages.run_names import FRAMES_PER_RUN, RANGE_END_TAG, RANGE_START_TAG
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.videos import VideoStore

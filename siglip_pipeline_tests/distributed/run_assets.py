@@ -10,7 +10,7 @@ import sys
 import dagster as dg
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 
-from siglip_pipeline.defs.partitions import RANGE_END_TAG, RANGE_START_TAG
+from siglip_pipeline.stages.run_names import RANGE_END_TAG, RANGE_START_TAG
 
 
 def main(asset: str, *ends: str) -> int:

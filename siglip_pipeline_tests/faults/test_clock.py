@@ -8,14 +8,10 @@ import dagster as dg
 import pytest
 
 from siglip_pipeline.definitions import defs
-from siglip_pipeline.defs.partitions import (
-    RANGE_END_TAG,
-    RANGE_START_TAG,
-    VIDEOS_PARTITIONS_NAME,
-    keys_between,
-)
+from siglip_pipeline.defs.partitions import VIDEOS_PARTITIONS_NAME
 from siglip_pipeline.defs.sensors import new_uploads
 from siglip_pipeline.settings import Settings, process_environment
+from siglip_pipeline.stages.run_names import RANGE_END_TAG, RANGE_START_TAG, keys_between
 from siglip_pipeline_tests.faults.conftest import Make
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]

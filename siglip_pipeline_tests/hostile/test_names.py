@@ -19,13 +19,7 @@ import pytest
 
 from siglip_pipeline.cli import main as cli
 from siglip_pipeline.definitions import defs
-from siglip_pipeline.defs.partitions import (
-    RANGE_END_TAG,
-    RANGE_START_TAG,
-    VIDEOS_PARTITIONS_NAME,
-    partition_key,
-    path_of_partition,
-)
+from siglip_pipeline.defs.partitions import VIDEOS_PARTITIONS_NAME, partition_key, path_of_partition
 from siglip_pipeline.defs.sensors import new_uploads
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
@@ -34,6 +28,7 @@ from siglip_pipeline.records import Stage
 from siglip_pipeline.search import SearchFilter, SearchOptions, SearchService
 from siglip_pipeline.settings import Settings, process_environment
 from siglip_pipeline.stages import status
+from siglip_pipeline.stages.run_names import RANGE_END_TAG, RANGE_START_TAG
 from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.terminal.console import PlainConsole, hits_table, status_table

@@ -29,7 +29,6 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
-from siglip_pipeline.defs.partitions import RANGE_END_TAG, RANGE_START_TAG
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
@@ -37,6 +36,7 @@ from siglip_pipeline.errors import DatabaseUnavailableError, SiglipPipelineError
 from siglip_pipeline.runs.dagster_api import DagsterApi
 from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.settings import Settings, child_environment
+from siglip_pipeline.stages.run_names import RANGE_END_TAG, RANGE_START_TAG
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.text.secret import SecretUrl
 from siglip_pipeline.uploads.upload_store import UploadStore

@@ -19,14 +19,10 @@ from siglip_pipeline.cli import main as cli
 from siglip_pipeline.definitions import defs
 from siglip_pipeline.defs.alerts import run_failures
 from siglip_pipeline.defs.executors import executor_for
-from siglip_pipeline.defs.partitions import (
-    RANGE_END_TAG,
-    RANGE_START_TAG,
-    VIDEOS_PARTITIONS_NAME,
-    partition_key,
-)
+from siglip_pipeline.defs.partitions import VIDEOS_PARTITIONS_NAME, partition_key
 from siglip_pipeline.errors import SettingsError, SiglipPipelineError
 from siglip_pipeline.settings import Settings, process_environment
+from siglip_pipeline.stages.run_names import RANGE_END_TAG, RANGE_START_TAG
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.text.secret import SecretUrl
 from siglip_pipeline.uploads.upload_store import UploadStore

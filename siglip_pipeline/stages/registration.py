@@ -1,0 +1,76 @@
+"""Register uploads with Dagster and the database. No other module does this."""
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from siglip_pipeline.records import Upload
+from siglip_pipeline.store.announced import AnnouncedUploads
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.uploads.names import partition_key
+from siglip_pipeline.uploads.upload_store import UploadStore
+
+UPLOADS_PER_WRITE: Final = 32
+
+
+class Registry(Protocol):
+    """What registration needs of Dagster: a local instance, or one behind a webserver."""
+
+    def add_partitions(self, keys: Sequence[str]) -> None:
+        """Add partitions of videos, in this order; existing ones stay."""
+        ...
+
+    def report(self, uploads: Sequence[Upload]) -> None:
+        """Store an event of the asset `uploads` for each."""
+        ...
+
+
+def register_uploads(
+    registry: Registry,
+    announced: AnnouncedUploads,
+    uploads: Sequence[Upload],
+    *,
+    until: float = math.inf,
+) -> dict[str, str]:
+    """Give each upload a partition and an event, then record it as announced.
+
+    The order matters: after an interruption an upload is registered again, and never omitted.
+
+    Args:
+        registry: where Dagster keeps partitions and events.
+        announced: the record with which the sensor compares a listing.
+        uploads: new or changed ones.
+        until: no further write begins after this ``time.monotonic()``; the first always does.
+
+    Returns:
+        The name of each registered upload's announcement, by path.
+    """
+    registered: list[Upload] = []
+    for start in range(0, len(uploads), UPLOADS_PER_WRITE):
+        if registered and time.monotonic() > until:
+            break
+        chunk = uploads[start : start + UPLOADS_PER_WRITE]
+        registry.add_partitions([partition_key(upload.path) for upload in chunk])
+        registry.report(chunk)
+        registered += chunk
+    return announced.register(registered)
+
+
+def register_videos(
+    registry: Registry, database: Database, uploads: UploadStore, videos: Sequence[str]
+) -> list[str]:
+    """Register uploads that a person named, and return their partition keys.
+
+    Args:
+        registry: where Dagster keeps partitions and events.
+        database: the database of videos.
+        uploads: the store that holds them.
+        videos: paths below UPLOADS.
+
+    Raises:
+        UploadNotFoundError: a path is not below UPLOADS.
+    """
+    named = [uploads.get(video) for video in videos]
+    register_uploads(registry, AnnouncedUploads(database), named)
+    return [partition_key(upload.path) for upload in named]
