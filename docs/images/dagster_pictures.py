@@ -50,8 +50,8 @@ def main() -> None:
         take(browser, url + GROUP, "asset-graph.png", 1700, 680, shows="reconciliation")
         take(browser, url + partition, "partition.png", 1500, 1000, shows="contact_sheet")
         clicks = ("Partitions", arguments.bad)
-        take(browser, url + CHECK, "check.png", 1500, 620, shows="About", clicks=clicks)
-        take(browser, f"{url}/runs/b/{backfill}", "backfill.png", 1500, 370, shows="completed")
+        take(browser, url + CHECK, "check.png", 1500, 680, shows="About", clicks=clicks)
+        take(browser, f"{url}/runs/b/{backfill}", "backfill.png", 1500, 490, shows="completed")
     finally:
         browser.quit()
 
