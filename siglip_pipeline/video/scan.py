@@ -210,11 +210,16 @@ def _decoder_of(stream: VideoStream) -> str | None:
 
 
 def start_seconds(container: InputContainer, packets: PacketIndex, stream: VideoStream) -> float:
-    """Return the time of packets at which a player's clock of this file begins."""
+    """Return the time of packets at which a player's clock of this file begins.
+
+    Players show the time line of MP4 and Matroska as it is, with its own zero. Other formats are
+    often recorded from a broadcast, whose clock has none: there, the earliest track is at zero.
+    """
     first = float(int(packets.pts_N[0]) * (stream.time_base or Fraction(1, 1000)))
     if container.start_time is None or not packets.timestamps_known:
         return first
-    return min(first, container.start_time / av.time_base)
+    has_zero = container.format.name.startswith(("mov,", "matroska"))
+    return min(first, 0.0 if has_zero else container.start_time / av.time_base)
 
 
 def _read_packets(
