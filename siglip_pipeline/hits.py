@@ -84,6 +84,10 @@ class Hit:
             "the file plays before its first frame."
         ),
     ]
+    steps: Annotated[
+        Given[tuple["Hit", ...]],
+        Field(description="Of a sequence: its moments in order. The hit spans all of them."),
+    ] = None
 
     @property
     def media_offset_seconds(self) -> float:

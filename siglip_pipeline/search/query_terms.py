@@ -15,6 +15,17 @@ _TERM = re.compile(
     re.DOTALL,
 )
 _IS_MIX = re.compile(r'\s*[+-]"')
+_IS_SEQUENCE = re.compile(r"\s*\"(?:[^\"\\]|\\.)*\"\s+then\b", re.DOTALL)
+_STEP = re.compile(r"\s*\"(?P<text>(?:[^\"\\]|\\.)*)\"(?:\s+(?P<then>then)(?=\s))?", re.DOTALL)
+_WITHIN = re.compile(r"\s*(?:within\s+(?P<seconds>\d{1,6}(?:\.\d+)?)\s*s)?\s*")
+_SEQUENCE = """e.g. "a red car stops" then "a person gets out" within 30s"""
+WITHIN_SECONDS = 60.0
+"""Longest time from one moment of a sequence to the next, where the query gives none."""
+MAX_WITHIN_SECONDS = 3600.0
+MAX_STEPS = 8
+SEQUENCE_ALONE = (
+    "a sequence is a query of its own: it cannot be mixed with other terms, proved or explained"
+)
 _EXAMPLE = """e.g. +"snow" -"people"^0.5"""
 
 
@@ -68,7 +79,31 @@ class MomentTerm:
         _check_weight(self.video, self.weight)
 
 
-QueryTerm = TextTerm | ImageTerm | MomentTerm
+@dataclass(frozen=True, slots=True)
+class SequenceTerm:
+    """Texts for moments of one video that follow each other; a query of its own, not of a mix."""
+
+    texts: tuple[str, ...]
+    within_seconds: float = WITHIN_SECONDS
+    """Longest time from one moment to the next."""
+
+    def __post_init__(self) -> None:
+        for text in self.texts:
+            TextTerm(text)
+        if not 2 <= len(self.texts) <= MAX_STEPS:
+            raise QueryError(f"a sequence has 2 to {MAX_STEPS} texts, not {len(self.texts)}")
+        if not 0 < self.within_seconds <= MAX_WITHIN_SECONDS:
+            raise QueryError(
+                f"within {self.within_seconds:g}s: more than 0, at most {MAX_WITHIN_SECONDS:g} s"
+            )
+
+    @property
+    def weight(self) -> float:
+        """Return 1: a sequence has no weight."""
+        return 1.0
+
+
+QueryTerm = TextTerm | ImageTerm | MomentTerm | SequenceTerm
 
 
 def _check_weight(what: str, weight: float) -> None:
@@ -86,12 +121,13 @@ def check_terms(terms: Sequence[QueryTerm]) -> None:
         raise QueryError(f"a query needs at least one term to look for, {_EXAMPLE}")
 
 
-def parse_query(text: str) -> list[TextTerm]:
+def parse_query(text: str) -> list[QueryTerm]:
     r"""Parse the text of a query.
 
     A text that begins with ``+"`` or ``-"`` is a mix: quoted texts, each with a sign, and with an
     optional ``^WEIGHT`` (default 1). In quotes, ``\"`` is a quotation mark and
-    ``\\`` a backslash. Any other text is one term, as it is.
+    ``\\`` a backslash. Quoted texts with ``then`` between them are a sequence, which may end with
+    ``within 30s``. Any other text is one term, as it is.
 
     >>> parse_query('+"snow" -"people"^0.5')
     [TextTerm(text='snow', weight=1.0), TextTerm(text='people', weight=-0.5)]
@@ -101,9 +137,11 @@ def parse_query(text: str) -> list[TextTerm]:
     Raises:
         QueryError: an empty text, or a mix with a syntax error, which the message shows.
     """
+    if _IS_SEQUENCE.match(text):
+        return [_parse_sequence(text)]
     if not _IS_MIX.match(text):
         return [TextTerm(text)]
-    terms: list[TextTerm] = []
+    terms: list[QueryTerm] = []
     position = 0
     end = len(text.rstrip())
     while position < end:
@@ -119,6 +157,27 @@ def parse_query(text: str) -> list[TextTerm]:
         position = match.end()
     check_terms(terms)
     return terms
+
+
+def _parse_sequence(text: str) -> SequenceTerm:
+    texts, position, more = [], 0, True
+    while more:
+        step = _STEP.match(text, position)
+        if step is None:
+            raise QueryError(
+                f"the sequence cannot be read from {text[position:].lstrip()!r} on: give a quoted "
+                f"text after then, {_SEQUENCE}"
+            )
+        texts.append(re.sub(r"\\(.)", r"\1", step["text"], flags=re.DOTALL))
+        position, more = step.end(), step["then"] is not None
+    within = _WITHIN.fullmatch(text, position)
+    if within is None:
+        raise QueryError(
+            f"the sequence cannot be read from {text[position:].lstrip()!r} on: it may end with "
+            f"within SECONDSs, {_SEQUENCE}"
+        )
+    seconds = within["seconds"]
+    return SequenceTerm(tuple(texts), float(seconds) if seconds else WITHIN_SECONDS)
 
 
 def _weight(number: str | None, text: str) -> float:

@@ -15,7 +15,14 @@ from siglip_pipeline.errors import QueryError
 from siglip_pipeline.records import FloatArray, FrameBatch
 from siglip_pipeline.search.embedder import QueryEmbedder
 from siglip_pipeline.search.query_pictures import Picture
-from siglip_pipeline.search.query_terms import ImageTerm, MomentTerm, QueryTerm, TextTerm
+from siglip_pipeline.search.query_terms import (
+    SEQUENCE_ALONE,
+    ImageTerm,
+    MomentTerm,
+    QueryTerm,
+    SequenceTerm,
+    TextTerm,
+)
 from siglip_pipeline.store.models import ModelRow
 from siglip_pipeline.store.moments import cut_moments
 from siglip_pipeline.store.vectors import StoredVector, VectorStore
@@ -114,6 +121,10 @@ class QueryVectorizer:
         longest = np.sort(np.argsort(-lengths_M, kind="stable")[:_CLIP_VECTORS])
         return QueryVectors(query_QD=moments.means_MD[longest], within=_PICTURE_COSINE)
 
+    def texts(self, model: ModelRow, texts: Sequence[str]) -> FloatArray:
+        """Return the unit vectors [N, D] of texts."""
+        return self._embedder.texts(model, texts)
+
     def of_terms(self, model: ModelRow, terms: Sequence[QueryTerm]) -> QueryVectors:
         """Return the vectors of one term, or of a mix.
 
@@ -123,6 +134,8 @@ class QueryVectorizer:
         if len(terms) > 1:
             return self.mix(model, terms)
         [term] = terms
+        if isinstance(term, SequenceTerm):
+            raise QueryError(SEQUENCE_ALONE)
         if isinstance(term, TextTerm):
             return self.text(model, term.text)
         if isinstance(term, ImageTerm):

@@ -8,11 +8,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from siglip_pipeline.errors import QueryError
 from siglip_pipeline.hits import MAX_K, Hit, Moment, SearchFilter, SearchRequest
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.search.probability import probability_of, score_of
-from siglip_pipeline.search.query_terms import ImageTerm, QueryTerm, TextTerm
+from siglip_pipeline.search.query_terms import (
+    SEQUENCE_ALONE,
+    ImageTerm,
+    QueryTerm,
+    SequenceTerm,
+    TextTerm,
+)
 from siglip_pipeline.search.query_vectors import QueryVectors
+from siglip_pipeline.search.sequences import find_sequences
 from siglip_pipeline.siglip.similarity import probability
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.label_scores import score_frames
@@ -38,6 +46,17 @@ class TermShown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SequenceShown:
+    """Texts of moments that follow each other."""
+
+    __pydantic_config__ = DOCUMENTED
+
+    texts: tuple[str, ...]
+    within_seconds: float
+    """Longest time from one moment to the next."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QueryShown:
     """A query as it was interpreted; unused fields are None, and absent from its JSON."""
 
@@ -59,6 +78,7 @@ class QueryShown:
     tokens: Given[int] = None
     """How many, if it has more."""
     mix: Given[tuple[TermShown, ...]] = None
+    sequence: Given[SequenceShown] = None
     k: Given[int] = None
     filter: Given[SearchFilter] = None
     offset: Given[int] = None
@@ -114,6 +134,8 @@ def shown(term: QueryTerm) -> TermShown:
         return TermShown(text=term.text, weight=term.weight)
     if isinstance(term, ImageTerm):
         return TermShown(image=term.name, weight=term.weight)
+    if isinstance(term, SequenceTerm):
+        raise QueryError(SEQUENCE_ALONE)
     like = Moment(video=term.video, time_seconds=term.seconds)
     return TermShown(like=like, weight=term.weight)
 
@@ -188,6 +210,28 @@ class HitFinder:
             if len(hits) >= k or len(found) < request.k or request.k == MAX_K:
                 return hits[:k]
             request = replace(request, k=min(4 * request.k, MAX_K))
+
+    def sequences(
+        self,
+        model: ModelRow,
+        texts_TD: FloatArray,
+        k: int,
+        filter: SearchFilter,
+        *,
+        within_seconds: float,
+    ) -> tuple[Hit, ...]:
+        """Return the best sequences of moments; see :func:`.find_sequences`."""
+        return find_sequences(
+            self._database,
+            self._moments,
+            model,
+            texts_TD,
+            within_seconds=within_seconds,
+            k=k,
+            filter=filter,
+            min_probability=self.least_probability(filter),
+            must_be_active=self._must_be_active,
+        )
 
     def least_probability(self, filter: SearchFilter) -> float:
         """Return the probability below which hits are hidden."""

@@ -16,9 +16,11 @@ from siglip_pipeline.search.explaining import Explanation, explain_moment
 from siglip_pipeline.search.label_search import LabelReport, label_sentences, label_videos
 from siglip_pipeline.search.query_pictures import Picture
 from siglip_pipeline.search.query_terms import (
+    WITHIN_SECONDS,
     ImageTerm,
     MomentTerm,
     QueryTerm,
+    SequenceTerm,
     TextTerm,
     check_terms,
 )
@@ -29,6 +31,7 @@ from siglip_pipeline.search.results import (
     Proof,
     QueryShown,
     SearchResult,
+    SequenceShown,
     TermShown,
     shown,
 )
@@ -401,6 +404,52 @@ class SearchService:
         vectors_LD = self._embedder.texts(model, sentences)
         return label_videos(self._database, model, labels, vectors_LD, chosen)
 
+    def by_sequence(
+        self,
+        texts: Sequence[str],
+        *,
+        within_seconds: float = WITHIN_SECONDS,
+        k: int = DEFAULT_K,
+        offset: int = 0,
+        filter: SearchFilter | None = None,
+    ) -> SearchResult:
+        """Return moments of one video that follow each other, one for each text.
+
+        A hit spans its ``steps``; its score is the mean of theirs, its probability the product.
+
+        Args:
+            texts: what the moments show, in their order.
+            within_seconds: longest time from the best frame of one moment to that of the next.
+            k: the largest number of hits; one for each first moment.
+            offset: skip so many of the best hits.
+            filter: what may be returned; ``min_probability`` is of each moment.
+
+        Raises:
+            QueryError: fewer than two texts, an empty one, or ``k`` is out of range.
+            NothingIndexedError: no index has been published yet.
+        """
+        term = SequenceTerm(tuple(texts), within_seconds)
+        check_range(k, offset)
+        chosen = filter or SearchFilter()
+
+        def answer(model: ModelRow) -> SearchResult:
+            hits = self._finder.sequences(
+                model,
+                self._vectorizer.texts(model, term.texts),
+                offset + k,
+                chosen,
+                within_seconds=term.within_seconds,
+            )
+            query = QueryShown(
+                sequence=SequenceShown(texts=term.texts, within_seconds=term.within_seconds),
+                k=k,
+                offset=offset or None,
+                filter=None if chosen == SearchFilter() else chosen,
+            )
+            return SearchResult(query=query, model=model.name, hits=hits[offset:])
+
+        return self._with_active_model(answer)
+
     def with_receipt(
         self,
         terms: Sequence[QueryTerm],
@@ -522,6 +571,14 @@ class SearchService:
         videos: Sequence[str] | None,
         filter: SearchFilter | None,
     ) -> SearchResult:
+        if isinstance(term, SequenceTerm):
+            return self.by_sequence(
+                term.texts,
+                within_seconds=term.within_seconds,
+                k=k,
+                offset=offset,
+                filter=(filter or SearchFilter()).narrowed_to(videos),
+            )
         if isinstance(term, TextTerm):
             return self.by_text(term.text, k=k, offset=offset, videos=videos, filter=filter)
         if isinstance(term, ImageTerm):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siglip_pipeline.errors import QueryError
-from siglip_pipeline.search import MomentTerm, TextTerm, parse_moment, parse_query
+from siglip_pipeline.search import MomentTerm, SequenceTerm, TextTerm, parse_moment, parse_query
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,34 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     except QueryError:
         return
     assert any(term.weight > 0 for term in read)
-    assert all(term.text.strip() and math.isfinite(term.weight) for term in read)
+    for term in read:
+        assert isinstance(term, TextTerm)
+        assert term.text.strip()
+        assert math.isfinite(term.weight)
+
+
+def test_a_sequence_is_read() -> None:
+    assert parse_query('"a car" then "a dog"') == [SequenceTerm(("a car", "a dog"))]
+    [three] = parse_query(r' "a \"b\"" then "c"  then "d" within 2.5 s ')
+    assert three == SequenceTerm(('a "b"', "c", "d"), 2.5)
+    assert parse_query('"a car" and then') == [TextTerm('"a car" and then')], "used as it is"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('"a" then b', "cannot be read from 'b' on: give a quoted text after then"),
+        ('"a" then "b" then', "cannot be read from 'then' on"),
+        ('"a" then "b" within 5m', "cannot be read from 'within 5m' on: it may end with within"),
+        ('"a" then "b" within 0s', "within 0s: more than 0, at most 3600 s"),
+        ('"a" then " "', "the query text is empty"),
+        (" then ".join('"a"' for _ in range(9)), "a sequence has 2 to 8 texts, not 9"),
+    ],
+)
+def test_a_sequence_with_a_mistake_is_refused(text: str, said: str) -> None:
+    with pytest.raises(QueryError) as refused:
+        parse_query(text)
+    assert said in str(refused.value)
 
 
 @pytest.mark.parametrize("weight", [0.0, math.nan, math.inf])
