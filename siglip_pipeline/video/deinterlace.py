@@ -24,7 +24,7 @@ def deinterlaced(
     held: VideoFrame | None = None
     for frame in frames:
         if held is not None:
-            yield _bwdif(before, held, frame)
+            yield rebuilt(before, held, frame)
             before, held = held, None
         if frame.interlaced_frame and is_wanted(frame):
             held = frame
@@ -32,10 +32,10 @@ def deinterlaced(
             before = frame if frame.interlaced_frame else None
             yield frame
     if held is not None:
-        yield _bwdif(before, held, None)
+        yield rebuilt(before, held, None)
 
 
-def _bwdif(before: VideoFrame | None, frame: VideoFrame, after: VideoFrame | None) -> VideoFrame:
+def rebuilt(before: VideoFrame | None, frame: VideoFrame, after: VideoFrame | None) -> VideoFrame:
     """Return the frame with its second field rebuilt; unchanged if the filter refuses it."""
     graph = Graph()
     graph.threads = 1
@@ -52,14 +52,14 @@ def _bwdif(before: VideoFrame | None, frame: VideoFrame, after: VideoFrame | Non
         for pushed in (_alike(before, frame), frame, _alike(after, frame)):
             source.push(pushed)
         sink.pull()
-        rebuilt = sink.pull()
+        progressive = sink.pull()
     except av.error.FFmpegError:
         return frame
-    assert isinstance(rebuilt, VideoFrame)
-    rebuilt.pts = frame.pts
-    rebuilt.colorspace, rebuilt.color_range = frame.colorspace, frame.color_range
-    rebuilt.color_trc, rebuilt.color_primaries = frame.color_trc, frame.color_primaries
-    return rebuilt
+    assert isinstance(progressive, VideoFrame)
+    progressive.pts = frame.pts
+    progressive.colorspace, progressive.color_range = frame.colorspace, frame.color_range
+    progressive.color_trc, progressive.color_primaries = frame.color_trc, frame.color_primaries
+    return progressive
 
 
 def _alike(other: VideoFrame | None, frame: VideoFrame) -> VideoFrame:

@@ -7,20 +7,19 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 import av
 import numpy as np
-from av.video.frame import VideoFrame
 
 from siglip_pipeline.errors import VideoError
-from siglip_pipeline.records import IntArray, RgbArray, VideoInfo
-from siglip_pipeline.video.decode import DecodeCounts, decode_frames
+from siglip_pipeline.records import RgbArray, VideoInfo
+from siglip_pipeline.video.decode import DecodeCounts, DecodedFrame, decode_frames
 from siglip_pipeline.video.decode_options import Progress
 from siglip_pipeline.video.frame_file import FrameFileWriter, StoredFrame
 from siglip_pipeline.video.frame_index import index_frames
 from siglip_pipeline.video.frame_report import FrameReport
 from siglip_pipeline.video.memory import peak_memory_bytes
 from siglip_pipeline.video.picture import PictureMaker, encode_jpeg, hash_distance, perceptual_hash
-from siglip_pipeline.video.plan import plan_decode, plan_everything
+from siglip_pipeline.video.plan import plan_decode
 from siglip_pipeline.video.scan import Scan, nothing_decoded_reason
-from siglip_pipeline.video.shots import content_scores, find_cuts
+from siglip_pipeline.video.scenes import decode_scenes
 from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline.video.stills import is_picture, picture_frames, scan_picture
 
@@ -104,7 +103,6 @@ def _extract_picture(
         time_base=scanned.info.time_base,
         end_pts=scanned.end_pts,
         key_N=np.arange(pts_N.size) == 0,
-        cuts=np.empty(0, np.int64),
     )
     frames = picture_frames(source, targets, longest_side=job.options.longest_side)
     for position, pixels_HWC in frames:
@@ -129,26 +127,12 @@ def _extract_video(
 ) -> _Outcome:
     scanned = index_frames(source, on_progress=progress)
     packets = scanned.packets
-    targets = job.sampling.select(
-        packets.pts_N,
-        time_base=scanned.time_base,
-        end_pts=packets.end_pts,
-        key_N=packets.key_N,
-        cuts=_cuts(source, scanned, job, progress) if job.sampling.kind == "scenes" else None,
-    )
     counts = DecodeCounts()
     pictures = PictureMaker(longest_side=job.options.longest_side, codec=scanned.codec)
     geometry = None
     taken = 0
-    for decoded in decode_frames(
-        source,
-        scanned,
-        plan_decode(packets, targets),
-        counts=counts,
-        threads=max(1, job.options.threads),
-        deinterlace=True,
-        on_progress=progress,
-    ):
+    frames, planned = _sampled(job, source, scanned, counts, progress)
+    for decoded in frames:
         frame_geometry = scanned.geometry(decoded.frame, decoded.sample_aspect_ratio)
         geometry = geometry or frame_geometry
         taken += 1
@@ -162,13 +146,14 @@ def _extract_video(
         raise VideoError(job.video, nothing_decoded_reason(scanned))
     lost = packets.expected - len(packets)
     # Only a part of the packets is decoded: assume the same share of damage in the rest.
-    missing_share = len(counts.missing) / targets.size
+    planned = taken if planned is None else planned
+    missing_share = len(counts.missing) / planned
     share = (lost + max(counts.damaged_share, missing_share) * len(packets)) / packets.expected
     return _checked(
         job,
         _Outcome(
             info=scanned.info(geometry),
-            planned_frames=targets.size,
+            planned_frames=planned,
             packets=packets.expected,
             damaged_packets=lost + counts.damaged_packets,
             damaged_share=share,
@@ -176,10 +161,35 @@ def _extract_video(
                 scanned,
                 pictures,
                 damaged_share=share,
-                indexed_share=taken / targets.size * len(packets) / packets.expected,
+                indexed_share=taken / planned * len(packets) / packets.expected,
             ),
         ),
     )
+
+
+def _sampled(
+    job: "ExtractJob", source: MediaSource, scanned: Scan, counts: DecodeCounts, progress: Progress
+) -> tuple[Iterator[DecodedFrame], int | None]:
+    """Return the frames to store, decoded as they are taken; their number, if it is known."""
+    packets, threads = scanned.packets, max(1, job.options.threads)
+    if job.sampling.kind == "scenes":
+        frames = decode_scenes(
+            source, scanned, counts=counts, threads=threads, on_progress=progress
+        )
+        return frames, None
+    targets = job.sampling.select(
+        packets.pts_N, time_base=scanned.time_base, end_pts=packets.end_pts, key_N=packets.key_N
+    )
+    frames = decode_frames(
+        source,
+        scanned,
+        plan_decode(packets, targets),
+        counts=counts,
+        threads=threads,
+        deinterlace=True,
+        on_progress=progress,
+    )
+    return frames, targets.size
 
 
 def _warnings(
@@ -201,28 +211,6 @@ def _warnings(
 
 def _percent(share: float) -> str:
     return f"{max(1, round(100 * share))}%"
-
-
-def _cuts(source: MediaSource, scanned: Scan, job: "ExtractJob", progress: Progress) -> IntArray:
-    """Return the positions at which shots begin, after decoding everything once."""
-    everything = np.arange(scanned.packets.pts_N.size)
-    scores_N = np.zeros(everything.size, np.float32)
-    positions: list[int] = []
-
-    def frames() -> Iterator[VideoFrame]:
-        for decoded in decode_frames(
-            source,
-            scanned,
-            plan_everything(scanned.packets, everything),
-            threads=max(1, job.options.threads),
-            on_progress=progress,
-        ):
-            positions.append(decoded.frame_index)
-            yield decoded.frame
-
-    for score in content_scores(frames()):
-        scores_N[positions[-1]] = score
-    return find_cuts(scores_N, scanned.packets.pts_N, time_base=scanned.time_base)
 
 
 def _checked(job: "ExtractJob", outcome: _Outcome) -> _Outcome:

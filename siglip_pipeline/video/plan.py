@@ -78,3 +78,11 @@ def _spans(
 def plan_everything(packets: PacketIndex, target_N: IntArray) -> DecodePlan:
     """Plan to decode every packet: the fallback if frames cannot be predicted."""
     return DecodePlan(steps_P=np.full(len(packets), Step.TARGET, np.uint8), target_N=target_N)
+
+
+def plan_references(packets: PacketIndex) -> DecodePlan:
+    """Plan to decode what other frames refer to, everywhere; all, if packets do not tell times."""
+    if not packets.timestamps_known:
+        return plan_everything(packets, np.empty(0, np.int64))
+    steps = np.where(packets.reference_P, Step.REFERENCE, Step.SKIP).astype(np.uint8)
+    return DecodePlan(steps_P=steps, target_N=np.empty(0, np.int64))

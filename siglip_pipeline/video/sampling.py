@@ -6,9 +6,10 @@ includes the first frame, and is not empty if the video has a frame.
 """
 
 import re
+from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Final, Literal
+from typing import Final, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,13 @@ MAX_FPS: Final = Fraction(1000)
 
 SCENE_MAX_GAP_SECONDS: Final = 10
 """Largest distance of two samples of a shot, for ``scenes``, if there are frames between them."""
+
+STEP: Final = Fraction(5, 4)
+"""Ratio of the distances of frames that may become the middle of a shot."""
+SPREAD: Final = Fraction(4, 5)
+"""Share of twice the largest gap that a middle can divide, given this ratio."""
+
+Item = TypeVar("Item")
 
 ALLOWED: Final = (
     "allowed: fps:N (frames a second, such as fps:1, fps:0.5, fps:1/60), every:N (every Nth "
@@ -82,7 +90,7 @@ class Sampling:
             time_base: seconds per unit.
             end_pts: end of the last frame; samples lie in [pts_N[0], end_pts).
             key_N: which frames are key frames; needed by ``keyframes``.
-            cuts: positions at which a new shot begins; needed by ``scenes``.
+            cuts: positions at which a new shot begins, for ``scenes``; none if left out.
         """
         if pts_N.size == 0:
             return np.empty(0, np.int64)
@@ -95,9 +103,7 @@ class Sampling:
             if key_N is None:
                 raise ValueError("keyframes sampling needs key_N")
             return np.union1d(np.flatnonzero(key_N), [0]).astype(np.int64)
-        if cuts is None:
-            raise ValueError("scenes sampling needs cuts")
-        return select_scenes(pts_N, cuts, max_gap_pts=int(SCENE_MAX_GAP_SECONDS / time_base))
+        return select_scenes(pts_N, cuts, time_base=time_base)
 
 
 def select_fps(pts_N: IntArray, rate: Fraction, *, time_base: Fraction, end_pts: int) -> IntArray:
@@ -118,19 +124,67 @@ def select_fps(pts_N: IntArray, rate: Fraction, *, time_base: Fraction, end_pts:
     return np.flatnonzero(ticks[:-1] < ticks[1:]).astype(np.int64)
 
 
-def select_scenes(pts_N: IntArray, cuts: IntArray, *, max_gap_pts: int) -> IntArray:
-    """Return the first, middle and last frame of each shot, and more if these are far apart.
+def select_scenes(pts_N: IntArray, cuts: IntArray | None, *, time_base: Fraction) -> IntArray:
+    """Return the positions that :class:`SceneSampler` selects."""
+    begins = set() if cuts is None else set(cuts.tolist())
+    sampler = SceneSampler[int](time_base)
+    chosen: list[int] = []
+    for position, pts in enumerate(pts_N.tolist()):
+        chosen += sampler.add(pts, position, begins_shot=position in begins)
+    return np.array(chosen + sampler.finish(), np.int64)
 
-    The middle frame is on screen half way between the first and the last one. A shot longer than
-    two gaps is divided evenly into more parts.
+
+class SceneSampler(Generic[Item]):
+    """Selects the first, a middle and the last frame of each shot, in one pass over all frames.
+
+    No two samples of a shot are more than ``SCENE_MAX_GAP_SECONDS`` apart, if there are frames
+    between them. The middle is known only when the shot has ended, so the sampler holds a few
+    frames that may become it, each a quarter further from the last sample than the one before.
+
+    Args:
+        time_base: seconds per unit of timestamps.
     """
-    firsts = np.union1d(cuts[(cuts > 0) & (cuts < pts_N.size)], [0]).astype(np.int64)
-    lasts = np.append(firsts[1:], pts_N.size) - 1
-    chosen: list[IntArray] = [firsts, lasts]
-    for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
-        start = int(pts_N[first])
-        span = int(pts_N[last]) - start
-        parts = min(max(2, -(-span // max(1, max_gap_pts))), last - first)
-        steps = [start + span * k // parts for k in range(1, parts)]
-        chosen.append(np.searchsorted(pts_N, steps, side="right").astype(np.int64) - 1)
-    return np.unique(np.concatenate(chosen))
+
+    def __init__(self, time_base: Fraction) -> None:
+        self._max_gap = int(SCENE_MAX_GAP_SECONDS / time_base)
+        self._anchor = 0
+        """Time of the last sample."""
+        self._held: deque[tuple[int, Item]] = deque()
+        self._last: tuple[int, Item] | None = None
+
+    def add(self, pts: int, item: Item, *, begins_shot: bool) -> list[Item]:
+        """Take the next frame; return the frames before it, or itself, that are now selected."""
+        if self._last is None or begins_shot:
+            selected = self.finish()
+            self._anchor, self._last = pts, (pts, item)
+            return [*selected, item]
+        selected = []
+        while pts - self._anchor > 2 * SPREAD * self._max_gap and self._held:
+            near = [one for one in self._held if one[0] - self._anchor <= self._max_gap]
+            selected.append(self._take(near[-1] if near else self._held[0]))
+        if not self._held or pts - self._anchor >= STEP * (self._held[-1][0] - self._anchor):
+            self._held.append((pts, item))
+        while len(self._held) > 1 and 2 * (self._held[1][0] - self._anchor) <= pts - self._anchor:
+            self._held.popleft()
+        self._last = pts, item
+        return selected
+
+    def finish(self) -> list[Item]:
+        """End the last shot; return those of its frames that are still to be selected."""
+        if self._last is None or self._last[0] == self._anchor:
+            return []
+        pts, item = self._last
+        middle = [one for one in self._held if one[0] < pts]
+        self._last = None
+        if not middle:
+            self._held.clear()
+            return [item]
+        nearest = min(middle, key=lambda one: abs(2 * one[0] - self._anchor - pts))
+        self._held.clear()
+        return [nearest[1], item]
+
+    def _take(self, chosen: tuple[int, Item]) -> Item:
+        self._anchor = chosen[0]
+        while self._held and self._held[0][0] <= self._anchor:
+            self._held.popleft()
+        return chosen[1]

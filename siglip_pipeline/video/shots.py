@@ -2,11 +2,10 @@
 
 The measure is that of PySceneDetect's ``ContentDetector`` (Castellano, scenedetect.com): the mean
 change of hue, saturation and value from one frame to the next, with a cut if it exceeds 27 of 255.
-This module computes it on pictures 128 pixels wide, without OpenCV, and treats hue as a circle.
+This module computes it on pictures 64 pixels wide, without OpenCV, and treats hue as a circle.
 ``benchmarks/results/decode.md`` compares the cuts of both.
 """
 
-from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import Final
 
@@ -15,7 +14,6 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from siglip_pipeline.records import IntArray
 from siglip_pipeline.video.picture import convert
 
 THRESHOLD: Final = 27.0
@@ -24,27 +22,33 @@ THRESHOLD: Final = 27.0
 SHORTEST_SHOT_SECONDS: Final = Fraction(6, 10)
 """PySceneDetect's default. It prevents shots of a few frames at flashes."""
 
-WIDTH: Final = 128
-MAX_HEIGHT: Final = 256
+WIDTH: Final = 64
+MAX_HEIGHT: Final = 128
 
 Components = NDArray[np.float32]
 
 
-def content_scores(frames: Iterable[VideoFrame]) -> Iterator[float]:
-    """Yield how much each frame differs from the one before, 0 to 255; 0 for the first."""
-    reformatter = VideoReformatter()
-    previous: Components | None = None
-    for frame in frames:
+class ContentScore:
+    """Tells how much each frame differs from the one before."""
+
+    def __init__(self) -> None:
+        self._reformatter = VideoReformatter()
+        self._previous: Components | None = None
+
+    def of(self, frame: VideoFrame) -> float:
+        """Return the difference, 0 to 255; 0 for the first frame, and where the size changes."""
         height = min(MAX_HEIGHT, max(1, round(WIDTH * frame.height / frame.width)))
         pixels_HWC = convert(
-            reformatter, frame, (WIDTH, height), "rgb24", interpolation=Interpolation.AREA
+            self._reformatter,
+            frame,
+            (WIDTH, height),
+            "rgb24",
+            interpolation=Interpolation.FAST_BILINEAR,
         )
-        current = hue_saturation_value(pixels_HWC)
-        if previous is None or previous.shape != current.shape:
-            yield 0.0
-        else:
-            yield content_difference(previous, current)
-        previous = current
+        previous, self._previous = self._previous, hue_saturation_value(pixels_HWC)
+        if previous is None or previous.shape != self._previous.shape:
+            return 0.0
+        return content_difference(previous, self._previous)
 
 
 def hue_saturation_value(pixels_HWC: NDArray[np.uint8]) -> Components:
@@ -73,13 +77,32 @@ def content_difference(first: Components, second: Components) -> float:
     return float(change.mean())
 
 
-def find_cuts(scores_N: NDArray[np.floating], pts_N: IntArray, *, time_base: Fraction) -> IntArray:
-    """Return the positions at which a new shot begins, from scores and timestamps, without 0."""
-    shortest_pts = SHORTEST_SHOT_SECONDS / time_base
-    cuts: list[int] = []
-    shot_start = int(pts_N[0]) if pts_N.size else 0
-    for position in np.flatnonzero(np.asarray(scores_N) >= THRESHOLD).tolist():
-        if position > 0 and int(pts_N[position]) - shot_start >= shortest_pts:
-            cuts.append(position)
-            shot_start = int(pts_N[position])
-    return np.array(cuts, np.int64)
+class CutFinder:
+    """Tells where shots begin, from scores in time order.
+
+    Args:
+        time_base: seconds per unit of timestamps.
+    """
+
+    def __init__(self, time_base: Fraction) -> None:
+        self._shortest_pts = SHORTEST_SHOT_SECONDS / time_base
+        self._shot_start: int | None = None
+        self._change = 0.0
+        """From frame to frame, as it was last."""
+
+    def begins_shot(self, score: float, pts: int, *, frames: int = 1) -> bool:
+        """Return whether a frame is the first of a new shot; the first one of all is not.
+
+        Args:
+            score: how much it differs from the one before it that was compared.
+            pts: its time.
+            frames: how many frames after that one it is. Motion goes on over them, so what the
+                change before explains of the score does not count.
+        """
+        explained, self._change = (frames - 1) * self._change, score / frames
+        if self._shot_start is None:
+            self._shot_start = pts
+        elif score - explained >= THRESHOLD and pts - self._shot_start >= self._shortest_pts:
+            self._shot_start = pts
+            return True
+        return False

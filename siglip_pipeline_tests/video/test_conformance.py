@@ -185,7 +185,7 @@ def test_the_size_may_change(tmp_path: Path) -> None:
     assert sizes == [(160, 128)] * 50 + [(320, 192)] * 50
 
 
-@pytest.mark.parametrize("sampling", ["every:1", "fps:1", "keyframes", "fps:1/60"])
+@pytest.mark.parametrize("sampling", ["every:1", "fps:1", "keyframes", "fps:1/60", "scenes"])
 def test_interlaced_frames_are_not_combed(sampling: str, tmp_path: Path) -> None:
     path = REPORTS / "h264-interlaced-moving-bar.mp4"
     out = indexed(path, tmp_path, sampling=sampling)

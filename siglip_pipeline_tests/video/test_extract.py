@@ -129,7 +129,7 @@ def test_every_sampling_works_end_to_end(
     (batch,) = frame_store.read("cut.mp4")
     expected = {
         "keyframes": None,
-        "scenes": [0, 12, 24, 25, 37, 49],
+        "scenes": [0, 10, 24, 25, 35, 49],
         "every:10": [0, 10, 20, 30, 40],
         "fps:1/60": [0],
     }[sampling]

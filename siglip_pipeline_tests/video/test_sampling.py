@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from siglip_pipeline.errors import SettingsError
 from siglip_pipeline.records import IntArray
 from siglip_pipeline.video.sampling import SCENE_MAX_GAP_SECONDS, Sampling
-from siglip_pipeline.video.shots import SHORTEST_SHOT_SECONDS, THRESHOLD, find_cuts
+from siglip_pipeline.video.shots import SHORTEST_SHOT_SECONDS, THRESHOLD
+from siglip_pipeline_tests.video.test_shots import cuts_of
 
 TIME_BASES = [Fraction(1, n) for n in (1, 25, 1000, 12_800, 90_000, 10**9)] + [
     Fraction(1001, 30_000)
@@ -99,7 +100,7 @@ def test_scenes_hold_the_ends_of_each_shot_and_no_gap_is_too_long(
     pts_N: IntArray, time_base: Fraction, scores: list[float]
 ) -> None:
     scores_N = np.array(scores[: pts_N.size])
-    cuts = find_cuts(scores_N, pts_N, time_base=time_base)
+    cuts = np.array(cuts_of(scores_N, pts_N.tolist(), time_base), np.int64)
     starts = [int(pts_N[0]), *pts_N[cuts].tolist()]
     assert (scores_N[cuts] >= THRESHOLD).all()
     assert all(b - a >= SHORTEST_SHOT_SECONDS / time_base for a, b in pairwise(starts))
@@ -121,7 +122,9 @@ def test_scenes_of_even_footage() -> None:
     chosen = Sampling.parse("scenes").select(
         pts_N, time_base=Fraction(1, 25), end_pts=3000, cuts=np.array([100, 1600])
     )
-    assert chosen[:4].tolist() == [0, 49, 99, 100]
+    first, middle, *ends = chosen[:4].tolist()
+    assert [first, *ends] == [0, 99, 100]
+    assert 43 <= middle <= 56
     assert {1599, 1600, 2999} <= set(chosen.tolist())
     assert np.diff(chosen).max() <= 251
 

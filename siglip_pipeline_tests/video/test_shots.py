@@ -2,20 +2,22 @@
 
 import colorsys
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from siglip_pipeline.video.decode import decode_frames
+from siglip_pipeline.video.decode import DecodeCounts, decode_frames
 from siglip_pipeline.video.plan import plan_everything
 from siglip_pipeline.video.scan import scan
+from siglip_pipeline.video.scenes import decode_scenes
 from siglip_pipeline.video.shots import (
     THRESHOLD,
+    ContentScore,
+    CutFinder,
     content_difference,
-    content_scores,
-    find_cuts,
     hue_saturation_value,
 )
 from siglip_pipeline.video.source import MediaSource
@@ -28,10 +30,15 @@ def scores_of(path: Path) -> tuple[NDArray[np.float64], list[int]]:
     source = MediaSource(path.name, path=path)
     scanned = scan(source)
     everything = plan_everything(scanned.packets, np.arange(scanned.packets.pts_N.size))
-    frames = (decoded.frame for decoded in decode_frames(source, scanned, everything))
-    scores_N = np.array(list(content_scores(frames)))
-    cuts = find_cuts(scores_N, scanned.packets.pts_N, time_base=scanned.time_base)
-    return scores_N, cuts.tolist()
+    score = ContentScore()
+    frames = decode_frames(source, scanned, everything)
+    scores_N = np.array([score.of(decoded.frame) for decoded in frames])
+    return scores_N, cuts_of(scores_N, scanned.packets.pts_N.tolist(), scanned.time_base)
+
+
+def cuts_of(scores_N: NDArray[np.float64], pts: list[int], time_base: Fraction) -> list[int]:
+    finder = CutFinder(time_base)
+    return [n for n, at in enumerate(pts) if finder.begins_shot(float(scores_N[n]), at)]
 
 
 def test_cuts_are_found_to_the_frame(tmp_path: Path) -> None:
@@ -47,6 +54,46 @@ def test_cuts_are_found_to_the_frame(tmp_path: Path) -> None:
     assert np.delete(scores_N, cuts).max() < THRESHOLD
 
 
+@pytest.mark.parametrize("frames", [1, 4])
+def test_scenes_are_decoded_in_one_pass(frames: int, tmp_path: Path) -> None:
+    """Frames that nothing refers to are left out; each sample is on its own side of a cut."""
+    shots = [
+        [numbered_picture(n) for n in range(400)],
+        [255 - numbered_picture(400 + n) // 3 for n in range(30)],
+        [numbered_picture(430 + n)[::-1, ::-1, ::-1] // 2 for n in range(50)],
+    ]
+    options = {"g": "250", "x264-params": f"bframes={frames - 1}:b-adapt=0:scenecut=0"}
+    pictures = [picture for shot in shots for picture in shot]
+    path = render(tmp_path / "shots.mp4", pictures=pictures, options=options)
+    source = MediaSource(path.name, path=path)
+    counts = DecodeCounts()
+    decoded = list(decode_scenes(source, scan(source), counts=counts))
+    assert len(counts.passes) == 1
+    assert counts.frames_decoded <= (480 if frames == 1 else 270)
+    chosen = [frame.frame_index for frame in decoded]
+    assert [frame.pts for frame in decoded] == [scan(source).packets.pts_N[n] for n in chosen]
+    assert chosen[0] == 0
+    assert 480 - frames <= chosen[-1] < 480
+    for cut in (400, 430):
+        (before,) = (n for n in chosen if cut - frames <= n < cut)
+        (after,) = (n for n in chosen if cut <= n < cut + frames)
+        assert chosen.index(after) == chosen.index(before) + 1
+    assert max(b - a for a, b in pairwise(chosen)) <= 250  # ten seconds
+    assert len(chosen) == 9
+
+
+def test_motion_over_frames_that_are_left_out_is_no_cut() -> None:
+    finder = CutFinder(Fraction(1, 25))
+    steady = [(0.0, 0), (11.0, 100), (33.0, 103), (33.0, 106)]
+    spread = [1, 1, 3, 3]
+    found = [
+        finder.begins_shot(score, pts, frames=frames)
+        for (score, pts), frames in zip(steady, spread, strict=True)
+    ]
+    assert found == [False] * 4
+    assert finder.begins_shot(60.0, 109, frames=3)
+
+
 @pytest.mark.parametrize("name", ["pxt_test_462_frames.mp4", "testsrc2_vp9.webm", "av1_video.mkv"])
 def test_footage_without_cuts_has_none(name: str) -> None:
     assert scores_of(DATA / name)[1] == []
@@ -55,8 +102,7 @@ def test_footage_without_cuts_has_none(name: str) -> None:
 def test_a_flash_makes_no_shots() -> None:
     scores_N = np.zeros(100)
     scores_N[[50, 52, 54]] = 90
-    cuts = find_cuts(scores_N, np.arange(100), time_base=Fraction(1, 25))
-    assert cuts.tolist() == [50]
+    assert cuts_of(scores_N, list(range(100)), Fraction(1, 25)) == [50]
 
 
 def test_hue_saturation_and_value_are_those_of_the_standard_library() -> None:
