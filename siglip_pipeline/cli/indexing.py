@@ -110,6 +110,9 @@ def ingest_videos(
         outcomes.append(outcome)
         if not quiet:
             console.err.print(f"{outcome.outcome:>9}  {shown(outcome.video)}")
+    if not outcomes:
+        named = ", ".join(shown(str(path)) for path in paths)
+        raise QueryError(f"{named}: no files are there; name videos, or folders that hold some")
     videos = sorted({outcome.video for outcome in outcomes if outcome.is_upload})
     skipped = tuple(
         SkippedSource(source=outcome.source, reason=_skip_reason(outcome))

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 import typer
 
 from siglip_pipeline.cli.common import Json, load_settings
-from siglip_pipeline.errors import LaunchError, NothingIndexedError
+from siglip_pipeline.errors import LaunchError, NothingIndexedError, QueryError
 from siglip_pipeline.hits import Hit
 from siglip_pipeline.search import (
     ImageTerm,
@@ -27,6 +27,7 @@ from siglip_pipeline.search import (
     parse_moment,
     parse_query,
 )
+from siglip_pipeline.search.collection_export import ExportFormat, export_collection
 from siglip_pipeline.search.export import Exported, export_hits
 from siglip_pipeline.search.results import proof_sentence
 from siglip_pipeline.services.binding import url_host
@@ -38,6 +39,7 @@ from siglip_pipeline.store.database import DatabaseOptions, open_database
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.query_log import QueryLog
 from siglip_pipeline.store.video_names import stored_name
+from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.terminal import console
 from siglip_pipeline.text.json_form import Given, to_json
 from siglip_pipeline.text.timecode import timecode
@@ -217,6 +219,11 @@ def duplicates(
                 "FILE... --wait`, then materialize video_similarity"
             )
         name = None if video is None else stored_name(database, video)
+        if name is not None and VideoStore(database).get(name) is None:
+            raise QueryError(
+                f"no video {video!r}; give its path below the uploads, as `siglip-pipeline status` "
+                "and the page of videos name it"
+            )
         segments = VideoSimilarityStore(database).segments(video=name, duplicates_only=not every)
     if json_:
         console.print_json({"segments": [to_json(segment) for segment in segments]})
@@ -226,8 +233,41 @@ def duplicates(
         console.out.print("No copies are known. The asset video_similarity looks for them.")
 
 
+def export(
+    to: Annotated[
+        Path, typer.Option("--to", help="The Parquet file, or the folder of WebDataset's shards.")
+    ],
+    format: Annotated[
+        ExportFormat, typer.Option("--format", help="parquet, or webdataset with the pictures.")
+    ] = "parquet",
+    video: Videos = None,
+    json_: Json = False,
+) -> None:
+    """Write all frames with their times and vectors to files that need no database.
+
+    Parquet has a row per frame; WebDataset a picture, its facts and its vector.
+    """
+    settings = load_settings()
+    with open_database(DatabaseOptions.from_settings(settings)) as database:
+        done = export_collection(
+            database,
+            to,
+            format=format,
+            videos=video or None,
+            frames=FrameStore(settings.frame_store_url),
+        )
+    if json_:
+        console.print_json(done)
+    else:
+        console.out.print(
+            f"Wrote {done.frames:,} frames of {done.videos:,} videos to {done.path} (vectors of "
+            f"{done.model}, {done.model_key})."
+        )
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
+    app.command()(export)
     app.command()(search)
     app.command()(labels)
     app.command()(duplicates)
