@@ -337,14 +337,18 @@ def duplicates_table(segments: list[SharedSegment]) -> Any:
     for s in segments:
         table.add_row(
             shown(s.video_a),
-            f"{timecode(s.start_a_seconds)} – {timecode(s.end_a_seconds)}",
+            _span(s.start_a_seconds, s.end_a_seconds, s.media_offset_a_seconds),
             shown(s.video_b),
-            f"{timecode(s.start_b_seconds)} – {timecode(s.end_b_seconds)}",
+            _span(s.start_b_seconds, s.end_b_seconds, s.media_offset_b_seconds),
             f"{s.speed:.2f}",
             f"{s.covered:.0%}",
             "copy" if s.duplicate else "",
         )
     return table
+
+
+def _span(start: float, end: float, offset: float) -> str:
+    return f"{timecode(start + offset)} – {timecode(end + offset)}"
 
 
 def search_filter(

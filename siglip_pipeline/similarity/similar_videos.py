@@ -23,6 +23,9 @@ class SharedSegment:
     end_a_seconds: Rounded3
     start_b_seconds: Rounded3
     end_b_seconds: Rounded3
+    media_offset_a_seconds: Rounded3
+    """What a player's clock shows at the first frame of ``a``."""
+    media_offset_b_seconds: Rounded3
     speed: Annotated[float, rounded(4)]
     """Seconds of b per second of a."""
     score: Rounded6
@@ -39,6 +42,8 @@ _SEGMENTS = """
 SELECT a.path AS video_a, b.path AS video_b, s.video_a AS video_a_id, s.video_b AS video_b_id,
        s.start_a AS start_a_seconds, s.end_a AS end_a_seconds,
        s.start_b AS start_b_seconds, s.end_b AS end_b_seconds,
+       a.media_offset_seconds AS media_offset_a_seconds,
+       b.media_offset_seconds AS media_offset_b_seconds,
        s.speed, s.score, s.evidence, s.duplicate, s.covered
 FROM shared_segments s
 JOIN videos a ON a.video_id = s.video_a

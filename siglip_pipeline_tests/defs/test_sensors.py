@@ -15,8 +15,11 @@ from siglip_pipeline.defs.sensors import frame_runs, new_uploads, upload_changes
 from siglip_pipeline.records import Upload
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages import FramesOptions
+from siglip_pipeline.stages.freshness import changed_uploads
 from siglip_pipeline.stages.run_names import FRAMES_PER_RUN, RANGE_END_TAG, RANGE_START_TAG
 from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.videos import VideoStore
+from siglip_pipeline.uploads.upload_store import UploadStore
 
 
 def _upload(path: str, size_bytes: int = 1) -> Upload:
@@ -133,6 +136,34 @@ def test_an_upgrade_announces_nothing_and_notices_what_changes_after_it(
         file.write_bytes(b"4321")
         os.utime(file, (1_700_000_000, 1_700_000_000))
         assert _tick(instance) is not None
+
+
+def test_an_upgrade_of_many_uploads_announces_none(uploads: Path, database: Database) -> None:
+    for number in range(3000):
+        (uploads / f"{number:04d}.mp4").touch()
+    store = UploadStore(uploads, settle_seconds=0)
+    listing = [*store.scan()]
+    rows = [(u.path, u.size_bytes, u.short_fingerprint) for u in listing]
+    with database.connection() as connection, connection.cursor() as cursor:
+        cursor.executemany(
+            """
+            INSERT INTO videos (path, size_bytes, listed_fingerprint, source_fingerprint,
+                                source_sha256, sampling)
+            SELECT path, size, fingerprint, fingerprint, 'hash', 'recipe'
+            FROM (SELECT %s AS path, %s::bigint AS size, %s AS fingerprint) upload
+            """,
+            rows,
+        )
+    assert changed_uploads(database, listing) == set()
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions("videos", [partition_key(u.path) for u in listing])
+        assert _tick(instance) is None
+        known = VideoStore(database).fingerprints()
+        assert known == {u.path: u.fingerprint for u in listing}
+        (uploads / "0007.mp4").chmod(0o600)
+        assert changed_uploads(database, store.scan()) == {"0007.mp4"}
+        assert _tick(instance) is not None
+        assert _reported(instance) == ["0007.mp4"]
 
 
 def test_a_run_that_the_daemon_never_made_is_asked_for_again(

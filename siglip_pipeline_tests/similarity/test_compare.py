@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from siglip_pipeline.cli.search import duplicates_table
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.records import FloatArray
@@ -53,6 +54,21 @@ def test_a_copy_and_a_part_are_copies(database: Database, model_id: int) -> None
     assert (segment.start_a_seconds, segment.end_a_seconds) == (8, 20)
     assert (segment.start_b_seconds, segment.end_b_seconds) == (0, 12)
     assert segment.covered == pytest.approx(1)
+
+
+def test_segments_are_shown_at_the_seconds_of_a_player(database: Database, model_id: int) -> None:
+    film = frames(1, 30)
+    load(database, model_id, film=film, part=copied(film[8:20]))
+    copies(database, model_id)
+    with database.connection() as connection:
+        connection.execute(
+            """UPDATE videos SET info = '{"media_time_seconds": 2.5}' WHERE path = 'part.mp4'"""
+        )
+    [segment] = VideoSimilarityStore(database).segments(model_id=model_id)
+    assert (segment.media_offset_a_seconds, segment.media_offset_b_seconds) == (0, 2.5)
+    cells = [next(iter(column.cells)) for column in duplicates_table([segment]).columns]
+    assert cells[1] == "0:08.0 – 0:20.0"
+    assert cells[3] == "0:02.5 – 0:14.5"
 
 
 def test_a_black_opening_is_no_segment_at_all(database: Database, model_id: int) -> None:
