@@ -42,7 +42,6 @@ from dagster._core.definitions.automation_tick_evaluation_context import (
 from fresh_home import fresh_home
 from store_report import Case, print_report
 
-from siglip_pipeline import stages
 from siglip_pipeline.cli.interrupts import heed_interrupts
 from siglip_pipeline.definitions import defs
 from siglip_pipeline.demo.films import demo_scenes, render_video
@@ -53,7 +52,9 @@ from siglip_pipeline.siglip.engine import EmbeddingEngine
 from siglip_pipeline.siglip.identity import model_spec
 from siglip_pipeline.siglip.model import get_models
 from siglip_pipeline.siglip.model_options import ModelOptions
-from siglip_pipeline.stages import FramesOptions
+from siglip_pipeline.stages.frame_embedding import embed_videos
+from siglip_pipeline.stages.frame_sampling import sample_videos
+from siglip_pipeline.stages.frames_options import FramesOptions
 from siglip_pipeline.stages.run_names import FRAMES_PER_RUN
 from siglip_pipeline.store.database import Database, DatabaseOptions, embedded_server, migrate
 from siglip_pipeline.store.models import ModelStore
@@ -302,7 +303,7 @@ def index_plainly(
 ) -> None:
     """What the two assets do, without Dagster."""
     uploads = UploadStore(settings.uploads, settle_seconds=0)
-    for _ in stages.sample_videos(
+    for _ in sample_videos(
         videos,
         uploads=uploads,
         frame_store=frame_store,
@@ -311,7 +312,7 @@ def index_plainly(
     ):
         pass
     spec = model_spec(ModelOptions.from_settings(settings))
-    for _ in stages.embed_videos(
+    for _ in embed_videos(
         videos,
         frame_store=frame_store,
         database=database,

@@ -16,7 +16,9 @@ from siglip_pipeline.siglip.engine import EmbeddingEngine
 from siglip_pipeline.siglip.identity import model_spec
 from siglip_pipeline.siglip.model import get_model, get_models
 from siglip_pipeline.siglip.model_options import ModelOptions
-from siglip_pipeline.stages import FramesOptions, embed_videos, sample_videos
+from siglip_pipeline.stages.frame_embedding import embed_videos
+from siglip_pipeline.stages.frame_sampling import sample_videos
+from siglip_pipeline.stages.frames_options import FramesOptions
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore

@@ -1,4 +1,4 @@
-"""The request and the hits of a search, in one form each from HTTP down to SQL.
+"""The request and the result of a search, in one form each from HTTP down to SQL.
 
 Shapes: Q vectors of one query, D dimensions. Times are seconds; ranges are half-open.
 """
@@ -202,3 +202,102 @@ class SearchRequest:
 
     def __post_init__(self) -> None:
         check_range(self.k, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TermShown:
+    """A term of a mix: one of text, image and like, and its weight."""
+
+    __pydantic_config__ = DOCUMENTED
+
+    text: Given[str] = None
+    image: Given[str] = None
+    like: Given[Moment] = None
+    weight: float
+    truncated: Given[bool] = None
+    """True if the text has more tokens than the model reads."""
+    tokens: Given[int] = None
+    """How many, if it has more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequenceShown:
+    """Texts of moments that follow each other."""
+
+    __pydantic_config__ = DOCUMENTED
+
+    texts: tuple[str, ...]
+    within_seconds: float
+    """Longest time from one moment to the next."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryShown:
+    """A query as it was interpreted; unused fields are None, and absent from its JSON."""
+
+    __pydantic_config__ = DOCUMENTED
+
+    text: Given[str] = None
+    image: Given[str] = None
+    like: Given[Moment] = None
+    """The stored frame that was the query."""
+    clip: Given[str] = None
+    clip_frames: Given[int] = None
+    """How many frames of the clip were sampled."""
+    picture: Given[str] = None
+    """Over HTTP: the id of the picture, for another search by it."""
+    vector: Given[str] = None
+    """What the vector that was the query is of: ``picture`` or ``text``."""
+    truncated: Given[bool] = None
+    """True if the text has more tokens than the model reads (64 of SigLIP's)."""
+    tokens: Given[int] = None
+    """How many, if it has more."""
+    mix: Given[tuple[TermShown, ...]] = None
+    sequence: Given[SequenceShown] = None
+    k: Given[int] = None
+    filter: Given[SearchFilter] = None
+    offset: Given[int] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """The answer of an index beside that of an exact search over everything in scope."""
+
+    __pydantic_config__ = DOCUMENTED
+
+    complete: bool
+    """Whether the index missed nothing."""
+    recall: Rounded6
+    """Share of the exact hits that the index found."""
+    missed: tuple[Hit, ...]
+    """Hits of the exact search that the index missed."""
+    index_seconds: Rounded6
+    exact_seconds: Rounded6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reproduction:
+    """Whether an answer is still the one that was pinned."""
+
+    __pydantic_config__ = DOCUMENTED
+
+    same: bool
+    reason: Given[str] = None
+    """What has changed since."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """The result of one query, best hit first."""
+
+    query: QueryShown
+    model: str
+    """Name of the model whose vectors were searched."""
+    hits: tuple[Hit, ...] = ()
+    """Empty if no moment is probable enough."""
+    proof: Given[Proof] = None
+    """What the index missed, if that was asked."""
+    pin: Given[str] = None
+    """Names the state of the index, if that was asked: search again with it."""
+    reproduced: Given[Reproduction] = None
+    """Whether the answer is that of the pin that was given."""

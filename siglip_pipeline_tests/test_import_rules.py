@@ -39,8 +39,19 @@ def test_light_modules_load_no_torch_transformers_or_av(module: str) -> None:
     assert not _loaded_by(module) & {"torch", "transformers", "av"}
 
 
-def test_the_search_service_loads_no_dagster() -> None:
-    assert "dagster" not in _loaded_by("siglip_pipeline.web.app")
+# What commands that take tenths of a second do without.
+SLOW_TO_IMPORT = {
+    "siglip_pipeline.web.app": {"dagster"},
+    "siglip_pipeline.cli.main": {"dagster", "fastapi", "psycopg", "pyarrow", "PIL", "fsspec"},
+    "siglip_pipeline.cli.service_search": {"dagster", "fastapi", "psycopg", "pyarrow", "PIL"},
+    "siglip_pipeline.stages.status": {"dagster", "fastapi", "pyarrow", "PIL"},
+    "siglip_pipeline.cli.search_work": {"dagster", "fastapi"},
+}
+
+
+@pytest.mark.parametrize("module", SLOW_TO_IMPORT)
+def test_what_must_start_at_once_loads_nothing_slow(module: str) -> None:
+    assert not _loaded_by(module) & SLOW_TO_IMPORT[module]
 
 
 def test_asking_a_running_dagster_loads_none() -> None:

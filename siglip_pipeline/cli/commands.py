@@ -5,7 +5,6 @@ from siglip_pipeline.evaluation.promotion import QualityGate, promote
 from siglip_pipeline.services.clock import reset_future_times
 from siglip_pipeline.services.home import prepare_dagster_home, with_databases
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.stages.status import PipelineStatus, StatusOptions, collect_status
 from siglip_pipeline.store.database import (
     DatabaseOptions,
     embedded_server,
@@ -31,12 +30,6 @@ _TUNED = (
     *("wal_level", "wal_buffers", "min_wal_size", "max_wal_size", "checkpoint_timeout"),
     *("max_connections", "max_parallel_workers", "max_parallel_maintenance_workers", "jit"),
 )
-
-
-def pipeline_status(settings: Settings) -> PipelineStatus:
-    """Return the state of the whole pipeline, as `status` shows it."""
-    with open_database(DatabaseOptions.from_settings(settings)) as database:
-        return collect_status(database, StatusOptions.from_settings(settings))
 
 
 def list_models(settings: Settings) -> ModelsDocument:

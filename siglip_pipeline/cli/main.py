@@ -286,9 +286,12 @@ def worker(
 @app.command()
 def status(json_: Json = False) -> None:
     """Show what is searchable, what failed and why, and what is pending."""
-    from siglip_pipeline.cli.commands import pipeline_status
+    from siglip_pipeline.stages.status import StatusOptions, collect_status
+    from siglip_pipeline.store.database import DatabaseOptions, open_database
 
-    report = pipeline_status(_settings())
+    settings = _settings()
+    with open_database(DatabaseOptions.from_settings(settings)) as database:
+        report = collect_status(database, StatusOptions.from_settings(settings))
     if json_:
         console.print_json(report.document())
     else:

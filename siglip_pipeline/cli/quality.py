@@ -1,7 +1,5 @@
-"""The commands `evaluate` and `explain`; `cli/main.py` adds them to the others."""
+"""The commands `evaluate` and `explain`; `cli/quality_work.py` does their work."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -18,48 +16,18 @@ from siglip_pipeline.cli.search import (
     ToSeconds,
     Until,
     Videos,
-    query_terms,
     search_filter,
 )
-from siglip_pipeline.errors import QueryError
-from siglip_pipeline.evaluation.annotations import FORMS, read_judged
-from siglip_pipeline.evaluation.comparing import (
-    Comparison,
-    WorseQuery,
-    compare_reports,
-    worse_queries,
-)
-from siglip_pipeline.evaluation.evaluating import EvaluationOptions, evaluate
-from siglip_pipeline.evaluation.judged_queries import JudgedQueries
-from siglip_pipeline.evaluation.quality_report import QualityReport
-from siglip_pipeline.search import SearchOptions, SearchService, parse_moment
-from siglip_pipeline.settings import Settings
-from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
-from siglip_pipeline.store.quality import record_quality
-from siglip_pipeline.terminal import console, quality_tables
-from siglip_pipeline.text.json_form import Given, to_json
-
-COMPARABLE = ("search_min_probability",)
-"""Settings that searches read, so that two of their values can be compared on one index."""
-_WORSE_SHOWN = 10
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluateDocument:
-    """What ``evaluate --json`` prints."""
-
-    report: QualityReport
-    compared: Given[QualityReport] = None
-    comparison: Given[tuple[Comparison, ...]] = None
-    worse: Given[tuple[WorseQuery, ...]] = None
-    """Queries that the compared model or settings answer worse, by SIGLIP_QUALITY_METRIC."""
+from siglip_pipeline.terminal import console
 
 
 def evaluate_command(
     judged: Annotated[Path, typer.Argument(help="File of judged queries: docs/quality.md.")],
     form: Annotated[
         str,
-        typer.Option(help=f"Form of the file: judged (JSON Lines), {', '.join(FORMS)}."),
+        typer.Option(
+            help="Form of the file: judged (JSON Lines), or a published one (docs/quality.md)."
+        ),
     ] = "judged",
     model: Annotated[
         str | None, typer.Option(help="Key of a model (`models list`). Default: the active one.")
@@ -90,35 +58,16 @@ def evaluate_command(
     Every result is stored in the database.
     """
     settings = load_settings(search_min_probability=min_probability)
-    queries = read_judged(judged, form)
+    # Every command reads this module: only this one pays for what it imports.
+    from siglip_pipeline.cli.quality_work import evaluate_file, show_evaluation
 
-    def run(database: Database, chosen: Settings, key: str | None) -> QualityReport:
-        options = EvaluationOptions(
-            search=SearchOptions.from_settings(chosen),
-            model_key=key,
-            skip_missing=skip_missing,
-            metrics=(settings.quality_metric,),
-        )
-        report = evaluate(database, queries, options, progress=console.err.print)
-        record_quality(database, to_json(report), purpose="command")
-        return report
-
-    with open_database(DatabaseOptions.from_settings(settings)) as database:
-        report = run(database, settings, model)
-        document = EvaluateDocument(report=report)
-        if compare is not None:
-            other, key = _other(settings, compare, model)
-            after = run(database, other, key)
-            document = EvaluateDocument(
-                report=report,
-                compared=after,
-                comparison=compare_reports(report, after),
-                worse=worse_queries(report, after, settings.quality_metric),
-            )
+    document, queries = evaluate_file(
+        settings, judged, form=form, model=model, compare=compare, skip_missing=skip_missing
+    )
     if json_:
         console.print_json(document)
     else:
-        _show(document, queries, settings.quality_metric, compare)
+        show_evaluation(document, queries, settings.quality_metric, compare)
 
 
 def explain(
@@ -149,78 +98,16 @@ def explain(
     filter = search_filter(
         video, from_seconds, to_seconds, since, until, min_probability, per_video
     )
-    path, seconds = parse_moment(moment)
-    terms = query_terms(query or None, image, like)
-    with open_database(DatabaseOptions.from_settings(settings)) as database:
-        service = SearchService(database, SearchOptions.from_settings(settings))
-        explanation = service.explain(terms, path, seconds, k=k, filter=filter)
+    from siglip_pipeline.cli.quality_work import explain_moment, explanation_table
+
+    explanation = explain_moment(settings, query or None, image, like, moment, k=k, filter=filter)
     if json_:
         console.print_json(explanation)
     else:
-        console.out.print(quality_tables.explanation_table(explanation))
+        console.out.print(explanation_table(explanation))
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command("evaluate")(evaluate_command)
     app.command()(explain)
-
-
-def _other(settings: Settings, compare: str, model: str | None) -> tuple[Settings, str | None]:
-    """Return the settings and the model to compare with.
-
-    Raises:
-        QueryError: a setting that searches do not read.
-        SettingsError: a value that the setting does not take.
-    """
-    if "=" not in compare:
-        return settings, compare
-    values = {}
-    for assignment in compare.split(","):
-        name, _, value = assignment.partition("=")
-        field = name.strip().lower().removeprefix("siglip_")
-        if field not in COMPARABLE:
-            allowed = ", ".join(f"SIGLIP_{known.upper()}" for known in COMPARABLE)
-            raise QueryError(
-                f"--compare {name.strip()}: searches do not read this setting; allowed are "
-                f"{allowed}, or the key of a model"
-            )
-        values[field] = value.strip()
-    return Settings.load(**{**settings.model_dump(exclude_unset=True), **values}), model
-
-
-def _show(
-    document: EvaluateDocument, judged: JudgedQueries, metric: str, compare: str | None
-) -> None:
-    out = console.out.print
-    out(quality_tables.quality_table(document.report))
-    _say_skipped(document.report)
-    if judged.metrics:
-        out(f"The publishers report {', '.join(judged.metrics)}: docs/quality.md.")
-    if document.compared is not None and document.comparison is not None:
-        out(quality_tables.quality_table(document.compared))
-        out(
-            quality_tables.comparison_table(
-                document.comparison, before="now", after=compare or "compared"
-            )
-        )
-        _show_worse(document.worse or (), metric)
-
-
-def _show_worse(worse: Sequence[WorseQuery], metric: str) -> None:
-    if worse:
-        console.out.print(quality_tables.worse_table(worse[:_WORSE_SHOWN], metric))
-        if len(worse) > _WORSE_SHOWN:
-            console.out.print(f"and {len(worse) - _WORSE_SHOWN} more; --json has all")
-
-
-def _say_skipped(report: QualityReport) -> None:
-    if report.skipped:
-        console.err.print(
-            f"{report.skipped} queries are left out: their videos are not indexed.",
-            style="yellow",
-        )
-    if report.min_probability == 0:
-        console.err.print(
-            'No search answers "nothing here" at a probability of 0; set --min-probability.'
-        )

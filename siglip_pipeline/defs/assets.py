@@ -11,7 +11,6 @@ from typing import Any
 
 import dagster as dg
 
-from siglip_pipeline import stages
 from siglip_pipeline.defs.checks import (
     FRAME_CHECKS,
     INDEX_CHECKS,
@@ -52,8 +51,12 @@ from siglip_pipeline.evaluation.promotion import QualityGate
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.identity import vectors_code_version
 from siglip_pipeline.siglip.model_options import ModelOptions
+from siglip_pipeline.stages.frame_embedding import embed_videos
+from siglip_pipeline.stages.frame_sampling import sample_videos
+from siglip_pipeline.stages.frames_options import FramesOptions
 from siglip_pipeline.stages.freshness import Wanted, out_of_date
 from siglip_pipeline.stages.run_names import EMBEDDINGS_PER_RUN, FRAMES_PER_RUN
+from siglip_pipeline.stages.stage_results import NoFrames
 from siglip_pipeline.store.index.index_options import IndexOptions
 from siglip_pipeline.store.index.recall import recall_history
 from siglip_pipeline.store.index.similarity_index import build_index
@@ -65,7 +68,7 @@ GPU_POOL = "gpu"
 
 # Dagster marks a partition as out of date if its code version differs from these. Computing them
 # loads no model and sends no request to the hub.
-FRAMES_CODE_VERSION = stages.FramesOptions.from_settings(Settings.load()).recipe
+FRAMES_CODE_VERSION = FramesOptions.from_settings(Settings.load()).recipe
 VECTORS_CODE_VERSION = vectors_code_version(ModelOptions.from_settings(Settings.load()))
 
 INDEX_CONDITION = (
@@ -134,12 +137,12 @@ def video_frames(
         retrying_temporary_errors(context),
         database.open() as db,
     ):
-        for result in stages.sample_videos(
+        for result in sample_videos(
             [path_of_partition(key) for key in outcomes.keys],
             uploads=uploads.store(),
             frame_store=frames,
             database=db,
-            options=stages.FramesOptions.from_settings(Settings.load()),
+            options=FramesOptions.from_settings(Settings.load()),
             force=config.force,
         ):
             results.append(result)
@@ -147,7 +150,7 @@ def video_frames(
             if isinstance(result, VideoError):
                 outcomes.fail(key, result)
                 continue
-            if isinstance(result, stages.NoFrames):
+            if isinstance(result, NoFrames):
                 context.log.warning(f"{key}: {result.reason}")
             outcomes.succeed(
                 key,
@@ -205,7 +208,7 @@ def frame_embeddings(
         spec = siglip.spec()
         engine = siglip.engine(context.log.info)
         model_id, vectors = ModelStore(db).register(spec), VectorStore(db)
-        for result in stages.embed_videos(
+        for result in embed_videos(
             [path_of_partition(key) for key in own],
             frame_store=frame_store.store(),
             database=db,

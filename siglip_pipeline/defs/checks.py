@@ -7,7 +7,9 @@ import dagster as dg
 from siglip_pipeline.defs.outcomes import CheckOutcome
 from siglip_pipeline.defs.partitions import asset_key, videos_partitions
 from siglip_pipeline.records import Stage
-from siglip_pipeline.stages import FramesStored, NoFrames, VectorsStored
+from siglip_pipeline.stages.frame_embedding import VectorsStored
+from siglip_pipeline.stages.frame_sampling import FramesStored
+from siglip_pipeline.stages.stage_results import NoFrames
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index.similarity_index import IndexReport
 from siglip_pipeline.store.live_index import live_index

@@ -13,7 +13,9 @@ import dagster as dg
 from siglip_pipeline.defs.throughput_plot import throughput_plot
 from siglip_pipeline.records import ModelSpec
 from siglip_pipeline.siglip.engine_report import EngineReport
-from siglip_pipeline.stages import FramesOutcome, FramesStored, NoFrames, VectorsStored
+from siglip_pipeline.stages.frame_embedding import VectorsStored
+from siglip_pipeline.stages.frame_sampling import FramesOutcome, FramesStored
+from siglip_pipeline.stages.stage_results import NoFrames
 from siglip_pipeline.store.index.recall import PastCheck, RecallCase
 from siglip_pipeline.store.index.recall.plot import recall_plot
 from siglip_pipeline.store.index.similarity_index import IndexReport

@@ -15,9 +15,8 @@ from siglip_pipeline.evaluation.annotations import read_judged
 from siglip_pipeline.evaluation.evaluating import EvaluationOptions, evaluate
 from siglip_pipeline.evaluation.quality_report import QualityReport
 from siglip_pipeline.files.private_files import private_home
-from siglip_pipeline.hits import Hit
+from siglip_pipeline.hits import Hit, QueryShown
 from siglip_pipeline.search import SearchOptions, SearchResult, SearchService
-from siglip_pipeline.search.results import QueryShown
 from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.services.up import Launcher, launch
 from siglip_pipeline.settings import Settings

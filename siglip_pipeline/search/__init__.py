@@ -9,7 +9,7 @@ docs/search.md explains the results. The room owns queries, from their parsing t
 hits, and labels; it imports `store` and the rooms below it, no Dagster.
 """
 
-from siglip_pipeline.hits import MAX_K, Hit, Moment, SearchFilter
+from siglip_pipeline.hits import MAX_K, Hit, Moment, QueryShown, SearchFilter, SearchResult
 from siglip_pipeline.search.embedder import QueryEmbedder
 from siglip_pipeline.search.explaining import Cause, Explanation
 from siglip_pipeline.search.label_search import LabelReport, LabelScore, VideoLabels
@@ -23,7 +23,6 @@ from siglip_pipeline.search.query_terms import (
     parse_query,
 )
 from siglip_pipeline.search.receipts import Receipt
-from siglip_pipeline.search.results import QueryShown, SearchResult
 from siglip_pipeline.search.search_options import SearchOptions
 from siglip_pipeline.search.service import DEFAULT_K, SearchService
 

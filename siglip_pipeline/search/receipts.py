@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from siglip_pipeline.errors import QueryError
-from siglip_pipeline.hits import Hit, SearchFilter
+from siglip_pipeline.hits import Hit, Proof, Reproduction, SearchFilter
 from siglip_pipeline.search.query_vectors import QueryVectors
-from siglip_pipeline.search.results import HitFinder, Proof, Reproduction
+from siglip_pipeline.search.results import HitFinder
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelRow
 from siglip_pipeline.store.search.index_state import IndexState, index_state

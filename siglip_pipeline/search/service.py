@@ -9,7 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from siglip_pipeline.errors import ModelChangedError, NothingIndexedError
-from siglip_pipeline.hits import Hit, Moment, SearchFilter, check_range
+from siglip_pipeline.hits import (
+    Hit,
+    Moment,
+    Proof,
+    QueryShown,
+    SearchFilter,
+    SearchResult,
+    SequenceShown,
+    TermShown,
+    check_range,
+)
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.search.embedder import QueryEmbedder
 from siglip_pipeline.search.explaining import Explanation, explain_moment
@@ -26,15 +36,7 @@ from siglip_pipeline.search.query_terms import (
 )
 from siglip_pipeline.search.query_vectors import QueryVectorizer, QueryVectors
 from siglip_pipeline.search.receipts import Receipt, parse_pin, prove_hits, reproduction
-from siglip_pipeline.search.results import (
-    HitFinder,
-    Proof,
-    QueryShown,
-    SearchResult,
-    SequenceShown,
-    TermShown,
-    shown,
-)
+from siglip_pipeline.search.results import HitFinder, shown
 from siglip_pipeline.search.search_options import SearchOptions
 from siglip_pipeline.siglip.label_prompts import PROMPT_TEMPLATE
 from siglip_pipeline.store.database import Database

@@ -37,7 +37,7 @@ def running(home: Path) -> Running | None:
     try:
         state = json.loads(_state_path(home).read_text())
         process = psutil.Process(int(state["pid"]))
-        if _started(process) != float(state["created"]):
+        if started(process) != float(state["created"]):
             return None
         return Running(
             pid=process.pid,
@@ -79,7 +79,7 @@ def write_state(
     """
     state: dict[str, Any] = {
         "pid": os.getpid(),
-        "created": _started(psutil.Process()),
+        "created": started(psutil.Process()),
         "dagster_url": dagster_url,
         "page_url": page_url,
         "page_port": int(page_url.rpartition(":")[2]),
@@ -88,7 +88,7 @@ def write_state(
     }
     for pid in children:
         with contextlib.suppress(psutil.NoSuchProcess):
-            created = _started(psutil.Process(pid))
+            created = started(psutil.Process(pid))
             state["children"].append({"pid": pid, "created": created})
     temporary = _state_path(home).with_suffix(".tmp")
     temporary.write_text(json.dumps(state))
@@ -111,7 +111,7 @@ def end_leftovers(home: Path) -> None:
     for child in children:
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(int(child["pid"]))
-            if _started(process) == float(child["created"]):
+            if started(process) == float(child["created"]):
                 processes += [process, *process.children(recursive=True)]
     if processes:
         logger.warning("ending %d processes that a killed `up` left behind", len(processes))
@@ -132,7 +132,7 @@ def end_processes(processes: Sequence[psutil.Process]) -> None:
     psutil.wait_procs(alive, timeout=2)
 
 
-def _started(process: psutil.Process) -> float:
+def started(process: psutil.Process) -> float:
     """Return a process's start time by the monotonic clock.
 
     psutil's ``create_time`` is derived from the wall clock. It changes when that clock is set, and

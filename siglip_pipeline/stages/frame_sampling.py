@@ -1,10 +1,8 @@
 """The first stage: an upload to stored frames."""
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
-from siglip_pipeline import __version__
 from siglip_pipeline.errors import (
     DamagedFramesError,
     FrameStoreError,
@@ -15,24 +13,19 @@ from siglip_pipeline.errors import (
 )
 from siglip_pipeline.records import Stage, Upload
 from siglip_pipeline.stages.duplicates import FramesPlan, plan_frames
+from siglip_pipeline.stages.frames_options import FramesOptions
 from siglip_pipeline.stages.stage_results import NoFrames, note_failure, version_of
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.failed_contents import FailedContent, FailedContents
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads.upload_store import UploadStore
-from siglip_pipeline.video.decode_options import frame_recipe
 from siglip_pipeline.video.extract import (
-    DecodeOptions,
     FrameReport,
     available_cpus,
     extract_many,
 )
 from siglip_pipeline.video.frame_store import FrameFileMetadata, FrameStore
 from siglip_pipeline.video.hashes import sha256_many
-from siglip_pipeline.video.sampling import Sampling
-
-if TYPE_CHECKING:
-    from siglip_pipeline.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,35 +44,6 @@ class FramesStored:
     def data_version(self) -> str:
         """Return a version that is equal for equal content and sampling."""
         return version_of(self.stored)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FramesOptions:
-    """Which frames are sampled, and how they are decoded and stored."""
-
-    sampling: Sampling
-    decode: DecodeOptions = field(default_factory=DecodeOptions)
-    workers: int = 0
-    """Videos decoded at once, one process each; 0 for one per CPU core."""
-
-    @classmethod
-    def from_settings(cls, settings: "Settings") -> "FramesOptions":
-        """Return the options that the environment asks for."""
-        return cls(
-            sampling=Sampling.parse(settings.sampling),
-            decode=DecodeOptions.from_settings(settings),
-            workers=settings.decode_workers,
-        )
-
-    @property
-    def recipe(self) -> str:
-        """Return everything that decides which frames are stored, and how, as one string."""
-        return frame_recipe(self.sampling, self.decode)
-
-    @property
-    def conditions(self) -> str:
-        """Return everything beside the content that decides whether decoding fails."""
-        return f"{__version__} {self.sampling} {self.decode!r}"
 
 
 FramesOutcome = FramesStored | NoFrames | VideoError

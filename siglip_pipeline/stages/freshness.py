@@ -10,7 +10,7 @@ from siglip_pipeline.errors import ModelError
 from siglip_pipeline.records import Upload
 from siglip_pipeline.siglip.identity import model_spec
 from siglip_pipeline.siglip.model_options import ModelOptions
-from siglip_pipeline.stages import FramesOptions
+from siglip_pipeline.stages.frames_options import FramesOptions
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.videos import VideoStore

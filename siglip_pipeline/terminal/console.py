@@ -3,18 +3,20 @@
 import json
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from siglip_pipeline.hits import Hit
-from siglip_pipeline.stages.status import PipelineStatus
-from siglip_pipeline.terminal.documents import DatabaseStatus, ListedModel
 from siglip_pipeline.text.json_form import to_json
 from siglip_pipeline.text.timecode import timecode
 from siglip_pipeline.uploads.names import shown
+
+if TYPE_CHECKING:  # the command line imports this module to ask a running service
+    from siglip_pipeline.stages.status import PipelineStatus
+    from siglip_pipeline.terminal.documents import DatabaseStatus, ListedModel
 
 
 class PlainConsole(Console):
@@ -67,7 +69,7 @@ def hits_table(
     return table
 
 
-def status_table(status: PipelineStatus) -> Table:
+def status_table(status: "PipelineStatus") -> Table:
     """Return the status document as a table."""
     table = Table(show_header=False, box=None)
     table.add_row(
@@ -110,7 +112,7 @@ def status_table(status: PipelineStatus) -> Table:
     return table
 
 
-def database_table(status: DatabaseStatus) -> Table:
+def database_table(status: "DatabaseStatus") -> Table:
     """Return the document of ``db status`` as a table."""
     table = Table(show_header=False, box=None)
     kind = "embedded" if status.embedded else "external"
@@ -122,7 +124,7 @@ def database_table(status: DatabaseStatus) -> Table:
     return table
 
 
-def models_table(models: Iterable[ListedModel]) -> Table:
+def models_table(models: "Iterable[ListedModel]") -> Table:
     """Return models with their coverage; the active one is marked."""
     table = Table()
     for column in ("", "model", "key", "dimensions", "embedded", "missing", "failed", "vectors"):

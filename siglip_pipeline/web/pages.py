@@ -9,10 +9,10 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from siglip_pipeline.hits import Hit
+from siglip_pipeline.hits import Hit, QueryShown
 from siglip_pipeline.records import RgbArray
 from siglip_pipeline.search import SearchFilter, SearchResult
-from siglip_pipeline.search.results import QueryShown, proof_sentence
+from siglip_pipeline.search.results import proof_sentence
 from siglip_pipeline.services.binding import is_loopback
 from siglip_pipeline.services.state import running
 from siglip_pipeline.stages.status import StatusOptions, collect_status

@@ -6,9 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from siglip_pipeline.hits import Hit
+from siglip_pipeline.hits import Hit, Proof, QueryShown, Reproduction
 from siglip_pipeline.search import VideoLabels
-from siglip_pipeline.search.results import Proof, QueryShown, Reproduction
 from siglip_pipeline.similarity.similar_videos import SharedSegment
 from siglip_pipeline.store.library import Folder
 from siglip_pipeline.store.videos import VideoRow, VideoState

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from siglip_pipeline.services.binding import check_exposure, url_host
 from siglip_pipeline.services.ports import listen
+from siglip_pipeline.services.serving import announced_service
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import DatabaseOptions, open_database
 
@@ -41,8 +42,10 @@ def serve(settings: Settings, *, ready: Callable[[str], None] = lambda url: None
         ) as database,
     ):
         server = http_server(settings, create_app(settings, database))
-        ready(f"http://{url_host(settings.host)}:{settings.page_port}")
-        server.run(sockets=[listener])
+        url = f"http://{url_host(settings.host)}:{settings.page_port}"
+        with announced_service(settings, url):
+            ready(url)
+            server.run(sockets=[listener])
 
 
 def serve_mcp(settings: Settings) -> None:

@@ -14,7 +14,7 @@ from siglip_pipeline.defs.partitions import partition_key
 from siglip_pipeline.defs.sensors import frame_runs, new_uploads, upload_changes
 from siglip_pipeline.records import Upload
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.stages import FramesOptions
+from siglip_pipeline.stages.frames_options import FramesOptions
 from siglip_pipeline.stages.freshness import changed_uploads
 from siglip_pipeline.stages.run_names import FRAMES_PER_RUN, RANGE_END_TAG, RANGE_START_TAG
 from siglip_pipeline.store.database import Database

@@ -8,13 +8,9 @@ from pathlib import Path
 import pytest
 
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.stages import (
-    FramesOptions,
-    FramesOutcome,
-    FramesStored,
-    NoFrames,
-    sample_videos,
-)
+from siglip_pipeline.stages.frame_sampling import FramesOutcome, FramesStored, sample_videos
+from siglip_pipeline.stages.frames_options import FramesOptions
+from siglip_pipeline.stages.stage_results import NoFrames
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore

@@ -6,9 +6,8 @@ import pytest
 
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.errors import QueryError
-from siglip_pipeline.hits import SearchFilter
+from siglip_pipeline.hits import Reproduction, SearchFilter, SearchResult
 from siglip_pipeline.search import Receipt, SearchOptions, SearchService, TextTerm
-from siglip_pipeline.search.results import Reproduction, SearchResult
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.models import ModelStore

@@ -25,18 +25,13 @@ from siglip_pipeline.siglip.engine import EmbeddingEngine
 from siglip_pipeline.siglip.identity import model_spec
 from siglip_pipeline.siglip.model import get_model
 from siglip_pipeline.siglip.model_options import ModelOptions
-from siglip_pipeline.stages import (
-    FramesOptions,
-    FramesOutcome,
-    FramesStored,
-    NoFrames,
-    VectorsStored,
-    embed_videos,
-    sample_videos,
-)
+from siglip_pipeline.stages.frame_embedding import VectorsStored, embed_videos
+from siglip_pipeline.stages.frame_sampling import FramesOutcome, FramesStored, sample_videos
+from siglip_pipeline.stages.frames_options import FramesOptions
 from siglip_pipeline.stages.freshness import Wanted, out_of_date
 from siglip_pipeline.stages.reconcile import InDagster, reconcile
 from siglip_pipeline.stages.removal import forget_video
+from siglip_pipeline.stages.stage_results import NoFrames
 from siglip_pipeline.stages.status import StatusOptions, collect_status
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database

@@ -12,12 +12,13 @@ from typing import Any
 import httpx
 import pytest
 
-from siglip_pipeline import stages
 from siglip_pipeline.demo.films import DemoVideo, demo_scenes, render_video
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.model_options import ModelOptions
-from siglip_pipeline.stages import FramesOptions
+from siglip_pipeline.stages.frame_embedding import embed_videos
+from siglip_pipeline.stages.frame_sampling import sample_videos
+from siglip_pipeline.stages.frames_options import FramesOptions
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index.index_options import IndexOptions
 from siglip_pipeline.store.index.similarity_index import build_index
@@ -95,7 +96,7 @@ def index_uploads(settings: Settings) -> None:
     frames = FrameStore(settings.frame_store_url)
     with Database(settings.database_url or "") as database:
         videos = [upload.path for upload in uploads.list()]
-        for _ in stages.sample_videos(
+        for _ in sample_videos(
             videos,
             uploads=uploads,
             frame_store=frames,
@@ -106,7 +107,7 @@ def index_uploads(settings: Settings) -> None:
         models = get_models(ModelOptions.from_settings(settings))
         spec = models[0].spec
         model_id = ModelStore(database).register(spec)
-        for _ in stages.embed_videos(
+        for _ in embed_videos(
             [video for video in videos if frames.exists(video)],
             frame_store=frames,
             database=database,

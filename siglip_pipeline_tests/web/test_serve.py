@@ -71,7 +71,7 @@ def test_each_tower_is_loaded_when_a_query_needs_it(collection: Collection, pict
 
 
 @contextmanager
-def _serving(settings: Settings, *options: str) -> Iterator[tuple[Any, str]]:
+def serving(settings: Settings, *options: str) -> Iterator[tuple[Any, str]]:
     process = subprocess.Popen(
         [*COMMAND, *options],
         env=child_environment(settings),
@@ -105,7 +105,7 @@ def _get(url: str | urllib.request.Request) -> tuple[int, Any]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_answers_until_it_is_stopped(collection: Collection, number: signal.Signals) -> None:
     port = free_port()
-    with _serving(collection.settings, "--port", str(port)) as (process, url):
+    with serving(collection.settings, "--port", str(port)) as (process, url):
         assert url == f"http://127.0.0.1:{port}"
         assert _get(f"{url}/api/videos")[1]["total"] == 4
         process.send_signal(number)
@@ -115,7 +115,7 @@ def test_it_answers_until_it_is_stopped(collection: Collection, number: signal.S
 def test_nobody_is_believed_who_names_another_client(collection: Collection) -> None:
     limit = {"http_requests_per_second": 0.01, "http_request_burst": 2}
     settings = collection.settings.model_copy(update=limit)
-    with _serving(settings, "--port", str(free_port())) as (_, url):
+    with serving(settings, "--port", str(free_port())) as (_, url):
         statuses = []
         for number in range(3):
             address = {"X-Forwarded-For": f"203.0.113.{number}"}
@@ -125,7 +125,7 @@ def test_nobody_is_believed_who_names_another_client(collection: Collection) -> 
 
 
 def test_it_is_ready_once_the_model_is_there_that_it_was_to_load(collection: Collection) -> None:
-    with _serving(collection.settings, "--port", str(free_port()), "--load-model") as (_, url):
+    with serving(collection.settings, "--port", str(free_port()), "--load-model") as (_, url):
         assert _get(f"{url}/healthz")[0] == 200
         seen = []
 
@@ -140,7 +140,7 @@ def test_it_is_ready_once_the_model_is_there_that_it_was_to_load(collection: Col
 
 def test_nothing_is_indexed_yet(database_url: str, tmp_path: Path) -> None:
     settings = Settings.load(home=tmp_path, uploads=str(tmp_path), database_url=database_url)
-    with _serving(settings, "--port", str(free_port())) as (_, url):
+    with serving(settings, "--port", str(free_port())) as (_, url):
         assert _get(f"{url}/readyz") == (
             503,
             {"error": {"type": "NotReady", "message": "nothing is indexed yet"}},
