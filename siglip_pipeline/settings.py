@@ -61,6 +61,11 @@ class Settings(BaseSettings):
         Path("./.siglip"),
         description="Folder for the embedded database, stored frames, caches and Dagster's logs.",
     )
+    cache: Path = Field(
+        Path("~/.cache/siglip-pipeline"),
+        description="Folder for what all homes of a user share: vectors of the recall check's "
+        "texts, by model. May be deleted at any time.",
+    )
     frame_store: SecretUrl | None = Field(
         None,
         description="Folder or fsspec URL for stored frames. Unset: `frames` below `SIGLIP_HOME`.",

@@ -29,6 +29,8 @@ TEMPLATE = "template_migrated"
 def pytest_configure() -> None:
     """Processes that tests start must end on SIGINT, even in `make test &`."""
     heed_interrupts()
+    # What all homes of a user share: tests share it with one another alone.
+    os.environ["SIGLIP_CACHE"] = tempfile.mkdtemp(prefix="siglip-cache-")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

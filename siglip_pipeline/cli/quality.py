@@ -98,7 +98,8 @@ def explain(
     filter = search_filter(
         video, from_seconds, to_seconds, since, until, min_probability, per_video
     )
-    from siglip_pipeline.cli.quality_work import explain_moment, explanation_table
+    from siglip_pipeline.cli.quality_work import explain_moment
+    from siglip_pipeline.terminal.quality_tables import explanation_table
 
     explanation = explain_moment(settings, query or None, image, like, moment, k=k, filter=filter)
     if json_:

@@ -115,7 +115,8 @@ def search(
 
         result, answered_by = ask_service(settings, text, k=k, filter=filter) or (None, answered_by)
     if result is None:
-        from siglip_pipeline.cli.search_work import Receipt, find
+        from siglip_pipeline.cli.search_work import find
+        from siglip_pipeline.search import Receipt
 
         receipt = Receipt(prove=prove, permalink=permalink, pin=pin)
         result = find(settings, text, image, like, clip, k=k, filter=filter, receipt=receipt)

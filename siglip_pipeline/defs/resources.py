@@ -92,12 +92,20 @@ class SiglipResource(dg.ConfigurableResource["EmbeddingEngine"]):
         return model_spec(ModelOptions.from_settings(self.settings()))
 
     def embed_texts(self, texts: Sequence[str]) -> FloatArray:
-        """Return the vectors of texts, ``[N, D]``; loads only the text tower."""
-        from siglip_pipeline.siglip.embeddings import extract_text_embeddings
-        from siglip_pipeline.siglip.model import get_model
+        """Return the vectors of texts, ``[N, D]``; loads the text tower unless they are kept."""
+        from siglip_pipeline.siglip.kept_texts import kept_text_vectors
 
-        options = ModelOptions.from_settings(self.settings())
-        return extract_text_embeddings(texts, model=get_model(options, tower="text"))
+        settings = self.settings()
+        options = ModelOptions.from_settings(settings)
+
+        def embed(texts: Sequence[str]) -> FloatArray:
+            from siglip_pipeline.siglip.embeddings import extract_text_embeddings
+            from siglip_pipeline.siglip.model import get_model
+
+            return extract_text_embeddings(texts, model=get_model(options, tower="text"))
+
+        folder = settings.cache.expanduser()
+        return kept_text_vectors(texts, self.spec(), folder=folder, embed=embed)
 
     def engine(self, log: Callable[[str], None]) -> "EngineHandle":
         """Return a handle that makes the embedding engine and loads the model on first use.
