@@ -1,15 +1,17 @@
 """The commands that index: `ingest` and `materialize`, and the progress they show."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from siglip_pipeline.errors import LaunchError, QueryError, UploadNotFoundError
+from siglip_pipeline.errors import LaunchError, QueryError, SiglipPipelineError, UploadNotFoundError
 from siglip_pipeline.files.private_files import make_folders
 from siglip_pipeline.records import Stage
 from siglip_pipeline.services.state import running
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.stages.freshness import Wanted, changed_uploads, out_of_date
 from siglip_pipeline.stages.status import PipelineStatus
 from siglip_pipeline.store.announced import AnnouncedUploads
@@ -244,8 +246,13 @@ def _index_here(
         work = _InBackground(
             lambda: materialize_videos(complete, videos, assets=assets, force=force)
         )
-        watch_until(database, complete, len(videos), work.is_done, quiet=quiet)
-        work.finish()
+        if {Stage.FRAMES, Stage.VECTORS} <= set(assets) and (force or _pending(database, videos)):
+            loading = _InBackground(lambda: _load_model(complete))
+        else:
+            loading = None
+        work.watch(database, complete, len(videos), quiet=quiet)
+        if loading is not None:
+            loading.finish()  # a thread that imports must not outlive the interpreter
         return _outcome(database, videos)
 
 
@@ -276,8 +283,7 @@ def _index_through_dagster(
         work = _InBackground(
             lambda: materialize_remotely(api, settings, videos, assets=assets, force=force)
         )
-        watch_until(database, settings, len(videos), work.is_done, quiet=quiet)
-        work.finish()
+        work.watch(database, settings, len(videos), quiet=quiet)
         return _outcome(database, videos)
 
 
@@ -305,13 +311,36 @@ class _InBackground:
         self._thread = threading.Thread(target=run, name="materialize", daemon=True)
         self._thread.start()
 
-    def is_done(self, status: PipelineStatus) -> bool:
+    def watch(self, database: Database, settings: Settings, expected: int, *, quiet: bool) -> None:
+        """Show progress until the function has returned, and ask for none where none is shown."""
+        if not quiet:
+            watch_until(database, settings, expected, self._is_done, quiet=False, pause=self._wait)
+        self.finish()
+
+    def _is_done(self, status: PipelineStatus) -> bool:
         return not self._thread.is_alive()
+
+    def _wait(self, seconds: float) -> None:
+        self._thread.join(seconds)
 
     def finish(self) -> None:
         self._thread.join()
         if self._error is not None:
             raise self._error
+
+
+def _pending(database: Database, videos: Sequence[str]) -> bool:
+    """Return whether a video is not indexed yet."""
+    rows = VideoStore(database).named(videos)
+    return len(rows) < len(set(videos)) or any(row.state != "indexed" for row in rows)
+
+
+def _load_model(settings: Settings) -> None:
+    """Load the model while the first videos are decoded, in processes of their own."""
+    from siglip_pipeline.siglip.model import get_models
+
+    with contextlib.suppress(SiglipPipelineError):  # the run that needs it says what is wrong
+        get_models(ModelOptions.from_settings(settings))
 
 
 def _settled(database: Database, videos: Sequence[str]) -> bool:

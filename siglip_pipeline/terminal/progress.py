@@ -33,8 +33,11 @@ def watch_until(
     *,
     quiet: bool,
     tick: Callable[[], None] = lambda: None,
+    pause: Callable[[float], object] = time.sleep,
 ) -> PipelineStatus:
     """Show live progress until ``done(status)``; call ``tick`` at every poll.
+
+    ``pause`` waits between two polls, or for less time if there is something to see.
 
     Waits for a database that restarts meanwhile: other processes do the work.
 
@@ -62,7 +65,7 @@ def watch_until(
         status = look(None)
         while not done(status):
             tick()
-            time.sleep(_POLL_SECONDS)
+            pause(_POLL_SECONDS)
             status = look(status)
         return look(status)
 

@@ -1,0 +1,63 @@
+"""What `materialize` does while the first videos are decoded."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from siglip_pipeline.cli import indexing
+from siglip_pipeline.cli.indexing import Choice, materialize_uploads
+from siglip_pipeline.records import Stage
+from siglip_pipeline.runs import in_process
+from siglip_pipeline.siglip import model as loader
+from siglip_pipeline_tests.conftest import collection_settings
+
+
+class _Model:
+    """Stands for loading a model."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+
+    def __call__(self, *_: Any, **__: Any) -> tuple[()]:
+        self.asked.set()
+        return ()
+
+
+@pytest.mark.parametrize(
+    ("assets", "loads"), [([], True), ([Stage.FRAMES], False), ([Stage.VECTORS], False)]
+)
+def test_the_model_loads_while_videos_are_decoded(
+    tmp_path: Path,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    assets: list[str],
+    loads: bool,
+) -> None:
+    model = _Model()
+    seen: list[bool] = []
+    monkeypatch.setattr(loader, "get_models", model)
+
+    def decode(*_: Any, **__: Any) -> bool:
+        seen.append(model.asked.wait(60 if loads else 0.2))
+        return True
+
+    def no_status(*_: Any, **__: Any) -> None:
+        raise AssertionError("nobody sees the progress, so nobody need ask for it")
+
+    monkeypatch.setattr(in_process, "materialize_videos", decode)
+    monkeypatch.setattr(indexing, "watch_until", no_status)
+    settings = collection_settings(tmp_path, database_url, dagster_postgres_url=database_url)
+    (tmp_path / "uploads" / "one.mp4").write_bytes(b"not decoded here")
+    document = materialize_uploads(
+        settings,
+        Choice(videos=["one.mp4"]),
+        assets=assets,
+        force=False,
+        wait=True,
+        dagster_url=None,
+        quiet=True,
+    )
+    assert document.videos == ("one.mp4",)
+    assert seen == [loads]
