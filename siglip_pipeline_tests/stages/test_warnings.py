@@ -9,7 +9,8 @@ import pytest
 from siglip_pipeline.defs.checks import check_frames
 from siglip_pipeline.defs.metadata import frames_metadata
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.stages import FramesOptions, FramesStored, sample_videos
+from siglip_pipeline.stages.frame_sampling import FramesStored, sample_videos
+from siglip_pipeline.stages.frames_options import FramesOptions
 from siglip_pipeline.stages.status import StatusOptions, collect_status
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.videos import VideoStore
