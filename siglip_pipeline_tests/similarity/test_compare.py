@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from siglip_pipeline.cli.search import duplicates_table
+from siglip_pipeline.cli.search_work import duplicates_table
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.records import FloatArray
