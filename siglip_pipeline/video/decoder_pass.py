@@ -22,6 +22,9 @@ from siglip_pipeline.video.timeline import MAX_REORDERED, UNKNOWN
 RACING: Final = frozenset({"theora", "vp3", "vp4"})
 """Codecs that libavcodec 62 decodes wrongly now and then with several threads."""
 
+MAX_PIXELS_IN_FLIGHT: Final = 8 * 3840 * 2160
+"""Each decoder thread holds a frame of its own: eight of 4K, two of 8K."""
+
 
 @dataclass(slots=True)
 class PassCounts:
@@ -49,7 +52,9 @@ class Pass:
         self._source = source
         self._scan = scan
         self._counts = counts
-        self._threads = 1 if scan.codec in RACING else threads
+        pixels = max(1, scan.coded_width * scan.coded_height)
+        most = 1 if scan.codec in RACING else max(1, MAX_PIXELS_IN_FLIGHT // pixels)
+        self.threads = min(threads, most)
         self._on_progress = on_progress
         self._aspects: list[tuple[int, Fraction | None]] = []
 
@@ -78,8 +83,11 @@ class Pass:
             stream = container.streams[self._scan.stream_index]
             assert isinstance(stream, VideoStream)
             context = self._decoder(stream, options)
-            context.thread_count = self._threads
-            if self._threads > 1:
+            if self._scan.codec == "av1":
+                # Threads share a frame: as fast, and without a frame's memory for each.
+                context.options = {**options, "max_frame_delay": "1"}
+            context.thread_count = self.threads
+            if self.threads > 1:
                 context.thread_type = (
                     "AUTO"  # by default only slices, of which most videos have one
                 )

@@ -6,7 +6,9 @@ batch continues with a new child.
 
 import contextlib
 import dataclasses
+import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sized
 from typing import Final
@@ -31,8 +33,13 @@ from siglip_pipeline.video.sampling import Sampling
 
 __all__ = ["DecodeOptions", "FrameReport", "extract_frames", "extract_many"]
 
+logger = logging.getLogger(__name__)
+
 MAX_TRIES: Final = 3
 """How often a file is decoded if it is replaced while it is decoded."""
+
+PROGRESS_LOG_SECONDS: Final = 60.0
+"""A video that takes longer is named in the log this often."""
 
 MAX_DRAFT_BYTES: Final = 256 * 2**30
 """Largest frame file: about five million pictures."""
@@ -183,6 +190,7 @@ class _Task:
             threads=max(1, self._options.threads),
             file_bytes=MAX_DRAFT_BYTES,
         )
+        child.on_progress = _LongDecode(self.upload.path)
         try:
             with new_file(self._draft) as draft:
                 child.start(job, limits, [self._handed.descriptor, draft.fileno()])
@@ -227,3 +235,18 @@ class _Task:
         """Remove the draft of this upload, and close the upload."""
         self._handed.close()
         self._draft.unlink(missing_ok=True)
+
+
+class _LongDecode:
+    """Logs once in a while that a video is still being decoded."""
+
+    def __init__(self, video: str) -> None:
+        self._video = video
+        self._started = self._said = time.monotonic()
+
+    def __call__(self, step: int) -> None:
+        now = time.monotonic()
+        if now - self._said >= PROGRESS_LOG_SECONDS:
+            self._said = now
+            seconds = now - self._started
+            logger.info("%s: decoding for %.0f s, packet %d", self._video, seconds, step)
