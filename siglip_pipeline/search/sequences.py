@@ -1,9 +1,10 @@
 """Find sequences: moments of one video, one after the other, each for a text of its own.
 
-One search of the index per text gives anchors. Around them every moment is scored exactly for every
-text, and joined: the moments of a sequence follow each other, and the best frame of each comes at
-most ``within_seconds`` after the one before. A sequence that holds no anchor scores at most the sum
-of the last anchors' scores, so more anchors are read until ``k`` sequences score as much.
+One search of the index per text gives anchors: the best moments for that text. For each text the
+moments around the anchors of the others are scored exactly, and joined: the moments of a sequence
+follow each other, and the best frame of each comes at most ``within_seconds`` after the one before.
+So the best of all sequences that hold an anchor are found. More anchors are read only until there
+are ``k`` sequences.
 
 Shapes: T texts.
 """
@@ -24,6 +25,8 @@ from siglip_pipeline.store.search.moment_search import MomentSearch
 
 _ANCHORS = 4
 """Anchors per text and requested hit, at first."""
+_MOMENT = 1e-6
+"""Seconds by which a stretch includes its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,36 +88,52 @@ def find_sequences(
             for text_D in texts_TD
         ]
         videos = {hit.video_id: hit for hits in found for hit in hits}
-        stretches = _around(found, within_seconds * (len(texts_TD) - 1))
         scored = [
-            score_moments(database, model.model_id, stretches, text_D, time_range=filter.time_range)
-            for text_D in texts_TD
+            score_moments(
+                database,
+                model.model_id,
+                _stretches(found, number, within_seconds),
+                text_D,
+                time_range=filter.time_range,
+            )
+            for number, text_D in enumerate(texts_TD)
         ]
         best = _best(_chains(scored, within_seconds, least), videos, k, filter.max_per_video)
         # Where a text has fewer moments than were asked for, all sequences are known.
-        unseen = sum(hits[-1].score for hits in found if hits)
         known = any(len(hits) < anchors for hits in found)
-        if known or anchors == MAX_K or (len(best) == k and best[-1].score >= unseen):
+        if known or anchors == MAX_K or len(best) == k:
             return tuple(_hit(chain, videos, model) for chain in best)
         anchors = min(MAX_K, 4 * anchors)
 
 
-def _around(found: Iterable[Sequence[Hit]], seconds: float) -> list[Stretch]:
-    """Return the stretches in which a sequence with one of the hits can lie, disjoint."""
+def _stretches(found: Sequence[Sequence[Hit]], number: int, within_seconds: float) -> list[Stretch]:
+    """Return where the moments for one text can lie, in a sequence that holds an anchor.
+
+    Args:
+        found: the anchors of each text.
+        number: of the text.
+        within_seconds: longest time from one best frame to the next.
+
+    Returns:
+        Stretches that do not overlap.
+    """
     spans: dict[int, list[tuple[float, float]]] = defaultdict(list)
-    for hits in found:
+    for other, hits in enumerate(found):
+        reach = (number - other) * within_seconds
         for hit in hits:
-            spans[hit.video_id].append((hit.time_seconds - seconds, hit.time_seconds + seconds))
+            # Half-open: a moment may begin at the end itself.
+            start, end = hit.time_seconds + min(0.0, reach), hit.time_seconds + max(0.0, reach)
+            spans[hit.video_id].append((start, end + _MOMENT))
     stretches = []
     for video_id, of_video in spans.items():
-        start, end = sorted(of_video)[0]
-        for next_start, next_end in sorted(of_video)[1:]:
+        of_video.sort()
+        start, end = of_video[0]
+        for next_start, next_end in of_video[1:]:
             if next_start > end:
                 stretches.append(Stretch(video_id=video_id, start_seconds=start, end_seconds=end))
                 start = next_start
             end = max(end, next_end)
-        # Half-open: the last moment may begin at the end itself.
-        stretches.append(Stretch(video_id=video_id, start_seconds=start, end_seconds=end + 1e-6))
+        stretches.append(Stretch(video_id=video_id, start_seconds=start, end_seconds=end))
     return stretches
 
 
