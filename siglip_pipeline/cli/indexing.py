@@ -18,7 +18,7 @@ from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.terminal import console
-from siglip_pipeline.terminal.progress import watch_until
+from siglip_pipeline.terminal.progress import LINE_SECONDS, watch_until, write_progress
 from siglip_pipeline.text.json_form import Given
 from siglip_pipeline.uploads.ingest import Ingested, bring_in
 from siglip_pipeline.uploads.names import shown, unusable
@@ -250,7 +250,7 @@ def _index_here(
             loading = _InBackground(lambda: _load_model(complete))
         else:
             loading = None
-        work.watch(database, complete, len(videos), quiet=quiet)
+        work.watch(database, complete, videos, quiet=quiet)
         if loading is not None:
             loading.finish()  # a thread that imports must not outlive the interpreter
         return _outcome(database, videos)
@@ -283,7 +283,7 @@ def _index_through_dagster(
         work = _InBackground(
             lambda: materialize_remotely(api, settings, videos, assets=assets, force=force)
         )
-        work.watch(database, settings, len(videos), quiet=quiet)
+        work.watch(database, settings, videos, quiet=quiet)
         return _outcome(database, videos)
 
 
@@ -291,7 +291,12 @@ def _wait_for_services(settings: Settings, videos: Sequence[str], *, quiet: bool
     """Wait until the services that run here have indexed the videos; return each one's outcome."""
     with open_database(DatabaseOptions.from_settings(settings)) as database:
         watch_until(
-            database, settings, len(videos), lambda _: _settled(database, videos), quiet=quiet
+            database,
+            settings,
+            len(videos),
+            lambda _: _settled(database, videos),
+            videos=videos,
+            quiet=quiet,
         )
         return _outcome(database, videos)
 
@@ -311,10 +316,24 @@ class _InBackground:
         self._thread = threading.Thread(target=run, name="materialize", daemon=True)
         self._thread.start()
 
-    def watch(self, database: Database, settings: Settings, expected: int, *, quiet: bool) -> None:
-        """Show progress until the function has returned, and ask for none where none is shown."""
-        if not quiet:
-            watch_until(database, settings, expected, self._is_done, quiet=False, pause=self._wait)
+    def watch(
+        self, database: Database, settings: Settings, videos: Sequence[str], *, quiet: bool
+    ) -> None:
+        """Show progress until the function has returned; ask for it only where a line is due."""
+        if console.err.is_terminal and not quiet:
+            watch_until(
+                database,
+                settings,
+                len(videos),
+                self._is_done,
+                videos=videos,
+                quiet=False,
+                pause=self._wait,
+            )
+        while self._thread.is_alive():
+            self._wait(LINE_SECONDS)
+            if self._thread.is_alive():
+                write_progress(database, settings, videos)
         self.finish()
 
     def _is_done(self, status: PipelineStatus) -> bool:
@@ -324,7 +343,9 @@ class _InBackground:
         self._thread.join(seconds)
 
     def finish(self) -> None:
-        self._thread.join()
+        # Not one long wait, which Ctrl-C would not end.
+        while self._thread.is_alive():
+            self._thread.join(0.5)
         if self._error is not None:
             raise self._error
 

@@ -1,6 +1,12 @@
 """Signal handlers that child processes inherit."""
 
+import os
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_END_SECONDS = 4.0
 
 
 def heed_interrupts() -> None:
@@ -12,3 +18,24 @@ def heed_interrupts() -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def ending_soon() -> Iterator[None]:
+    """End this process within seconds of Ctrl-C, whatever its threads and its clean-up still do.
+
+    Everything that it leaves can be taken up again: a decoder ends with its parent, and both stages
+    skip what is done.
+    """
+
+    def interrupt(*_: object) -> None:
+        timer = threading.Timer(_END_SECONDS, os._exit, [128 + signal.SIGINT])
+        timer.daemon = True
+        timer.start()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -19,7 +19,7 @@ from siglip_pipeline.cli import search as search_cli
 from siglip_pipeline.cli import store as store_cli
 from siglip_pipeline.cli.common import Json
 from siglip_pipeline.cli.common import load_settings as _settings
-from siglip_pipeline.cli.interrupts import heed_interrupts
+from siglip_pipeline.cli.interrupts import ending_soon, heed_interrupts
 from siglip_pipeline.errors import NO_ROOM, SiglipPipelineError
 from siglip_pipeline.files.private_files import keep_files_private, make_folders
 from siglip_pipeline.settings import Settings
@@ -169,7 +169,8 @@ def ingest(
     """
     from siglip_pipeline.cli.indexing import ingest_videos
 
-    document = ingest_videos(_settings(), paths, wait=wait, replace=replace, quiet=json_)
+    with ending_soon():
+        document = ingest_videos(_settings(), paths, wait=wait, replace=replace, quiet=json_)
     if json_:
         console.print_json(document)
     raise typer.Exit(1 if document.failed or document.skipped else 0)
@@ -219,20 +220,21 @@ def materialize(
     """
     from siglip_pipeline.cli.indexing import Choice, materialize_uploads
 
-    document = materialize_uploads(
-        _settings(),
-        Choice(
-            videos=[*(videos or []), *(more_videos or [])],
-            all_missing=all_missing,
-            failed=failed,
-            stale=stale,
-        ),
-        assets=assets or [],
-        force=force,
-        wait=wait,
-        dagster_url=dagster_url,
-        quiet=json_,
-    )
+    with ending_soon():
+        document = materialize_uploads(
+            _settings(),
+            Choice(
+                videos=[*(videos or []), *(more_videos or [])],
+                all_missing=all_missing,
+                failed=failed,
+                stale=stale,
+            ),
+            assets=assets or [],
+            force=force,
+            wait=wait,
+            dagster_url=dagster_url,
+            quiet=json_,
+        )
     if json_:
         console.print_json(document)
     raise typer.Exit(1 if document.failed or document.skipped else 0)

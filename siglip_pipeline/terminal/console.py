@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -18,12 +18,17 @@ if TYPE_CHECKING:  # the command line imports this module to ask a running servi
     from siglip_pipeline.stages.status import PipelineStatus
     from siglip_pipeline.terminal.documents import DatabaseStatus, ListedModel
 
+_PIPE_WIDTH = 10_000
+"""A pipe has no width at which lines would have to be cut."""
+
 
 class PlainConsole(Console):
     """Prints text literally: a file name may be ``[/b]``, or hold control characters."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+        if not self.is_terminal:
+            self.width = _PIPE_WIDTH
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return text for the terminal; spell out all hidden characters but line breaks."""
@@ -47,7 +52,7 @@ def hits_table(
 ) -> Table:
     """Return hits as rows; ``mark`` adds a last column by row number."""
     table = Table(title=shown(title), title_justify="left")
-    table.add_column("video")
+    table.add_column("video", overflow="fold")
     table.add_column("at", justify="right")
     table.add_column("moment")
     table.add_column("score", justify="right")
@@ -128,7 +133,9 @@ def models_table(models: "Iterable[ListedModel]") -> Table:
     """Return models with their coverage; the active one is marked."""
     table = Table()
     for column in ("", "model", "key", "dimensions", "embedded", "missing", "failed", "vectors"):
-        table.add_column(column, justify="left" if column in ("", "model", "key") else "right")
+        # Keys and names are copied from here: they are folded, never cut.
+        justify: Literal["left", "right"] = "left" if column in ("", "model", "key") else "right"
+        table.add_column(column, justify=justify, overflow="fold")
     for model in models:
         table.add_row(
             "active" if model.active else "",

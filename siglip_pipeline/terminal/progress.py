@@ -1,8 +1,9 @@
 """Show the progress of videos through the pipeline."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 from rich.progress import (
     BarColumn,
@@ -19,10 +20,13 @@ from siglip_pipeline.records import Stage
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.status import PipelineStatus, StatusOptions, collect_status
 from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.terminal.console import err
 
 _POLL_SECONDS = 0.5
 _PATIENCE_SECONDS = 300.0
+LINE_SECONDS = 10.0
+"""Between two lines of progress where nothing can be drawn."""
 
 
 def watch_until(
@@ -31,11 +35,15 @@ def watch_until(
     expected: int,
     done: Callable[[PipelineStatus], bool],
     *,
+    videos: Sequence[str] | None = None,
     quiet: bool,
     tick: Callable[[], None] = lambda: None,
     pause: Callable[[float], object] = time.sleep,
 ) -> PipelineStatus:
-    """Show live progress until ``done(status)``; call ``tick`` at every poll.
+    """Show progress until ``done(status)``; call ``tick`` at every poll.
+
+    On a terminal the display is live, unless ``quiet``; else a line is written every ten seconds.
+    With ``videos``, it counts these and not the whole collection.
 
     ``pause`` waits between two polls, or for less time if there is something to see.
 
@@ -45,29 +53,100 @@ def watch_until(
         DatabaseUnavailableError: it does not answer at first, or not for minutes.
     """
     options = StatusOptions.from_settings(settings)
-    progress = PipelineProgress()
+    live = PipelineProgress() if err.is_terminal and not quiet else None
+    lines = ProgressLines()
     answered = time.monotonic()
 
     def look(before: PipelineStatus | None) -> PipelineStatus:
         nonlocal answered
         try:
             status = collect_status(database, options)
+            counts = StageCounts.of(database, status, expected, videos)
         except DatabaseUnavailableError:
             if before is None or time.monotonic() - answered > _PATIENCE_SECONDS:
                 raise
             return before
         answered = time.monotonic()
-        if not quiet:
-            progress.show(status, max(expected, status.total))
+        (live or lines).show(counts, status)
         return status
 
-    with nullcontext() if quiet else progress:
+    with live or nullcontext():
         status = look(None)
         while not done(status):
             tick()
             pause(_POLL_SECONDS)
             status = look(status)
         return look(status)
+
+
+def write_progress(database: Database, settings: Settings, videos: Sequence[str]) -> None:
+    """Write a line about videos that a thread works on; nothing while the database is away."""
+    try:
+        status = collect_status(database, StatusOptions.from_settings(settings))
+        counts = StageCounts.of(database, status, len(videos), videos)
+    except DatabaseUnavailableError:
+        return
+    ProgressLines(seconds=0).show(counts, status)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageCounts:
+    """How many videos have passed each stage."""
+
+    expected: int
+    known: int
+    decoded: int
+    """Decoded or failed to be."""
+    embedded: int
+    """Embedded or failed."""
+    failed: int
+
+    @classmethod
+    def of(
+        cls,
+        database: Database,
+        status: PipelineStatus,
+        expected: int,
+        videos: Sequence[str] | None,
+    ) -> "StageCounts":
+        """Return the numbers of some videos, or of the whole collection."""
+        if videos is None:
+            failed_to_decode = sum(f.stage == Stage.FRAMES for f in status.failures)
+            return cls(
+                expected=max(expected, status.total),
+                known=status.total,
+                decoded=status.decoded + failed_to_decode,
+                embedded=status.embedded + status.failed,
+                failed=status.failed,
+            )
+        states = [row.state for row in VideoStore(database).named(videos)]
+        return cls(
+            expected=expected,
+            known=len(states),
+            decoded=sum(state != "pending" for state in states),
+            embedded=sum(state in ("embedded", "indexed", "failed") for state in states),
+            failed=states.count("failed"),
+        )
+
+
+class ProgressLines:
+    """Writes a line of progress every ten seconds, for logs and beside ``--json``."""
+
+    def __init__(self, *, seconds: float = LINE_SECONDS) -> None:
+        self._seconds = seconds
+        self._next = time.monotonic() + seconds
+
+    def show(self, counts: StageCounts, status: PipelineStatus) -> None:
+        """Write a line if it is time for one."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + self._seconds
+        failed = f", {counts.failed} failed" if counts.failed else ""
+        index = "" if status.is_index_current else "; the index is not up to date yet"
+        err.print(
+            f"frames of {counts.decoded} of {counts.expected} videos, vectors of "
+            f"{counts.embedded}{failed}{index}"
+        )
 
 
 class PipelineProgress:
@@ -94,19 +173,13 @@ class PipelineProgress:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def show(self, status: PipelineStatus, expected: int) -> None:
-        """Update the display.
-
-        Args:
-            expected: videos that will pass through the stages.
-        """
-        self._update("uploads", status.total, expected, "")
-        failed_to_decode = sum(f.stage == Stage.FRAMES for f in status.failures)
-        frames = status.decoded + failed_to_decode
-        self._update(Stage.FRAMES, frames, expected, f"{status.frames} frames")
-        vectors = status.embedded + status.failed
-        note = f"{status.vectors} vectors" + (f", {status.failed} failed" if status.failed else "")
-        self._update(Stage.VECTORS, vectors, expected, note)
+    def show(self, counts: StageCounts, status: PipelineStatus) -> None:
+        """Update the display."""
+        self._update("uploads", counts.known, counts.expected, "")
+        self._update(Stage.FRAMES, counts.decoded, counts.expected, f"{status.frames} frames")
+        failed = f", {counts.failed} failed" if counts.failed else ""
+        note = f"{status.vectors} vectors{failed}"
+        self._update(Stage.VECTORS, counts.embedded, counts.expected, note)
         kind = status.index.kind if status.index else ""
         self._update(Stage.INDEX, int(status.is_index_current), 1, kind)
 

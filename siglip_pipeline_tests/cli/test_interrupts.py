@@ -2,6 +2,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
@@ -38,3 +39,36 @@ def test_what_a_step_starts_can_be_ended_even_in_the_background(heed: str, says:
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.split("\n")[-2] == says, done.stderr
+
+
+HANGING = textwrap.dedent(
+    """
+    import threading, time
+    from siglip_pipeline.cli.interrupts import ending_soon
+    threading.Thread(target=time.sleep, args=[60]).start()
+    with ending_soon():
+        print("ready", flush=True)
+        try:
+            time.sleep(60)
+        finally:
+            time.sleep(60)
+    """
+)
+
+
+def test_ctrl_c_ends_a_command_within_seconds() -> None:
+    """Its clean-up hangs, and a thread of it goes on."""
+    started = subprocess.Popen(
+        [sys.executable, "-c", HANGING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert started.stdout is not None
+        assert started.stdout.readline() == "ready\n"
+        began = time.monotonic()
+        started.send_signal(signal.SIGINT)
+        _, errors = started.communicate(timeout=30)
+    finally:
+        started.kill()
+    assert time.monotonic() - began < 8, "5 s, and what a busy machine takes"
+    assert started.returncode == 130
+    assert "Traceback" not in errors

@@ -1,11 +1,15 @@
 """What people read: timecodes and tables."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from siglip_pipeline.errors import QueryError
 from siglip_pipeline.hits import Hit
 from siglip_pipeline.search import parse_moment
-from siglip_pipeline.terminal.console import hits_table
+from siglip_pipeline.terminal.console import PlainConsole, hits_table, models_table
+from siglip_pipeline.terminal.documents import ListedModel
+from siglip_pipeline.terminal.progress import ProgressLines, StageCounts
 from siglip_pipeline.text.timecode import timecode
 
 
@@ -55,3 +59,43 @@ def test_moments_are_split_at_the_last_at_sign(text: str, expected: tuple[str, f
 def test_what_is_no_moment_is_refused(text: str) -> None:
     with pytest.raises(QueryError, match="VIDEO@SECONDS"):
         parse_moment(text)
+
+
+def test_keys_are_never_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    key = "google-siglip2-so400m-patch14-384-" + "0123456789abcdef" * 4
+    model = ListedModel(
+        name="/a/very/long/folder/of/models/" * 5,
+        revision=None,
+        key=key,
+        dim=1152,
+        active=True,
+        generation=1,
+        embedded=1,
+        missing=0,
+        failed=0,
+        vectors=9,
+    )
+    PlainConsole().print(models_table([model]))
+    assert key in capsys.readouterr().out
+    narrow = PlainConsole()
+    narrow.width = 60
+    narrow.print(models_table([model]))
+    folded = capsys.readouterr().out
+    assert "…" not in folded
+    column = [line.split("│")[3].strip() for line in folded.splitlines() if line.count("│") > 5]
+    assert "".join(column) == key
+
+
+def test_progress_without_a_terminal_is_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("siglip_pipeline.terminal.progress.err", PlainConsole(stderr=True))
+    counts = StageCounts(expected=12, known=12, decoded=5, embedded=3, failed=1)
+    status = SimpleNamespace(is_index_current=False)
+    lines = ProgressLines(seconds=3600)
+    lines.show(counts, status)  # type: ignore[arg-type]
+    assert capsys.readouterr().err == ""
+    ProgressLines(seconds=0).show(counts, status)  # type: ignore[arg-type]
+    assert capsys.readouterr().err == (
+        "frames of 5 of 12 videos, vectors of 3, 1 failed; the index is not up to date yet\n"
+    )
