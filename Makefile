@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-long test-faults check licences lock audit format docs clean
+.PHONY: help demo test test-long test-faults test-gpu check licences lock audit format docs clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
@@ -27,6 +27,10 @@ test-long: $(STAMP) ## run the tests that wait for Dagster's daemon for minutes
 
 test-faults: $(STAMP) ## run the tests that end processes and services at work; takes long
 	$(BIN)/python -m pytest -m faults $(ARGS)
+
+# Fails where no card answers: tests that skip there prove nothing.
+test-gpu: $(STAMP) ## run the tests of the model and the engine on a CUDA device
+	SIGLIP_EXPECT_GPU=1 $(BIN)/python -m pytest -m "gpu or not (long or faults)" siglip_pipeline_tests/siglip $(ARGS)
 
 check: $(STAMP) ## lint, formatting, types, dead code, licences, lock, documentation, and whether Dagster loads the definitions
 	$(BIN)/ruff check .

@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     cache: Path = Field(
         Path("~/.cache/siglip-pipeline"),
         description="Folder for what all homes of a user share: vectors of the recall check's "
-        "texts, by model. May be deleted at any time.",
+        "texts by model, batch sizes by model and GPU. May be deleted at any time.",
     )
     frame_store: SecretUrl | None = Field(
         None,

@@ -141,6 +141,7 @@ class EngineHandle:
             self._engine = EmbeddingEngine(
                 models,
                 batch_size=self._settings.batch_size,
+                batch_sizes=self._settings.cache.expanduser() / "batch_sizes.json",
                 on_progress=lambda progress: self._log(str(progress)),
             )
         return self._engine

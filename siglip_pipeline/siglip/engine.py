@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Literal
 
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import EmbeddingBatch
+from siglip_pipeline.siglip.batch_probe import probed_batch_size
 from siglip_pipeline.siglip.engine_report import EngineReport, Progress
 from siglip_pipeline.siglip.model import SiglipModel
 from siglip_pipeline.siglip.pipeline import PipelineRun, Videos, available_cores
@@ -19,8 +21,9 @@ class EmbeddingEngine:
 
     Args:
         model: a loaded model, or one per device; all of the same ``spec.key``.
-        batch_size: frames per forward pass, or ``auto`` to tune it during the run and keep it with
-            the model. It is halved when memory runs out.
+        batch_size: frames per forward pass, or ``auto``: probed on a GPU before the first run, else
+            tuned during the run, and kept with the model. It is halved when memory runs out.
+        batch_sizes: a JSON file that keeps what was probed for other processes; None for none.
         decode_threads: 0 for one per CPU core.
         on_progress: called from the thread that iterates, at most every ``progress_seconds``, and
             once at the end.
@@ -32,6 +35,7 @@ class EmbeddingEngine:
         model: SiglipModel | Sequence[SiglipModel],
         *,
         batch_size: int | Literal["auto"] = "auto",
+        batch_sizes: Path | None = None,
         decode_threads: int = 0,
         on_progress: Callable[[Progress], None] | None = None,
         progress_seconds: float = 10.0,
@@ -42,6 +46,7 @@ class EmbeddingEngine:
         if batch_size != "auto" and batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: must be 'auto' or at least 1")
         self._batch_size = batch_size
+        self._batch_sizes = batch_sizes
         self._decode_threads = decode_threads or available_cores()
         self._on_progress = on_progress
         self._progress_seconds = progress_seconds
@@ -81,6 +86,8 @@ class EmbeddingEngine:
         if self._batch_size != "auto":
             sizes = BatchSize(fixed=self._batch_size)
         else:
+            if model.torch_device.type == "cuda" and model.settled_batch_size is None:
+                model.settled_batch_size = probed_batch_size(model, kept=self._batch_sizes)
             sizes = BatchSize(kind=model.torch_device.type, start=model.settled_batch_size)
         run = PipelineRun(self._models, sizes, decode_threads=self._decode_threads)
         self._run = run

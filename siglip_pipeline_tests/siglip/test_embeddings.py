@@ -52,6 +52,9 @@ class Reference:
         self.model = transformers.AutoModel.from_pretrained(folder).eval()
         self.processor = transformers.AutoProcessor.from_pretrained(folder)
         self.naflex = self.model.config.model_type == "siglip2"
+        # Where torchvision is installed, the processor resizes with it, and unlike Pillow.
+        kind = "Siglip2ImageProcessorPil" if self.naflex else "SiglipImageProcessorPil"
+        self.processor.image_processor = getattr(transformers, kind).from_pretrained(folder)
 
     def images(self, pictures: list[Image.Image], **options: Any) -> NDArray[np.float32]:
         if self.naflex:

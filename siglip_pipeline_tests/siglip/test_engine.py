@@ -155,7 +155,9 @@ def test_a_long_video_is_streamed(model: SiglipModel, on_forward: Callable[[Hook
         computed += frames
 
     on_forward(count)
-    [result] = run(EmbeddingEngine(model, batch_size=16), [("day.mp4", reading())])
+    [result] = run(
+        EmbeddingEngine(model, batch_size=16, decode_threads=2), [("day.mp4", reading())]
+    )
     assert len(vectors(result)) == 3000
     assert most_ahead < 200
 

@@ -1,0 +1,99 @@
+"""Choose the batch size of a GPU: by tensors that lie ready, while nothing else runs.
+
+Measured on the batches of a run, larger sizes lose against 32: Python threads that decode hold the
+interpreter while the GPU waits for its next launch. The result is kept per model, card and number
+format, as it takes seconds and runs are processes of their own.
+"""
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from siglip_pipeline.files.replacing import replacing
+from siglip_pipeline.siglip.device import device_name, give_back_memory, is_out_of_memory
+from siglip_pipeline.siglip.model import SiglipModel
+from siglip_pipeline.siglip.preprocess import Prepared, assemble
+from siglip_pipeline.siglip.recipe import target_size
+from siglip_pipeline.siglip.runner import BatchSize, run_batch
+
+_log = logging.getLogger(__name__)
+
+SIZES: Final = (32, 64, 128, 256, 512)
+_WORTH_GROWING: Final = 1.03
+_BATCHES: Final = 3
+"""Measured batches of a size, after one that allocates and selects kernels."""
+_WIDE: Final = (720, 1280)
+"""The picture of a NaFlex probe, whose patches depend on the aspect ratio."""
+
+Measure = Callable[[SiglipModel, int], float]
+"""Returns the seconds of one frame in batches of a size; raises when memory runs out."""
+
+
+def probed_batch_size(
+    model: SiglipModel, *, kept: Path | None = None, measure: Measure | None = None
+) -> int:
+    """Return the smallest size whose throughput no larger one beats by more than 3%.
+
+    Args:
+        model: a model whose vision tower is loaded.
+        kept: a JSON file of earlier results; None to probe each time.
+        measure: measures a size.
+    """
+    key = f"{model.spec.key} {device_name(model.device)} {model.dtype}"
+    known = _read(kept)
+    if isinstance(size := known.get(key), int) and size in SIZES:
+        return size
+    size = _probe(model, measure or seconds_per_frame)
+    _log.info("%s embeds fastest in batches of %d", key, size)
+    if kept is not None:
+        with contextlib.suppress(OSError):  # a folder that can only be read: probed each time
+            kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with replacing(kept) as file:
+                file.write(json.dumps({**_read(kept), key: size}).encode())
+    return size
+
+
+def _probe(model: SiglipModel, measure: Measure) -> int:
+    best, fastest = SIZES[0], float("inf")
+    for size in SIZES:
+        try:
+            seconds = measure(model, size)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            give_back_memory()
+            break
+        if seconds * _WORTH_GROWING < fastest:
+            best, fastest = size, seconds
+    return best
+
+
+def seconds_per_frame(model: SiglipModel, size: int) -> float:
+    """Return the seconds of one frame in batches of grey pictures that lie ready."""
+    height, width = target_size(*_WIDE, model.recipe)
+    pixels_HWC = torch.full((height, width, 3), 128, dtype=torch.uint8)
+    batch = assemble([Prepared(pixels_HWC, height, width)] * size)
+    sizes = BatchSize(fixed=size)
+    run_batch(model, batch, sizes)
+    began = time.perf_counter()
+    for _ in range(_BATCHES):
+        run_batch(model, batch, sizes)
+        if sizes.out_of_memory_count:
+            raise torch.OutOfMemoryError(f"a batch of {size} does not fit")
+    return (time.perf_counter() - began) / (_BATCHES * size)
+
+
+def _read(kept: Path | None) -> dict[str, object]:
+    if kept is None:
+        return {}
+    try:
+        content = json.loads(kept.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
