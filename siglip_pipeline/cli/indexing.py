@@ -12,7 +12,12 @@ from siglip_pipeline.records import Stage
 from siglip_pipeline.services.state import running
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.model_options import ModelOptions
-from siglip_pipeline.stages.freshness import Wanted, changed_uploads, out_of_date
+from siglip_pipeline.stages.freshness import (
+    Wanted,
+    changed_uploads,
+    known_by_earlier_form,
+    out_of_date,
+)
 from siglip_pipeline.stages.status import PipelineStatus
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
@@ -205,7 +210,7 @@ def _chosen_videos(
     with open_database(DatabaseOptions.from_settings(settings)) as database:
         known = VideoStore(database).states()
         states = {path: s for path, s in known.items() if is_in_part(path, settings.part)}
-        AnnouncedUploads(database).restate(listing)
+        AnnouncedUploads(database).restate(known_by_earlier_form(database, listing))
         if choice.stale:
             stale = out_of_date(database, Wanted.from_settings(settings), listing=listing).videos
             by_state |= states.keys() & set(stale)

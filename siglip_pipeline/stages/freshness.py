@@ -81,6 +81,16 @@ def changed_uploads(database: Database, listing: Iterable[Upload]) -> set[str]:
     }
 
 
+def known_by_earlier_form(database: Database, listing: Iterable[Upload]) -> list[Upload]:
+    """Return the uploads of a listing whose fingerprint is stored as earlier versions made it."""
+    known = VideoStore(database).fingerprints()
+    return [
+        upload
+        for upload in listing
+        if known.get(upload.path) == upload.short_fingerprint != upload.fingerprint
+    ]
+
+
 def _key_of_folder(options: ModelOptions) -> str | None:
     if Path(options.name).expanduser().is_dir():
         with contextlib.suppress(ModelError, OSError):

@@ -15,7 +15,7 @@ from siglip_pipeline.defs.sensors import frame_runs, new_uploads, upload_changes
 from siglip_pipeline.records import Upload
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.frames_options import FramesOptions
-from siglip_pipeline.stages.freshness import changed_uploads
+from siglip_pipeline.stages.freshness import changed_uploads, known_by_earlier_form
 from siglip_pipeline.stages.run_names import FRAMES_PER_RUN, RANGE_END_TAG, RANGE_START_TAG
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.videos import VideoStore
@@ -155,11 +155,13 @@ def test_an_upgrade_of_many_uploads_announces_none(uploads: Path, database: Data
             rows,
         )
     assert changed_uploads(database, listing) == set()
+    assert len(known_by_earlier_form(database, listing)) == 3000
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions("videos", [partition_key(u.path) for u in listing])
         assert _tick(instance) is None
         known = VideoStore(database).fingerprints()
         assert known == {u.path: u.fingerprint for u in listing}
+        assert known_by_earlier_form(database, listing) == []
         (uploads / "0007.mp4").chmod(0o600)
         assert changed_uploads(database, store.scan()) == {"0007.mp4"}
         assert _tick(instance) is not None
