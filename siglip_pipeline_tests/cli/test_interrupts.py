@@ -47,8 +47,8 @@ HANGING = textwrap.dedent(
     from siglip_pipeline.cli.interrupts import ending_soon
     threading.Thread(target=time.sleep, args=[60]).start()
     with ending_soon():
-        print("ready", flush=True)
         try:
+            print("ready", flush=True)
             time.sleep(60)
         finally:
             time.sleep(60)
