@@ -1,14 +1,17 @@
 """Files of kinds that often cause trouble decode to the frames that the ffmpeg program shows."""
 
 import subprocess
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from siglip_pipeline.video.decode import decode_frames
 from siglip_pipeline.video.frame_index import index_frames
+from siglip_pipeline.video.hidden import HIDDEN
 from siglip_pipeline.video.plan import plan_decode
 from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline_tests.video.ffmpeg_reference import (
@@ -19,6 +22,7 @@ from siglip_pipeline_tests.video.ffmpeg_reference import (
     indexed,
     shown,
 )
+from siglip_pipeline_tests.video.field_pictures import field_picture, sequence
 
 
 def assert_same_planes(path: Path, *, size: str) -> None:
@@ -158,6 +162,7 @@ def test_a_pause_stays(suffix: str, tmp_path: Path) -> None:
 
 
 def test_the_aspect_may_change(tmp_path: Path) -> None:
+    """No frame is lost there; the decoder of ffmpeg 5.1 loses the last one before the change."""
     path = tmp_path / "aspects.ts"
     with path.open("wb") as joined:
         for number, aspect in enumerate(("4:3", "16:9")):
@@ -195,3 +200,57 @@ def test_interlaced_frames_are_not_combed(sampling: str, tmp_path: Path) -> None
     if sampling == "every:1":
         assert out.seconds_N == pytest.approx(np.arange(50) / 25)
         assert_shown(out, shown(path, filters="bwdif=send_frame", size="320x240"))
+
+
+@pytest.mark.parametrize("suffix", ["m2v", "ts", "mkv", "mpg"])
+def test_fields_of_mpeg2_are_no_frames(suffix: str, tmp_path: Path) -> None:
+    """Field pictures, in a packet with a time for each."""
+    lumas = [60 + 6 * (n // 2) if n % 2 == 0 else 200 - 5 * (n // 2) for n in range(40)]
+    fields = [
+        (sequence() if n % 10 == 0 else b"") + field_picture(n // 2, is_bottom=n % 2 > 0, luma=luma)
+        for n, luma in enumerate(lumas)
+    ]
+    raw = tmp_path / "fields.m2v"
+    raw.write_bytes(b"".join(fields))
+    path = tmp_path / f"fields.{suffix}"
+    if suffix != "m2v":
+        with av.open(str(raw)) as source, av.open(str(path), "w") as target:
+            stream = target.add_stream_from_template(source.streams.video[0])
+            for n, field in enumerate(fields):
+                packet = av.Packet(field)
+                packet.pts = packet.dts = 90_000 + 1800 * n
+                packet.time_base, packet.stream = Fraction(1, 90_000), stream
+                packet.is_keyframe = n % 10 == 0
+                target.mux(packet)
+    out = indexed(path, tmp_path)
+    assert (out.report.damaged_packets, out.report.warnings) == (0, ())
+    # Where one pack of a program stream holds two fields, the time is that of the first or second.
+    within = 0.021 if suffix == "mpg" else 1e-6
+    assert out.seconds_N == pytest.approx(np.arange(20) / 25, abs=within)
+    expected = shown(path, filters="bwdif=send_frame:-1:interlaced", size="64x64")
+    assert_shown(out, expected, moves=False)
+
+
+@pytest.mark.parametrize("sampling", ["every:1", "every:7"])
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_frames_that_are_never_shown_are_none(codec: str, sampling: str, tmp_path: Path) -> None:
+    """Alternate references: packets of their own in VP8, and in VP9 once they are split."""
+    made = tmp_path / "made.webm"
+    for number in ("1", "2"):  # encoders plan alternate references in a pass of their own
+        ffmpeg(
+            *(*TESTSRC, "testsrc2=s=160x128:r=25:d=2", "-c:v", codec, "-b:v", "300k", "-g", "100"),
+            *("-auto-alt-ref", "1", "-lag-in-frames", "16", "-deadline", "good", "-cpu-used", "4"),
+            *("-pass", number, "-passlogfile", tmp_path / "passes", made),
+        )
+    path = made
+    if codec == "libvpx-vp9":
+        path = tmp_path / "split.nut"
+        ffmpeg("-i", made, "-c", "copy", "-bsf:v", "vp9_superframe_split", path)
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    is_hidden = HIDDEN["vp9" if codec.endswith("vp9") else "vp8"]
+    assert any(is_hidden(memoryview(packet)) for packet in packets)
+    out = indexed(path, tmp_path, sampling=sampling)
+    step = int(sampling.removeprefix("every:"))
+    assert out.seconds_N == pytest.approx(np.arange(0, 50, step) / 25, abs=1e-3)
+    assert_shown(out, shown(made, size="160x128")[::step])
