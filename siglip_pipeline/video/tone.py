@@ -42,7 +42,7 @@ TO_BT709: Final[dict[Primaries, NDArray[np.float32]]] = {
     ),
     # From the chromaticities of SMPTE EG 432-1 and BT.709, both with D65 white.
     "p3": np.array(
-        [[1.2249, -0.2247, 0.0], [-0.0420, 1.0419, 0.0], [-0.0197, -0.0786, 1.0979]], np.float32
+        [[1.2249, -0.2249, 0.0], [-0.0421, 1.0421, 0.0], [-0.0196, -0.0786, 1.0983]], np.float32
     ),
 }
 

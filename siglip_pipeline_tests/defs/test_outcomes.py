@@ -7,6 +7,7 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.partitions.context import partition_loading_context
 
+from siglip_pipeline.defs import outcomes
 from siglip_pipeline.defs.outcomes import CheckOutcome, PartitionOutcomes, retrying_temporary_errors
 from siglip_pipeline.errors import (
     DatabaseUnavailableError,
@@ -19,6 +20,7 @@ KEYS = ["a", "bad", "c", "d"]
 BAD, BROKEN = {"bad"}, {"c"}
 """Partitions that fail, and that fail their check; tests change them."""
 ERROR = VideoError
+SEVERITY = dg.AssetCheckSeverity.ERROR
 partitions = dg.DynamicPartitionsDefinition(name="videos")
 
 
@@ -34,16 +36,18 @@ WHOLE = dg.AssetCheckKey(dg.AssetKey("graded"), "whole")
 def graded(
     context: dg.AssetExecutionContext,
 ) -> Iterator[dg.MaterializeResult[Any] | dg.Output[None]]:
-    outcomes = PartitionOutcomes(context)
+    collected = PartitionOutcomes(context)
     for key in context.partition_keys:
         if key in BAD:
-            outcomes.fail(key, ERROR(key, "it is bad"))
+            collected.fail(key, ERROR(key, "it is bad"))
         else:
-            check = CheckOutcome(name="whole", passed=key not in BROKEN, metadata={"length": 1})
-            outcomes.succeed(
+            check = CheckOutcome(
+                name="whole", passed=key not in BROKEN, metadata={"length": 1}, severity=SEVERITY
+            )
+            collected.succeed(
                 key, data_version=f"v-{key}", metadata={"length": len(key)}, checks=[check]
             )
-    yield from outcomes.finish()
+    yield from collected.finish()
 
 
 def _run(instance: dg.DagsterInstance, first: str, last: str) -> dg.ExecuteInProcessResult:
@@ -146,6 +150,33 @@ def test_what_was_interrupted_is_tried_again_and_the_rest_is_kept(
     assert failure.user_failure_data is not None
     assert failure.user_failure_data.description == "1 of 4 videos failed:\nbad: it is bad"
     assert tries == 4
+
+
+def test_a_warning_stays_a_warning(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for severity in dg.AssetCheckSeverity:
+        monkeypatch.setattr(f"{__name__}.SEVERITY", severity)
+        result = _run(instance, "c", "c")
+        (evaluation,) = result.get_asset_check_evaluations()
+        assert (evaluation.passed, evaluation.severity) == (False, severity)
+
+
+def test_each_wait_before_a_retry_is_twice_the_one_before(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{__name__}.BAD", {"bad"})
+    monkeypatch.setattr(f"{__name__}.ERROR", VideoInterruptedError)
+    assert outcomes._FIRST_RETRY_SECONDS == 5.0
+    monkeypatch.setattr(outcomes, "_FIRST_RETRY_SECONDS", 0.01)
+    result = _run(instance, "a", "d")
+    assert not result.success
+    waits = [
+        event.step_retry_data.seconds_to_wait
+        for event in result.all_events
+        if event.event_type == dg.DagsterEventType.STEP_UP_FOR_RETRY
+    ]
+    assert waits == [0.01, 0.02, 0.04, 0.08, 0.16]
 
 
 def test_only_what_heals_is_tried_again() -> None:

@@ -1,14 +1,22 @@
 """Queries as people write them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siglip_pipeline.errors import QueryError
-from siglip_pipeline.search import MomentTerm, SequenceTerm, TextTerm, parse_moment, parse_query
+from siglip_pipeline.search import (
+    ImageTerm,
+    MomentTerm,
+    SequenceTerm,
+    TextTerm,
+    parse_moment,
+    parse_query,
+)
 
 
 @pytest.mark.parametrize(
@@ -118,13 +126,30 @@ def test_a_sequence_with_a_mistake_is_refused(text: str, said: str) -> None:
     assert said in str(refused.value)
 
 
-@pytest.mark.parametrize("weight", [0.0, math.nan, math.inf])
-def test_weights_that_mean_nothing(weight: float) -> None:
-    with pytest.raises(QueryError, match="any number but 0"):
-        MomentTerm("a.mp4", 1, weight)
+@pytest.mark.parametrize("weight", [0.0, -0.0, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "term",
+    [
+        partial(TextTerm, "snow"),
+        partial(MomentTerm, "a.mp4", 1),
+        partial(ImageTerm, b"picture"),
+    ],
+)
+def test_weights_that_mean_nothing(term: Callable[[float], object], weight: float) -> None:
+    with pytest.raises(QueryError, match=f"weight {weight} of .*: any number but 0"):
+        term(weight)
+    term(-1e-3)
+
+
+@pytest.mark.parametrize("seconds", [-0.001, math.nan, math.inf])
+def test_moments_at_times_that_no_video_has(seconds: float) -> None:
+    with pytest.raises(QueryError, match="a time within a video is 0 s or later"):
+        MomentTerm("a.mp4", seconds)
+    MomentTerm("a.mp4", 0)
 
 
 def test_moments() -> None:
+    assert parse_moment("a.mp4@0") == ("a.mp4", 0.0)
     assert parse_moment("me@home/b.mp4@12.5") == ("me@home/b.mp4", 12.5)
     for wrong in ("b.mp4", "@3", "b.mp4@", "b.mp4@-1", "b.mp4@inf", "b.mp4@nan"):
         with pytest.raises(QueryError, match="VIDEO@SECONDS"):

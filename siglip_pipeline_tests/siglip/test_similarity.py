@@ -114,6 +114,16 @@ def test_equal_frames_come_in_their_order(dtype: Any, block_rows: int) -> None:
     assert found.indices_K.tolist() == still[:50].tolist()
 
 
+def test_rows_in_half_precision_are_ordered_as_in_double_precision() -> None:
+    """Sums of squares in half precision are off by a thousandth: other rows would come first."""
+    rows = RNG.normal(size=(2000, 256)).astype(np.float16)
+    query = RNG.normal(size=256)
+    found = find_similar_frames(query, rows, k=40)
+    assert found.indices_K.tolist() == np.argsort(-exact(query, rows), kind="stable")[:40].tolist()
+    both = cosine_similarity(rows[:20], query.astype(np.float16))
+    np.testing.assert_allclose(both, exact(query.astype(np.float16), rows[:20]), atol=1e-6)
+
+
 def test_fewer_rows_than_asked_for() -> None:
     assert len(find_similar_frames(np.ones(4), np.empty((0, 4)), k=3).indices_K) == 0
     assert len(find_similar_frames(np.ones(4), RNG.normal(size=(2, 4)), k=3).indices_K) == 2

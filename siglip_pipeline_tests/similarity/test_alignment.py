@@ -10,9 +10,11 @@ from siglip_pipeline.similarity.alignment import (
     MIN_DIFFERENT,
     Footage,
     Segment,
+    _fit,
     difference_weights,
     find_matches,
     shared_segments,
+    weakly_shared_segments,
 )
 
 DIM = 64
@@ -121,3 +123,43 @@ def test_a_still_counts_once_and_the_rest_by_itself() -> None:
     weights = difference_weights(np.concatenate([still(1, 10), frames(2, 4)]))
     assert float(weights.sum()) == pytest.approx(5)
     assert float(weights[:10].sum()) == pytest.approx(1)
+
+
+def test_no_frame_is_in_two_segments() -> None:
+    """The same opening twice in one video: it is a copy of one place, not of both."""
+    opening = frames(1, 8)
+    once = footage(opening, frames(2, 10))
+    twice = footage(copied(opening), frames(3, 12), copied(opening, seed=4))
+    for a, b in ((once, twice), (twice, once)):
+        (segment,) = align(a, b)
+        assert len(segment.rows) == len(segment.columns) == 8
+
+
+def test_weak_matches_count_when_many_line_up() -> None:
+    """Frames at a cosine of about 0.91, as of a crop: too weak one by one."""
+    shared = frames(1, 12)
+    a = footage(frames(2, 5), shared)
+    b = footage(frames(3, 9), copied(shared, noise=0.055))
+    cosine_N = (shared * b.embeddings_ND[9:]).sum(axis=1)
+    assert ((cosine_N > 0.88) & (cosine_N < 0.94)).all()
+    assert align(a, b) == []
+    (segment,) = weakly_shared_segments(a, b)
+    assert times(segment) == pytest.approx([5, 17, 9, 21])
+
+
+def test_few_weak_matches_prove_nothing() -> None:
+    shared = frames(1, 2)
+    a = footage(frames(2, 5), shared)
+    assert weakly_shared_segments(a, footage(frames(3, 9), copied(shared, noise=0.055))) == []
+
+
+def test_outliers_hardly_move_the_line() -> None:
+    rng = np.random.default_rng(8)
+    time_a = np.arange(40.0)
+    time_b = 1.1 * time_a + 3 + 0.01 * rng.standard_normal(40)
+    time_b[35:] += 1.0
+    fitted = _fit(time_a, time_b, np.ones(40), 1.0)
+    assert fitted is not None
+    by_squares = np.polyfit(time_a, time_b, 1)
+    assert abs(by_squares[0] - 1.1) > 0.01
+    assert abs(fitted[0] - 1.1) < 0.5 * abs(by_squares[0] - 1.1)

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,12 +19,13 @@ from siglip_pipeline.defs.metadata import frames_metadata, sampling_metadata
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.errors import UploadError, UploadsUnavailableError, VideoError
-from siglip_pipeline.records import Stage
+from siglip_pipeline.records import Stage, Upload
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.engine import EmbeddingEngine
 from siglip_pipeline.siglip.identity import model_spec
 from siglip_pipeline.siglip.model import get_model
 from siglip_pipeline.siglip.model_options import ModelOptions
+from siglip_pipeline.stages import frame_sampling
 from siglip_pipeline.stages.frame_embedding import VectorsStored, embed_videos
 from siglip_pipeline.stages.frame_sampling import FramesOutcome, FramesStored, sample_videos
 from siglip_pipeline.stages.frames_options import FramesOptions
@@ -41,6 +42,7 @@ from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.text.json_form import to_json
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video import frame_file
+from siglip_pipeline.video.extract import extract_many
 from siglip_pipeline.video.frame_store import FrameStore
 
 
@@ -175,8 +177,32 @@ def test_broken_duplicates_fail_with_the_same_reason(bench: Bench) -> None:
         (bench.folder / name).write_bytes(b"no film at all")
     sampled = bench.sample("a.mp4", "b.mp4")
     reasons = {result.reason for result in sampled.values() if isinstance(result, NoFrames)}
-    assert len(reasons) == 1
-    assert {f.video for f in VideoStore(bench.database).failures()} == {"a.mp4", "b.mp4"}
+    (reason,) = reasons
+    assert "not a video" in reason
+    assert {f.video: f.reason for f in VideoStore(bench.database).failures()} == {
+        "a.mp4": reason,
+        "b.mp4": reason,
+    }
+
+
+def test_a_duplicate_of_what_is_replaced_while_it_is_decoded_gets_its_own_frames(
+    bench: Bench, film: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        shutil.copyfile(film, bench.folder / name)
+    new = render_video(bench.folder.parent / "new.mp4", demo_scenes()[3:4], seconds_per_scene=3)
+
+    def replaced(uploads: Sequence[Upload], *arguments: Any, **options: Any) -> Any:
+        if (bench.folder.parent / "new.mp4").exists():
+            new.path.rename(bench.folder / "a.mp4")
+        return extract_many(uploads, *arguments, **options)
+
+    monkeypatch.setattr(frame_sampling, "extract_many", replaced)
+    sampled = bench.sample("a.mp4", "b.mp4")
+    assert all(isinstance(outcome, FramesStored) for outcome in sampled.values())
+    for name, frames in (("a.mp4", 3), ("b.mp4", 4)):
+        stored = bench.frames.metadata(name)
+        assert (stored.frames, stored.source_sha256) == (frames, bench.uploads.sha256(name))
 
 
 def test_a_file_that_is_none_has_no_frames_and_no_vectors(bench: Bench, film: Path) -> None:

@@ -57,6 +57,39 @@ def test_moments_tile_the_video_in_order(
         np.testing.assert_allclose(mean_D, total_D / np.linalg.norm(total_D), atol=1e-4)
 
 
+def starts_by_definition(vectors_ND: np.ndarray, threshold: float, max_frames: int) -> list[int]:
+    """Where moments start, from the mean of all frames of the moment; -1 at the end if unclear."""
+    vectors_ND = vectors_ND.astype(np.float64)
+    starts = [0]
+    for row in range(1, len(vectors_ND)):
+        mean_D = vectors_ND[starts[-1] : row].mean(axis=0)
+        cosine = float(vectors_ND[row] @ mean_D / np.linalg.norm(mean_D))
+        if abs(cosine - threshold) < 1e-5:
+            return [*starts, -1]
+        if cosine < threshold or row - starts[-1] == max_frames:
+            starts.append(row)
+    return starts
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    noise=st.floats(0.01, 0.15),
+    threshold=st.floats(0.7, 0.98),
+    max_frames=st.integers(2, 20),
+)
+@settings(deadline=None, max_examples=60, derandomize=True)
+def test_cuts_are_those_of_the_mean_of_all_frames(
+    seed: int, noise: float, threshold: float, max_frames: int
+) -> None:
+    vectors_ND = made.footage(seed, frames=60, noise=noise)
+    expected = starts_by_definition(vectors_ND, threshold, max_frames)
+    found = cut(vectors_ND, threshold, max_frames).start_row_M.tolist()
+    if expected[-1] == -1:  # rounding decides where the next one starts
+        expected.pop()
+        found = found[: len(expected)]
+    assert found == expected
+
+
 def test_the_mean_runs_along_with_a_slow_change() -> None:
     """Each frame is near the last one, but the far end has left the mean behind."""
     angles = np.linspace(0, np.pi / 2, 40)

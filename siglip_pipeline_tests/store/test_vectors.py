@@ -1,6 +1,8 @@
 """Loading vectors: exact, idempotent, one transaction, nothing that poisons a search."""
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -14,7 +16,7 @@ from psycopg import sql
 
 from siglip_pipeline.errors import ModelNotFoundError, VectorError
 from siglip_pipeline.records import EmbeddingBatch
-from siglip_pipeline.store import tables, vectors
+from siglip_pipeline.store import generations, tables, vectors, videos
 from siglip_pipeline.store.copy import encode, read_vectors
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelStore
@@ -269,3 +271,43 @@ def test_an_exact_search_on_half_precision_agrees_with_float32(database: Databas
             [str(query_D.tolist())],
         ).fetchall()
     np.testing.assert_allclose([-row[0] for row in rows], all_ND @ query_D, atol=2e-3)
+
+
+def until_a_lock_is_waited_for(database: Database) -> None:
+    """Return when some transaction waits for an advisory lock; fail if none does."""
+    deadline = time.monotonic() + 20
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    while time.monotonic() < deadline:
+        with database.connection() as connection:
+            if connection.execute(waiting).fetchone() != (0,):
+                return
+        time.sleep(0.02)
+    raise AssertionError("nothing waited for an advisory lock")
+
+
+def test_a_load_waits_while_an_index_is_published(database: Database) -> None:
+    model_id = made.collection(database, videos=1)
+    with ThreadPoolExecutor() as pool:
+        with database.connection() as publisher:
+            generations.lock_for_publishing(publisher, model_id)
+            loading = pool.submit(made.load, database, model_id, "v00.mp4", made.footage(7, 9))
+            until_a_lock_is_waited_for(database)
+            assert len(VectorStore(database).vectors(model_id, "v00.mp4")) == 24
+        loading.result(20)
+    assert len(VectorStore(database).vectors(model_id, "v00.mp4")) == 9
+
+
+def test_a_video_that_is_forgotten_while_its_load_waits_stays_forgotten(database: Database) -> None:
+    model_id = made.collection(database, videos=1)
+    with ThreadPoolExecutor() as pool:
+        with database.connection() as forgetting:
+            video_id = videos.find(forgetting, "v00.mp4")
+            assert video_id is not None
+            generations.remove_video(forgetting, video_id)
+            forgetting.execute("DELETE FROM videos WHERE video_id = %s", [video_id])
+            loading = pool.submit(made.load, database, model_id, "v00.mp4", made.footage(7))
+            until_a_lock_is_waited_for(database)
+        with pytest.raises(VectorError, match=r"v00\.mp4: it was deleted while it was embedded"):
+            loading.result(20)
+    assert VideoStore(database).paths() == set()
+    assert rows_of(database, tables.frames(model_id)) == 0

@@ -209,6 +209,14 @@ def test_memory_is_listed_like_a_folder() -> None:
         store.open("gone.mp4")
 
 
+def test_hidden_folders_inside_a_bucket_are_left() -> None:
+    """Only the file's own name is looked at in a listing of names, unless all folders are."""
+    filesystem = fsspec.filesystem("memory")
+    for name in ("a/.trash/x.mp4", "a/.trash/deep/y.mp4", ".trash/z.mp4", "a/b/c.mp4", "a/b/d.mp4"):
+        filesystem.pipe(f"/up/{name}", b"video")
+    assert paths(UploadStore("memory://up")) == ["a/b/c.mp4", "a/b/d.mp4"]
+
+
 def test_a_listing_opens_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fsspec.filesystem("memory").pipe("/up/a.mp4", b"video")
     put(tmp_path, "a.mp4")

@@ -14,12 +14,21 @@ from numpy.typing import NDArray
 
 from siglip_pipeline.video.decode import decode_frames
 from siglip_pipeline.video.geometry import DisplayGeometry, usable_sample_aspect_ratio
+from siglip_pipeline.video.matrices import _CHROMATICITIES
 from siglip_pipeline.video.picture import PictureMaker, encode_jpeg, hash_distance, perceptual_hash
 from siglip_pipeline.video.plan import plan_decode
 from siglip_pipeline.video.probe import probe
 from siglip_pipeline.video.scan import scan
 from siglip_pipeline.video.source import MediaSource
-from siglip_pipeline.video.tone import ToneMapper, hlg_to_scene, nits_to_pq, pq_to_nits, roll_off
+from siglip_pipeline.video.tone import (
+    TO_BT709,
+    Primaries,
+    ToneMapper,
+    hlg_to_scene,
+    nits_to_pq,
+    pq_to_nits,
+    roll_off,
+)
 from siglip_pipeline_tests.video.rendering import numbered_picture, render
 
 CORNERS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "grey": (90,) * 3}
@@ -313,6 +322,22 @@ def test_wide_gamut_becomes_bt709() -> None:
         codes = np.rint(65535 * light ** (1 / 2.4)).astype(np.uint16)
         mapped = ToneMapper("sdr", "bt2020").apply(codes.reshape(1, 1, 3))[0, 0]
         assert np.abs(mapped - 255 * colour).max() <= 2
+
+
+@pytest.mark.parametrize(("name", "number"), [("bt2020", 9), ("p3", 12)])
+def test_matrices_to_bt709_follow_from_the_chromaticities(name: Primaries, number: int) -> None:
+    """H.273, equations 32 to 37, with both whites D65: white stays white, grey is not tinted."""
+
+    def to_xyz(primaries: int) -> NDArray[np.float64]:
+        x_y = np.array(_CHROMATICITIES[primaries]).reshape(4, 2)
+        xyz = np.column_stack([x_y, 1 - x_y.sum(axis=1)]) / x_y[:, 1:]
+        return np.asarray(xyz[:3].T * np.linalg.solve(xyz[:3].T, xyz[3]))
+
+    expected = np.linalg.inv(to_xyz(1)) @ to_xyz(number)
+    np.testing.assert_allclose(TO_BT709[name], expected, atol=1e-4)
+    greys = np.repeat(np.linspace(0, 65535, 9).astype(np.uint16), 3).reshape(1, 9, 3)
+    mapped = ToneMapper("sdr", name).apply(greys).astype(int)
+    assert np.abs(mapped - np.rint(greys / 257)).max() <= 1
 
 
 def test_hdr_files_are_recognised_and_their_peak_is_read(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import psycopg
@@ -12,7 +13,7 @@ from psycopg import sql
 from siglip_pipeline.embedded_postgres import tuning
 from siglip_pipeline.errors import SimilarityIndexError, StoreError
 from siglip_pipeline.records import FloatArray
-from siglip_pipeline.store import generations, videos
+from siglip_pipeline.store import generations, vectors, videos
 from siglip_pipeline.store.database import LOCK_BUILD, Database
 from siglip_pipeline.store.index import build as building
 from siglip_pipeline.store.index import publish as publishing
@@ -283,6 +284,29 @@ def test_readers_and_writers_never_notice_a_publication(database: Database, mode
     assert errors == []
     assert published == 4
     assert min(counts.values()) > 0
+
+
+def test_publishing_waits_for_writers(database: Database, model_id: int) -> None:
+    """What a writer has not committed yet would be missing from the new generation."""
+    late = made.batch("v03.mp4", made.footage(77, frames=30))
+    with ThreadPoolExecutor() as pool:
+        with database.connection() as writer:
+            video_id = videos.find(writer, "v03.mp4")
+            assert video_id is not None
+            generations.lock_for_writing(writer, model_id, video_id)
+            vectors._write(writer, model_id, video_id, late, made.sha("late"), "fps:1")
+            target = building.begin(database, model_id, "hnsw")
+            rows = building.fill(database, target)
+            building.create_index(database, target, rows, progress=lambda _: None)
+            arguments = (database, target, None, 0.0)
+            publication = pool.submit(publishing.publish, *arguments, promote=False)
+            with pytest.raises(TimeoutError):
+                publication.result(0.5)
+        publication.result(20)
+    model = ModelStore(database).get(model_id)
+    (hit,) = made.search(database, model, late.embeddings_ND[29], k=1)
+    assert (hit.video, hit.frame_index) == ("v03.mp4", 725)
+    assert generation_states(database)[-1] == (target.generation, "live")
 
 
 def test_ivfflat_is_refused_on_a_pgvector_that_overflows(database: Database, model_id: int) -> None:

@@ -18,6 +18,8 @@ PATHS = [
     "Holiday/d.mp4",
     "clip-1.mp4",
     "clip^2.mp4",
+    "brackets/].txt",
+    "brackets/x.txt",
 ]
 
 
@@ -36,6 +38,9 @@ PATHS = [
         ("clip[-^][12].mp4", ["clip-1.mp4", "clip^2.mp4"]),
         ("holiday/[[]1]*(z).mp4", ["holiday/[1] x+y (z).mp4"]),
         ("[z-a].mp4", []),
+        ("brackets/[]x].txt", ["brackets/].txt", "brackets/x.txt"]),
+        ("brackets/[]].txt", ["brackets/].txt"]),
+        ("brackets/[!]].txt", ["brackets/x.txt"]),
     ],
 )
 def test_globs_match(database: Database, pattern: str, expected: list[str]) -> None:
