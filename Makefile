@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-long test-faults test-gpu check licences lock audit format docs clean
+.PHONY: help demo test test-long test-faults test-gpu test-sabotage check licences lock audit format docs clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
@@ -31,6 +31,9 @@ test-faults: $(STAMP) ## run the tests that end processes and services at work; 
 # Fails where no card answers: tests that skip there prove nothing.
 test-gpu: $(STAMP) ## run the tests of the model and the engine on a CUDA device
 	SIGLIP_EXPECT_GPU=1 $(BIN)/python -m pytest -m "gpu or not (long or faults)" siglip_pipeline_tests/siglip $(ARGS)
+
+test-sabotage: $(STAMP) ## break one promise after the other in a copy; name those that no test notices; takes long
+	$(BIN)/python -m siglip_pipeline_tests.sabotage $(ARGS)
 
 check: $(STAMP) ## lint, formatting, types, dead code, licences, lock, documentation, and whether Dagster loads the definitions
 	$(BIN)/ruff check .

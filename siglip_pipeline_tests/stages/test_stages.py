@@ -274,6 +274,22 @@ def test_storage_that_is_gone_is_no_fault_of_files(
         sample("b.mp4")
 
 
+def test_what_is_current_is_not_done_again(bench: Bench, film: Path) -> None:
+    shutil.copyfile(film, bench.folder / "a.mp4")
+    (first,) = bench.sample("a.mp4").values()
+    assert isinstance(first, FramesStored)
+    assert first.report is not None
+    bench.embed("a.mp4")
+    (again,) = bench.sample("a.mp4").values()
+    assert isinstance(again, FramesStored)
+    assert again.report is None, "it was decoded again"
+    assert again.data_version == first.data_version
+    (embedded,) = bench.embed("a.mp4").values()
+    assert isinstance(embedded, VectorsStored)
+    assert not embedded.written
+    assert len(bench.engines) == 1, "a model was asked for again"
+
+
 def test_force_does_everything_again(bench: Bench, film: Path) -> None:
     shutil.copyfile(film, bench.folder / "a.mp4")
     shutil.copyfile(film, bench.folder / "b.mp4")
