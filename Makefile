@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-long test-faults test-gpu test-sabotage check licences lock audit format docs clean
+.PHONY: help demo test test-long test-faults test-gpu test-sabotage mutation check licences lock audit format docs clean
 
 help: ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 15
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version)'
@@ -35,6 +35,12 @@ test-gpu: $(STAMP) ## run the tests of the model and the engine on a CUDA device
 test-sabotage: $(STAMP) ## break one promise after the other in a copy; name those that no test notices; takes long
 	$(BIN)/python -m siglip_pipeline_tests.sabotage $(ARGS)
 
+# With an environment of its own: the gate needs none of its packages.
+mutation: $(STAMP) ## change modules at random places, and count the changes that tests notice; takes long
+	$(PYTHON) -m venv $(VENV)/mutation
+	$(VENV)/mutation/bin/python -m pip install --quiet --disable-pip-version-check cosmic-ray==8.7.0
+	$(VENV)/mutation/bin/python scripts/mutation.py $(ARGS)
+
 check: $(STAMP) ## lint, formatting, types, dead code, licences, lock, documentation, and whether Dagster loads the definitions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,6 +49,7 @@ check: $(STAMP) ## lint, formatting, types, dead code, licences, lock, documenta
 	$(BIN)/vulture
 	$(BIN)/python scripts/check_licences.py --quiet
 	$(BIN)/python scripts/write_lock.py --check
+	$(BIN)/python scripts/check_promises.py
 	$(BIN)/python scripts/build_docs.py
 	DAGSTER_HOME=$$(mktemp -d) $(BIN)/dg check defs
 

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import build_docs  # noqa: E402
+import check_promises  # noqa: E402
 
 
 @pytest.mark.slow
@@ -67,3 +68,35 @@ def test_the_architecture_lists_the_rooms_in_the_layers_of_the_contract() -> Non
     table = _architecture().partition("| what they own |\n|---|---|\n")[2].partition("\n\n")[0]
     listed = [re.findall(r"`(\w+)`", row.split("|")[1]) for row in table.splitlines()]
     assert listed == [layer.split(" | ") for layer in layers]
+
+
+def test_every_promise_names_a_test() -> None:
+    assert list(check_promises.problems(ROOT)) == []
+
+
+def test_a_promise_without_a_test_is_named(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("images"))
+    docs = tmp_path / "docs"
+    tests = ROOT / "siglip_pipeline_tests"
+    (tmp_path / "siglip_pipeline_tests").symlink_to(tests)
+
+    def change(page: str, old: str, new: str) -> None:
+        text = (docs / page).read_text()
+        assert old in text
+        (docs / page).write_text(text.replace(old, new, 1))
+
+    change("operations.md", "| two `up` in one home |", "| three `up` in one home |")
+    change("security.md", "| query text |", "| a limit | 1 | fixed |\n| query text |")
+    change("search.md", "A black opening counts as one frame.", "A black opening counts.")
+    change("indexes.md", "## Moments\n", "## Another kind\nIt is fast.\n\n## Moments\n")
+    change("promises.md", "::test_patterns_are_short", "::test_patterns_are_long")
+    said = list(check_promises.problems(tmp_path))
+    for part in (
+        "docs/operations.md, What it survives: 'three `up` in one home' names no test",
+        "'two `up` in one home' is no row of docs/operations.md, What it survives",
+        "docs/security.md, Limits: 'a limit' names no test",
+        "docs/search.md does not say 'A black opening counts as one frame.'",
+        "docs/indexes.md, Another kind: no promise of it names a test",
+        "there is no test web/test_texts.py::test_patterns_are_long",
+    ):
+        assert any(part in line for line in said), part

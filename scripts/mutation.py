@@ -1,0 +1,136 @@
+"""Change modules whose errors are silent, one place at a time, and count what tests notice.
+
+    .venv/mutation/bin/python scripts/mutation.py [--sample N] [--seed N] [--all] [--only TEXT]
+
+Uses cosmic-ray, on a copy. Each module has its own tests, so that a change takes seconds.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).parents[1]
+MODULES: Final = {
+    "video/sampling.py": ["video/test_sampling.py"],
+    "video/plan.py": ["video/test_decode.py"],
+    "video/geometry.py": ["video/test_picture.py"],
+    "video/tone.py": ["video/test_picture.py", "video/test_colours.py"],
+    "video/shots.py": ["video/test_shots.py"],
+    "siglip/preprocess.py": ["siglip/test_embeddings.py"],
+    "siglip/similarity.py": ["siglip/test_similarity.py"],
+    "siglip/collect.py": ["siglip/test_engine.py"],
+    "store/copy.py": ["store/test_vectors.py"],
+    "store/moments.py": ["store/test_moments.py"],
+    "store/search/scope.py": ["store/search/test_moment_search.py"],
+    "store/search/globs.py": ["store/search/test_globs.py"],
+    "similarity/alignment.py": ["similarity/test_alignment.py", "similarity/test_compare.py"],
+    "similarity/copy_decision.py": ["similarity/test_compare.py"],
+    "uploads/listing.py": ["uploads/test_uploads.py"],
+    "uploads/names.py": ["defs/test_partitions.py", "hostile/test_names.py"],
+    "stages/duplicates.py": ["stages/test_stages.py"],
+    "stages/reconcile.py": ["stages/test_stages.py", "defs/test_upkeep.py"],
+    "web/ranges.py": ["web/test_media.py"],
+    "web/guard.py": ["web/test_limits.py", "hostile/test_other_pages.py"],
+    "search/query_terms.py": ["search/test_query_terms.py"],
+    "defs/outcomes.py": ["defs/test_outcomes.py"],
+}
+"""Modules of the package, and the tests that hold them."""
+TEST_SECONDS: Final = 600
+MODULE_SECONDS: Final = 4 * 3600
+_LEFT_OUT: Final = shutil.ignore_patterns(".*", "build", "__pycache__")
+
+
+def main() -> int:
+    """Return 0 if the share of noticed changes is at least that of ``--least``."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--sample", type=int, default=5, help="changes of each module")
+    parser.add_argument("--seed", type=int, default=1, help="for other changes than the last time")
+    parser.add_argument("--all", action="store_true", help="all changes, which takes days")
+    parser.add_argument("--only", default="", metavar="TEXT", help="modules with TEXT in the path")
+    parser.add_argument("--least", type=float, default=0.0, metavar="SHARE")
+    options = parser.parse_args()
+    noticed, survivors = 0, []
+    with tempfile.TemporaryDirectory(prefix="siglip-mutation-") as folder:
+        copy = Path(folder).resolve() / "copy"
+        shutil.copytree(ROOT, copy, ignore=_LEFT_OUT)
+        for module in (module for module in MODULES if options.only in module):
+            results = _mutate(module, copy, None if options.all else options.sample, options.seed)
+            survived = [_described(*result) for result in results if not _is_noticed(result[1])]
+            print(f"{module}: {len(results) - len(survived)} of {len(results)} noticed", flush=True)
+            noticed += len(results) - len(survived)
+            survivors += survived
+    total = noticed + len(survivors)
+    print("\n".join(survivors))
+    print(f"{noticed} of {total} changes were noticed (seed {options.seed})")
+    return 0 if total and noticed >= options.least * total else 1
+
+
+def _mutate(module: str, copy: Path, sample: int | None, seed: int) -> list[tuple[Any, Any]]:
+    """Apply changes of a module; return each with its result."""
+    tests = " ".join(f"siglip_pipeline_tests/{test}" for test in MODULES[module])
+    python = ROOT / ".venv" / "bin" / "python"
+    pytest = f"{python} -m pytest -x -q -p no:cacheprovider --hypothesis-seed=0 {tests}"
+    config, session = copy / "mutation.toml", copy / "mutation.sqlite"
+    session.unlink(missing_ok=True)
+    config.write_text(
+        f'[cosmic-ray]\nmodule-path = "siglip_pipeline/{module}"\ntimeout = {TEST_SECONDS}\n'
+        f"excluded-modules = []\ntest-command = {json.dumps(pytest)}\n"
+        '[cosmic-ray.distributor]\nname = "local"\n'
+    )
+    _cosmic_ray(copy, "init", config, session)
+    if sample is not None:
+        _keep_sample(session, sample, seed)
+    _cosmic_ray(copy, "exec", config, session)
+    dumped = _cosmic_ray(copy, "dump", session)
+    return [(work, result) for work, result in map(json.loads, dumped.splitlines()) if result]
+
+
+def _cosmic_ray(copy: Path, command: str, *arguments: Path) -> str:
+    # Nothing compiled: a change within a second of the last one would not be seen.
+    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(
+        [Path(sys.executable).with_name("cosmic-ray"), command, *arguments],
+        cwd=copy,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=MODULE_SECONDS,
+    ).stdout
+
+
+def _keep_sample(session: Path, sample: int, seed: int) -> None:
+    """Remove all changes but some from a session."""
+    with sqlite3.connect(session) as database:
+        jobs = [job for (job,) in database.execute("SELECT job_id FROM work_items ORDER BY rowid")]
+        # Job ids are random; the order is not.
+        places = random.Random(seed).sample(range(len(jobs)), min(sample, len(jobs)))
+        dropped: Sequence[tuple[str]] = [
+            (job,) for place, job in enumerate(jobs) if place not in places
+        ]
+        for table in ("mutation_specs", "work_items"):
+            database.executemany(f"DELETE FROM {table} WHERE job_id = ?", dropped)
+
+
+def _is_noticed(result: Any) -> bool:
+    return bool(result["test_outcome"] != "survived")
+
+
+def _described(work: Any, result: Any) -> str:
+    (mutation,) = work["mutations"]
+    line, _ = mutation["start_pos"]
+    changed = [row for row in (result["diff"] or "").splitlines() if row[:1] in "+-"][2:]
+    return f"{mutation['module_path']}:{line}: survived\n" + "\n".join(changed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
