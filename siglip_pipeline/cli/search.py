@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from siglip_pipeline.cli.common import Json, load_settings
+from siglip_pipeline.cli.completion import complete_video
 from siglip_pipeline.errors import LaunchError
 from siglip_pipeline.hits import SearchFilter, SearchResult
 from siglip_pipeline.settings import Settings
@@ -36,7 +37,10 @@ Like = Annotated[str | None, typer.Option(help="VIDEO@SECONDS: look for what tha
 Clip = Annotated[Path | None, typer.Option(help="Look for what a short video file shows.")]
 Videos = Annotated[
     list[str] | None,
-    typer.Option(help="Only these videos: path or glob, * within a folder, ** across."),
+    typer.Option(
+        help="Only these videos: path or glob, * within a folder, ** across.",
+        autocompletion=complete_video,
+    ),
 ]
 Since = Annotated[datetime | None, typer.Option(help="Only uploads since this time, UTC.")]
 Until = Annotated[datetime | None, typer.Option(help="Only uploads before this time, UTC.")]
@@ -182,7 +186,11 @@ def labels(
 
 def duplicates(
     video: Annotated[
-        str | None, typer.Argument(help="Only what this video shares: path below SIGLIP_UPLOADS.")
+        str | None,
+        typer.Argument(
+            help="Only what this video shares: path below SIGLIP_UPLOADS.",
+            autocompletion=complete_video,
+        ),
     ] = None,
     every: Annotated[
         bool, typer.Option("--segments", help="Also stretches that make no copy: intros, quotes.")

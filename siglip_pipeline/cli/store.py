@@ -8,7 +8,15 @@ import typer
 
 from siglip_pipeline.cli.common import Json
 from siglip_pipeline.cli.common import load_settings as _settings
+from siglip_pipeline.cli.completion import complete_model
 from siglip_pipeline.terminal import console
+
+ModelKey = Annotated[
+    str,
+    typer.Argument(
+        help="The model's key, as `models list` shows it.", autocompletion=complete_model
+    ),
+]
 
 models_app = typer.Typer(no_args_is_help=True, help="Models side by side: list, promote, drop.")
 db_app = typer.Typer(no_args_is_help=True, help="The database: where it is, start, stop, migrate.")
@@ -40,7 +48,7 @@ def models_list(json_: Json = False) -> None:
 
 @models_app.command("promote")
 def models_promote(
-    key: Annotated[str, typer.Argument(help="The model's key, as `models list` shows it.")],
+    key: ModelKey,
     force: Annotated[
         bool,
         typer.Option(
@@ -65,7 +73,7 @@ def models_promote(
 
 @models_app.command("drop")
 def models_drop(
-    key: Annotated[str, typer.Argument(help="The model's key, as `models list` shows it.")],
+    key: ModelKey,
     json_: Json = False,
 ) -> None:
     """Delete a model's vectors and index; the model that searches use is refused."""

@@ -1,0 +1,46 @@
+"""Names that the shell completes: videos and keys of models, of a database that answers at once."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from siglip_pipeline.errors import SiglipPipelineError
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.store.database import Database, DatabaseOptions, embedded_server
+from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.store.videos import VideoStore
+
+_MOST = 200
+
+
+def complete_video(incomplete: str) -> list[str]:
+    """Return paths of videos that begin so; none if the database does not run."""
+    return _beginning(incomplete, lambda database: sorted(VideoStore(database).paths()))
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """Return keys of models that begin so; none if the database does not run."""
+    return _beginning(incomplete, lambda database: [m.key for m in ModelStore(database).list()])
+
+
+def _beginning(incomplete: str, names: Callable[[Database], list[str]]) -> list[str]:
+    try:
+        with _running_database() as database:
+            found = names(database) if database is not None else []
+    except SiglipPipelineError:  # the shell shows nothing instead
+        return []
+    return [name for name in found if name.startswith(incomplete)][:_MOST]
+
+
+@contextmanager
+def _running_database() -> Iterator[Database | None]:
+    """Yield the database if it runs: a completion starts nothing."""
+    settings = Settings.load()
+    url: str | None = settings.database_url.reveal() if settings.database_url else None
+    if url is None:
+        server = embedded_server(DatabaseOptions.from_settings(settings))
+        url = server.url() if server.is_running() else None
+    if url is None:
+        yield None
+        return
+    with Database(url) as database:
+        yield database
