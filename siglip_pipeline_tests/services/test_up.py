@@ -49,7 +49,9 @@ class Up:
             time.sleep(0.5)
 
     def status(self) -> Any:
-        return json.loads(_cli(self.settings, "status", "--json").stdout)
+        done = _cli(self.settings, "status", "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
 
     def has_started_run(self) -> bool:
         query = "{ runsOrError(filter: {statuses: [STARTED]}) { ... on Runs { results { id } } } }"
