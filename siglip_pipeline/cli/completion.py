@@ -1,28 +1,36 @@
-"""Names that the shell completes: videos and keys of models, of a database that answers at once."""
+"""Names that the shell completes: videos and keys of models, of a database that answers at once.
+
+Every command imports this module, so it imports the store only when a name is completed.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from siglip_pipeline.errors import SiglipPipelineError
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.store.database import Database, DatabaseOptions, embedded_server
-from siglip_pipeline.store.models import ModelStore
-from siglip_pipeline.store.videos import VideoStore
+
+if TYPE_CHECKING:
+    from siglip_pipeline.store.database import Database
 
 _MOST = 200
 
 
 def complete_video(incomplete: str) -> list[str]:
     """Return paths of videos that begin so; none if the database does not run."""
+    from siglip_pipeline.store.videos import VideoStore
+
     return _beginning(incomplete, lambda database: sorted(VideoStore(database).paths()))
 
 
 def complete_model(incomplete: str) -> list[str]:
     """Return keys of models that begin so; none if the database does not run."""
+    from siglip_pipeline.store.models import ModelStore
+
     return _beginning(incomplete, lambda database: [m.key for m in ModelStore(database).list()])
 
 
-def _beginning(incomplete: str, names: Callable[[Database], list[str]]) -> list[str]:
+def _beginning(incomplete: str, names: Callable[["Database"], list[str]]) -> list[str]:
     try:
         with _running_database() as database:
             found = names(database) if database is not None else []
@@ -32,8 +40,10 @@ def _beginning(incomplete: str, names: Callable[[Database], list[str]]) -> list[
 
 
 @contextmanager
-def _running_database() -> Iterator[Database | None]:
+def _running_database() -> Iterator["Database | None"]:
     """Yield the database if it runs: a completion starts nothing."""
+    from siglip_pipeline.store.database import Database, DatabaseOptions, embedded_server
+
     settings = Settings.load()
     url: str | None = settings.database_url.reveal() if settings.database_url else None
     if url is None:

@@ -35,6 +35,8 @@ PLAIN: Final = {
         "log_level",
         "executor",
         "trusted_proxies",
+        "cache",
+        "http_cors_origins",
     ),
 }
 """There is no secret that a person could put there; nor is there in a number."""
