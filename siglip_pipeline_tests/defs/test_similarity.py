@@ -28,7 +28,7 @@ def test_copies_are_shown_as_a_table(
     for video in ("a.mp4", "b.mp4"):
         made.record(database, video)
         made.load(database, model_id, video, film_ND)
-    # A context of its own: Dagster keeps a reference to the instance of an earlier test in this one.
+    # A context of its own: this one may refer to the Dagster instance of an earlier test.
     done = Context().run(
         lambda: dg.materialize(
             [video_similarity],
