@@ -208,14 +208,16 @@ def _chosen_videos(
     existing, by_state = set(choice.videos), set[str]()
     listing = [*uploads.scan()] if choice.all_missing or choice.stale else []
     with open_database(DatabaseOptions.from_settings(settings)) as database:
-        known = VideoStore(database).states()
-        states = {path: s for path, s in known.items() if is_in_part(path, settings.part)}
-        AnnouncedUploads(database).restate(known_by_earlier_form(database, listing))
+        videos = VideoStore(database)
+        states = {path: s for path, s in videos.states().items() if is_in_part(path, settings.part)}
+        if listing:
+            known = videos.fingerprints()
+            AnnouncedUploads(database).restate(known_by_earlier_form(known, listing))
+            if choice.all_missing:
+                existing |= changed_uploads(known, listing)
         if choice.stale:
             stale = out_of_date(database, Wanted.from_settings(settings), listing=listing).videos
             by_state |= states.keys() & set(stale)
-        if choice.all_missing:
-            existing |= changed_uploads(database, listing)
     if choice.all_missing:
         existing |= {u.path for u in listing if states.get(u.path) not in ("indexed", "failed")}
     if choice.failed:

@@ -1,7 +1,7 @@
 """Find results that the present settings would not give: of another sampling or model."""
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,17 +63,20 @@ def out_of_date(database: Database, wanted: Wanted, *, listing: Iterable[Upload]
     """
     videos = VideoStore(database)
     chosen = _registered(ModelStore(database).list(), wanted)
+    changed = changed_uploads(videos.fingerprints(), listing) if listing else ()
     return OutOfDate(
-        frames=tuple(
-            sorted({*videos.out_of_date_frames(wanted.recipe), *changed_uploads(database, listing)})
-        ),
+        frames=tuple(sorted({*videos.out_of_date_frames(wanted.recipe), *changed})),
         vectors=tuple(videos.out_of_date_vectors(chosen[-1] if chosen else None)),
     )
 
 
-def changed_uploads(database: Database, listing: Iterable[Upload]) -> set[str]:
-    """Return the videos of a listing whose files are not those that were worked on last."""
-    known = VideoStore(database).fingerprints()
+def changed_uploads(known: Mapping[str, str], listing: Iterable[Upload]) -> set[str]:
+    """Return the videos of a listing whose files are not those that were worked on last.
+
+    Args:
+        known: fingerprints by path, :meth:`.VideoStore.fingerprints`.
+        listing: uploads as they are now.
+    """
     return {
         upload.path
         for upload in listing
@@ -81,9 +84,13 @@ def changed_uploads(database: Database, listing: Iterable[Upload]) -> set[str]:
     }
 
 
-def known_by_earlier_form(database: Database, listing: Iterable[Upload]) -> list[Upload]:
-    """Return the uploads of a listing whose fingerprint is stored as earlier versions made it."""
-    known = VideoStore(database).fingerprints()
+def known_by_earlier_form(known: Mapping[str, str], listing: Iterable[Upload]) -> list[Upload]:
+    """Return the uploads of a listing whose fingerprint is stored as earlier versions made it.
+
+    Args:
+        known: fingerprints by path, :meth:`.VideoStore.fingerprints`.
+        listing: uploads as they are now.
+    """
     return [
         upload
         for upload in listing

@@ -154,16 +154,17 @@ def test_an_upgrade_of_many_uploads_announces_none(uploads: Path, database: Data
             """,
             rows,
         )
-    assert changed_uploads(database, listing) == set()
-    assert len(known_by_earlier_form(database, listing)) == 3000
+    videos = VideoStore(database)
+    assert changed_uploads(videos.fingerprints(), listing) == set()
+    assert len(known_by_earlier_form(videos.fingerprints(), listing)) == 3000
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions("videos", [partition_key(u.path) for u in listing])
         assert _tick(instance) is None
-        known = VideoStore(database).fingerprints()
+        known = videos.fingerprints()
         assert known == {u.path: u.fingerprint for u in listing}
-        assert known_by_earlier_form(database, listing) == []
+        assert known_by_earlier_form(known, listing) == []
         (uploads / "0007.mp4").chmod(0o600)
-        assert changed_uploads(database, store.scan()) == {"0007.mp4"}
+        assert changed_uploads(known, store.scan()) == {"0007.mp4"}
         assert _tick(instance) is not None
         assert _reported(instance) == ["0007.mp4"]
 
