@@ -54,6 +54,8 @@ MAX_PROMOTIONS = 5
 _T = TypeVar("_T")
 _Embedded = tuple[QueryShown, QueryVectors]
 """A query as it was interpreted, and its vectors."""
+_Found = tuple[QueryShown, tuple[Hit, ...]]
+"""A query as it was interpreted, and its hits."""
 
 
 class SearchService:
@@ -431,26 +433,18 @@ class SearchService:
             NothingIndexedError: no index has been published yet.
         """
         term = SequenceTerm(tuple(texts), within_seconds)
-        check_range(k, offset)
-        chosen = filter or SearchFilter()
+        query = QueryShown(
+            sequence=SequenceShown(texts=term.texts, within_seconds=term.within_seconds)
+        )
 
-        def answer(model: ModelRow) -> SearchResult:
+        def find(model: ModelRow, most: int, chosen: SearchFilter) -> _Found:
+            vectors_TD = self._vectorizer.texts(model, term.texts)
             hits = self._finder.sequences(
-                model,
-                self._vectorizer.texts(model, term.texts),
-                offset + k,
-                chosen,
-                within_seconds=term.within_seconds,
+                model, vectors_TD, most, chosen, within_seconds=term.within_seconds
             )
-            query = QueryShown(
-                sequence=SequenceShown(texts=term.texts, within_seconds=term.within_seconds),
-                k=k,
-                offset=offset or None,
-                filter=None if chosen == SearchFilter() else chosen,
-            )
-            return SearchResult(query=query, model=model.name, hits=hits[offset:])
+            return query, hits
 
-        return self._with_active_model(answer)
+        return self._answer(find, k=k, offset=offset, videos=None, filter=filter)
 
     def with_receipt(
         self,
@@ -507,7 +501,7 @@ class SearchService:
         self, terms: Sequence[QueryTerm], k: int, filter: SearchFilter | None
     ) -> tuple[tuple[Hit, ...], Proof]:
         def answer(model: ModelRow) -> tuple[tuple[Hit, ...], Proof]:
-            vectors = self._vectorizer.of_terms(model, terms)
+            vectors = self._vectors_of(model, terms)
             return prove_hits(self._finder, model, vectors, k, filter or SearchFilter())
 
         return self._with_active_model(answer)
@@ -544,7 +538,7 @@ class SearchService:
                 self._database,
                 self._finder,
                 model,
-                self._vectorizer.of_terms(model, [self._stored(term) for term in terms]),
+                self._vectors_of(model, terms),
                 Moment(video=stored_name(self._database, video), time_seconds=seconds),
                 k=k,
                 filter=filter or SearchFilter(),
@@ -557,6 +551,9 @@ class SearchService:
         if isinstance(term, TextTerm):
             tokens = self._embedder.tokens_if_cut(model, term.text)
         return replace(shown(term), truncated=tokens is not None or None, tokens=tokens)
+
+    def _vectors_of(self, model: ModelRow, terms: Sequence[QueryTerm]) -> QueryVectors:
+        return self._vectorizer.of_terms(model, [self._stored(term) for term in terms])
 
     def _stored(self, term: QueryTerm) -> QueryTerm:
         """Return a term with the name of its video as it is stored."""
@@ -598,15 +595,30 @@ class SearchService:
         videos: Sequence[str] | None,
         filter: SearchFilter | None,
     ) -> SearchResult:
+        def find(model: ModelRow, most: int, chosen: SearchFilter) -> _Found:
+            query, vectors = embed(model)
+            return query, self._finder.find(model, vectors, most, chosen)
+
+        return self._answer(find, k=k, offset=offset, videos=videos, filter=filter)
+
+    def _answer(
+        self,
+        find: Callable[[ModelRow, int, SearchFilter], _Found],
+        *,
+        k: int,
+        offset: int,
+        videos: Sequence[str] | None,
+        filter: SearchFilter | None,
+    ) -> SearchResult:
+        """Return the ``k`` hits from ``offset`` on of those that ``find`` returns, best first."""
         check_range(k, offset)
         chosen = (filter or SearchFilter()).narrowed_to(videos)
 
         def answer(model: ModelRow) -> SearchResult:
-            query, vectors = embed(model)
-            hits = self._finder.find(model, vectors, offset + k, chosen)[offset:]
+            query, hits = find(model, offset + k, chosen)
             limits = None if chosen == SearchFilter() else chosen
             query = replace(query, k=k, offset=offset or None, filter=limits)
-            return SearchResult(query=query, model=model.name, hits=hits)
+            return SearchResult(query=query, model=model.name, hits=hits[offset:])
 
         return self._with_active_model(answer)
 

@@ -7,7 +7,7 @@ import pytest
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.errors import QueryError
 from siglip_pipeline.hits import Reproduction, SearchFilter, SearchResult
-from siglip_pipeline.search import Receipt, SearchOptions, SearchService, TextTerm
+from siglip_pipeline.search import MomentTerm, Receipt, SearchOptions, SearchService, TextTerm
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.models import ModelStore
@@ -48,6 +48,18 @@ def test_a_complete_answer_is_proved(service: SearchService) -> None:
     assert result.proof.index_seconds > 0
     assert result.proof.exact_seconds > 0
     assert result.hits == service.by_mix(QUERY, k=6).hits
+
+
+def test_a_moment_is_proved_in_either_form_of_its_name(
+    service: SearchService, collection: Database
+) -> None:
+    with collection.connection() as connection:
+        connection.execute("UPDATE videos SET path = 'caf\u00e9.mp4' WHERE path = 'v02.mp4'")
+    term = MomentTerm("cafe\u0301.mp4", 3.0)
+    result = service.with_receipt([term], Receipt(prove=True), k=3)
+    assert result.proof is not None
+    assert result.proof.complete
+    assert result.hits == service.by_mix([term], k=3).hits
 
 
 def test_what_the_index_missed_is_stated(service: SearchService, collection: Database) -> None:
