@@ -165,6 +165,7 @@ class ClipCache:
                 raise _StoppedError
             making.share = permille / 1000
 
+        error: Exception | None = None
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             cut_clip(
@@ -180,13 +181,11 @@ class ClipCache:
                 polite=True,
             )
             remove_oldest(path.parent, "*.mp4", max_bytes=self._options.max_bytes, kept=path)
-        except (VideoError, _StoppedError) as error:
-            self._finish(executor, path, making, error)
-        except Exception as error:
-            logger.exception("%s: no clip can be made", upload.path)
-            self._finish(executor, path, making, error)
-        else:
-            self._finish(executor, path, making, None)
+        except Exception as caught:
+            error = caught
+            if not isinstance(caught, VideoError | _StoppedError):
+                logger.exception("%s: no clip can be made", upload.path)
+        self._finish(executor, path, making, error)
 
     def _finish(
         self, executor: ThreadPoolExecutor, path: Path, making: Making, error: Exception | None

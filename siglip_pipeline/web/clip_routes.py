@@ -64,9 +64,8 @@ async def get_clip(
         # Do not wait on a thread: searches need them.
         await asyncio.wrap_future(_made(services, upload, span, duration).done)
         file = await run_in_threadpool(services.clips.open, upload, span)
-    stem = upload.path.rpartition("/")[2].rpartition(".")[0] or "video"
     times = "-".join(timecode(second).replace(":", ".") for second in (start, end))
-    return _clip_response(request, file, f"{stem} {times}.mp4")
+    return _clip_response(request, file, f"{_stem(upload)} {times}.mp4")
 
 
 @router.get("/api/videos/{video_id}/playable", summary="Is all of a video there as MP4?")
@@ -105,8 +104,7 @@ async def get_playable_file(
     file = await run_in_threadpool(services.clips.open, upload, Span())
     if file is None:
         raise HttpError(404, f"it is not made yet: POST /api/videos/{video_id}/playable begins it")
-    stem = upload.path.rpartition("/")[2].rpartition(".")[0] or "video"
-    return _clip_response(request, file, f"{stem}.mp4")
+    return _clip_response(request, file, f"{_stem(upload)}.mp4")
 
 
 def _look(services: Services, video_id: int) -> tuple[Upload, float]:
@@ -135,17 +133,18 @@ def _progress(making: Making | None) -> PlayableAnswer:
     return PlayableAnswer(state="failed", share=making.share, reason=reason, url=None)
 
 
+def _stem(upload: Upload) -> str:
+    """Return the file name of an upload without its extension."""
+    return upload.path.rpartition("/")[2].rpartition(".")[0] or "video"
+
+
 def _clip_response(request: Request, file: BinaryIO, name: str) -> Response:
-    try:
-        status = os.fstat(file.fileno())
-        facts = FileFacts(
-            name=name,
-            size_bytes=status.st_size,
-            # A clip that is made again may have other bytes.
-            tag=f'"{status.st_ino:x}-{status.st_size:x}"',
-            media_type="video/mp4",
-        )
-        return file_response(request, file, facts)
-    except BaseException:
-        file.close()
-        raise
+    status = os.fstat(file.fileno())
+    facts = FileFacts(
+        name=name,
+        size_bytes=status.st_size,
+        # A clip that is made again may have other bytes.
+        tag=f'"{status.st_ino:x}-{status.st_size:x}"',
+        media_type="video/mp4",
+    )
+    return file_response(request, file, facts)

@@ -6,20 +6,12 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from siglip_pipeline.search import Explanation, SearchFilter, parse_moment, parse_query
+from siglip_pipeline.search import Explanation
 from siglip_pipeline.text.json_form import to_json_bytes
-from siglip_pipeline.web.http_errors import HttpError
-from siglip_pipeline.web.query import (
-    MAX_SECONDS,
-    Filter,
-    HitRange,
-    Page,
-    checked_text,
-    filter_values,
-)
+from siglip_pipeline.web.query import Filter, Page, explain_moment, filter_values
 from siglip_pipeline.web.rendering import render
 from siglip_pipeline.web.schemas import FAILURES
-from siglip_pipeline.web.services import CurrentServices, Services
+from siglip_pipeline.web.services import CurrentServices
 
 router = APIRouter()
 
@@ -51,7 +43,7 @@ def explain(
 
     Compares the query with every frame, so it takes longer than a search.
     """
-    found = _explain(services, q, moment, page, filter)
+    found = explain_moment(services, q, moment, page, filter)
     return Response(to_json_bytes(found), media_type="application/json")
 
 
@@ -65,7 +57,7 @@ def explain_page(
     moment: str = "",
 ) -> Response:
     """Ask for the moment that was expected, and show why a search does not find it."""
-    explanation = _explain(services, q, moment, page, filter) if q and moment else None
+    explanation = explain_moment(services, q, moment, page, filter) if q and moment else None
     video = None
     if explanation is not None and explanation.frame is not None:
         video = services.videos.get(explanation.video)
@@ -78,15 +70,3 @@ def explain_page(
         explanation=explanation,
         video_id=video.video_id if video else None,
     )
-
-
-def _explain(
-    services: Services, text: str, moment: str, page: HitRange, filter: SearchFilter
-) -> Explanation:
-    checked_text(services, text)
-    page.check(services)
-    video, seconds = parse_moment(moment)
-    if seconds > MAX_SECONDS:
-        raise HttpError(422, f"moment={moment!r}: the time is beyond {MAX_SECONDS:g} s")
-    k = page.offset + page.k
-    return services.search.explain(parse_query(text), video, seconds, k=k, filter=filter)

@@ -33,11 +33,19 @@ class FileFacts:
 
 
 def file_response(request: Request, file: BinaryIO, facts: FileFacts) -> StreamingResponse:
-    """Return the requested part of an open file, which is closed once it is sent.
+    """Return the requested part of an open file, which is closed once it is sent, or on an error.
 
     Raises:
-        HttpError: 416, the range is outside of the file. The file stays open.
+        HttpError: 416, the range is outside of the file.
     """
+    try:
+        return _response(request, file, facts)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _response(request: Request, file: BinaryIO, facts: FileFacts) -> StreamingResponse:
     headers = {
         "Accept-Ranges": "bytes",
         "ETag": facts.tag,

@@ -14,13 +14,13 @@ from starlette.applications import Starlette
 
 from siglip_pipeline import __version__
 from siglip_pipeline.errors import SiglipPipelineError
-from siglip_pipeline.search import SearchFilter, parse_moment, parse_query
+from siglip_pipeline.search import SearchFilter
 from siglip_pipeline.store.library import VideoFilter
 from siglip_pipeline.text.json_form import to_json
 from siglip_pipeline.text.timecode import timecode
 from siglip_pipeline.web.client_pictures import shrink_jpeg
 from siglip_pipeline.web.http_errors import HttpError, public_error
-from siglip_pipeline.web.query import MAX_ID, HitRange, checked_text, moment_of, run_search
+from siglip_pipeline.web.query import MAX_ID, HitRange, explain_moment, moment_of, run_search
 from siglip_pipeline.web.schemas import HitAnswer, VideoAnswer
 from siglip_pipeline.web.services import Services
 
@@ -123,11 +123,8 @@ def create_mcp(services: Services) -> MCPServer[Any]:
     ) -> dict[str, Any]:
         """Say why a search does not show a moment, and what would change that."""
         with _public():
-            HitRange(k, 0).check(services)
-            video, seconds = parse_moment(moment)
             filter = SearchFilter(videos=tuple(videos) if videos else None)
-            terms = parse_query(checked_text(services, query))
-            return to_json(services.search.explain(terms, video, seconds, k=k, filter=filter))
+            return to_json(explain_moment(services, query, moment, HitRange(k, 0), filter))
 
     return server
 

@@ -106,14 +106,10 @@ async def get_upload(request: Request, services: CurrentServices, video_id: Vide
     """Stream an upload to a player: `Range: bytes=…` gets 206, from a folder or a bucket."""
     name = await run_in_threadpool(services.name, video_id)
     upload, file = await run_in_threadpool(services.uploads.open_and_look, name.video)
-    try:
-        return file_response(request, file, upload_facts(upload))
-    except BaseException:
-        file.close()
-        raise
+    return file_response(request, file, _upload_facts(upload))
 
 
-def upload_facts(upload: Upload) -> FileFacts:
+def _upload_facts(upload: Upload) -> FileFacts:
     """Return what a client is told of an upload."""
     return FileFacts(
         name=upload.path.rpartition("/")[2],

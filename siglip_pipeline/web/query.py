@@ -17,6 +17,7 @@ from siglip_pipeline.errors import QueryError
 from siglip_pipeline.records import RgbArray
 from siglip_pipeline.search import (
     MAX_K,
+    Explanation,
     ImageTerm,
     MomentTerm,
     QueryTerm,
@@ -327,13 +328,39 @@ def moment_of(
     if like is None and video_id is None and seconds is None:
         return None
     if like is not None and video_id is None and seconds is None:
-        video, at = parse_moment(like)
-        if at > MAX_SECONDS:
-            raise HttpError(422, f"like={like!r}: the time is beyond {MAX_SECONDS:g} s")
-        return MomentTerm(video, at)
+        return MomentTerm(*parsed_moment("like", like))
     if like is None and video_id is not None and seconds is not None:
         return MomentTerm(services.name(video_id).video, seconds)
     raise HttpError(422, "give either like=VIDEO@SECONDS, or video_id and seconds")
+
+
+def parsed_moment(parameter: str, text: str) -> tuple[str, float]:
+    """Return the video and the seconds of a parameter ``VIDEO@SECONDS``.
+
+    Raises:
+        QueryError: it is not of this form.
+        HttpError: 422, no video is so long.
+    """
+    video, seconds = parse_moment(text)
+    if seconds > MAX_SECONDS:
+        raise HttpError(422, f"{parameter}={text!r}: the time is beyond {MAX_SECONDS:g} s")
+    return video, seconds
+
+
+def explain_moment(
+    services: Services, text: str, moment: str, page: HitRange, filter: SearchFilter
+) -> Explanation:
+    """Say why a search for ``text`` does not show the moment ``VIDEO@SECONDS``.
+
+    Raises:
+        HttpError: 422, too long a text, too late a moment, or too many hits.
+        SearchError: as :class:`~siglip_pipeline.search.SearchService`.
+    """
+    checked_text(services, text)
+    page.check(services)
+    video, seconds = parsed_moment("moment", moment)
+    k = page.offset + page.k
+    return services.search.explain(parse_query(text), video, seconds, k=k, filter=filter)
 
 
 def run_search(

@@ -37,13 +37,13 @@ class QueryPictures:
 
     def put(self, pixels_HWC: RgbArray) -> str | None:
         """Keep a picture and return its id; None, with a warning, where nothing can be kept."""
+        if not self._max_bytes:
+            return None
         picture = Image.fromarray(pixels_HWC)
         picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.BICUBIC)
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=95)
         name = hashlib.sha256(buffer.getvalue()).hexdigest()[:32]
-        if not self._max_bytes:
-            return None
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with replacing(self._path(name)) as file:

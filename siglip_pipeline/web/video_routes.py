@@ -73,14 +73,19 @@ def list_videos(
     """List videos, each with its progress; `next` is the address of the next page."""
     rows = services.library.page(filter, order=order, limit=limit, offset=offset)
     total = services.library.count(filter)
-    more = offset + limit < total
-    kept = [item for item in request.query_params.multi_items() if item[0] not in _PAGING]
-    following = urlencode([*kept, ("limit", limit), ("offset", offset + limit)])
     return VideosAnswer(
         videos=[VideoAnswer.of(row) for row in rows],
         total=total,
-        next=f"/api/videos?{following}" if more else None,
+        next=_next_page(request, "/api/videos", limit=limit, offset=offset, total=total),
     )
+
+
+def _next_page(request: Request, path: str, *, limit: int, offset: int, total: int) -> str | None:
+    """Return the address of the rest of a list; None at its end."""
+    if offset + limit >= total:
+        return None
+    kept = [item for item in request.query_params.multi_items() if item[0] not in _PAGING]
+    return f"{path}?{urlencode([*kept, ('limit', limit), ('offset', offset + limit)])}"
 
 
 @router.get("/api/folders", summary="Folders of videos")
@@ -241,16 +246,13 @@ def label_videos(
         raise HttpError(422, f"a label has more than {most} characters")
     chosen = None if video_id is None else [services.name(video_id).video]
     report = services.search.label(label, videos=chosen, filter=filter)
-    kept = [item for item in request.query_params.multi_items() if item[0] not in _PAGING]
-    more = offset + limit < len(report.videos)
-    shown = report.videos[offset : offset + limit]
-    following = urlencode([*kept, ("limit", limit), ("offset", offset + limit)])
+    total = len(report.videos)
     return LabelsAnswer(
         model=report.model,
         labels=report.labels,
-        videos=shown,
-        total=len(report.videos),
-        next=f"/api/labels?{following}" if more else None,
+        videos=report.videos[offset : offset + limit],
+        total=total,
+        next=_next_page(request, "/api/labels", limit=limit, offset=offset, total=total),
     )
 
 
