@@ -1,6 +1,7 @@
 """What browsers cannot play, as MP4: parts and whole videos, made on demand and kept."""
 
 import io
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,13 +142,18 @@ def test_a_full_queue_is_refused_and_searches_go_on(collection: Collection, avi:
 def busy(running: Served, avi: str) -> None:
     upload = running.app._app.state.services.uploads.get("old.avi")  # type: ignore[attr-defined]
     clips = running.app._app.state.services.clips  # type: ignore[attr-defined]
-    for start in range(9):
-        span = Span(start_seconds=float(start), end_seconds=start + 1.5)
-        assert clips.make(upload, span, duration_seconds=12.0) is not None
-    refused = running.client.get(f"{avi}/clip.mp4?from=0&to=9")
-    assert refused.status_code == 503
-    assert refused.headers["retry-after"]
-    assert running.client.get("/api/search", params={"q": "a star"}).status_code == 200
+    looked = threading.Event()
+    clips._parts.submit(looked.wait, 60)  # or the first clip may be done before the queue is full
+    try:
+        for start in range(9):
+            span = Span(start_seconds=float(start), end_seconds=start + 1.5)
+            assert clips.make(upload, span, duration_seconds=12.0) is not None
+        refused = running.client.get(f"{avi}/clip.mp4?from=0&to=9")
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"]
+        assert running.client.get("/api/search", params={"q": "a star"}).status_code == 200
+    finally:
+        looked.set()
 
 
 @pytest.mark.parametrize(
