@@ -11,16 +11,28 @@ _ENTRY_BYTES: Final = 78
 def boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """Yield kind of each complete box, and begin and end of its content."""
     while start + 8 <= end:
-        head = read_at(file, start, 16)
-        length, kind, header = int.from_bytes(head[:4]), head[4:8], 8
-        if length == 1:  # the length is in 64 bits
-            length, header = int.from_bytes(head[8:]), 16
-        elif length == 0:
+        length, kind, header = box_head(read_at(file, start, 16))
+        if length == 0:
             length = end - start
         if length < header:
             return
         yield kind, start + header, min(start + length, end)
         start += length
+
+
+def box_head(head: bytes) -> tuple[int, bytes, int]:
+    """Return the length of a box, its kind, and the length of its header.
+
+    Args:
+        head: its first 16 bytes.
+
+    Returns:
+        All in bytes; a length of 0 is up to the end of the file.
+    """
+    length, kind = int.from_bytes(head[:4]), head[4:8]
+    if length == 1:  # the length is in 64 bits
+        return int.from_bytes(head[8:16]), kind, 16
+    return length, kind, 8
 
 
 def boxes_at(

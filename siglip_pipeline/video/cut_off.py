@@ -8,6 +8,8 @@ from typing import BinaryIO, Final
 import numpy as np
 from PIL import Image, ImageFile
 
+from siglip_pipeline.video.boxes import box_head, read_at
+
 BLANK: Final = (0, 128)
 """Values of pixels that were not read: Pillow leaves zeros, libjpeg medium grey."""
 
@@ -51,11 +53,7 @@ def _declared_size(file: BinaryIO, size: int) -> int:
         return 0
     offset = 0
     while offset + 8 <= size:  # boxes
-        file.seek(offset)
-        head = file.read(16)
-        length = int.from_bytes(head[:4], "big")
-        if length == 1:  # the length is in 64 bits
-            length = int.from_bytes(head[8:16], "big")
+        length, _, _ = box_head(read_at(file, offset, 16))
         if length < 8:  # 0: up to the end
             return 0
         offset += length

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from selenium import webdriver
 
 from siglip_pipeline.demo.films import DemoVideo, demo_scenes, render_video
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
@@ -29,6 +30,7 @@ from siglip_pipeline.web.app import create_app
 from siglip_pipeline.web.guard import Guard
 from siglip_pipeline.web.serve import http_server
 from siglip_pipeline_tests.conftest import collection_settings, fresh_database
+from siglip_pipeline_tests.web.browser import Page, chromium
 
 SCENES_PER_FILM = 6
 SECONDS_PER_SCENE = 2
@@ -167,3 +169,20 @@ def picture(collection: Collection, tmp_path: Path) -> Path:
     path = tmp_path / "query.png"
     render_picture(scene).save(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    """Chromium without a window."""
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def page(browser: webdriver.Chrome, served: Served) -> Iterator[Page]:
+    """The page in a browser, whose console stays empty."""
+    browser.set_window_size(1200, 900)
+    page = Page(browser, served.url)
+    page.faults()
+    yield page
+    assert page.faults() == []

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,39 +13,15 @@ from selenium.webdriver.common.keys import Keys
 from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.settings import child_environment
 from siglip_pipeline_tests.web.browser import (
-    CHROMIUM,
-    DRIVER,
     FIRST_PICTURES_MS,
+    IN_A_BROWSER,
     Page,
-    chromium,
 )
 from siglip_pipeline_tests.web.conftest import Collection, Served, serving, wait_until
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(
-        CHROMIUM is None or DRIVER is None,
-        reason="chromium and chromedriver are not installed (apt-get install chromium-driver)",
-    ),
-]
+pytestmark = IN_A_BROWSER
 
 PHONE = (390, 844)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[webdriver.Chrome]:
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture
-def page(browser: webdriver.Chrome, served: Served) -> Iterator[Page]:
-    browser.set_window_size(1200, 900)
-    page = Page(browser, served.url)
-    page.faults()
-    yield page
-    assert page.faults() == []
 
 
 @pytest.fixture

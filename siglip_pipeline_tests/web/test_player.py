@@ -9,7 +9,7 @@ from selenium import webdriver
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline_tests.conftest import collection_settings, fresh_database
-from siglip_pipeline_tests.web.browser import CHROMIUM, DRIVER, Page, chromium
+from siglip_pipeline_tests.web.browser import IN_A_BROWSER, Page
 from siglip_pipeline_tests.web.conftest import (
     Collection,
     Served,
@@ -18,14 +18,7 @@ from siglip_pipeline_tests.web.conftest import (
     wait_until,
 )
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(
-        CHROMIUM is None or DRIVER is None,
-        reason="chromium and chromedriver are not installed (apt-get install chromium-driver)",
-    ),
-]
+pytestmark = IN_A_BROWSER
 
 SECONDS = 90
 PLAYS = "const v = document.getElementById('video'); return v.readyState >= 2 && v.videoWidth"
@@ -57,12 +50,6 @@ def films(
 def watched(films: Collection) -> Iterator[Served]:
     with serving(films.settings) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[webdriver.Chrome]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture

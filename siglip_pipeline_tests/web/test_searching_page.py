@@ -3,45 +3,21 @@
 import csv
 import io
 import zipfile
-from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
 import httpx
 import pytest
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from siglip_pipeline_tests.web.browser import CHROMIUM, DRIVER, Page, chromium
-from siglip_pipeline_tests.web.conftest import Collection, Served, wait_until
+from siglip_pipeline_tests.web.browser import IN_A_BROWSER, Page
+from siglip_pipeline_tests.web.conftest import Collection, wait_until
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(
-        CHROMIUM is None or DRIVER is None,
-        reason="chromium and chromedriver are not installed (apt-get install chromium-driver)",
-    ),
-]
+pytestmark = IN_A_BROWSER
 
 AXE = (files("selenium_axe_python") / "axe-core" / "axe.min.js").read_text()
 FIRST_NAME = "return document.querySelector('.hit .name').textContent.trim()"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[webdriver.Chrome]:
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture
-def page(browser: webdriver.Chrome, served: Served) -> Iterator[Page]:
-    browser.set_window_size(1200, 900)
-    page = Page(browser, served.url)
-    page.faults()
-    yield page
-    assert page.faults() == []
 
 
 def _drop(page: Page, picture: Path) -> None:
