@@ -53,7 +53,7 @@ from siglip_pipeline.video.plan import plan_decode, plan_everything
 from siglip_pipeline.video.probe import probe
 from siglip_pipeline.video.sampling import Sampling
 from siglip_pipeline.video.scan import Scan, scan
-from siglip_pipeline.video.scenes import compared
+from siglip_pipeline.video.scene_sampling import compared
 from siglip_pipeline.video.shots import ContentScore, CutFinder
 from siglip_pipeline.video.source import MediaSource
 

@@ -13,7 +13,7 @@ from siglip_pipeline.store.database import (
     where,
 )
 from siglip_pipeline.store.models import ModelStore
-from siglip_pipeline.store.quality import promotions
+from siglip_pipeline.store.quality_results import promotions
 from siglip_pipeline.terminal import console
 from siglip_pipeline.terminal.documents import (
     AppliedMigrations,

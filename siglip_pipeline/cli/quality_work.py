@@ -20,7 +20,7 @@ from siglip_pipeline.hits import SearchFilter
 from siglip_pipeline.search import Explanation, SearchOptions, SearchService, parse_moment
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
-from siglip_pipeline.store.quality import record_quality
+from siglip_pipeline.store.quality_results import record_quality
 from siglip_pipeline.terminal import console, quality_tables
 from siglip_pipeline.text.json_form import Given, to_json
 

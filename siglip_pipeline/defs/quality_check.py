@@ -15,7 +15,7 @@ from siglip_pipeline.search import SearchOptions, SearchService
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelStore
-from siglip_pipeline.store.quality import PastQuality, quality_history, record_quality
+from siglip_pipeline.store.quality_results import PastQuality, quality_history, record_quality
 from siglip_pipeline.store.query_log import QueryLog
 from siglip_pipeline.text.json_form import to_json
 

@@ -12,7 +12,7 @@ from siglip_pipeline.records import Upload
 
 
 class InstanceRegistry:
-    """The :class:`~siglip_pipeline.stages.registration.Registry` of a local Dagster instance."""
+    """The :class:`.upload_registration.Registry` of a local Dagster instance."""
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
         self._instance = instance

@@ -23,7 +23,6 @@ from siglip_pipeline.defs.video_similarity import video_similarity
 from siglip_pipeline.records import Refused, Upload
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.partition_limit import partition_warning
-from siglip_pipeline.stages.registration import register_uploads
 from siglip_pipeline.stages.run_names import (
     FRAMES_PER_RUN,
     RANGE_END_TAG,
@@ -31,6 +30,7 @@ from siglip_pipeline.stages.run_names import (
     contiguous_ranges,
     keys_between,
 )
+from siglip_pipeline.stages.upload_registration import register_uploads
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.uploads.names import shown
 

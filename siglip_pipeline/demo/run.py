@@ -22,7 +22,7 @@ from siglip_pipeline.services.up import Launcher, launch
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.status import PipelineStatus
 from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
-from siglip_pipeline.store.quality import record_quality
+from siglip_pipeline.store.quality_results import record_quality
 from siglip_pipeline.terminal import console
 from siglip_pipeline.terminal.progress import watch_until
 from siglip_pipeline.terminal.quality_tables import quality_table

@@ -18,7 +18,7 @@ from siglip_pipeline.hits import Hit, SearchFilter
 from siglip_pipeline.search import QueryEmbedder, SearchOptions, SearchService, TextTerm
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelRow, ModelStore
-from siglip_pipeline.store.quality import indexed_videos
+from siglip_pipeline.store.quality_results import indexed_videos
 from siglip_pipeline.store.search.globs import is_glob
 
 DEPTH = 100

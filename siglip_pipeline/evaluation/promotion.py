@@ -14,7 +14,7 @@ from siglip_pipeline.evaluation.quality_report import QualityReport
 from siglip_pipeline.search import SearchOptions
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelRow, ModelStore
-from siglip_pipeline.store.quality import record_quality
+from siglip_pipeline.store.quality_results import record_quality
 from siglip_pipeline.text.json_form import to_json
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ from siglip_pipeline.errors import (
 )
 from siglip_pipeline.records import Stage
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.stages.registration import register_videos
 from siglip_pipeline.stages.run_names import RANGE_END_TAG, RANGE_START_TAG, contiguous_ranges
+from siglip_pipeline.stages.upload_registration import register_videos
 from siglip_pipeline.store.database import DatabaseOptions, open_database
 from siglip_pipeline.text.secret import SecretUrl
 from siglip_pipeline.uploads.upload_store import UploadStore

@@ -12,7 +12,6 @@ from siglip_pipeline.errors import RunFailedError
 from siglip_pipeline.records import Stage
 from siglip_pipeline.runs.dagster_api import FINISHED, DagsterApi, RunState
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.stages.registration import register_videos
 from siglip_pipeline.stages.run_names import (
     EMBEDDINGS_PER_RUN,
     FRAMES_PER_RUN,
@@ -22,6 +21,7 @@ from siglip_pipeline.stages.run_names import (
     contiguous_ranges,
     keys_between,
 )
+from siglip_pipeline.stages.upload_registration import register_videos
 from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads.names import partition_key, path_of_partition

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from siglip_pipeline.store.models import Coverage, ModelRow
-from siglip_pipeline.store.quality import Promotion
+from siglip_pipeline.store.quality_results import Promotion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from siglip_pipeline.video.memory import peak_memory_bytes
 from siglip_pipeline.video.picture import PictureMaker, encode_jpeg, hash_distance, perceptual_hash
 from siglip_pipeline.video.plan import plan_decode
 from siglip_pipeline.video.scan import Scan, nothing_decoded_reason
-from siglip_pipeline.video.scenes import decode_scenes
+from siglip_pipeline.video.scene_sampling import decode_scenes
 from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline.video.stills import is_picture, picture_frames, scan_picture
 

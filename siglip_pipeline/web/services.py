@@ -25,8 +25,8 @@ from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline.video.picture_decoder import PictureDecoder
 from siglip_pipeline.web.encoder import BatchingEmbedder
 from siglip_pipeline.web.http_errors import HttpError, busy
+from siglip_pipeline.web.kept_pictures import QueryPictures
 from siglip_pipeline.web.limits import Turns
-from siglip_pipeline.web.query_pictures import QueryPictures
 
 logger = logging.getLogger(__name__)
 

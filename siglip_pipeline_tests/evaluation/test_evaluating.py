@@ -28,7 +28,7 @@ from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.store.index.index_options import IndexOptions
 from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.models import ModelStore
-from siglip_pipeline.store.quality import promotions, quality_history
+from siglip_pipeline.store.quality_results import promotions, quality_history
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline_tests.evaluation.conftest import Reels, write_lines

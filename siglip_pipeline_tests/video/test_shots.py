@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from siglip_pipeline.video.decode import DecodeCounts, decode_frames
 from siglip_pipeline.video.plan import plan_everything
 from siglip_pipeline.video.scan import scan
-from siglip_pipeline.video.scenes import decode_scenes
+from siglip_pipeline.video.scene_sampling import decode_scenes
 from siglip_pipeline.video.shots import (
     THRESHOLD,
     ContentScore,
