@@ -19,6 +19,7 @@ from siglip_pipeline.stages.freshness import (
     out_of_date,
 )
 from siglip_pipeline.stages.status import PipelineStatus
+from siglip_pipeline.stages.status_document import FailedVideo
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
 from siglip_pipeline.store.videos import VideoStore
@@ -31,15 +32,6 @@ from siglip_pipeline.uploads.upload_store import UploadStore, is_in_part
 
 LEFT_TO_AUTOMATION = Stage.SIMILARITY
 """A running Dagster updates it by its automation; commands wait for it only if asked to."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailedVideo:
-    """A video that failed, and why."""
-
-    video: str
-    stage: str | None
-    reason: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -381,7 +373,8 @@ def _outcome(database: Database, videos: Sequence[str]) -> Outcome:
     return Outcome(
         indexed=tuple(row.video for row in chosen if row.state == "indexed"),
         failed=tuple(
-            FailedVideo(video=row.video, stage=row.stage, reason=row.reason)
+            # The state stands on a failure, which has both.
+            FailedVideo(video=row.video, stage=str(row.stage), reason=str(row.reason))
             for row in chosen
             if row.state == "failed"
         ),

@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 
+from siglip_pipeline.defs.automation_conditions import FRAMES_CHANGED, VECTORS_CHANGED
 from siglip_pipeline.defs.checks import (
     FRAME_CHECKS,
     INDEX_CHECKS,
@@ -70,14 +71,6 @@ GPU_POOL = "gpu"
 # loads no model and sends no request to the hub.
 FRAMES_CODE_VERSION = FramesOptions.from_settings(Settings.load()).recipe
 VECTORS_CODE_VERSION = vectors_code_version(ModelOptions.from_settings(Settings.load()))
-
-INDEX_CONDITION = (
-    dg.AutomationCondition.any_deps_updated().since(
-        dg.AutomationCondition.newly_requested() | dg.AutomationCondition.newly_updated()
-    )
-    & ~dg.AutomationCondition.any_deps_in_progress()
-    & ~dg.AutomationCondition.in_progress()
-).with_label("vectors_changed")
 
 # The schedule `daily_index` updates the index when no upload does.
 INDEX_FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=26))
@@ -168,7 +161,7 @@ def video_frames(
     partitions_def=videos_partitions,
     deps=[video_frames],
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=EMBEDDINGS_PER_RUN),
-    automation_condition=dg.AutomationCondition.eager(),
+    automation_condition=FRAMES_CHANGED,
     code_version=VECTORS_CODE_VERSION,
     check_specs=VECTOR_CHECKS,
     group_name=GROUP,
@@ -242,7 +235,7 @@ def frame_embeddings(
 @dg.asset(
     key_prefix=KEY_PREFIX,
     deps=[frame_embeddings],
-    automation_condition=INDEX_CONDITION,
+    automation_condition=VECTORS_CHANGED,
     freshness_policy=INDEX_FRESHNESS,
     check_specs=(*INDEX_CHECKS, *QUALITY_CHECKS),
     group_name=GROUP,

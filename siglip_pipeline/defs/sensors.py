@@ -227,5 +227,5 @@ automation = dg.AutomationConditionSensorDefinition(
     target=dg.AssetSelection.assets(frame_embeddings, similarity_index, video_similarity),
     minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Runs the assets that are out of date: vectors of new frames, then the index.",
+    description="Makes the vectors of new frames once no video is in work, then the index.",
 )

@@ -5,7 +5,8 @@ from typing import Any
 
 import dagster as dg
 
-from siglip_pipeline.defs.assets import INDEX_CONDITION, OWNERS, frame_embeddings
+from siglip_pipeline.defs.assets import OWNERS, frame_embeddings
+from siglip_pipeline.defs.automation_conditions import VECTORS_CHANGED
 from siglip_pipeline.defs.outcomes import retrying_temporary_errors
 from siglip_pipeline.defs.partitions import GROUP, KEY_PREFIX
 from siglip_pipeline.defs.resources import DatabaseResource, SiglipResource
@@ -20,7 +21,7 @@ SEGMENTS_SHOWN = 100
 @dg.asset(
     key_prefix=KEY_PREFIX,
     deps=[frame_embeddings],
-    automation_condition=INDEX_CONDITION,
+    automation_condition=VECTORS_CHANGED,
     group_name=GROUP,
     owners=OWNERS,
     kinds={"postgres"},

@@ -1,8 +1,9 @@
 """The documents of `--json`, as docs and scripts read them."""
 
 from siglip_pipeline.cli.commands import database_status, list_models
-from siglip_pipeline.cli.indexing import FailedVideo, IngestDocument, MaterializeDocument
+from siglip_pipeline.cli.indexing import IngestDocument, MaterializeDocument
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.stages.status_document import FailedVideo
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.text.json_form import to_json

@@ -1,0 +1,51 @@
+"""When the sensor `automation` runs an asset. See docs/decisions/0004-waiting-runs.md."""
+
+from typing import Any, Final
+
+import dagster as dg
+from dagster import AutomationCondition as Is
+
+from siglip_pipeline.defs.partitions import asset_key
+
+# Frames that wait at a time of the first kind are embedded at the next one of the second kind, even
+# if others are still made: after 4 to 9 minutes. Reconciliation takes a video for missed after 15.
+_BEGINS_TO_COUNT: Final = Is.cron_tick_passed("*/5 * * * *")
+_HAS_WAITED: Final = Is.cron_tick_passed("4-59/5 * * * *")
+
+_HAS_NEW_FRAMES: Final = (
+    (Is.newly_missing() | Is.any_deps_updated()).since_last_handled().with_label("has_new_frames")
+)
+
+
+def _any_video_in_progress() -> dg.AutomationCondition[Any]:
+    """Return a condition that is true for all videos while the frames or vectors of one are made.
+
+    A condition about a partition asks only for the same partition of other assets. The index has no
+    partitions, so its inputs are those of every video.
+    """
+    of_all_videos = Is.any_deps_in_progress() | Is.any_deps_match(Is.any_deps_in_progress())
+    in_progress = Is.asset_matches(asset_key("similarity_index"), of_all_videos)
+    return in_progress.with_label("any_video_in_progress")
+
+
+def _has_waited_long() -> dg.AutomationCondition[Any]:
+    """Return a condition that is true at times, for videos whose frames have waited for minutes."""
+    counts = (_HAS_NEW_FRAMES & _BEGINS_TO_COUNT).since(Is.newly_requested() | Is.newly_updated())
+    return (counts & _HAS_WAITED).with_label("has_waited_long")
+
+
+FRAMES_CHANGED: Final = (
+    _HAS_NEW_FRAMES
+    & ~Is.any_deps_missing()
+    & ~Is.any_deps_in_progress()
+    & ~Is.in_progress()
+    & (~_any_video_in_progress() | _has_waited_long())
+).with_label("frames_changed")
+"""Of `frame_embeddings`: the videos of one upload become one backfill, once no video is in work."""
+
+VECTORS_CHANGED: Final = (
+    Is.any_deps_updated().since(Is.newly_requested() | Is.newly_updated())
+    & ~Is.any_deps_in_progress()
+    & ~Is.in_progress()
+).with_label("vectors_changed")
+"""Of the assets that are made from all vectors."""

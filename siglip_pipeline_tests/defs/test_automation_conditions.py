@@ -1,0 +1,260 @@
+"""The conditions of `automation`, evaluated by Dagster tick by tick over runs and backfills."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
+from dagster._core.definitions.automation_tick_evaluation_context import (
+    AutomationTickEvaluationContext,
+)
+from dagster._core.events import StepMaterializationData
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
+from dagster._core.test_utils import freeze_time
+from dagster._serdes import deserialize_value, serialize_value
+
+from siglip_pipeline.definitions import defs
+from siglip_pipeline.defs.partitions import VIDEOS_PARTITIONS_NAME
+from siglip_pipeline.stages.run_names import FRAMES_PER_RUN, RANGE_END_TAG, RANGE_START_TAG
+
+FRAMES = dg.AssetKey("video_frames")
+VECTORS = dg.AssetKey("frame_embeddings")
+GRAPH = defs.resolve_asset_graph()
+JOBS = {
+    FRAMES: defs.resolve_job_def("sample_frames"),
+    VECTORS: defs.resolve_job_def("embed_frames"),
+}
+LONGEST_WAIT = timedelta(minutes=9, seconds=30)
+
+Event = dg.DagsterEventType
+
+
+class Collection:
+    """Runs, backfills and ticks of `automation`, at times of its own."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self.now = datetime(2026, 1, 1, 12, 0, 2, tzinfo=UTC)
+        self._instance = instance
+        self._cursor = AssetDaemonCursor.empty()
+        self._backfills: list[tuple[Any, list[str]]] = []
+        self._numbers = count()
+        self.tick()  # the first tick requests nothing
+
+    def add(self, videos: int) -> list[str]:
+        """Return new partitions."""
+        keys = [f"{next(self._numbers):05}.mp4" for _ in range(videos)]
+        self._instance.add_dynamic_partitions(VIDEOS_PARTITIONS_NAME, keys)
+        return keys
+
+    def begin(self, asset: dg.AssetKey, keys: Sequence[str]) -> dg.DagsterRun:
+        """Create a run that has started."""
+        with freeze_time(self.now):
+            return self._instance.create_run_for_job(
+                JOBS[asset],
+                status=dg.DagsterRunStatus.STARTED,
+                asset_selection=frozenset({asset}),
+                tags={RANGE_START_TAG: keys[0], RANGE_END_TAG: keys[-1]},
+            )
+
+    def store(self, run: dg.DagsterRun, key: str) -> None:
+        """Materialize one partition of a run."""
+        (asset,) = run.asset_selection or ()
+        made = StepMaterializationData(dg.AssetMaterialization(asset, partition=key))
+        self._report(run, Event.ASSET_MATERIALIZATION, made)
+
+    def end(self, run: dg.DagsterRun, how: dg.DagsterEventType = Event.RUN_SUCCESS) -> None:
+        self._report(run, how)
+
+    def make(self, asset: dg.AssetKey, keys: Sequence[str]) -> None:
+        """Materialize partitions by a run that ends."""
+        run = self.begin(asset, keys)
+        for key in keys:
+            self.store(run, key)
+        self.end(run)
+
+    def embed(self) -> None:
+        """Do what the requested backfills are to do, and end them."""
+        while self._backfills:
+            backfill, keys = self._backfills.pop()
+            self.make(VECTORS, keys)
+            done = backfill.with_status(BulkActionStatus.COMPLETED_SUCCESS)
+            self._instance.update_backfill(done)
+
+    def tick(self, seconds: float = 5) -> list[str]:
+        """Return the videos whose vectors are requested some seconds later: in one request."""
+        self.now += timedelta(seconds=seconds)
+        with freeze_time(self.now):
+            tick = AutomationTickEvaluationContext(
+                evaluation_id=self._cursor.evaluation_id + 1,
+                instance=self._instance,
+                asset_graph=GRAPH,
+                cursor=self._cursor,
+                materialize_run_tags={},
+                observe_run_tags={},
+                auto_observe_asset_keys=set(),
+                asset_selection=dg.AssetSelection.assets(VECTORS),
+                logger=logging.getLogger(__name__),
+                emit_backfills=True,
+                evaluation_time=self.now,
+            )
+            requests, cursor, _ = tick.evaluate()
+            # As the daemon keeps it.
+            self._cursor = deserialize_value(serialize_value(cursor), AssetDaemonCursor)
+            assert len(requests) <= 1
+            return self._launch(requests[0]) if requests else []
+
+    def _launch(self, request: dg.RunRequest) -> list[str]:
+        """Create what the daemon would: a run of one video, or a backfill of several."""
+        subset = request.asset_graph_subset
+        if subset is None:
+            assert request.partition_key is not None
+            self.make(VECTORS, [request.partition_key])
+            return [request.partition_key]
+        keys = sorted(subset.get_partitions_subset(VECTORS).get_partition_keys())
+        backfill: Any = PartitionBackfill.from_asset_graph_subset(
+            f"backfill {next(self._numbers)}",
+            *(self.now.timestamp(), {}, self._instance, subset, None, None, None),
+        )
+        self._instance.add_backfill(backfill)
+        self._backfills.append((backfill, keys))
+        return keys
+
+    def _report(self, run: dg.DagsterRun, kind: dg.DagsterEventType, data: Any = None) -> None:
+        event = dg.DagsterEvent(kind.value, run.job_name, event_specific_data=data)
+        self._instance.report_dagster_event(event, run.run_id, timestamp=self.now.timestamp())
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> Iterator[Collection]:
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        yield Collection(instance)
+
+
+def test_one_video_is_requested_at_the_next_tick(collection: Collection) -> None:
+    videos = collection.add(1)
+    run = collection.begin(FRAMES, videos)
+    assert collection.tick() == []
+    collection.store(run, videos[0])
+    assert collection.tick() == videos
+    assert collection.tick() == []
+
+
+def test_300_videos_become_one_backfill(collection: Collection) -> None:
+    """Their frames arrive in portions, from four runs at a time, over two minutes."""
+    videos = collection.add(300)
+    starts = range(0, len(videos), FRAMES_PER_RUN)
+    queued = [videos[start : start + FRAMES_PER_RUN] for start in starts]
+    runs = [(collection.begin(FRAMES, keys), [*keys]) for keys in queued]
+    requested = []
+    while runs:
+        for run, keys in runs[:4]:
+            for key in keys[:6]:
+                collection.store(run, key)
+            del keys[:6]
+            if not keys:
+                collection.end(run)
+        runs = [(run, keys) for run, keys in runs if keys]
+        requested.append(collection.tick())
+    assert len(requested) > 12
+    assert [keys for keys in requested if keys] == [videos]
+    collection.embed()
+    assert [keys for keys in (collection.tick(seconds=20) for _ in range(40)) if keys] == []
+
+
+def test_what_arrives_during_a_backfill_becomes_the_next_one(collection: Collection) -> None:
+    first, second, third = (collection.add(2) for _ in range(3))
+    collection.make(FRAMES, first)
+    assert collection.tick() == first
+    for keys in (second, third):
+        collection.make(FRAMES, keys)
+        assert collection.tick() == []
+    collection.embed()
+    assert collection.tick() == second + third
+
+
+def test_uploads_that_never_stop_hold_no_video_back_for_long(collection: Collection) -> None:
+    """For twenty minutes, a video is always in work."""
+    stored: dict[str, datetime] = {}
+    waited = []
+    requests = 0
+    (video,) = collection.add(1)
+    run = collection.begin(FRAMES, [video])
+    for _ in range(30):
+        (following,) = collection.add(1)
+        next_run = collection.begin(FRAMES, [following])
+        collection.store(run, video)
+        collection.end(run)
+        stored[video] = collection.now
+        run, video = next_run, following
+        requested = collection.tick(seconds=40)
+        requests += bool(requested)
+        waited += [collection.now - stored.pop(key) for key in requested]
+        assert all(collection.now - since < LONGEST_WAIT for since in stored.values())
+        collection.embed()
+    assert timedelta(minutes=3) < max(waited) < LONGEST_WAIT + timedelta(seconds=40)
+    assert 3 <= requests <= 5
+
+
+@pytest.mark.parametrize("asset", [FRAMES, VECTORS])
+def test_a_run_that_hangs_holds_no_other_video_back_for_long(
+    collection: Collection, asset: dg.AssetKey
+) -> None:
+    (held, *others) = collection.add(5)
+    if asset == VECTORS:
+        collection.make(FRAMES, [held])
+        assert collection.tick() == [held]
+    collection.begin(asset, [held])
+    collection.make(FRAMES, others)
+    began = collection.now
+    while not (requested := collection.tick(seconds=20)):
+        assert collection.now - began < LONGEST_WAIT
+    assert requested == others
+    collection.embed()
+    assert [keys for keys in (collection.tick(seconds=20) for _ in range(40)) if keys] == []
+
+
+def test_what_a_lost_run_has_stored_is_requested_when_it_is_known_to_be_lost(
+    collection: Collection,
+) -> None:
+    videos = collection.add(4)
+    run = collection.begin(FRAMES, videos)
+    for key in videos[:2]:
+        collection.store(run, key)
+    assert collection.tick() == []
+    collection.end(run, Event.RUN_FAILURE)
+    assert collection.tick() == videos[:2]
+
+
+def test_after_a_time_without_ticks_frames_are_requested_at_once(collection: Collection) -> None:
+    """The daemon was away; a run that hangs does not matter any more."""
+    (held, *others) = collection.add(3)
+    collection.begin(FRAMES, [held])
+    collection.make(FRAMES, others)
+    assert collection.tick() == []
+    assert collection.tick(seconds=3600) == others
+
+
+def test_vectors_that_somebody_else_makes_are_not_requested(collection: Collection) -> None:
+    *videos, last = collection.add(3)
+    run = collection.begin(FRAMES, [*videos, last])
+    for key in videos:
+        collection.store(run, key)
+    assert collection.tick() == []
+    collection.make(VECTORS, videos)
+    assert collection.tick() == []
+    collection.store(run, last)
+    assert collection.tick() == [last]
+
+
+def test_new_frames_of_a_known_video_are_requested(collection: Collection) -> None:
+    videos = collection.add(2)
+    for _ in range(2):
+        collection.make(FRAMES, videos)
+        assert collection.tick() == videos
+        collection.embed()
+        assert collection.tick() == []
