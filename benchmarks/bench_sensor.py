@@ -54,7 +54,9 @@ def run(files: int) -> list[Case]:
         rest = [upload.path for upload in everything if upload.path not in known]
         for start in range(0, len(rest), 1000):
             instance.add_dynamic_partitions("videos", rest[start : start + 1000])
+        cpu = time.process_time()
         idle = [timed(lambda: tick(instance)) for _ in range(TICKS)]
+        cpu = (time.process_time() - cpu) / TICKS
         log(f"ticks without: {', '.join(f'{seconds:.2f} s' for seconds in idle)}")
     worst, median = max(new), statistics.median(idle)
     note = f"listing the folder alone: {listing:.2f} s"
@@ -74,6 +76,13 @@ def run(files: int) -> list[Case]:
             goal=GOAL_IDLE_SECONDS,
             better="lower",
             note=note,
+        ),
+        Case(
+            name=f"cpu_of_a_tick_without_new_files_{files}",
+            value=cpu,
+            unit="cpu_seconds",
+            better="lower",
+            note="of the sensor's process alone; other work on the machine changes it little",
         ),
     ]
 

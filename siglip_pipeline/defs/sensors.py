@@ -73,12 +73,11 @@ def upload_changes(
     present: set[str] = set()
     for upload in listing:
         present.add(upload.path)
-        if upload.path not in reported or partition_key(upload.path) not in partitions:
+        known = reported.get(upload.path)
+        if known is None or partition_key(upload.path) not in partitions:
             new.append(upload)
-        elif not upload.has_fingerprint(reported[upload.path]):
-            changed.append(upload)
-        elif reported[upload.path] != upload.fingerprint:
-            restated.append(upload)
+        elif known != upload.fingerprint:
+            (restated if upload.has_fingerprint(known) else changed).append(upload)
     return UploadChanges(
         new=tuple(sorted(new, key=lambda upload: upload.path)),
         changed=tuple(sorted(changed, key=lambda upload: upload.path)),

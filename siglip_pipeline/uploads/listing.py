@@ -106,8 +106,11 @@ class _Walk:
         # ctime too: a copy that keeps the source's mtime may still grow. Ignore a future time:
         # the file is from a clock that is ahead, or this clock was set back.
         now = time.time()
-        past = [t for t in (status.st_mtime, status.st_ctime) if t <= now]
-        age_seconds = now - max(past, default=-math.inf)
+        changed = max(status.st_mtime, status.st_ctime)
+        if changed > now:
+            past = [t for t in (status.st_mtime, status.st_ctime) if t <= now]
+            changed = max(past, default=-math.inf)
+        age_seconds = now - changed
         if age_seconds < self._settle_seconds:
             logger.debug("uploads: %r left for later: changed %.1f s ago", path, age_seconds)
             return None
