@@ -63,7 +63,7 @@ class Collection:
 
     def store(self, run: dg.DagsterRun, key: str) -> None:
         """Materialize one partition of a run."""
-        (asset,) = run.asset_selection or ()
+        asset = next(iter(run.asset_selection or ()))
         made = StepMaterializationData(dg.AssetMaterialization(asset, partition=key))
         self._report(run, Event.ASSET_MATERIALIZATION, made)
 
