@@ -300,7 +300,8 @@ def _show(
         if file.path is None:
             console.err.print(f"not exported: {file.reason}", style="yellow")
         else:
-            console.err.print(f"wrote {file.path}")
+            without = f" without sound: {file.reason}" if file.reason else ""
+            console.err.print(f"wrote {file.path}{without}")
     if opened:
         console.err.print(f"opened {opened}")
 

@@ -26,7 +26,7 @@ class Exported:
     path: Path | None
     """The file; None if it could not be written."""
     reason: str | None
-    """Why there is no file."""
+    """Why there is no file, or why a clip has no sound although the upload has."""
 
 
 def export_hits(
@@ -45,7 +45,7 @@ def export_hits(
         folder: created if missing; files of the same name are replaced.
         frames: the stored frames, for thumbnails.
         uploads: the uploads, for clips.
-        clips: write the moments as clips (MP4, no sound) instead of thumbnails (JPEG).
+        clips: write the moments as clips (MP4) instead of thumbnails (JPEG).
         decode: how clips are cut; None for the defaults of the settings.
 
     Raises:
@@ -59,9 +59,10 @@ def export_hits(
     for number, hit in enumerate(hits, 1):
         suffix = "mp4" if clips else "jpg"
         path = folder / f"{number:03d}-{_plain(hit.video)}-{hit.media_time_seconds:.1f}s.{suffix}"
+        reason = None
         try:
             if clips:
-                cut_clip(
+                cut = cut_clip(
                     uploads,
                     hit.video,
                     hit.start_seconds,
@@ -69,11 +70,12 @@ def export_hits(
                     path,
                     options=decode,
                 )
+                reason = cut.silent_because
             else:
                 thumbnail = frames.thumbnail(hit.video, hit.frame_index)
                 with replacing(path) as file:
                     file.write(thumbnail)
-            made, reason = path, None
+            made: Path | None = path
         except (VideoError, FrameStoreError) as error:
             made, reason = None, str(error)
         except OSError as error:

@@ -103,6 +103,15 @@ class PictureJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CutReport:
+    """What a clip holds."""
+
+    frames: int
+    silent_because: str | None
+    """Why it has no sound although the upload has some there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CutJob:
     """A clip to cut; descriptors: the upload, and an empty file for the clip."""
 
@@ -113,14 +122,14 @@ class CutJob:
     longest_side: int | None
 
     def perform(self, descriptors: Sequence[int], progress: Progress) -> Any:
-        """Write the clip; return the number of its frames."""
+        """Write the clip; return the fields of a :class:`CutReport`."""
         from siglip_pipeline.video.cut import cut
         from siglip_pipeline.video.source import MediaSource
 
         upload, target = descriptors
         source = MediaSource.of_descriptor(self.video, upload, fed_bytes=self.fed_bytes)
         with open(target, "w+b", buffering=0, closefd=False) as file:
-            return cut(
+            report = cut(
                 source,
                 self.start_seconds,
                 self.end_seconds,
@@ -128,3 +137,4 @@ class CutJob:
                 longest_side=self.longest_side,
                 on_progress=progress,
             )
+        return asdict(report)

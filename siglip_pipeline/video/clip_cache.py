@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_VERSION: Final = "1"
+_VERSION: Final = "2"
 """Part of the cache key: raise it when clips are made differently."""
 _FAILURES_KEPT: Final = 256
 
@@ -70,6 +70,16 @@ class Span:
         return self == Span()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptClip:
+    """A clip that is there."""
+
+    file: BinaryIO
+    """Open; the caller closes it."""
+    lost_sound: bool
+    """Whether it has no sound because that of the upload cannot be decoded."""
+
+
 class Making:
     """A clip in progress; threads may share it."""
 
@@ -87,7 +97,7 @@ class _StoppedError(Exception):
 class ClipCache:
     """Makes clips in watched child processes and keeps them. Thread-safe.
 
-    Several processes may share the folder. Clips are H.264 in MP4, upright, without sound.
+    Several processes may share the folder. Clips are H.264 and AAC in MP4, upright.
 
     Args:
         uploads: where videos are.
@@ -105,16 +115,16 @@ class ClipCache:
         self._wholes = ThreadPoolExecutor(1, thread_name_prefix="whole-clips")
         self._queued = {self._parts: 0, self._wholes: 0}
 
-    def open(self, upload: Upload, span: Span) -> BinaryIO | None:
+    def open(self, upload: Upload, span: Span) -> KeptClip | None:
         """Return a clip that is kept, open; None if it is not."""
         path = self._path(upload, span)
-        try:
-            file = path.open("rb")
-        except OSError:
-            return None
-        with contextlib.suppress(OSError):
-            os.utime(path)
-        return file
+        for kept in (path, _silent(path)):
+            with contextlib.suppress(OSError):
+                file = kept.open("rb")
+                with contextlib.suppress(OSError):
+                    os.utime(kept)
+                return KeptClip(file=file, lost_sound=kept != path)
+        return None
 
     def making(self, upload: Upload, span: Span) -> Making | None:
         """Return the clip in progress, or the last attempt that failed; None if there is none."""
@@ -166,9 +176,10 @@ class ClipCache:
             making.share = permille / 1000
 
         error: Exception | None = None
+        kept = path
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            cut_clip(
+            made = cut_clip(
                 self._uploads,
                 upload.path,
                 start_seconds,
@@ -180,7 +191,10 @@ class ClipCache:
                 on_progress=note,
                 polite=True,
             )
-            remove_oldest(path.parent, "*.mp4", max_bytes=self._options.max_bytes, kept=path)
+            if made.silent_because is not None:
+                logger.warning("%s: a clip is without sound: %s", upload.path, made.silent_because)
+                kept = path.replace(_silent(path))
+            remove_oldest(path.parent, "*.mp4", max_bytes=self._options.max_bytes, kept=kept)
         except Exception as caught:
             error = caught
             if not isinstance(caught, VideoError | _StoppedError):
@@ -213,3 +227,8 @@ class ClipCache:
         )
         name = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:40]
         return self._options.folder / f"{name}.mp4"
+
+
+def _silent(path: Path) -> Path:
+    """Return the name of a clip whose sound could not be decoded."""
+    return path.with_name(f"{path.stem}.silent.mp4")

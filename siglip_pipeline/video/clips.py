@@ -5,7 +5,7 @@ from pathlib import Path
 from siglip_pipeline.errors import UploadError, VideoError
 from siglip_pipeline.files.replacing import replacing
 from siglip_pipeline.uploads.upload_store import UploadStore
-from siglip_pipeline.video.child_jobs import CutJob, Limits
+from siglip_pipeline.video.child_jobs import CutJob, CutReport, Limits
 from siglip_pipeline.video.children import Child, JobError
 from siglip_pipeline.video.decode_options import DecodeOptions, Progress
 from siglip_pipeline.video.handing import hand
@@ -27,8 +27,8 @@ def cut_clip(
     options: DecodeOptions | None = None,
     on_progress: Progress = lambda permille: None,
     polite: bool = False,
-) -> int:
-    """Write a section of an upload to an MP4 file without sound; return its number of frames.
+) -> CutReport:
+    """Write a section of an upload to an MP4 file; return what it holds.
 
     Args:
         uploads: where the video is.
@@ -69,7 +69,7 @@ def cut_clip(
                 end_seconds=end_seconds,
                 longest_side=longest_side,
             )
-            return int(child.run(job, limits, [upload.descriptor, clip.fileno()]))
+            return CutReport(**child.run(job, limits, [upload.descriptor, clip.fileno()]))
     except JobError as error:
         raise VideoError(video, error.reason) from error
     finally:

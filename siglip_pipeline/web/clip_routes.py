@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from typing import Annotated, Any, BinaryIO, Final
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query
 from starlette.concurrency import run_in_threadpool
@@ -12,7 +12,7 @@ from starlette.responses import Response
 from siglip_pipeline.errors import UploadNotFoundError, VideoError
 from siglip_pipeline.records import Upload
 from siglip_pipeline.text.timecode import timecode
-from siglip_pipeline.video.clip_cache import Making, Span
+from siglip_pipeline.video.clip_cache import KeptClip, Making, Span
 from siglip_pipeline.web.file_responses import FileFacts, file_response
 from siglip_pipeline.web.http_errors import HttpError, busy
 from siglip_pipeline.web.media import FILE, MEDIA_FAILURES, VideoId
@@ -23,13 +23,22 @@ from siglip_pipeline.web.services import CurrentServices, Services, unknown_vide
 MAX_CLIP_SECONDS: Final = 120.0
 """Longest clip, for which a person waits."""
 
+SOUND_HEADER: Final = "X-Sound"
+
 _FAILURES: Final = MEDIA_FAILURES | {
     422: {"model": ErrorAnswer, "description": "It cannot be decoded, or the times are wrong"},
     503: {"model": ErrorAnswer, "description": "Too many clips are being made; see Retry-After"},
 }
+LOST_SOUND: Final = "Its sound cannot be decoded"
+_NOTED: Final = {
+    SOUND_HEADER: {
+        "description": "`lost`: there is no sound, because that of the upload cannot be decoded",
+        "schema": {"type": "string"},
+    }
+}
 _FILE: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"content": {"video/mp4": FILE}, "description": "The clip"},
-    206: {"content": {"video/mp4": FILE}, "description": "The range"},
+    200: {"content": {"video/mp4": FILE}, "description": "The clip", "headers": _NOTED},
+    206: {"content": {"video/mp4": FILE}, "description": "The range", "headers": _NOTED},
     304: {"description": "Unchanged"},
     416: {"model": ErrorAnswer, "description": "The range is outside of the file"},
 }
@@ -50,7 +59,7 @@ async def get_clip(
     start: Annotated[float, Query(alias="from", ge=0, le=MAX_SECONDS, allow_inf_nan=False)],
     end: Annotated[float, Query(alias="to", ge=0, le=MAX_SECONDS, allow_inf_nan=False)],
 ) -> Response:
-    """Return `from` to `to` (at most 120 s) as H.264 without sound, once it is made."""
+    """Return `from` to `to` (at most 120 s) as H.264 and AAC, once it is made."""
     if not start < end <= start + MAX_CLIP_SECONDS:
         raise HttpError(
             422,
@@ -59,25 +68,29 @@ async def get_clip(
         )
     upload, duration = await run_in_threadpool(_look, services, video_id)
     span = Span(start_seconds=start, end_seconds=end)
-    file = await run_in_threadpool(services.clips.open, upload, span)
-    while file is None:
+    clip = await run_in_threadpool(services.clips.open, upload, span)
+    while clip is None:
         # Do not wait on a thread: searches need them.
         await asyncio.wrap_future(_made(services, upload, span, duration).done)
-        file = await run_in_threadpool(services.clips.open, upload, span)
+        clip = await run_in_threadpool(services.clips.open, upload, span)
     times = "-".join(timecode(second).replace(":", ".") for second in (start, end))
-    return _clip_response(request, file, f"{_stem(upload)} {times}.mp4")
+    return _clip_response(request, clip, f"{_stem(upload)} {times}.mp4")
 
 
 @router.get("/api/videos/{video_id}/playable", summary="Is all of a video there as MP4?")
 def get_playable(services: CurrentServices, video_id: VideoId) -> PlayableAnswer:
     """Return whether the whole video was converted, or how far it has come."""
     upload, _ = _look(services, video_id)
-    file = services.clips.open(upload, Span())
-    if file is not None:
-        file.close()
-        url = f"/api/videos/{video_id}/playable.mp4"
-        return PlayableAnswer(state="ready", share=1.0, reason=None, url=url)
-    return _progress(services.clips.making(upload, Span()))
+    making = services.clips.making(upload, Span())  # first: it ends once the file is there
+    if making is not None and not making.done.done():
+        return _progress(making)
+    clip = services.clips.open(upload, Span())
+    if clip is None:
+        return _progress(making)
+    clip.file.close()
+    url = f"/api/videos/{video_id}/playable.mp4"
+    reason = LOST_SOUND if clip.lost_sound else None
+    return PlayableAnswer(state="ready", share=1.0, reason=reason, url=url)
 
 
 @router.post("/api/videos/{video_id}/playable", summary="Make all of a video playable")
@@ -99,12 +112,12 @@ def make_playable(services: CurrentServices, video_id: VideoId) -> PlayableAnswe
 async def get_playable_file(
     request: Request, services: CurrentServices, video_id: VideoId
 ) -> Response:
-    """Return the whole video as H.264 without sound, if it was made."""
+    """Return the whole video as H.264 and AAC, if it was made."""
     upload, _ = await run_in_threadpool(_look, services, video_id)
-    file = await run_in_threadpool(services.clips.open, upload, Span())
-    if file is None:
+    clip = await run_in_threadpool(services.clips.open, upload, Span())
+    if clip is None:
         raise HttpError(404, f"it is not made yet: POST /api/videos/{video_id}/playable begins it")
-    return _clip_response(request, file, f"{_stem(upload)}.mp4")
+    return _clip_response(request, clip, f"{_stem(upload)}.mp4")
 
 
 def _look(services: Services, video_id: int) -> tuple[Upload, float]:
@@ -138,8 +151,8 @@ def _stem(upload: Upload) -> str:
     return upload.path.rpartition("/")[2].rpartition(".")[0] or "video"
 
 
-def _clip_response(request: Request, file: BinaryIO, name: str) -> Response:
-    status = os.fstat(file.fileno())
+def _clip_response(request: Request, clip: KeptClip, name: str) -> Response:
+    status = os.fstat(clip.file.fileno())
     facts = FileFacts(
         name=name,
         size_bytes=status.st_size,
@@ -147,4 +160,7 @@ def _clip_response(request: Request, file: BinaryIO, name: str) -> Response:
         tag=f'"{status.st_ino:x}-{status.st_size:x}"',
         media_type="video/mp4",
     )
-    return file_response(request, file, facts)
+    response = file_response(request, clip.file, facts)
+    if clip.lost_sound:
+        response.headers[SOUND_HEADER] = "lost"
+    return response

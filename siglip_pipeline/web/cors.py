@@ -5,7 +5,7 @@ from typing import Final
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-_EXPOSED: Final = "Content-Disposition, Content-Range, ETag, Retry-After"
+_EXPOSED: Final = "Content-Disposition, Content-Range, ETag, Retry-After, X-Sound"
 _REQUESTED: Final = "Authorization, Content-Type, Range, X-API-Key"
 _KEPT_SECONDS: Final = 600
 

@@ -165,7 +165,7 @@ class VideoAnswer(BaseModel):
     video: str = Field(description="Path below the uploads.", examples=["holiday/beach.mp4"])
     state: VideoState
     stage: str | None = Field(description="The stage that failed.")
-    reason: str | None = Field(description="Why it failed.")
+    reason: str | None = Field(description="Why it failed, or why it has no sound.")
     duration_seconds: float | None
     frames: int | None = Field(description="Stored frames.")
     sampling: str | None = Field(examples=["fps:1"])
@@ -204,7 +204,7 @@ class PlayableAnswer(BaseModel):
 
     state: Literal["absent", "making", "ready", "failed"]
     share: float = Field(description="How much is done, 0 to 1.")
-    reason: str | None = Field(description="Why it failed.")
+    reason: str | None = Field(description="Why it failed, or why it has no sound.")
     url: str | None = Field(description="Of the file, once it is ready.")
 
 

@@ -10,8 +10,9 @@ import httpx
 import pytest
 
 from siglip_pipeline.errors import VideoError
+from siglip_pipeline.records import Upload
 from siglip_pipeline.uploads.upload_store import UploadStore
-from siglip_pipeline.video.clip_cache import ClipCache, ClipOptions, Span
+from siglip_pipeline.video.clip_cache import ClipCache, ClipOptions, KeptClip, Span
 from siglip_pipeline_tests.web.conftest import Collection, Served, serving, wait_until
 
 pytestmark = pytest.mark.timeout(600)
@@ -71,6 +72,29 @@ def test_the_whole_video_is_made_on_request(client: httpx.Client, avi: str) -> N
     assert _seconds_of(client.get(state["url"]).content) == pytest.approx(12, abs=0.2)
 
 
+def test_what_ends_while_it_is_asked_for_is_not_said_to_be_absent(
+    collection: Collection, avi: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(collection.settings, home=collection.settings.home / "asked") as running:
+        clips = running.app._app.state.services.clips  # type: ignore[attr-defined]
+        held = threading.Event()
+        clips._wholes.submit(held.wait, 60)
+        look = clips.open
+
+        def look_and_let_it_end(upload: Upload, span: Span) -> KeptClip | None:
+            found = look(upload, span)
+            making = clips.making(upload, span)
+            held.set()
+            if making is not None:
+                making.done.result(timeout=60)
+            return found  # type: ignore[no-any-return]
+
+        assert running.client.post(f"{avi}/playable").json()["state"] == "making"
+        monkeypatch.setattr(clips, "open", look_and_let_it_end)
+        assert running.client.get(f"{avi}/playable").json()["state"] in ("making", "ready")
+        held.set()
+
+
 @pytest.mark.parametrize(
     "times",
     ["from=3&to=3", "from=6&to=3", "from=0&to=121", "from=-1&to=3", "from=nan&to=3", "to=3"],
@@ -109,7 +133,7 @@ def test_least_recently_watched_clips_go_first(collection: Collection, cache: Cl
         make(cache, span)
     watched = cache.open(upload, spans[0])
     assert watched is not None
-    watched.close()
+    watched.file.close()
     folder = cache._options.folder
     total = sum(path.stat().st_size for path in folder.iterdir())
     uploads = UploadStore(collection.settings.uploads, settle_seconds=0)

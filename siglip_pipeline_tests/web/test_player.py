@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import pytest
 from selenium import webdriver
 
@@ -152,6 +153,39 @@ def test_the_whole_video_is_converted_on_request(page: Page, films: Collection) 
     assert float(str(page.run(CURRENT))) >= 15
     _play(page, f"/videos/{films.ids()['long.avi']}?t=5")
     assert "playable.mp4" in (page.find("#video").get_attribute("src") or "")
+
+
+def test_a_link_to_the_present_moment_is_copied(page: Page, films: Collection) -> None:
+    granted = {"origin": page.url, "permissions": ["clipboardReadWrite"]}
+    page.browser.execute_cdp_cmd("Browser.grantPermissions", granted)
+    _play(page, f"/videos/{films.ids()['long.mp4']}?t=41&from=40&to=44")
+    page.run("document.getElementById('video').pause()")
+    page.run("document.getElementById('video').currentTime = 52")
+    wait_until(lambda: not page.run("return document.getElementById('video').seeking"))
+    page.find("#copy").click()
+    wait_until(lambda: page.find("#copy").text == "Copied")
+    copied = str(page.run("return navigator.clipboard.readText()"))
+    assert "t=52" in copied
+    page.browser.get("about:blank")
+    page.browser.get(copied)
+    wait_until(lambda: page.run(PLAYS))
+    assert float(str(page.run(CURRENT))) == pytest.approx(52, abs=3)
+    assert page.find(".found").get_attribute("x")
+
+
+@pytest.mark.parametrize("name", ["long.mp4", "long.avi"])
+def test_the_clip_of_the_moment_is_downloaded(
+    page: Page, films: Collection, tmp_path: Path, name: str
+) -> None:
+    page.go(f"/videos/{films.ids()[name]}?t=41&from=40&to=44")
+    page.downloads_to(tmp_path)
+    page.find("a[download][href*='clip.mp4']").click()
+    saved = tmp_path / "long 0.40.0-0.44.0.mp4"
+    wait_until(saved.exists)
+    with av.open(str(saved)) as container:
+        stream = container.streams.video[0]
+        assert stream.codec.name == "h264"
+        assert stream.frames == 4 * 25
 
 
 def test_an_upload_that_is_gone_is_said_to_be_gone(

@@ -111,13 +111,20 @@ def test_a_hit_is_previewed_under_the_pointer(page: Page) -> None:
     wait_until(lambda: page.run("return previewed.src === still"))
 
 
-def test_chosen_hits_are_exported(page: Page, client: httpx.Client) -> None:
+def test_chosen_hits_are_exported(page: Page, client: httpx.Client, tmp_path: Path) -> None:
     page.go("/?q=a+star")
     assert not page.find(".export button").is_enabled()
     boxes = page.all(".choose input")
     for box in boxes[:2]:
         box.click()
     wait_until(lambda: page.find("#chosen").text == "2 chosen:")
+    page.downloads_to(tmp_path)
+    for button in page.all(".export button"):
+        button.click()
+        wait_until(lambda: not list(tmp_path.glob("*.crdownload")))
+    wait_until(lambda: {file.name for file in tmp_path.iterdir()} == {"moments.csv", "moments.zip"})
+    with (tmp_path / "moments.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 2
     query = "&".join(f"hit={box.get_attribute('value')}" for box in boxes[:2])
     table = list(csv.DictReader(io.StringIO(client.get(f"/export?{query}").text)))
     assert [row["video"] for row in table] == [name.text for name in page.all(".hit .name")[:2]]

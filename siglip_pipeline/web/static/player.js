@@ -142,6 +142,9 @@ if (player) {
     video.src = address;
   }
 
+  const noteConverted = (lostSound) => notice("This browser cannot play the file: what you watch is "
+    + `converted${lostSound ? ", without sound, which cannot be decoded" : ""}.`);
+
   async function loadClip(seconds) {
     const mine = ++request;
     const start = Math.max(0, Math.floor(seconds) - LEAD_SECONDS), end = start + CLIP_SECONDS;
@@ -154,7 +157,7 @@ if (player) {
       showFrames(`This browser cannot play the file, and it cannot be converted: ${await messageOf(answer)}.`);
       return;
     }
-    notice("This browser cannot play the file: what you watch is converted, without sound.");
+    noteConverted(answer.headers.get("X-Sound") === "lost");
     byId("convert").hidden = false;
     load("clip", address, start, Math.min(end, duration), seconds);
   }
@@ -164,14 +167,14 @@ if (player) {
     if (there.status === 404) return showFrames("The upload is gone.");
     const whole = await fetch(`${api}/playable`);
     const state = whole.ok ? await whole.json() : { state: "absent" };
-    if (state.state === "ready") return playWhole(state.url);
+    if (state.state === "ready") return playWhole(state);
     return loadClip(wanted);
   }
 
-  function playWhole(address) {
-    notice("This browser cannot play the file: what you watch is converted, without sound.");
+  function playWhole({ url, reason }) {
+    noteConverted(Boolean(reason));
     byId("convert").hidden = byId("converted").hidden = true;
-    load("whole", address, 0, duration, now());
+    load("whole", url, 0, duration, now());
   }
 
   async function convert() {
@@ -182,7 +185,7 @@ if (player) {
       const state = await answer.json();
       byId("converted").value = state.share;
       byId("converted").hidden = state.state !== "making";
-      if (state.state === "ready") return playWhole(state.url);
+      if (state.state === "ready") return playWhole(state);
       if (state.state !== "making") return notice(`It cannot be converted: ${state.reason}.`);
       await new Promise((resolve) => { setTimeout(resolve, POLL_MS); });
       answer = await fetch(`${api}/playable`);
