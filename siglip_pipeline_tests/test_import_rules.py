@@ -41,7 +41,7 @@ def test_light_modules_load_no_torch_transformers_or_av(module: str) -> None:
 
 # What commands that take tenths of a second do without.
 SLOW_TO_IMPORT = {
-    "siglip_pipeline.web.app": {"dagster"},
+    "siglip_pipeline.web.app": {"dagster", "mcp"},
     "siglip_pipeline.cli.main": {"dagster", "fastapi", "psycopg", "pyarrow", "PIL", "fsspec"},
     "siglip_pipeline.cli.service_search": {"dagster", "fastapi", "psycopg", "pyarrow", "PIL"},
     "siglip_pipeline.stages.status": {"dagster", "fastapi", "pyarrow", "PIL"},

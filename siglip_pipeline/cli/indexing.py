@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from siglip_pipeline.store.database import Database, DatabaseOptions, open_datab
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.terminal import console
 from siglip_pipeline.terminal.progress import LINE_SECONDS, watch_until, write_progress
+from siglip_pipeline.text.in_words import duration_in_words
 from siglip_pipeline.text.json_form import Given
 from siglip_pipeline.uploads.ingest import Ingested, bring_in
 from siglip_pipeline.uploads.names import shown, unusable
@@ -123,8 +125,11 @@ def ingest_videos(
             console.err.print(f"skipped {shown(file.source)}: {file.reason}", style="yellow")
     result = Outcome()
     if wait and videos:
+        began = time.monotonic()
         index = _index_here if running(settings.home) is None else _wait_for_services
         result = index(settings, videos, quiet=quiet)
+        if not quiet:
+            _tell(result, time.monotonic() - began)
     elif videos and not quiet and running(settings.home) is None:
         console.err.print("`siglip-pipeline up` indexes them; or run this again with --wait.")
     return IngestDocument(
@@ -171,6 +176,7 @@ def materialize_uploads(
     for entry in () if quiet else skipped:
         console.err.print(f"skipped {shown(entry.video)}: {entry.reason}", style="yellow")
     wanted = [stage for stage in Stage if stage in (assets or Stage)]
+    began = time.monotonic()
     if not videos:
         result = Outcome()
     elif url is None:
@@ -181,6 +187,8 @@ def materialize_uploads(
         result = _index_through_dagster(
             url, settings, videos, assets=wanted, force=force, wait=wait, quiet=quiet
         )
+    if not quiet and result.backfills is None:
+        _tell(result, time.monotonic() - began)
     return MaterializeDocument(
         videos=tuple(videos),
         indexed=result.indexed,
@@ -379,6 +387,16 @@ def _outcome(database: Database, videos: Sequence[str]) -> Outcome:
             if row.state == "failed"
         ),
     )
+
+
+def _tell(result: Outcome, seconds: float) -> None:
+    """Say how many videos are searchable now, and why each of the others is not."""
+    for video in result.failed:
+        console.err.print(
+            f"failed {shown(video.video)} at {video.stage}: {video.reason}", style="yellow"
+        )
+    failed = f", {len(result.failed):,} failed" if result.failed else ""
+    console.err.print(f"{len(result.indexed):,} indexed{failed}, in {duration_in_words(seconds)}.")
 
 
 def _skip_reason(outcome: Ingested) -> str:

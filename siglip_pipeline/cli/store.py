@@ -10,6 +10,7 @@ from siglip_pipeline.cli.common import Json
 from siglip_pipeline.cli.common import load_settings as _settings
 from siglip_pipeline.cli.completion import complete_model
 from siglip_pipeline.terminal import console
+from siglip_pipeline.text.in_words import ago_in_words
 
 ModelKey = Annotated[
     str,
@@ -41,8 +42,8 @@ def models_list(json_: Json = False) -> None:
         for promotion in document.promotions:
             if promotion.overridden is not None:
                 console.out.print(
-                    f"{promotion.promoted_at:%Y-%m-%d %H:%M} {promotion.model_key} was promoted "
-                    f"with --force although: {promotion.overridden}"
+                    f"{promotion.model_key} was promoted with --force "
+                    f"{ago_in_words(promotion.promoted_at)} although: {promotion.overridden}"
                 )
 
 

@@ -26,6 +26,7 @@ from siglip_pipeline.store.quality_results import record_quality
 from siglip_pipeline.terminal import console
 from siglip_pipeline.terminal.progress import watch_until
 from siglip_pipeline.terminal.quality_tables import quality_table
+from siglip_pipeline.text.in_words import duration_in_words
 from siglip_pipeline.text.json_form import to_json
 
 MODEL_FOLDER = Path(__file__).parent / "model"
@@ -148,8 +149,9 @@ def _wait(launcher: Launcher, database: Database, expected: int, *, quiet: bool)
         if time.monotonic() > deadline:
             raise LaunchError(
                 f"only {status.indexed} of {expected} videos were indexed within "
-                f"{_GIVE_UP_SECONDS:.0f} s; see the runs at {launcher.endpoints.dagster_url}/runs "
-                f"and the logs in {launcher.settings.home / 'logs'}"
+                f"{duration_in_words(_GIVE_UP_SECONDS)}; see the runs at "
+                f"{launcher.endpoints.dagster_url}/runs and the logs in "
+                f"{launcher.settings.home / 'logs'}"
             )
         return status.indexed + status.failed >= expected and status.is_index_current
 
@@ -214,7 +216,7 @@ def _print_summary(
     console.out.print(
         f"{document.videos} videos, {document.frames} frames, "
         f"{document.correct} of {document.queries} queries answered by the right moment, "
-        f"{document.seconds:.0f} s in all.",
+        f"{duration_in_words(document.seconds)} in all.",
     )
     url = launcher.endpoints.dagster_url
     console.out.print(f"Dagster UI: {url}/assets  runs: {url}/runs")

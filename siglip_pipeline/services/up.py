@@ -39,6 +39,7 @@ from siglip_pipeline.services.state import (
 )
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline.store.database import DatabaseOptions, embedded_server, open_database
+from siglip_pipeline.text.in_words import duration_in_words
 from siglip_pipeline.video.sandbox import sandbox_report, sandbox_warning
 
 logger = logging.getLogger(__name__)
@@ -147,7 +148,7 @@ class Launcher:
                     raise LaunchError(_ended(service))
             if time.monotonic() > deadline:
                 raise LaunchError(
-                    f"{what} did not answer within {_READY_SECONDS:.0f} s; "
+                    f"{what} did not answer within {duration_in_words(_READY_SECONDS)}; "
                     f"see {self._services[0].log_path.parent}"
                 )
             time.sleep(0.2)
@@ -181,7 +182,7 @@ class Launcher:
                         f"{service.name} ended {_RESTARTS + 1} times: {_ended(service)}"
                     )
                 wait_seconds = min(2.0**service.restarts - 1, _LONGEST_WAIT_SECONDS)
-                again = f" in {wait_seconds:.0f} s" if wait_seconds else ""
+                again = f" in {duration_in_words(wait_seconds)}" if wait_seconds else ""
                 code = service.process.returncode
                 logger.warning(
                     "%s ended with status %d: starting it again%s", service.name, code, again

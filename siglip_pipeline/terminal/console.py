@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from siglip_pipeline.hits import Hit
+from siglip_pipeline.text.in_words import ago_in_words, size_in_words
 from siglip_pipeline.text.json_form import to_json
 from siglip_pipeline.text.timecode import timecode
 from siglip_pipeline.uploads.names import shown
@@ -79,11 +80,11 @@ def status_table(status: "PipelineStatus") -> Table:
     table = Table(show_header=False, box=None)
     table.add_row(
         "videos",
-        f"{status.total} in all, {status.indexed} indexed, {status.failed} failed, "
-        f"{status.pending} to come",
+        f"{status.total:,} in all, {status.indexed:,} indexed, {status.failed:,} failed, "
+        f"{status.pending:,} to come",
     )
-    table.add_row("frames", str(status.frames))
-    table.add_row("vectors", str(status.vectors))
+    table.add_row("frames", f"{status.frames:,}")
+    table.add_row("vectors", f"{status.vectors:,}")
     table.add_row("decoding", f"held by {status.sandbox}")
     for warning in status.warnings:
         table.add_row(Text("warning", style="yellow"), warning)
@@ -91,7 +92,7 @@ def status_table(status: "PipelineStatus") -> Table:
     if stale.videos:
         table.add_row(
             "out of date",
-            f"frames of {len(stale.frames)} and vectors of {len(stale.vectors)} videos; "
+            f"frames of {len(stale.frames):,} and vectors of {len(stale.vectors):,} videos; "
             "`siglip-pipeline materialize --stale` makes them anew",
         )
     if status.model:
@@ -105,13 +106,17 @@ def status_table(status: "PipelineStatus") -> Table:
         table.add_row(
             "index",
             f"{status.index.kind}, {status.index.state}, recall@10 {measured}, "
-            f"{status.index.rows} rows",
+            f"{status.index.rows:,} rows",
         )
     for video in status.video_warnings:
         reasons = "; ".join(video.warnings)
         table.add_row(Text("warning", style="yellow"), f"{shown(video.video)}: {reasons}")
     for failure in status.failures:
-        table.add_row("failed", f"{shown(failure.video)} at {failure.stage}: {failure.reason}")
+        table.add_row(
+            "failed",
+            f"{shown(failure.video)} at {failure.stage}, {ago_in_words(failure.failed_at)}: "
+            f"{failure.reason}",
+        )
     for file in status.refused:
         table.add_row("refused", f"{shown(file.path)}: {file.reason}")
     return table
@@ -123,7 +128,7 @@ def database_table(status: "DatabaseStatus") -> Table:
     kind = "embedded" if status.embedded else "external"
     table.add_row("database", f"{status.where} ({kind})")
     table.add_row("versions", f"Postgres {status.postgres}, pgvector {status.pgvector}")
-    table.add_row("size", f"{status.size_bytes / 2**20:,.1f} MiB")
+    table.add_row("size", size_in_words(status.size_bytes))
     for name, value in status.settings.items():
         table.add_row(name, value)
     return table
@@ -142,9 +147,9 @@ def models_table(models: "Iterable[ListedModel]") -> Table:
             model.name,
             model.key,
             str(model.dim),
-            str(model.embedded),
-            str(model.missing),
-            str(model.failed),
-            str(model.vectors),
+            f"{model.embedded:,}",
+            f"{model.missing:,}",
+            f"{model.failed:,}",
+            f"{model.vectors:,}",
         )
     return table

@@ -35,7 +35,7 @@ from siglip_pipeline.web.delivery import Compressed, HeadAsGet
 from siglip_pipeline.web.guard import GUARD_ANSWERS, OPEN_PATHS, Guard
 from siglip_pipeline.web.http_errors import http_error
 from siglip_pipeline.web.keys import ApiKey
-from siglip_pipeline.web.mcp_server import create_mcp, mcp_app
+from siglip_pipeline.web.mcp_mount import McpMount
 from siglip_pipeline.web.parameters import known_parameters
 from siglip_pipeline.web.schemas import EmbedBody
 from siglip_pipeline.web.services import Services
@@ -58,13 +58,13 @@ def create_app(
         embedder: instead of the default, which batches the texts of concurrent requests.
     """
     services = Services.open(settings, database, embedder)
-    mcp = create_mcp(services)
+    mcp = McpMount(services)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         if settings.load_model_at_start:
             services.load_model_in_background()
-        async with mcp.session_manager.run():
+        async with mcp.running():
             yield
         services.close()
 
@@ -99,7 +99,7 @@ def create_app(
         assets.router,
     ):
         app.include_router(router)
-    app.router.routes.extend(mcp_app(mcp).routes)
+    app.router.routes.append(mcp.route())
     for kind in (
         SiglipPipelineError,
         HTTPException,

@@ -7,6 +7,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from starlette.responses import HTMLResponse
 
 from siglip_pipeline import __version__
+from siglip_pipeline.text.in_words import ago_in_words, size_in_words
 from siglip_pipeline.text.timecode import timecode
 from siglip_pipeline.uploads.names import shown
 from siglip_pipeline.web.static_files import asset_url
@@ -18,6 +19,8 @@ _templates = Environment(
     lstrip_blocks=True,
 )
 _templates.filters["timecode"] = timecode
+_templates.filters["ago"] = ago_in_words
+_templates.filters["size"] = size_in_words
 _templates.filters["shown"] = shown
 _templates.filters["percent"] = lambda share: f"{share:.1%}"
 _templates.filters["query"] = lambda values: urlencode(

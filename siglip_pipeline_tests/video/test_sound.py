@@ -1,4 +1,4 @@
-"""Clips have the sound of their section, in step with the frames; ffprobe and ffmpeg look at them."""
+"""Clips have the sound of their section, in step with the frames, as ffmpeg finds them."""
 
 import json
 import subprocess

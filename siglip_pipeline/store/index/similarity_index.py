@@ -18,6 +18,7 @@ from siglip_pipeline.store.index.recall import RecallReport
 from siglip_pipeline.store.index.recall.queries import EmbedTexts, Query, prepare_queries
 from siglip_pipeline.store.kinds import Generation, index_kind
 from siglip_pipeline.store.models import ModelRow, ModelStore
+from siglip_pipeline.text.in_words import duration_in_words
 
 logger = logging.getLogger(__name__)
 
@@ -255,6 +256,6 @@ def _check_new(
     recall.record_check(database, target, report, purpose="publish", passed=fault is None)
     progress(
         f"recall@10 {report.recall_at_10:.3f}, {report.bytes_per_frame:.0f} bytes a frame, "
-        f"checked in {report.seconds:.1f} s"
+        f"checked in {duration_in_words(report.seconds)}"
     )
     return report, fault
