@@ -228,7 +228,7 @@ def together(connect: Connect, queries: int) -> float:
 
 
 @contextmanager
-def over_http(port: int, header: str = "") -> Iterator[Ask]:
+def over_http(port: int, headers: str = "") -> Iterator[Ask]:
     """A client that costs next to nothing: http.client spends longer on headers than the service.
 
     As load generators do, it reads as many bytes as the answer says that it has.
@@ -242,7 +242,7 @@ def over_http(port: int, header: str = "") -> Iterator[Ask]:
         def ask(query: int) -> object:
             path = f"/api/search?q={quote(f'query {query}')}&k={K}"
             host = f"Host: 127.0.0.1:{port}\r\n"
-            connection.sendall(f"GET {path} HTTP/1.1\r\n{host}{header}\r\n".encode())
+            connection.sendall(f"GET {path} HTTP/1.1\r\n{host}{headers}\r\n".encode())
             status = answers.readline()
             length = 0
             while (header := answers.readline()) != b"\r\n":
