@@ -214,18 +214,19 @@ def duplicates(
 
 def export(
     to: Annotated[
-        Path, typer.Option("--to", help="The Parquet file, or the folder of WebDataset's shards.")
+        Path, typer.Option("--to", help="The Parquet file, or the folder of the other forms.")
     ],
     format: Annotated[
-        Literal["parquet", "webdataset"],
-        typer.Option("--format", help="parquet, or webdataset with the pictures."),
+        Literal["parquet", "webdataset", "fiftyone"],
+        typer.Option("--format", help="parquet; webdataset or fiftyone with the pictures."),
     ] = "parquet",
     video: Videos = None,
     json_: Json = False,
 ) -> None:
     """Write all frames with their times and vectors to files that need no database.
 
-    Parquet has a row per frame; WebDataset a picture, its facts and its vector.
+    Parquet has a row per frame; WebDataset and FiftyOne's dataset a picture, its facts and its
+    vector. No other tool is needed for it.
     """
     from siglip_pipeline.cli.search_work import export_frames
 

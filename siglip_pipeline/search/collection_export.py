@@ -1,12 +1,9 @@
-"""Export the collection's frames with their vectors: as Parquet, or as shards for WebDataset."""
+"""Export the collection's frames with their vectors: Parquet, WebDataset, or FiftyOne's form."""
 
-import io
-import json
-import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +13,12 @@ from siglip_pipeline.errors import NothingIndexedError, QueryError
 from siglip_pipeline.files.replacing import replacing
 from siglip_pipeline.hits import SearchFilter
 from siglip_pipeline.records import EmbeddingBatch
+from siglip_pipeline.search.dataset_files import (
+    Counted,
+    ExportedFrame,
+    write_fiftyone,
+    write_shards,
+)
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.search.scope import resolve_scope
@@ -23,9 +26,7 @@ from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.video.frame_store import FrameStore
 
-ExportFormat = Literal["parquet", "webdataset"]
-
-FRAMES_PER_SHARD: Final = 10_000
+ExportFormat = Literal["parquet", "webdataset", "fiftyone"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,15 +54,15 @@ def export_collection(
     """Write the frames of all videos, or of some, with their vectors under the active model.
 
     Parquet is one file with the columns video, video_id, frame_index, time_seconds, model_key and
-    vector (a list of float32 of fixed size); its metadata names the model. WebDataset is a folder
-    of tar files with a picture, its facts and its vector per frame.
+    vector (a list of float32 of fixed size); its metadata names the model. The other forms are
+    folders that also hold the pictures: see :mod:`siglip_pipeline.search.dataset_files`.
 
     Args:
         database: holds the vectors.
-        target: the Parquet file, or the folder of shards; what is there is replaced.
+        target: the Parquet file, or the folder; what an earlier export left there is replaced.
         format: the kind of file.
         videos: paths and globs; None: all.
-        frames: the stored pictures, for ``webdataset``.
+        frames: the stored pictures, which folders hold.
 
     Raises:
         NothingIndexedError: there is no active model.
@@ -76,8 +77,13 @@ def export_collection(
             done = _write_parquet(target, model, batches)
         else:
             if frames is None:
-                raise QueryError("webdataset needs the stored frames: give a FrameStore")
-            done = _write_shards(target, model, batches, frames)
+                raise QueryError(f"{format} needs the stored frames: give a FrameStore")
+            counted = Counted(_frames(model, batches, frames))
+            if format == "webdataset":
+                write_shards(target, counted)
+            else:
+                write_fiftyone(target, model, counted)
+            done = counted.videos, counted.frames
     except OSError as error:
         raise QueryError(f"{target} cannot be written: {error.strerror or error}") from error
     return CollectionExport(
@@ -144,59 +150,23 @@ def _write_parquet(
     return videos, frames
 
 
-def _write_shards(
-    folder: Path,
-    model: ModelRow,
-    batches: Iterator[tuple[int, EmbeddingBatch]],
-    pictures: FrameStore,
-) -> tuple[int, int]:
-    folder.mkdir(parents=True, exist_ok=True)
-    videos = frames = 0
-    samples = _samples(model, batches, pictures)
-    sample = next(samples, None)
-    shard = 0
-    while sample is not None:
-        path = folder / f"frames-{shard:06d}.tar"
-        with replacing(path) as file, tarfile.open(fileobj=file, mode="w") as tar:
-            for _ in range(FRAMES_PER_SHARD):
-                key, is_first, contents = sample
-                for suffix, content in contents.items():
-                    entry = tarfile.TarInfo(f"{key}.{suffix}")
-                    entry.size = len(content)
-                    tar.addfile(entry, io.BytesIO(content))
-                videos, frames = videos + is_first, frames + 1
-                sample = next(samples, None)
-                if sample is None:
-                    break
-        shard += 1
-    return videos, frames
-
-
-def _samples(
+def _frames(
     model: ModelRow, batches: Iterator[tuple[int, EmbeddingBatch]], pictures: FrameStore
-) -> Iterator[tuple[str, bool, dict[str, bytes]]]:
-    """Yield the key of each frame, whether it is its video's first, and its files by suffix."""
+) -> Iterator[ExportedFrame]:
+    """Yield the frames of all videos, by video and time."""
     for video_id, batch in batches:
         row_of = {int(index): row for row, index in enumerate(batch.frame_index_N)}
-        is_first = True
         for stored in pictures.read(batch.video):
             for index, jpeg in zip(stored.frame_index_N.tolist(), stored.jpegs, strict=True):
                 row = row_of.get(index)
                 if row is None:  # decoded again, and not embedded yet
                     continue
-                vector = io.BytesIO()
-                np.save(vector, batch.embeddings_ND[row].astype(np.float32))
-                facts = {
-                    "video": batch.video,
-                    "video_id": video_id,
-                    "frame_index": index,
-                    "time_seconds": float(batch.time_seconds_N[row]),
-                    "model_key": model.key,
-                }
-                files = {
-                    "jpg": jpeg,
-                    "json": json.dumps(facts).encode(),
-                    "npy": vector.getvalue(),
-                }
-                yield f"{video_id:08d}-{index:09d}", is_first, files
-                is_first = False
+                yield ExportedFrame(
+                    video=batch.video,
+                    video_id=video_id,
+                    frame_index=index,
+                    time_seconds=float(batch.time_seconds_N[row]),
+                    model_key=model.key,
+                    jpeg=jpeg,
+                    vector_D=batch.embeddings_ND[row].astype(np.float32),
+                )

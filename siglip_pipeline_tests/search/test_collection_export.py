@@ -1,8 +1,10 @@
 """The collection as files: what is read back is what is stored."""
 
+import base64
 import io
 import json
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,9 @@ import pytest
 
 from siglip_pipeline.cli import main as cli
 from siglip_pipeline.errors import QueryError
-from siglip_pipeline.search import collection_export
+from siglip_pipeline.search import dataset_files
 from siglip_pipeline.search.collection_export import export_collection
+from siglip_pipeline.search.dataset_files import write_fiftyone
 from siglip_pipeline.settings import process_environment
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.video.frame_store import FrameStore
@@ -49,7 +52,7 @@ def test_some_videos_are_chosen(films: Films, tmp_path: Path) -> None:
 def test_shards_hold_pictures_facts_and_vectors(
     films: Films, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collection_export, "FRAMES_PER_SHARD", 10)
+    monkeypatch.setattr(dataset_files, "FRAMES_PER_SHARD", 10)
     frames = FrameStore(films.settings.frame_store_url)
     done = export_collection(films.database, tmp_path, format="webdataset", frames=frames)
     shards = sorted(tmp_path.glob("frames-*.tar"))
@@ -70,6 +73,51 @@ def test_shards_hold_pictures_facts_and_vectors(
         stored = VectorStore(films.database).vectors(model.model_id, facts["video"])
         row = stored.frame_index_N.tolist().index(facts["frame_index"])
         np.testing.assert_array_equal(np.load(io.BytesIO(files["npy"])), stored.embeddings_ND[row])
+
+
+def test_an_earlier_export_leaves_nothing_behind(films: Films, tmp_path: Path) -> None:
+    frames = FrameStore(films.settings.frame_store_url)
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "dataset" / "data").mkdir(parents=True)
+    old = tmp_path / "shards" / "frames-000009.tar"
+    old_picture = tmp_path / "dataset" / "data" / "00000099-000000001.jpg"
+    mine = [tmp_path / "shards" / "notes.txt", tmp_path / "dataset" / "data" / "holiday.jpg"]
+    for path in (old, old_picture, *mine):
+        path.write_bytes(b"x")
+    export_collection(films.database, tmp_path / "shards", format="webdataset", frames=frames)
+    export_collection(films.database, tmp_path / "dataset", format="fiftyone", frames=frames)
+    assert not old.exists()
+    assert not old_picture.exists()
+    assert all(path.exists() for path in mine)
+
+
+def test_the_dataset_of_fiftyone_holds_what_is_stored(films: Films, tmp_path: Path) -> None:
+    frames = FrameStore(films.settings.frame_store_url)
+    done = export_collection(films.database, tmp_path, format="fiftyone", frames=frames)
+    model = films.service.active_model()
+    about = json.loads((tmp_path / "metadata.json").read_text())
+    assert "version" not in about, "FiftyOne would read the samples as documents of its database"
+    assert about["info"]["model_key"] == model.key
+    samples = json.loads((tmp_path / "samples.json").read_text())["samples"]
+    assert (len(samples), len({sample["video"] for sample in samples})) == (
+        done.frames,
+        done.videos,
+    )
+    for sample in samples:
+        picture = (tmp_path / sample["filepath"]).read_bytes()
+        assert picture == frames.thumbnail(sample["video"], sample["frame_index"])
+        stored = VectorStore(films.database).vectors(model.model_id, sample["video"])
+        row = stored.frame_index_N.tolist().index(sample["frame_index"])
+        assert sample["time_seconds"] == stored.time_seconds_N[row]
+        # As fiftyone.core.utils.deserialize_numpy_array reads it.
+        content = zlib.decompress(base64.b64decode(sample["embedding"]["$binary"]["base64"]))
+        np.testing.assert_array_equal(np.load(io.BytesIO(content)), stored.embeddings_ND[row])
+
+
+def test_an_empty_choice_is_a_dataset_without_samples(films: Films, tmp_path: Path) -> None:
+    model = films.service.active_model()
+    write_fiftyone(tmp_path, model, iter(()))
+    assert json.loads((tmp_path / "samples.json").read_text()) == {"samples": []}
 
 
 def _run(monkeypatch: pytest.MonkeyPatch, films: Films, *arguments: str) -> object:

@@ -47,7 +47,10 @@ return [video.currentTime, [...pixels]]
 """
 SOUND_BYTES = "return document.getElementById('video').webkitAudioDecodedByteCount"
 SOURCE = "return document.getElementById('video').currentSrc"
-CURRENT = "const v = document.getElementById('video'); return v.seeking ? 0 : v.currentTime"
+CURRENT = """
+const v = document.getElementById('video');
+return v.seeking || v.readyState < 2 || !v.videoWidth ? 0 : v.currentTime
+"""
 
 
 @pytest.fixture(scope="module")
