@@ -1,7 +1,6 @@
 """Refuse parameters that a route does not have, and name the nearest that it has."""
 
 import difflib
-import functools
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -26,21 +25,13 @@ async def known_parameters(request: Request) -> None:
     route: APIRoute = request.scope["route"]
     if not route.include_in_schema:  # a page
         return
-    known = _known(route)
+    # Not from the description of the whole API: making that takes half a second.
+    known = set(_declared(route.dependant))
     if "signature" in request.query_params:
-        known = known.union(_SIGNATURE)
+        known.update(_SIGNATURE)
     for name in request.query_params:
         if name not in known:
             raise HttpError(422, nearest(name, known))
-
-
-@functools.cache
-def _known(route: APIRoute) -> frozenset[str]:
-    """Return the names of the parameters of a route.
-
-    Not from the description of the whole API: making that takes half a second.
-    """
-    return frozenset(_declared(route.dependant))
 
 
 def _declared(dependant: Dependant) -> Iterator[str]:
