@@ -8,6 +8,7 @@ if (player) {
   const video = byId("video");
   const api = `/api/videos/${player.dataset.id}`;
   const duration = Number(player.dataset.duration);
+  const isShort = duration <= CLIP_SECONDS;
   const leastSpan = Number(player.dataset.leastSpan);
   // Times count from the first frame. The upload's own clock, which is shown, may begin before it.
   const offset = Number(player.dataset.offset);
@@ -147,7 +148,8 @@ if (player) {
 
   async function loadClip(seconds) {
     const mine = ++request;
-    const start = Math.max(0, Math.floor(seconds) - LEAD_SECONDS), end = start + CLIP_SECONDS;
+    const start = isShort ? 0 : Math.max(0, Math.floor(seconds) - LEAD_SECONDS);
+    const end = start + CLIP_SECONDS;
     const address = `${api}/clip.mp4?from=${start}&to=${end}`;
     wanted = seconds;
     notice("This browser cannot play the file: the moment is being converted …");
@@ -158,7 +160,7 @@ if (player) {
       return;
     }
     noteConverted(answer.headers.get("X-Sound") === "lost");
-    byId("convert").hidden = false;
+    byId("convert").hidden = isShort; // all of it is in the clip
     load("clip", address, start, Math.min(end, duration), seconds);
   }
 
