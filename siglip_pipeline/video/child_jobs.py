@@ -103,15 +103,6 @@ class PictureJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CutReport:
-    """What a clip holds."""
-
-    frames: int
-    silent_because: str | None
-    """Why it has no sound although the upload has some there."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CutJob:
     """A clip to cut; descriptors: the upload, and an empty file for the clip."""
 

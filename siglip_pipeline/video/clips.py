@@ -5,8 +5,9 @@ from pathlib import Path
 from siglip_pipeline.errors import UploadError, VideoError
 from siglip_pipeline.files.replacing import replacing
 from siglip_pipeline.uploads.upload_store import UploadStore
-from siglip_pipeline.video.child_jobs import CutJob, CutReport, Limits
+from siglip_pipeline.video.child_jobs import CutJob, Limits
 from siglip_pipeline.video.children import Child, JobError
+from siglip_pipeline.video.cut_report import CutReport
 from siglip_pipeline.video.decode_options import DecodeOptions, Progress
 from siglip_pipeline.video.handing import hand
 

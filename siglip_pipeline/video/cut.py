@@ -11,8 +11,8 @@ from av.container import OutputContainer
 
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import RgbArray
-from siglip_pipeline.video.child_jobs import CutReport
 from siglip_pipeline.video.container import write_mp4
+from siglip_pipeline.video.cut_report import CutReport
 from siglip_pipeline.video.decode import decode_frames
 from siglip_pipeline.video.frame_index import index_frames
 from siglip_pipeline.video.picture import PictureMaker
@@ -23,7 +23,6 @@ from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline.video.stills import is_picture
 
 TIME_BASE: Final = Fraction(1, 90_000)
-SOUND_BITS_PER_SECOND: Final = 128_000
 
 
 def cut(
@@ -108,7 +107,6 @@ class _Encoder:
         self._pieces: Iterator[Samples] = sound.pieces or iter(())
         if sound.pieces is not None:  # all streams are known before anything is written
             self._sound = output.add_stream("aac", rate=RATE, layout=LAYOUT)
-            self._sound.bit_rate = SOUND_BITS_PER_SECOND
         self._samples = 0
 
     def add(self, pixels_HWC: RgbArray, seconds: float) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from siglip_pipeline.uploads.upload_store import UploadStore
-from siglip_pipeline.video.child_jobs import CutReport
 from siglip_pipeline.video.clips import cut_clip
+from siglip_pipeline.video.cut_report import CutReport
 from siglip_pipeline_tests.video import ffmpeg_reference  # noqa: F401  skips without ffmpeg
 
 TONE = "aevalsrc=0.5*sin(2*PI*440*t)*between(t\\,5\\,5.5):d=10"
