@@ -20,7 +20,6 @@ from siglip_pipeline.store import counts
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index import recall
 from siglip_pipeline.store.index.recall.queries import Query, prepare_queries
-from siglip_pipeline.store.kinds import EF_SEARCH
 from siglip_pipeline.store.models import ModelStore
 
 SCENES = [40, 8, 4, 3, 2, 1]
@@ -97,8 +96,8 @@ def built(
 ) -> tuple[Built, recall.RecallReport]:
     """A generation of a kind, at the ef_search that the recall check chooses."""
     made = build_beside(database, model_id, kind)
-    checked = recall.check_recall(database, made.target, queries, progress=log)
-    parameters = made.target.parameters | {EF_SEARCH: checked.ef_search}
+    checked = recall.check_recall(database, made.target, queries, min_recall=0.95, progress=log)
+    parameters = checked.parameters
     return replace(made, target=replace(made.target, parameters=parameters)), checked
 
 

@@ -32,7 +32,7 @@ from siglip_pipeline.store.index import recall
 from siglip_pipeline.store.index.index_options import IndexOptions
 from siglip_pipeline.store.index.recall.queries import Query, prepare_queries
 from siglip_pipeline.store.index.similarity_index import IndexReport, build_index
-from siglip_pipeline.store.kinds import EF_SEARCH, Generation
+from siglip_pipeline.store.kinds import Generation
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.vectors import VectorStore
 
@@ -172,10 +172,11 @@ def run(
         moments = Built(target=live, seconds=report.build_seconds)
         for kind in others:
             other = build_beside(database, model_id, kind)
-            checked = recall.check_recall(database, other.target, queries, progress=log)
+            checked = recall.check_recall(
+                database, other.target, queries, min_recall=RECALL_GOAL, progress=log
+            )
             # As searches would: with the ef_search that the check chose.
-            parameters = other.target.parameters | {EF_SEARCH: checked.ef_search}
-            other = replace(other, target=replace(other.target, parameters=parameters))
+            other = replace(other, target=replace(other.target, parameters=checked.parameters))
             cases += recall_cases(prefix, kind, checked)
             cases += compare(database, prefix, moments, other, report.recall, checked, queries)
         cases += against_exact(database, prefix, moments.target, queries)

@@ -129,7 +129,7 @@ def measure(footage: Footage, queries: int, database: Database, model_id: int) -
     with database.connection() as connection:
         target = generations.live(connection, model_id)
     assert target is not None
-    ef_search = ef_search_of(index_kind(target.kind), target)
+    ef_search = ef_search_of(index_kind(target.kind), target, footage.text_queries(1))
     note = f"{target.kind}, ef {ef_search}, k {K}, dim {footage.dim}"
     vectors_ND = footage.text_queries(queries)
     with service(footage, queries, database.url.reveal()) as port:
@@ -260,7 +260,9 @@ def over_http(port: int, headers: str = "") -> Iterator[Ask]:
 def nearest_frames(database: Database, target: Generation, vectors_ND: FloatArray) -> Iterator[Ask]:
     """The statement prepared, in one transaction: as quick as Postgres can be asked."""
     with database.connection() as connection:
-        near = NearFrames(connection, index_kind(target.kind), target, k=K, scope=Scope())
+        kind = index_kind(target.kind)
+        ef_search = ef_search_of(kind, target, vectors_ND)
+        near = NearFrames(connection, kind, target, k=K, scope=Scope(), ef_search=ef_search)
         yield lambda query: near(vectors_ND[query], prepare=True)
 
 

@@ -114,7 +114,7 @@ def test_more_are_found_than_the_index_looks_at_first(
     service: SearchService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "siglip_pipeline.store.search.search_run.ef_search_of", lambda kind, target: 1
+        "siglip_pipeline.store.search.search_run.ef_search_of", lambda kind, target, query_QD: 1
     )
     result = service.by_moment("v03.mp4", 3, k=VIDEOS, filter=SearchFilter(max_per_video=1))
     assert len({hit.video for hit in result.hits}) == VIDEOS

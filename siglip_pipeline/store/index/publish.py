@@ -6,7 +6,7 @@ from psycopg.types.json import Jsonb
 from siglip_pipeline.store import generations, models, tables
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index.recall import RecallReport
-from siglip_pipeline.store.kinds import EF_SEARCH, Generation
+from siglip_pipeline.store.kinds import Generation
 
 _PUBLISH = """
 UPDATE generations
@@ -73,7 +73,7 @@ def publish(
                 report.ann_bytes if report else 0,
                 seconds,
                 report.recall_at_10 if report else None,
-                Jsonb({EF_SEARCH: report.ef_search} if report else {}),
+                Jsonb(report.parameters if report else {}),
                 target.model_id,
                 target.generation,
             ],

@@ -174,7 +174,9 @@ def _check_live(
     """Check the recall of the live index again if it has changed; None if it has not."""
     if changed == 0 or not queries:
         return None
-    report = recall.check_recall(database, live, queries, progress=progress, sweep=False)
+    report = recall.check_recall(
+        database, live, queries, min_recall=options.min_recall, progress=progress, sweep=False
+    )
     passed = report.fault(options.min_recall) is None
     recall.record_check(database, live, report, purpose="drift", passed=passed)
     return report
@@ -251,7 +253,9 @@ def _check_new(
     """Check the recall of a new generation; return the report, and why it must not be published."""
     if not queries:
         return None, None
-    report = recall.check_recall(database, target, queries, progress=progress)
+    report = recall.check_recall(
+        database, target, queries, min_recall=options.min_recall, progress=progress
+    )
     fault = report.fault(options.min_recall)
     recall.record_check(database, target, report, purpose="publish", passed=fault is None)
     progress(

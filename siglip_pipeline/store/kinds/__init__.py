@@ -1,7 +1,7 @@
 """The kinds of similarity index, behind one interface; docs/indexes.md says which to choose."""
 
 from siglip_pipeline.errors import SimilarityIndexError
-from siglip_pipeline.store.kinds.base import EF_SEARCH, Generation, IndexKind, Scope
+from siglip_pipeline.store.kinds.base import Generation, IndexKind, Scope
 from siglip_pipeline.store.kinds.exact import Exact
 from siglip_pipeline.store.kinds.frame_index import Hnsw, IvfFlat
 from siglip_pipeline.store.kinds.moment_index import MomentIndex
@@ -11,7 +11,7 @@ KINDS: dict[str, IndexKind] = {
     kind.name: kind for kind in (MomentIndex(), Hnsw(), HnswBinary(), IvfFlat(), Exact())
 }
 
-__all__ = ["EF_SEARCH", "KINDS", "Generation", "IndexKind", "Scope", "index_kind"]
+__all__ = ["KINDS", "Generation", "IndexKind", "Scope", "index_kind"]
 
 
 def index_kind(name: str) -> IndexKind:

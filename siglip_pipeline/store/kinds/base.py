@@ -8,11 +8,15 @@ from typing import Any, ClassVar
 from psycopg import sql
 from psycopg.adapt import PyFormat
 
+from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store import tables
 from siglip_pipeline.store.database import Connection
+from siglip_pipeline.store.kinds.modality import Modality, dividing_plane, modality_of
 
-EF_SEARCH = "effort"
+_EF_SEARCH = "effort"
 """The parameter of a generation under which databases keep its ``ef_search``."""
+_EF_SEARCHES, _PLANE = "efforts", "plane"
+"""The parameters with the ``ef_search`` of each modality, and what divides the two."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +34,31 @@ class Generation:
     @property
     def ef_search(self) -> int | None:
         """Return what the recall check chose: ``ef_search`` of HNSW, ``probes`` of IVFFlat."""
-        return self.parameters.get(EF_SEARCH)
+        return self.parameters.get(_EF_SEARCH)
+
+    def ef_search_for(self, query_QD: FloatArray) -> int | None:
+        """Return :attr:`ef_search` of the modality of a query; the same for all in old indexes."""
+        if _PLANE not in self.parameters:
+            return self.ef_search
+        chosen: int = self.parameters[_EF_SEARCHES][modality_of(self.parameters[_PLANE], query_QD)]
+        return chosen
+
+
+def chosen_ef_searches(
+    ef_searches: dict[Modality, int], pictures_QD: FloatArray, texts_QD: FloatArray
+) -> dict[str, Any]:
+    """Return the parameters of a generation for :meth:`Generation.ef_search_for`.
+
+    Args:
+        ef_searches: of each modality.
+        pictures_QD: picture queries.
+        texts_QD: text queries.
+    """
+    return {
+        _EF_SEARCH: max(ef_searches.values()),
+        _EF_SEARCHES: ef_searches,
+        _PLANE: dividing_plane(pictures_QD, texts_QD),
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,13 +92,15 @@ class Scope:
 
     def frame_condition(self, alias: str) -> sql.Composed:
         """Return SQL that is true for rows of a frames table in scope."""
-        condition = self.video_condition(alias)
+        return sql.SQL("{} AND {}").format(self.video_condition(alias), self.time_condition(alias))
+
+    def time_condition(self, alias: str) -> sql.Composed:
+        """Return SQL that is true for rows in scope of a frames table, within a video in scope."""
         if self.time_range is None:
-            return condition
+            return sql.SQL("true").format()
         return sql.SQL(
-            "{video} AND {row}.time_seconds >= %(from_seconds)s"
-            " AND {row}.time_seconds < %(to_seconds)s"
-        ).format(video=condition, row=sql.Identifier(alias))
+            "{row}.time_seconds >= %(from_seconds)s AND {row}.time_seconds < %(to_seconds)s"
+        ).format(row=sql.Identifier(alias))
 
 
 class IndexKind(ABC):

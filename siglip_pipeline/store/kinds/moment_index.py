@@ -111,6 +111,6 @@ class MomentIndex(HnswIndex):
             query=query_vector(target.dim, query),
             rows=sql.Literal(rows),
             frames=tables.frames(target.model_id),
-            scope=scope.frame_condition("f"),
+            scope=scope.time_condition("f"),
             best=best,
         )

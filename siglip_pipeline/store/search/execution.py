@@ -2,6 +2,7 @@
 
 from weakref import WeakKeyDictionary
 
+from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store.database import Connection
 from siglip_pipeline.store.kinds import Generation, IndexKind, Scope, index_kind
 
@@ -16,11 +17,10 @@ def choose_kind(target: Generation, scope: Scope) -> IndexKind:
     return index_kind(target.kind)
 
 
-def ef_search_of(kind: IndexKind, target: Generation) -> int:
+def ef_search_of(kind: IndexKind, target: Generation, query_QD: FloatArray) -> int:
     """Return the ``ef_search``, or ``probes``, of a search that does not set one."""
-    if kind.name == target.kind and target.ef_search is not None:
-        return target.ef_search
-    return kind.default_ef_search
+    chosen = target.ef_search_for(query_QD) if kind.name == target.kind else None
+    return chosen or kind.default_ef_search
 
 
 def apply_settings(

@@ -9,7 +9,7 @@ from psycopg import sql
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store.database import Connection
 from siglip_pipeline.store.kinds import Generation, IndexKind, Scope, index_kind
-from siglip_pipeline.store.search.execution import apply_settings, ef_search_of
+from siglip_pipeline.store.search.execution import apply_settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +45,10 @@ class NearFrames:
         *,
         k: int,
         scope: Scope,
-        ef_search: int | None = None,
+        ef_search: int,
     ) -> None:
         self._connection, self._kind, self._target = connection, kind, target
         self._k, self._scope = k, scope
-        ef_search = ef_search or ef_search_of(kind, target)
         rows = max(k, ef_search) if kind.groups_frames else k
         apply_settings(connection, kind, rows=rows, scope=scope, ef_search=ef_search)
         self._statement = _NEAREST.format(
@@ -66,8 +65,9 @@ class NearFrames:
         """
         found = self._execute(self._bytes, query_D, prepare=prepare)
         if len(found) < self._k and self._kind.name != "exact":
+            exact = index_kind("exact")
             everywhere = NearFrames(
-                self._connection, index_kind("exact"), self._target, k=self._k, scope=self._scope
+                self._connection, exact, self._target, k=self._k, scope=self._scope, ef_search=1
             )
             return everywhere(query_D)
         return [

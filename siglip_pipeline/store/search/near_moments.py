@@ -301,7 +301,7 @@ def _near(target: Generation, scope: Scope, shape: _Shape, vectors: dict[str, st
             for vector in vectors.values()
         ),
         frames=tables.frames(target.model_id),
-        scope=scope.frame_condition("f"),
+        scope=scope.time_condition("f"),
     )
 
 
@@ -321,7 +321,7 @@ def _grown(target: Generation, scope: Scope, shape: _Shape) -> sql.Composed:
         _STOP.format(
             moments=tables.moments(target.model_id),
             frames=tables.frames(target.model_id),
-            scope=scope.frame_condition("f"),
+            scope=scope.time_condition("f"),
             near_enough=near_enough,
             name=sql.Identifier(name),
             beyond=sql.SQL(beyond),

@@ -46,9 +46,9 @@ def find_hits(
         more, or if the model must be active and is not.
     """
     kind = index_kind("exact") if request.exact else choose_kind(target, scope)
-    rows = _rows_at_first(kind, target, request)
+    ef_search = request.ef_search or ef_search_of(kind, target, request.query_QD)
+    rows = _rows_at_first(kind, target, request, ef_search)
     while True:
-        ef_search = request.ef_search or ef_search_of(kind, target)
         apply_settings(connection, kind, rows=rows, scope=scope, ef_search=ef_search)
         near = near_moments(connection, target, kind, scope, request, rows=rows)
         if near.live is None or (must_be_active and not near.live):
@@ -67,9 +67,10 @@ def find_hits(
         rows *= 4 if kind.name == "exact" else 2
 
 
-def _rows_at_first(kind: IndexKind, target: Generation, request: SearchRequest) -> int:
-    exact = kind.name == "exact"
-    least = EXACT_ROWS if exact else request.ef_search or ef_search_of(kind, target)
+def _rows_at_first(
+    kind: IndexKind, target: Generation, request: SearchRequest, ef_search: int
+) -> int:
+    least = EXACT_ROWS if kind.name == "exact" else ef_search
     each = _CROWDED_ROWS if target.rows < _CROWDED * request.k else _GROWN_ROWS
     if request.within < 0:
         each = _APART_ROWS

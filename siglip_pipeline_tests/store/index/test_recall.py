@@ -1,6 +1,7 @@
 """The recall check: its truth is the truth, its figures move when an index gets worse."""
 
 import io
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -15,11 +16,14 @@ from siglip_pipeline.store.index import build as building
 from siglip_pipeline.store.index import recall
 from siglip_pipeline.store.index.recall import RecallCase, RecallReport
 from siglip_pipeline.store.index.recall.check import choose_ef_search
+from siglip_pipeline.store.index.recall.looks import is_clear, looks
 from siglip_pipeline.store.index.recall.plot import recall_plot
 from siglip_pipeline.store.index.recall.queries import Query, prepare_queries
 from siglip_pipeline.store.index.recall.truth import bootstrap, find_truth, found_share
-from siglip_pipeline.store.kinds import Generation, Scope
+from siglip_pipeline.store.kinds import Generation, Scope, index_kind
+from siglip_pipeline.store.kinds.base import chosen_ef_searches
 from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.store.search.execution import ef_search_of
 from siglip_pipeline_tests.store import made
 
 VIDEOS = 30
@@ -135,12 +139,14 @@ def test_the_truth_is_what_numpy_finds(
 def test_an_index_is_measured_without_and_with_filters(
     module_database: Database, built: Generation, queries: list[Query]
 ) -> None:
-    report = recall.check_recall(module_database, built, queries, progress=lambda _: None)
+    report = recall.check_recall(
+        module_database, built, queries, min_recall=0.95, progress=lambda _: None
+    )
     shares = {case.share for case in report.cases}
     assert shares == {1.0, 0.001, 0.05, 0.3}, "1% of 30 videos is one video, as is 0.1%"
     assert {case.modality for case in report.cases} == {"picture", "text"}
     for case in report.cases:
-        assert case.queries == 200
+        assert case.queries == (200 if case.share == 1 else 100), "clear of 0.95 after half"
         assert case.rows_share == 1
         assert case.low <= case.recall_at_10 <= case.high
         assert case.p50_seconds <= case.p99_seconds
@@ -151,7 +157,12 @@ def test_an_index_is_measured_without_and_with_filters(
     assert report.table_bytes > report.ann_bytes > 0
     assert report.fault(0.95) is None
     assert "index_1_g1" in report.plan
-    assert [case.ef_search for case in report.sweep][:2] == [25, 25]
+    # Pictures are found at once; one value more is for the plot, with a part of the queries.
+    assert [(c.modality, c.ef_search, c.queries) for c in report.sweep][:3] == [
+        ("picture", 25, 200),
+        ("picture", 50, 50),
+        ("text", 25, 200),
+    ]
 
 
 def test_an_index_that_lost_rows_is_found_out(
@@ -163,7 +174,12 @@ def test_an_index_that_lost_rows_is_found_out(
         connection.execute("UPDATE index_1_g1 SET last_frame = first_frame")
     try:
         report = recall.check_recall(
-            module_database, worse, queries, progress=lambda _: None, sweep=False
+            module_database,
+            worse,
+            queries,
+            min_recall=0.95,
+            progress=lambda _: None,
+            sweep=False,
         )
     finally:
         with module_database.connection() as connection:
@@ -199,6 +215,7 @@ def report(*cases: RecallCase, uses_index: bool = True, sweep: bool = True) -> R
     return RecallReport(
         kind="moments",
         ef_search=50,
+        parameters={},
         frames=100,
         cases=cases,
         sweep=cases if sweep else (),
@@ -227,17 +244,59 @@ def test_what_keeps_an_index_from_being_published(given_report: RecallReport, wo
     assert re.search(words, str(given_report.fault(0.95)))
 
 
-def test_the_least_ef_search_that_serves_both_kinds_of_query_is_chosen() -> None:
+def test_the_least_ef_search_that_reaches_the_aim_is_chosen() -> None:
     sweep = [
-        case(ef_search=25, recall_at_10=1.0),
-        case(ef_search=25, recall_at_10=0.8, modality="text"),
-        case(ef_search=50, recall_at_10=1.0),
-        case(ef_search=50, recall_at_10=0.99, modality="text"),
+        case(ef_search=25, recall_at_10=0.8),
+        case(ef_search=50, recall_at_10=0.99),
         case(ef_search=100),
-        case(ef_search=100, modality="text"),
     ]
     assert choose_ef_search(sweep) == 50
-    assert choose_ef_search(sweep[:2]) == 25, "none reaches the aim: the greatest"
+    assert choose_ef_search(sweep[:1]) == 25, "none reaches the aim: the greatest"
+
+
+@pytest.mark.parametrize("gap", [0.0, 4.0])
+def test_pictures_and_texts_are_searched_with_an_ef_search_of_their_own(gap: float) -> None:
+    rng = np.random.default_rng(5)
+    both_QD = rng.standard_normal((400, 32)).astype(np.float32)
+    both_QD[200:, 0] += gap
+    both_QD /= np.linalg.norm(both_QD, axis=1, keepdims=True)
+    pictures_QD, texts_QD = both_QD[:200], both_QD[200:]
+    old = Generation(model_id=1, dim=32, generation=1, kind="moments", parameters={"effort": 400})
+    assert ef_search_of(index_kind("moments"), old, pictures_QD[0]) == 400
+    chosen = chosen_ef_searches({"picture": 25, "text": 800}, pictures_QD, texts_QD)
+    target = replace(old, parameters=json.loads(json.dumps(chosen)))
+    assert target.ef_search == 800
+    assert ef_search_of(index_kind("exact"), target, texts_QD[0]) == 1
+    assert {target.ef_search_for(query_D) for query_D in texts_QD} == {800}, "never less"
+    assert target.ef_search_for(both_QD[[0, 200]]) == 800, "either of them"
+    shallow = sum(target.ef_search_for(query_D) == 25 for query_D in pictures_QD)
+    assert shallow >= 190 if gap else shallow < 100
+
+
+@pytest.mark.parametrize("bound", [0.95, 0.99])
+@pytest.mark.parametrize("gap", [-0.02, -0.005, 0.005])
+def test_a_measurement_stops_on_the_wrong_side_of_a_bound_in_fewer_than_5_percent(
+    bound: float, gap: float
+) -> None:
+    rng = np.random.default_rng(3)
+    wrong = 0
+    for _ in range(400):
+        values_Q = (rng.random(200) < bound + gap).astype(np.float64)
+        for count in looks(200):
+            if count < 200 and is_clear(values_Q[:count], bound):
+                wrong += (values_Q[:count].mean() > bound) != (gap > 0)
+                break
+    assert wrong <= 0.05 * 400
+
+
+def test_a_measurement_stops_early_where_the_answer_is_plain() -> None:
+    assert list(looks(200)) == [50, 100, 150, 200]
+    assert not is_clear(np.ones(50), 0.95), "0.95 ** 50 is 0.077"
+    assert is_clear(np.ones(100), 0.95)
+    assert is_clear(np.full(50, 0.8), 0.99)
+    assert not is_clear(np.full(200, 0.95), 0.95)
+    assert is_clear(np.ones(2), 0.0)
+    assert is_clear(np.full(2, 0.5), 1.0)
 
 
 @given(

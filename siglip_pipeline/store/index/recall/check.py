@@ -7,19 +7,22 @@ Shapes: Q queries, K depth of the truth.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from psycopg import sql
 
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store import counts, tables
 from siglip_pipeline.store.database import Connection, Database
-from siglip_pipeline.store.index.recall.queries import SEED, Modality, Query
+from siglip_pipeline.store.index.recall.looks import is_clear, looks
+from siglip_pipeline.store.index.recall.queries import SEED, Query
 from siglip_pipeline.store.index.recall.recall_report import RecallCase, RecallReport
 from siglip_pipeline.store.index.recall.truth import bootstrap, find_truth, found_share
-from siglip_pipeline.store.kinds import EF_SEARCH, Generation, IndexKind, Scope, index_kind
+from siglip_pipeline.store.kinds import Generation, IndexKind, Scope, index_kind
+from siglip_pipeline.store.kinds.base import chosen_ef_searches
+from siglip_pipeline.store.kinds.modality import Modality
 from siglip_pipeline.store.search.execution import choose_kind, ef_search_of
 from siglip_pipeline.store.search.near_frames import NearFrames
 
@@ -44,6 +47,7 @@ def check_recall(
     queries: Sequence[Query],
     *,
     progress: Callable[[str], object],
+    min_recall: float,
     sweep: bool = True,
 ) -> RecallReport:
     """Measure the recall and latency of a generation, live or not.
@@ -53,6 +57,7 @@ def check_recall(
         target: the generation.
         queries: queries of both modalities.
         progress: called with sentences about the progress.
+        min_recall: a filtered case ends early when its recall@10 is clear of this.
         sweep: also measure other values of ef_search, choose one, and report them for the plot.
     """
     began = time.monotonic()
@@ -67,17 +72,15 @@ def check_recall(
             for modality in ("picture", "text")
         }
         sweeps = _sweep(connection, target, queries, groups, truth[0]) if sweep else []
-        if sweeps:
-            target = replace(
-                target, parameters=target.parameters | {EF_SEARCH: choose_ef_search(sweeps)}
-            )
-        cases = _cases(connection, target, queries, groups, scopes, truth)
+        target = replace(target, parameters=target.parameters | _parameters(queries, sweeps))
+        cases = _cases(connection, target, queries, groups, scopes, truth, min_recall)
         plan, uses_index = explain(connection, target, queries[0]) if queries else ("", True)
         rows_count, table_bytes, ann_bytes = sizes(connection, target)
         frames = counts.answered_frames(connection, target.model_id, target.generation)
     return RecallReport(
         kind=target.kind,
         ef_search=target.ef_search or kind.default_ef_search,
+        parameters=target.parameters,
         frames=frames,
         cases=tuple(cases),
         sweep=tuple(sweeps),
@@ -91,6 +94,22 @@ def check_recall(
     )
 
 
+def _parameters(queries: Sequence[Query], sweep: Sequence[RecallCase]) -> dict[str, Any]:
+    """Return the parameters of a generation that tell searches their ef_search."""
+    if not sweep:
+        return {}
+    modalities: tuple[Modality, ...] = ("picture", "text")
+    pictures_QD, texts_QD = (
+        np.array([query.embedding_D for query in queries if query.modality == modality])
+        for modality in modalities
+    )
+    ef_searches = {
+        modality: choose_ef_search([case for case in sweep if case.modality == modality])
+        for modality in modalities
+    }
+    return chosen_ef_searches(ef_searches, pictures_QD, texts_QD)
+
+
 def _cases(
     connection: Connection,
     target: Generation,
@@ -98,8 +117,9 @@ def _cases(
     groups: dict[Modality, list[int]],
     scopes: dict[float, Scope],
     truth: Sequence[FloatArray],
+    min_recall: float,
 ) -> list[RecallCase]:
-    """Measure each modality under each filter."""
+    """Measure each modality under each filter, as searches do."""
     return [
         measure(
             connection,
@@ -109,6 +129,7 @@ def _cases(
             share=share,
             scope=scope,
             depths=(10, 100) if share == 1 else (100,),
+            bound=min_recall if share < 1 else None,
         )
         for rows in groups.values()
         if rows
@@ -143,33 +164,45 @@ def _sweep(
     groups: dict[Modality, list[int]],
     truth_QK: FloatArray,
 ) -> list[RecallCase]:
-    """Measure rising values of ef_search, up to one past the first that reaches the aim."""
+    """Measure rising values of ef_search for each modality, up to the first that reaches the aim.
+
+    One more follows for the plot, with a part of the queries.
+    """
+    return [
+        case
+        for rows in groups.values()
+        if rows
+        for case in _sweep_one(connection, target, [queries[i] for i in rows], truth_QK[rows])
+    ]
+
+
+def _sweep_one(
+    connection: Connection, target: Generation, queries: Sequence[Query], truth_QK: FloatArray
+) -> list[RecallCase]:
     cases: list[RecallCase] = []
     for ef_search in index_kind(target.kind).ef_searches:
-        cases += [
+        reached = bool(cases) and cases[-1].recall_at_10 >= AIM
+        some = next(looks(len(queries))) if reached else len(queries)
+        cases.append(
             measure(
                 connection,
                 target,
-                [queries[i] for i in rows],
-                truth_QK[rows],
+                queries[:some],
+                truth_QK[:some],
                 ef_search=ef_search,
                 depths=(10,),
+                bound=AIM,
             )
-            for rows in groups.values()
-            if rows
-        ]
-        if choose_ef_search(cases) < ef_search:
+        )
+        if reached:
             break
     return cases
 
 
 def choose_ef_search(sweep: Sequence[RecallCase]) -> int:
-    """Return the smallest value at which every modality reached the aim, or else the largest."""
-    values = sorted({case.ef_search for case in sweep})
-    for ef_search in values:
-        if all(case.recall_at_10 >= AIM for case in sweep if case.ef_search == ef_search):
-            return ef_search
-    return values[-1]
+    """Return the smallest value at which a modality reached the aim, or else the largest."""
+    reached = [case.ef_search for case in sweep if case.recall_at_10 >= AIM]
+    return min(reached) if reached else max(case.ef_search for case in sweep)
 
 
 def measure(
@@ -182,71 +215,94 @@ def measure(
     scope: Scope | None = None,
     ef_search: int | None = None,
     depths: Sequence[int] = (10, 100),
+    bound: float | None = None,
 ) -> RecallCase:
     """Search with each query to each of the depths, and compare with the exact search.
 
-    The latency is that of the first depth.
+    The latency is that of the first depth. With a bound, stop when recall@10 is clear of it.
     """
     scope = scope or Scope()
     kind = choose_kind(target, scope)
-    ef_search = ef_search or ef_search_of(kind, target)
-    exist_Q = np.isfinite(truth_QK).sum(axis=1)
-    returned = existing = 0
-    recalls: dict[int, NDArray[np.float64]] = {}
-    seconds: list[float] = []
-    for deep in depths:
-        found, spent = _search(connection, kind, target, queries, deep, scope, ef_search)
-        seconds = seconds or spent
-        returned += sum(map(len, found))
-        existing += int(np.minimum(exist_Q, deep).sum())
-        for depth in (d for d in DEPTHS if d <= deep and d not in recalls):
-            recalls[depth] = np.array(
-                [found_share(t_K, f, depth) for t_K, f in zip(truth_QK, found, strict=True)]
-            )
+    asked: list[_Asked] = []
+    for count in looks(len(queries)):
+        some = slice(len(asked), count)
+        asked += _ask(
+            connection, kind, target, queries[some], truth_QK[some], scope, ef_search, depths
+        )
+        if bound is not None and is_clear(np.array([one.recalls[10] for one in asked]), bound):
+            break
+    recalls = {depth: np.array([one.recalls[depth] for one in asked]) for depth in asked[0].recalls}
     low, high = bootstrap(recalls[10])
+    existing = sum(one.existing for one in asked)
+    seconds = [one.seconds for one in asked]
     return RecallCase(
         modality=queries[0].modality,
         share=share,
-        ef_search=ef_search,
+        ef_search=ef_search or max(one.ef_search for one in asked),
         searched=kind.name,
-        queries=len(queries),
+        queries=len(asked),
         recall_at_1=float(recalls[1].mean()),
         recall_at_10=float(recalls[10].mean()),
         recall_at_100=float(recalls[100].mean()) if 100 in recalls else None,
         low=low,
         high=high,
-        rows_share=returned / existing if existing else 1.0,
+        rows_share=sum(one.returned for one in asked) / existing if existing else 1.0,
         p50_seconds=float(np.percentile(seconds, 50)),
         p99_seconds=float(np.percentile(seconds, 99)),
     )
 
 
-def _search(
+@dataclass(slots=True, kw_only=True)
+class _Asked:
+    """One query, searched with to each of the depths."""
+
+    ef_search: int
+    recalls: dict[int, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    """Of the first depth."""
+    returned: int = 0
+    existing: int = 0
+
+
+def _ask(
     connection: Connection,
     kind: IndexKind,
     target: Generation,
     queries: Sequence[Query],
-    k: int,
+    truth_QK: FloatArray,
     scope: Scope,
-    ef_search: int,
-) -> tuple[list[list[float]], list[float]]:
-    """Return the distances that each query finds, without its own frame, and its seconds."""
-    # One more, as the query's own frame may be among them.
-    search = NearFrames(connection, kind, target, k=k + 1, scope=scope, ef_search=ef_search)
-    distances, seconds = [], []
-    for query in queries:
-        began = time.perf_counter()
-        found = search(query.embedding_D)
-        seconds.append(time.perf_counter() - began)
-        others = [f.distance for f in found if (f.video_id, f.frame_index) != query.held_out]
-        distances.append(others[:k])
-    return distances, seconds
+    ef_search: int | None,
+    depths: Sequence[int],
+) -> list[_Asked]:
+    asked = [
+        _Asked(ef_search=ef_search or ef_search_of(kind, target, query.embedding_D))
+        for query in queries
+    ]
+    for deep in depths:
+        for value in sorted({one.ef_search for one in asked}):
+            # One more, as the query's own frame may be among them.
+            search = NearFrames(connection, kind, target, k=deep + 1, scope=scope, ef_search=value)
+            for one, query, truth_K in zip(asked, queries, truth_QK, strict=True):
+                if one.ef_search != value:
+                    continue
+                began = time.perf_counter()
+                found = search(query.embedding_D)
+                one.seconds = one.seconds or time.perf_counter() - began
+                others = [
+                    f.distance for f in found if (f.video_id, f.frame_index) != query.held_out
+                ]
+                one.returned += len(others[:deep])
+                one.existing += min(int(np.isfinite(truth_K).sum()), deep)
+                for depth in (d for d in DEPTHS if d <= deep):
+                    one.recalls.setdefault(depth, found_share(truth_K, others[:deep], depth))
+    return asked
 
 
 def explain(connection: Connection, target: Generation, query: Query) -> tuple[str, bool]:
     """Return the plan of an unfiltered search, and whether it uses the similarity index."""
     kind = index_kind(target.kind)
-    search = NearFrames(connection, kind, target, k=10, scope=Scope())
+    ef_search = target.ef_search or kind.default_ef_search
+    search = NearFrames(connection, kind, target, k=10, scope=Scope(), ef_search=ef_search)
     lines = [line[:200] for line in search.plan(query.embedding_D)]
     name = tables.index_name(target.model_id, target.generation)
     return "\n".join(lines), any(name in line for line in lines)

@@ -7,7 +7,6 @@ when the collection has doubled, their frames are gone, or other texts are given
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from pgvector import HalfVector
@@ -16,9 +15,9 @@ from psycopg import sql
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store import counts, tables
 from siglip_pipeline.store.database import Connection, Database
+from siglip_pipeline.store.kinds.modality import Modality
 from siglip_pipeline.store.models import ModelRow
 
-Modality = Literal["picture", "text"]
 EmbedTexts = Callable[[Sequence[str]], FloatArray]
 
 QUERIES = 200

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from siglip_pipeline.store.index.recall.queries import Modality
+from siglip_pipeline.store.kinds.modality import Modality
 from siglip_pipeline.text.json_form import to_json
 
 EfSearch = Annotated[int, Field(serialization_alias="effort")]
@@ -42,7 +42,9 @@ class RecallReport:
 
     kind: str
     ef_search: EfSearch
-    """The default of searches, chosen by the sweep."""
+    """The default of searches, chosen by the sweep: the largest of both modalities."""
+    parameters: Annotated[dict[str, Any], Field(exclude=True)]
+    """What searches with this index need to know."""
     frames: int
     cases: tuple[RecallCase, ...]
     """At the default value: both modalities, without and with filters."""

@@ -6,7 +6,7 @@ is as near as the last frame of the truth, so that ties and equal frames do not 
 Shapes: Q queries, K depth of the truth, R rows of a block of frames.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,35 +36,33 @@ def find_truth(
     """
     q = len(queries)
     rounded_QD = np.array([query.embedding_D for query in queries], dtype=np.float16)
-    queries_QD = rounded_QD.astype(np.float32).reshape(q, target.dim)
+    # Distances are negative products.
+    away_QD = -rounded_QD.astype(np.float32).reshape(q, target.dim)
     best = [np.full((q, depth), np.inf, np.float32) for _ in scopes]
     ids = [None if s.video_ids is None else np.array(s.video_ids) for s in scopes]
-    held = {query.held_out: i for i, query in enumerate(queries) if query.held_out}
+    held = {int(_keys(*query.held_out)): i for i, query in enumerate(queries) if query.held_out}
     for video_id_R, frame_index_R, vectors_RD in read_vectors(
         connection, tables.frames(target.model_id), target.dim
     ):
-        distances_QR = -(queries_QD @ vectors_RD.T)
-        for row, column in _held_out(video_id_R, frame_index_R, held):
-            distances_QR[column, row] = np.inf
+        distances_QR = away_QD @ vectors_RD.T
+        keys_R = _keys(video_id_R, frame_index_R)
+        for row in np.flatnonzero(np.isin(keys_R, list(held))):
+            distances_QR[held[int(keys_R[row])], row] = np.inf
         for i, wanted in enumerate(ids):
             inside_QR = distances_QR
             if wanted is not None:
                 inside_QR = distances_QR[:, np.isin(video_id_R, wanted)]
-            both = np.concatenate([best[i], inside_QR], axis=1)
-            best[i] = np.partition(both, depth - 1, axis=1)[:, :depth]
+            if inside_QR.size:
+                both = np.concatenate([best[i], inside_QR], axis=1)
+                best[i] = np.partition(both, depth - 1, axis=1)[:, :depth]
     return [np.sort(nearest_QK, axis=1) for nearest_QK in best]
 
 
-def _held_out(
-    video_id_R: NDArray[np.int64],
-    frame_index_R: NDArray[np.int64],
-    held: dict[tuple[int, int], int],
-) -> Iterator[tuple[int, int]]:
-    """Yield positions (row, query) of frames that are queries themselves."""
-    for (video_id, frame_index), column in held.items():
-        rows = np.flatnonzero((video_id_R == video_id) & (frame_index_R == frame_index))
-        for row in rows:
-            yield int(row), column
+def _keys(
+    video_id_R: NDArray[np.int64] | int, frame_index_R: NDArray[np.int64] | int
+) -> NDArray[np.int64]:
+    """Return one number per frame."""
+    return (np.asarray(video_id_R, np.int64) << 32) + frame_index_R
 
 
 def found_share(truth_K: FloatArray, found: Sequence[float], depth: int) -> float:
