@@ -26,6 +26,10 @@ from siglip_pipeline.store.kinds.base import query_vector
 
 _STATEMENT = sql.SQL("""
 WITH RECURSIVE {near},
+-- Each row that is kept must be looked up; with ties, as their order is not known yet.
+kept AS MATERIALIZED (
+    SELECT * FROM near ORDER BY distance FETCH FIRST {kept} ROWS WITH TIES
+),
 found AS MATERIALIZED (
     SELECT *, row_number() OVER (ORDER BY score DESC, path, frame_index) AS place,
            (video_id::bigint << 32) + moment AS key
@@ -35,7 +39,7 @@ found AS MATERIALIZED (
                n.time_seconds,
                -- In half precision the product of two unit vectors can slightly exceed 1.
                greatest(-1, least(1, -n.distance)) AS score
-        FROM near n
+        FROM kept n
         JOIN LATERAL (
             SELECT path, media_offset_seconds FROM videos WHERE video_id = n.video_id LIMIT 1
         ) v ON true
@@ -180,7 +184,7 @@ class NearMoments:
     rows_read: int
     """Rows of the index that were read, for the vector with the fewest."""
     least_score: float
-    """The score down to which the index has returned all rows."""
+    """The score down to which all rows that the index returned were kept."""
     live: bool | None
     """Whether search answers with this model; None if this generation is not live any more."""
 
@@ -191,6 +195,7 @@ class _Shape:
 
     kind: IndexKind
     rows: int
+    kept: int
     k: int
     vectors: int
     is_apart: bool
@@ -205,6 +210,7 @@ def near_moments(
     request: SearchRequest,
     *,
     rows: int,
+    kept: int,
 ) -> NearMoments:
     """Return the best hits among the moments of the ``rows`` nearest rows of an index.
 
@@ -215,10 +221,12 @@ def near_moments(
         scope: what may be found.
         request: the query vectors, the filter and the limits.
         rows: the number of nearest rows of the index to read, for each vector.
+        kept: the number of best rows among them to group into hits.
     """
     shape = _Shape(
         kind,
         rows,
+        kept,
         request.k,
         len(request.query_QD),
         request.within < 0,
@@ -263,7 +271,8 @@ def _statement(target: Generation, scope: Scope, shape: _Shape) -> sql.Composed:
         hits=_apart(shape) if shape.is_apart else _grown(target, scope, shape),
         rows_read=_aggregate_each("least", "count(*)", each),
         # The vector whose next row would be the best sets the limit.
-        least_score=_aggregate_each("greatest", "min(-distance)", each),
+        least_score=_aggregate_each("greatest", "min(-distance)", [*each, "kept"]),
+        kept=sql.Literal(shape.kept),
     )
 
 

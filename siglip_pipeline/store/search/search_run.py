@@ -47,10 +47,10 @@ def find_hits(
     """
     kind = index_kind("exact") if request.exact else choose_kind(target, scope)
     ef_search = request.ef_search or ef_search_of(kind, target, request.query_QD)
-    rows = _rows_at_first(kind, target, request, ef_search)
+    kept, rows = _rows_at_first(kind, target, request, ef_search)
     while True:
         apply_settings(connection, kind, rows=rows, scope=scope, ef_search=ef_search)
-        near = near_moments(connection, target, kind, scope, request, rows=rows)
+        near = near_moments(connection, target, kind, scope, request, rows=rows, kept=kept)
         if near.live is None or (must_be_active and not near.live):
             return None
         exhausted = near.rows_read < rows
@@ -60,21 +60,29 @@ def find_hits(
             or (exhausted and kind.name == "exact")
         ):
             return _hits(near, model)
+        if kept < near.rows_read:
+            kept = rows
+            continue
         if exhausted or rows >= ROWS_MAX:
             # The index returns no more rows; an exact search finds what it missed.
             kind = index_kind("exact")
         # An exact search costs nearly the same for any number of rows.
         rows *= 4 if kind.name == "exact" else 2
+        kept = rows
 
 
 def _rows_at_first(
     kind: IndexKind, target: Generation, request: SearchRequest, ef_search: int
-) -> int:
-    least = EXACT_ROWS if kind.name == "exact" else ef_search
+) -> tuple[int, int]:
+    """Return how many rows to keep, and how many to read: the index needs more to be accurate."""
     each = _CROWDED_ROWS if target.rows < _CROWDED * request.k else _GROWN_ROWS
     if request.within < 0:
         each = _APART_ROWS
-    return max(each * request.k, least)
+    kept = each * request.k
+    rows = max(kept, EXACT_ROWS if kind.name == "exact" else ef_search)
+    # Rows of one moment, or of one video, displace others.
+    every_row_counts = kind.groups_frames and request.filter.max_per_video is None
+    return (kept if every_row_counts else rows), rows
 
 
 def _hits(near: NearMoments, model: ModelRow) -> list[Hit]:

@@ -286,6 +286,20 @@ def test_ties_go_by_path_and_frame(database: Database) -> None:
             assert [hit.video for hit in hits] == ["a.mp4", "b.mp4", "c.mp4"]
 
 
+def test_more_copies_than_rows_are_kept_are_told_apart_by_their_paths(database: Database) -> None:
+    """The index returns more rows than are grouped; the order of equal ones is that of paths."""
+    model_id = ModelStore(database).register(made.spec())
+    for number in reversed(range(30)):
+        made.load(database, model_id, f"v{number:02d}.mp4", made.footage(1, frames=made.SCENE))
+    build_index(database, model_id, options=made.index_options(index_kind="moments"))
+    model = ModelStore(database).get(model_id)
+    query_D = made.footage(1, frames=made.SCENE)[3]
+    hits = made.search(database, model, query_D, k=3, ef_search=100)
+    assert [hit.video for hit in hits] == ["v00.mp4", "v01.mp4", "v02.mp4"]
+    crowded = made.search(database, model, query_D, k=30, ef_search=100, max_per_video=1)
+    assert len(crowded) == 30
+
+
 def test_what_is_good_enough_for_one_of_several_vectors_is_found(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
