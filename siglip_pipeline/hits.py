@@ -258,6 +258,13 @@ class QueryShown:
     filter: Given[SearchFilter] = None
     offset: Given[int] = None
 
+    @property
+    def rates_text(self) -> bool:
+        """Return whether probabilities mean something: the model was trained for texts alone."""
+        mixed = any(term.text is not None for term in self.mix or ())
+        in_words = self.text is not None or self.vector == "text" or self.sequence is not None
+        return in_words or mixed
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:

@@ -292,8 +292,9 @@ def _open(result: SearchResult, settings: Settings) -> str:
 def _show(
     result: SearchResult, exported: "tuple[Exported, ...]", opened: str | None, *, title: str
 ) -> None:
+    rates_text = result.query.rates_text
     if result.hits:
-        console.out.print(console.hits_table(title, result.hits))
+        console.out.print(console.hits_table(title, result.hits, rates_text=rates_text))
     else:
         console.out.print("Nothing here: no moment passes the filters and is probable enough.")
     _show_receipt(result)
@@ -313,7 +314,11 @@ def _show_receipt(result: SearchResult) -> None:
 
         console.out.print(proof_sentence(result.proof))
         if result.proof.missed:
-            console.out.print(console.hits_table("missed by the index", result.proof.missed))
+            console.out.print(
+                console.hits_table(
+                    "missed by the index", result.proof.missed, rates_text=result.query.rates_text
+                )
+            )
     if result.pin is not None:
         console.out.print(f"pin {result.pin}")
     if result.reproduced is not None and not result.reproduced.same:

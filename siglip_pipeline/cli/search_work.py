@@ -35,6 +35,7 @@ from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.query_log import QueryLog
 from siglip_pipeline.store.video_names import stored_name
 from siglip_pipeline.store.videos import VideoStore
+from siglip_pipeline.terminal.console import FoldingTable
 from siglip_pipeline.text.timecode import timecode
 from siglip_pipeline.uploads.names import shown
 from siglip_pipeline.uploads.upload_store import UploadStore
@@ -135,8 +136,8 @@ def shared_segments(
         name = None if video is None else stored_name(database, video)
         if name is not None and VideoStore(database).get(name) is None:
             raise QueryError(
-                f"no video {video!r}; give its path below the uploads, as `siglip-pipeline status` "
-                "and the page of videos name it"
+                f"no video {video!r}; give its path below the uploads, as the page of videos names "
+                "it and the shell completes it (`siglip-pipeline --install-completion`)"
             )
         return VideoSimilarityStore(database).segments(video=name, duplicates_only=duplicates_only)
 
@@ -171,9 +172,7 @@ def _shows(page: str, settings: Settings, hit: Hit) -> bool:
 
 def labels_table(report: LabelReport) -> Any:
     """Return a row for each video and label, the labels of a video by probability."""
-    from rich.table import Table
-
-    table = Table()
+    table = FoldingTable()
     for column in ("video", "label", "probability", "frames", "best at"):
         table.add_column(column, justify="left" if column in ("video", "label") else "right")
     for video in report.videos:
@@ -195,9 +194,7 @@ def labels_table(report: LabelReport) -> Any:
 
 def duplicates_table(segments: list[SharedSegment]) -> Any:
     """Return shared stretches as rows."""
-    from rich.table import Table
-
-    table = Table()
+    table = FoldingTable()
     for column in ("video", "part", "is in", "part", "speed", "covered", ""):
         table.add_column(column, justify="right" if column in ("speed", "covered") else "left")
     for s in segments:

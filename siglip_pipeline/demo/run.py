@@ -204,7 +204,9 @@ def _report(title: str, query: _Query, result: SearchResult, *, quiet: bool) -> 
     correct = query.answered_by(result)
     if not quiet:
         mark = {0: Text("right", "green") if correct else Text("wrong", "red")}
-        console.out.print(console.hits_table(title, result.hits, mark=mark))
+        console.out.print(
+            console.hits_table(title, result.hits, rates_text=result.query.rates_text, mark=mark)
+        )
     return DemoAnswer(
         title=title, correct=correct, query=result.query, model=result.model, hits=result.hits
     )

@@ -48,16 +48,44 @@ def print_json(document: object) -> None:
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
+class FoldingTable(Table):
+    """A table that continues long words in the next line: names and keys are never cut."""
+
+    def add_column(self, *arguments: Any, **options: Any) -> None:
+        """Add a column; see ``Table.add_column``."""
+        super().add_column(*arguments, **{"overflow": "fold", **options})
+
+    @classmethod
+    def of_facts(cls) -> "FoldingTable":
+        """Return a table of names and values, without lines."""
+        table = cls(show_header=False, box=None)
+        table.add_column()
+        table.add_column()
+        return table
+
+
 def hits_table(
-    title: str, hits: Iterable[Hit], *, mark: Mapping[int, str | Text] | None = None
+    title: str,
+    hits: Iterable[Hit],
+    *,
+    rates_text: bool = True,
+    mark: Mapping[int, str | Text] | None = None,
 ) -> Table:
-    """Return hits as rows; ``mark`` adds a last column by row number."""
-    table = Table(title=shown(title), title_justify="left")
-    table.add_column("video", overflow="fold")
+    """Return hits as rows.
+
+    Args:
+        title: shown above.
+        hits: best first.
+        rates_text: whether the probabilities mean something; see :class:`.QueryShown`.
+        mark: a last column, by row number.
+    """
+    table = FoldingTable(title=shown(title), title_justify="left")
+    table.add_column("video")
     table.add_column("at", justify="right")
     table.add_column("moment")
     table.add_column("score", justify="right")
-    table.add_column("probability", justify="right")
+    if rates_text:
+        table.add_column("probability", justify="right")
     if mark is not None:
         table.add_column("")
     for row, hit in enumerate(hits):
@@ -67,8 +95,9 @@ def hits_table(
             f"{timecode(hit.start_seconds + hit.media_offset_seconds)} – "
             f"{timecode(hit.end_seconds + hit.media_offset_seconds)}",
             f"{hit.score:.3f}",
-            f"{hit.probability:.1%}",
         ]
+        if rates_text:
+            cells.append(f"{hit.probability:.1%}")
         if mark is not None:
             cells.append(mark.get(row, ""))
         table.add_row(*cells)
@@ -77,7 +106,7 @@ def hits_table(
 
 def status_table(status: "PipelineStatus") -> Table:
     """Return the status document as a table."""
-    table = Table(show_header=False, box=None)
+    table = FoldingTable.of_facts()
     table.add_row(
         "videos",
         f"{status.total:,} in all, {status.indexed:,} indexed, {status.failed:,} failed, "
@@ -124,7 +153,7 @@ def status_table(status: "PipelineStatus") -> Table:
 
 def database_table(status: "DatabaseStatus") -> Table:
     """Return the document of ``db status`` as a table."""
-    table = Table(show_header=False, box=None)
+    table = FoldingTable.of_facts()
     kind = "embedded" if status.embedded else "external"
     table.add_row("database", f"{status.where} ({kind})")
     table.add_row("versions", f"Postgres {status.postgres}, pgvector {status.pgvector}")
@@ -136,11 +165,10 @@ def database_table(status: "DatabaseStatus") -> Table:
 
 def models_table(models: "Iterable[ListedModel]") -> Table:
     """Return models with their coverage; the active one is marked."""
-    table = Table()
+    table = FoldingTable()
     for column in ("", "model", "key", "dimensions", "embedded", "missing", "failed", "vectors"):
-        # Keys and names are copied from here: they are folded, never cut.
         justify: Literal["left", "right"] = "left" if column in ("", "model", "key") else "right"
-        table.add_column(column, justify=justify, overflow="fold")
+        table.add_column(column, justify=justify)
     for model in models:
         table.add_row(
             "active" if model.active else "",

@@ -9,6 +9,7 @@ from rich.text import Text
 from siglip_pipeline.evaluation.comparing import Comparison, WorseQuery
 from siglip_pipeline.evaluation.quality_report import NOTHING_FOUND, QualityReport
 from siglip_pipeline.search import Explanation
+from siglip_pipeline.terminal.console import FoldingTable
 from siglip_pipeline.text.timecode import timecode
 from siglip_pipeline.uploads.names import shown
 
@@ -19,7 +20,7 @@ _OF_TAGS = ("R@1", "R@1 IoU0.5", "MRR", "nDCG@10", "video R@1", NOTHING_FOUND)
 def quality_table(report: QualityReport) -> Group:
     """Return a row for each metric with its 95% interval, and where there are tags one for each."""
     title = f"{report.judged}: {len(report.queries)} judged queries, {report.model}"
-    table = Table(title=shown(title), title_justify="left")
+    table = FoldingTable(title=shown(title), title_justify="left")
     table.add_column("metric")
     for column in ("mean", "95% interval", "queries"):
         table.add_column(column, justify="right")
@@ -31,7 +32,7 @@ def quality_table(report: QualityReport) -> Group:
 
 def _tags_table(report: QualityReport) -> Table:
     names = [name for name in _OF_TAGS if report.overall.metric(name)]
-    table = Table()
+    table = FoldingTable()
     for column in ("tag", "queries", *names):
         table.add_column(shown(column), justify="left" if column == "tag" else "right")
     for tag in report.tags[1:]:
@@ -43,7 +44,7 @@ def _tags_table(report: QualityReport) -> Table:
 
 def comparison_table(rows: Iterable[Comparison], *, before: str, after: str) -> Table:
     """Return both values of each metric, with wins, losses and the paired test."""
-    table = Table()
+    table = FoldingTable()
     table.add_column("metric")
     for column in (before, after, "difference", "wins", "losses", "ties", "p"):
         table.add_column(shown(column), justify="right")
@@ -66,7 +67,7 @@ def comparison_table(rows: Iterable[Comparison], *, before: str, after: str) -> 
 
 def worse_table(rows: Sequence[WorseQuery], metric: str) -> Table:
     """Return the queries that score less after, worst first."""
-    table = Table(title=f"worse by {metric}", title_justify="left")
+    table = FoldingTable(title=f"worse by {metric}", title_justify="left")
     for column in ("line", "query", "before", "after"):
         table.add_column(column, justify="left" if column == "query" else "right")
     for row in rows:
@@ -76,7 +77,7 @@ def worse_table(rows: Sequence[WorseQuery], metric: str) -> Table:
 
 def explanation_table(e: Explanation) -> Table:
     """Return what is known of a moment that was expected, then each cause with its remedy."""
-    table = Table(show_header=False, box=None)
+    table = FoldingTable.of_facts()
     place = f"hit {e.place} of {e.k}" if e.place else f"not among the {e.k} hits"
     table.add_row("shown", Text(place, style="green" if e.place else "yellow"))
     if e.frame is not None:

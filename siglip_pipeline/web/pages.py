@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from siglip_pipeline.hits import Hit, QueryShown
+from siglip_pipeline.hits import Hit
 from siglip_pipeline.records import RgbArray
 from siglip_pipeline.search import SearchFilter, SearchResult
 from siglip_pipeline.search.results import proof_sentence
@@ -300,11 +300,6 @@ def _other_group(in_order: bool) -> list[tuple[str, str]]:
     return [] if in_order else [("group", "0")]
 
 
-def _rates_text(query: QueryShown) -> bool:
-    """Return whether probabilities mean something: they were trained for texts."""
-    return query.text is not None or any(term.text is not None for term in query.mix or ())
-
-
 def _permalink(
     request: Request, services: Services, result: SearchResult, filter: SearchFilter
 ) -> str | None:
@@ -336,7 +331,7 @@ def _results(
         groups=[(None, list(result.hits))] if in_order else _grouped(result.hits),
         in_order=in_order,
         regrouped=urlencode([*((n, v) for n, v in items if n != "group"), *_other_group(in_order)]),
-        rates_text=_rates_text(result.query),
+        rates_text=result.query.rates_text,
         offset=page.offset,
         milliseconds=round(1000 * (time.perf_counter() - began)),
         next=following,

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from siglip_pipeline.errors import QueryError
-from siglip_pipeline.hits import Hit
+from siglip_pipeline.hits import Hit, Moment, QueryShown
 from siglip_pipeline.search import parse_moment
-from siglip_pipeline.terminal.console import PlainConsole, hits_table, models_table
+from siglip_pipeline.terminal.console import FoldingTable, PlainConsole, hits_table, models_table
 from siglip_pipeline.terminal.documents import ListedModel
 from siglip_pipeline.terminal.progress import ProgressLines, StageCounts
 from siglip_pipeline.text.timecode import timecode
@@ -45,6 +45,32 @@ def test_hits_are_rows_with_their_marks() -> None:
         *("a.mp4", "1:03.2", "1:02.0 – 1:05.0", "0.500", "25.0%", "")
     ]
     assert list(table.columns[-1].cells) == ["", "right"]
+
+
+def test_hits_of_pictures_have_no_probability() -> None:
+    """It was trained for texts; of pictures it is nearly always 100%."""
+    assert [column.header for column in hits_table("", [], rates_text=False).columns] == [
+        *("video", "at", "moment", "score")
+    ]
+    assert not QueryShown(image="a.jpg").rates_text
+    assert not QueryShown(like=Moment(video="a.mp4", time_seconds=3)).rates_text
+    assert QueryShown(text="a dog").rates_text
+    assert QueryShown(vector="text").rates_text
+
+
+def test_no_table_cuts_names(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "holiday/" + "0123456789" * 9 + ".mp4"
+    table = FoldingTable()
+    for column in ("video", "is in"):
+        table.add_column(column)
+    narrow = PlainConsole()
+    narrow.width = 60
+    for shown_table in (table, FoldingTable.of_facts()):
+        shown_table.add_row(name, name)
+        narrow.print(shown_table)
+        folded = capsys.readouterr().out
+        assert "…" not in folded
+        assert folded.count("mp4") == 2
 
 
 @pytest.mark.parametrize(
