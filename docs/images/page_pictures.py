@@ -1,9 +1,13 @@
 """Takes the pictures of the search page that the documentation shows.
 
     siglip-pipeline demo --keep-running          # prints the page's address
+    cd .siglip/demo/uploads
+    ffmpeg -i reel-1.mp4 -ss 4 -t 16 -vf scale=240:-2 trailer.mp4    # a copy of a part
+    mkdir holiday; head -c 20000 reel-2.mp4 > holiday/boat.mp4       # an upload that was cut off
     python docs/images/page_pictures.py http://127.0.0.1:8000
 
-Needs Chromium and its driver (Debian: chromium-driver) and the package selenium.
+Take them once both have been found and the videos compared. Needs Chromium and its driver (Debian:
+chromium-driver) and the package selenium.
 """
 
 import argparse
@@ -24,6 +28,14 @@ PICTURES = (
     ("page-status.png", "/status", 1200, 560, "light"),
     ("page-duplicates.png", "/duplicates", 1200, 520, "dark"),
 )
+PLAYED = "/?q=a+yellow+star+on+a+blue+background&videos=reel-2.mp4"  # which every browser plays
+AT_THE_MOMENT = """
+const video = document.querySelector('video'), done = arguments[0];
+if (!video) return done();
+video.pause();
+video.addEventListener('seeked', () => setTimeout(done, 4000), {once: true});  // controls fade
+video.currentTime = Number(document.getElementById('player').dataset.start) + 0.5;
+"""
 LOADED = (
     "return [...document.images].filter(i => i.src && i.loading != 'lazy')"
     ".every(i => i.naturalWidth)"
@@ -63,13 +75,13 @@ def take(
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     if path is None:
-        browser.get(f"{url}{QUERY}&videos=reel-2.mp4")  # which every browser plays
+        browser.get(url + PLAYED)
         script = "return document.querySelector('.hit .open').href"
         browser.get(str(browser.execute_script(script)))  # type: ignore[no-untyped-call]
     else:
         browser.get(url + path)
     WebDriverWait(browser, 60).until(lambda b: b.execute_script(LOADED))
-    browser.execute_script("document.querySelectorAll('video').forEach(v => v.pause())")  # type: ignore[no-untyped-call]
+    browser.execute_async_script(AT_THE_MOMENT)  # type: ignore[no-untyped-call]
     browser.save_screenshot(str(target))
 
 

@@ -1,5 +1,6 @@
 """Render the templates of the pages; all values are escaped."""
 
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -21,6 +22,8 @@ _templates = Environment(
 _templates.filters["timecode"] = timecode
 _templates.filters["ago"] = ago_in_words
 _templates.filters["size"] = size_in_words
+# Of a model in a folder, people need not see where that is.
+_templates.filters["model"] = lambda name: "/".join(Path(name).parts[-2:])
 _templates.filters["shown"] = shown
 _templates.filters["percent"] = lambda share: f"{share:.1%}"
 _templates.filters["query"] = lambda values: urlencode(
