@@ -23,13 +23,12 @@ def fresh_home(**overrides: Any) -> Iterator[Settings]:
         Path(folder).chmod(0o755)
         uploads = Path(folder) / "uploads"
         uploads.mkdir()
-        settings = Settings.load(
-            home=Path(folder) / "home",
-            uploads=str(uploads),
-            model_name=str(MODEL_FOLDER),
-            device="cpu",
-            uploads_settle_seconds=0,
-            **overrides,
-        )
+        usual = {
+            "uploads": str(uploads),
+            "model_name": str(MODEL_FOLDER),
+            "device": "cpu",
+            "uploads_settle_seconds": 0,
+        }
+        settings = Settings.load(home=Path(folder) / "home", **{**usual, **overrides})
         with pipeline_environment(settings) as complete:
             yield complete

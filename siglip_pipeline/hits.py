@@ -84,10 +84,18 @@ class Hit:
             "the file plays before its first frame."
         ),
     ]
+    rank_score: Annotated[
+        Given[Rounded6], Field(description="What the hit ranks by, where SIGLIP_RANKING says so.")
+    ] = None
     steps: Annotated[
         Given[tuple["Hit", ...]],
         Field(description="Of a sequence: its moments in order. The hit spans all of them."),
     ] = None
+
+    @property
+    def ranked_by(self) -> float:
+        """What hits are ordered by: ``rank_score``, or else ``score``."""
+        return self.score if self.rank_score is None else self.rank_score
 
     @property
     def media_offset_seconds(self) -> float:

@@ -215,6 +215,12 @@ class Settings(BaseSettings):
         "nothing. 0: off. Depends on the model; try 0.1 for texts.",
     )
 
+    ranking: str = Field(
+        "",
+        description="Techniques that rank hits by more than their best frame: `frames:4`, "
+        "`smooth:1`, `prompts`, `centred`, or several joined by `+` (docs/search.md). Unset: none.",
+    )
+
     # Quality
     judged_queries: Path | None = Field(
         None,

@@ -24,7 +24,7 @@ from siglip_pipeline.store.quality_results import record_quality
 from siglip_pipeline.terminal import console, quality_tables
 from siglip_pipeline.text.json_form import Given, to_json
 
-COMPARABLE = ("search_min_probability",)
+COMPARABLE = ("search_min_probability", "ranking")
 """Settings that searches read, so that two of their values can be compared on one index."""
 _WORSE_SHOWN = 10
 

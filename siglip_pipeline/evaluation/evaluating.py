@@ -79,6 +79,7 @@ def evaluate(
         model_key=model.key,
         generation=ModelStore(database).get(model.model_id).active_generation,
         min_probability=least,
+        ranking=str(options.search.ranking) or None,
         tags=by_tag(queries, values),
         queries=tuple(
             QueryQuality(

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -76,8 +75,8 @@ class QualityReport:
     skipped: int
     """Queries left out because a video of theirs is not indexed."""
     seconds: float
-    settings: Given[dict[str, Any]] = None
-    """Settings that were compared, where they differ from those of the environment."""
+    ranking: Given[str] = None
+    """SIGLIP_RANKING, where it names any technique."""
 
     @property
     def overall(self) -> TagQuality:

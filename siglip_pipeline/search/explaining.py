@@ -87,7 +87,7 @@ class Explanation:
     exact_place: int | None = None
     """Place of that hit, by an exact search without the filters that hide it; None beyond 1000."""
     last_score: Rounded6 | None = None
-    """Score of the last hit that the search shows."""
+    """What the last hit that the search shows ranks by: its score, or its rank_score."""
     gap: Rounded6 | None = None
     """How much more the moment would have to score to be shown; None if it scores enough."""
 
@@ -162,10 +162,10 @@ class _Explainer:
         exact_place = self._place(all_hits, near)
         hit = all_hits[exact_place - 1] if exact_place else None
         frame = self._frame(row, near, ranked)
-        last = shown[-1].score if len(shown) == self.k else None
-        gap = (
-            None if place or last is None else max(0.0, last - (hit.score if hit else ranked.score))
-        )
+        last, gap = None, None
+        if len(shown) == self.k:
+            last, own = _compared(shown[-1], hit, ranked)
+            gap = None if place else max(0.0, last - own)
         causes = [*_unsampled(self.moment, row, near)]
         if place is None:
             causes += self._hidden(hiding, frame, hit, all_hits, exact_place)
@@ -311,6 +311,14 @@ class _Explainer:
             remedy=f"{remedy}. Build the index anew with a higher SIGLIP_INDEX_MIN_RECALL, or with "
             "SIGLIP_INDEX_KIND=exact.",
         )
+
+
+def _compared(last: Hit, hit: Hit | None, ranked: FrameRank) -> tuple[float, float]:
+    """Return what the last hit that is shown ranks by, and what the moment does."""
+    if hit is not None and hit.rank_score is not None:
+        return last.ranked_by, hit.ranked_by
+    # Not among the hits that SIGLIP_RANKING orders: each of them scores more.
+    return last.score, ranked.score if hit is None else hit.score
 
 
 def _without_vectors(moment: Moment, row: VideoRow | None) -> Cause:

@@ -23,6 +23,9 @@ from siglip_pipeline.search.query_terms import (
     SequenceTerm,
     TextTerm,
 )
+from siglip_pipeline.search.ranking import PROMPTS, Ranking
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.modality_means import modality_means
 from siglip_pipeline.store.models import ModelRow
 from siglip_pipeline.store.moments import cut_moments
 from siglip_pipeline.store.vectors import StoredVector, VectorStore
@@ -54,16 +57,18 @@ class QueryVectorizer:
 
     Args:
         embedder: embeds texts and pictures.
-        vectors: the stored vectors of moments.
+        database: holds the vectors of moments.
+        ranking: whether texts are embedded in several sentences, and mixes centred.
     """
 
-    def __init__(self, embedder: QueryEmbedder, vectors: VectorStore) -> None:
+    def __init__(self, embedder: QueryEmbedder, database: Database, ranking: Ranking) -> None:
         self._embedder = embedder
-        self._vectors = vectors
+        self._database = database
+        self._ranking = ranking
 
     def text(self, model: ModelRow, text: str) -> QueryVectors:
         """Return the vectors of a text."""
-        return QueryVectors(query_QD=self._embedder.texts(model, [text]), within=text_within(model))
+        return QueryVectors(query_QD=self.texts(model, [text]), within=text_within(model))
 
     def image(self, model: ModelRow, image: Picture) -> QueryVectors:
         """Return the vectors of a picture."""
@@ -98,7 +103,7 @@ class QueryVectorizer:
         Raises:
             QueryError: the video has no vectors.
         """
-        frame = self._vectors.nearest_frame(model.model_id, video, seconds)
+        frame = VectorStore(self._database).nearest_frame(model.model_id, video, seconds)
         if frame is None:
             raise QueryError(
                 f"{video!r} has no vectors; `siglip-pipeline status` lists what is indexed"
@@ -122,8 +127,13 @@ class QueryVectorizer:
         return QueryVectors(query_QD=moments.means_MD[longest], within=_PICTURE_COSINE)
 
     def texts(self, model: ModelRow, texts: Sequence[str]) -> FloatArray:
-        """Return the unit vectors [N, D] of texts."""
-        return self._embedder.texts(model, texts)
+        """Return the vectors [N, D] of texts: unit vectors, or the means of several prompts."""
+        if not self._ranking.prompts:
+            return self._embedder.texts(model, texts)
+        prompts = [prompt.format(text=text) for text in texts for prompt in PROMPTS]
+        vectors_ND = self._embedder.texts(model, prompts)
+        means_ND: FloatArray = vectors_ND.reshape(len(texts), len(PROMPTS), -1).mean(axis=1)
+        return means_ND
 
     def of_terms(self, model: ModelRow, terms: Sequence[QueryTerm]) -> QueryVectors:
         """Return the vectors of one term, or of a mix.
@@ -151,20 +161,28 @@ class QueryVectorizer:
         texts = [term for term in terms if isinstance(term, TextTerm)]
         images = [term for term in terms if isinstance(term, ImageTerm)]
         moments = [term for term in terms if isinstance(term, MomentTerm)]
-        weighted: list[tuple[float, FloatArray]] = []
+        weighted: dict[str, list[tuple[float, FloatArray]]] = {"text": [], "picture": []}
         texts_TD = None
         if texts:
-            texts_TD = self._embedder.texts(model, [term.text for term in texts])
-            weighted += zip([term.weight for term in texts], texts_TD, strict=True)
+            texts_TD = self.texts(model, [term.text for term in texts])
+            weighted["text"] += zip([term.weight for term in texts], texts_TD, strict=True)
         if images:
             images_TD = self._embedder.images(model, [term.image for term in images])
-            weighted += zip([term.weight for term in images], images_TD, strict=True)
+            weighted["picture"] += zip([term.weight for term in images], images_TD, strict=True)
         for term in moments:
             frame = self.frame(model, term.video, term.seconds)
-            weighted.append((term.weight, frame.embedding_D))
-        total_D = np.sum([weight * vector_D for weight, vector_D in weighted], axis=0)
+            weighted["picture"].append((term.weight, frame.embedding_D))
+        means = self._means(model) if self._ranking.centred and all(weighted.values()) else {}
+        total_D = np.sum(
+            [
+                weight * (vector_D - means.get(kind, 0))
+                for kind, of_kind in weighted.items()
+                for weight, vector_D in of_kind
+            ],
+            axis=0,
+        )
         length = float(np.linalg.norm(total_D))
-        if length < 1e-3 * max(abs(weight) for weight, _ in weighted):
+        if length < 1e-3 * max(abs(term.weight) for term in terms):
             raise QueryError(
                 "the terms of the query cancel each other: nothing is left to look for"
             )
@@ -174,6 +192,15 @@ class QueryVectorizer:
             texts_TD=texts_TD,
             negative=tuple(term.weight < 0 for term in texts),
         )
+
+    def _means(self, model: ModelRow) -> dict[str, FloatArray]:
+        means = modality_means(self._database, model.model_id)
+        if len(means) < 2:
+            raise QueryError(
+                "SIGLIP_RANKING=centred needs the queries of the recall check, with vectors of "
+                f"texts: build the index of model {model.name} anew, or rank without it"
+            )
+        return means
 
 
 def text_within(model: ModelRow) -> float:

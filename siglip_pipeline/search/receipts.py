@@ -57,9 +57,11 @@ def missed_hits(found: Sequence[Hit], exact: Sequence[Hit]) -> tuple[Hit, ...]:
     """Return the hits of an exact search that the index has neither found nor matched in score."""
     shown = {(hit.video_id, hit.frame_index) for hit in found}
     # Where the index returned as many hits, one that is no better than its last is a tie.
-    last = found[-1].score + TIE if len(found) == len(exact) and found else -2.0
+    last = found[-1].ranked_by + TIE if len(found) == len(exact) and found else -2.0
     return tuple(
-        hit for hit in exact if (hit.video_id, hit.frame_index) not in shown and hit.score > last
+        hit
+        for hit in exact
+        if (hit.video_id, hit.frame_index) not in shown and hit.ranked_by > last
     )
 
 

@@ -20,6 +20,7 @@ from siglip_pipeline.search.query_terms import (
     TextTerm,
 )
 from siglip_pipeline.search.query_vectors import QueryVectors
+from siglip_pipeline.search.ranking import CANDIDATES, Ranking
 from siglip_pipeline.search.sequences import find_sequences
 from siglip_pipeline.siglip.similarity import probability
 from siglip_pipeline.store.database import Database
@@ -56,14 +57,21 @@ class HitFinder:
     Args:
         database: holds the vectors.
         min_probability: hides less probable hits, unless the filter sets its own minimum.
+        ranking: what hits are ranked by.
         must_be_active: search no model but the active one.
     """
 
     def __init__(
-        self, database: Database, *, min_probability: float, must_be_active: bool = True
+        self,
+        database: Database,
+        *,
+        min_probability: float,
+        ranking: Ranking,
+        must_be_active: bool = True,
     ) -> None:
         self._database = database
         self._min_probability = min_probability
+        self._ranking = ranking
         self._must_be_active = must_be_active
         self._moments = MomentSearch(database)
 
@@ -90,15 +98,26 @@ class HitFinder:
         Raises:
             ActiveModelChangedError: the model is not the active one any more.
         """
-        least = self.least_probability(filter)
         request = SearchRequest(
             query_QD=vectors.query_QD,
-            k=k,
+            k=max(k, CANDIDATES) if self._ranking.reorders else k,
             filter=filter,
             within=vectors.within,
             exact=exact,
             ef_search=ef_search,
         )
+        hits = self._best(model, vectors, request)
+        if self._ranking.reorders:
+            hits = self._ranking.reordered(
+                self._database, model.model_id, vectors.query_QD, filter, hits
+            )
+        return hits[:k]
+
+    def _best(
+        self, model: ModelRow, vectors: QueryVectors, request: SearchRequest
+    ) -> tuple[Hit, ...]:
+        """Return the hits of a request that are probable enough, by score."""
+        k, least = request.k, self.least_probability(request.filter)
         if vectors.texts_TD is None:
             request = replace(request, min_score=score_of(least, model))
             return tuple(self._search(model, request))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from siglip_pipeline.search.ranking import Ranking
 from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.text.secret import SecretUrl
 from siglip_pipeline.video.decode_options import DecodeOptions
@@ -23,6 +24,8 @@ class SearchOptions:
     """Time limit for decoding the picture of a query."""
     min_probability: float = 0.0
     """Hide hits that are less probable; 0 hides none."""
+    ranking: Ranking = field(default_factory=Ranking)
+    """What hits are ranked by."""
     frame_store: SecretUrl = field(default_factory=lambda: SecretUrl("./.siglip/frames"))
     """Folder or fsspec URL of the stored frames, for thumbnails."""
     uploads: str = "SIGLIP_UPLOADS"
@@ -36,6 +39,7 @@ class SearchOptions:
             decode=DecodeOptions.from_settings(settings),
             picture_seconds=settings.picture_seconds,
             min_probability=settings.search_min_probability,
+            ranking=Ranking.parse(settings.ranking),
             frame_store=settings.frame_store_url,
             uploads=str(settings.uploads),
         )

@@ -43,7 +43,6 @@ from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.search.index_state import index_state
 from siglip_pipeline.store.search.moment_search import ActiveModelChangedError
-from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.video_names import stored_name
 from siglip_pipeline.video.frame_store import FrameStore
 
@@ -90,9 +89,12 @@ class SearchService:
         self._embedder = embedder or QueryEmbedder(
             options.model, picture_seconds=options.picture_seconds
         )
-        self._vectorizer = QueryVectorizer(self._embedder, VectorStore(database))
+        self._vectorizer = QueryVectorizer(self._embedder, database, options.ranking)
         self._finder = HitFinder(
-            database, min_probability=options.min_probability, must_be_active=model_key is None
+            database,
+            min_probability=options.min_probability,
+            ranking=options.ranking,
+            must_be_active=model_key is None,
         )
         self._model_key = model_key
         self._active: ModelRow | None = None

@@ -1,0 +1,102 @@
+"""Score the frames of hits, and the frames beside them, by an exact comparison with a query.
+
+Shapes: F frames of one hit, Q vectors of the query.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from pgvector import HalfVector
+from psycopg import sql
+
+from siglip_pipeline.hits import Hit
+from siglip_pipeline.records import FloatArray
+from siglip_pipeline.store import tables
+from siglip_pipeline.store.database import Database
+
+_FRAMES = sql.SQL("""
+SELECT hit.place, f.frame_index < span.first_frame, f.frame_index > span.last_frame,
+       greatest({scores})
+FROM unnest(%(videos)s::integer[], %(starts)s::float8[], %(ends)s::float8[])
+     WITH ORDINALITY AS hit (video_id, start_seconds, end_seconds, place)
+CROSS JOIN LATERAL (
+    SELECT min(first_frame) AS first_frame, max(last_frame) AS last_frame FROM {moments} m
+    WHERE m.video_id = hit.video_id
+      AND m.start_seconds < hit.end_seconds AND m.end_seconds > hit.start_seconds
+) span
+CROSS JOIN LATERAL (
+    SELECT * FROM {frames} own
+    WHERE own.video_id = hit.video_id
+      AND own.frame_index BETWEEN span.first_frame AND span.last_frame
+    UNION ALL
+    (
+        SELECT * FROM {frames} before
+        WHERE before.video_id = hit.video_id AND before.frame_index < span.first_frame
+        ORDER BY before.frame_index DESC LIMIT %(beside)s
+    )
+    UNION ALL
+    (
+        SELECT * FROM {frames} after
+        WHERE after.video_id = hit.video_id AND after.frame_index > span.last_frame
+        ORDER BY after.frame_index LIMIT %(beside)s
+    )
+) f
+WHERE f.time_seconds >= %(from_seconds)s AND f.time_seconds < %(to_seconds)s
+ORDER BY hit.place, f.frame_index
+""")
+
+
+def score_hit_frames(
+    database: Database,
+    model_id: int,
+    hits: Sequence[Hit],
+    query_QD: FloatArray,
+    *,
+    beside: int = 0,
+    time_range: tuple[float, float] | None = None,
+) -> list[tuple[FloatArray, slice]]:
+    """Return for each hit the scores [F] of its frames in order, and which of them are its own.
+
+    Args:
+        database: holds the vectors.
+        model_id: the model of the vectors.
+        hits: of one search.
+        query_QD: the query; a frame's score is that of the nearest vector.
+        beside: how many frames before and after the hit to add.
+        time_range: only frames of these seconds, half-open.
+
+    Returns:
+        No score for a hit whose video was removed or replaced meanwhile.
+    """
+    start, end = time_range or (0.0, float("inf"))
+    names = [f"query_{row}" for row in range(len(query_QD))]
+    scores = [sql.SQL("-(f.embedding <#> {})").format(sql.Placeholder(name)) for name in names]
+    statement = _FRAMES.format(
+        scores=sql.SQL(", ").join(scores),
+        moments=tables.moments(model_id),
+        frames=tables.frames(model_id),
+    )
+    values = {
+        "videos": [hit.video_id for hit in hits],
+        "starts": [hit.start_seconds for hit in hits],
+        "ends": [hit.end_seconds for hit in hits],
+        "beside": beside,
+        "from_seconds": start,
+        "to_seconds": end,
+        **dict(zip(names, map(HalfVector, query_QD), strict=True)),
+    }
+    with database.connection() as connection:
+        rows = connection.execute(statement, values).fetchall()
+    found: list[list[tuple[bool, bool, float]]] = [[] for _ in hits]
+    for place, before, after, score in rows:
+        found[place - 1].append((before, after, score))
+    return [
+        (
+            np.array([score for _, _, score in frames], np.float32),
+            slice(
+                sum(before for before, _, _ in frames),
+                len(frames) - sum(after for _, after, _ in frames),
+            ),
+        )
+        for frames in found
+    ]
