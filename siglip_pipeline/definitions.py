@@ -23,19 +23,23 @@ from siglip_pipeline.defs.resources import (
 )
 from siglip_pipeline.defs.sensors import automation, new_uploads
 from siglip_pipeline.defs.video_similarity import video_similarity
+from siglip_pipeline.defs.watch_hits import watch_hits, watch_messages
 from siglip_pipeline.settings import Settings
 
 defs = dg.Definitions(
     assets=[
         uploads_asset,
         *with_code_references(
-            [video_frames, frame_embeddings, similarity_index, video_similarity, reconciliation],
+            [
+                *(video_frames, frame_embeddings, watch_hits),
+                *(similarity_index, video_similarity, reconciliation),
+            ],
             Settings.load().source_url,
         ),
     ],
     jobs=JOBS,
     schedules=SCHEDULES,
-    sensors=[new_uploads, deleted_uploads, automation, run_failures, lost_runs],
+    sensors=[new_uploads, deleted_uploads, automation, run_failures, lost_runs, watch_messages],
     resources={
         "uploads": UploadsResource(),
         "frame_store": FrameStoreResource(),

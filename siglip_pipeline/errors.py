@@ -33,7 +33,9 @@
     │   │   └── PictureTimeoutError  decoding the picture took longer than it may
     │   ├── JudgedQueriesError      a file of judged queries does not fit
     │   ├── ModelChangedError *     another model was promoted each time that it was tried
-    │   └── NothingIndexedError     there is nothing to search yet
+    │   ├── NothingIndexedError     there is nothing to search yet
+    │   └── WatchError              a standing query cannot be added
+    │       └── WatchNotFoundError
     ├── LaunchError                 a service could not be started (port taken, already running)
     └── RunFailedError              a Dagster run failed as a whole, not for single videos
 
@@ -201,6 +203,14 @@ class ModelChangedError(SearchError):
 
 class NothingIndexedError(SearchError):
     """There is nothing to search yet."""
+
+
+class WatchError(SearchError):
+    """A standing query cannot be added: its name is taken, or a value of it cannot be used."""
+
+
+class WatchNotFoundError(WatchError):
+    """There is no standing query of this name."""
 
 
 class LaunchError(SiglipPipelineError):

@@ -17,6 +17,7 @@ from siglip_pipeline import __version__
 from siglip_pipeline.cli import quality as quality_cli
 from siglip_pipeline.cli import search as search_cli
 from siglip_pipeline.cli import store as store_cli
+from siglip_pipeline.cli import watch as watch_cli
 from siglip_pipeline.cli.common import Json
 from siglip_pipeline.cli.common import load_settings as _settings
 from siglip_pipeline.cli.interrupts import ending_soon, heed_interrupts
@@ -41,6 +42,7 @@ app = typer.Typer(
 store_cli.register(app)
 search_cli.register(app)
 quality_cli.register(app)
+watch_cli.register(app)
 
 
 @app.callback()

@@ -1,16 +1,12 @@
 """Report failed runs: in the log of a sensor, and to a webhook."""
 
-import json
-import urllib.error
-import urllib.request
-
 import dagster as dg
 
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.run_names import RANGE_END_TAG, RANGE_START_TAG
+from siglip_pipeline.stages.webhooks import post_json
 from siglip_pipeline.text.secret import Secret
 
-_TIMEOUT_SECONDS = 10
 _MOST_CHARACTERS = 3000
 
 
@@ -43,13 +39,7 @@ def post_alert(url: Secret, text: str) -> None:
         OSError: the address does not answer, or answers with an error.
         ValueError: the address is not a URL.
     """
-    request = urllib.request.Request(
-        url.reveal(),
-        data=json.dumps({"text": text[:_MOST_CHARACTERS]}).encode(),
-        headers={"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS):
-        pass
+    post_json(url, {"text": text[:_MOST_CHARACTERS]})
 
 
 @dg.run_failure_sensor(

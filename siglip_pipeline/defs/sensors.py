@@ -20,6 +20,7 @@ from siglip_pipeline.defs.partitions import (
 from siglip_pipeline.defs.registration import InstanceRegistry
 from siglip_pipeline.defs.resources import DatabaseResource, UploadsResource
 from siglip_pipeline.defs.video_similarity import video_similarity
+from siglip_pipeline.defs.watch_hits import watch_hits
 from siglip_pipeline.records import Refused, Upload
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.partition_limit import partition_warning
@@ -223,7 +224,9 @@ def _limit_gpu_pool(instance: dg.DagsterInstance) -> None:
 
 automation = dg.AutomationConditionSensorDefinition(
     "automation",
-    target=dg.AssetSelection.assets(frame_embeddings, similarity_index, video_similarity),
+    target=dg.AssetSelection.assets(
+        frame_embeddings, watch_hits, similarity_index, video_similarity
+    ),
     minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Makes the vectors of new frames once no video is in work, then the index.",

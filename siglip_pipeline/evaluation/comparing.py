@@ -88,7 +88,7 @@ def _compare(name: str, before: QualityReport, after: QualityReport) -> Comparis
 def _p_value(differences_Q: NDArray[np.float64]) -> float:
     """Return the two-sided p of a permutation test that flips the signs of the differences."""
     changed = differences_Q[differences_Q != 0]
-    if not len(changed):
+    if len(changed) < 2:  # of one difference both signs are as large
         return 1.0
     from scipy.stats import permutation_test
 

@@ -18,6 +18,7 @@ from siglip_pipeline.defs.internals import held_connections
 from siglip_pipeline.defs.partitions import VIDEOS_PARTITIONS_NAME
 from siglip_pipeline.defs.registration import InstanceRegistry
 from siglip_pipeline.defs.video_similarity import video_similarity
+from siglip_pipeline.defs.watch_hits import watch_hits
 from siglip_pipeline.errors import (
     DatabaseFullError,
     DatabaseUnavailableError,
@@ -29,6 +30,7 @@ from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.run_names import RANGE_END_TAG, RANGE_START_TAG, contiguous_ranges
 from siglip_pipeline.stages.upload_registration import register_videos
 from siglip_pipeline.store.database import DatabaseOptions, open_database
+from siglip_pipeline.store.watches import WatchStore
 from siglip_pipeline.text.secret import SecretUrl
 from siglip_pipeline.uploads.upload_store import UploadStore
 
@@ -71,6 +73,7 @@ def materialize_videos(
         with open_database(DatabaseOptions.from_settings(settings)) as database:
             uploads = UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
             keys = register_videos(InstanceRegistry(instance), database, uploads, videos)
+            watched = bool(WatchStore(database).all())
         ok = True
         for asset in PER_VIDEO:
             if asset.key.path[-1] not in assets:
@@ -78,6 +81,9 @@ def materialize_videos(
             done = _materialized(instance, video_frames.key, keys)
             wanted = keys if asset is video_frames else [key for key in keys if key in done]
             ok &= _run_ranges(instance, asset.key, wanted, force=force)
+        if Stage.VECTORS in assets and watched:
+            done = _materialized(instance, frame_embeddings.key, keys)
+            ok &= _run_ranges(instance, watch_hits.key, [key for key in keys if key in done])
         for asset in OF_ALL_VIDEOS:
             if asset.key.path[-1] in assets:
                 ok &= _run(instance, asset.key, {}, {})
@@ -116,14 +122,17 @@ def _materialized(
 
 
 def _run_ranges(
-    instance: dg.DagsterInstance, asset_key: dg.AssetKey, keys: Sequence[str], *, force: bool
+    instance: dg.DagsterInstance,
+    asset_key: dg.AssetKey,
+    keys: Sequence[str],
+    **config: bool,
 ) -> bool:
     ok = True
     existing = instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)
     for first, last in contiguous_ranges(existing, keys):
         tags = {RANGE_START_TAG: first, RANGE_END_TAG: last}
-        config = {asset_key.to_python_identifier(): {"config": {"force": force}}}
-        ok &= _run(instance, asset_key, tags, config)
+        ops = {asset_key.to_python_identifier(): {"config": config}} if config else {}
+        ok &= _run(instance, asset_key, tags, ops)
     return ok
 
 

@@ -17,10 +17,11 @@ JOB_OF: Final = {
 }
 """The job of each asset."""
 
-# The sizes differ so that Dagster makes separate runs of the two assets: if both were in one run,
-# one failed video would prevent the embeddings of all others.
+# The sizes differ so that Dagster makes separate runs of the assets: if two were in one run, one
+# failed video would prevent the second of all others.
 FRAMES_PER_RUN: Final = 32
 EMBEDDINGS_PER_RUN: Final = 64
+WATCHED_PER_RUN: Final = 256
 
 # Dagster's own tags for a run over a range of partitions, both ends inclusive.
 RANGE_START_TAG: Final = "dagster/asset_partition_range_start"

@@ -16,12 +16,14 @@ from siglip_pipeline.stages.status_document import (
     RefusedFile,
     StatusDocument,
     VideoTotals,
+    WatchTotals,
 )
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.live_index import LiveIndex, live_index
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.videos import Failure, VideoStore, VideoWarnings
+from siglip_pipeline.store.watches import WatchStore
 from siglip_pipeline.text.secret import SecretUrl
 from siglip_pipeline.uploads.names import shown
 from siglip_pipeline.uploads.upload_store import UploadStore
@@ -53,6 +55,7 @@ class PipelineStatus:
     """Videos that are indexed, but not wholly or not surely as their files show them."""
     model: ModelStatus | None
     index: IndexStatus | None
+    watches: WatchTotals
 
     sandbox: SandboxReport
     """Which restrictions hold for processes that decode on this machine."""
@@ -85,6 +88,7 @@ class PipelineStatus:
             model=self.model,
             index=self.index,
             decoding=DecodingStatus(sandbox=str(self.sandbox), closed=self.sandbox.is_closed),
+            watches=self.watches,
         )
 
 
@@ -148,7 +152,18 @@ def collect_status(database: Database, options: StatusOptions) -> PipelineStatus
         warnings=tuple(filter(None, (warning, sandbox_warning()))),
         model=ModelStatus(name=model.name, key=model.key, dim=model.dim) if model else None,
         index=_index_status(live_index(database, model.model_id)) if model else None,
+        watches=_watch_totals(database),
         sandbox=sandbox_report(),
+    )
+
+
+def _watch_totals(database: Database) -> WatchTotals:
+    watches = WatchStore(database).all()
+    return WatchTotals(
+        watches=len(watches),
+        hits=sum(watch.hits for watch in watches),
+        late=sum(watch.late for watch in watches),
+        failed=sum(watch.failed for watch in watches),
     )
 
 

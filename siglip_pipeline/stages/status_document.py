@@ -71,6 +71,20 @@ class DecodingStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WatchTotals:
+    """Numbers of standing queries and of their hits."""
+
+    __pydantic_config__ = DOCUMENTED
+
+    watches: int
+    hits: int
+    late: int
+    """Hits whose message could not be sent so far."""
+    failed: int
+    """Hits whose message could not be sent, and is not tried again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StatusDocument:
     """The state of the whole pipeline at one moment."""
 
@@ -88,3 +102,4 @@ class StatusDocument:
     model: ModelStatus | None
     index: IndexStatus | None
     decoding: DecodingStatus
+    watches: WatchTotals

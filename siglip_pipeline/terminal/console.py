@@ -137,6 +137,14 @@ def status_table(status: "PipelineStatus") -> Table:
             f"{status.index.kind}, {status.index.state}, recall@10 {measured}, "
             f"{status.index.rows:,} rows",
         )
+    watches = status.watches
+    if watches.watches:
+        unsent = f"; {watches.late} not sent so far, {watches.failed} not sent for good"
+        table.add_row(
+            "watches",
+            f"{watches.watches} with {watches.hits} hits"
+            f"{unsent if watches.late or watches.failed else ''}",
+        )
     for video in status.video_warnings:
         reasons = "; ".join(video.warnings)
         table.add_row(Text("warning", style="yellow"), f"{shown(video.video)}: {reasons}")

@@ -24,6 +24,7 @@ from siglip_pipeline.web import (
     media,
     pages,
     sign_in,
+    watch_routes,
 )
 from siglip_pipeline.web import (
     static_files as assets,
@@ -87,6 +88,7 @@ def create_app(
         api.router,
         explain_routes.router,
         videos.router,
+        watch_routes.router,
         media.router,
         clip_routes.router,
     ):

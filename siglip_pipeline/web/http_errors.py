@@ -20,6 +20,7 @@ from siglip_pipeline.errors import (
     SiglipPipelineError,
     UploadNotFoundError,
     VideoError,
+    WatchNotFoundError,
 )
 
 logger = logging.getLogger(__name__)
@@ -117,6 +118,8 @@ def public_error(error: Exception, where: str) -> HttpError:
             return error
         case QueryError():
             return HttpError(400, str(error), kind="QueryError")
+        case WatchNotFoundError():
+            return HttpError(404, str(error), kind="WatchNotFoundError")
         case NothingIndexedError():
             return HttpError(
                 409,

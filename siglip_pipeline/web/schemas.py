@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from siglip_pipeline.hits import Hit, Proof, QueryShown, Reproduction
 from siglip_pipeline.search import VideoLabels
 from siglip_pipeline.similarity.similar_videos import SharedSegment
+from siglip_pipeline.stages.watch_documents import WatchHitShown
 from siglip_pipeline.store.library import Folder
 from siglip_pipeline.store.videos import VideoRow, VideoState
 from siglip_pipeline.text.json_form import DOCUMENTED, Given
@@ -248,6 +249,14 @@ class DuplicatesAnswer(BaseModel):
 
     segments: tuple[SharedSegment, ...]
     next: str | None = Field(examples=["/api/duplicates?limit=50&offset=50"])
+
+
+class WatchHitsAnswer(BaseModel):
+    """Moments that a standing query found, newest first."""
+
+    hits: tuple[WatchHitShown, ...]
+    total: int = Field(description="Hits in all pages.")
+    next: str | None = Field(description="Address of the next page; null at the end.")
 
 
 class SignBody(BaseModel):

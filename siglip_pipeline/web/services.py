@@ -19,6 +19,7 @@ from siglip_pipeline.store.library import Library
 from siglip_pipeline.store.query_log import QueryLog
 from siglip_pipeline.store.timelines import TimelineStore, VideoName
 from siglip_pipeline.store.videos import VideoStore
+from siglip_pipeline.store.watches import WatchStore
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.clip_cache import ClipCache, ClipOptions
 from siglip_pipeline.video.frame_store import FrameStore
@@ -46,6 +47,7 @@ class Services:
     library: Library
     timelines: TimelineStore
     similarity: VideoSimilarityStore
+    watches: WatchStore
     uploads: UploadStore
     frames: FrameStore
     decoder: PictureDecoder
@@ -80,6 +82,7 @@ class Services:
             library=Library(database),
             timelines=TimelineStore(database),
             similarity=VideoSimilarityStore(database),
+            watches=WatchStore(database),
             uploads=uploads,
             frames=FrameStore(settings.frame_store_url),
             decoder=PictureDecoder(settings.http_pictures_at_once),

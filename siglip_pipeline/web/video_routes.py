@@ -76,11 +76,11 @@ def list_videos(
     return VideosAnswer(
         videos=[VideoAnswer.of(row) for row in rows],
         total=total,
-        next=_next_page(request, "/api/videos", limit=limit, offset=offset, total=total),
+        next=next_page(request, "/api/videos", limit=limit, offset=offset, total=total),
     )
 
 
-def _next_page(request: Request, path: str, *, limit: int, offset: int, total: int) -> str | None:
+def next_page(request: Request, path: str, *, limit: int, offset: int, total: int) -> str | None:
     """Return the address of the rest of a list; None at its end."""
     if offset + limit >= total:
         return None
@@ -252,7 +252,7 @@ def label_videos(
         labels=report.labels,
         videos=report.videos[offset : offset + limit],
         total=total,
-        next=_next_page(request, "/api/labels", limit=limit, offset=offset, total=total),
+        next=next_page(request, "/api/labels", limit=limit, offset=offset, total=total),
     )
 
 

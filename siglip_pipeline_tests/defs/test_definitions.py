@@ -19,7 +19,7 @@ def test_inventory() -> None:
     graph = defs.resolve_asset_graph()
     assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {
         *("uploads", "video_frames", "frame_embeddings", "similarity_index", "reconciliation"),
-        "video_similarity",
+        *("video_similarity", "watch_hits"),
     }
     parents = {
         key.to_user_string(): {parent.to_user_string() for parent in graph.get(key).parent_keys}
@@ -31,10 +31,12 @@ def test_inventory() -> None:
         "frame_embeddings": {"video_frames"},
         "similarity_index": {"frame_embeddings"},
         "video_similarity": {"frame_embeddings"},
+        "watch_hits": {"frame_embeddings"},
         "reconciliation": {"similarity_index"},
     }
     assert {sensor.name for sensor in defs.sensors or []} == {
         *("new_uploads", "deleted_uploads", "automation", "run_failures", "lost_runs"),
+        "watch_messages",
     }
     assert {job.name for job in defs.jobs or []} == {
         *("sample_frames", "embed_frames", "rebuild_index", "reconcile_collection"),
@@ -75,9 +77,11 @@ def test_per_video_assets_are_partitioned_alike_and_run_apart() -> None:
     graph = defs.resolve_asset_graph()
     frames = graph.get(dg.AssetKey("video_frames"))
     embeddings = graph.get(dg.AssetKey("frame_embeddings"))
-    assert frames.partitions_def == embeddings.partitions_def
-    # In one run of both assets, a failed video would prevent the embeddings of all others.
-    assert frames.backfill_policy != embeddings.backfill_policy
+    watched = graph.get(dg.AssetKey("watch_hits"))
+    assert frames.partitions_def == embeddings.partitions_def == watched.partitions_def
+    # In one run of two assets, a failed video would prevent the second of all others.
+    sizes = {node.backfill_policy.max_partitions_per_run for node in (frames, embeddings, watched)}
+    assert len(sizes) == 3
     assert embeddings.pools == {"gpu"}
 
 

@@ -152,6 +152,8 @@ def test_a_comparison_is_paired() -> None:
     assert (worse.line, worse.query, worse.before, worse.after) == (20, "q20", 1.0, 0.0)
     [same] = compare_reports(before, before)
     assert (same.p_value, same.ties) == (1.0, 22)
+    [one] = compare_reports(report({1: 1.0, 2: 1.0}), report({1: 1.0, 2: 0.0}))
+    assert (one.losses, one.p_value) == (1, 1.0), "either sign is as far from even"
 
 
 def test_average_precision_of_a_worked_example() -> None:

@@ -59,7 +59,7 @@ def find_hits(
             or near.least_score < request.min_score
             or (exhausted and kind.name == "exact")
         ):
-            return _hits(near, model)
+            return as_hits(near, model)
         if kept < near.rows_read:
             kept = rows
             continue
@@ -85,7 +85,8 @@ def _rows_at_first(
     return (kept if every_row_counts else rows), rows
 
 
-def _hits(near: NearMoments, model: ModelRow) -> list[Hit]:
+def as_hits(near: NearMoments, model: ModelRow) -> list[Hit]:
+    """Return the hits of a statement; the probability is that of the score."""
     scores_K = np.array([row[4] for row in near.hits])
     probabilities_K = probability(scores_K, model.logit_scale, model.logit_bias).tolist()
     return [

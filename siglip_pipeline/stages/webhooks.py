@@ -1,0 +1,136 @@
+"""Post JSON to webhooks, among it the hits of standing queries.
+
+The addresses are those of the operator. They may be secret, so no message shows them; no redirect
+is followed, and a slow receiver is given up.
+"""
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from siglip_pipeline.errors import WatchError
+from siglip_pipeline.store.watches import WatchHit, WatchStore
+from siglip_pipeline.text.secret import Secret
+from siglip_pipeline.text.timecode import timecode
+
+_TIMEOUT_SECONDS: Final = 10
+_BUDGET_SECONDS: Final = 20
+"""What is not sent after this time waits for the next call: a sensor's tick ends after 60 s."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deliveries:
+    """What became of the messages of one call."""
+
+    sent: int
+    failed: int
+    """Attempts that failed; each is made again later, or was the last one."""
+
+
+def check_webhook(url: Secret) -> None:
+    """Refuse an address that nothing is posted to.
+
+    Raises:
+        WatchError: it is no http or https address of a host, or names a user.
+    """
+    if webhook_host(url) is None:
+        raise WatchError(
+            "--webhook: give the address of a service, as https://HOST/PATH or http://HOST/PATH, "
+            "without a user"
+        )
+
+
+def webhook_host(url: Secret) -> str | None:
+    """Return what may be shown of a webhook: its scheme, host and port; None if it is none."""
+    try:
+        parts = urlsplit(url.reveal())
+        port = "" if parts.port is None else f":{parts.port}"
+    except ValueError:
+        return None
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        return None
+    return f"{parts.scheme}://{parts.hostname}{port}"
+
+
+def post_json(url: Secret, document: Mapping[str, Any]) -> None:
+    """Post a document; anything but an answer of 2xx is a failure, redirects included.
+
+    Raises:
+        OSError: the address does not answer within 10 s, or with an error.
+        ValueError: the address is no http or https URL.
+    """
+    if webhook_host(url) is None:
+        raise ValueError("the address is no http or https URL of a host")
+    request = urllib.request.Request(
+        url.reveal(),
+        data=json.dumps(document).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with _OPENER.open(request, timeout=_TIMEOUT_SECONDS):
+        pass
+
+
+def send_due(store: WatchStore, *, page_address: Callable[[str], str]) -> Deliveries:
+    """Post the hits of standing queries whose message is due.
+
+    Args:
+        store: holds the hits.
+        page_address: makes the address of a page of the search service.
+    """
+    sent = failed = 0
+    end = time.monotonic() + _BUDGET_SECONDS
+    while time.monotonic() < end and (claimed := store.claim()) is not None:
+        found, url = claimed
+        try:
+            post_json(url, message_of(found, page_address=page_address))
+        except (OSError, ValueError) as error:
+            store.note_failure(found.hit_id, url.masked(f"{type(error).__name__}: {error}"))
+            failed += 1
+        else:
+            store.note_sent(found.hit_id)
+            sent += 1
+    return Deliveries(sent=sent, failed=failed)
+
+
+def message_of(found: WatchHit, *, page_address: Callable[[str], str]) -> dict[str, Any]:
+    """Return the document about a hit; chats show its ``text``, ``id`` tells a repeated one."""
+    hit = found.hit
+    place = f"{hit.video} at {timecode(hit.media_time_seconds)}"
+    return {
+        "id": found.hit_id,
+        "text": f"{found.watch}: {place} ({hit.probability:.0%})",
+        "watch": found.watch,
+        "query": found.query,
+        "video": hit.video,
+        "video_id": hit.video_id,
+        "time_seconds": round(hit.time_seconds, 3),
+        "media_time_seconds": round(hit.media_time_seconds, 3),
+        "start_seconds": round(hit.start_seconds, 3),
+        "end_seconds": round(hit.end_seconds, 3),
+        "score": round(hit.score, 6),
+        "probability": round(hit.probability, 6),
+        "found_at": found.found_at.isoformat(),
+        "url": page_address(f"videos/{hit.video_id}?t={hit.time_seconds:g}"),
+    }
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Return an opener for http and https alone, which follows no redirect."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.HTTPDefaultErrorHandler(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+_OPENER: Final = _opener()
