@@ -5,7 +5,8 @@ from typing import Any
 
 import dagster as dg
 
-from siglip_pipeline.defs.assets import INDEX_CONDITION, OWNERS, frame_embeddings
+from siglip_pipeline.defs.assets import OWNERS, frame_embeddings
+from siglip_pipeline.defs.automation_conditions import VECTORS_CHANGED
 from siglip_pipeline.defs.internals import held_connections
 from siglip_pipeline.defs.outcomes import (
     CheckOutcome,
@@ -48,7 +49,7 @@ WATCH_CHECKS = (
     partitions_def=videos_partitions,
     deps=[frame_embeddings],
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=WATCHED_PER_RUN),
-    automation_condition=INDEX_CONDITION,
+    automation_condition=VECTORS_CHANGED,
     check_specs=WATCH_CHECKS,
     group_name=GROUP,
     owners=OWNERS,
