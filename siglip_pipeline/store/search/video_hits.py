@@ -50,6 +50,12 @@ def hits_in_video(
     scope = Scope(video_ids=[video.video_id], frames=video.frames)
     with database.connection() as connection:
         near = near_moments(
-            connection, target, index_kind("exact"), scope, request, rows=video.frames
+            connection,
+            target,
+            index_kind("exact"),
+            scope,
+            request,
+            rows=video.frames,
+            kept=video.frames,
         )
     return as_hits(near, model)
