@@ -137,6 +137,9 @@ def engine_metadata(report: EngineReport) -> Mapping[str, Any]:
         "devices": report.devices,
         "model_workers": report.model_workers,
         "dtype": report.dtype,
+        "decoder": report.decoder,
+        "forward": report.forward,
+        "notes": "; ".join(report.notes) or None,
         "peak_memory_mib": round(report.peak_memory_bytes / 2**20),
         "throughput": _table(
             {

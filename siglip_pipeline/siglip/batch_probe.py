@@ -1,8 +1,8 @@
 """Choose the batch size of a GPU: by tensors that lie ready, while nothing else runs.
 
 Measured on the batches of a run, larger sizes lose against 32: Python threads that decode hold the
-interpreter while the GPU waits for its next launch. The result is kept per model, card and number
-format, as it takes seconds and runs are processes of their own.
+interpreter while the GPU waits for its next launch. The result is kept per model, card, number
+format and versions, as it takes seconds and runs are processes of their own.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +21,6 @@ from siglip_pipeline.siglip.device import device_name, give_back_memory, is_out_
 from siglip_pipeline.siglip.model import SiglipModel
 from siglip_pipeline.siglip.preprocess import Prepared, assemble
 from siglip_pipeline.siglip.recipe import target_size
-from siglip_pipeline.siglip.runner import BatchSize, run_batch
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +45,8 @@ def probed_batch_size(
         kept: a JSON file of earlier results; None to probe each time.
         measure: measures a size.
     """
-    key = f"{model.spec.key} {device_name(model.device)} {model.dtype}"
+    versions = f"torch {version('torch')}, transformers {version('transformers')}"
+    key = f"{model.spec.key} {device_name(model.device)} {model.dtype} {versions}"
     known = _read(kept)
     if isinstance(size := known.get(key), int) and size in SIZES:
         return size
@@ -67,25 +68,29 @@ def _probe(model: SiglipModel, measure: Measure) -> int:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            give_back_memory()
             break
+        finally:
+            model.forward.forget(above=0)
+            give_back_memory()
         if seconds * _WORTH_GROWING < fastest:
             best, fastest = size, seconds
     return best
 
 
 def seconds_per_frame(model: SiglipModel, size: int) -> float:
-    """Return the seconds of one frame in batches of grey pictures that lie ready."""
+    """Return the seconds of one frame in batches of grey pictures that lie on the device.
+
+    What is measured is what a run repeats: a graph of that size where the model has graphs.
+    """
     height, width = target_size(*_WIDE, model.recipe)
     pixels_HWC = torch.full((height, width, 3), 128, dtype=torch.uint8)
     batch = assemble([Prepared(pixels_HWC, height, width)] * size)
-    sizes = BatchSize(fixed=size)
-    run_batch(model, batch, sizes)
+    inputs = model.inputs(batch.to(model.torch_device))
+    model.forward(model, inputs, capacity=size).cpu()
     began = time.perf_counter()
     for _ in range(_BATCHES):
-        run_batch(model, batch, sizes)
-        if sizes.out_of_memory_count:
-            raise torch.OutOfMemoryError(f"a batch of {size} does not fit")
+        vectors_ND = model.forward(model, inputs, capacity=size)
+    vectors_ND.cpu()  # waits for all of them
     return (time.perf_counter() - began) / (_BATCHES * size)
 
 

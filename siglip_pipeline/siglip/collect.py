@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import EmbeddingBatch, FloatArray
-from siglip_pipeline.siglip.messages import Begin, End, Failed, Frame, Vectors
+from siglip_pipeline.siglip.messages import Begin, End, Failed, Span, Vectors
 
 
 @dataclass(slots=True)
@@ -16,7 +18,7 @@ class _Video:
 
     name: str
     frames_total: int | None = None
-    batches: list[tuple[list[Frame], FloatArray]] = field(default_factory=list)
+    spans: list[tuple[Span, FloatArray]] = field(default_factory=list)
     received: int = 0
     reason: str | None = None
 
@@ -27,18 +29,20 @@ class _Video:
     def result(self, dim: int) -> EmbeddingBatch | VideoError:
         if self.reason is not None:
             return VideoError(self.name, self.reason)
-        frames = [frame for batch, _ in self.batches for frame in batch]
         # With several devices batches are finished in any order.
-        order = np.argsort([frame.position for frame in frames], kind="stable")
-        vectors_ND = np.concatenate(
-            [v for _, v in self.batches] or [np.empty((0, dim), np.float32)]
-        )
+        spans = sorted(self.spans, key=lambda entry: entry[0].position)
         return EmbeddingBatch(
             video=self.name,
-            frame_index_N=np.array([frames[i].frame_index for i in order], np.int64),
-            time_seconds_N=np.array([frames[i].time_seconds for i in order], np.float64),
-            embeddings_ND=vectors_ND[order],
+            frame_index_N=_joined([span.frame_index_N for span, _ in spans], np.int64),
+            time_seconds_N=_joined([span.time_seconds_N for span, _ in spans], np.float64),
+            embeddings_ND=np.concatenate(
+                [vectors_ND for _, vectors_ND in spans] or [np.empty((0, dim), np.float32)]
+            ),
         )
+
+
+def _joined(arrays: list[NDArray[Any]], dtype: Any) -> NDArray[Any]:
+    return np.concatenate([np.empty(0, dtype), *arrays])
 
 
 class Collector:
@@ -70,17 +74,18 @@ class Collector:
                 video.frames_total = entry.frames
             else:
                 video.reason = video.reason or entry.reason
-                video.batches.clear()
+                video.spans.clear()
 
     def _take_vectors(self, entry: Vectors) -> None:
-        rows_of: dict[int, list[int]] = {}
-        for row, frame in enumerate(entry.frames):
-            rows_of.setdefault(frame.video, []).append(row)
-        for number, rows in rows_of.items():
-            video = self._open.get(number)
+        begin = 0
+        for span in entry.spans:
+            rows_ND = entry.vectors_ND[begin : begin + len(span)]
+            begin += len(span)
+            video = self._open.get(span.video)
             if video is not None and video.reason is None:
-                video.batches.append(([entry.frames[i] for i in rows], entry.vectors_ND[rows]))
-                video.received += len(rows)
+                # A copy where other videos share the batch: it must not be held for a long one.
+                video.spans.append((span, rows_ND if len(entry.spans) == 1 else rows_ND.copy()))
+                video.received += len(span)
 
     def complete(self) -> Iterator[EmbeddingBatch | VideoError]:
         """Yield the next videos in order, as long as they are complete or have failed."""

@@ -9,8 +9,11 @@ from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import EmbeddingBatch
 from siglip_pipeline.siglip.batch_probe import probed_batch_size
 from siglip_pipeline.siglip.engine_report import EngineReport, Progress
+from siglip_pipeline.siglip.forward import EagerForward, GraphForward
+from siglip_pipeline.siglip.jpeg_choice import available_cores, choose_decoder
+from siglip_pipeline.siglip.jpeg_decoders import PictureDecoder
 from siglip_pipeline.siglip.model import SiglipModel
-from siglip_pipeline.siglip.pipeline import PipelineRun, Videos, available_cores
+from siglip_pipeline.siglip.pipeline import PipelineRun, Videos
 from siglip_pipeline.siglip.runner import BatchSize
 
 __all__ = ["EmbeddingEngine", "EngineReport", "Progress", "Videos"]
@@ -25,6 +28,7 @@ class EmbeddingEngine:
             tuned during the run, and kept with the model. It is halved when memory runs out.
         batch_sizes: a JSON file that keeps what was probed for other processes; None for none.
         decode_threads: 0 for one per CPU core.
+        decoder: makes the decoder of a run; None chooses the fastest that works here.
         on_progress: called from the thread that iterates, at most every ``progress_seconds``, and
             once at the end.
         progress_seconds: the minimum time between two calls of ``on_progress``.
@@ -37,6 +41,7 @@ class EmbeddingEngine:
         batch_size: int | Literal["auto"] = "auto",
         batch_sizes: Path | None = None,
         decode_threads: int = 0,
+        decoder: Callable[[], PictureDecoder] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         progress_seconds: float = 10.0,
     ) -> None:
@@ -47,7 +52,10 @@ class EmbeddingEngine:
             raise ValueError(f"batch_size={batch_size}: must be 'auto' or at least 1")
         self._batch_size = batch_size
         self._batch_sizes = batch_sizes
-        self._decode_threads = decode_threads or available_cores()
+        recipe, device = self._models[0].recipe, self._models[0].torch_device
+        self._decoder = decoder or (
+            lambda: choose_decoder(recipe, device, decode_threads or available_cores())
+        )
         self._on_progress = on_progress
         self._progress_seconds = progress_seconds
         self._run: PipelineRun | None = None
@@ -83,13 +91,16 @@ class EmbeddingEngine:
             Exception: whatever ``videos`` itself raises.
         """
         model = self._models[0]
+        for each in self._models:
+            if each.torch_device.type == "cuda" and isinstance(each.forward, EagerForward):
+                each.forward = GraphForward()
         if self._batch_size != "auto":
             sizes = BatchSize(fixed=self._batch_size)
         else:
             if model.torch_device.type == "cuda" and model.settled_batch_size is None:
                 model.settled_batch_size = probed_batch_size(model, kept=self._batch_sizes)
             sizes = BatchSize(kind=model.torch_device.type, start=model.settled_batch_size)
-        run = PipelineRun(self._models, sizes, decode_threads=self._decode_threads)
+        run = PipelineRun(self._models, sizes, self._decoder())
         self._run = run
         last_progress = time.monotonic()
         with run.started(videos):

@@ -70,6 +70,12 @@ class EngineReport:
     dtype: str
     peak_memory_bytes: int
     """Peak of the GPUs, summed, or else of this process."""
+    decoder: str
+    """What decoded the JPEGs: so many threads or processes, or nvImageCodec."""
+    forward: str
+    """How the model ran: ``eager``, ``graph`` or ``compiled``."""
+    notes: tuple[str, ...]
+    """Why a faster decoder or forward pass was not used, where one was wanted."""
     throughput: tuple[ThroughputPoint, ...]
     """At most 240 points over the whole run."""
 
@@ -161,6 +167,9 @@ class Meter:
         device_name: str,
         dtype: str,
         peak_memory_bytes: int,
+        decoder: str,
+        forward: str,
+        notes: tuple[str, ...],
     ) -> EngineReport:
         """Return the figures so far."""
         with self._lock:
@@ -189,6 +198,9 @@ class Meter:
                 model_workers=self._workers,
                 dtype=dtype,
                 peak_memory_bytes=peak_memory_bytes,
+                decoder=decoder,
+                forward=forward,
+                notes=notes,
                 throughput=tuple(points),
             )
 

@@ -9,7 +9,7 @@ import io
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from siglip_pipeline.siglip.recipe import Recipe, target_size
 
@@ -43,6 +43,8 @@ def decode(image: ImageLike, recipe: Recipe) -> tuple[NDArray[np.uint8], tuple[i
             with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
                 return _read(image, opened, recipe)
         return np.array(_rgb(image)), (image.height, image.width)
+    except UnidentifiedImageError as error:  # its message has an address in memory
+        raise ValueError("not a picture that can be read (of no known format)") from error
     # Pillow's readers raise SyntaxError, struct.error and more on damaged files.
     except Exception as error:
         raise ValueError(f"not a picture that can be read ({error})") from error

@@ -11,6 +11,7 @@ import torch
 from siglip_pipeline.errors import ModelError, UnsupportedModelError
 from siglip_pipeline.records import ModelSpec
 from siglip_pipeline.siglip.checkpoint import Checkpoint
+from siglip_pipeline.siglip.forward import EagerForward, Forward
 from siglip_pipeline.siglip.preprocess import ImageBatch, ModelInputs, model_inputs
 from siglip_pipeline.siglip.recipe import Recipe
 
@@ -36,6 +37,7 @@ class SiglipModel:
         dtype: ``float32``, ``bfloat16`` or ``float16``; vectors are always float32.
         tower: the loaded tower, or both.
         settled_batch_size: tuned by the embedding engine, and kept for its next run.
+        forward: how batches go through the vision tower; the engine chooses it.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class SiglipModel:
         self.torch_dtype = dtype
         self.torch_device = torch.device(device)
         self.settled_batch_size: int | None = None
+        self.forward: Forward = EagerForward()
         self._checkpoint = checkpoint
         self._text = text
         self._vision = vision

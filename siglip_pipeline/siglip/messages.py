@@ -1,21 +1,23 @@
-"""The messages between the threads of an embedding run."""
+"""The messages between the threads of an embedding run. N frames, D dimensions."""
 
-from concurrent.futures import Future
 from dataclasses import dataclass
 
-from siglip_pipeline.records import FloatArray
-from siglip_pipeline.siglip.preprocess import ImageBatch, Prepared
+from siglip_pipeline.records import FloatArray, IntArray, SecondsArray
+from siglip_pipeline.siglip.jpeg_decoders import Decoding
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
-    """A frame between decoding and its vector."""
+class Span:
+    """Frames of one video that follow each other, in one batch."""
 
     video: int
     position: int
-    """Position among the video's frames, from 0."""
-    frame_index: int
-    time_seconds: float
+    """Position of the first among the video's frames, from 0."""
+    frame_index_N: IntArray
+    time_seconds_N: SecondsArray
+
+    def __len__(self) -> int:
+        return len(self.frame_index_N)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +26,6 @@ class Begin:
 
     video: int
     name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Frames that are being decoded."""
-
-    frames: list[Frame]
-    decoded: "Future[list[Prepared | ValueError]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +46,9 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """The vectors of a batch, one row per frame."""
+    """The vectors of a batch, one row per frame of its spans."""
 
-    frames: list[Frame]
+    spans: tuple[Span, ...]
     vectors_ND: FloatArray
 
 
@@ -62,10 +56,13 @@ class Vectors:
 class Job:
     """A batch for the model."""
 
-    frames: list[Frame]
-    batch: ImageBatch
+    spans: tuple[Span, ...]
+    decoding: Decoding
     capacity: int
     """The batch size at that time."""
+
+    def __len__(self) -> int:
+        return sum(len(span) for span in self.spans)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,10 @@
 
 ::
 
-    feeder thread -> decoding threads -> assembler thread -> model workers -> caller
-    reads frames     JPEG to uint8       fills batches       one per device   whole videos,
-                                         across videos       or core          in order
+    feeder thread ----------------> model workers -> caller
+    reads frames, fills batches     one per device   whole videos,
+    across videos; a decoder        or core          in order
+    begins with each
 
 Every stage works ahead of the next, up to a limit of frames in flight, so that the model never
 waits and memory does not grow with the length of a video. Only vectors are kept until a video is
@@ -15,11 +16,10 @@ videos, is raised.
 
 import contextlib
 import logging
-import os
 import queue
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,27 +31,23 @@ from siglip_pipeline.records import EmbeddingBatch, FrameBatch
 from siglip_pipeline.siglip.collect import Collector
 from siglip_pipeline.siglip.device import device_name
 from siglip_pipeline.siglip.engine_report import EngineReport, Meter
+from siglip_pipeline.siglip.jpeg_decoders import Decoded, PictureDecoder
 from siglip_pipeline.siglip.messages import (
     AllRead,
     Begin,
-    Chunk,
     Crash,
     End,
     Failed,
-    Frame,
     Job,
+    Span,
     Vectors,
 )
 from siglip_pipeline.siglip.model import SiglipModel
-from siglip_pipeline.siglip.preprocess import Prepared, assemble, prepare
 from siglip_pipeline.siglip.runner import BatchOutcome, BatchSize
 from siglip_pipeline.siglip.threads import Stopped, Threads
 from siglip_pipeline.siglip.workers import plan_workers, work
 
 _log = logging.getLogger(__name__)
-
-_DECODED_AT_ONCE = 8
-"""Frames per task of a decoding thread: few enough to spread, enough to amortise the overhead."""
 
 _READY_BATCHES = 2
 """Complete batches that are queued for each model worker."""
@@ -59,29 +55,19 @@ _READY_BATCHES = 2
 Videos = Iterable[tuple[str, Iterable[FrameBatch]]]
 
 
-def available_cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 class PipelineRun:
     """One call of :meth:`EmbeddingEngine.embed`: its threads, queues and counts."""
 
     def __init__(
-        self, models: Sequence[SiglipModel], sizes: BatchSize, *, decode_threads: int
+        self, models: Sequence[SiglipModel], sizes: BatchSize, decoder: PictureDecoder
     ) -> None:
         self._torch_threads = torch.get_num_threads()
         self._workers = plan_workers(models, self._torch_threads)
         self.meter = Meter(devices=len(models), workers=len(self._workers))
         self._models = models
         self._sizes = sizes
-        self._recipe = models[0].recipe
-        self._device_resizes = models[0].torch_device.type == "cuda"
-        self._decode_threads = decode_threads
+        self._decoder = decoder
         self._failed: set[int] = set()
-        self._fed: queue.Queue[Any] = queue.Queue(1024)
         self._ready: queue.Queue[Job | None] = queue.Queue(_READY_BATCHES * len(self._workers))
         self._outbox: queue.Queue[Any] = queue.Queue(1024)
         self._in_flight = 0
@@ -90,7 +76,6 @@ class PipelineRun:
         self._peak_rss = 0
         self._threads = Threads(lambda error: self._put(self._outbox, Crash(error)))
         self._put, self._get = self._threads.put, self._threads.get
-        self._pool: ThreadPoolExecutor | None = None
 
     # -- threads ---------------------------------------------------------------------------------
 
@@ -100,15 +85,7 @@ class PipelineRun:
         for model in self._models:
             if model.torch_device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(model.torch_device)
-        # One torch thread per picture: splitting so little work makes decoding threads wait.
-        self._pool = ThreadPoolExecutor(
-            self._decode_threads,
-            thread_name_prefix="siglip-decode",
-            initializer=torch.set_num_threads,
-            initargs=(1,),
-        )
         self._threads.spawn("siglip-feed", self._feed, videos)
-        self._threads.spawn("siglip-assemble", self._assemble)
         for number, worker in enumerate(self._workers):
             self._threads.spawn(
                 f"siglip-{worker.model.device}-{number}",
@@ -122,9 +99,8 @@ class PipelineRun:
             yield
         finally:
             self._threads.stop()
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._decoder.close()  # wakes workers that wait for pictures
             self._threads.join()
-            self._pool.shutdown(wait=True)
             self.meter.stop()
             # torch.set_num_threads in the decoding threads also sets the number for new threads.
             torch.set_num_threads(self._torch_threads)
@@ -132,15 +108,15 @@ class PipelineRun:
     # -- reading and decoding --------------------------------------------------------------------
 
     def _feed(self, videos: Videos) -> None:
+        filling = _Filling()
         for number, (name, batches) in enumerate(videos):
-            self._put(self._fed, Begin(number, name))
+            self._put(self._outbox, Begin(number, name))
             count = 0
             try:
                 for batch in batches:
                     if number in self._failed:
                         break
-                    for frames, jpegs in _chunks(number, count, batch):
-                        self._submit(frames, jpegs)
+                    self._fill(filling, number, count, batch)
                     count += len(batch)
             except Stopped:
                 raise
@@ -148,78 +124,61 @@ class PipelineRun:
             except Exception as error:
                 if not isinstance(error, SiglipPipelineError):
                     _log.warning("reading the frames of %s failed", name, exc_info=True)
-                self._put(self._fed, Failed(number, _reason(error)))
-            self._put(self._fed, End(number, count))
-        self._put(self._fed, AllRead())
+                self._put(self._outbox, Failed(number, _reason(error)))
+            self._put(self._outbox, End(number, count))
+        if filling.jpegs:
+            self._ship(filling)
+        for _ in self._workers:
+            self._put(self._ready, None)
+        self._put(self._outbox, AllRead())
 
-    def _submit(self, frames: list[Frame], jpegs: Sequence[bytes]) -> None:
-        assert self._pool is not None
+    def _fill(self, filling: "_Filling", video: int, position: int, batch: FrameBatch) -> None:
+        """Add frames of a video; ship each batch that is full."""
+        begin = 0
+        while begin < len(batch):
+            end = min(len(batch), begin + max(1, self._sizes.current - len(filling.jpegs)))
+            filling.spans.append(
+                Span(
+                    video,
+                    position + begin,
+                    batch.frame_index_N[begin:end],
+                    batch.time_seconds_N[begin:end],
+                )
+            )
+            filling.jpegs += batch.jpegs[begin:end]
+            begin = end
+            if len(filling.jpegs) >= self._sizes.current:
+                self._ship(filling)
+
+    def _ship(self, filling: "_Filling") -> None:
+        """Begin to decode a batch, and queue it for the model."""
         with self._budget:
-            while self._in_flight + len(frames) > self._most_in_flight():
+            while self._in_flight + len(filling.jpegs) > self._most_in_flight():
                 self._threads.wait(self._budget)
-            self._in_flight += len(frames)
-        self._put(self._fed, Chunk(frames, self._pool.submit(self._decode, jpegs)))
+            self._in_flight += len(filling.jpegs)
+        decoding = self._decoder.begin(filling.jpegs)
+        self._put(self._ready, Job(tuple(filling.spans), decoding, self._sizes.current))
+        filling.spans, filling.jpegs = [], []
 
     def _most_in_flight(self) -> int:
         # Batches being computed, waiting, being filled and being handed to the caller.
         batches = len(self._workers) * (_READY_BATCHES + 2) + 1
-        return batches * self._sizes.current + self._decode_threads * _DECODED_AT_ONCE
+        return batches * self._sizes.current
 
     def _release(self, frames: int) -> None:
         with self._budget:
             self._in_flight -= frames
             self._budget.notify()
 
-    def _decode(self, jpegs: Sequence[bytes]) -> list[Prepared | ValueError]:
-        results: list[Prepared | ValueError] = []
-        for jpeg in jpegs:
-            try:
-                results.append(prepare(jpeg, self._recipe, device_resizes=self._device_resizes))
-            except ValueError as error:
-                results.append(error)
-        return results
-
-    # -- batches ---------------------------------------------------------------------------------
-
-    def _assemble(self) -> None:
-        waiting: list[tuple[Frame, Prepared]] = []
-        while True:
-            entry = self._get(self._fed)
-            if isinstance(entry, Chunk):
-                waiting += self._decoded(entry)
-                while len(waiting) >= (size := self._sizes.current):
-                    self._ship(waiting[:size], size)
-                    waiting = waiting[size:]
-                continue
-            if isinstance(entry, AllRead):
-                if waiting:
-                    self._ship(waiting, self._sizes.current)
-                for _ in self._workers:
-                    self._put(self._ready, None)
-            if isinstance(entry, Failed):
-                self._failed.add(entry.video)
-            self._put(self._outbox, entry)
-
-    def _decoded(self, chunk: Chunk) -> list[tuple[Frame, Prepared]]:
-        good = []
-        for frame, picture in zip(chunk.frames, chunk.decoded.result(), strict=True):
-            if frame.video in self._failed:
-                continue
-            if isinstance(picture, Prepared):
-                good.append((frame, picture))
-            else:
-                self._fail(frame, f"its stored JPEG is {picture}; extract the frames again")
-        self._release(len(chunk.frames) - len(good))
-        return good
-
-    def _fail(self, frame: Frame, what: str) -> None:
-        self._failed.add(frame.video)
-        reason = f"frame {frame.frame_index} at {frame.time_seconds:.3f} s: {what}"
-        self._put(self._outbox, Failed(frame.video, reason))
-
-    def _ship(self, pictures: list[tuple[Frame, Prepared]], capacity: int) -> None:
-        batch = assemble([picture for _, picture in pictures], pinned=self._device_resizes)
-        self._put(self._ready, Job([frame for frame, _ in pictures], batch, capacity))
+    def _fail(self, spans: Sequence[Span], row: int, what: str) -> None:
+        """Fail the video of a row of a batch."""
+        for span in spans:
+            if row < len(span):
+                break
+            row -= len(span)
+        self._failed.add(span.video)
+        frame = f"frame {span.frame_index_N[row]} at {span.time_seconds_N[row]:.3f} s"
+        self._put(self._outbox, Failed(span.video, f"{frame}: {what}"))
 
     # -- the model -------------------------------------------------------------------------------
 
@@ -227,19 +186,28 @@ class PipelineRun:
         job: Job | None = self._get(self._ready) if wait else self._ready.get_nowait()
         return job
 
-    def _deliver(self, job: Job, outcome: BatchOutcome, model: SiglipModel) -> None:
+    def _deliver(
+        self, job: Job, decoded: Decoded, outcome: BatchOutcome, model: SiglipModel
+    ) -> None:
         self.meter.batch(
-            frames=len(job.frames),
-            capacity=max(job.capacity, len(job.frames)),
+            frames=len(decoded.rows),
+            capacity=max(job.capacity, len(job)),
             busy_seconds=outcome.busy_seconds,
             patches=outcome.patches,
             padding=outcome.padding,
         )
         self._peak_rss = max(self._peak_rss, self._process.memory_info().rss)
+        for row, error in decoded.errors.items():
+            self._fail(job.spans, row, f"its stored JPEG is {error}; extract the frames again")
         for i in np.flatnonzero(~np.isfinite(outcome.vectors_ND).all(axis=1)):
             remedy = "" if model.dtype == "float32" else "; set SIGLIP_DTYPE=float32"
-            self._fail(job.frames[i], f"its vector is not finite in {model.dtype}{remedy}")
-        self._put(self._outbox, Vectors(job.frames, outcome.vectors_ND))
+            what = f"its vector is not finite in {model.dtype}{remedy}"
+            self._fail(job.spans, decoded.rows[i], what)
+        vectors_ND = outcome.vectors_ND
+        if decoded.errors:  # rows of videos that have failed
+            vectors_ND = np.zeros((len(job), vectors_ND.shape[1]), np.float32)
+            vectors_ND[decoded.rows] = outcome.vectors_ND
+        self._put(self._outbox, Vectors(job.spans, vectors_ND))
 
     # -- results ---------------------------------------------------------------------------------
 
@@ -265,7 +233,7 @@ class PipelineRun:
                 all_read = True
                 continue
             if isinstance(entry, Vectors):
-                self._release(len(entry.frames))
+                self._release(len(entry.vectors_ND))
             collector.take(entry)
             for result in collector.complete():
                 self.meter.video(failed=isinstance(result, VideoError))
@@ -276,6 +244,7 @@ class PipelineRun:
         """Return the figures so far."""
         cuda = [m.torch_device for m in self._models if m.torch_device.type == "cuda"]
         peak = sum(torch.cuda.max_memory_allocated(d) for d in cuda) if cuda else self._peak_rss
+        forward_notes = [note for model in self._models for note in model.forward.notes]
         return self.meter.report(
             batch_size=self._sizes.current,
             out_of_memory_count=self._sizes.out_of_memory_count,
@@ -283,20 +252,18 @@ class PipelineRun:
             device_name=", ".join(device_name(m.device) for m in self._models),
             dtype=self._models[0].dtype,
             peak_memory_bytes=peak,
+            decoder=self._decoder.name,
+            forward=", ".join(dict.fromkeys(model.forward.name for model in self._models)),
+            notes=(*self._decoder.notes, *dict.fromkeys(forward_notes)),
         )
 
 
-def _chunks(
-    video: int, position: int, batch: FrameBatch
-) -> Iterator[tuple[list[Frame], Sequence[bytes]]]:
-    """Split a batch into tasks for the decoding threads."""
-    for begin in range(0, len(batch), _DECODED_AT_ONCE):
-        end = min(begin + _DECODED_AT_ONCE, len(batch))
-        frames = [
-            Frame(video, position + i, int(batch.frame_index_N[i]), float(batch.time_seconds_N[i]))
-            for i in range(begin, end)
-        ]
-        yield frames, batch.jpegs[begin:end]
+@dataclass(slots=True)
+class _Filling:
+    """The batch that is being filled."""
+
+    spans: list[Span] = field(default_factory=list)
+    jpegs: list[bytes] = field(default_factory=list)
 
 
 def _reason(error: Exception) -> str:

@@ -55,7 +55,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class ImageBatch:
-    """A batch of pictures on the host."""
+    """A batch of pictures, on the host or decoded on the device."""
 
     count: int
     groups: tuple[Group, ...]
@@ -97,16 +97,29 @@ def prepare(image: ImageLike, recipe: Recipe, *, device_resizes: bool = False) -
     Raises:
         ValueError: as :func:`decode`.
     """
-    pixels, (height, width) = decode(image, recipe)
-    target_height, target_width = target_size(height, width, recipe)
-    tensor_HWC = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
-    if not (device_resizes and _suits_a_gpu(tensor_HWC, target_height, target_width)):
-        tensor_HWC = _resize(tensor_HWC[None], target_height, target_width, recipe)[0]
-    return Prepared(tensor_HWC, target_height, target_width)
+    pixels, full_size = decode(image, recipe)
+    pixels_HWC = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
+    return fitted(pixels_HWC, full_size, recipe, device_resizes=device_resizes)
 
 
-def _suits_a_gpu(pixels_HWC: torch.Tensor, target_height: int, target_width: int) -> bool:
-    height, width, _ = pixels_HWC.shape
+def fitted(
+    pixels_HWC: torch.Tensor, full_size: tuple[int, int], recipe: Recipe, *, device_resizes: bool
+) -> Prepared:
+    """Return a decoded picture, resized unless the device will.
+
+    Args:
+        pixels_HWC: uint8, whole or decoded at a fraction of its size.
+        full_size: the picture's height and width.
+    """
+    height, width = target_size(*full_size, recipe)
+    own_height, own_width, _ = pixels_HWC.shape
+    if not (device_resizes and suits_a_gpu(own_height, own_width, height, width)):
+        pixels_HWC = _resize(pixels_HWC[None], height, width, recipe)[0]
+    return Prepared(pixels_HWC, height, width)
+
+
+def suits_a_gpu(height: int, width: int, target_height: int, target_width: int) -> bool:
+    """Return whether a GPU should resize a picture of this size."""
     steepest = max(height / target_height, width / target_width)
     return height * width <= DEVICE_RESIZE_PIXELS and steepest <= DEVICE_RESIZE_FACTOR
 
@@ -135,11 +148,14 @@ def assemble(pictures: Sequence[Prepared], *, pinned: bool = False) -> ImageBatc
 
     Args:
         pictures: at least one.
-        pinned: stack in page-locked memory, from which a GPU copies asynchronously.
+        pinned: stack in page-locked memory, from which a GPU copies asynchronously; ignored
+            where there is no GPU.
     """
+    pinned = pinned and torch.cuda.is_available()
     groups: dict[tuple[Any, ...], list[int]] = {}
     for i, picture in enumerate(pictures):
-        key = (tuple(picture.pixels_HWC.shape), picture.height, picture.width)
+        pixels_HWC = picture.pixels_HWC
+        key = (tuple(pixels_HWC.shape), picture.height, picture.width, pixels_HWC.device)
         groups.setdefault(key, []).append(i)
     return ImageBatch(
         len(pictures),
@@ -150,13 +166,13 @@ def assemble(pictures: Sequence[Prepared], *, pinned: bool = False) -> ImageBatc
                 height,
                 width,
             )
-            for (_, height, width), places in groups.items()
+            for (_, height, width, _), places in groups.items()
         ),
     )
 
 
 def _stack(pictures_HWC: list[torch.Tensor], *, pinned: bool) -> torch.Tensor:
-    if not pinned:
+    if not pinned or pictures_HWC[0].device.type != "cpu":
         return torch.stack(pictures_HWC)
     shape = (len(pictures_HWC), *pictures_HWC[0].shape)
     stacked = torch.empty(shape, dtype=torch.uint8, pin_memory=True)

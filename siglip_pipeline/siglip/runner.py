@@ -6,7 +6,6 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from siglip_pipeline.errors import EmbeddingError
 from siglip_pipeline.records import FloatArray
@@ -86,96 +85,58 @@ class BatchOutcome:
     padding: int
 
 
-@dataclass(frozen=True, slots=True)
-class Launched:
-    """A batch that was started on the device and may still be running."""
-
-    batch: ImageBatch
-    vectors_ND: torch.Tensor
-    patches: int
-    padding: int
-    seconds: float | None
-    """None if the device runs asynchronously; then ``events`` give the time."""
-    events: "tuple[torch.cuda.Event, torch.cuda.Event, torch.cuda.Event] | None" = None
-    """Computation began; computation ended; the vectors are on the host."""
-
-
-def _timed_event() -> torch.cuda.Event:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-
-
-def launch(model: SiglipModel, batch: ImageBatch, copied: ImageBatch | None = None) -> Launched:
-    """Start a batch; on a GPU return before the result is available.
+def run_batch(
+    model: SiglipModel, batch: ImageBatch, sizes: BatchSize, *, capacity: int | None = None
+) -> BatchOutcome:
+    """Embed one batch and wait for it; in halves if it does not fit in the memory of the device.
 
     Args:
-        model: a model whose vision tower is loaded.
-        batch: the batch on the host.
-        copied: the same batch, if it was copied to the device beforehand.
-    """
-    if model.torch_device.type == "cuda":
-        began, ended = _timed_event(), _timed_event()
-        arrived = _timed_event()
-        began.record()
-        inputs = model.inputs(copied or batch.to(model.torch_device))
-        on_device = model.encode_images(inputs)
-        ended.record()
-        host = torch.empty(on_device.shape, dtype=torch.float32, pin_memory=True)
-        host.copy_(on_device, non_blocking=True)
-        arrived.record()
-        events = (began, ended, arrived)
-        return Launched(batch, host, inputs.patches, inputs.padding, None, events)
-    begin = time.perf_counter()
-    inputs = model.inputs(copied or batch.to(model.torch_device))
-    vectors = model.encode_images(inputs).cpu()
-    seconds = time.perf_counter() - begin
-    return Launched(batch, vectors, inputs.patches, inputs.padding, seconds)
-
-
-def finish(launched: Launched, sizes: BatchSize) -> BatchOutcome:
-    """Wait for a launched batch; return its result, and pass its time to ``sizes``."""
-    seconds = launched.seconds
-    if seconds is None:
-        assert launched.events is not None
-        began, ended, arrived = launched.events
-        arrived.synchronize()
-        seconds = began.elapsed_time(ended) / 1000
-    sizes.measured(len(launched.batch), seconds)
-    vectors_ND = launched.vectors_ND.numpy()
-    if launched.events is not None:
-        vectors_ND = (
-            vectors_ND.copy()
-        )  # page-locked memory must not be held until a long video is complete
-    return BatchOutcome(vectors_ND, seconds, launched.patches, launched.padding)
-
-
-def run_batch(model: SiglipModel, batch: ImageBatch, sizes: BatchSize) -> BatchOutcome:
-    """Embed one batch, in halves if it does not fit in the memory of the device.
+        capacity: as of :class:`.forward.Forward`.
 
     Raises:
         EmbeddingError: a single picture does not fit.
     """
     try:
-        return finish(launch(model, batch), sizes)
+        began = time.perf_counter()
+        inputs = model.inputs(batch.to(model.torch_device))
+        vectors_ND = model.forward(model, inputs, capacity=capacity).cpu().numpy()
+        seconds = time.perf_counter() - began
+        sizes.measured(len(batch), seconds)
+        return BatchOutcome(vectors_ND, seconds, inputs.patches, inputs.padding)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        if len(batch) == 1:
-            raise EmbeddingError(
-                f"one frame does not fit in the memory of {model.device}: choose a smaller model "
-                "than " + repr(model.spec.name) + ", or another SIGLIP_DEVICE"
-            ) from error
-    # Outside the except block: the traceback would keep the failed attempt's tensors alive.
-    return run_halves(model, batch, sizes)
+        reason = error.with_traceback(None)  # which would keep the attempt's tensors alive
+    return run_halves(model, batch, sizes, reason)
 
 
-def run_halves(model: SiglipModel, batch: ImageBatch, sizes: BatchSize) -> BatchOutcome:
-    """Embed a batch that ran out of memory, in two halves."""
-    sizes.out_of_memory(len(batch))
-    give_back_memory()
-    first, second = (run_batch(model, half, sizes) for half in batch.split())
+def run_halves(
+    model: SiglipModel, batch: ImageBatch, sizes: BatchSize, reason: Exception
+) -> BatchOutcome:
+    """Embed a batch that ran out of memory, in two halves.
+
+    Raises:
+        EmbeddingError: it is a single picture.
+    """
+    if len(batch) == 1:
+        raise EmbeddingError(
+            f"one frame does not fit in the memory of {model.device}: choose a smaller model "
+            "than " + repr(model.spec.name) + ", or another SIGLIP_DEVICE"
+        ) from reason
+    shrink(model, len(batch), sizes)
+    first, second = (
+        run_batch(model, half, sizes, capacity=sizes.current) for half in batch.split()
+    )
     return BatchOutcome(
         np.concatenate([first.vectors_ND, second.vectors_ND]),
         first.busy_seconds + second.busy_seconds,
         first.patches + second.patches,
         first.padding + second.padding,
     )
+
+
+def shrink(model: SiglipModel, frames: int, sizes: BatchSize) -> None:
+    """Make batches smaller after ``frames`` did not fit, and free what was kept for larger ones."""
+    sizes.out_of_memory(frames)
+    model.forward.forget(above=sizes.current)
+    give_back_memory()

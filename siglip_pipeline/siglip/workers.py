@@ -8,17 +8,12 @@ from typing import Protocol
 import torch
 
 from siglip_pipeline.siglip.device import is_out_of_memory
+from siglip_pipeline.siglip.jpeg_decoders import Decoded
 from siglip_pipeline.siglip.messages import Job
 from siglip_pipeline.siglip.model import SiglipModel
-from siglip_pipeline.siglip.runner import (
-    BatchOutcome,
-    BatchSize,
-    Launched,
-    finish,
-    launch,
-    run_batch,
-    run_halves,
-)
+from siglip_pipeline.siglip.preprocess import ModelInputs
+from siglip_pipeline.siglip.runner import BatchOutcome, BatchSize, run_halves, shrink
+from siglip_pipeline.siglip.streams import Mark, Streams, streams_of
 
 MOST_CPU_WORKERS = 8
 """With more cores, each worker gets several, as each holds the activations of its own batch."""
@@ -35,7 +30,7 @@ class Jobs(Protocol):
         """
 
 
-Deliver = Callable[[Job, BatchOutcome, SiglipModel], None]
+Deliver = Callable[[Job, Decoded, BatchOutcome, SiglipModel], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,55 +65,99 @@ def plan_workers(models: Sequence[SiglipModel], cores: int) -> tuple[Worker, ...
 
 
 def work(worker: Worker, sizes: BatchSize, jobs: Jobs, deliver: Deliver) -> None:
-    """Run batches until none are left."""
+    """Run batches until none are left; on a card, prepare the next while one runs."""
     if worker.cores is not None:
         torch.set_num_threads(worker.cores)  # applies to this thread only
-    if worker.model.torch_device.type == "cuda":
-        _work_cuda(worker.model, sizes, jobs, deliver)
-        return
-    while (job := jobs(wait=True)) is not None:
-        deliver(job, run_batch(worker.model, job.batch, sizes), worker.model)
-
-
-def _work_cuda(model: SiglipModel, sizes: BatchSize, jobs: Jobs, deliver: Deliver) -> None:
-    """Run batches on a GPU; copy and launch the next while the last one computes."""
-    copies = torch.cuda.Stream(model.torch_device)  # type: ignore[no-untyped-call]
-    running: tuple[Job, Launched] | None = None
+    model, streams = worker.model, streams_of(worker.model.torch_device)
+    running: Launched | None = None
     last = False
-    with torch.cuda.device(model.torch_device):
+    with streams.device():
         while not last:
             job: Job | None = None
-            launched: Launched | None = None
+            begun: Launched | _NoRoom | None = None
             try:
                 job = jobs(wait=running is None)
                 last = job is None
             except queue.Empty:
                 pass  # no batch to launch yet: finish the running one
             if job is not None:
-                launched = _launch_copied(model, job, copies)
+                begun = _launch(model, job, streams, sizes)
             if running is not None:
-                deliver(running[0], finish(running[1], sizes), model)
+                deliver(running.job, running.decoded, running.wait(sizes), model)
                 running = None
-            if job is not None and launched is None:
-                # It did not fit in memory beside the one before: run it alone, in halves.
-                deliver(job, run_halves(model, job.batch, sizes), model)
-            elif job is not None and launched is not None:
-                running = (job, launched)
+            if isinstance(begun, _NoRoom):
+                deliver(begun.job, *_run_alone(model, begun, streams, sizes), model)
+            elif begun is not None and not streams.ahead:
+                deliver(begun.job, begun.decoded, begun.wait(sizes), model)
+            else:
+                running = begun
 
 
-def _launch_copied(model: SiglipModel, job: Job, copies: "torch.cuda.Stream") -> Launched | None:
-    """Start a batch behind the running one; return None if both do not fit in memory."""
-    computing = torch.cuda.current_stream()
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A batch that may still be running."""
+
+    job: Job
+    decoded: Decoded
+    streams: Streams
+    vectors_ND: torch.Tensor
+    """On the host, once the last mark is passed."""
+    inputs: ModelInputs
+    marks: tuple[Mark, Mark, Mark]
+    """Computation began; computation ended; the vectors are on the host."""
+
+    def wait(self, sizes: BatchSize) -> BatchOutcome:
+        """Return the result; pass its time to ``sizes``."""
+        began, ended, arrived = self.marks
+        arrived.wait()
+        seconds = ended.seconds_since(began)
+        sizes.measured(len(self.decoded.rows), seconds)
+        vectors_ND = self.streams.kept(self.vectors_ND)
+        return BatchOutcome(vectors_ND, seconds, self.inputs.patches, self.inputs.padding)
+
+
+@dataclass(frozen=True, slots=True)
+class _NoRoom:
+    """A batch that did not fit in the memory of the device, perhaps beside the one before."""
+
+    job: Job
+    decoded: Decoded | None
+    """None if even its pictures did not fit."""
+    reason: Exception
+
+
+def _launch(model: SiglipModel, job: Job, streams: Streams, sizes: BatchSize) -> Launched | _NoRoom:
+    """Start a batch behind the running one."""
+    decoded: Decoded | None = None
     try:
-        with torch.cuda.stream(copies):
-            copied = job.batch.to(model.torch_device)
-        computing.wait_stream(copies)
-        for group in copied.groups:  # keep their memory until the model has read them
-            for tensor in (group.pixels_NHWC, group.rows):
-                if tensor is not None:
-                    tensor.record_stream(computing)
-        return launch(model, job.batch, copied)
+        with streams.side():
+            decoded = job.decoding()
+            inputs = ModelInputs({}, 0, 0)
+            if decoded.batch is not None:
+                inputs = model.inputs(decoded.batch.to(model.torch_device))
+        streams.hand_over(inputs.arguments.values())
+        began = streams.mark()
+        vectors_ND = torch.empty((0, model.spec.dim))
+        if decoded.batch is not None:
+            capacity = min(job.capacity, sizes.current)
+            vectors_ND = model.forward(model, inputs, capacity=capacity)
+        ended = streams.mark()
+        on_host = streams.to_host(vectors_ND)
+        return Launched(job, decoded, streams, on_host, inputs, (began, ended, streams.mark()))
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-    return None
+        return _NoRoom(job, decoded, error.with_traceback(None))
+
+
+def _run_alone(
+    model: SiglipModel, refused: _NoRoom, streams: Streams, sizes: BatchSize
+) -> tuple[Decoded, BatchOutcome]:
+    """Run a batch while no other runs; in halves if it still does not fit."""
+    shrink(model, len(refused.job), sizes)
+    again = _launch(model, refused.job, streams, sizes)
+    if isinstance(again, Launched):
+        return again.decoded, again.wait(sizes)
+    if again.decoded is None or again.decoded.batch is None:
+        raise again.reason
+    return again.decoded, run_halves(model, again.decoded.batch, sizes, again.reason)

@@ -62,6 +62,9 @@ def test_shares(clock: Clock) -> None:
         device_name="c, d",
         dtype="bfloat16",
         peak_memory_bytes=7,
+        decoder="2 threads",
+        forward="eager",
+        notes=(),
     )
     assert found.seconds == 2
     assert found.frames_per_second == 6
@@ -85,6 +88,9 @@ def test_the_series_stays_short_and_keeps_every_frame(seconds: int, clock: Clock
         device_name="a CPU",
         dtype="float32",
         peak_memory_bytes=1,
+        decoder="2 threads",
+        forward="eager",
+        notes=(),
     ).throughput
     assert len(series) <= 240
     begin, frames = 0.0, 0.0

@@ -1,0 +1,106 @@
+"""A card that is not there: its graphs, its streams and its JPEG decoder, computed on the CPU."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+
+import numpy as np
+import simplejpeg
+import torch
+
+from siglip_pipeline.siglip.forward import Replay
+from siglip_pipeline.siglip.streams import HostStreams
+
+
+class FakeGraphs:
+    """Captures as a card does: a replay computes again from the same memory."""
+
+    def __init__(self, *, fits: int = 1 << 30, error: Exception | None = None) -> None:
+        self.captured: list[int] = []
+        self.replayed: list[int] = []
+        self._fits = fits
+        self._error = error
+
+    def __call__(self, run: Callable[[], torch.Tensor]) -> Replay:
+        if self._error is not None:
+            raise self._error
+        size = len(run())
+        if size > self._fits:
+            try:
+                raise torch.OutOfMemoryError(f"no room for the graph of {size}")
+            finally:  # as torch does: ending the capture fails as well
+                raise RuntimeError("operation failed due to a previous error during capture")
+        self.captured.append(size)
+
+        def replay() -> torch.Tensor:
+            self.replayed.append(size)
+            return run().clone()
+
+        return replay
+
+
+class FakeStreams(HostStreams):
+    """A card that still works when a launch returns: vectors come with the last mark."""
+
+    ahead = True
+
+    def __init__(self) -> None:
+        self.handed_over = 0
+        self._on_side = False
+
+    def side(self) -> AbstractContextManager[object]:
+        @contextlib.contextmanager
+        def inside() -> Iterator[None]:
+            assert not self._on_side
+            self._on_side = True
+            yield
+            self._on_side = False
+
+        return inside()
+
+    def hand_over(self, tensors: Iterable[torch.Tensor]) -> None:
+        assert not self._on_side
+        self.handed_over += 1
+
+
+class FakeCodec:
+    """Stands for the module nvidia.nvimgcodec."""
+
+    __version__ = "0.9.0"
+
+    def __init__(self, *, shifted: int = 0, refuses: Callable[[bytes], bool] = lambda _: False):
+        self.decoded = 0
+        self._shifted = shifted
+        self._refuses = refuses
+
+    def CodeStream(self, jpeg: bytes) -> "FakeStream":
+        return FakeStream(jpeg)
+
+    def Decoder(self, *, device_id: int, options: str) -> "FakeCodec":
+        assert (device_id, options) == (0, ":fancy_upsampling=1")
+        return self
+
+    def decode(self, streams: list["FakeStream"], *, cuda_stream: int) -> list[object]:
+        images: list[object] = []
+        for stream in streams:
+            if self._refuses(stream.jpeg):
+                images.append(None)
+                continue
+            self.decoded += 1
+            pixels = simplejpeg.decode_jpeg(stream.jpeg, "RGB", strict=False)
+            images.append(torch.from_numpy(pixels + np.uint8(self._shifted)))
+        return images
+
+
+class FakeStream:
+    """A parsed JPEG."""
+
+    codec_name = "jpeg"
+
+    def __init__(self, jpeg: bytes) -> None:
+        try:
+            self.height, self.width, colours, _ = simplejpeg.decode_jpeg_header(jpeg)
+        except ValueError as error:
+            raise RuntimeError("Failed to get image info") from error
+        self.num_channels = 1 if colours == "Gray" else 3
+        self.jpeg = jpeg
