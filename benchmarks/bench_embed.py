@@ -355,7 +355,7 @@ def share_of_peak(name: str, model: SiglipModel, rate: float) -> dict[str, Any]:
 
 
 _MEMORY = """
-import sys, psutil, torch
+import sys, psutil
 from siglip_pipeline.siglip.embeddings import extract_image_embeddings
 from siglip_pipeline.siglip.model import get_model
 from siglip_pipeline.siglip.model_options import ModelOptions
@@ -363,7 +363,7 @@ import numpy, transformers.models.siglip.modeling_siglip
 before = psutil.Process().memory_info().rss
 options = ModelOptions(name=sys.argv[1], device="cpu", dtype="float32")
 model = get_model(options, tower=sys.argv[3])
-model.encode_texts(torch.randint(0, 256_000, (1, model.recipe.text_length)))
+model.encode_texts(numpy.random.default_rng(0).integers(0, 256_000, (1, model.recipe.text_length)))
 if sys.argv[3] == "both":
     extract_image_embeddings([numpy.zeros((256, 256, 3), numpy.uint8)], model=model)
 used = psutil.Process().memory_info().rss - before

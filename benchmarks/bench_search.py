@@ -322,8 +322,8 @@ def service(footage: Footage, queries: int, url: str) -> Iterator[int]:
 def text_encoding() -> list[Case]:
     """The demo model's text tower, one text a pass: what the figures above leave out."""
     from siglip_pipeline.demo.run import MODEL_FOLDER
-    from siglip_pipeline.siglip.embeddings import extract_text_embeddings
     from siglip_pipeline.siglip.model import get_model
+    from siglip_pipeline.siglip.text_embeddings import extract_text_embeddings
 
     settings = Settings.load(model_name=str(MODEL_FOLDER))
     model = get_model(ModelOptions.from_settings(settings), tower="text")

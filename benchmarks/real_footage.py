@@ -11,11 +11,11 @@ from siglip_pipeline.demo.scenes import random_scene
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import FloatArray, ModelSpec
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.siglip.embeddings import extract_text_embeddings
 from siglip_pipeline.siglip.engine import EmbeddingEngine
 from siglip_pipeline.siglip.identity import model_spec
 from siglip_pipeline.siglip.model import get_model, get_models
 from siglip_pipeline.siglip.model_options import ModelOptions
+from siglip_pipeline.siglip.text_embeddings import extract_text_embeddings
 from siglip_pipeline.stages.frame_embedding import embed_videos
 from siglip_pipeline.stages.frame_sampling import sample_videos
 from siglip_pipeline.stages.frames_options import FramesOptions

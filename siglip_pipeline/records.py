@@ -10,15 +10,18 @@ Times are seconds from the start of the stream; ranges are half-open ``[start, e
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float32]
-IntArray = NDArray[np.int64]
-SecondsArray = NDArray[np.float64]
-RgbArray = NDArray[np.uint8]
+    FloatArray = NDArray[np.float32]
+    IntArray = NDArray[np.int64]
+    SecondsArray = NDArray[np.float64]
+    RgbArray = NDArray[np.uint8]
+else:  # importing numpy takes a tenth of a second, which `status` does without
+    FloatArray = IntArray = SecondsArray = RgbArray = Any
 
 
 class Stage(StrEnum):

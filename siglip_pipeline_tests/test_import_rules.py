@@ -44,7 +44,13 @@ SLOW_TO_IMPORT = {
     "siglip_pipeline.web.app": {"dagster", "mcp"},
     "siglip_pipeline.cli.main": {"dagster", "fastapi", "psycopg", "pyarrow", "PIL", "fsspec"},
     "siglip_pipeline.cli.service_search": {"dagster", "fastapi", "psycopg", "pyarrow", "PIL"},
-    "siglip_pipeline.stages.status": {"dagster", "fastapi", "pyarrow", "PIL"},
+    "siglip_pipeline.cli.main, siglip_pipeline.stages.status, siglip_pipeline.store.database": {
+        "dagster",
+        "fastapi",
+        "pyarrow",
+        "PIL",
+        "numpy",
+    },
     "siglip_pipeline.cli.search_work": {"dagster", "fastapi"},
 }
 

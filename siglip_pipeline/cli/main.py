@@ -294,7 +294,7 @@ def status(json_: Json = False) -> None:
     from siglip_pipeline.store.database import DatabaseOptions, open_database
 
     settings = _settings()
-    with open_database(DatabaseOptions.from_settings(settings)) as database:
+    with open_database(DatabaseOptions.from_settings(settings), vectors=False) as database:
         report = collect_status(database, StatusOptions.from_settings(settings))
     if json_:
         console.print_json(report.document())

@@ -6,18 +6,9 @@ from typing import Annotated
 import typer
 
 from siglip_pipeline.cli.common import Json, load_settings
-from siglip_pipeline.cli.search import (
-    FromSeconds,
-    Image,
-    Like,
-    MinProbability,
-    PerVideo,
-    Since,
-    ToSeconds,
-    Until,
-    Videos,
-    search_filter,
-)
+from siglip_pipeline.cli.filter_options import NO_FILTER, with_filter_options
+from siglip_pipeline.cli.search import Image, Like
+from siglip_pipeline.hits import SearchFilter
 from siglip_pipeline.terminal import console
 
 
@@ -70,6 +61,7 @@ def evaluate_command(
         show_evaluation(document, queries, settings.quality_metric, compare)
 
 
+@with_filter_options
 def explain(
     query: Annotated[
         str, typer.Argument(help='The query, as `search` takes it; "" with --image or --like.')
@@ -80,13 +72,7 @@ def explain(
     image: Image = None,
     like: Like = None,
     k: Annotated[int, typer.Option("--k", "-k", help="How many moments the search shows.")] = 10,
-    video: Videos = None,
-    from_seconds: FromSeconds = None,
-    to_seconds: ToSeconds = None,
-    since: Since = None,
-    until: Until = None,
-    min_probability: MinProbability = None,
-    per_video: PerVideo = None,
+    filter: SearchFilter = NO_FILTER,
     json_: Json = False,
 ) -> None:
     """Say why a search does not show a moment, and what would change that.
@@ -95,9 +81,6 @@ def explain(
     better? The filters are those of `search`.
     """
     settings = load_settings()
-    filter = search_filter(
-        video, from_seconds, to_seconds, since, until, min_probability, per_video
-    )
     from siglip_pipeline.cli.quality_work import explain_moment
     from siglip_pipeline.terminal.quality_tables import explanation_table
 

@@ -4,7 +4,6 @@ Imports only what a question to a running service needs; `cli/search_work.py` do
 """
 
 import webbrowser
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,22 +11,23 @@ import typer
 
 from siglip_pipeline.cli.common import Json, load_settings
 from siglip_pipeline.cli.completion import complete_video
+from siglip_pipeline.cli.filter_options import (
+    NO_FILTER,
+    FromSeconds,
+    ToSeconds,
+    Videos,
+    with_filter_options,
+)
 from siglip_pipeline.errors import LaunchError
 from siglip_pipeline.hits import SearchFilter, SearchResult
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.siglip.label_prompts import PROMPT_TEMPLATE
+from siglip_pipeline.siglip.prompt_template import PROMPT_TEMPLATE
 from siglip_pipeline.terminal import console
 from siglip_pipeline.text.json_form import to_json
 
 if TYPE_CHECKING:
     from siglip_pipeline.search.export import Exported
 
-FromSeconds = Annotated[
-    float | None, typer.Option("--from", help="Only from this second of a video on.")
-]
-ToSeconds = Annotated[
-    float | None, typer.Option("--to", help="Only before this second of a video.")
-]
 Text = Annotated[
     str | None,
     typer.Argument(help='What to look for, as in a caption; or a mix: \'+"snow" -"people"^0.5\'.'),
@@ -35,35 +35,16 @@ Text = Annotated[
 Image = Annotated[Path | None, typer.Option(help="Look for what a picture shows.")]
 Like = Annotated[str | None, typer.Option(help="VIDEO@SECONDS: look for what that moment shows.")]
 Clip = Annotated[Path | None, typer.Option(help="Look for what a short video file shows.")]
-Videos = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Only these videos: path or glob, * within a folder, ** across.",
-        autocompletion=complete_video,
-    ),
-]
-Since = Annotated[datetime | None, typer.Option(help="Only uploads since this time, UTC.")]
-Until = Annotated[datetime | None, typer.Option(help="Only uploads before this time, UTC.")]
-MinProbability = Annotated[
-    float | None,
-    typer.Option(help="Hide what is less probable. Default: SIGLIP_SEARCH_MIN_PROBABILITY."),
-]
-PerVideo = Annotated[int | None, typer.Option(help="At most so many moments of one video.")]
 
 
+@with_filter_options
 def search(
     text: Text = None,
     image: Image = None,
     like: Like = None,
     clip: Clip = None,
     k: Annotated[int, typer.Option("--k", "-k", help="How many moments at the most.")] = 10,
-    video: Videos = None,
-    from_seconds: FromSeconds = None,
-    to_seconds: ToSeconds = None,
-    since: Since = None,
-    until: Until = None,
-    min_probability: MinProbability = None,
-    per_video: PerVideo = None,
+    filter: SearchFilter = NO_FILTER,
     open_: Annotated[
         bool,
         typer.Option(
@@ -110,9 +91,6 @@ def search(
     has_receipt = prove or permalink or pin is not None
     if clip is not None and has_receipt:
         raise typer.BadParameter("--prove, --permalink and --pin are not for --clip")
-    filter = search_filter(
-        video, from_seconds, to_seconds, since, until, min_probability, per_video
-    )
     result, answered_by = None, "this process"
     if text is not None and image is None and like is None and not has_receipt:
         from siglip_pipeline.cli.service_search import ask_service
@@ -246,27 +224,6 @@ def register(app: typer.Typer) -> None:
     app.command()(search)
     app.command()(labels)
     app.command()(duplicates)
-
-
-def search_filter(
-    video: list[str] | None,
-    from_seconds: float | None,
-    to_seconds: float | None,
-    since: datetime | None,
-    until: datetime | None,
-    min_probability: float | None,
-    per_video: int | None,
-) -> SearchFilter:
-    """Return the filter that the options of a search ask for."""
-    return SearchFilter(
-        videos=tuple(video) if video else None,
-        from_seconds=from_seconds,
-        to_seconds=to_seconds,
-        uploaded_since=since,
-        uploaded_until=until,
-        min_probability=min_probability,
-        max_per_video=per_video,
-    )
 
 
 def _export(

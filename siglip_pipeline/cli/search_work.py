@@ -12,6 +12,7 @@ from siglip_pipeline.search import (
     ImageTerm,
     LabelReport,
     MomentTerm,
+    QueryEmbedder,
     QueryTerm,
     Receipt,
     SearchOptions,
@@ -30,7 +31,7 @@ from siglip_pipeline.services.ports import key_headers
 from siglip_pipeline.services.state import running
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.similarity.similar_videos import SharedSegment, VideoSimilarityStore
-from siglip_pipeline.store.database import DatabaseOptions, open_database
+from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.query_log import QueryLog
 from siglip_pipeline.store.video_names import stored_name
@@ -59,13 +60,20 @@ def find(
     """Return the moments that fit a clip, or all of a text, a picture and a moment."""
     terms = query_terms(text, image, like)
     with open_database(DatabaseOptions.from_settings(settings)) as database:
-        service = SearchService(database, SearchOptions.from_settings(settings))
+        service = _service(database, settings)
         if clip is not None:
             return service.by_clip(clip, k=k, filter=filter)
         result = service.with_receipt(terms, receipt, k=k, filter=filter)
         if settings.query_log and text is not None:
             QueryLog(database).record_or_warn(text)
         return result
+
+
+def _service(database: Database, settings: Settings) -> SearchService:
+    """Return a service for a process that answers once."""
+    options = SearchOptions.from_settings(settings)
+    embedder = QueryEmbedder(options.model, picture_seconds=options.picture_seconds, few_texts=True)
+    return SearchService(database, options, embedder=embedder)
 
 
 def query_terms(text: str | None, image: Path | None, like: str | None) -> list[QueryTerm]:
@@ -114,7 +122,7 @@ def label_report(
 ) -> LabelReport:
     """Return how well labels fit videos."""
     with open_database(DatabaseOptions.from_settings(settings)) as database:
-        service = SearchService(database, SearchOptions.from_settings(settings))
+        service = _service(database, settings)
         return service.label(labels, videos=videos, filter=filter, template=template)
 
 

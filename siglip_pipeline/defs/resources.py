@@ -99,8 +99,8 @@ class SiglipResource(dg.ConfigurableResource["EmbeddingEngine"]):
         options = ModelOptions.from_settings(settings)
 
         def embed(texts: Sequence[str]) -> FloatArray:
-            from siglip_pipeline.siglip.embeddings import extract_text_embeddings
             from siglip_pipeline.siglip.model import get_model
+            from siglip_pipeline.siglip.text_embeddings import extract_text_embeddings
 
             return extract_text_embeddings(texts, model=get_model(options, tower="text"))
 

@@ -54,6 +54,7 @@ class EmbeddedPostgres:
         self.home = home.expanduser().resolve()
         self.port = port
         self._account: binaries.Account | None = None
+        self._data: Path | None = None
         self._child: subprocess.Popen[bytes] | None = None
 
     # -- use ------------------------------------------------------------------------------------
@@ -72,7 +73,7 @@ class EmbeddedPostgres:
         with self._lock_file("postgres.users") as users:
             fcntl.flock(users, fcntl.LOCK_SH)
             try:
-                yield self.start()
+                yield self._start()
             finally:
                 self._leave(users)
 
@@ -89,11 +90,13 @@ class EmbeddedPostgres:
         """Start the server and leave it running until :meth:`stop` (``db start``)."""
         self._make_home()
         self._keep_marker.touch()
-        return self.start()
+        return self._start()
 
     def _make_home(self) -> None:
         _ = self.account  # made first: the home is closed to all but its group
         private_home(self.home)
+        # Whether the server's user can enter the home is known only now.
+        self._data = binaries.data_folder(self.home, self.account)
 
     @property
     def _keep_marker(self) -> Path:
@@ -137,6 +140,9 @@ class EmbeddedPostgres:
             EmbeddedDatabaseError: with the end of the server's log.
         """
         self._make_home()
+        return self._start()
+
+    def _start(self) -> str:
         self.shorten_log()
         with self._alone():
             if postmaster.find(self.data) is None:
@@ -208,7 +214,8 @@ class EmbeddedPostgres:
     @property
     def data(self) -> Path:
         """The cluster's folder."""
-        return binaries.data_folder(self.home, self.account)
+        # Asking takes a child process where the server runs as another user.
+        return self._data or binaries.data_folder(self.home, self.account)
 
     @property
     def log(self) -> Path:

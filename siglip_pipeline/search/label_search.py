@@ -7,7 +7,7 @@ from siglip_pipeline.errors import QueryError
 from siglip_pipeline.hits import SearchFilter
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.search.probability import probability_of, score_of
-from siglip_pipeline.siglip.label_prompts import PROMPT_TEMPLATE
+from siglip_pipeline.siglip.prompt_template import PROMPT_TEMPLATE
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.label_scores import fit_in_videos
 from siglip_pipeline.store.models import ModelRow

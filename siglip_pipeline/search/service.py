@@ -3,12 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from siglip_pipeline.errors import ModelChangedError, NothingIndexedError
 from siglip_pipeline.hits import (
     Hit,
     Moment,
@@ -17,7 +16,6 @@ from siglip_pipeline.hits import (
     SearchFilter,
     SearchResult,
     SequenceShown,
-    TermShown,
     check_range,
 )
 from siglip_pipeline.records import FloatArray
@@ -34,27 +32,28 @@ from siglip_pipeline.search.query_terms import (
     TextTerm,
     check_terms,
 )
-from siglip_pipeline.search.query_vectors import QueryVectorizer, QueryVectors
+from siglip_pipeline.search.query_vectors import QueryVectorizer
 from siglip_pipeline.search.receipts import Receipt, parse_pin, prove_hits, reproduction
-from siglip_pipeline.search.results import HitFinder, shown
+from siglip_pipeline.search.results import HitFinder
 from siglip_pipeline.search.search_options import SearchOptions
-from siglip_pipeline.siglip.label_prompts import PROMPT_TEMPLATE
+from siglip_pipeline.search.searched_model import SearchedModel
+from siglip_pipeline.search.term_queries import ShownVectors, TermQueries
+from siglip_pipeline.siglip.prompt_template import PROMPT_TEMPLATE
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.search.index_state import index_state
-from siglip_pipeline.store.search.moment_search import ActiveModelChangedError
 from siglip_pipeline.store.video_names import stored_name
 from siglip_pipeline.video.frame_store import FrameStore
 
 DEFAULT_K = 10
-MAX_PROMOTIONS = 5
-"""How often a search is repeated because another model was promoted meanwhile."""
 
-_T = TypeVar("_T")
-_Embedded = tuple[QueryShown, QueryVectors]
-"""A query as it was interpreted, and its vectors."""
-_Found = tuple[QueryShown, tuple[Hit, ...]]
-"""A query as it was interpreted, and its hits."""
+
+class _Found(NamedTuple):
+    """A query as it was interpreted, its hits, and a proof of them."""
+
+    query: QueryShown
+    hits: tuple[Hit, ...]
+    proof: Proof | None = None
 
 
 class SearchService:
@@ -90,14 +89,14 @@ class SearchService:
             options.model, picture_seconds=options.picture_seconds
         )
         self._vectorizer = QueryVectorizer(self._embedder, database, options.ranking)
+        self._queries = TermQueries(database, self._embedder, self._vectorizer)
         self._finder = HitFinder(
             database,
             min_probability=options.min_probability,
             ranking=options.ranking,
             must_be_active=model_key is None,
         )
-        self._model_key = model_key
-        self._active: ModelRow | None = None
+        self._searched = SearchedModel(ModelStore(database), uploads=options.uploads, key=model_key)
 
     def load(self, tower: Literal["text", "image"] = "text") -> None:
         """Load a tower of the model now, so that the first query does not wait for it.
@@ -117,17 +116,7 @@ class SearchService:
             NothingIndexedError: no index has been published yet.
             ModelNotFoundError: no model has ``model_key``.
         """
-        models, key = ModelStore(self._database), self._model_key
-        # A local name, as another thread may reset the attribute at any time.
-        active = self._active or (models.active() if key is None else models.get(key))
-        if active is None:
-            raise NothingIndexedError(
-                "nothing is indexed yet; put videos into "
-                f"{self._options.uploads} and run `siglip-pipeline up`, or run "
-                "`siglip-pipeline ingest FILE... --wait`"
-            )
-        self._active = active
-        return active
+        return self._searched.model()
 
     def by_text(
         self,
@@ -152,14 +141,7 @@ class SearchService:
             QueryError: the text is empty or ``k`` is out of range.
             NothingIndexedError: no index has been published yet.
         """
-        TextTerm(text)  # refuses an empty text
-
-        def embed(model: ModelRow) -> _Embedded:
-            tokens = self._embedder.tokens_if_cut(model, text)
-            query = QueryShown(text=text, truncated=tokens is not None or None, tokens=tokens)
-            return query, self._vectorizer.text(model, text)
-
-        return self._search(embed, k=k, offset=offset, videos=videos, filter=filter)
+        return self.by_mix([TextTerm(text)], k=k, offset=offset, videos=videos, filter=filter)
 
     def by_image(
         self,
@@ -186,12 +168,7 @@ class SearchService:
                 out of range.
             NothingIndexedError: no index has been published yet.
         """
-
-        def embed(model: ModelRow) -> _Embedded:
-            query = QueryShown(image=ImageTerm(image).name)
-            return query, self._vectorizer.image(model, image)
-
-        return self._search(embed, k=k, offset=offset, videos=videos, filter=filter)
+        return self.by_mix([ImageTerm(image)], k=k, offset=offset, videos=videos, filter=filter)
 
     def by_vector(
         self,
@@ -218,7 +195,7 @@ class SearchService:
             NothingIndexedError: no index has been published yet.
         """
 
-        def embed(model: ModelRow) -> _Embedded:
+        def embed(model: ModelRow) -> ShownVectors:
             vectors = self._vectorizer.vector(model, vector_D, kind)
             return QueryShown(vector=kind), vectors
 
@@ -299,15 +276,8 @@ class SearchService:
             QueryError: the video has no vectors, or ``k`` is out of range.
             NothingIndexedError: no index has been published yet.
         """
-        MomentTerm(video, seconds)  # refuses a time that no video has
-
-        def embed(model: ModelRow) -> _Embedded:
-            name = stored_name(self._database, video)
-            frame = self._vectorizer.frame(model, name, seconds)
-            like = Moment(video=name, time_seconds=frame.time_seconds)
-            return QueryShown(like=like), self._vectorizer.moment(frame)
-
-        return self._search(embed, k=k, offset=offset, videos=videos, filter=filter)
+        terms = [MomentTerm(video, seconds)]
+        return self.by_mix(terms, k=k, offset=offset, videos=videos, filter=filter)
 
     def by_clip(
         self,
@@ -337,7 +307,7 @@ class SearchService:
         """
         from siglip_pipeline.video.clip import sample_clip
 
-        def embed(model: ModelRow) -> _Embedded:
+        def embed(model: ModelRow) -> ShownVectors:
             frames = sample_clip(clip, self._options.decode)
             query = QueryShown(clip=str(clip), clip_frames=len(frames))
             return query, self._vectorizer.clip(model, frames)
@@ -372,13 +342,18 @@ class SearchService:
             NothingIndexedError: no index has been published yet.
         """
         check_terms(terms)
-        if len(terms) == 1:
-            return self._by_term(terms[0], k=k, offset=offset, videos=videos, filter=filter)
+        only = terms[0] if len(terms) == 1 else None
+        if isinstance(only, SequenceTerm):
+            return self.by_sequence(
+                only.texts,
+                within_seconds=only.within_seconds,
+                k=k,
+                offset=offset,
+                filter=(filter or SearchFilter()).narrowed_to(videos),
+            )
 
-        def embed(model: ModelRow) -> _Embedded:
-            stored = [self._stored(term) for term in terms]
-            query = QueryShown(mix=tuple(self._shown(model, term) for term in stored))
-            return query, self._vectorizer.mix(model, stored)
+        def embed(model: ModelRow) -> ShownVectors:
+            return self._queries.embedded(model, terms)
 
         return self._search(embed, k=k, offset=offset, videos=videos, filter=filter)
 
@@ -405,8 +380,8 @@ class SearchService:
         """
         chosen = (filter or SearchFilter()).narrowed_to(videos)
         sentences = label_sentences(labels, template)
-        self._active = None  # labels do not notice a promoted model as a search does: read it again
-        model = self.active_model()
+        # Labels do not notice a promoted model as a search does: read it again.
+        model = self._searched.read_again()
         vectors_LD = self._embedder.texts(model, sentences)
         return label_videos(self._database, model, labels, vectors_LD, chosen)
 
@@ -444,7 +419,7 @@ class SearchService:
             hits = self._finder.sequences(
                 model, vectors_TD, most, chosen, within_seconds=term.within_seconds
             )
-            return query, hits
+            return _Found(query, hits)
 
         return self._answer(find, k=k, offset=offset, videos=None, filter=filter)
 
@@ -476,15 +451,13 @@ class SearchService:
             reproduced = reproduction(self._database, receipt.pin)
             if reproduced.same:
                 service = self._of_model(parse_pin(receipt.pin).model_key)
-        result = service.by_mix(terms, k=k, offset=offset, filter=filter)
-        proof = service._prove(terms, k + offset, filter) if receipt.prove else None
+        search = service._prove if receipt.prove else service.by_mix
+        result = search(terms, k=k, offset=offset, filter=filter)
         state = None
         if receipt.permalink:
             state = index_state(self._database, service.active_model().key)
         return replace(
             result,
-            hits=proof[0][offset:] if proof else result.hits,
-            proof=proof[1] if proof else None,
             pin=None if state is None else str(state),
             reproduced=reproduced,
         )
@@ -500,13 +473,16 @@ class SearchService:
         return SearchService(self._database, self._options, embedder=self._embedder, model_key=key)
 
     def _prove(
-        self, terms: Sequence[QueryTerm], k: int, filter: SearchFilter | None
-    ) -> tuple[tuple[Hit, ...], Proof]:
-        def answer(model: ModelRow) -> tuple[tuple[Hit, ...], Proof]:
-            vectors = self._vectors_of(model, terms)
-            return prove_hits(self._finder, model, vectors, k, filter or SearchFilter())
+        self, terms: Sequence[QueryTerm], *, k: int, offset: int, filter: SearchFilter | None
+    ) -> SearchResult:
+        """Search by the index and exactly; return the hits of the index, and the proof."""
+        check_terms(terms)
 
-        return self._with_active_model(answer)
+        def find(model: ModelRow, most: int, chosen: SearchFilter) -> _Found:
+            query, vectors = self._queries.embedded(model, terms)
+            return _Found(query, *prove_hits(self._finder, model, vectors, most, chosen))
+
+        return self._answer(find, k=k, offset=offset, videos=None, filter=filter)
 
     def explain(
         self,
@@ -540,57 +516,17 @@ class SearchService:
                 self._database,
                 self._finder,
                 model,
-                self._vectors_of(model, terms),
+                self._queries.embedded(model, terms)[1],
                 Moment(video=stored_name(self._database, video), time_seconds=seconds),
                 k=k,
                 filter=filter or SearchFilter(),
             )
 
-        return self._with_active_model(answer)
-
-    def _shown(self, model: ModelRow, term: QueryTerm) -> TermShown:
-        tokens = None
-        if isinstance(term, TextTerm):
-            tokens = self._embedder.tokens_if_cut(model, term.text)
-        return replace(shown(term), truncated=tokens is not None or None, tokens=tokens)
-
-    def _vectors_of(self, model: ModelRow, terms: Sequence[QueryTerm]) -> QueryVectors:
-        return self._vectorizer.of_terms(model, [self._stored(term) for term in terms])
-
-    def _stored(self, term: QueryTerm) -> QueryTerm:
-        """Return a term with the name of its video as it is stored."""
-        if not isinstance(term, MomentTerm):
-            return term
-        return replace(term, video=stored_name(self._database, term.video))
-
-    def _by_term(
-        self,
-        term: QueryTerm,
-        *,
-        k: int,
-        offset: int,
-        videos: Sequence[str] | None,
-        filter: SearchFilter | None,
-    ) -> SearchResult:
-        if isinstance(term, SequenceTerm):
-            return self.by_sequence(
-                term.texts,
-                within_seconds=term.within_seconds,
-                k=k,
-                offset=offset,
-                filter=(filter or SearchFilter()).narrowed_to(videos),
-            )
-        if isinstance(term, TextTerm):
-            return self.by_text(term.text, k=k, offset=offset, videos=videos, filter=filter)
-        if isinstance(term, ImageTerm):
-            return self.by_image(term.image, k=k, offset=offset, videos=videos, filter=filter)
-        return self.by_moment(
-            term.video, term.seconds, k=k, offset=offset, videos=videos, filter=filter
-        )
+        return self._searched.answer(answer)
 
     def _search(
         self,
-        embed: Callable[[ModelRow], _Embedded],
+        embed: Callable[[ModelRow], ShownVectors],
         *,
         k: int,
         offset: int,
@@ -599,7 +535,7 @@ class SearchService:
     ) -> SearchResult:
         def find(model: ModelRow, most: int, chosen: SearchFilter) -> _Found:
             query, vectors = embed(model)
-            return query, self._finder.find(model, vectors, most, chosen)
+            return _Found(query, self._finder.find(model, vectors, most, chosen))
 
         return self._answer(find, k=k, offset=offset, videos=videos, filter=filter)
 
@@ -617,21 +553,11 @@ class SearchService:
         chosen = (filter or SearchFilter()).narrowed_to(videos)
 
         def answer(model: ModelRow) -> SearchResult:
-            query, hits = find(model, offset + k, chosen)
+            found = find(model, offset + k, chosen)
             limits = None if chosen == SearchFilter() else chosen
-            query = replace(query, k=k, offset=offset or None, filter=limits)
-            return SearchResult(query=query, model=model.name, hits=hits[offset:])
+            query = replace(found.query, k=k, offset=offset or None, filter=limits)
+            return SearchResult(
+                query=query, model=model.name, hits=found.hits[offset:], proof=found.proof
+            )
 
-        return self._with_active_model(answer)
-
-    def _with_active_model(self, answer: Callable[[ModelRow], _T]) -> _T:
-        """Return an answer of the active model; ask again if another one is promoted meanwhile."""
-        for _ in range(MAX_PROMOTIONS):
-            try:
-                return answer(self.active_model())
-            except ActiveModelChangedError:
-                self._active = None
-        raise ModelChangedError(
-            f"another model was promoted each of the {MAX_PROMOTIONS} times that this search "
-            "was tried; search again when `siglip-pipeline models` shows one that stays active"
-        )
+        return self._searched.answer(answer)

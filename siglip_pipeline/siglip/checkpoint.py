@@ -82,7 +82,7 @@ def open_checkpoint(options: ModelOptions) -> Checkpoint:
     folder, revision = _locate(options.name, options.revision)
     name = options.name
     _check_links(folder, name)
-    config = _read_json(folder / "config.json", name)
+    config = read_json(folder / "config.json", name)
     family = _family(name, config)
     check_bounds(name, config)
     weights = _weight_files(folder, name)
@@ -133,7 +133,12 @@ def _check_links(folder: Path, name: str) -> None:
             )
 
 
-def _read_json(path: Path, name: str) -> dict[str, Any]:
+def read_json(path: Path, name: str) -> dict[str, Any]:
+    """Return the object in a JSON file of a checkpoint.
+
+    Raises:
+        UnsupportedModelError: there is none, or it is too large.
+    """
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise UnsupportedModelError(
@@ -169,10 +174,10 @@ def _processor_config(folder: Path, name: str) -> dict[str, Any]:
     # Since transformers 5 a processor is saved as one file with the image processor inside.
     combined = folder / "processor_config.json"
     if combined.is_file():
-        inside = _read_json(combined, name).get("image_processor")
+        inside = read_json(combined, name).get("image_processor")
         if isinstance(inside, dict):
             return inside
-    return _read_json(folder / "preprocessor_config.json", name)
+    return read_json(folder / "preprocessor_config.json", name)
 
 
 def _weight_files(folder: Path, name: str) -> tuple[Path, ...]:
@@ -202,7 +207,7 @@ def _weight_files(folder: Path, name: str) -> tuple[Path, ...]:
 
 def _shards(index: Path, name: str) -> list[str]:
     """Return the files that an index lists; each must be in the same folder."""
-    listed = _read_json(index, name).get("weight_map")
+    listed = read_json(index, name).get("weight_map")
     shards: list[Any] = list(listed.values()) if isinstance(listed, dict) else [listed]
     for shard in shards:
         plain = isinstance(shard, str) and re.fullmatch(r"[\w][\w.-]*\.safetensors", shard)

@@ -1,20 +1,15 @@
-"""Embed pictures and texts as unit vectors. N items, D dimensions."""
+"""Embed pictures as unit vectors. N items, D dimensions."""
 
-import logging
 from collections.abc import Sequence
 
 import numpy as np
 
-from siglip_pipeline.errors import EmbeddingError
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.siglip.jpeg_decoding import ImageLike
 from siglip_pipeline.siglip.model import SiglipModel
 from siglip_pipeline.siglip.preprocess import assemble, prepare
 from siglip_pipeline.siglip.runner import BatchSize, run_batch
-
-_log = logging.getLogger(__name__)
-
-_TEXTS_AT_ONCE = 64
+from siglip_pipeline.siglip.text_embeddings import check_finite
 
 
 def extract_image_embeddings(images: Sequence[ImageLike], *, model: SiglipModel) -> FloatArray:
@@ -47,53 +42,5 @@ def extract_image_embeddings(images: Sequence[ImageLike], *, model: SiglipModel)
         vectors.append(run_batch(model, assemble(batch), sizes).vectors_ND)
         start += len(batch)
     result = np.concatenate(vectors)
-    _check_finite(result, "images", model)
+    check_finite(result, "images", model)
     return result
-
-
-def extract_text_embeddings(texts: Sequence[str], *, model: SiglipModel) -> FloatArray:
-    """Embed texts as in SigLIP's training: lowercased, padded or truncated to 64 tokens.
-
-    A text that is too long is truncated, and a warning says by how many tokens.
-
-    Args:
-        texts: any strings.
-        model: a model whose text tower is loaded.
-
-    Returns:
-        Float32 [N, D], each row of length 1, in the order of ``texts``.
-
-    Raises:
-        TypeError: ``texts`` is a single string, or holds other values than strings.
-        EmbeddingError: a vector is NaN or infinite.
-    """
-    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-        raise TypeError("texts must be a sequence of strings; wrap a single text in a list")
-    vectors = [np.empty((0, model.spec.dim), np.float32)]
-    for start in range(0, len(texts), _TEXTS_AT_ONCE):
-        batch = texts[start : start + _TEXTS_AT_ONCE]
-        tokens = model.tokenize(batch)
-        for text, cut in zip(batch, tokens.cut_N, strict=True):
-            if cut:
-                _log.warning(
-                    "the text was truncated: the last %d of its %d tokens are ignored (the model "
-                    "reads %d): %r",
-                    cut,
-                    cut + model.recipe.text_length,
-                    model.recipe.text_length,
-                    text[:60],
-                )
-        vectors.append(model.encode_texts(tokens.ids_NT).cpu().numpy())
-    result = np.concatenate(vectors)
-    _check_finite(result, "texts", model)
-    return result
-
-
-def _check_finite(vectors_ND: FloatArray, what: str, model: SiglipModel) -> None:
-    bad = np.flatnonzero(~np.isfinite(vectors_ND).all(axis=1))
-    if bad.size:
-        remedy = "" if model.dtype == "float32" else "; set SIGLIP_DTYPE=float32"
-        raise EmbeddingError(
-            f"{what}[{bad[0]}]: {model.spec.name} gave a vector that is not finite in {model.dtype}"
-            + remedy
-        )

@@ -2,20 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from siglip_pipeline.records import FloatArray
+from siglip_pipeline.siglip.prompt_template import PROMPT_TEMPLATE
 from siglip_pipeline.siglip.similarity import cosine_similarity, probability
-
-if TYPE_CHECKING:  # torch comes with it
-    from siglip_pipeline.siglip.model import SiglipModel
-
-PROMPT_TEMPLATE = "This is a photo of {label}."
-"""The template of SigLIP's zero-shot pipeline. For labels only: free search uses the text as it
-is."""
+from siglip_pipeline.siglip.text_embeddings import TextEncoder, extract_text_embeddings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +31,7 @@ def label_frames(
     vectors_ND: FloatArray,
     labels: Sequence[str],
     *,
-    model: "SiglipModel",
+    model: TextEncoder,
     template: str = PROMPT_TEMPLATE,
 ) -> FrameLabels:
     """Score how well ``labels`` fit frames.
@@ -51,8 +45,6 @@ def label_frames(
     Raises:
         ValueError: no labels, an empty label, or a template without ``{label}``.
     """
-    from siglip_pipeline.siglip.embeddings import extract_text_embeddings  # imports torch
-
     if isinstance(labels, str) or not labels or not all(label.strip() for label in labels):
         raise ValueError(f"labels={labels!r}: expected at least one label, none of them empty")
     if "{label}" not in template:

@@ -1,30 +1,20 @@
 """A loaded model, which embeds pictures and tokens as unit vectors."""
 
-import contextlib
-import logging
-import threading
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal
 
+import numpy as np
 import torch
 
-from siglip_pipeline.errors import ModelError, UnsupportedModelError
-from siglip_pipeline.records import ModelSpec
+from siglip_pipeline.errors import ModelError
+from siglip_pipeline.records import FloatArray, IntArray, ModelSpec
 from siglip_pipeline.siglip.checkpoint import Checkpoint
 from siglip_pipeline.siglip.forward import EagerForward, Forward
 from siglip_pipeline.siglip.preprocess import ImageBatch, ModelInputs, model_inputs
 from siglip_pipeline.siglip.recipe import Recipe
+from siglip_pipeline.siglip.tokenizer import TextTokenizer, Tokens
 
 Tower = Literal["both", "text", "image"]
-
-
-class Tokens(NamedTuple):
-    """Texts as input of the text tower."""
-
-    ids_NT: torch.Tensor
-    """int64 [N, T] with T = ``recipe.text_length``."""
-    cut_N: list[int]
-    """The number of truncated tokens of each text."""
 
 
 class SiglipModel:
@@ -61,11 +51,9 @@ class SiglipModel:
         self.torch_device = torch.device(device)
         self.settled_batch_size: int | None = None
         self.forward: Forward = EagerForward()
-        self._checkpoint = checkpoint
         self._text = text
         self._vision = vision
-        self._tokenizer: Any = None
-        self._tokenizer_lock = threading.Lock()
+        self._tokenizer = TextTokenizer(checkpoint, recipe)
 
     def __repr__(self) -> str:
         return (
@@ -110,71 +98,17 @@ class SiglipModel:
             return _unit(self.vision(**arguments).pooler_output)
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """Return texts as token ids, prepared as in SigLIP's training.
+        """Return texts as token ids; see :meth:`.TextTokenizer.tokenize`."""
+        return self._tokenizer.tokenize(texts)
 
-        Lowercased here, as the tokenizers of ``siglip`` checkpoints with a Gemma vocabulary do not
-        do it; padded to the full length, as the tower pools the last position.
-        """
-        lowered = [text.lower() for text in texts]
-        length = self.recipe.text_length
-        # A fast tokenizer keeps its padding and truncation in shared state.
-        with self._tokenizer_lock:
-            tokenizer = self._load_tokenizer()
-            whole = tokenizer(lowered, padding=False, truncation=False, verbose=False)["input_ids"]
-            ids = tokenizer(
-                lowered,
-                padding="max_length",
-                max_length=length,
-                truncation=True,
-                return_tensors="pt",
-            )["input_ids"]
-        vocabulary = int(self._checkpoint.text_config.get("vocab_size", 32_000))
-        if ids.numel() and int(ids.max()) >= vocabulary:
-            raise UnsupportedModelError(
-                f"{self.spec.name!r}: its tokenizer gives token {int(ids.max())}, the model knows "
-                f"{vocabulary}; tokenizer.json does not belong to config.json"
-            )
-        return Tokens(ids, [max(0, len(tokens) - length) for tokens in whole])
-
-    def encode_texts(self, ids_NT: torch.Tensor) -> torch.Tensor:
-        """Return unit vectors, float32 [N, D], on the device; without a mask, as in training."""
+    def encode_texts(self, ids_NT: IntArray) -> FloatArray:
+        """Return unit vectors [N, D]; without a mask, as in training. Callers check for NaN."""
+        ids = torch.from_numpy(ids_NT).to(self.torch_device)
         with torch.inference_mode():
-            return _unit(self.text(input_ids=ids_NT.to(self.torch_device)).pooler_output)
-
-    def _load_tokenizer(self) -> Any:
-        if self._tokenizer is None:
-            from transformers import AutoTokenizer
-
-            try:
-                with quiet_transformers():
-                    self._tokenizer = AutoTokenizer.from_pretrained(
-                        self._checkpoint.folder, local_files_only=True, trust_remote_code=False
-                    )
-            except Exception as error:  # the Rust library raises plain Exception for a damaged file
-                raise UnsupportedModelError(
-                    f"{self.spec.name!r}: its tokenizer cannot be loaded ({error}). Needed are "
-                    "tokenizer.json or spiece.model beside config.json"
-                ) from error
-        return self._tokenizer
+            return np.asarray(_unit(self.text(input_ids=ids).pooler_output).cpu())
 
 
 def _unit(vectors_ND: torch.Tensor) -> torch.Tensor:
     # Normalised in float32, as in bfloat16 the length would be off by half a percent.
     vectors_ND = vectors_ND.float()
     return torch.nn.functional.normalize(vectors_ND, dim=-1, eps=0.0)
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Silence the progress bar, and the report about a tower that is not loaded."""
-    from transformers.utils import logging as hf
-
-    verbosity, bars = hf.get_verbosity(), hf.is_progress_bar_enabled()
-    hf.set_verbosity(logging.ERROR)
-    hf.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        hf.set_verbosity(verbosity)
-        if bars:
-            hf.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -16,8 +16,9 @@ from siglip_pipeline.errors import CorruptWeightsError
 from siglip_pipeline.siglip import device as devices
 from siglip_pipeline.siglip.checkpoint import Checkpoint, open_checkpoint
 from siglip_pipeline.siglip.identity import spec_of
-from siglip_pipeline.siglip.loaded import SiglipModel, Tower, quiet_transformers
+from siglip_pipeline.siglip.loaded import SiglipModel, Tower
 from siglip_pipeline.siglip.model_options import ModelOptions
+from siglip_pipeline.siglip.quiet import quiet_transformers
 from siglip_pipeline.siglip.recipe import read_recipe
 
 __all__ = ["SiglipModel", "Tower", "get_model", "get_models", "load_model", "release_model"]

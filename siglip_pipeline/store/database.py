@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Literal
 
 import psycopg
 import psycopg_pool
-from pgvector.psycopg import register_vector
 from psycopg.conninfo import conninfo_to_dict
 
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
@@ -48,18 +47,22 @@ LOCK_MIGRATE, LOCK_MODEL, LOCK_VIDEO, LOCK_BUILD = LOCK, 0x51611, 0x51612, 0x516
 
 
 class Database:
-    """A pool of connections to one database, with pgvector's types registered on each.
+    """A pool of connections to one database.
 
     Args:
         url: ``postgresql://…``
         max_connections: connections that this process may hold at once.
+        vectors: register pgvector's types on each connection; a process that reads no vectors
+            saves the import of numpy, and three queries.
 
     Raises:
         DatabaseUnavailableError: the server does not answer.
         DatabaseVersionError: Postgres or pgvector is too old.
     """
 
-    def __init__(self, url: str | SecretUrl, *, max_connections: int = 8) -> None:
+    def __init__(
+        self, url: str | SecretUrl, *, max_connections: int = 8, vectors: bool = True
+    ) -> None:
         self.url = SecretUrl.of(url)
         check_url(self.url)
         self.pgvector_version = _check_versions(self.url)
@@ -69,7 +72,7 @@ class Database:
             max_size=max_connections,
             max_idle=60,
             timeout=CONNECT_SECONDS,
-            configure=_configure,
+            configure=_configure if vectors else None,
             check=_check_connection,
             name="siglip_pipeline",
             open=True,
@@ -187,6 +190,8 @@ def where(url: SecretUrl) -> str:
 def _configure(connection: Connection) -> None:
     installed = connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'vector'")
     if installed.fetchone() is not None:
+        from pgvector.psycopg import register_vector
+
         register_vector(connection)
     connection.commit()
 
@@ -271,7 +276,10 @@ class DatabaseOptions:
 
 @contextmanager
 def open_database(
-    options: DatabaseOptions, *, schema: Literal["migrate", "check", "any"] = "migrate"
+    options: DatabaseOptions,
+    *,
+    schema: Literal["migrate", "check", "any"] = "migrate",
+    vectors: bool = True,
 ) -> Iterator[Database]:
     """Open an external database, or the embedded server.
 
@@ -280,6 +288,7 @@ def open_database(
     Args:
         options: which database.
         schema: ``migrate`` it first, ``check`` that it is up to date, or accept ``any``.
+        vectors: whether vectors will be read or written; see :class:`Database`.
 
     Raises:
         DatabaseUnavailableError: the external database does not answer.
@@ -288,7 +297,8 @@ def open_database(
     """
     with ExitStack() as stack:
         lease = embedded_server(options).lease
-        database = stack.enter_context(Database(options.url or stack.enter_context(lease())))
+        url = options.url or stack.enter_context(lease())
+        database = stack.enter_context(Database(url, vectors=vectors))
         if schema == "migrate":
             migrate(database)
         elif schema == "check":

@@ -8,7 +8,6 @@ from importlib.resources import files
 from typing import Any
 
 import psycopg
-from pgvector.psycopg import register_vector
 
 from siglip_pipeline.errors import DatabaseVersionError
 
@@ -85,7 +84,11 @@ def apply_migrations(connection: Connection, *, known: list[Migration] | None = 
             )
         logger.info("applied migration %s", migration.label)
         applied.append(migration.label)
-    register_vector(connection)
+    if applied:
+        # The connection was made before the extension existed.
+        from pgvector.psycopg import register_vector
+
+        register_vector(connection)
     return applied
 
 

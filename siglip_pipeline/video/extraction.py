@@ -15,6 +15,7 @@ from siglip_pipeline.video.decode_options import Progress
 from siglip_pipeline.video.frame_file import FrameFileWriter, StoredFrame
 from siglip_pipeline.video.frame_index import index_frames
 from siglip_pipeline.video.frame_report import FrameReport
+from siglip_pipeline.video.frame_selection import select_frames
 from siglip_pipeline.video.memory import peak_memory_bytes
 from siglip_pipeline.video.picture import PictureMaker, encode_jpeg, hash_distance, perceptual_hash
 from siglip_pipeline.video.plan import plan_decode
@@ -98,7 +99,8 @@ def _extract_picture(
 ) -> _Outcome:
     scanned = scan_picture(source, on_progress=progress)
     pts_N = scanned.pts_N
-    targets = job.sampling.select(
+    targets = select_frames(
+        job.sampling,
         pts_N,
         time_base=scanned.info.time_base,
         end_pts=scanned.end_pts,
@@ -177,8 +179,12 @@ def _sampled(
             source, scanned, counts=counts, threads=threads, on_progress=progress
         )
         return frames, None
-    targets = job.sampling.select(
-        packets.pts_N, time_base=scanned.time_base, end_pts=packets.end_pts, key_N=packets.key_N
+    targets = select_frames(
+        job.sampling,
+        packets.pts_N,
+        time_base=scanned.time_base,
+        end_pts=packets.end_pts,
+        key_N=packets.key_N,
     )
     frames = decode_frames(
         source,

@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from siglip_pipeline.search import SearchFilter, SearchResult, TextTerm, parse_query
+from siglip_pipeline.search import SearchFilter, SearchResult, TextTerm
 from siglip_pipeline.text.json_form import to_json_bytes
 from siglip_pipeline.web.client_pictures import content_type_of, on_picture
 from siglip_pipeline.web.http_errors import HttpError
@@ -29,6 +29,7 @@ from siglip_pipeline.web.query import (
     permalink_of,
     run_search,
     validated,
+    words_of,
 )
 from siglip_pipeline.web.schemas import (
     FAILURES,
@@ -142,19 +143,18 @@ async def search_by_picture(
 def search_batch(services: CurrentServices, batch: BatchBody) -> BatchAnswer:
     """Return the answers of several searches, in their order; all texts are embedded together."""
     _check_batch(services, len(batch.queries), "queries")
-    texts = [
-        term.text
-        for query in batch.queries
-        if query.q is not None
-        for term in parse_query(checked_text(services, query.q))
-        if isinstance(term, TextTerm)
-    ]
+    words = [words_of(services, query.q) for query in batch.queries]
+    texts = [term.text for terms in words for term in terms if isinstance(term, TextTerm)]
     services.search.vectors_of_texts(texts)
     answers = (
         _document(
-            query.run(services), query.page, "/api/search", query.items(), query.vector is None
+            query.run(services, words=terms),
+            query.page,
+            "/api/search",
+            query.items(),
+            query.vector is None,
         )
-        for query in batch.queries
+        for query, terms in zip(batch.queries, words, strict=True)
     )
     return BatchAnswer(results=tuple(answers))
 

@@ -104,8 +104,8 @@ async def _filter(
     min_probability: MinProbability = None,
     max_per_video: MaxPerVideo = None,
 ) -> SearchFilter:
-    return SearchFilter(
-        videos=tuple(video for video in videos or () if video) or None,
+    return _limits(
+        videos,
         from_seconds=from_seconds,
         to_seconds=to_seconds,
         uploaded_since=uploaded_since,
@@ -113,6 +113,11 @@ async def _filter(
         min_probability=min_probability,
         max_per_video=max_per_video,
     )
+
+
+def _limits(videos: Sequence[str] | None, **others: Any) -> SearchFilter:
+    """Return the filter of parameters by name; an empty name of a video is none."""
+    return SearchFilter(videos=tuple(filter(None, videos or ())) or None, **others)
 
 
 Filter = Annotated[SearchFilter, Depends(_filter)]
@@ -286,16 +291,22 @@ class SearchBody(BaseModel):
     @property
     def limits(self) -> SearchFilter:
         """Return the limits on hits."""
-        given = {name: getattr(self, name) for name in FILTERS}
-        return SearchFilter(**given | {"videos": tuple(filter(None, self.videos or ())) or None})
+        return _limits(**{name: getattr(self, name) for name in FILTERS})
 
-    def run(self, services: Services, pixels_HWC: RgbArray | None = None) -> SearchResult:
+    def run(
+        self,
+        services: Services,
+        pixels_HWC: RgbArray | None = None,
+        *,
+        words: Sequence[QueryTerm] | None = None,
+    ) -> SearchResult:
         """Search; see :func:`run_search`."""
         return run_search(
             services,
             self.page,
             self.limits,
             q=self.q,
+            words=words,
             moment=moment_of(services, self.like, self.video_id, self.seconds),
             picture=self.picture,
             pixels_HWC=pixels_HWC,
@@ -356,11 +367,11 @@ def explain_moment(
         HttpError: 422, too long a text, too late a moment, or too many hits.
         SearchError: as :class:`~siglip_pipeline.search.SearchService`.
     """
-    checked_text(services, text)
+    words = words_of(services, text)
     page.check(services)
     video, seconds = parsed_moment("moment", moment)
     k = page.offset + page.k
-    return services.search.explain(parse_query(text), video, seconds, k=k, filter=filter)
+    return services.search.explain(words, video, seconds, k=k, filter=filter)
 
 
 def run_search(
@@ -369,6 +380,7 @@ def run_search(
     filter: SearchFilter,
     *,
     q: str | None = None,
+    words: Sequence[QueryTerm] | None = None,
     moment: MomentTerm | None = None,
     picture: str | None = None,
     pixels_HWC: RgbArray | None = None,
@@ -383,6 +395,7 @@ def run_search(
         page: the requested hits.
         filter: limits on them.
         q: words, or a mix such as ``+"snow" -"people"``.
+        words: the terms of ``q``, where they are known (:func:`words_of`).
         moment: to look like.
         picture: id of a picture that is kept.
         pixels_HWC: a picture that the client sent; it is kept.
@@ -395,9 +408,7 @@ def run_search(
         SearchError: as :class:`~siglip_pipeline.search.SearchService`.
     """
     page.check(services)
-    terms: list[QueryTerm] = []
-    if q is not None:
-        terms += parse_query(checked_text(services, q))
+    terms = [*(words_of(services, q) if words is None else words)]
     if moment is not None:
         terms.append(moment)
     if vector is not None:
@@ -423,6 +434,16 @@ def run_search(
     if q is not None and not page.offset:
         services.log_query(q)
     return replace(result, query=replace(result.query, picture=picture))
+
+
+def words_of(services: Services, q: str | None) -> list[QueryTerm]:
+    """Return the terms of a text; none without one.
+
+    Raises:
+        HttpError: 422, it is too long.
+        QueryError: it cannot be parsed.
+    """
+    return [] if q is None else parse_query(checked_text(services, q))
 
 
 def checked_text(services: Services, text: str) -> str:

@@ -11,7 +11,14 @@ import pytest
 from siglip_pipeline.cli import main as cli
 from siglip_pipeline.errors import QueryError
 from siglip_pipeline.hits import Hit
-from siglip_pipeline.search import ImageTerm, SearchFilter, TextTerm
+from siglip_pipeline.search import (
+    ImageTerm,
+    QueryEmbedder,
+    SearchFilter,
+    SearchOptions,
+    SearchService,
+    TextTerm,
+)
 from siglip_pipeline.search.export import Exported, export_hits
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.similarity.compare import compare_videos
@@ -186,9 +193,11 @@ def test_labels_are_printed_for_one_video_and_for_all(
 ) -> None:
     labels = ["a red circle", "a blue star"]
     document = _json(monkeypatch, capsys, films, "labels", "sub/two.mp4", *labels, "--sure", "0.2")
-    report = films.service.label(
-        labels, videos=["sub/two.mp4"], filter=SearchFilter(min_probability=0.2)
+    options = SearchOptions.from_settings(films.settings)
+    service = SearchService(
+        films.database, options, embedder=QueryEmbedder(options.model, few_texts=True)
     )
+    report = service.label(labels, videos=["sub/two.mp4"], filter=SearchFilter(min_probability=0.2))
     assert document == to_json(report)
     everything = _json(monkeypatch, capsys, films, "labels", "--all", *labels)
     assert [video["video"] for video in everything["videos"]] == ["one.mp4", "sub/two.mp4"]

@@ -1,13 +1,15 @@
 """Receipts: what the index missed, and whether an answer is still the one that was pinned."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.errors import QueryError
-from siglip_pipeline.hits import Reproduction, SearchFilter, SearchResult
+from siglip_pipeline.hits import Hit, Reproduction, SearchFilter, SearchResult
 from siglip_pipeline.search import MomentTerm, Receipt, SearchOptions, SearchService, TextTerm
+from siglip_pipeline.search.results import HitFinder
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.models import ModelStore
@@ -48,6 +50,23 @@ def test_a_complete_answer_is_proved(service: SearchService) -> None:
     assert result.proof.index_seconds > 0
     assert result.proof.exact_seconds > 0
     assert result.hits == service.by_mix(QUERY, k=6).hits
+
+
+def test_a_proof_asks_the_index_once(
+    service: SearchService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact_of_searches: list[bool] = []
+    find = HitFinder.find
+
+    def counted(self: HitFinder, *query: Any, exact: bool = False) -> tuple[Hit, ...]:
+        exact_of_searches.append(exact)
+        return find(self, *query, exact=exact)
+
+    whole = service.by_mix(QUERY, k=6).hits
+    monkeypatch.setattr(HitFinder, "find", counted)
+    page = service.with_receipt(QUERY, Receipt(prove=True), k=4, offset=2)
+    assert exact_of_searches == [False, True]
+    assert page.hits == whole[2:]
 
 
 def test_a_moment_is_proved_in_either_form_of_its_name(

@@ -15,69 +15,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers as _transformers
-from numpy.typing import NDArray
 from PIL import Image
 from torch.profiler import ProfilerActivity, profile
 
 from siglip_pipeline.errors import EmbeddingError, ModelError
-from siglip_pipeline.siglip.embeddings import extract_image_embeddings, extract_text_embeddings
+from siglip_pipeline.siglip.embeddings import extract_image_embeddings
 from siglip_pipeline.siglip.jpeg_decoding import ImageLike
 from siglip_pipeline.siglip.label_prompts import label_frames
 from siglip_pipeline.siglip.model import SiglipModel, get_model
 from siglip_pipeline.siglip.model_options import DType, ModelOptions
 from siglip_pipeline.siglip.preprocess import assemble, prepare
 from siglip_pipeline.siglip.similarity import probability
+from siglip_pipeline.siglip.text_embeddings import extract_text_embeddings
 from siglip_pipeline_tests.siglip.checkpoints import GIANT_TEXT, GIANT_VISION, Kind, make_checkpoint
 from siglip_pipeline_tests.siglip.conftest import Make, jpeg, picture, real_jpegs
-
-transformers: Any = _transformers
+from siglip_pipeline_tests.siglip.reference import TEXTS, Reference, cosines, unit
 
 KINDS: tuple[Kind, ...] = ("siglip2", "siglip1", "naflex")
-
-TEXTS = [
-    "a cat",
-    "Two People, walking in the RAIN!",
-    "",
-    "straße 例え mañana",
-    "the quick brown fox " * 30,
-    "x",
-]
-
-
-class Reference:
-    """transformers' processor and model, called as its documentation says."""
-
-    def __init__(self, folder: Path) -> None:
-        self.model = transformers.AutoModel.from_pretrained(folder).eval()
-        self.processor = transformers.AutoProcessor.from_pretrained(folder)
-        self.naflex = self.model.config.model_type == "siglip2"
-        # Where torchvision is installed, the processor resizes with it, and unlike Pillow.
-        kind = "Siglip2ImageProcessorPil" if self.naflex else "SiglipImageProcessorPil"
-        self.processor.image_processor = getattr(transformers, kind).from_pretrained(folder)
-
-    def images(self, pictures: list[Image.Image], **options: Any) -> NDArray[np.float32]:
-        if self.naflex:
-            options.setdefault("max_num_patches", 64)
-        inputs = self.processor.image_processor(pictures, return_tensors="pt", **options)
-        with torch.no_grad():
-            return unit(self.model.get_image_features(**inputs).pooler_output)
-
-    def tokens(self, texts: list[str], **options: Any) -> Any:
-        options = {"padding": "max_length", "max_length": 64, "truncation": True, **options}
-        return self.processor.tokenizer(texts, return_tensors="pt", **options)
-
-    def texts(self, texts: list[str], *, mask: bool = False, **options: Any) -> NDArray[np.float32]:
-        tokens = self.tokens(texts, **options)
-        arguments = {"input_ids": tokens["input_ids"]}
-        if mask:
-            arguments["attention_mask"] = tokens["attention_mask"]
-        with torch.no_grad():
-            return unit(self.model.get_text_features(**arguments).pooler_output)
-
-
-def unit(vectors: torch.Tensor) -> NDArray[np.float32]:
-    return np.asarray(torch.nn.functional.normalize(vectors.float(), dim=-1))
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +52,6 @@ def model(options_for: Make) -> SiglipModel:
 @pytest.fixture
 def reference(references: Callable[[Kind], Reference]) -> Reference:
     return references("siglip2")
-
-
-def cosines(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
-    return np.asarray((a * b).sum(axis=1))
 
 
 # -- against the reference ---------------------------------------------------------------------
@@ -267,7 +217,7 @@ def test_tokens_end_with_padding_on_the_right(model: SiglipModel) -> None:
     ids = model.tokenize(["a cat"]).ids_NT
     assert ids.shape == (1, 64)
     pad = int(ids[0, -1])
-    begin = int((ids[0] == pad).int().argmax())
+    begin = int((ids[0] == pad).argmax())
     assert 0 < begin < 10
     assert (ids[0, begin:] == pad).all()
 

@@ -10,10 +10,10 @@ import torch
 
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import EmbeddingBatch, FloatArray
-from siglip_pipeline.siglip.embeddings import extract_text_embeddings
 from siglip_pipeline.siglip.engine import EmbeddingEngine
 from siglip_pipeline.siglip.identity import model_spec
 from siglip_pipeline.siglip.model import SiglipModel, get_model
+from siglip_pipeline.siglip.text_embeddings import extract_text_embeddings
 from siglip_pipeline_tests.siglip.checkpoints import Kind
 from siglip_pipeline_tests.siglip.conftest import Make, real_jpegs, video
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siglip_pipeline.video.decode import DecodeCounts, DecodedFrame, decode_frames
+from siglip_pipeline.video.frame_selection import select_frames
 from siglip_pipeline.video.plan import Step, plan_decode
 from siglip_pipeline.video.sampling import Sampling
 from siglip_pipeline.video.scan import Scan, scan
@@ -96,8 +97,12 @@ def planned(
     source = MediaSource(path.name, path=path)
     scanned = scan(source)
     packets = scanned.packets
-    targets = Sampling.parse(sampling).select(
-        packets.pts_N, time_base=scanned.time_base, end_pts=packets.end_pts, key_N=packets.key_N
+    targets = select_frames(
+        Sampling.parse(sampling),
+        packets.pts_N,
+        time_base=scanned.time_base,
+        end_pts=packets.end_pts,
+        key_N=packets.key_N,
     )
     counts = DecodeCounts()
     plan = plan_decode(packets, targets)

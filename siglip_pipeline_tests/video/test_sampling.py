@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from siglip_pipeline.errors import SettingsError
 from siglip_pipeline.records import IntArray
+from siglip_pipeline.video.frame_selection import select_frames
 from siglip_pipeline.video.sampling import SCENE_MAX_GAP_SECONDS, Sampling
 from siglip_pipeline.video.shots import SHORTEST_SHOT_SECONDS, THRESHOLD
 from siglip_pipeline_tests.video.test_shots import cuts_of
@@ -45,7 +46,7 @@ def test_increasing_inside_and_never_empty(
     pts_N: IntArray, time_base: Fraction, last: int, text: str
 ) -> None:
     end_pts = int(pts_N[-1]) + last
-    chosen = Sampling.parse(text).select(pts_N, time_base=time_base, end_pts=end_pts)
+    chosen = select_frames(Sampling.parse(text), pts_N, time_base=time_base, end_pts=end_pts)
     check(chosen, pts_N.size)
 
 
@@ -65,7 +66,7 @@ def test_fps_takes_the_frames_on_screen_at_each_tick(
         for k in range(ticks)
         if k / rate < (end_pts - int(pts_N[0])) * time_base
     }
-    chosen = Sampling("fps", rate=rate).select(pts_N, time_base=time_base, end_pts=end_pts)
+    chosen = select_frames(Sampling("fps", rate=rate), pts_N, time_base=time_base, end_pts=end_pts)
     if ticks < 500:
         assert chosen.tolist() == sorted(on_screen)
     else:
@@ -74,8 +75,8 @@ def test_fps_takes_the_frames_on_screen_at_each_tick(
 
 def test_a_timestamp_of_a_thousand_years_costs_nothing() -> None:
     pts_N = np.array([0, 40, 2**62], np.int64)
-    chosen = Sampling.parse("fps:30").select(
-        pts_N, time_base=Fraction(1001, 1000), end_pts=2**62 + 40
+    chosen = select_frames(
+        Sampling.parse("fps:30"), pts_N, time_base=Fraction(1001, 1000), end_pts=2**62 + 40
     )
     assert chosen.tolist() == [0, 1, 2]
 
@@ -83,10 +84,10 @@ def test_a_timestamp_of_a_thousand_years_costs_nothing() -> None:
 def test_every_and_keyframes() -> None:
     pts_N = np.arange(10, dtype=np.int64)
     key_N = np.array([0, 0, 1, 0, 0, 1, 0, 0, 0, 1], bool)
-    every = Sampling.parse("every:4").select(pts_N, time_base=Fraction(1, 25), end_pts=10)
+    every = select_frames(Sampling.parse("every:4"), pts_N, time_base=Fraction(1, 25), end_pts=10)
     assert every.tolist() == [0, 4, 8]
-    chosen = Sampling.parse("keyframes").select(
-        pts_N, time_base=Fraction(1, 25), end_pts=10, key_N=key_N
+    chosen = select_frames(
+        Sampling.parse("keyframes"), pts_N, time_base=Fraction(1, 25), end_pts=10, key_N=key_N
     )
     assert chosen.tolist() == [0, 2, 5, 9]  # the first frame, key frame or not
 
@@ -104,8 +105,8 @@ def test_scenes_hold_the_ends_of_each_shot_and_no_gap_is_too_long(
     starts = [int(pts_N[0]), *pts_N[cuts].tolist()]
     assert (scores_N[cuts] >= THRESHOLD).all()
     assert all(b - a >= SHORTEST_SHOT_SECONDS / time_base for a, b in pairwise(starts))
-    chosen = Sampling.parse("scenes").select(
-        pts_N, time_base=time_base, end_pts=int(pts_N[-1]) + 1, cuts=cuts
+    chosen = select_frames(
+        Sampling.parse("scenes"), pts_N, time_base=time_base, end_pts=int(pts_N[-1]) + 1, cuts=cuts
     )
     check(chosen, pts_N.size)
     assert {*cuts, *(cuts - 1), pts_N.size - 1} <= set(chosen.tolist())
@@ -119,8 +120,12 @@ def test_scenes_hold_the_ends_of_each_shot_and_no_gap_is_too_long(
 
 def test_scenes_of_even_footage() -> None:
     pts_N = np.arange(0, 3000, dtype=np.int64)  # 25 a second: two minutes
-    chosen = Sampling.parse("scenes").select(
-        pts_N, time_base=Fraction(1, 25), end_pts=3000, cuts=np.array([100, 1600])
+    chosen = select_frames(
+        Sampling.parse("scenes"),
+        pts_N,
+        time_base=Fraction(1, 25),
+        end_pts=3000,
+        cuts=np.array([100, 1600]),
     )
     first, middle, *ends = chosen[:4].tolist()
     assert [first, *ends] == [0, 99, 100]
