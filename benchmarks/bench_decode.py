@@ -48,6 +48,7 @@ from siglip_pipeline.video.decode import DecodeCounts, decode_frames
 from siglip_pipeline.video.decoder_pass import Pass, PassCounts
 from siglip_pipeline.video.extract import DecodeOptions, FrameReport, extract_frames, extract_many
 from siglip_pipeline.video.extraction import extract
+from siglip_pipeline.video.frame_selection import select_frames
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline.video.plan import plan_decode, plan_everything
 from siglip_pipeline.video.probe import probe
@@ -417,8 +418,12 @@ def planned(path: Path, sampling: str, counts: DecodeCounts | None = None) -> in
     source = MediaSource(path.name, path=path)
     scanned = scan(source)
     packets = scanned.packets
-    targets = Sampling.parse(sampling).select(
-        packets.pts_N, time_base=scanned.time_base, end_pts=packets.end_pts, key_N=packets.key_N
+    targets = select_frames(
+        Sampling.parse(sampling),
+        packets.pts_N,
+        time_base=scanned.time_base,
+        end_pts=packets.end_pts,
+        key_N=packets.key_N,
     )
     found = sum(
         1 for _ in decode_frames(source, scanned, plan_decode(packets, targets), counts=counts)

@@ -7,7 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from siglip_pipeline.errors import LaunchError, QueryError, SiglipPipelineError, UploadNotFoundError
+from siglip_pipeline.errors import (
+    DatabaseUnavailableError,
+    LaunchError,
+    QueryError,
+    SiglipPipelineError,
+    UploadNotFoundError,
+)
 from siglip_pipeline.files.private_files import make_folders
 from siglip_pipeline.records import Stage
 from siglip_pipeline.services.state import running
@@ -25,13 +31,19 @@ from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.terminal import console
-from siglip_pipeline.terminal.progress import LINE_SECONDS, watch_until, write_progress
+from siglip_pipeline.terminal.progress import (
+    LINE_SECONDS,
+    PATIENCE_SECONDS,
+    watch_until,
+    write_progress,
+)
 from siglip_pipeline.text.in_words import duration_in_words
 from siglip_pipeline.text.json_form import Given
 from siglip_pipeline.uploads.ingest import Ingested, bring_in
 from siglip_pipeline.uploads.names import shown, unusable
 from siglip_pipeline.uploads.upload_store import UploadStore, is_in_part
 
+_POLL_SECONDS = 0.3
 LEFT_TO_AUTOMATION = Stage.SIMILARITY
 """A running Dagster updates it by its automation; commands wait for it only if asked to."""
 
@@ -297,14 +309,8 @@ def _index_through_dagster(
 def _wait_for_services(settings: Settings, videos: Sequence[str], *, quiet: bool) -> Outcome:
     """Wait until the services that run here have indexed the videos; return each one's outcome."""
     with open_database(DatabaseOptions.from_settings(settings)) as database:
-        watch_until(
-            database,
-            settings,
-            len(videos),
-            lambda _: _settled(database, videos),
-            videos=videos,
-            quiet=quiet,
-        )
+        waiting = _InBackground(lambda: _await_settled(database, videos))
+        waiting.watch(database, settings, videos, quiet=quiet)
         return _outcome(database, videos)
 
 
@@ -369,6 +375,23 @@ def _load_model(settings: Settings) -> None:
 
     with contextlib.suppress(SiglipPipelineError):  # the run that needs it says what is wrong
         get_models(ModelOptions.from_settings(settings))
+
+
+def _await_settled(database: Database, videos: Sequence[str]) -> None:
+    """Return when each video is indexed or has failed; wait for a database that restarts.
+
+    Asks for these videos alone: the state of the whole collection takes its time if it is large.
+    """
+    answered = time.monotonic()
+    while True:
+        try:
+            if _settled(database, videos):
+                return
+            answered = time.monotonic()
+        except DatabaseUnavailableError:
+            if time.monotonic() - answered > PATIENCE_SECONDS:
+                raise
+        time.sleep(_POLL_SECONDS)
 
 
 def _settled(database: Database, videos: Sequence[str]) -> bool:

@@ -30,7 +30,8 @@ from siglip_pipeline.uploads.upload_store import UploadStore
 MOST_DIRECT: Final = 256
 """Videos that are run at once; more become a backfill."""
 
-_POLL_SECONDS: Final = 0.5
+_POLL_SECONDS: Final = (0.1, 1.0)
+"""Shortest and longest pause between two looks at a run: a tenth of its time so far."""
 _RETRY_SECONDS: Final = 300.0
 """Time within which Dagster, or the sensor `lost_runs`, restarts a lost run."""
 _PER_VIDEO: Final = {Stage.FRAMES: FRAMES_PER_RUN, Stage.VECTORS: EMBEDDINGS_PER_RUN}
@@ -115,8 +116,9 @@ def _backfills(
 
 
 def _wait_for_backfill(api: DagsterApi, backfill: str) -> None:
+    began = time.monotonic()
     while (status := api.backfill_status(backfill)) not in FINISHED:
-        time.sleep(_POLL_SECONDS)
+        _pause(began)
     if status == "CANCELED":
         raise RunFailedError(f"the backfill was cancelled ({api.backfill_url(backfill)})")
 
@@ -156,6 +158,7 @@ def _run_ranges(
 def _wait_for_run(api: DagsterApi, run: str) -> RunState:
     """Wait until a run has ended, or the run that Dagster starts in its place."""
     deadline: float | None = None
+    began = time.monotonic()
     while True:
         state = api.run_state(run)
         if state.retried_as is not None:
@@ -166,7 +169,12 @@ def _wait_for_run(api: DagsterApi, run: str) -> RunState:
             deadline = deadline or time.monotonic() + _RETRY_SECONDS
             if time.monotonic() > deadline:
                 raise RunFailedError(f"run {run} was lost, and nothing has started it again")
-        time.sleep(_POLL_SECONDS)
+        _pause(began)
+
+
+def _pause(began: float) -> None:
+    shortest, longest = _POLL_SECONDS
+    time.sleep(min(longest, max(shortest, (time.monotonic() - began) / 10)))
 
 
 def _failed(database: Database, keys: Sequence[str], *, stage: Stage) -> set[str]:

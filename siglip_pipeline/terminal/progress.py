@@ -24,7 +24,8 @@ from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.terminal.console import err
 
 _POLL_SECONDS = 0.5
-_PATIENCE_SECONDS = 300.0
+PATIENCE_SECONDS = 300.0
+"""For how long a database may be away that restarts."""
 LINE_SECONDS = 10.0
 """Between two lines of progress where nothing can be drawn."""
 
@@ -63,7 +64,7 @@ def watch_until(
             status = collect_status(database, options)
             counts = StageCounts.of(database, status, expected, videos)
         except DatabaseUnavailableError:
-            if before is None or time.monotonic() - answered > _PATIENCE_SECONDS:
+            if before is None or time.monotonic() - answered > PATIENCE_SECONDS:
                 raise
             return before
         answered = time.monotonic()

@@ -8,9 +8,14 @@ import pytest
 
 from siglip_pipeline.cli import indexing
 from siglip_pipeline.cli.indexing import Choice, materialize_uploads
+from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import Stage
 from siglip_pipeline.runs import in_process
 from siglip_pipeline.siglip import model as loader
+from siglip_pipeline.stages.stage_results import note_failure
+from siglip_pipeline.store.database import DatabaseOptions, open_database
+from siglip_pipeline.store.videos import VideoStore
+from siglip_pipeline.terminal import progress
 from siglip_pipeline_tests.conftest import collection_settings
 
 
@@ -61,3 +66,20 @@ def test_the_model_loads_while_videos_are_decoded(
     )
     assert document.videos == ("one.mp4",)
     assert seen == [loads]
+
+
+def test_waiting_for_services_asks_for_its_videos_alone(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state of the whole collection, twice a second, would be most of the work of `up`."""
+
+    def no_status(*_: Any, **__: Any) -> None:
+        raise AssertionError("nobody sees the progress, so nobody need ask for it")
+
+    monkeypatch.setattr(indexing, "watch_until", no_status)
+    monkeypatch.setattr(progress, "collect_status", no_status)
+    settings = collection_settings(tmp_path, database_url)
+    with open_database(DatabaseOptions.from_settings(settings)) as database:
+        note_failure(VideoStore(database), VideoError("one.mp4", "no film"), Stage.FRAMES)
+    outcome = indexing._wait_for_services(settings, ["one.mp4"], quiet=True)
+    assert [(video.video, video.reason) for video in outcome.failed] == [("one.mp4", "no film")]

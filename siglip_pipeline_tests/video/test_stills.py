@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from siglip_pipeline.errors import VideoError
+from siglip_pipeline.video.frame_selection import select_frames
 from siglip_pipeline.video.sampling import Sampling
 from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline.video.stills import is_picture, picture_frames, scan_picture
@@ -54,8 +55,11 @@ def test_an_animation_is_a_video(tmp_path: Path, suffix: str) -> None:
     scanned = scan_picture(source_of(path))
     assert scanned.pts_N.tolist() == [0, 100, 300, 700, 1500, 3100]
     assert scanned.info.duration_seconds == 3.15
-    chosen = Sampling.parse("fps:1").select(
-        scanned.pts_N, time_base=scanned.info.time_base, end_pts=scanned.end_pts
+    chosen = select_frames(
+        Sampling.parse("fps:1"),
+        scanned.pts_N,
+        time_base=scanned.info.time_base,
+        end_pts=scanned.end_pts,
     )
     assert chosen.tolist() == [0, 3, 4, 5][: chosen.size]
     frames = dict(picture_frames(source_of(path), chosen, longest_side=None))
