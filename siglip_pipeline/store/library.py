@@ -1,8 +1,9 @@
 """Find videos by name, state and folder: what the page of videos and `/api/videos` list."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Final, Literal
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+from unicodedata import normalize
 
 from psycopg import sql
 from psycopg.rows import class_row
@@ -21,17 +22,20 @@ _ORDERS: Final[dict[VideoOrder, str]] = {
 }
 _FOLDERS_SHOWN: Final = 500
 
-_CONDITIONS = """
-WHERE (%(name)s::text IS NULL OR position(lower(%(name)s) IN lower(video)) > 0)
+_NFC = "CASE WHEN {0} IS NFC NORMALIZED THEN {0} ELSE normalize({0}, NFC) END"
+"""The form in which names are compared; the test costs less than the conversion."""
+
+_CONDITIONS = f"""
+WHERE (%(name)s::text IS NULL OR position(lower(%(name)s) IN lower({_NFC.format("video")})) > 0)
   AND (%(state)s::text IS NULL OR state = %(state)s)
-  AND (%(folder)s::text IS NULL OR starts_with(video, %(folder)s || '/'))
+  AND (%(folder)s::text IS NULL OR starts_with({_NFC.format("video")}, %(folder)s || '/'))
 """
 
-_FOLDERS = """
-SELECT prefix || split_part(rest, '/', 1), count(*)
-FROM (SELECT %(prefix)s::text AS prefix, substr(path, length(%(prefix)s::text) + 1) AS rest
-      FROM videos WHERE starts_with(path, %(prefix)s::text)) v
-WHERE position('/' IN rest) > 0
+_FOLDERS = f"""
+SELECT array_to_string(parts[:%(depth)s], '/'), count(*)
+FROM (SELECT string_to_array(path, '/') AS parts
+      FROM videos WHERE starts_with({_NFC.format("path")}, %(prefix)s::text)) v
+WHERE cardinality(parts) > %(depth)s
 GROUP BY 1 ORDER BY 1 LIMIT %(most)s
 """
 
@@ -41,10 +45,14 @@ class VideoFilter:
     """Which videos to list; the default is all of them."""
 
     name: str | None = None
-    """A part of the path, in any case."""
+    """A part of the path, in any case and Unicode form."""
     state: VideoState | None = None
     folder: str | None = None
     """A folder below UPLOADS, with those below it."""
+
+    def values(self) -> dict[str, Any]:
+        """Return the values of the conditions in SQL, which compare names in NFC."""
+        return {"name": _nfc(self.name), "state": self.state, "folder": _nfc(self.folder)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +78,7 @@ class Library:
             f"SELECT * FROM ({ROWS}) v {_CONDITIONS} ORDER BY {_ORDERS[order]} "
             "LIMIT %(limit)s OFFSET %(offset)s"
         )
-        values = {**asdict(filter), "model": None, "limit": limit, "offset": offset}
+        values = {**filter.values(), "model": None, "limit": limit, "offset": offset}
         with (
             self._database.connection() as connection,
             connection.cursor(row_factory=class_row(VideoRow)) as cursor,
@@ -84,12 +92,17 @@ class Library:
             paths = "SELECT path AS video, '' AS state FROM videos"
             query = f"SELECT count(*) FROM ({paths}) v {_CONDITIONS}"
         with self._database.connection() as connection:
-            [row] = connection.execute(query, {**asdict(filter), "model": None})
+            [row] = connection.execute(query, {**filter.values(), "model": None})
         return int(row[0])
 
     def folders(self, folder: str | None = None) -> Sequence[Folder]:
         """Return the folders in a folder, or the topmost ones, by name."""
-        values = {"prefix": f"{folder}/" if folder else "", "most": _FOLDERS_SHOWN}
+        prefix = f"{_nfc(folder)}/" if folder else ""
+        values = {"prefix": prefix, "depth": prefix.count("/") + 1, "most": _FOLDERS_SHOWN}
         with self._database.connection() as connection:
             rows = connection.execute(_FOLDERS, values).fetchall()
         return [Folder(folder=name, videos=videos) for name, videos in rows]
+
+
+def _nfc(name: str | None) -> str | None:
+    return None if name is None else normalize("NFC", name)

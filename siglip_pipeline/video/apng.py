@@ -39,6 +39,18 @@ def read_apng(file: BinaryIO) -> PatchedAnimation | None:
     )
 
 
+def colour_code_points(file: BinaryIO) -> dict[str, int] | None:
+    """Return the primaries and the transfer of a PNG (`cICP`, section 11.3.2.6); None if unsaid."""
+    for kind, offset, size in _chunks(file):
+        if kind == b"IDAT":
+            return None
+        if kind == b"cICP" and size == 4:
+            file.seek(offset)
+            primaries, transfer, _, _ = file.read(4)
+            return {"color_primaries": primaries, "transfer_characteristics": transfer}
+    return None
+
+
 def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
     """Yield kind, offset of the data, and size of each complete chunk."""
     end = file.seek(0, 2)

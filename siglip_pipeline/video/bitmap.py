@@ -60,7 +60,10 @@ class BitFields:
             raise ValueError(f"{len(data) // stride} of {height} rows are there")
         rows_HS = np.frombuffer(data, np.uint8).reshape(height, stride)
         codes_HW = rows_HS.view("<u2" if self.bits == 16 else "<u4")[:, :width]
-        picture = Image.fromarray(np.stack([_samples(codes_HW, mask) for mask in self.masks], 2))
+        samples_HWC = np.stack([_samples(codes_HW, mask) for mask in self.masks], 2)
+        if not samples_HWC[:, :, 3:].any():  # opacity that nothing was written to
+            samples_HWC = np.ascontiguousarray(samples_HWC[:, :, :3])
+        picture = Image.fromarray(samples_HWC)
         return picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if self.bottom_up else picture
 
 

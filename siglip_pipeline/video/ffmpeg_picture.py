@@ -4,9 +4,11 @@ from typing import BinaryIO, Final
 
 import av
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import (
     BITSPERSAMPLE,
+    COMPRESSION,
+    ICCPROFILE,
     PHOTOMETRIC_INTERPRETATION,
     SAMPLEFORMAT,
     ImageFileDirectory_v2,
@@ -21,7 +23,17 @@ _DEPTH_AT: Final = 42
 _HEAD_BYTES: Final = 2**20
 
 _FLOAT: Final = 3
-_SPACES: Final = {0: "grey", 1: "grey", 2: "RGB", 5: "CMYK", 6: "YCbCr", 8: "CIELAB"}
+_COMPRESSIONS: Final = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 32771, 32773, 32946, 34925, 50000})
+_SPACES: Final = {
+    0: "grey",
+    1: "grey",
+    2: "RGB",
+    5: "CMYK",
+    6: "YCbCr",
+    8: "CIELAB",
+    32803: "raw",
+    34892: "raw",
+}
 
 
 class UnknownTiffError(Exception):
@@ -57,23 +69,41 @@ def is_deep_jpeg2000(file: BinaryIO) -> bool:
     return 0 <= at < len(head) - _DEPTH_AT and (head[at + _DEPTH_AT] & 0x7F) + 1 > 8
 
 
-def check_tiff(file: BinaryIO) -> None:
-    """Check that FFmpeg reads a TIFF correctly.
+def tiff_tags(file: BinaryIO) -> ImageFileDirectory_v2:
+    """Return the tags of a TIFF's first page; its ``next`` is the offset of the second one, or 0.
 
     Raises:
-        UnknownTiffError: it does not; for example, it reads 32-bit integers as floats.
+        UnknownTiffError: its compression is not read by the libtiff that Pillow brings.
     """
     file.seek(0)
     head = file.read(16)
-    tags = ImageFileDirectory_v2(head[:8] if head[2:3] == b"*" or head[3:4] == b"*" else head)
+    tags = ImageFileDirectory_v2(head[:8] if b"*" in head[2:4] else head)
     file.seek(tags.next)
     tags.load(file)
+    if (compression := tags.get(COMPRESSION, 1)) not in _COMPRESSIONS:
+        raise UnknownTiffError(
+            f"a TIFF with compression {compression}, which is not read here: save it with LZW or "
+            "without compression"
+        )
+    return tags
+
+
+def decode_tiff(file: BinaryIO, tags: ImageFileDirectory_v2) -> Image.Image:
+    """Return the first page of a TIFF that Pillow does not read.
+
+    Raises:
+        UnknownTiffError: FFmpeg does not read it correctly; for example, it reads 32-bit integers
+            as floats.
+    """
     bits = tags.get(BITSPERSAMPLE, (1,))[0]
     colours = tags.get(PHOTOMETRIC_INTERPRETATION, 1)
     is_float = tags.get(SAMPLEFORMAT, (1,))[0] == _FLOAT
-    if colours in (0, 1, 2) and (bits in (8, 16) or (bits == 32 and is_float)):
-        return
-    raise UnknownTiffError(
-        f"a TIFF of {bits} bits a sample in colour space {_SPACES.get(colours, colours)} is not "
-        "read here: save it with 8 bits a sample"
-    )
+    if colours not in (0, 1, 2) or not (bits in (8, 16) or (bits == 32 and is_float)):
+        raise UnknownTiffError(
+            f"a TIFF of {bits} bits a sample in colour space {_SPACES.get(colours, colours)}, "
+            "which is not read here: save it as RGB with 8 bits a sample"
+        )
+    picture = decode_still(file, "tiff")
+    picture.info["icc_profile"] = tags.get(ICCPROFILE)
+    picture.getexif()[ExifTags.Base.Orientation] = tags.get(ExifTags.Base.Orientation, 1)
+    return picture

@@ -121,5 +121,6 @@ def increasing(pts: Sequence[int | None], frame_duration: int) -> IntArray:
         times.append(value)
         waiting = 0
     last = times[-1] if times else -frame_duration
-    times += [last + frame_duration * n for n in range(1, waiting)]
+    usual = int(np.median(np.diff(times))) if len(times) > 2 else frame_duration
+    times += [last + min(usual, frame_duration) * n for n in range(1, waiting)]
     return np.array(times, np.int64)

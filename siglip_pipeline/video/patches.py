@@ -12,6 +12,7 @@ from typing import BinaryIO, Final, Literal
 from PIL import Image, ImageFile
 
 from siglip_pipeline.video.cut_off import rows_read
+from siglip_pipeline.video.still_pixels import eight_bits
 
 Disposal = Literal["keep", "clear", "restore"]
 """What happens to a patch before the next is drawn: it stays, its area becomes transparent, or its
@@ -45,10 +46,11 @@ class Patch:
         alone = io.BytesIO(self.as_file(bytes(data)))
         with Image.open(alone, formats=(format,)) as image:
             image.load()
+            plain = eight_bits(image) if image.mode.startswith("I") else image
             if not ImageFile.LOAD_TRUNCATED_IMAGES:
-                return image.convert("RGBA")
+                return plain.convert("RGBA")
             # Missing rows show the picture below.
-            return image.crop((0, 0, image.width, rows_read(image))).convert("RGBA")
+            return plain.crop((0, 0, plain.width, rows_read(plain))).convert("RGBA")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

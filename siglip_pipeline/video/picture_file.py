@@ -5,6 +5,8 @@ animated PNG and GIF, and Pillow decodes their frames.
 """
 
 import contextlib
+import logging
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Final
@@ -14,12 +16,20 @@ from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from siglip_pipeline.video.aperture import clean_aperture
-from siglip_pipeline.video.apng import read_apng
+from siglip_pipeline.video.apng import colour_code_points, read_apng
 from siglip_pipeline.video.bitmap import BitFields
-from siglip_pipeline.video.ffmpeg_picture import check_tiff, decode_still, is_deep_jpeg2000
+from siglip_pipeline.video.boxes import boxes
+from siglip_pipeline.video.ffmpeg_picture import (
+    decode_still,
+    decode_tiff,
+    is_deep_jpeg2000,
+    tiff_tags,
+)
 from siglip_pipeline.video.gif import read_gif
 from siglip_pipeline.video.patches import PatchedAnimation
 from siglip_pipeline.video.scan import MAX_PACKETS
+
+logger = logging.getLogger(__name__)
 
 _TIMED: Final = frozenset({"WEBP", "AVIF"})
 """Animations that Pillow reads. Further pictures of JPEG and HEIF are previews and parts."""
@@ -30,6 +40,12 @@ PAGE_MS: Final = 1000
 _HEAD_BYTES: Final = 2**20
 _SUBFILE_TYPE: Final = 254
 _REDUCED_OR_MASK: Final = 0b101
+
+_MOTION: Final = re.compile(rb"\0\0\0[\x10-\x40]ftyp(mp4|iso|qt|avc|hvc|hev|3gp|M4V)")
+"""Matches the begin of a film. Telephones append it to a picture, each with its own metadata."""
+_BLOCK_BYTES: Final = 2**20
+_OWN_HEAD_BYTES: Final = 8
+"""A HEIF begins like a film."""
 
 Image.MAX_IMAGE_PIXELS = None  # callers check the size, with their own reason
 pi_heif.register_heif_opener(decode_threads=1)
@@ -84,23 +100,26 @@ def open_picture(file: BinaryIO, format: str, check_size: CheckSize) -> PictureF
     if format == "BMP" and (fields := BitFields.read(file)):
         check_size(*fields.size)
         return _Still(fields.size, lambda: fields.image(file))
+    tags = tiff_tags(file) if format == "TIFF" else None
     file.seek(0)
     try:
         image = Image.open(file, formats=(format,))
     except UnidentifiedImageError:
-        if format != "TIFF":
+        if tags is None and format != "JPEG":
             raise
-        check_tiff(file)
-        picture = decode_still(file, "tiff")
+        picture = decode_tiff(file, tags) if tags else decode_still(file, "mjpeg")  # lossless JPEG
         check_size(*picture.size)
-        return _Still(picture.size, lambda: picture)
+        left_out = "its further pages are not indexed" if tags and tags.next else None
+        return _Still(picture.size, lambda: picture, left_out)
     check_size(*image.size)
     if format == "JPEG2000" and is_deep_jpeg2000(file):
         profile = image.info.get("icc_profile")
         return _Still(image.size, lambda: _with_profile(decode_still(file, "jpeg2000"), profile))
     if format == "AVIF":
         return _Avif(image, file)
-    return _ByPillow(image)
+    if format == "PNG" and (coded := colour_code_points(file)):
+        image.info["nclx_profile"] = coded
+    return _ByPillow(image, file)
 
 
 def _with_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
@@ -133,9 +152,15 @@ class _Still(PictureFile):
 
     expected = 1
 
-    def __init__(self, size: tuple[int, int], decode: Callable[[], Image.Image]) -> None:
+    def __init__(
+        self,
+        size: tuple[int, int],
+        decode: Callable[[], Image.Image],
+        left_out: str | None = None,
+    ) -> None:
         self.size = size
         self._decode = decode
+        self._left_out = left_out
 
     def durations_ms(self) -> Iterator[int]:
         self._decode()
@@ -144,12 +169,17 @@ class _Still(PictureFile):
     def frames(self, last: int) -> Iterator[Image.Image]:
         yield self._decode()
 
+    @property
+    def left_out(self) -> str | None:
+        return self._left_out
+
 
 class _ByPillow(PictureFile):
-    def __init__(self, image: Image.Image) -> None:
+    def __init__(self, image: Image.Image, file: BinaryIO) -> None:
         self._image = image
+        self._file = file
+        self._numbers = _numbers(image)
         self.size = image.size
-        self._numbers = list(_numbers(image))
         self.expected = len(self._numbers)
 
     def durations_ms(self) -> Iterator[int]:
@@ -166,13 +196,19 @@ class _ByPillow(PictureFile):
 
     @property
     def left_out(self) -> str | None:
-        others = int(getattr(self._image, "n_frames", 1)) - self.expected
-        if self._image.format == "HEIF" and others > 0:
+        image = self._image
+        if isinstance(image, TiffImageFile) and _is_part(image):
+            return (
+                "the main picture of this raw photo is not indexed: its preview of "
+                f"{image.width}x{image.height} alone is"
+            )
+        others = int(getattr(image, "n_frames", 1)) - 1
+        if image.format == "HEIF" and others > 0:
             return (
                 f"{others} further pictures of the file are not indexed: its primary one alone is"
             )
-        if b"MotionPhoto=" in (xmp := _xmp(self._image)) or b"MicroVideo=" in xmp:
-            return "the video of this motion photo is not indexed: its picture alone is"
+        if image.format in ("HEIF", "JPEG", "MPO") and (film := _film_in(self._file)):
+            return f"the {film} is not indexed: its picture alone is"
         return None
 
 
@@ -180,7 +216,7 @@ class _Avif(_ByPillow):
     """An AVIF, with the colour code points (`nclx`) and the crop that Pillow does not apply."""
 
     def __init__(self, image: Image.Image, file: BinaryIO) -> None:
-        super().__init__(image)
+        super().__init__(image, file)
         image.info.pop("xmp", None)  # only `irot` and `imir` apply, which Pillow puts into EXIF
         self._crop: tuple[int, int, int, int] | None = None
         with contextlib.suppress(Exception):  # optional; damaged files raise any exception
@@ -196,21 +232,44 @@ class _Avif(_ByPillow):
             yield image if self._crop is None else image.crop(self._crop)
 
 
-def _numbers(image: Image.Image) -> Iterator[int]:
-    """Yield the numbers of Pillow's frames that are shown."""
-    count = min(int(getattr(image, "n_frames", 1)), MAX_PACKETS)
-    if isinstance(image, TiffImageFile) and count > 1:
-        for number in range(count):
+def _numbers(image: Image.Image) -> list[int]:
+    """Return the numbers of Pillow's frames that are shown."""
+    if isinstance(image, TiffImageFile):
+        return _pages(image)
+    if image.format in _TIMED:
+        return list(range(min(int(getattr(image, "n_frames", 1)), MAX_PACKETS)))
+    return [image.tell()]
+
+
+def _pages(image: TiffImageFile) -> list[int]:
+    """Return the numbers of a TIFF's pages, also of those that Pillow does not read."""
+    pages: list[int] = []
+    for number in range(MAX_PACKETS):
+        try:
             image.seek(number)
-            if number == 0 or not image.tag_v2.get(_SUBFILE_TYPE, 0) & _REDUCED_OR_MASK:
-                yield number
-        image.seek(0)
-    elif image.format in _TIMED:
-        yield from range(count)
-    else:
-        yield image.tell()
+        except EOFError:
+            break
+        except Exception:  # its tags are known nevertheless
+            logger.debug("page %d of a TIFF is not read", number)
+        if not _is_part(image):
+            pages.append(number)
+    pages = pages or [0]
+    image.seek(pages[0])
+    return pages
 
 
-def _xmp(image: Image.Image) -> bytes:
-    xmp = image.info.get("xmp") or b""
-    return xmp if isinstance(xmp, bytes) else str(xmp).encode()
+def _is_part(image: TiffImageFile) -> bool:
+    """Return whether the current page is a preview or the mask of another one."""
+    return bool(image.tag_v2.get(_SUBFILE_TYPE, 0) & _REDUCED_OR_MASK)
+
+
+def _film_in(file: BinaryIO) -> str | None:
+    """Return what kind of film a file holds beside its picture; None if it holds none."""
+    file.seek(_OWN_HEAD_BYTES)
+    before = b""
+    while block := file.read(_BLOCK_BYTES):
+        if _MOTION.search(before + block):
+            return "video of this motion photo"
+        before = block[-16:]
+    is_sequence = any(kind == b"moov" for kind, _, _ in boxes(file, 0, file.seek(0, 2)))
+    return "image sequence of this file" if is_sequence else None

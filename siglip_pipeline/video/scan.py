@@ -6,7 +6,7 @@ rates in headers are not used, because they are often missing or wrong.
 
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Final
 
@@ -47,6 +47,10 @@ MAX_PACKETS: Final = 20_000_000
 
 MAX_PAUSE_SECONDS: Final = 6 * 3600
 """After a longer pause, a broadcaster's clock was reset, or wrapped: its 33 bits last 26 hours."""
+
+_VOP: Final = b"\0\0\1\xb6"
+"""Begins a frame of MPEG-4. DivX packs a frame with the one that is shown before it, and fills the
+gap with an empty packet: the times of packets are then those of the frames in order."""
 
 PROGRESSIVE: Final = 1
 """AV_FIELD_PROGRESSIVE of libavcodec/defs.h; 0 is unknown, and all above are interlaced."""
@@ -181,10 +185,10 @@ def scan(source: MediaSource, *, on_progress: Callable[[int], None] = lambda pac
         check_encryption(source, container, stream)
         if needs_dolby(source, container, stream):
             warnings.append(DOLBY_WARNING)
-        warnings += trailing_data(source, container.format.name)
         context = stream.codec_context
         check_dimensions(source.video, context.width, context.height)
-        packets = _read_packets(container, stream, source, on_progress)
+        packets, last_at = _read_packets(container, stream, source, on_progress)
+        warnings += trailing_data(source, container.format.name, last_at)
         return Scan(
             video=source.video,
             container=container.format.name,
@@ -227,20 +231,25 @@ def _read_packets(
     stream: VideoStream,
     source: MediaSource,
     on_progress: Callable[[int], None],
-) -> PacketIndex:
+) -> tuple[PacketIndex, int]:
+    """Return the index, and the offset of the last packet in the file; -1 if it is not known."""
     # Arrays are compact: two hours have 180,000 packets, and a Python integer takes 40 bytes.
     pts, dts = array("q"), array("q")
     keys, discards, references = bytearray(), bytearray(), bytearray()
     is_av1 = stream.codec.canonical_name == "av1"
     reader = ReferenceReader(stream.codec_context.extradata) if is_av1 else None
     is_hidden = HIDDEN.get(stream.codec.canonical_name)
-    last_pts, last_duration = None, 0
+    is_mpeg4 = stream.codec.canonical_name == "mpeg4"
+    is_packed = False
+    last_pts, last_duration, last_at = None, 0, -1
     for packet in demux(container, stream):
+        last_at = max(last_at, -1 if packet.pos is None else packet.pos)
         pts.append(UNKNOWN if packet.pts is None else packet.pts)
         dts.append(UNKNOWN if packet.dts is None else packet.dts)
         keys.append(packet.is_keyframe)
         hidden = is_hidden is not None and is_hidden(memoryview(packet))
         discards.append(packet.is_discard or hidden)
+        is_packed = is_packed or (is_mpeg4 and bytes(packet).count(_VOP) > 1)
         references.append(reader is None or reader.is_reference(memoryview(packet)))
         if packet.pts is not None and (last_pts is None or packet.pts >= last_pts):
             last_pts, last_duration = packet.pts, packet.duration or 0
@@ -258,7 +267,7 @@ def _read_packets(
     pts_P = np.frombuffer(pts, np.int64)
     # AVI has decoding times only, which pass for presentation times.
     hides_order = bool(stream.codec_context.has_b_frames) and bool((np.diff(pts_P) > 0).all())
-    return build_index(
+    index = build_index(
         pts_P,
         dts_P=np.frombuffer(dts, np.int64),
         key_P=np.frombuffer(keys, np.bool_),
@@ -271,6 +280,9 @@ def _read_packets(
         # The index of MP4 and AVI lists every packet; that of other containers only key frames.
         expected=max(len(pts), len(stream.index_entries)),
     )
+    if is_packed:
+        index = replace(index, timestamps_known=False, vouched=True)
+    return index, last_at
 
 
 def _tells_aspect(container: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
-from PIL.TiffImagePlugin import BITSPERSAMPLE
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION
 
 from siglip_pipeline.records import RgbArray
 from siglip_pipeline.video.tone import Primaries, ToneMapper, Transfer
@@ -110,7 +110,7 @@ def _plain_mode(image: Image.Image, colours: ColourDescription) -> Image.Image:
     """Return L, LA, RGB, RGBA, CMYK with a profile, or LAB, with eight bits per sample."""
     mode = image.mode
     if mode.startswith(("I", "F")):
-        return _eight_bits(image)
+        return eight_bits(image)
     if mode == "LAB" or (mode == "CMYK" and colours.icc_profile):
         return image
     if image.has_transparency_data:
@@ -118,10 +118,11 @@ def _plain_mode(image: Image.Image, colours: ColourDescription) -> Image.Image:
     return image if mode in ("L", "RGB") else image.convert("L" if mode == "1" else "RGB")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def eight_bits(image: Image.Image) -> Image.Image:
     """Return deep grey as L or LA. Pillow's own conversion clips values above 255."""
     values = np.array(image, np.float32)  # changed in place, to save memory
-    bits = getattr(image, "tag_v2", {}).get(BITSPERSAMPLE, (16,))[0]
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(BITSPERSAMPLE, (16,))[0]
     if image.mode == "F":  # light from 0 to 1, or to its largest value
         np.nan_to_num(values, copy=False)
         largest = max(1.0, float(values.max(initial=0.0)))
@@ -132,6 +133,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     else:
         largest = float(2 ** min(bits, 16) - 1)
     values *= 255 / largest
+    if tags.get(PHOTOMETRIC_INTERPRETATION) == 0:  # white is zero
+        np.subtract(255, values, out=values)
     np.clip(values, 0, 255, out=values)
     picture = Image.fromarray(np.rint(values, out=values).astype(np.uint8))
     transparent = image.info.get("transparency")

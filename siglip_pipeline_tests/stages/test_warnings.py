@@ -1,5 +1,6 @@
-"""Each kind of warning, of a real file: stored, shown by status, and a check that fails."""
+"""Each kind of warning, of a real file: stored, shown by status and pages, and a failed check."""
 
+import html
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
-from siglip_pipeline_tests.video.ffmpeg_reference import ffmpeg
+from siglip_pipeline_tests.video.ffmpeg_reference import REPORTS, ffmpeg
+from siglip_pipeline_tests.web.conftest import serving
 
 FILM = ("-f", "lavfi", "-i", "testsrc2=s=160x120:r=10:d=4")
 H264 = ("-c:v", "libx264", "-pix_fmt", "yuv420p", "-g", "10")
@@ -54,6 +56,10 @@ def _unknown_matrix(path: Path) -> None:
     ffmpeg(*FILM, "-c:v", "ffv1", "-pix_fmt", "yuv444p", "-colorspace", "11", path)
 
 
+def _dolby_vision(path: Path) -> None:
+    path.write_bytes((REPORTS / "dolby-vision-profile-5.mp4").read_bytes())
+
+
 def _spoilt(path: Path) -> None:
     """Bytes in the middle that are no JPEG: those frames do not decode."""
     ffmpeg(*FILM, "-c:v", "mjpeg", path)
@@ -69,6 +75,7 @@ KINDS: dict[str, tuple[str, Callable[[Path], None], list[str]]] = {
     "cut off": ("mp4", _cut_off, ["% of it cannot be decoded", "% of the footage is not indexed"]),
     "tracks": ("mp4", _two_tracks, ["a second video track is left out: track 2"]),
     "colours": ("mkv", _unknown_matrix, ["colours are approximate: colour matrix 11"]),
+    "dolby": ("mp4", _dolby_vision, ["colours are approximate: they are Dolby Vision's"]),
     "restart": ("ts", _joined, ["timestamps begin again 1 time"]),
     "damage": ("avi", _spoilt, ["% of it cannot be decoded", "% of the footage is not indexed"]),
     "good": ("mp4", _plain, []),
@@ -108,3 +115,10 @@ def test_a_warning_is_stored_and_shown(
     assert frames_metadata(result, frames)["warnings"] == [*warnings]
     [check] = [c for c in check_frames(result) if c.name == "footage_is_whole"]
     assert (check.passed, check.severity) == (not expected, dg.AssetCheckSeverity.WARN)
+    with serving(settings) as service:
+        for page in (f"/videos/{row.video_id}", "/status"):
+            text = html.unescape(service.client.get(page).text)
+            assert all(warning in text for warning in warnings), page
+        count = f"{len(warnings)} warning"
+        assert (count in service.client.get("/videos").text) == bool(expected)
+        assert service.client.get("/api/videos").json()["videos"][0]["warnings"] == [*warnings]

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make the files of this folder again; needs ImageMagick, and libheif-examples.
+# Make the files of this folder again; needs ImageMagick, ffmpeg, and libheif-examples.
 set -euo pipefail
 cd "$(dirname "$0")"
 convert -size 61x47 gradient:red-blue -fill lime -draw "rectangle 0,0 20,18" \
@@ -14,12 +14,17 @@ convert picture.png TIFF64:big.tif
 convert picture.png -define quantum:format=floating-point -depth 32 float.tif
 convert picture.png "${half[@]}" -depth 16 half-deep.tif
 convert picture.png -orient RightTop turned.tif
+convert picture.png -define quantum:format=floating-point -depth 32 -compress zip \
+    -orient RightTop turned-float.tif
 
 convert picture.png -define bmp:subtype=RGB565 fields-565.bmp
 convert picture.png "${half[@]}" -define bmp:subtype=ARGB4444 half-fields-4444.bmp
 
 convert picture.png -define png:bit-depth=16 -define png:color-type=2 deep.png
 convert picture.png "${half[@]}" -define png:bit-depth=16 -define png:color-type=6 half-deep.png
+
+ffmpeg -v error -y -i picture.png -c:v ljpeg -pix_fmt bgr24 -f image2 lossless.jpg
+ffmpeg -v error -y -i picture.png -c:v jpegls -pix_fmt rgb24 -f image2 loco.jls
 
 convert picture.png -quality 90 plain.jp2
 convert picture.png -depth 16 deep.jp2

@@ -1,0 +1,194 @@
+"""Kinds of pictures that cameras, scanners and telephones write, and that decoders get wrong."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from siglip_pipeline.errors import VideoError
+from siglip_pipeline.video.source import MediaSource
+from siglip_pipeline.video.stills import scan_picture
+from siglip_pipeline.video.tone import ToneMapper
+from siglip_pipeline_tests.video.test_still_conformance import (
+    STILLS,
+    Pixels,
+    difference,
+    only,
+    png,
+    read,
+)
+
+Tags = dict[int, list[int]]
+
+GREY: Pixels = np.linspace(0, 255, 61 * 47).reshape(47, 61).astype(np.uint8)
+COLOURS: Pixels = np.dstack([GREY, GREY[::-1], 255 - GREY])
+FILM = b"\0\0\0\x18ftypmp42" + bytes(40)
+
+
+def tiff(*pages: tuple[Tags, bytes]) -> bytes:
+    """A TIFF of uncompressed pages, each with its tags (all LONG) and its data."""
+    data = bytearray(b"II*\0\0\0\0\0")
+    link = 4
+    for tags, samples in pages:
+        entries = {**tags, 273: [len(data)], 279: [len(samples)]}
+        data += samples
+        rows = []
+        for tag, values in sorted(entries.items()):
+            raw = struct.pack(f"<{len(values)}I", *values)
+            if len(raw) > 4:
+                raw, at = struct.pack("<I", len(data)), raw
+                data += at
+            rows.append(struct.pack("<HHI", tag, 4, len(values)) + raw)
+        data[link : link + 4] = struct.pack("<I", len(data))
+        data += struct.pack("<H", len(rows)) + b"".join(rows)
+        link = len(data)
+        data += bytes(4)
+    return bytes(data)
+
+
+def page(pixels: Pixels, **more: list[int]) -> tuple[Tags, bytes]:
+    """A page of eight bits a sample; ``more`` are tags by their numbers, such as ``_254``."""
+    height, width = pixels.shape[:2]
+    samples = 1 if pixels.ndim == 2 else 3
+    kind = {258: [8] * samples, 259: [1], 262: [1 if samples == 1 else 2], 277: [samples]}
+    own: Tags = {int(name[1:]): values for name, values in more.items()}
+    return {256: [width], 257: [height], 278: [height], **kind, **own}, pixels.tobytes()
+
+
+def test_deep_grey_of_which_white_is_zero(tmp_path: Path) -> None:
+    path = tmp_path / "scan.tif"
+    tags, _ = page(GREY, _258=[16], _262=[0])
+    path.write_bytes(tiff((tags, (65535 - GREY.astype("<u2") * 257).tobytes())))
+    assert difference(only(path)[..., 0], GREY) == 0
+
+
+def test_masks_and_previews_are_no_pages(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    mask = ({256: [61], 257: [47], 258: [1], 259: [1], 262: [4], 254: [4]}, bytes(8 * 47))
+    preview = page(COLOURS[::4, ::4].copy(), _254=[1])
+    path.write_bytes(tiff(preview, page(COLOURS), mask, page(COLOURS[::-1].copy())))
+    scanned, (first, second) = read(path)
+    assert (scanned.info.width, scanned.info.height, scanned.warnings) == (61, 47, ())
+    assert difference(first, COLOURS) == difference(second, COLOURS[::-1]) == 0
+
+
+def test_a_page_of_a_kind_that_is_not_read_costs_itself(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(page(COLOURS), page(COLOURS, _258=[12, 12, 12])))
+    scanned, (first,) = read(path)
+    assert scanned.warnings == ("1 of its 2 pictures are missing or damaged",)
+    assert difference(first, COLOURS) == 0
+
+
+def test_of_a_raw_photo_the_preview_is_taken_with_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "a.dng"
+    path.write_bytes(tiff(page(COLOURS, _254=[1], _274=[6], _50706=[0x401])))
+    scanned, (pixels,) = read(path)
+    [warning] = scanned.warnings
+    assert warning.startswith("the main picture of this raw photo is not indexed: its preview of ")
+    assert difference(pixels, np.rot90(COLOURS, -1)) == 0
+
+
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [
+        ({"_259": [50001]}, "it is a TIFF with compression 50001, which is not read here"),
+        ({"_262": [32803]}, "a TIFF of 8 bits a sample in colour space raw, which is not read"),
+    ],
+)
+def test_a_tiff_that_is_not_read_fails_with_its_kind(
+    tags: dict[str, list[int]], reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(page(GREY, **tags)))
+    with pytest.raises(VideoError, match=reason) as raised:
+        scan_picture(MediaSource(path.name, path=path))
+    assert "damaged" not in raised.value.reason
+
+
+def test_further_pages_that_only_pillow_would_read_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    deep = (COLOURS.astype("<f4") / 255).tobytes()
+    tags, _ = page(COLOURS, _258=[32] * 3, _339=[3] * 3)
+    path.write_bytes(tiff((tags, deep), (tags, deep)))
+    scanned, (pixels,) = read(path)
+    assert scanned.warnings == ("its further pages are not indexed",)
+    assert difference(pixels, COLOURS) <= 1
+
+
+def _jpeg(**options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(COLOURS).save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+_HEIC = (STILLS / "cropped.heic").read_bytes()
+_SAYS = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf GCamera:MotionPhoto="1"/></x:xmpmeta>'
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "left_out"),
+    [
+        ("appended.jpg", _jpeg() + FILM, "video of this motion photo"),
+        ("trailer.jpg", _jpeg() + b"\0\0\x30\x0aMotionPhoto_Data" + FILM, "video of this motion"),
+        ("box.heic", _HEIC + b"\0\0\0\x40mpvd" + FILM, "video of this motion photo"),
+        ("sequence.heic", _HEIC + b"\0\0\0\x10moov" + bytes(8), "image sequence of this file"),
+        ("lost.jpg", _jpeg(xmp=_SAYS), None),  # a messenger has cut the video off
+        ("rubbish.jpg", _jpeg() + bytes(range(256)) * 9, None),
+    ],
+)
+def test_films_in_pictures(name: str, data: bytes, left_out: str | None, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    scanned, _ = read(path)
+    assert len(scanned.warnings) == (left_out is not None), scanned.warnings
+    if left_out is not None:
+        assert left_out in scanned.warnings[0]
+
+
+def test_an_animated_png_of_deep_grey(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in GREY.astype(">u2") * 257))
+    path.write_bytes(
+        png(
+            (b"IHDR", struct.pack(">IIBBBBB", 61, 47, 16, 0, 0, 0, 0)),
+            (b"acTL", struct.pack(">II", 2, 0)),
+            (b"fcTL", struct.pack(">5I2H2B", 0, 61, 47, 0, 0, 1, 2, 0, 0)),
+            (b"IDAT", rows),
+            (b"fcTL", struct.pack(">5I2H2B", 1, 61, 47, 0, 0, 1, 2, 0, 0)),
+            (b"fdAT", struct.pack(">I", 2) + rows),
+            (b"IEND", b""),
+        )
+    )
+    _, frames = read(path)
+    assert [difference(pixels[..., 0], GREY) for pixels in frames] == [0, 0]
+
+
+def test_a_png_with_code_points_of_hdr(tmp_path: Path) -> None:
+    path = tmp_path / "screen.png"
+    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in COLOURS))
+    path.write_bytes(
+        png(
+            (b"IHDR", struct.pack(">IIBBBBB", 61, 47, 8, 2, 0, 0, 0)),
+            (b"cICP", bytes([9, 16, 0, 1])),
+            (b"IDAT", rows),
+            (b"IEND", b""),
+        )
+    )
+    mapped = ToneMapper("pq", "bt2020").apply(COLOURS.astype(np.uint16) * 257)
+    assert difference(only(path), mapped) == 0
+
+
+@pytest.mark.parametrize("opacity", [0, 255])
+def test_a_bitmap_whose_opacity_nobody_wrote(opacity: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.bmp"
+    codes = np.dstack([COLOURS[..., ::-1], np.full_like(GREY, opacity)])
+    head = struct.pack("<IiiHHIIiiII", 124, 61, 47, 1, 32, 3, codes.size, 0, 0, 0, 0)
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    start = struct.pack("<2sIII", b"BM", 138 + codes.size, 0, 138)
+    path.write_bytes((start + head + masks).ljust(138, b"\0") + codes[::-1].tobytes())
+    assert difference(only(path), COLOURS) == 0
