@@ -6,7 +6,7 @@ type (EXIF, 3D displays, LCEVC) raises ValueError.
 
 from typing import Any, Final, Literal
 
-from av.sidedata.sidedata import Type
+from av.sidedata.sidedata import SideDataContainer, Type
 from av.video.frame import VideoFrame
 
 SideDataType = Literal[
@@ -18,8 +18,12 @@ TYPES: Final = 256
 
 
 def side_data(frame: VideoFrame, kind: SideDataType) -> bytes | None:
-    """Return the frame's side data of a type; None if it has none."""
-    found: Any = frame.side_data.get(kind)
+    """Return the frame's side data of a type; None if it has none.
+
+    A frame keeps what its ``side_data`` returned, which refers to it: such a cycle holds the pixels
+    until Python looks for cycles, which takes gigabytes of large pictures.
+    """
+    found: Any = SideDataContainer(frame).get(kind)
     return None if found is None else bytes(found)
 
 

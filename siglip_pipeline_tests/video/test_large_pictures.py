@@ -33,6 +33,16 @@ def test_threads_of_4k_av1_hold_no_frames_of_their_own(av1_4k: Path, tmp_path: P
     assert peaks[1] < 1.25 * peaks[0]
 
 
+def test_frames_are_freed_once_they_are_stored(av1_4k: Path, tmp_path: Path) -> None:
+    peaks = {}
+    for stride, frames in ((10, 2), (1, 20)):
+        report = indexed(av1_4k, tmp_path, sampling=f"every:{stride}", threads=1).report
+        assert report.frames == frames
+        peaks[frames] = report.peak_memory_bytes
+    frame_bytes = 3840 * 2160 * 3  # ten bits
+    assert peaks[20] < peaks[2] + 6 * frame_bytes
+
+
 @pytest.mark.parametrize(("width", "threads"), [(160, 8), (3840, 8), (7680, 2), (16384, 1)])
 def test_threads_are_bounded_by_the_size(width: int, threads: int, tmp_path: Path) -> None:
     path = render(tmp_path / "wide.mkv", codec="mjpeg", pixel_format="yuvj420p", frames=1)
