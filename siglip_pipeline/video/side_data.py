@@ -23,7 +23,8 @@ def side_data(frame: VideoFrame, kind: SideDataType) -> bytes | None:
     A frame keeps what its ``side_data`` returned, which refers to it: such a cycle holds the pixels
     until Python looks for cycles, which takes gigabytes of large pictures.
     """
-    found: Any = SideDataContainer(frame).get(kind)
+    of_frame: Any = SideDataContainer  # PyAV's types lack its parameter
+    found = of_frame(frame).get(kind)
     return None if found is None else bytes(found)
 
 
