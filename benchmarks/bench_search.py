@@ -38,7 +38,7 @@ from siglip_pipeline.store.index.index_options import IndexOptions
 from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.kinds import Generation, Scope, index_kind
 from siglip_pipeline.store.models import ModelRow, ModelStore
-from siglip_pipeline.store.search.execution import ef_search_of
+from siglip_pipeline.store.search.execution import effort_of
 from siglip_pipeline.store.search.near_frames import NearFrames
 from siglip_pipeline.store.search.search_run import find_hits
 from siglip_pipeline.store.vectors import VectorStore
@@ -129,8 +129,8 @@ def measure(footage: Footage, queries: int, database: Database, model_id: int) -
     with database.connection() as connection:
         target = generations.live(connection, model_id)
     assert target is not None
-    ef_search = ef_search_of(index_kind(target.kind), target, footage.text_queries(1))
-    note = f"{target.kind}, ef {ef_search}, k {K}, dim {footage.dim}"
+    effort = effort_of(index_kind(target.kind), target, footage.text_queries(1))
+    note = f"{target.kind}, ef {effort.ef_search}, k {K}, dim {footage.dim}"
     vectors_ND = footage.text_queries(queries)
     with service(footage, queries, database.url.reveal()) as port:
         log("the service answers")
@@ -261,8 +261,8 @@ def nearest_frames(database: Database, target: Generation, vectors_ND: FloatArra
     """The statement prepared, in one transaction: as quick as Postgres can be asked."""
     with database.connection() as connection:
         kind = index_kind(target.kind)
-        ef_search = ef_search_of(kind, target, vectors_ND)
-        near = NearFrames(connection, kind, target, k=K, scope=Scope(), ef_search=ef_search)
+        effort = effort_of(kind, target, vectors_ND)
+        near = NearFrames(connection, kind, target, k=K, scope=Scope(), effort=effort)
         yield lambda query: near(vectors_ND[query], prepare=True)
 
 

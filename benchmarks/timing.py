@@ -9,7 +9,7 @@ from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index.recall.queries import Query
 from siglip_pipeline.store.kinds import Generation, Scope, index_kind
-from siglip_pipeline.store.search.execution import ef_search_of
+from siglip_pipeline.store.search.execution import effort_of
 from siglip_pipeline.store.search.near_frames import NearFrames
 
 Searcher = Callable[[Database], Callable[[FloatArray], object]]
@@ -20,10 +20,8 @@ def searcher(target: Generation, kind: str | None = None) -> Searcher:
         def once(query_D: FloatArray) -> object:
             with database.connection() as connection:
                 chosen = index_kind(kind or target.kind)
-                ef_search = ef_search_of(chosen, target, query_D)
-                search = NearFrames(
-                    connection, chosen, target, k=10, scope=Scope(), ef_search=ef_search
-                )
+                effort = effort_of(chosen, target, query_D)
+                search = NearFrames(connection, chosen, target, k=10, scope=Scope(), effort=effort)
                 return search(query_D)
 
         return once

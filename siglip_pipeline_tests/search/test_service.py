@@ -21,6 +21,7 @@ from siglip_pipeline.siglip.similarity import probability
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index.index_options import IndexOptions
 from siglip_pipeline.store.index.similarity_index import build_index
+from siglip_pipeline.store.kinds.effort import Effort
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.text.json_form import to_json
 from siglip_pipeline_tests.store import made
@@ -114,7 +115,7 @@ def test_more_are_found_than_the_index_looks_at_first(
     service: SearchService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "siglip_pipeline.store.search.search_run.ef_search_of", lambda kind, target, query_QD: 1
+        "siglip_pipeline.store.search.search_run.effort_of", lambda *_: Effort(ef_search=1, rows=1)
     )
     result = service.by_moment("v03.mp4", 3, k=VIDEOS, filter=SearchFilter(max_per_video=1))
     assert len({hit.video for hit in result.hits}) == VIDEOS

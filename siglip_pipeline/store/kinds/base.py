@@ -8,15 +8,9 @@ from typing import Any, ClassVar
 from psycopg import sql
 from psycopg.adapt import PyFormat
 
-from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store import tables
 from siglip_pipeline.store.database import Connection
-from siglip_pipeline.store.kinds.modality import Modality, dividing_plane, modality_of
-
-_EF_SEARCH = "effort"
-"""The parameter of a generation under which databases keep its ``ef_search``."""
-_EF_SEARCHES, _PLANE = "efforts", "plane"
-"""The parameters with the ``ef_search`` of each modality, and what divides the two."""
+from siglip_pipeline.store.kinds.effort import Effort
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,35 +24,6 @@ class Generation:
     parameters: dict[str, Any] = field(default_factory=dict, hash=False)
     rows: int = field(default=0, compare=False)
     """Rows of the index when it was published; 0 before."""
-
-    @property
-    def ef_search(self) -> int | None:
-        """Return what the recall check chose: ``ef_search`` of HNSW, ``probes`` of IVFFlat."""
-        return self.parameters.get(_EF_SEARCH)
-
-    def ef_search_for(self, query_QD: FloatArray) -> int | None:
-        """Return :attr:`ef_search` of the modality of a query; the same for all in old indexes."""
-        if _PLANE not in self.parameters:
-            return self.ef_search
-        chosen: int = self.parameters[_EF_SEARCHES][modality_of(self.parameters[_PLANE], query_QD)]
-        return chosen
-
-
-def chosen_ef_searches(
-    ef_searches: dict[Modality, int], pictures_QD: FloatArray, texts_QD: FloatArray
-) -> dict[str, Any]:
-    """Return the parameters of a generation for :meth:`Generation.ef_search_for`.
-
-    Args:
-        ef_searches: of each modality.
-        pictures_QD: picture queries.
-        texts_QD: text queries.
-    """
-    return {
-        _EF_SEARCH: max(ef_searches.values()),
-        _EF_SEARCHES: ef_searches,
-        _PLANE: dividing_plane(pictures_QD, texts_QD),
-    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +74,8 @@ class IndexKind(ABC):
     name: ClassVar[str]
     default_ef_search: ClassVar[int]
     """``ef_search`` of HNSW, or ``probes`` of IVFFlat, where neither request nor index has one."""
-    ef_searches: ClassVar[tuple[int, ...]]
-    """Values that the recall check measures, for its choice and its plot."""
+    efforts: ClassVar[tuple[Effort, ...]]
+    """What the recall check measures, cheapest first, for its choice and its plot."""
     holds_vectors: ClassVar[bool] = True
     """Whether a generation has a table of its own."""
 

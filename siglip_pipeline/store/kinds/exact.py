@@ -7,6 +7,7 @@ from psycopg import sql
 
 from siglip_pipeline.store.database import Connection
 from siglip_pipeline.store.kinds.base import Generation, IndexKind, Scope, exact_frames
+from siglip_pipeline.store.kinds.effort import Effort, efforts
 
 
 class Exact(IndexKind):
@@ -14,7 +15,7 @@ class Exact(IndexKind):
 
     name: ClassVar[str] = "exact"
     default_ef_search: ClassVar[int] = 1
-    ef_searches: ClassVar[tuple[int, ...]] = (1,)
+    efforts: ClassVar[tuple[Effort, ...]] = efforts(1)
     holds_vectors: ClassVar[bool] = False
 
     def create(self, connection: Connection, target: Generation) -> None:

@@ -16,6 +16,7 @@ from siglip_pipeline.store.kinds.base import (
     query_vector,
     vector_type,
 )
+from siglip_pipeline.store.kinds.effort import Effort, efforts
 from siglip_pipeline.store.kinds.hnsw import HnswIndex
 
 _CREATE = sql.SQL("""
@@ -89,7 +90,7 @@ class Hnsw(HnswIndex, FrameIndex):
 
     name: ClassVar[str] = "hnsw"
     default_ef_search: ClassVar[int] = 200
-    ef_searches: ClassVar[tuple[int, ...]] = (50, 100, 200, 400, 800)
+    efforts: ClassVar[tuple[Effort, ...]] = efforts(50, 100, 200, 400, 800)
 
 
 class IvfFlat(FrameIndex):
@@ -97,7 +98,7 @@ class IvfFlat(FrameIndex):
 
     name: ClassVar[str] = "ivfflat"
     default_ef_search: ClassVar[int] = 20
-    ef_searches: ClassVar[tuple[int, ...]] = (5, 10, 20, 40, 80)
+    efforts: ClassVar[tuple[Effort, ...]] = efforts(5, 10, 20, 40, 80)
 
     def parameters(self, connection: Connection, target: Generation) -> dict[str, Any]:
         """Return pgvector's advice: rows / 1000 lists up to a million rows, then sqrt(rows)."""

@@ -8,6 +8,7 @@ from psycopg import sql
 from siglip_pipeline.store import tables
 from siglip_pipeline.store.database import Connection
 from siglip_pipeline.store.kinds.base import Generation, Scope, among, query_vector, vector_type
+from siglip_pipeline.store.kinds.effort import Effort
 from siglip_pipeline.store.kinds.hnsw import HnswIndex
 
 # Up to this many moments in scope, comparing each is as fast as walking the graph until enough of
@@ -60,7 +61,14 @@ class MomentIndex(HnswIndex):
 
     name: ClassVar[str] = "moments"
     default_ef_search: ClassVar[int] = 100
-    ef_searches: ClassVar[tuple[int, ...]] = (25, 50, 100, 200, 400, 800)
+    # Walking the graph costs a tenth of comparing the frames of what it finds. Texts need the walk.
+    efforts: ClassVar[tuple[Effort, ...]] = tuple(
+        Effort(ef_search=ef_search, rows=rows)
+        for ef_search, rows in (
+            *((25, 25), (50, 25), (100, 25), (200, 50), (400, 100)),
+            *((400, 400), (800, 200), (800, 800)),
+        )
+    )
 
     groups_frames: ClassVar[bool] = True
     adds_changes: ClassVar[bool] = True

@@ -15,6 +15,7 @@ from siglip_pipeline.store.kinds.base import (
     query_vector,
     vector_type,
 )
+from siglip_pipeline.store.kinds.effort import Effort, efforts
 from siglip_pipeline.store.kinds.hnsw import GRAPH_BYTES, HnswIndex
 
 # Frames in the sample whose mean is computed.
@@ -68,7 +69,7 @@ class HnswBinary(HnswIndex):
 
     name: ClassVar[str] = "hnsw_binary"
     default_ef_search: ClassVar[int] = 400
-    ef_searches: ClassVar[tuple[int, ...]] = (100, 200, 400, 800)
+    efforts: ClassVar[tuple[Effort, ...]] = efforts(100, 200, 400, 800)
 
     column: ClassVar[str] = "code"
     operators: ClassVar[str] = "bit_hamming_ops"

@@ -5,6 +5,7 @@ from weakref import WeakKeyDictionary
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store.database import Connection
 from siglip_pipeline.store.kinds import Generation, IndexKind, Scope, index_kind
+from siglip_pipeline.store.kinds.effort import Effort, effort_for
 
 # Up to this many frames in scope, an exact search is faster than an index with a filter.
 EXACT_FRAMES = 20_000
@@ -17,10 +18,15 @@ def choose_kind(target: Generation, scope: Scope) -> IndexKind:
     return index_kind(target.kind)
 
 
-def ef_search_of(kind: IndexKind, target: Generation, query_QD: FloatArray) -> int:
-    """Return the ``ef_search``, or ``probes``, of a search that does not set one."""
-    chosen = target.ef_search_for(query_QD) if kind.name == target.kind else None
-    return chosen or kind.default_ef_search
+def effort_of(
+    kind: IndexKind, target: Generation, query_QD: FloatArray, ef_search: int | None = None
+) -> Effort:
+    """Return how far a search goes: what it asks for, or else what the recall check chose."""
+    chosen = effort_for(target.parameters, query_QD) if kind.name == target.kind else None
+    if ef_search is None and chosen is not None:
+        return chosen
+    ef_search = ef_search or kind.default_ef_search
+    return Effort(ef_search=ef_search, rows=ef_search)
 
 
 def apply_settings(

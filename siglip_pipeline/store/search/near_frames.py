@@ -9,6 +9,7 @@ from psycopg import sql
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store.database import Connection
 from siglip_pipeline.store.kinds import Generation, IndexKind, Scope, index_kind
+from siglip_pipeline.store.kinds.effort import Effort
 from siglip_pipeline.store.search.execution import apply_settings
 
 
@@ -45,12 +46,12 @@ class NearFrames:
         *,
         k: int,
         scope: Scope,
-        ef_search: int,
+        effort: Effort,
     ) -> None:
         self._connection, self._kind, self._target = connection, kind, target
         self._k, self._scope = k, scope
-        rows = max(k, ef_search) if kind.groups_frames else k
-        apply_settings(connection, kind, rows=rows, scope=scope, ef_search=ef_search)
+        rows = max(k, effort.rows) if kind.groups_frames else k
+        apply_settings(connection, kind, rows=rows, scope=scope, ef_search=effort.ef_search)
         self._statement = _NEAREST.format(
             near=kind.near(target, rows=rows, scope=scope, best_of_moment=False), k=sql.Literal(k)
         )
@@ -65,9 +66,14 @@ class NearFrames:
         """
         found = self._execute(self._bytes, query_D, prepare=prepare)
         if len(found) < self._k and self._kind.name != "exact":
-            exact = index_kind("exact")
+            kind = index_kind("exact")
             everywhere = NearFrames(
-                self._connection, exact, self._target, k=self._k, scope=self._scope, ef_search=1
+                self._connection,
+                kind,
+                self._target,
+                k=self._k,
+                scope=self._scope,
+                effort=kind.efforts[0],
             )
             return everywhere(query_D)
         return [

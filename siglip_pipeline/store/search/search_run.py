@@ -6,8 +6,9 @@ from siglip_pipeline.hits import Hit, SearchRequest
 from siglip_pipeline.siglip.similarity import probability
 from siglip_pipeline.store.database import Connection
 from siglip_pipeline.store.kinds import Generation, IndexKind, Scope, index_kind
+from siglip_pipeline.store.kinds.effort import Effort
 from siglip_pipeline.store.models import ModelRow
-from siglip_pipeline.store.search.execution import apply_settings, choose_kind, ef_search_of
+from siglip_pipeline.store.search.execution import apply_settings, choose_kind, effort_of
 from siglip_pipeline.store.search.near_moments import NearMoments, near_moments
 
 ROWS_MAX = 20_000
@@ -46,10 +47,10 @@ def find_hits(
         more, or if the model must be active and is not.
     """
     kind = index_kind("exact") if request.exact else choose_kind(target, scope)
-    ef_search = request.ef_search or ef_search_of(kind, target, request.query_QD)
-    kept, rows = _rows_at_first(kind, target, request, ef_search)
+    effort = effort_of(kind, target, request.query_QD, request.ef_search)
+    kept, rows = _rows_at_first(kind, target, request, effort)
     while True:
-        apply_settings(connection, kind, rows=rows, scope=scope, ef_search=ef_search)
+        apply_settings(connection, kind, rows=rows, scope=scope, ef_search=effort.ef_search)
         near = near_moments(connection, target, kind, scope, request, rows=rows, kept=kept)
         if near.live is None or (must_be_active and not near.live):
             return None
@@ -72,17 +73,22 @@ def find_hits(
 
 
 def _rows_at_first(
-    kind: IndexKind, target: Generation, request: SearchRequest, ef_search: int
+    kind: IndexKind, target: Generation, request: SearchRequest, effort: Effort
 ) -> tuple[int, int]:
     """Return how many rows to keep, and how many to read: the index needs more to be accurate."""
     each = _CROWDED_ROWS if target.rows < _CROWDED * request.k else _GROWN_ROWS
     if request.within < 0:
         each = _APART_ROWS
     kept = each * request.k
-    rows = max(kept, EXACT_ROWS if kind.name == "exact" else ef_search)
-    # Rows of one moment, or of one video, displace others.
-    every_row_counts = kind.groups_frames and request.filter.max_per_video is None
-    return (kept if every_row_counts else rows), rows
+    if kind.name == "exact":
+        rows = max(kept, EXACT_ROWS)
+    elif request.filter.max_per_video is None:
+        rows = max(kept, effort.rows)
+    else:  # rows of one video displace others
+        rows = max(kept, effort.ef_search)
+    # Rows of a moment displace others, too.
+    all_count = kind.groups_frames and request.filter.max_per_video is None
+    return (kept if all_count else rows), rows
 
 
 def as_hits(near: NearMoments, model: ModelRow) -> list[Hit]:

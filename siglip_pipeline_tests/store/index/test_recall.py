@@ -15,15 +15,15 @@ from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index import build as building
 from siglip_pipeline.store.index import recall
 from siglip_pipeline.store.index.recall import RecallCase, RecallReport
-from siglip_pipeline.store.index.recall.check import choose_ef_search
+from siglip_pipeline.store.index.recall.check import choose_effort
 from siglip_pipeline.store.index.recall.looks import is_clear, looks
 from siglip_pipeline.store.index.recall.plot import recall_plot
 from siglip_pipeline.store.index.recall.queries import Query, prepare_queries
 from siglip_pipeline.store.index.recall.truth import bootstrap, find_truth, found_share
 from siglip_pipeline.store.kinds import Generation, Scope, index_kind
-from siglip_pipeline.store.kinds.base import chosen_ef_searches
+from siglip_pipeline.store.kinds.effort import Effort, chosen_efforts, effort_for
 from siglip_pipeline.store.models import ModelStore
-from siglip_pipeline.store.search.execution import ef_search_of
+from siglip_pipeline.store.search.execution import effort_of
 from siglip_pipeline_tests.store import made
 
 VIDEOS = 30
@@ -197,6 +197,7 @@ def case(**values: object) -> RecallCase:
         "modality": "picture",
         "share": 1.0,
         "ef_search": 50,
+        "rows_read": 25,
         "searched": "moments",
         "queries": 200,
         "recall_at_1": 1.0,
@@ -244,33 +245,39 @@ def test_what_keeps_an_index_from_being_published(given_report: RecallReport, wo
     assert re.search(words, str(given_report.fault(0.95)))
 
 
-def test_the_least_ef_search_that_reaches_the_aim_is_chosen() -> None:
+def test_the_least_effort_that_reaches_the_aim_is_chosen() -> None:
     sweep = [
         case(ef_search=25, recall_at_10=0.8),
-        case(ef_search=50, recall_at_10=0.99),
-        case(ef_search=100),
+        case(ef_search=400, rows_read=50, recall_at_10=0.99),
+        case(ef_search=400, rows_read=400),
     ]
-    assert choose_ef_search(sweep) == 50
-    assert choose_ef_search(sweep[:1]) == 25, "none reaches the aim: the greatest"
+    assert choose_effort(sweep) == Effort(ef_search=400, rows=50)
+    assert choose_effort(sweep[:1]) == Effort(ef_search=25, rows=25), "none reaches it: the last"
 
 
 @pytest.mark.parametrize("gap", [0.0, 4.0])
-def test_pictures_and_texts_are_searched_with_an_ef_search_of_their_own(gap: float) -> None:
+def test_pictures_and_texts_are_searched_with_efforts_of_their_own(gap: float) -> None:
     rng = np.random.default_rng(5)
     both_QD = rng.standard_normal((400, 32)).astype(np.float32)
     both_QD[200:, 0] += gap
     both_QD /= np.linalg.norm(both_QD, axis=1, keepdims=True)
     pictures_QD, texts_QD = both_QD[:200], both_QD[200:]
-    old = Generation(model_id=1, dim=32, generation=1, kind="moments", parameters={"effort": 400})
-    assert ef_search_of(index_kind("moments"), old, pictures_QD[0]) == 400
-    chosen = chosen_ef_searches({"picture": 25, "text": 800}, pictures_QD, texts_QD)
-    target = replace(old, parameters=json.loads(json.dumps(chosen)))
-    assert target.ef_search == 800
-    assert ef_search_of(index_kind("exact"), target, texts_QD[0]) == 1
-    assert {target.ef_search_for(query_D) for query_D in texts_QD} == {800}, "never less"
-    assert target.ef_search_for(both_QD[[0, 200]]) == 800, "either of them"
-    shallow = sum(target.ef_search_for(query_D) == 25 for query_D in pictures_QD)
+    little, much = Effort(ef_search=25, rows=25), Effort(ef_search=800, rows=200)
+    chosen = chosen_efforts({"picture": little, "text": much}, pictures_QD, texts_QD)
+    stored = json.loads(json.dumps(chosen))
+    assert {effort_for(stored, query_D) for query_D in texts_QD} == {much}, "never less"
+    assert effort_for(stored, both_QD[[0, 200]]) == much, "either of them"
+    shallow = sum(effort_for(stored, query_D) == little for query_D in pictures_QD)
     assert shallow >= 190 if gap else shallow < 100
+
+
+def test_generations_of_earlier_versions_have_one_effort_for_all() -> None:
+    query_D = np.ones(32, np.float32)
+    kind = index_kind("moments")
+    old = Generation(model_id=1, dim=32, generation=1, kind="moments", parameters={"effort": 400})
+    assert effort_of(kind, old, query_D) == Effort(ef_search=400, rows=400)
+    assert effort_of(kind, old, query_D, 50) == Effort(ef_search=50, rows=50)
+    assert effort_of(index_kind("exact"), old, query_D).ef_search == 1
 
 
 @pytest.mark.parametrize("bound", [0.95, 0.99])

@@ -21,14 +21,14 @@ from siglip_pipeline.store.index.recall.queries import SEED, Query
 from siglip_pipeline.store.index.recall.recall_report import RecallCase, RecallReport
 from siglip_pipeline.store.index.recall.truth import bootstrap, find_truth, found_share
 from siglip_pipeline.store.kinds import Generation, IndexKind, Scope, index_kind
-from siglip_pipeline.store.kinds.base import chosen_ef_searches
+from siglip_pipeline.store.kinds.effort import Effort, chosen_efforts
 from siglip_pipeline.store.kinds.modality import Modality
-from siglip_pipeline.store.search.execution import choose_kind, ef_search_of
+from siglip_pipeline.store.search.execution import choose_kind, effort_of
 from siglip_pipeline.store.search.near_frames import NearFrames
 
 DEPTHS = (1, 10, 100)
 SHARES = (0.001, 0.01, 0.05, 0.3)
-# Recall@10 for which ef_search is chosen: above what publishing requires by default.
+# Recall@10 for which the effort is chosen: above what publishing requires by default.
 AIM = 0.99
 # With fewer rows, the planner may rightly prefer a scan to the index.
 INDEX_EXPECTED_ROWS = 10_000
@@ -58,7 +58,7 @@ def check_recall(
         queries: queries of both modalities.
         progress: called with sentences about the progress.
         min_recall: a filtered case ends early when its recall@10 is clear of this.
-        sweep: also measure other values of ef_search, choose one, and report them for the plot.
+        sweep: also measure other efforts, choose those of searches, and report them for the plot.
     """
     began = time.monotonic()
     # One snapshot, so that the exact and the approximate search see the same frames.
@@ -79,7 +79,7 @@ def check_recall(
         frames = counts.answered_frames(connection, target.model_id, target.generation)
     return RecallReport(
         kind=target.kind,
-        ef_search=target.ef_search or kind.default_ef_search,
+        ef_search=max((c.ef_search for c in cases if c.share == 1), default=kind.default_ef_search),
         parameters=target.parameters,
         frames=frames,
         cases=tuple(cases),
@@ -95,7 +95,7 @@ def check_recall(
 
 
 def _parameters(queries: Sequence[Query], sweep: Sequence[RecallCase]) -> dict[str, Any]:
-    """Return the parameters of a generation that tell searches their ef_search."""
+    """Return the parameters of a generation that tell searches their effort."""
     if not sweep:
         return {}
     modalities: tuple[Modality, ...] = ("picture", "text")
@@ -103,11 +103,11 @@ def _parameters(queries: Sequence[Query], sweep: Sequence[RecallCase]) -> dict[s
         np.array([query.embedding_D for query in queries if query.modality == modality])
         for modality in modalities
     )
-    ef_searches = {
-        modality: choose_ef_search([case for case in sweep if case.modality == modality])
+    chosen = {
+        modality: choose_effort([case for case in sweep if case.modality == modality])
         for modality in modalities
     }
-    return chosen_ef_searches(ef_searches, pictures_QD, texts_QD)
+    return chosen_efforts(chosen, pictures_QD, texts_QD)
 
 
 def _cases(
@@ -164,7 +164,7 @@ def _sweep(
     groups: dict[Modality, list[int]],
     truth_QK: FloatArray,
 ) -> list[RecallCase]:
-    """Measure rising values of ef_search for each modality, up to the first that reaches the aim.
+    """Measure rising efforts for each modality, up to the first that reaches the aim.
 
     One more follows for the plot, with a part of the queries.
     """
@@ -180,7 +180,7 @@ def _sweep_one(
     connection: Connection, target: Generation, queries: Sequence[Query], truth_QK: FloatArray
 ) -> list[RecallCase]:
     cases: list[RecallCase] = []
-    for ef_search in index_kind(target.kind).ef_searches:
+    for effort in index_kind(target.kind).efforts:
         reached = bool(cases) and cases[-1].recall_at_10 >= AIM
         some = next(looks(len(queries))) if reached else len(queries)
         cases.append(
@@ -189,7 +189,7 @@ def _sweep_one(
                 target,
                 queries[:some],
                 truth_QK[:some],
-                ef_search=ef_search,
+                effort=effort,
                 depths=(10,),
                 bound=AIM,
             )
@@ -199,10 +199,10 @@ def _sweep_one(
     return cases
 
 
-def choose_ef_search(sweep: Sequence[RecallCase]) -> int:
-    """Return the smallest value at which a modality reached the aim, or else the largest."""
-    reached = [case.ef_search for case in sweep if case.recall_at_10 >= AIM]
-    return min(reached) if reached else max(case.ef_search for case in sweep)
+def choose_effort(sweep: Sequence[RecallCase]) -> Effort:
+    """Return the first effort at which a modality reached the aim, or else the last."""
+    case = next((case for case in sweep if case.recall_at_10 >= AIM), sweep[-1])
+    return Effort(ef_search=case.ef_search, rows=case.rows_read)
 
 
 def measure(
@@ -213,7 +213,7 @@ def measure(
     *,
     share: float = 1.0,
     scope: Scope | None = None,
-    ef_search: int | None = None,
+    effort: Effort | None = None,
     depths: Sequence[int] = (10, 100),
     bound: float | None = None,
 ) -> RecallCase:
@@ -227,7 +227,7 @@ def measure(
     for count in looks(len(queries)):
         some = slice(len(asked), count)
         asked += _ask(
-            connection, kind, target, queries[some], truth_QK[some], scope, ef_search, depths
+            connection, kind, target, queries[some], truth_QK[some], scope, effort, depths
         )
         if bound is not None and is_clear(np.array([one.recalls[10] for one in asked]), bound):
             break
@@ -235,10 +235,12 @@ def measure(
     low, high = bootstrap(recalls[10])
     existing = sum(one.existing for one in asked)
     seconds = [one.seconds for one in asked]
+    most = max(one.effort for one in asked)
     return RecallCase(
         modality=queries[0].modality,
         share=share,
-        ef_search=ef_search or max(one.ef_search for one in asked),
+        ef_search=most.ef_search,
+        rows_read=most.rows,
         searched=kind.name,
         queries=len(asked),
         recall_at_1=float(recalls[1].mean()),
@@ -256,7 +258,7 @@ def measure(
 class _Asked:
     """One query, searched with to each of the depths."""
 
-    ef_search: int
+    effort: Effort
     recalls: dict[int, float] = field(default_factory=dict)
     seconds: float = 0.0
     """Of the first depth."""
@@ -271,19 +273,18 @@ def _ask(
     queries: Sequence[Query],
     truth_QK: FloatArray,
     scope: Scope,
-    ef_search: int | None,
+    effort: Effort | None,
     depths: Sequence[int],
 ) -> list[_Asked]:
     asked = [
-        _Asked(ef_search=ef_search or ef_search_of(kind, target, query.embedding_D))
-        for query in queries
+        _Asked(effort=effort or effort_of(kind, target, query.embedding_D)) for query in queries
     ]
     for deep in depths:
-        for value in sorted({one.ef_search for one in asked}):
+        for chosen in sorted({one.effort for one in asked}):
             # One more, as the query's own frame may be among them.
-            search = NearFrames(connection, kind, target, k=deep + 1, scope=scope, ef_search=value)
+            search = NearFrames(connection, kind, target, k=deep + 1, scope=scope, effort=chosen)
             for one, query, truth_K in zip(asked, queries, truth_QK, strict=True):
-                if one.ef_search != value:
+                if one.effort != chosen:
                     continue
                 began = time.perf_counter()
                 found = search(query.embedding_D)
@@ -301,8 +302,8 @@ def _ask(
 def explain(connection: Connection, target: Generation, query: Query) -> tuple[str, bool]:
     """Return the plan of an unfiltered search, and whether it uses the similarity index."""
     kind = index_kind(target.kind)
-    ef_search = target.ef_search or kind.default_ef_search
-    search = NearFrames(connection, kind, target, k=10, scope=Scope(), ef_search=ef_search)
+    effort = effort_of(kind, target, query.embedding_D)
+    search = NearFrames(connection, kind, target, k=10, scope=Scope(), effort=effort)
     lines = [line[:200] for line in search.plan(query.embedding_D)]
     name = tables.index_name(target.model_id, target.generation)
     return "\n".join(lines), any(name in line for line in lines)

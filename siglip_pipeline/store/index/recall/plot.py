@@ -14,7 +14,7 @@ INK, GRID = (60, 60, 60), (225, 225, 225)
 
 
 def recall_plot(report: RecallReport) -> bytes:
-    """Return a PNG of recall@10 by median latency: a point per ef_search, a line per modality."""
+    """Return a PNG of recall@10 by median latency: a point per effort, a line per modality."""
     image = Image.new("RGB", (WIDTH, HEIGHT), "white")
     draw = ImageDraw.Draw(image)
     font = ImageFont.load_default(12)
@@ -27,9 +27,7 @@ def recall_plot(report: RecallReport) -> bytes:
     axes = _Axes(points)
     axes.draw(draw, font)
     for row, (modality, colour) in enumerate(COLOURS.items()):
-        line = sorted(
-            (case for case in points if case.modality == modality), key=lambda case: case.ef_search
-        )
+        line = [case for case in points if case.modality == modality]
         places = [axes.place(case) for case in line]
         if len(places) > 1:
             draw.line(places, colour, width=2)

@@ -20,6 +20,8 @@ class RecallCase:
     share: float
     """Share of videos that pass the filter; 1 without a filter."""
     ef_search: EfSearch
+    rows_read: int
+    """Moments, or frames, of the index that were compared exactly."""
     searched: str
     """The kind that was searched: the exact one in small scopes."""
     queries: int
