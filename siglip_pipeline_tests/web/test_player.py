@@ -103,6 +103,11 @@ def test_the_strip_follows_the_film_and_zooms(page: Page, films: Collection) -> 
     wait_until(lambda: page.run(CURRENT) in _times(page))
     page.find("#zoom-in").click()
     wait_until(lambda: max(_times(page)) - min(_times(page)) < 60)
+    page.run("document.activeElement.blur()")
+    page.press("-")
+    wait_until(lambda: max(_times(page)) - min(_times(page)) > 80)
+    page.press("+")
+    wait_until(lambda: max(_times(page)) - min(_times(page)) < 60)
 
 
 def test_the_found_moment_stays_marked_and_is_replayed(page: Page, films: Collection) -> None:

@@ -101,7 +101,7 @@ if (player) {
 
   function zoom(factor) {
     const wider = Math.min(Math.max(span * factor, leastSpan), duration);
-    if (wider === span) return;
+    if (wider === span || !byId("strip")) return;
     span = wider;
     const address = new URL(location.href);
     address.searchParams.set("span", String(span));
@@ -297,10 +297,13 @@ if (player) {
     k: () => { if (video.paused) play(); else video.pause(); },
     m: () => byId("more")?.click(),
     r: replay,
+    "+": () => zoom(0.5),
+    "=": () => zoom(0.5), // the same key without Shift, on many keyboards
+    "-": () => zoom(2),
     Escape: () => byId("back")?.click(),
   };
   document.addEventListener("keydown", (event) => {
-    if (!plain(event)) return;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (document.activeElement.matches("input, textarea, select") || document.fullscreenElement) return;
     actions[event.key]?.();
   });
