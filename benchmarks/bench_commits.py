@@ -5,7 +5,7 @@ footage (``vectors.py``). They are asked in turns, query by query, over one kept
 as a plain client asks, and as browsers ask, which take gzip. CPU time is that of the service's
 process, without Postgres; on a busy machine it says more than latency.
 
-    python benchmarks/bench_commits.py COMMIT [--json] [--queries 100] [--rounds 15] [--frames 10000]
+    python benchmarks/bench_commits.py COMMIT [--json] [--queries N] [--rounds N] [--frames N]
 """
 
 import argparse
