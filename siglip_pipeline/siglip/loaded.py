@@ -83,6 +83,14 @@ class SiglipModel:
             raise ModelError("this model was loaded with tower='image': it cannot embed texts")
         return self._text
 
+    def add_tower(self, other: "SiglipModel") -> None:
+        """Take over the tower that this model lacks from another load of the same checkpoint."""
+        if self._text is None:
+            self._text = other.text
+        else:
+            self._vision = other.vision
+        self.tower = "both"
+
     def inputs(self, batch: ImageBatch) -> ModelInputs:
         """Return a batch on this model's device as input of the vision tower."""
         with torch.inference_mode():

@@ -95,11 +95,16 @@ def _get(options: ModelOptions, names: Sequence[str], tower: Tower) -> tuple[Sig
             del _loaded[other]
         for slot in slots:
             held = _loaded.get(slot)
-            if held is None or held.tower not in ("both", tower):
-                # Release the old one first, so that memory never holds two copies of a tower.
-                _loaded.pop(slot, None)
-                wanted: Tower = tower if held is None else "both"
-                _loaded[slot] = load_model(options, slot.device, slot.dtype, tower=wanted)
+            if held is None:
+                _loaded[slot] = load_model(options, slot.device, slot.dtype, tower=tower)
+            elif held.tower not in ("both", tower):
+                # The tower that is there stays: it is neither read again, nor there twice.
+                missing: Tower = "text" if held.tower == "image" else "image"
+                loaded = load_model(options, slot.device, slot.dtype, tower=missing)
+                if loaded.spec != held.spec:  # the files were changed meanwhile
+                    _loaded[slot] = load_model(options, slot.device, slot.dtype)
+                else:
+                    held.add_tower(loaded)
         return tuple(_loaded[slot] for slot in slots)
 
 

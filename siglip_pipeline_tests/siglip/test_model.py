@@ -24,6 +24,7 @@ from siglip_pipeline.siglip import model as loader
 from siglip_pipeline.siglip.identity import model_spec
 from siglip_pipeline.siglip.model import get_model, get_models, release_model
 from siglip_pipeline.siglip.model_options import ModelOptions
+from siglip_pipeline.siglip.text_embeddings import extract_text_embeddings
 from siglip_pipeline_tests.siglip.checkpoints import Kind, edit_json, make_checkpoint
 from siglip_pipeline_tests.siglip.conftest import Make
 
@@ -110,8 +111,24 @@ def test_a_search_process_loads_the_text_tower_alone(options_for: Make) -> None:
 
 def test_the_towers_add_up_when_asked_for_one_after_the_other(options_for: Make) -> None:
     options = options_for("naflex")
-    assert get_model(options, tower="image").tower == "image"
-    assert get_model(options, tower="text").tower == "both"
+    image = get_model(options, tower="image")
+    assert image.tower == "image"
+    weights = image.vision
+    both = get_model(options, tower="text")
+    assert both.tower == "both"
+    assert both.vision is weights, "neither read again, nor there twice"
+    assert len(extract_text_embeddings(["a cat"], model=both)) == 1
+
+
+def test_towers_of_different_files_are_not_put_together(
+    folders: Callable[[Kind], Path], tmp_path: Path
+) -> None:
+    options = copy_of(folders("siglip2"), tmp_path / "model")
+    before = get_model(options, tower="image").spec.key
+    make_checkpoint(tmp_path / "model", seed=1)
+    both = get_model(options, tower="text")
+    assert both.tower == "both"
+    assert both.spec.key != before
 
 
 @pytest.mark.slow
