@@ -6,7 +6,7 @@ from typing import BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 BIT_FIELDS: Final = (3, 6)
 _MASKS_AT: Final = 54
@@ -56,9 +56,11 @@ class BitFields:
         stride = (width * self.bits + 31) // 32 * 4
         file.seek(self.data_at)
         data = file.read(stride * height)
-        if len(data) < stride * height:
+        if len(data) < stride * height and not ImageFile.LOAD_TRUNCATED_IMAGES:
             raise ValueError(f"{len(data) // stride} of {height} rows are there")
-        rows_HS = np.frombuffer(data, np.uint8).reshape(height, stride)
+        rows_HS = np.frombuffer(data.ljust(stride * height, b"\0"), np.uint8).reshape(
+            height, stride
+        )
         codes_HW = rows_HS.view("<u2" if self.bits == 16 else "<u4")[:, :width]
         samples_HWC = np.stack([_samples(codes_HW, mask) for mask in self.masks], 2)
         if not samples_HWC[:, :, 3:].any():  # opacity that nothing was written to

@@ -1,10 +1,11 @@
 """Decode stills that Pillow does not decode correctly, with FFmpeg's decoders, not its demuxers."""
 
+import struct
 from typing import BinaryIO, Final
 
 import av
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 from PIL.TiffImagePlugin import (
     BITSPERSAMPLE,
     COMPRESSION,
@@ -22,6 +23,10 @@ _DEPTH_AT: Final = 42
 """Offset from there of the first component's depth less one; the highest bit is the sign."""
 _HEAD_BYTES: Final = 2**20
 
+_LAST_BASELINE: Final = 347
+"""Of the tags for the picture; those for other purposes have higher numbers."""
+_TYPE_BYTES: Final = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_END_OF_JPEG: Final = b"\xff\xd9"
 _FLOAT: Final = 3
 _COMPRESSIONS: Final = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 32771, 32773, 32946, 34925, 50000})
 _SPACES: Final = {
@@ -51,7 +56,10 @@ def decode_still(file: BinaryIO, codec: str) -> Image.Image:
     decoder.options = {"max_pixels": str(MAX_PIXELS)}
     decoder.thread_count = 1
     file.seek(0)
-    frames = [*decoder.decode(av.Packet(file.read())), *decoder.decode(None)]
+    data = file.read()
+    if codec == "mjpeg" and _END_OF_JPEG not in data and not ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise ValueError("its end is missing")
+    frames = [*decoder.decode(av.Packet(data)), *decoder.decode(None)]
     if not frames:
         raise ValueError("no picture comes out of it")
     frame = frames[0]
@@ -73,11 +81,13 @@ def tiff_tags(file: BinaryIO) -> ImageFileDirectory_v2:
     """Return the tags of a TIFF's first page; its ``next`` is the offset of the second one, or 0.
 
     Raises:
+        ValueError: the file ends before tags that determine the picture.
         UnknownTiffError: its compression is not read by the libtiff that Pillow brings.
     """
     file.seek(0)
     head = file.read(16)
     tags = ImageFileDirectory_v2(head[:8] if b"*" in head[2:4] else head)
+    _check_tags(file, tags.next, head)
     file.seek(tags.next)
     tags.load(file)
     if (compression := tags.get(COMPRESSION, 1)) not in _COMPRESSIONS:
@@ -86,6 +96,34 @@ def tiff_tags(file: BinaryIO) -> ImageFileDirectory_v2:
             "without compression"
         )
     return tags
+
+
+def _check_tags(file: BinaryIO, at: int, head: bytes) -> None:
+    """Check that a page's tags, and the values of those for its picture, are in the file.
+
+    Values may be missing while truncated pictures are read.
+
+    Raises:
+        ValueError: they are not.
+    """
+    order, is_big = "<" if head[:2] == b"II" else ">", b"+" in head[2:4]
+    size = file.seek(0, 2)
+    count, entry, inline = ("Q", "HHQQ", 8) if is_big else ("H", "HHII", 4)
+    file.seek(at)
+    counted = file.read(struct.calcsize(order + count))
+    wanted = struct.calcsize(order + entry) * int.from_bytes(
+        counted, "little" if order == "<" else "big"
+    )
+    entries = file.read(min(wanted, size))
+    whole = len(entries) == wanted > 0
+    for tag, kind, number, offset in struct.iter_unpack(order + entry, entries) if whole else ():
+        values = number * _TYPE_BYTES.get(kind, 1)
+        is_beyond = values > inline and offset + values > size
+        is_needed = tag <= _LAST_BASELINE or tag == ICCPROFILE
+        if tag == 0 or (is_beyond and is_needed and not ImageFile.LOAD_TRUNCATED_IMAGES):
+            whole = False
+    if not whole:
+        raise ValueError("the tags of its first page are incomplete")
 
 
 def decode_tiff(file: BinaryIO, tags: ImageFileDirectory_v2) -> Image.Image:

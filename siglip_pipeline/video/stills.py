@@ -30,6 +30,9 @@ SHORTEST_MS: Final = 20
 UNSAID_MS: Final = 100
 """Duration of frames that declare less than 20 ms, as in browsers."""
 
+MOST_SHARE: Final = 0.99
+"""Share of a truncated picture, at most, that is told to be read."""
+
 MAX_ANIMATION_PIXELS: Final = 100 * 10**9
 """Total pixels of an animation's pictures: about half a day of full HD at two per second. Each
 picture is drawn in full, so without a limit a small file could occupy a core for days."""
@@ -100,7 +103,7 @@ def _scan_of_damaged(source: MediaSource, error: VideoError) -> StillScan:
             image.load()
             rows = rows_read(image) / image.height
             size = upright_size(image)
-            share = min(rows, picture.share)
+            share = min(rows, picture.share, MOST_SHARE)
             if share < MIN_SHARE:
                 raise error
             warning = f"the picture is damaged or cut off: {share:.0%} of it could be read"

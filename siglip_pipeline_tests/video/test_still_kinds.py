@@ -120,6 +120,38 @@ def test_further_pages_that_only_pillow_would_read_are_named(tmp_path: Path) -> 
     assert difference(pixels, COLOURS) <= 1
 
 
+def test_a_tiff_that_is_cut_off_in_its_tags(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(COLOURS).quantize(250).save(path)
+    (whole, raw) = only(path), path.read_bytes()
+    path.write_bytes(raw[:-3])  # of the last colour
+    scanned, (pixels,) = read(path)
+    assert scanned.warnings == ("the picture is damaged or cut off: 99% of it could be read",)
+    assert difference(pixels, whole) < 1
+    Image.fromarray(COLOURS).save(path, compression="jpeg")
+    path.write_bytes(path.read_bytes()[:-300])  # Pillow writes the tags last
+    with pytest.raises(VideoError, match="the tags of its first page are incomplete"):
+        scan_picture(MediaSource(path.name, path=path))
+
+
+@pytest.mark.parametrize(
+    ("name", "cut", "share"),
+    [("fields-565.bmp", 400, 0.93), ("lossless.jpg", 300, 0.85), ("picture.png", 20, 0.99)],
+)
+def test_pictures_that_are_cut_short(name: str, cut: int, share: float, tmp_path: Path) -> None:
+    path = tmp_path / name
+    raw = (STILLS / name).read_bytes()
+    if name.endswith("png"):  # in a text behind the picture
+        raw = raw[:-12] + b"\0\0\0\x28tEXt" + b"date:create\0" + bytes(32)
+    whole = only(STILLS / name)
+    path.write_bytes(raw[:-cut])
+    scanned, (pixels,) = read(path)
+    [warning] = scanned.warnings
+    assert warning.startswith("the picture is damaged or cut off: ")
+    assert int(warning.split()[-6].rstrip("%")) == pytest.approx(100 * share, abs=4)
+    assert difference(pixels[10:36], whole[10:36]) < 1
+
+
 def _jpeg(**options: object) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(COLOURS).save(buffer, "JPEG", **options)
