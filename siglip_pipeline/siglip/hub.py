@@ -77,7 +77,26 @@ def download(name: str, revision: str | None) -> Path:
         ) from error
     # The exceptions of its transport vary between versions.
     except Exception as error:
-        raise _failure(at, name, error) from error
+        failure = _failure(at, name, error)
+        if isinstance(failure, ModelNotFoundError) and (folder := _cached(name, revision)):
+            return folder
+        raise failure from error
+
+
+def _cached(name: str, revision: str | None) -> Path | None:
+    """Return the folder of a model in the cache; None if it is not complete there.
+
+    Before version 2 the hub's client asks the network for a pinned commit that is in the cache.
+    """
+    import huggingface_hub
+
+    with contextlib.suppress(Exception):  # what it raises varies between versions
+        return Path(
+            huggingface_hub.snapshot_download(
+                name, revision=revision, allow_patterns=list(_DOWNLOADED), local_files_only=True
+            )
+        )
+    return None
 
 
 def _failure(at: str, name: str, error: Exception) -> ModelError:
