@@ -1,8 +1,8 @@
 """Refuse parameters that a route does not have, and name the nearest that it has."""
 
 import difflib
-from collections.abc import Iterable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
 
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
@@ -25,13 +25,27 @@ async def known_parameters(request: Request) -> None:
     route: APIRoute = request.scope["route"]
     if not route.include_in_schema:  # a page
         return
-    # Not from the description of the whole API: making that takes half a second.
-    known = set(_declared(route.dependant))
+    known = _known(route)
     if "signature" in request.query_params:
-        known.update(_SIGNATURE)
+        known = known.union(_SIGNATURE)
     for name in request.query_params:
         if name not in known:
             raise HttpError(422, nearest(name, known))
+
+
+def _known(route: APIRoute) -> frozenset[str]:
+    """Return the names of the parameters of a route, which do not change.
+
+    Not from the description of the whole API: making that takes half a second.
+    """
+    known = _KNOWN.get(route.endpoint)
+    if known is None:
+        known = _KNOWN[route.endpoint] = frozenset(_declared(route.dependant))
+    return known
+
+
+_KNOWN: dict[Callable[..., Any], frozenset[str]] = {}
+"""By the functions that answer."""
 
 
 def _declared(dependant: Dependant) -> Iterator[str]:
