@@ -32,7 +32,10 @@ from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
 from siglip_pipeline.text.json_form import to_json
 
-RANKINGS = ("", "frames:2", "frames:4", "smooth:1", "smooth:2", "prompts", "frames:4+prompts")
+RANKINGS = (
+    *("", "frames:2", "frames:4", "smooth:1", "smooth:2"),
+    *("hubness:0.25", "hubness:0.5", "hubness:0.75", "prompts", "frames:4+prompts"),
+)
 OF_MIXES = ("", "centred", "frames:4+centred")
 SHOWN = ("R@1", "R@5", "MRR", "nDCG@10", "mAP", "R@1 IoU0.5")
 DECIDES = "nDCG@10"
@@ -46,12 +49,15 @@ def main() -> None:
     parser.add_argument("--dataset", help="FORM:FILE, as `evaluate --form FORM FILE` reads it")
     parser.add_argument("--videos", type=Path, help="folder of the dataset's videos")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--rankings", nargs="+", default=RANKINGS, help="for the judged queries")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if (arguments.dataset is None) != (arguments.videos is None):
         parser.error("--dataset and --videos belong together")
     own = {} if arguments.videos is None else {"uploads": str(arguments.videos)}
-    with fresh_home(model_name=arguments.model, device=arguments.device, **own) as settings:
+    # With hubness the build of the index estimates the biases.
+    chosen = {"model_name": arguments.model, "device": arguments.device, "ranking": "hubness:1"}
+    with fresh_home(**chosen, **own) as settings:
         form, file = "judged", str(JUDGED_QUERIES)
         if arguments.dataset is None:
             render_demo_videos(Path(settings.uploads))
@@ -63,7 +69,7 @@ def main() -> None:
         assert subprocess.run(command, stdout=sys.stderr, check=False).returncode in (0, 1)
         with open_database(DatabaseOptions.from_settings(settings)) as database:
             tables = [
-                measured(database, settings, judged, RANKINGS),
+                measured(database, settings, judged, arguments.rankings),
                 measured(database, settings, mixes(judged), OF_MIXES),
             ]
     if arguments.json:

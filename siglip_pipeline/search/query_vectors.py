@@ -46,6 +46,8 @@ class QueryVectors:
     query_QD: FloatArray
     within: float
     """Cosine by which the scores of neighbouring moments in one hit may differ."""
+    is_text: bool = False
+    """Whether it is made of texts alone."""
     texts_TD: FloatArray | None = None
     """Texts of a mix, which give its probability; None to derive it from the score."""
     negative: tuple[bool, ...] = ()
@@ -68,7 +70,9 @@ class QueryVectorizer:
 
     def text(self, model: ModelRow, text: str) -> QueryVectors:
         """Return the vectors of a text."""
-        return QueryVectors(query_QD=self.texts(model, [text]), within=text_within(model))
+        return QueryVectors(
+            query_QD=self.texts(model, [text]), within=text_within(model), is_text=True
+        )
 
     def image(self, model: ModelRow, image: Picture) -> QueryVectors:
         """Return the vectors of a picture."""
@@ -94,8 +98,12 @@ class QueryVectorizer:
         length = float(np.linalg.norm(given_D))
         if not 1e-6 < length < math.inf:
             raise QueryError("the vector has no direction: all 0, or a number that is not finite")
-        within = text_within(model) if kind == "text" else _PICTURE_COSINE
-        return QueryVectors(query_QD=(given_D / length)[None], within=within)
+        is_text = kind == "text"
+        return QueryVectors(
+            query_QD=(given_D / length)[None],
+            within=text_within(model) if is_text else _PICTURE_COSINE,
+            is_text=is_text,
+        )
 
     def frame(self, model: ModelRow, video: str, seconds: float) -> StoredVector:
         """Return the stored frame nearest to a time.
@@ -189,6 +197,7 @@ class QueryVectorizer:
         return QueryVectors(
             query_QD=(total_D / length)[None].astype(np.float32),
             within=_PICTURE_COSINE if images or moments else text_within(model),
+            is_text=not (images or moments),
             texts_TD=texts_TD,
             negative=tuple(term.weight < 0 for term in texts),
         )

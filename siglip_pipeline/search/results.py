@@ -98,19 +98,18 @@ class HitFinder:
         Raises:
             ActiveModelChangedError: the model is not the active one any more.
         """
+        ranking = self._ranking.of(is_text=vectors.is_text)
         request = SearchRequest(
             query_QD=vectors.query_QD,
-            k=max(k, CANDIDATES) if self._ranking.reorders else k,
+            k=max(k, CANDIDATES) if ranking.reorders else k,
             filter=filter,
             within=vectors.within,
             exact=exact,
             ef_search=ef_search,
         )
         hits = self._best(model, vectors, request)
-        if self._ranking.reorders:
-            hits = self._ranking.reordered(
-                self._database, model.model_id, vectors.query_QD, filter, hits
-            )
+        if ranking.reorders:
+            hits = ranking.reordered(self._database, model.model_id, vectors.query_QD, filter, hits)
         return hits[:k]
 
     def _best(

@@ -23,8 +23,10 @@ from siglip_pipeline.search.query_vectors import QueryVectorizer
 from siglip_pipeline.search.ranking import CANDIDATES, PROMPTS, Ranking
 from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.frame_biases import NEAREST, biases_of, update_frame_biases
 from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.models import ModelRow, ModelStore
+from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.store import made
 
 QUERY, OFF = np.eye(2, made.DIM, dtype=np.float32)
@@ -189,7 +191,10 @@ def test_a_mix_of_kinds_is_centred(collection: Database) -> None:
     np.testing.assert_array_equal(mixed("centred"), mixed(""), "of one kind")
 
 
-@pytest.mark.parametrize("text", ["frames", "frames:0", "frames:65", "prompts:2", "sideways", "4"])
+@pytest.mark.parametrize(
+    "text",
+    ["frames", "frames:0", "frames:65", "prompts:2", "sideways", "4", "hubness", "hubness:3"],
+)
 def test_what_is_no_ranking_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match=r"no technique .* allowed are frames:N"):
         SearchOptions.from_settings(made.settings(ranking=text))
@@ -197,8 +202,89 @@ def test_what_is_no_ranking_is_refused(text: str) -> None:
 
 def test_rankings_are_read() -> None:
     assert Ranking.parse("") == Ranking()
-    text = "frames:4+smooth:1+prompts+centred"
+    text = "frames:4+smooth:1+hubness:0.5+prompts+centred"
     assert str(Ranking.parse(text)) == text
     assert Ranking.parse(" Frames:4 + prompts+centred +smooth:1") == Ranking(
         frames=4, smooth=1, prompts=True, centred=True
     )
+
+
+def with_texts(collection: Database, *, hub: str | None = None) -> None:
+    """Build the index with a bank of texts, half of which lie near the frames of one video."""
+    model = ModelStore(collection).active()
+    assert model is not None
+    with collection.connection() as connection:
+        rows = connection.execute(
+            "SELECT embedding FROM frames_1 JOIN videos USING (video_id) WHERE path = %s", [hub]
+        ).fetchall()
+    away_D = np.eye(made.DIM, dtype=np.float32)[1]
+    bank_D = rows[0][0].to_numpy() if rows else away_D
+
+    def embed(texts: Sequence[str]) -> FloatArray:
+        return np.stack([bank_D if i % 2 else away_D for i in range(len(texts))])
+
+    build_index(
+        collection,
+        model.model_id,
+        options=made.index_options(index_min_recall=0.0, ranking="hubness:1"),
+        embed_texts=embed,
+        force=True,
+    )
+
+
+def test_a_frame_near_every_text_ranks_lower(collection: Database) -> None:
+    """It is estimated when the index is built; without that, it is said."""
+    with collection.connection() as connection:
+        connection.execute("DELETE FROM recall_queries")
+        connection.execute("DELETE FROM frame_biases")
+    with pytest.raises(QueryError, match="needs biases of frames, which the build of the index"):
+        search(collection, "hubness:0.5")
+    with_texts(collection, hub="spike.mp4")
+    hits = search(collection, "hubness:0.5", k=CANDIDATES).hits
+    assert hits[0].video == "steady.mp4"
+    [near_all] = [hit for hit in hits if hit.video == "spike.mp4"]
+    assert near_all.score == pytest.approx(0.6, abs=2e-3)
+    assert near_all.rank_score is not None
+    # Of the bank's texts six are the vector of its first frame, and as many are far away.
+    assert near_all.rank_score < 0.6 - 0.5 * 0.4
+    picture = service(collection, "hubness:0.5").by_vector(QUERY, kind="picture", k=1)
+    assert shown(picture) == [("spike.mp4", 0.6, None)], "biases are of texts"
+    result = service(collection, "hubness:0.5").with_receipt(
+        [TextTerm("x")], Receipt(prove=True), k=2
+    )
+    assert result.proof is not None
+    assert result.proof.complete
+
+
+def test_a_video_without_a_bias_yet_has_the_usual_one(collection: Database) -> None:
+    with_texts(collection, hub="spike.mp4")
+    vectors_ND = np.stack([at_cosine(0.59, np.eye(made.DIM, dtype=np.float32)[3])])
+    made.record(collection, "new.mp4", frames=1)
+    made.load(collection, 1, "new.mp4", vectors_ND)
+    try:
+        [new] = search(collection, "hubness:0.5", k=1, videos=("new.mp4", "steady.mp4")).hits
+        assert new.video == "new.mp4"
+    finally:
+        VideoStore(collection).delete("new.mp4")
+
+
+def test_biases_are_the_mean_of_the_highest_cosines() -> None:
+    rng = np.random.default_rng(2)
+    bank_BD, frames_FD = rng.standard_normal((50, 8)), rng.standard_normal((5, 8))
+    expected = [np.sort(bank_BD @ frame_D)[-NEAREST:].mean() for frame_D in frames_FD]
+    np.testing.assert_allclose(biases_of(frames_FD, bank_BD), expected)  # type: ignore[arg-type]
+    few_BD = bank_BD[:3]
+    np.testing.assert_allclose(
+        biases_of(frames_FD, few_BD),  # type: ignore[arg-type]
+        (frames_FD @ few_BD.T).mean(axis=1),
+    )
+
+
+def test_only_what_changed_is_estimated_again(collection: Database) -> None:
+    with_texts(collection)
+    assert update_frame_biases(collection, 1) == 0
+    made.load(collection, 1, "many-000.mp4", np.stack([at_cosine(0.4, OFF)]))
+    assert update_frame_biases(collection, 1) == 1
+    with collection.connection() as connection:
+        connection.execute("DELETE FROM recall_queries WHERE position = 0")
+    assert update_frame_biases(collection, 1) == MANY + 2, "another bank"

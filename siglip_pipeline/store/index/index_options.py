@@ -21,6 +21,8 @@ class IndexOptions:
     """Share of changed frames from which the index is rebuilt."""
     recall_queries: int = 200
     """Picture queries, and text queries, of a recall check."""
+    frame_biases: bool = False
+    """Also estimate how near each frame is to queries in general, for SIGLIP_RANKING=hubness."""
     promote_automatically: bool = False
     """Switch searches to this model once it covers every video."""
 
@@ -33,5 +35,6 @@ class IndexOptions:
             min_recall=settings.index_min_recall,
             rebuild_share=settings.index_rebuild_share,
             recall_queries=settings.index_recall_queries,
+            frame_biases="hubness" in settings.ranking.lower(),
             promote_automatically=settings.promote_automatically,
         )

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from siglip_pipeline.embedded_postgres.tuning import BuildSettings
 from siglip_pipeline.store import counts, generations
 from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.frame_biases import update_frame_biases
 from siglip_pipeline.store.index import build as building
 from siglip_pipeline.store.index import publish as publishing
 from siglip_pipeline.store.index import recall
@@ -118,6 +119,8 @@ def build_index(
             embed_texts=embed_texts,
             count=options.recall_queries,
         )
+        if options.frame_biases and queries:
+            progress(f"biases of {update_frame_biases(database, model_id)} videos estimated")
         live, changed = _live(database, model_id)
         if model.moment_threshold != options.moment_threshold:
             building.recut(database, model_id, options.moment_threshold, progress)

@@ -4,6 +4,7 @@ Shapes: F frames of one hit, Q vectors of the query.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from pgvector import HalfVector
@@ -16,7 +17,7 @@ from siglip_pipeline.store.database import Database
 
 _FRAMES = sql.SQL("""
 SELECT hit.place, f.frame_index < span.first_frame, f.frame_index > span.last_frame,
-       greatest({scores})
+       greatest({scores}), {bias}
 FROM unnest(%(videos)s::integer[], %(starts)s::float8[], %(ends)s::float8[])
      WITH ORDINALITY AS hit (video_id, start_seconds, end_seconds, place)
 CROSS JOIN LATERAL (
@@ -45,6 +46,24 @@ WHERE f.time_seconds >= %(from_seconds)s AND f.time_seconds < %(to_seconds)s
 ORDER BY hit.place, f.frame_index
 """)
 
+# Those of a load of the video that is no longer stored do not count.
+_BIAS = sql.SQL("""(
+    SELECT b.bias[array_position(b.frame_index, f.frame_index)]
+    FROM frame_biases b JOIN ingests i USING (model_id, video_id, ingest_id)
+    WHERE b.model_id = %(model)s AND b.video_id = f.video_id
+)""")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HitFrames:
+    """The frames of one hit and those beside it, in order."""
+
+    scores_F: FloatArray
+    biases_F: FloatArray
+    """NaN for a frame without one."""
+    own: slice
+    """Those of the hit itself."""
+
 
 def score_hit_frames(
     database: Database,
@@ -53,9 +72,10 @@ def score_hit_frames(
     query_QD: FloatArray,
     *,
     beside: int = 0,
+    with_biases: bool = False,
     time_range: tuple[float, float] | None = None,
-) -> list[tuple[FloatArray, slice]]:
-    """Return for each hit the scores [F] of its frames in order, and which of them are its own.
+) -> list[HitFrames]:
+    """Return the frames of each hit with their scores.
 
     Args:
         database: holds the vectors.
@@ -63,16 +83,18 @@ def score_hit_frames(
         hits: of one search.
         query_QD: the query; a frame's score is that of the nearest vector.
         beside: how many frames before and after the hit to add.
+        with_biases: also read the biases of the frames.
         time_range: only frames of these seconds, half-open.
 
     Returns:
-        No score for a hit whose video was removed or replaced meanwhile.
+        No frame for a hit whose video was removed or replaced meanwhile.
     """
     start, end = time_range or (0.0, float("inf"))
     names = [f"query_{row}" for row in range(len(query_QD))]
     scores = [sql.SQL("-(f.embedding <#> {})").format(sql.Placeholder(name)) for name in names]
     statement = _FRAMES.format(
         scores=sql.SQL(", ").join(scores),
+        bias=_BIAS if with_biases else sql.SQL("NULL::real"),
         moments=tables.moments(model_id),
         frames=tables.frames(model_id),
     )
@@ -80,6 +102,7 @@ def score_hit_frames(
         "videos": [hit.video_id for hit in hits],
         "starts": [hit.start_seconds for hit in hits],
         "ends": [hit.end_seconds for hit in hits],
+        "model": model_id,
         "beside": beside,
         "from_seconds": start,
         "to_seconds": end,
@@ -87,15 +110,15 @@ def score_hit_frames(
     }
     with database.connection() as connection:
         rows = connection.execute(statement, values).fetchall()
-    found: list[list[tuple[bool, bool, float]]] = [[] for _ in hits]
-    for place, before, after, score in rows:
-        found[place - 1].append((before, after, score))
+    found: list[list[tuple[bool, bool, float, float | None]]] = [[] for _ in hits]
+    for place, *frame in rows:
+        found[place - 1].append(tuple(frame))
     return [
-        (
-            np.array([score for _, _, score in frames], np.float32),
-            slice(
-                sum(before for before, _, _ in frames),
-                len(frames) - sum(after for _, after, _ in frames),
+        HitFrames(
+            scores_F=np.array([frame[2] for frame in frames], np.float32),
+            biases_F=np.array([frame[3] for frame in frames], np.float32),
+            own=slice(
+                sum(frame[0] for frame in frames), len(frames) - sum(frame[1] for frame in frames)
             ),
         )
         for frames in found
