@@ -218,7 +218,8 @@ class Settings(BaseSettings):
     ranking: str = Field(
         "",
         description="Techniques that rank hits by more than their best frame: `frames:4`, "
-        "`smooth:1`, `prompts`, `centred`, or several joined by `+` (docs/search.md). Unset: none.",
+        "`smooth:1`, `hubness:0.5`, `prompts`, `centred`, or several joined by `+` "
+        "(docs/search.md). Unset: none.",
     )
 
     # Quality

@@ -197,8 +197,9 @@ def test_a_batch_with_bad_files_is_searchable_but_for_those(services: Services) 
         "little_damage": (32, 0),
         "footage_is_whole": (3, 29),  # data follows the last box of these films
     }
-    # The automation updated the index.
+    # The automation updated the index, and matched each video with the standing queries.
     services.wait(lambda: services.up.status()["index"]["rows"] == services.up.status()["frames"])
+    services.wait(partial(services.are_materialized, "watch_hits", 32))
 
 
 def test_one_video_is_made_in_seconds_and_shown_everywhere(services: Services) -> None:
