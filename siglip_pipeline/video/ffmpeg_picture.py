@@ -15,12 +15,15 @@ from PIL.TiffImagePlugin import (
     ImageFileDirectory_v2,
 )
 
+from siglip_pipeline.video.boxes import boxes_at, read_at
 from siglip_pipeline.video.scan import MAX_PIXELS
 
 _CODESTREAM: Final = b"\xff\x4f\xff\x51"
 """The markers SOC and SIZ of JPEG 2000."""
 _DEPTH_AT: Final = 42
 """Offset from there of the first component's depth less one; the highest bit is the sign."""
+_RESTRICTED, _ANY = b"\2", b"\3"
+"""Methods of a colour specification that hold an ICC profile."""
 _HEAD_BYTES: Final = 2**20
 
 _LAST_BASELINE: Final = 347
@@ -75,6 +78,15 @@ def is_deep_jpeg2000(file: BinaryIO) -> bool:
     head = file.read(_HEAD_BYTES)
     at = head.find(_CODESTREAM)
     return 0 <= at < len(head) - _DEPTH_AT and (head[at + _DEPTH_AT] & 0x7F) + 1 > 8
+
+
+def jpeg2000_profile(file: BinaryIO) -> bytes | None:
+    """Return the colour profile of a JPEG 2000, which Pillow does not read (JP2, I.5.3.3)."""
+    for begin, end in boxes_at(file, (b"jp2h", b"colr"), 0, file.seek(0, 2)):
+        method = read_at(file, begin, 1)
+        if method in (_RESTRICTED, _ANY) and end - begin < _HEAD_BYTES:
+            return read_at(file, begin + 3, end - begin - 3)
+    return None
 
 
 def tiff_tags(file: BinaryIO) -> ImageFileDirectory_v2:

@@ -23,6 +23,7 @@ from siglip_pipeline.video.ffmpeg_picture import (
     decode_still,
     decode_tiff,
     is_deep_jpeg2000,
+    jpeg2000_profile,
     tiff_tags,
 )
 from siglip_pipeline.video.gif import read_gif
@@ -112,8 +113,9 @@ def open_picture(file: BinaryIO, format: str, check_size: CheckSize) -> PictureF
         left_out = "its further pages are not indexed" if tags and tags.next else None
         return _Still(picture.size, lambda: picture, left_out)
     check_size(*image.size)
+    if format == "JPEG2000":
+        profile = image.info["icc_profile"] = jpeg2000_profile(file)
     if format == "JPEG2000" and is_deep_jpeg2000(file):
-        profile = image.info.get("icc_profile")
         return _Still(image.size, lambda: _with_profile(decode_still(file, "jpeg2000"), profile))
     if format == "AVIF":
         return _Avif(image, file)

@@ -33,7 +33,7 @@ from siglip_pipeline.video.hidden import HIDDEN
 from siglip_pipeline.video.side_data import side_data
 from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline.video.timeline import UNKNOWN, time_line
-from siglip_pipeline.video.tracks import choose_track
+from siglip_pipeline.video.tracks import choose_track, late_tracks
 from siglip_pipeline.video.trailing import trailing_data
 
 BoolArray = NDArray[np.bool_]
@@ -188,6 +188,7 @@ def scan(source: MediaSource, *, on_progress: Callable[[int], None] = lambda pac
         context = stream.codec_context
         check_dimensions(source.video, context.width, context.height)
         packets, last_at = _read_packets(container, stream, source, on_progress)
+        warnings += late_tracks(container)
         warnings += trailing_data(source, container.format.name, last_at)
         return Scan(
             video=source.video,

@@ -5,9 +5,11 @@ and thumbnails are excluded, and so are tracks with few packets. Of the others, 
 takes precedence, then the one with the most packets.
 """
 
+import re
 from collections import Counter
-from typing import Final
+from typing import Any, Final
 
+import av.logging
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
@@ -18,6 +20,8 @@ from siglip_pipeline.video.encryption import check_encryption
 from siglip_pipeline.video.source import MediaSource
 
 NO_FILM: Final = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+
+_VIDEO_TRACK: Final = re.compile(r"^  Stream #0:(\d+)\S*: Video: (\w+)", re.MULTILINE)
 
 FILM_SHARE: Final = 0.1
 """A track with a smaller share of the packets of the largest one holds covers or thumbnails."""
@@ -50,6 +54,26 @@ def choose_track(container: InputContainer, source: MediaSource) -> tuple[VideoS
         films, key=lambda s: (bool(s.disposition & Disposition.default), packets[s.index], -s.index)
     )
     return chosen, _left_out([stream for stream in films if stream is not chosen])
+
+
+def late_tracks(container: InputContainer) -> list[str]:
+    """Return a warning about video tracks that were found while the file was read.
+
+    Broadcasts and live streams begin tracks at any place. PyAV lists those of the beginning only,
+    FFmpeg's description all.
+    """
+    opened: Any = container  # PyAV's types lack the method
+    av.logging.set_level(av.logging.INFO)
+    try:
+        description = opened.dumps_format()
+    finally:
+        av.logging.set_level(None)
+    late = [
+        f"track {int(index) + 1} ({codec})"
+        for index, codec in _VIDEO_TRACK.findall(description)
+        if int(index) >= len(container.streams)
+    ]
+    return [f"video that begins later in the file is left out: {', '.join(late)}"] if late else []
 
 
 def _packets_by_stream(source: MediaSource, indices: list[int]) -> Counter[int]:

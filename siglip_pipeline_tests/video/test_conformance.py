@@ -93,6 +93,21 @@ def test_of_several_films_the_default_one_is_indexed_and_the_others_are_named(
     assert out.report.warnings == (f"a second video track is left out: {other}",)
 
 
+def test_video_that_begins_in_the_middle_of_a_broadcast_is_named(tmp_path: Path) -> None:
+    """As the second of three parts has: its packets have another identifier."""
+    parts = []
+    for number, first in enumerate((0x100, 0x150, 0x100)):
+        path = tmp_path / f"{number}.ts"
+        at = ["-mpegts_start_pid", str(first), "-output_ts_offset", str(2 * number)]
+        film = ["-f", "lavfi", "-i", "testsrc2=s=320x240:r=25:d=2"]
+        ffmpeg(*film, "-c:v", "libx264", "-qp", "0", "-pix_fmt", "yuv420p", *at, path)
+        parts.append(path.read_bytes())
+    path = tmp_path / "broadcast.ts"
+    path.write_bytes(b"".join([parts[0] * 8, *parts[1:]]))
+    out = indexed(path, tmp_path, sampling="fps:1")
+    assert "video that begins later in the file is left out: track 2 (h264)" in out.report.warnings
+
+
 def test_the_players_second_of_the_first_frame_is_known(tmp_path: Path) -> None:
     out = indexed(REPORTS / "mp4-video-begins-2s-after-sound.mp4", tmp_path)
     assert out.report.info.media_time_seconds == pytest.approx(2.0)

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline.video.stills import scan_picture
 from siglip_pipeline.video.tone import ToneMapper
 from siglip_pipeline_tests.video.test_still_conformance import (
+    REPORTS,
     STILLS,
     Pixels,
     difference,
@@ -180,6 +181,32 @@ def test_films_in_pictures(name: str, data: bytes, left_out: str | None, tmp_pat
     assert len(scanned.warnings) == (left_out is not None), scanned.warnings
     if left_out is not None:
         assert left_out in scanned.warnings[0]
+
+
+@pytest.mark.parametrize("name", ["plain.jp2", "deep.jp2", "half.jp2"])
+def test_the_profile_of_a_jpeg_2000(name: str, tmp_path: Path) -> None:
+    with Image.open(REPORTS / "png-rgba-display-p3.png") as image:
+        profile: bytes = image.info["icc_profile"]
+    raw = (STILLS / name).read_bytes()
+    head, colours = raw.index(b"jp2h") - 4, raw.index(b"colr") - 4
+    size = int.from_bytes(raw[colours : colours + 4])
+    box = struct.pack(">I4s3B", 11 + len(profile), b"colr", 2, 0, 0) + profile
+    length = int.from_bytes(raw[head : head + 4]) + len(box) - size
+    path = tmp_path / name
+    path.write_bytes(
+        raw[:head]
+        + struct.pack(">I", length)
+        + raw[head + 4 : colours]
+        + box
+        + raw[colours + size :]
+    )
+    picture = Image.fromarray(only(STILLS / name))
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    wanted = ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"))
+    assert wanted is not None
+    found = only(path)
+    assert difference(found, np.asarray(wanted)) < (8 if name.startswith("half") else 1)
+    assert difference(found, np.asarray(picture)) > 2
 
 
 def test_an_animated_png_of_deep_grey(tmp_path: Path) -> None:
