@@ -144,6 +144,7 @@ def test_one_video_is_requested_at_the_next_tick(collection: Collection) -> None
     assert collection.tick() == []
 
 
+@pytest.mark.slow
 def test_300_videos_become_one_backfill(collection: Collection) -> None:
     """Their frames arrive in portions, from four runs at a time, over two minutes."""
     videos = collection.add(300)
@@ -177,6 +178,7 @@ def test_what_arrives_during_a_backfill_becomes_the_next_one(collection: Collect
     assert collection.tick() == second + third
 
 
+@pytest.mark.slow
 def test_uploads_that_never_stop_hold_no_video_back_for_long(collection: Collection) -> None:
     """For twenty minutes, a video is always in work."""
     stored: dict[str, datetime] = {}
