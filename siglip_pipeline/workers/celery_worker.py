@@ -178,6 +178,9 @@ def run_worker(settings: Settings, queues: Sequence[str], *, name: str | None = 
             # Workers need not know of each other; a fleet would chat all day.
             without_gossip=True,
             without_mingle=True,
+            # They go over a connection of their own, which Celery awaits forever if RabbitMQ goes
+            # away as a worker connects again: the worker then takes no step any more.
+            without_heartbeat=True,
             loglevel=logging.INFO,
         )
         worker.start()

@@ -11,8 +11,9 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -215,6 +216,28 @@ def test_a_run_that_begins_without_a_broker_waits_for_it(shared: Cluster) -> Non
     shared.broker.start()
     _succeeds(run)
     assert shared.rows()["no_broker_yet.mp4"] == EXACT
+
+
+@pytest.mark.faults
+def test_a_broker_that_goes_away_as_workers_return_is_waited_for(shared: Cluster) -> None:
+    hosts = [shared.host(name) for name in ("decoder", *EMBEDDERS)]
+
+    def connections() -> list[int]:
+        return [host.said.count("Connected to") for host in hosts]
+
+    def connected(which: Callable[[Iterable[bool]], bool], before: list[int]) -> bool:
+        return which(now > was for now, was in zip(connections(), before, strict=True))
+
+    for _ in range(3):
+        before = connections()
+        shared.broker.stop()
+        shared.broker.start()
+        wait_until(partial(connected, any, before), "a worker connects", RUN_SECONDS)
+        shared.broker.stop()
+    before = connections()
+    shared.broker.start()
+    wait_until(partial(connected, all, before), "all workers connect", RUN_SECONDS)
+    _succeeds(shared.start_run("returned", "video_frames", VIDEOS[0], VIDEOS[0]))
 
 
 @pytest.mark.faults
