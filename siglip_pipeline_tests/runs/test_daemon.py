@@ -216,7 +216,7 @@ def test_one_video_is_made_in_seconds_and_shown_everywhere(services: Services) -
         asked = [t for t in tagged if t.get(RANGE_START_TAG) == t.get(RANGE_END_TAG) == "small.mp4"]
         own = [t for t in asked if not {"dagster/backfill", "dagster/sensor_name"} & t.keys()]
         assert own, asset
-    assert took < 60, f"one video took {took:.1f} s"
+    assert took < 120, f"one video took {took:.1f} s"  # 18 s at a load of 6
     # The command or the sensor registered it.
     for asset in ("uploads", "video_frames", "frame_embeddings"):
         services.wait(partial(services.are_materialized, asset, 34))
