@@ -136,6 +136,7 @@ def test_an_upload_deleted_while_it_is_decoded(
     versions: tuple[Path, Path], make_pipeline: Make, tmp_path: Path
 ) -> None:
     shutil.copyfile(versions[0], tmp_path / VIDEO)
+    (tmp_path / "kept.txt").touch()  # an empty folder is taken for one that is not mounted
     pipeline = make_pipeline(uploads=tmp_path)
     decoder = _start_and_stop_decoder(pipeline, 0)
     (tmp_path / VIDEO).unlink()
