@@ -153,6 +153,8 @@ def test_an_index_is_measured_without_and_with_filters(
         if case.share < 1:
             assert case.recall_at_10 == 1, "small scopes are looked at frame by frame"
     assert report.recall_at_10 > 0.95
+    chosen = {effort_for(report.parameters, query.embedding_D) for query in queries[200:]}
+    assert chosen == {choose_effort([c for c in report.sweep if c.modality == "text"])}
     assert report.frames == VIDEOS * 24
     assert report.table_bytes > report.ann_bytes > 0
     assert report.fault(0.95) is None
