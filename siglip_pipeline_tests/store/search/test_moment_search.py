@@ -12,7 +12,7 @@ from siglip_pipeline.hits import Hit
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index.similarity_index import build_index
-from siglip_pipeline.store.kinds import KINDS
+from siglip_pipeline.store.kinds import KINDS, Generation, Scope, index_kind
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.search.moment_search import MomentSearch
 from siglip_pipeline.store.videos import VideoStore
@@ -270,6 +270,16 @@ def test_a_filter_over_many_frames_finds_the_best_moments(
     hits = made.search(database, model, query_D, k=4, videos=chosen)
     expected = [hit for hit in truth(query_D) if hit[0] in chosen][:4]
     assert [(hit.video, hit.frame_index) for hit in hits] == [hit[:2] for hit in expected]
+
+
+def test_the_videos_of_a_filter_are_compared_with_moments_not_with_each_frame() -> None:
+    """A list of videos is sorted anew for each moment whose frames it would filter."""
+    target = Generation(model_id=1, dim=32, generation=1, kind="moments")
+    scope = Scope(video_ids=[1, 2, 3], frames=10**6, moments=10**5, time_range=(1.0, 2.0))
+    near = index_kind("moments").near(target, rows=25, scope=scope, best_of_moment=True)
+    text = near.as_string()
+    assert text.count("%(video_ids)s") == 1
+    assert "time_seconds >= %(from_seconds)s" in text
 
 
 def test_ties_go_by_path_and_frame(database: Database) -> None:
