@@ -3,8 +3,9 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 
 from siglip_pipeline.errors import (
@@ -16,6 +17,7 @@ from siglip_pipeline.errors import (
 )
 from siglip_pipeline.files.private_files import make_folders
 from siglip_pipeline.records import Stage
+from siglip_pipeline.services.home import pipeline_environment, with_databases
 from siglip_pipeline.services.state import running
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.model_options import ModelOptions
@@ -254,9 +256,16 @@ def _index_here(
     quiet: bool,
 ) -> Outcome:
     """Do the work in this process; return each video's outcome."""
-    # Dagster takes a second to import; searching and status do without it.
+    # Dagster takes seconds to import, in which a new database is made and started.
+    with _importing("siglip_pipeline.runs.in_process") as runs, with_databases(settings) as ready:
+        runs.finish()  # the definitions read the environment, which changes from here on
+        return _run_here(ready, videos, assets=assets, force=force, quiet=quiet)
+
+
+def _run_here(
+    settings: Settings, videos: Sequence[str], *, assets: Sequence[Stage], force: bool, quiet: bool
+) -> Outcome:
     from siglip_pipeline.runs.in_process import materialize_videos
-    from siglip_pipeline.services.home import pipeline_environment
 
     with (
         pipeline_environment(settings) as complete,
@@ -361,6 +370,16 @@ class _InBackground:
             self._thread.join(0.5)
         if self._error is not None:
             raise self._error
+
+
+@contextlib.contextmanager
+def _importing(module: str) -> Iterator[_InBackground]:
+    """Import a module while this block runs."""
+    work = _InBackground(lambda: import_module(module))
+    try:
+        yield work
+    finally:
+        work.finish()  # a thread that imports must not outlive the interpreter
 
 
 def _pending(database: Database, videos: Sequence[str]) -> bool:

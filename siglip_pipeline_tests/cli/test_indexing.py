@@ -1,6 +1,9 @@
 """What `materialize` does while the first videos are decoded."""
 
+import contextlib
 import threading
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ from siglip_pipeline.cli.indexing import Choice, materialize_uploads
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import Stage
 from siglip_pipeline.runs import in_process
+from siglip_pipeline.services.home import with_databases
+from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip import model as loader
 from siglip_pipeline.stages.stage_results import note_failure
 from siglip_pipeline.store.database import DatabaseOptions, open_database
@@ -83,3 +88,27 @@ def test_waiting_for_services_asks_for_its_videos_alone(
         note_failure(VideoStore(database), VideoError("one.mp4", "no film"), Stage.FRAMES)
     outcome = indexing._wait_for_services(settings, ["one.mp4"], quiet=True)
     assert [(video.video, video.reason) for video in outcome.failed] == [("one.mp4", "no film")]
+
+
+def test_the_database_starts_while_dagster_is_imported(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = threading.Barrier(2)
+
+    def importing(name: str) -> Any:
+        both.wait(60)
+        return import_module(name)
+
+    @contextlib.contextmanager
+    def starting(settings: Settings) -> Iterator[Settings]:
+        both.wait(60)
+        with with_databases(settings) as ready:
+            yield ready
+
+    monkeypatch.setattr(indexing, "import_module", importing)
+    monkeypatch.setattr(indexing, "with_databases", starting)
+    monkeypatch.setattr(in_process, "materialize_videos", lambda *_, **__: True)
+    settings = collection_settings(tmp_path, database_url, dagster_postgres_url=database_url)
+    outcome = indexing._index_here(settings, ["one.mp4"], assets=[Stage.INDEX], quiet=True)
+    assert outcome.indexed == ()
+    assert not both.broken
