@@ -37,7 +37,8 @@ def time_line(
 
     A piece begins at each key frame, and at each packet whose decoding time falls back. Frames
     decoded from a key frame on are shown after those decoded before it. So a piece that begins no
-    later than the end of the pieces before it starts a new recording.
+    later than the end of the pieces before it starts a new recording. Packets before the first key
+    frame are not shown, and times of some are guessed wrongly by FFmpeg: they may overlap it.
 
     Args:
         pts_P: presentation times in decoding order; UNKNOWN if missing.
@@ -46,7 +47,8 @@ def time_line(
         frame_duration: distance of a new recording from the last frame of the one before.
         max_pause: a longer pause is a jump of the clock; 0 allows any pause.
     """
-    starts = _pieces(pts_P, dts_P, key_P, max_disorder=MAX_REORDERED * frame_duration)
+    max_disorder = MAX_REORDERED * frame_duration
+    starts = _pieces(pts_P, dts_P, key_P, max_disorder=max_disorder)
     last_P, first_P = pts_P, np.where(pts_P == UNKNOWN, np.iinfo(np.int64).max, pts_P)
     ends_S = np.maximum.reduceat(last_P, starts)
     begins_S = np.minimum.reduceat(first_P, starts)
@@ -54,9 +56,12 @@ def time_line(
         return None
     shifts, shift, restarts = [], 0, 0
     end: int | None = None
-    for begin, last in zip(begins_S.tolist(), ends_S.tolist(), strict=True):
+    undecodable = not key_P[0] and starts.size > 1 and bool(key_P[starts[1]])
+    for number, (begin, last) in enumerate(zip(begins_S.tolist(), ends_S.tolist(), strict=True)):
         if last != UNKNOWN:  # otherwise no packet of the piece has a time
             gap = 1 if end is None else begin + shift - end
+            if number == 1 and undecodable and -max_disorder <= gap <= 0:
+                gap, end = 1, None
             if end is not None and (gap <= 0 or (max_pause and gap > max_pause)):
                 shift = end + frame_duration - begin
                 restarts += 1

@@ -93,6 +93,22 @@ def test_of_several_films_the_default_one_is_indexed_and_the_others_are_named(
     assert out.report.warnings == (f"a second video track is left out: {other}",)
 
 
+@pytest.mark.parametrize("suffix", ["mpg", "ts"])
+def test_a_recording_that_begins_between_key_frames_is_one(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"cut.{suffix}"
+    pictures = "testsrc2=s=64x48:r=25:d=2,eq=brightness='0.2*sin(2.4*n)':eval=frame"
+    open_groups = ["-bf", "2", "-g", "12", "-flags", "-cgop"]
+    film = ["-f", "lavfi", "-i", pictures, "-c:v", "mpeg2video", "-q:v", "2"]
+    ffmpeg(*film, *open_groups, path)
+    raw = path.read_bytes()
+    sector = {"mpg": 2048, "ts": 188}[suffix]
+    path.write_bytes(raw[len(raw) // 3 // sector * sector :])
+    out = indexed(path, tmp_path)
+    assert out.report.warnings == ()
+    assert len(out.pictures) == len(shown(path, size="64x48"))
+    assert np.diff(out.seconds_N) == pytest.approx(0.04, abs=1e-3)
+
+
 def test_video_that_begins_in_the_middle_of_a_broadcast_is_named(tmp_path: Path) -> None:
     """As the second of three parts has: its packets have another identifier."""
     parts = []
