@@ -260,7 +260,7 @@ def test_a_wrong_query_is_explained_on_the_page(page: Page) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/?q=a+star", "/videos", "/videos/{}", "/status", "/duplicates"]
+    "path", ["/", "/?q=a+star", "/videos", "/videos/{}", "/status", "/duplicates", "/watches"]
 )
 def test_it_is_readable_on_a_phone(page: Page, collection: Collection, path: str) -> None:
     page.browser.set_window_size(*PHONE)

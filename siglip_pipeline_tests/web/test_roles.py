@@ -93,6 +93,8 @@ def test_the_pipeline_works_and_the_service_reads(
             "/readyz",
             "/status",
             "/duplicates",
+            "/api/watches",
+            "/watches",
             "/videos/1",
             "/",
         ):

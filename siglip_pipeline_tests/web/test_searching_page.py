@@ -199,7 +199,15 @@ def test_words_of_the_table_do_not_break_on_phones(page: Page) -> None:
 def test_axe_finds_no_violation(page: Page, collection: Collection, scheme: str) -> None:
     page.colour_scheme(scheme)
     video_id = collection.ids()["one.mp4"]
-    paths = ["/", "/?q=a+star&videos=*.avi", "/videos", "/duplicates", "/status", "/login"]
+    paths = [
+        "/",
+        "/?q=a+star&videos=*.avi",
+        "/videos",
+        "/duplicates",
+        "/watches",
+        "/status",
+        "/login",
+    ]
     paths += [f"/videos/{video_id}?t=4&from=4&to=6&search=q%3Da", "/videos/999999", "/explain"]
     try:
         for path in paths:
