@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     cache: Path = Field(
         Path("~/.cache/siglip-pipeline"),
         description="Folder for what all homes of a user share: vectors of the recall check's "
-        "texts by model, batch sizes by model and GPU. May be deleted at any time.",
+        "texts by model, batch sizes by model and GPU, compiled code. May be deleted at any time.",
     )
     frame_store: SecretUrl | None = Field(
         None,
@@ -110,6 +110,12 @@ class Settings(BaseSettings):
     )
     batch_size: int | Literal["auto"] = Field(
         "auto", description="Frames per forward pass, or `auto`: probed on the device."
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        "off",
+        description="Compile the vision tower on a CPU, in the background: `auto` in runs that are "
+        "expected to go on for half an hour, `on` in every run. Needs a C++ compiler; without one, "
+        "or if it fails, runs say so and go on as with `off`.",
     )
     max_num_patches: int | None = Field(
         None,
@@ -637,6 +643,11 @@ def set_variable(field: str, value: str | None) -> None:
         os.environ.pop(variable_of(field), None)
     else:
         os.environ[variable_of(field)] = value
+
+
+def keep_compiled_code(folder: Path) -> None:
+    """Let torch keep what it compiles in a folder, for this process and its children."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from siglip_pipeline.records import FloatArray, ModelSpec
-from siglip_pipeline.settings import Settings
+from siglip_pipeline.settings import Settings, keep_compiled_code
 from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
 from siglip_pipeline.uploads.upload_store import UploadStore
@@ -132,16 +132,22 @@ class EngineHandle:
         """
         if self._engine is None:
             # Importing torch and transformers takes seconds: do it only in a run that embeds.
+            from siglip_pipeline.siglip.compiled import WORTH_COMPILING_SECONDS, inductor
             from siglip_pipeline.siglip.engine import EmbeddingEngine
             from siglip_pipeline.siglip.model import get_models
 
             models = get_models(ModelOptions.from_settings(self._settings))
             devices = ", ".join(model.device for model in models)
             self._log(f"{models[0].spec.name} is loaded on {devices} in {models[0].dtype}")
+            cache, mode = self._settings.cache.expanduser(), self._settings.compile
+            if mode != "off":
+                keep_compiled_code(cache / "compiled")
             self._engine = EmbeddingEngine(
                 models,
                 batch_size=self._settings.batch_size,
-                batch_sizes=self._settings.cache.expanduser() / "batch_sizes.json",
+                batch_sizes=cache / "batch_sizes.json",
+                compiler=None if mode == "off" else inductor,
+                compile_from_seconds=WORTH_COMPILING_SECONDS if mode == "auto" else 0.0,
                 on_progress=lambda progress: self._log(str(progress)),
             )
         return self._engine

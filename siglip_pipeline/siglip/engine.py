@@ -8,6 +8,7 @@ from typing import Literal
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import EmbeddingBatch
 from siglip_pipeline.siglip.batch_probe import probed_batch_size
+from siglip_pipeline.siglip.compiled import CompiledForward, Compiler
 from siglip_pipeline.siglip.engine_report import EngineReport, Progress
 from siglip_pipeline.siglip.forward import EagerForward, GraphForward
 from siglip_pipeline.siglip.jpeg_choice import available_cores, choose_decoder
@@ -29,6 +30,8 @@ class EmbeddingEngine:
         batch_sizes: a JSON file that keeps what was probed for other processes; None for none.
         decode_threads: 0 for one per CPU core.
         decoder: makes the decoder of a run; None chooses the fastest that works here.
+        compiler: compiles the vision tower on a CPU during a run; None for never.
+        compile_from_seconds: compile when the run is expected to go on for so long; 0 for always.
         on_progress: called from the thread that iterates, at most every ``progress_seconds``, and
             once at the end.
         progress_seconds: the minimum time between two calls of ``on_progress``.
@@ -42,6 +45,8 @@ class EmbeddingEngine:
         batch_sizes: Path | None = None,
         decode_threads: int = 0,
         decoder: Callable[[], PictureDecoder] | None = None,
+        compiler: Compiler | None = None,
+        compile_from_seconds: float = 0.0,
         on_progress: Callable[[Progress], None] | None = None,
         progress_seconds: float = 10.0,
     ) -> None:
@@ -56,6 +61,14 @@ class EmbeddingEngine:
         self._decoder = decoder or (
             lambda: choose_decoder(recipe, device, decode_threads or available_cores())
         )
+        for each in self._models:
+            if not isinstance(each.forward, EagerForward):
+                continue  # kept from an engine before
+            if each.torch_device.type == "cuda":
+                each.forward = GraphForward()
+            elif compiler is not None and each.torch_device.type == "cpu":
+                each.forward = CompiledForward(each.vision, compiler)
+        self._compile_from_seconds = compile_from_seconds
         self._on_progress = on_progress
         self._progress_seconds = progress_seconds
         self._run: PipelineRun | None = None
@@ -91,9 +104,6 @@ class EmbeddingEngine:
             Exception: whatever ``videos`` itself raises.
         """
         model = self._models[0]
-        for each in self._models:
-            if each.torch_device.type == "cuda" and isinstance(each.forward, EagerForward):
-                each.forward = GraphForward()
         if self._batch_size != "auto":
             sizes = BatchSize(fixed=self._batch_size)
         else:
@@ -103,10 +113,12 @@ class EmbeddingEngine:
         run = PipelineRun(self._models, sizes, self._decoder())
         self._run = run
         last_progress = time.monotonic()
+        self._compile(run, sizes, frames_total)
         with run.started(videos):
             for result in run.results():
                 if result is not None:
                     yield result
+                self._compile(run, sizes, frames_total)
                 if self._on_progress and time.monotonic() - last_progress >= self._progress_seconds:
                     last_progress = time.monotonic()
                     self._on_progress(run.meter.progress(frames_total))
@@ -115,3 +127,15 @@ class EmbeddingEngine:
                 model.settled_batch_size = sizes.current
         if self._on_progress:
             self._on_progress(run.meter.progress(frames_total))
+
+    def _compile(self, run: PipelineRun, sizes: BatchSize, frames_total: int | None) -> None:
+        """Let the models be compiled if enough of the run is left, once the batch size is known."""
+        forwards = [m.forward for m in self._models if isinstance(m.forward, CompiledForward)]
+        if not forwards or not sizes.settled:
+            return
+        if self._compile_from_seconds:
+            left = run.meter.progress(frames_total).seconds_left
+            if left is None or left < self._compile_from_seconds:
+                return
+        for forward in forwards:
+            forward.compile_for(sizes.current)
