@@ -23,6 +23,8 @@ _RESULTS_KEPT_SECONDS: Final = 24 * 3600
 _AWAY_SECONDS: Final = 600
 _PUBLISH_RETRIES: Final = 120
 _PUBLISH_WAIT_SECONDS: Final = 5.0
+# A worker that waits for steps waits without this limit; it is for answers to what was sent.
+_ANSWER_SECONDS: Final = 30
 
 
 def is_redis(broker_url: SecretUrl) -> bool:
@@ -121,6 +123,9 @@ def celery_config(settings: Settings) -> dict[str, Any]:
             "unacked_restore_throttle": 1,
             "socket_keepalive": True,
             # Without a timeout, a client waits forever for a Redis whose machine was lost.
-            "socket_timeout": 30,
+            "socket_timeout": _ANSWER_SECONDS,
         }
+    else:
+        # A RabbitMQ that is being stopped may accept a connection and answer nothing more.
+        config["broker_transport_options"] |= {"read_timeout": _ANSWER_SECONDS}
     return config
