@@ -1,5 +1,6 @@
 """Settings: read from the environment, refused with a remedy, documented without exception."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from siglip_pipeline.errors import SettingsError
-from siglip_pipeline.settings import Settings
+from siglip_pipeline.settings import Settings, compute_in_one_thread
 from siglip_pipeline.text.secret import SecretUrl
 
 ROOT = Path(__file__).parents[1]
@@ -70,3 +71,14 @@ def test_every_setting_is_documented() -> None:
     script = ROOT / "scripts" / "write_settings_docs.py"
     done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("given", "threads"), [(None, "1"), ("2", "2")])
+def test_numpy_computes_in_one_thread_unless_told_otherwise(
+    given: str | None, threads: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", given or "")  # so that it is put back
+    if given is None:
+        monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    compute_in_one_thread()
+    assert os.environ["OPENBLAS_NUM_THREADS"] == threads

@@ -20,7 +20,7 @@ from siglip_pipeline.cli.filter_options import (
 )
 from siglip_pipeline.errors import LaunchError
 from siglip_pipeline.hits import SearchFilter, SearchResult
-from siglip_pipeline.settings import Settings
+from siglip_pipeline.settings import Settings, compute_in_one_thread
 from siglip_pipeline.siglip.prompt_template import PROMPT_TEMPLATE
 from siglip_pipeline.terminal import console
 from siglip_pipeline.text.json_form import to_json
@@ -97,6 +97,7 @@ def search(
 
         result, answered_by = ask_service(settings, text, k=k, filter=filter) or (None, answered_by)
     if result is None:
+        compute_in_one_thread()
         from siglip_pipeline.cli.search_work import find
         from siglip_pipeline.search import Receipt
 
