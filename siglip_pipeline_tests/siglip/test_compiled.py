@@ -144,6 +144,7 @@ def test_auto_compiles_for_long_runs(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(960)
 def test_the_real_compiler_gives_the_same_vectors(options_for: Make, tmp_path: Path) -> None:
     """In a process of its own, as compiling changes torch's state; it takes a minute or more."""
     code = """
