@@ -1,5 +1,6 @@
 """The model and the engine on a CUDA device, against the CPU; `make test-gpu` runs them."""
 
+import importlib.util
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +47,12 @@ def test_the_card_gives_the_vectors_of_the_cpu(options_for: Make, kind: Kind) ->
     texts_here = extract_text_embeddings(texts, model=_on(options_for, kind, "cpu"))
     card = _on(options_for, kind, "cuda")
     assert card.spec == model_spec(options_for(kind))
-    [there] = EmbeddingEngine(card, batch_size=16).embed([frames])
+    on_card = EmbeddingEngine(card, batch_size=16)
+    [there] = on_card.embed([frames])
+    report = on_card.report
+    assert report.forward == ("eager" if kind == "naflex" else "graph"), report.notes
+    if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.nvimgcodec"):
+        assert report.decoder.startswith("nvImageCodec"), report.notes
     cosines_N = (_vectors(here) * _vectors(there)).sum(axis=1)
     assert cosines_N.mean() >= 0.9999
     assert cosines_N.min() >= 0.999
