@@ -158,13 +158,8 @@ def collect_status(database: Database, options: StatusOptions) -> PipelineStatus
 
 
 def _watch_totals(database: Database) -> WatchTotals:
-    watches = WatchStore(database).all()
-    return WatchTotals(
-        watches=len(watches),
-        hits=sum(watch.hits for watch in watches),
-        late=sum(watch.late for watch in watches),
-        failed=sum(watch.failed for watch in watches),
-    )
+    watches, hits, late, failed = WatchStore(database).totals()
+    return WatchTotals(watches=watches, hits=hits, late=late, failed=failed)
 
 
 def _index_status(index: LiveIndex | None) -> IndexStatus | None:

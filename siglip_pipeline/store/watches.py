@@ -6,9 +6,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-import numpy as np
-from pgvector import HalfVector
-
 from siglip_pipeline.errors import WatchError, WatchNotFoundError
 from siglip_pipeline.hits import Hit
 from siglip_pipeline.records import FloatArray
@@ -164,6 +161,17 @@ class WatchStore:
         """Return all standing queries, by name."""
         return self._watches("ORDER BY w.name", [])
 
+    def totals(self) -> tuple[int, int, int, int]:
+        """Return the numbers of watches, hits, late and failed messages; reads no vectors."""
+        columns = (
+            "count(*), coalesce(sum(hits), 0), coalesce(sum(late), 0), coalesce(sum(failed), 0)"
+        )
+        with self._database.connection() as connection:
+            row = connection.execute(f"SELECT {columns} FROM ({_WATCHES}) w").fetchone()
+        assert row is not None
+        watches, hits, late, failed = map(int, row)
+        return watches, hits, late, failed
+
     def get(self, name: str) -> Watch:
         """Return one.
 
@@ -188,6 +196,8 @@ class WatchStore:
 
     def set_vector(self, watch_id: int, model_key: str, embedding_D: FloatArray) -> None:
         """Store the query's vector under a model."""
+        from pgvector import HalfVector  # imports numpy, which `status` does without
+
         with self._database.connection() as connection:
             connection.execute(
                 "UPDATE watches SET model_key = %s, embedding = %s WHERE watch_id = %s",
@@ -313,7 +323,7 @@ class WatchStore:
                 webhook=None if row[5] is None else Secret(row[5]),
                 calibration=row[6],
                 model_key=row[7],
-                embedding_D=None if row[8] is None else row[8].to_numpy().astype(np.float32),
+                embedding_D=None if row[8] is None else row[8].to_numpy().astype("float32"),
                 hits=row[9],
                 late=row[10],
                 failed=row[11],

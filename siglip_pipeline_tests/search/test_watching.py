@@ -102,6 +102,17 @@ def test_the_text_is_embedded_once_per_model(
     assert store.get("gate").model_key == "tiny"
 
 
+def test_totals_are_counted_without_the_types_of_vectors(
+    database: Database, store: WatchStore, tower: Tower
+) -> None:
+    """`status` opens the database so."""
+    assert store.totals() == (0, 0, 0, 0)
+    store.add("gate", QUERY, min_probability=LEAST)
+    assert match(database, tower) == 1
+    with Database(database.url, vectors=False) as plain:
+        assert WatchStore(plain).totals() == (1, 1, 0, 0)
+
+
 def test_a_moment_is_recorded_once_whichever_model_finds_it(
     database: Database, store: WatchStore, tower: Tower
 ) -> None:
