@@ -204,8 +204,8 @@ class _ByPillow(PictureFile):
                 "the main picture of this raw photo is not indexed: its preview of "
                 f"{image.width}x{image.height} alone is"
             )
-        others = int(getattr(image, "n_frames", 1)) - 1
-        if image.format == "HEIF" and others > 0:
+        others = int(getattr(image, "n_frames", 1)) - 1 if image.format == "HEIF" else 0
+        if others > 0:
             return (
                 f"{others} further pictures of the file are not indexed: its primary one alone is"
             )
@@ -252,6 +252,8 @@ def _pages(image: TiffImageFile) -> list[int]:
         except EOFError:
             break
         except Exception:  # its tags are known nevertheless
+            if image.tell() != number:
+                break
             logger.debug("page %d of a TIFF is not read", number)
         if not _is_part(image):
             pages.append(number)

@@ -67,7 +67,8 @@ def read_sound(
     first = next(pieces, None)
     if first is not None:
         return Sound(pieces=itertools.chain([first], pieces))
-    failure = f"its sound ({section.codec}) cannot be decoded" if section.packets else None
+    unreadable = section.packets and not section.frames
+    failure = f"its sound ({section.codec}) cannot be decoded" if unreadable else None
     return Sound(pieces=None, failure=failure)
 
 
@@ -88,7 +89,9 @@ class _Section:
         self._end_seconds = end_seconds
         self._on_progress = on_progress
         self.packets = 0
-        """Packets of sound in the section."""
+        """Packets of sound in the section, and shortly before it."""
+        self.frames = 0
+        """What was decoded of them."""
         self.codec = ""
 
     def pieces(self) -> Iterator[Samples]:
@@ -140,6 +143,7 @@ class _Section:
                 except (av.error.FFmpegError, AttributeError):  # damaged; no decoder
                     continue
                 for frame in frames:
+                    self.frames += 1
                     yield seconds, frame
                     seconds = None
 

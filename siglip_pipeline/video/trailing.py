@@ -81,6 +81,8 @@ def _is_kind(kind: bytes) -> bool:
 def _units_end(file: BinaryIO, size: int, container: str, last_packet_at: int) -> int:
     """Return the end of the units; the file's if the container is not known, or is damaged."""
     name = container.partition(",")[0]
+    if read_at(file, 8, 4) == b"CDXA":  # sectors with headers of their own
+        return size
     if name in _OF_THE_FILE:
         at, length = 0, _OF_THE_FILE[name]
     elif name in _OF_THE_STREAM and last_packet_at >= 0:
@@ -131,7 +133,14 @@ def _asf(head: bytes) -> int:
     return int.from_bytes(head[16:24], "little") or _TO_THE_END
 
 
-_OBJECTS: Final = (b"0&\xb2u", b"6&\xb2u", b"\x90\x08\0\x33", b"\xd3)\xe2\xd6", b"\xf8\x03\xb1\xfe")
+_OBJECTS: Final = (
+    b"0&\xb2u",
+    b"6&\xb2u",
+    b"\x90\x08\0\x33",
+    b"\xd3)\xe2\xd6",
+    b"\xf8\x03\xb1\xfe",
+    b"\xd0?\xb7<",
+)
 
 
 def _flv(head: bytes) -> int:
@@ -148,7 +157,13 @@ def _ts(head: bytes) -> int:
 
 
 def _ps(head: bytes) -> int:
-    """Read a pack header or a packet (ISO/IEC 13818-1, 2.5.3; ISO/IEC 11172-1, 2.4.3)."""
+    """Read a pack header or a packet (ISO/IEC 13818-1, 2.5.3; ISO/IEC 11172-1, 2.4.3).
+
+    Zero bytes may stand before a start code; on Video CDs they fill sectors.
+    """
+    zeros = len(head) - len(head.lstrip(b"\0"))
+    if zeros > 2 and head[zeros : zeros + 1] in (b"\1", b""):
+        return zeros - 2
     if head[:3] != b"\0\0\1" or len(head) < 4 or head[3] < 0xB9:
         return 0
     if head[3] == 0xB9:

@@ -111,6 +111,12 @@ def test_sound_that_cannot_be_decoded_is_left_out_and_said(tmp_path: Path) -> No
     assert list(streams_of(clip)) == ["video"]
 
 
+def test_sound_that_ends_just_before_the_moment_is_not_called_unreadable(tmp_path: Path) -> None:
+    sound = ("-f", "lavfi", "-t", "4", "-i", TONE, "-c:v", "libx264", "-c:a", "aac")
+    report, _ = clip_of(made(tmp_path / "short.mp4", *sound), 5.0, 7.0)
+    assert report.silent_because is None
+
+
 def test_a_codec_that_nobody_knows_is_left_out_and_said(tmp_path: Path) -> None:
     path = with_tone(tmp_path / "unknown.mkv", "libx264", "libopus")
     path.write_bytes(path.read_bytes().replace(b"A_OPUS", b"A_ZZZZ"))

@@ -111,6 +111,18 @@ def test_a_tiff_that_is_not_read_fails_with_its_kind(
     assert "damaged" not in raised.value.reason
 
 
+@pytest.mark.timeout(20)
+def test_a_big_tiff_whose_next_page_lies_beyond_any_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(COLOURS).save(path, big_tiff=True)
+    raw = bytearray(path.read_bytes())
+    (at,) = struct.unpack_from("<Q", raw, 8)
+    (tags,) = struct.unpack_from("<Q", raw, at)
+    struct.pack_into("<Q", raw, at + 8 + 20 * tags, 2**63 + 5)
+    path.write_bytes(raw)
+    assert difference(only(path), COLOURS) < 1
+
+
 def test_further_pages_that_only_pillow_would_read_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     deep = (COLOURS.astype("<f4") / 255).tobytes()

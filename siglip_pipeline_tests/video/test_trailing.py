@@ -75,3 +75,13 @@ def test_another_film_that_is_shown_is_not_left_out(container: str, tmp_path: Pa
     path.write_bytes(film * 2)
     assert warnings(path) == []
     assert scan(source).packets.pts_N.size >= 1.5 * frames
+
+
+def test_zero_bytes_between_the_packs_of_a_video_cd(tmp_path: Path) -> None:
+    path = tmp_path / "film.mpg"
+    film = ("-f", "lavfi", "-i", "testsrc2=s=352x288:r=25:d=2")
+    ffmpeg(*film, "-f", "lavfi", "-i", "sine=d=4", "-target", "pal-vcd", path)
+    assert b"\0" * 20 + b"\0\0\1" in path.read_bytes()
+    assert warnings(path) == []
+    path.write_bytes(path.read_bytes() + b"# notes " * 400)
+    assert len(warnings(path)) == 1
