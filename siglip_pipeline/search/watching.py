@@ -5,7 +5,9 @@ covers it. Texts are embedded as they are, whatever SIGLIP_RANKING says.
 """
 
 import json
+import logging
 import math
+import operator
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,10 +25,12 @@ from siglip_pipeline.search.query_vectors import text_within
 from siglip_pipeline.search.service import SearchService
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelStore
-from siglip_pipeline.store.search.globs import glob_regex
+from siglip_pipeline.store.search.globs import glob_regex, is_glob
 from siglip_pipeline.store.search.video_hits import embedded_video, hits_in_video
 from siglip_pipeline.store.watches import Watch, WatchStore
 from siglip_pipeline.text.json_form import DOCUMENTED, Rounded6
+
+_log = logging.getLogger(__name__)
 
 SHOWN = 20
 """Moments that a calibration shows: half of them above the threshold, where there are so many."""
@@ -90,10 +94,16 @@ def match_video(
             within=text_within(model),
             min_score=score_of(watch.min_probability, model),
         )
+        hits = hits_in_video(database, model, found, request)
+        if len(hits) == MAX_K:
+            _log.warning(
+                f"{video}: only the best {MAX_K} moments for the watch {watch.name!r} count; "
+                "raise its threshold with `siglip-pipeline watch calibrate`"
+            )
         new += store.record(
             watch,
             found.video_id,
-            hits_in_video(database, model, found, request),
+            hits,
             source_sha256=found.source_sha256,
             model_key=model.key,
         )
@@ -101,10 +111,11 @@ def match_video(
 
 
 def covers(videos: Sequence[str] | None, video: str) -> bool:
-    """Return whether a path is among paths and globs, whatever their Unicode form."""
+    """Return whether a path is among paths and globs as a search reads them, in any form."""
     path = normalize("NFC", video)
     return videos is None or any(
-        path == given or re.fullmatch(glob_regex(given), path) is not None
+        path == given
+        or (is_glob(given) and re.fullmatch(glob_regex(given), path, re.DOTALL) is not None)
         for given in (normalize("NFC", pattern) for pattern in videos)
     )
 
@@ -133,7 +144,7 @@ class Calibration:
     precision: Rounded6 | None
     """right / above; None if none is above."""
     low: Rounded6
-    """Of the 95% interval by Wilson."""
+    """Of the 95% interval by Wilson, on the answers that the threshold was chosen by."""
     high: Rounded6
     model_key: str
     """Of the probabilities: another model needs another threshold."""
@@ -172,8 +183,10 @@ def calibrate(judged: Sequence[JudgedMoment], *, model_key: str) -> Calibration:
     # With the first n accepted: those among them that do not fit, and the others that do.
     accepted_N = np.concatenate([[0], np.cumsum(~fits_N)])
     missed_N = fits_N.sum() - np.concatenate([[0], np.cumsum(fits_N)])
-    above = int(np.argmin(accepted_N + missed_N))
     probabilities = [1.0, *(moment.probability for moment in ordered)]
+    # A threshold separates no equally probable moments.
+    separable_N = np.array([*map(operator.gt, probabilities, probabilities[1:]), True])
+    above = int(np.argmin(np.where(separable_N, accepted_N + missed_N, len(judged) + 1)))
     threshold = probabilities[above]
     if above < len(ordered):
         threshold = (threshold + probabilities[above + 1]) / 2
@@ -207,10 +220,11 @@ def read_answers(lines: Iterable[str], shown: Sequence[Hit]) -> list[JudgedMomen
     """Return the judged moments of JSON Lines: the shown moments, each with ``fits``.
 
     Raises:
-        QueryError: a line is no such answer, or about a moment that is not shown; names the line.
+        QueryError: a line is no such answer, or about a moment that is not shown or has been
+            answered before; names the line.
     """
     known = {(hit.video, hit.frame_index): hit for hit in shown}
-    judged = []
+    judged = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -229,5 +243,10 @@ def read_answers(lines: Iterable[str], shown: Sequence[Hit]) -> list[JudgedMomen
                 f"line {number}: frame {place[1]} of {place[0]!r} is none of the {len(shown)} "
                 "moments that `watch calibrate --json` shows"
             )
-        judged.append(JudgedMoment(probability=known[place].probability, fits=fits))
-    return judged
+        if place in judged:
+            raise QueryError(
+                f"line {number}: frame {place[1]} of {place[0]!r} was answered before; give one "
+                "line for each moment"
+            )
+        judged[place] = JudgedMoment(probability=known[place].probability, fits=fits)
+    return [*judged.values()]

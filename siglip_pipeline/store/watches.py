@@ -1,7 +1,7 @@
 """Standing queries and their hits, with what became of the message about each hit."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -65,14 +65,17 @@ WHERE NOT EXISTS (
 """
 
 # The next attempt is set before this one is made: no other process makes it meanwhile, and one that
-# is killed in it is followed by another.
+# is killed in it is followed by another. Messages of watches whose last one failed come last.
 _CLAIM = """
 UPDATE watch_hits h
 SET attempts = h.attempts + 1, next_attempt_at = now() + %(first)s * 2 ^ h.attempts
 FROM watches w
 WHERE w.watch_id = h.watch_id AND w.webhook IS NOT NULL AND h.hit_id = (
     SELECT hit_id FROM watch_hits WHERE next_attempt_at <= now()
-    ORDER BY next_attempt_at, hit_id LIMIT 1 FOR UPDATE SKIP LOCKED
+      AND watch_id NOT IN (SELECT watch_id FROM watches WHERE name = ANY(%(besides)s))
+    ORDER BY watch_id IN (
+        SELECT watch_id FROM watch_hits WHERE failure IS NOT NULL AND next_attempt_at IS NOT NULL
+    ), next_attempt_at, hit_id LIMIT 1 FOR UPDATE SKIP LOCKED
 )
 RETURNING h.hit_id, w.webhook
 """
@@ -274,13 +277,18 @@ class WatchStore:
             "WHERE v.video_id = %(video)s ORDER BY h.hit_id DESC", {"video": video_id}
         )
 
-    def claim(self) -> tuple[WatchHit, Secret] | None:
+    def claim(self, *, besides: Collection[str] = ()) -> tuple[WatchHit, Secret] | None:
         """Return a hit whose message is due, with the address; None if none is.
 
         No other process gets it before the time of the next attempt.
+
+        Args:
+            besides: names of watches whose messages wait.
         """
         with self._database.connection() as connection:
-            row = connection.execute(_CLAIM, {"first": FIRST_RETRY}).fetchone()
+            row = connection.execute(
+                _CLAIM, {"first": FIRST_RETRY, "besides": [*besides]}
+            ).fetchone()
         if row is None:
             return None
         # The video may have been deleted in between, and its hits with it.

@@ -58,5 +58,6 @@ def calibration_sentence(found: Calibration) -> str:
     return (
         f"The threshold is {found.min_probability:.1%} now. Of {found.above} judged moments at or "
         f"above it {found.right} fit: precision {found.precision:.0%}, 95% interval "
-        f"{found.low:.0%} to {found.high:.0%}."
+        f"{found.low:.0%} to {found.high:.0%} on the answers it was chosen by; on other moments it "
+        "may be less."
     )

@@ -21,6 +21,7 @@ from siglip_pipeline.search.watching import (
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.store.watches import Watch, WatchHit, WatchStore
 from siglip_pipeline.text.secret import Secret
@@ -150,6 +151,19 @@ def test_other_content_and_deletion_remove_the_hits(
     assert store.get("gate").hits == 0
 
 
+def test_vectors_that_are_to_be_made_anew_are_not_matched(
+    database: Database, store: WatchStore, tower: Tower
+) -> None:
+    store.add("gate", QUERY, min_probability=LEAST)
+    match(database, tower)
+    [old] = store.hits()
+    VectorStore(database).mark_outdated(1, [VIDEO])
+    assert match(database, tower) == 0
+    made.load(database, 1, VIDEO, made.footage(2))
+    assert match(database, tower) == 0
+    assert store.hits() == [old]
+
+
 def test_globs_choose_the_videos(database: Database, store: WatchStore, tower: Tower) -> None:
     store.add("elsewhere", QUERY, min_probability=LEAST, videos=["gate/**", "v03.mp4"])
     assert match(database, tower) == 0
@@ -162,8 +176,24 @@ def test_globs_choose_the_videos(database: Database, store: WatchStore, tower: T
         ("a[1].mp4", ["a[1].mp4"], True),
         ("x.mp4", None, True),
         ("x.mp4", ["y.mp4"], False),
+        ("other/intro.mp4", ["intro.mp4"], False),  # without a wildcard it is a path
+        ("other/intro.mp4", ["intro.*"], True),
+        ("a/b\nc/1.mp4", ["a/**"], True),
     ):
         assert covers(given, video) is covered, (video, given)
+
+
+def test_hits_beyond_the_most_are_named(
+    database: Database,
+    store: WatchStore,
+    tower: Tower,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store.add("all", QUERY, min_probability=0.0)
+    monkeypatch.setattr("siglip_pipeline.search.watching.MAX_K", 2)
+    assert match(database, tower) == 2
+    assert f"{VIDEO}: only the best 2 moments for the watch 'all' count" in caplog.text
 
 
 def test_names_are_unique_and_unknown_ones_named(store: WatchStore) -> None:
@@ -210,6 +240,9 @@ def judged(text: str) -> list[JudgedMoment]:
         ("0.9+ 0.8- 0.6+", 0.85, 1, 1),  # one mistake either way: the stricter one
         ("0.9+ 0.7+", 0.7, 2, 2),
         ("0.9- 0.7-", 0.95, 0, 0),
+        ("0.5+ 0.5- 0.5- 0.5-", 0.75, 0, 0),  # equal ones are on one side
+        ("0.9+ 0.5- 0.5+ 0.5+ 0.2-", 0.35, 4, 3),
+        ("1.0+ 1.0-", 1.0, 2, 1),
     ],
 )
 def test_the_threshold_makes_the_fewest_mistakes(
@@ -269,6 +302,7 @@ def test_answers_are_read_and_what_is_none_is_named() -> None:
         ("{", "line 2: give a JSON object"),
         ("[]", "line 2: give a JSON object"),
         (line.replace("true", '"yes"'), "line 2: fits='yes' is neither true nor false"),
+        (line, "line 2: frame 25 of 'a.mp4' was answered before; give one line"),
         (line.replace("25", "26"), "line 2: frame 26 of 'a.mp4' is none of the 1 moments"),
     ):
         with pytest.raises(QueryError, match=said):

@@ -1,6 +1,7 @@
 """Messages about the hits of standing queries, to a real receiver."""
 
 import socket
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -168,6 +169,73 @@ def test_a_slow_receiver_is_given_up(
     assert "timed out" in (hit(store).failure or "")
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"SSH-2.0-server\r\n", "the answer is no HTTP (BadStatusLine)"),
+        (b"", "the answer is no HTTP (RemoteDisconnected)"),
+        (b"HTTP/1.1 500 a\0b\r\nContent-Length: 0\r\n\r\n", "HTTP Error 500: a b"),
+    ],
+)
+def test_an_answer_that_is_no_http_is_a_failure(
+    store: WatchStore, database: Database, answer: bytes, said: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with server.accept()[0] as connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/S3CRET"
+        with database.connection() as connection:
+            connection.execute("UPDATE watches SET webhook = %s", [url])
+        assert send(store) == Deliveries(sent=0, failed=1)
+    failure = hit(store).failure or ""
+    assert said in failure
+    assert "S3CRET" not in failure
+
+
+def test_addresses_that_do_not_answer_hold_up_no_other_watch(
+    store: WatchStore,
+    database: Database,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two watches with five messages each get no answer; three attempts take the whole time."""
+    monkeypatch.setattr("siglip_pipeline.stages.webhooks._TIMEOUT_SECONDS", 0.4)
+    monkeypatch.setattr("siglip_pipeline.stages.webhooks._BUDGET_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        dead = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        with database.connection() as connection:
+            connection.execute(
+                """
+                WITH dead AS (
+                    INSERT INTO watches (name, query, min_probability, webhook)
+                    VALUES ('a', 'x', 0.5, %(dead)s), ('b', 'x', 0.5, %(dead)s) RETURNING watch_id
+                )
+                INSERT INTO watch_hits (watch_id, video_id, source_sha256, model_key, frame_index,
+                    time_seconds, start_seconds, end_seconds, score, probability, next_attempt_at)
+                SELECT dead.watch_id, video_id, source_sha256, model_key, n, n, n, n + 1, score,
+                    probability, now() - interval '1 minute'
+                FROM watch_hits, dead, generate_series(1, 5) n
+                """,
+                {"dead": dead},
+            )
+        assert send(store) == Deliveries(sent=1, failed=2)
+        with database.connection() as connection:
+            connection.execute(
+                """
+                UPDATE watch_hits SET sent_at = NULL, next_attempt_at = now()
+                FROM watches w WHERE w.watch_id = watch_hits.watch_id AND w.name = 'gate'
+                """
+            )
+        monkeypatch.setattr("siglip_pipeline.stages.webhooks._BUDGET_SECONDS", 0.2)
+        assert send(store) == Deliveries(sent=1, failed=1), "what answers comes first"
+    assert len(receiver.posted) == 2
+
+
 def test_what_is_deleted_is_not_sent(
     store: WatchStore, receiver: Receiver, database: Database
 ) -> None:
@@ -181,6 +249,8 @@ def test_what_is_deleted_is_not_sent(
     [
         *("file:///etc/passwd", "ftp://host/x", "gopher://host/", "host/x", "https://", ""),
         *("https://user:secret@host/", "http://host:port/", "http://[::1/"),
+        *("https://host/a secret", "https://host/secret\n", "https://host/secret\x7f"),
+        *("https://host/secr\u00e9t", "https://h\u00f6st/secret"),
     ],
 )
 def test_only_http_addresses_are_taken(url: str) -> None:

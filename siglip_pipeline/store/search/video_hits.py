@@ -11,7 +11,7 @@ from siglip_pipeline.store.search.search_run import as_hits
 
 _VIDEO = """
 SELECT i.video_id, i.source_sha256, i.frames FROM ingests i JOIN videos v USING (video_id)
-WHERE v.path = %s AND i.model_id = %s
+WHERE v.path = %s AND i.model_id = %s AND i.source_sha256 <> ''
 """
 
 
@@ -26,7 +26,7 @@ class EmbeddedVideo:
 
 
 def embedded_video(database: Database, model_id: int, video: str) -> EmbeddedVideo | None:
-    """Return a video with vectors of a model; None if it has none."""
+    """Return a video with vectors of a model; None if it has none, or they are to be made anew."""
     with database.connection() as connection:
         row = connection.execute(_VIDEO, [video, model_id]).fetchone()
     if row is None:
