@@ -49,3 +49,12 @@ VECTORS_CHANGED: Final = (
     & ~Is.in_progress()
 ).with_label("vectors_changed")
 """Of the assets that are made from all vectors."""
+
+VECTORS_UNMATCHED: Final = (
+    (Is.any_deps_updated() | (Is.execution_failed() & Is.cron_tick_passed("0 * * * *"))).since(
+        Is.newly_requested() | Is.newly_updated()
+    )
+    & ~Is.any_deps_in_progress()
+    & ~Is.in_progress()
+).with_label("vectors_unmatched")
+"""Of `watch_hits`: what failed is tried again each hour, as nothing else asks for it again."""

@@ -8,6 +8,7 @@ from siglip_pipeline.defs.out_of_date import retry_failed, update_out_of_date
 from siglip_pipeline.defs.partitions import PART, PART_TAG
 from siglip_pipeline.defs.reconciliation import reconciliation
 from siglip_pipeline.defs.video_similarity import video_similarity
+from siglip_pipeline.defs.watch_hits import watch_hits
 from siglip_pipeline.records import Stage
 from siglip_pipeline.stages.run_names import JOB_OF
 
@@ -25,6 +26,13 @@ embed_frames = dg.define_asset_job(
     selection=[frame_embeddings],
     tags=TAGS,
     description="Embed stored frames with the model in SIGLIP_MODEL_NAME. Decodes nothing.",
+)
+
+match_watches = dg.define_asset_job(
+    "match_watches",
+    selection=[watch_hits],
+    tags=TAGS,
+    description="Match videos with the queries of `siglip-pipeline watch`, and send new hits.",
 )
 
 rebuild_index = dg.define_asset_job(
@@ -75,7 +83,8 @@ def daily_index(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.Ski
 
 
 JOBS = (
-    *(sample_frames, embed_frames, rebuild_index, compare_videos, reconcile_collection),
+    *(sample_frames, embed_frames, match_watches),
+    *(rebuild_index, compare_videos, reconcile_collection),
     update_out_of_date,
     retry_failed,
     remove_old_logs,

@@ -19,6 +19,7 @@ from siglip_pipeline.defs.internals import PARENT_RUN_ID_TAG, WILL_RETRY_TAG, re
 from siglip_pipeline.defs.jobs import (
     compare_videos,
     embed_frames,
+    match_watches,
     rebuild_index,
     reconcile_collection,
     sample_frames,
@@ -26,6 +27,7 @@ from siglip_pipeline.defs.jobs import (
 from siglip_pipeline.defs.partitions import VIDEOS_PARTITIONS_NAME
 from siglip_pipeline.defs.reconciliation import reconciliation
 from siglip_pipeline.defs.video_similarity import video_similarity
+from siglip_pipeline.defs.watch_hits import watch_hits
 from siglip_pipeline.stages.run_names import RANGE_END_TAG, RANGE_START_TAG
 
 INSTEAD_OF_TAG: Final = "siglip/instead_of"
@@ -45,6 +47,7 @@ MOST_LOOKED_AT: Final = 500
 JOBS: Final = {
     video_frames.key: sample_frames,
     frame_embeddings.key: embed_frames,
+    watch_hits.key: match_watches,
     similarity_index.key: rebuild_index,
     video_similarity.key: compare_videos,
     reconciliation.key: reconcile_collection,
@@ -70,7 +73,7 @@ def request_instead_of(
         return None
     asset = next(key for key in JOBS if key in assets)
     tags = {INSTEAD_OF_TAG: run.run_id, TIMES_TAG: str(times)}
-    if asset in (video_frames.key, frame_embeddings.key):
+    if asset in (video_frames.key, frame_embeddings.key, watch_hits.key):
         partitions = partitions_of_run(run, existing)
         if not partitions:
             return None

@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from siglip_pipeline.defs.assets import OWNERS, frame_embeddings
-from siglip_pipeline.defs.automation_conditions import VECTORS_CHANGED
+from siglip_pipeline.defs.automation_conditions import VECTORS_UNMATCHED
 from siglip_pipeline.defs.internals import held_connections
 from siglip_pipeline.defs.outcomes import (
     CheckOutcome,
@@ -21,6 +21,7 @@ from siglip_pipeline.defs.partitions import (
     videos_partitions,
 )
 from siglip_pipeline.defs.resources import DatabaseResource, SiglipResource
+from siglip_pipeline.errors import EmbeddingError, SearchError, StoreError, VideoError
 from siglip_pipeline.search.watching import match_video
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.run_names import WATCHED_PER_RUN
@@ -49,7 +50,7 @@ WATCH_CHECKS = (
     partitions_def=videos_partitions,
     deps=[frame_embeddings],
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=WATCHED_PER_RUN),
-    automation_condition=VECTORS_CHANGED,
+    automation_condition=VECTORS_UNMATCHED,
     check_specs=WATCH_CHECKS,
     group_name=GROUP,
     owners=OWNERS,
@@ -62,7 +63,8 @@ def watch_hits(
     """Match each video with the standing queries of `siglip-pipeline watch`, and send new hits.
 
     A moment is recorded once per watch, also if another model finds it again; the webhook of the
-    watch gets each recorded hit. The sensor `watch_messages` repeats what could not be sent.
+    watch gets each recorded hit. A video that cannot be matched fails alone. The sensor
+    `watch_messages` repeats what could not be sent.
     """
     outcomes = PartitionOutcomes(context)
     with (
@@ -71,25 +73,28 @@ def watch_hits(
         database.open() as db,
     ):
         store = WatchStore(db)
-        watches = store.all()
         model_id = ModelStore(db).register(siglip.spec())
-        new = {
-            key: match_video(
-                db, model_id, path_of_partition(key), watches, embed_texts=siglip.embed_texts
-            )
-            for key in outcomes.keys
-        }
+        new: dict[str, int] = {}
+        for key in outcomes.keys:
+            video = path_of_partition(key)
+            # Read each time: the first match of a watch stores the vector of its text.
+            watches = store.all()
+            try:
+                new[key] = match_video(db, model_id, video, watches, embed_texts=siglip.embed_texts)
+            except (StoreError, SearchError, EmbeddingError) as error:
+                if error.retryable:
+                    raise
+                outcomes.fail(key, VideoError(video, f"it could not be matched: {error}"))
         sent = send_due(store, page_address=Settings.load().page_address)
         context.log.info(
-            f"{len(watches)} watches: {sum(new.values())} new hits; {sent.sent} messages sent, "
-            f"{sent.failed} failed"
+            f"{sum(new.values())} new hits; {sent.sent} messages sent, {sent.failed} failed"
         )
-        for key in outcomes.keys:
+        for key, new_hits in new.items():
             hits = _hits_of(db, path_of_partition(key))
             outcomes.succeed(
                 key,
                 data_version=f"{len(hits)}.{hits[0].hit_id if hits else 0}",
-                metadata=_metadata(hits, new[key]),
+                metadata=_metadata(hits, new_hits),
                 checks=[_check(hits)],
             )
     yield from outcomes.finish()

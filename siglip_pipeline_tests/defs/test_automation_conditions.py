@@ -24,10 +24,12 @@ from siglip_pipeline.stages.run_names import FRAMES_PER_RUN, RANGE_END_TAG, RANG
 
 FRAMES = dg.AssetKey("video_frames")
 VECTORS = dg.AssetKey("frame_embeddings")
+MATCHES = dg.AssetKey("watch_hits")
 GRAPH = defs.resolve_asset_graph()
 JOBS = {
     FRAMES: defs.resolve_job_def("sample_frames"),
     VECTORS: defs.resolve_job_def("embed_frames"),
+    MATCHES: defs.resolve_job_def("match_watches"),
 }
 LONGEST_WAIT = timedelta(minutes=9, seconds=30)
 
@@ -35,9 +37,10 @@ Event = dg.DagsterEventType
 
 
 class Collection:
-    """Runs, backfills and ticks of `automation`, at times of its own."""
+    """Runs, backfills and ticks of `automation` for one asset, at times of its own."""
 
-    def __init__(self, instance: dg.DagsterInstance) -> None:
+    def __init__(self, instance: dg.DagsterInstance, asset: dg.AssetKey = VECTORS) -> None:
+        self._asset = asset
         self.now = datetime(2026, 1, 1, 12, 0, 2, tzinfo=UTC)
         self._instance = instance
         self._cursor = AssetDaemonCursor.empty()
@@ -81,12 +84,21 @@ class Collection:
         """Do what the requested backfills are to do, and end them."""
         while self._backfills:
             backfill, keys = self._backfills.pop()
-            self.make(VECTORS, keys)
+            self.make(self._asset, keys)
             done = backfill.with_status(BulkActionStatus.COMPLETED_SUCCESS)
             self._instance.update_backfill(done)
 
+    def fail(self, made: int) -> None:
+        """Do a part of what a requested backfill is to do; its run fails."""
+        backfill, keys = self._backfills.pop()
+        run = self.begin(self._asset, keys)
+        for key in keys[:made]:
+            self.store(run, key)
+        self.end(run, Event.RUN_FAILURE)
+        self._instance.update_backfill(backfill.with_status(BulkActionStatus.COMPLETED_FAILED))
+
     def tick(self, seconds: float = 5) -> list[str]:
-        """Return the videos whose vectors are requested some seconds later: in one request."""
+        """Return the videos that are requested some seconds later: in one request."""
         self.now += timedelta(seconds=seconds)
         with freeze_time(self.now):
             tick = AutomationTickEvaluationContext(
@@ -97,7 +109,7 @@ class Collection:
                 materialize_run_tags={},
                 observe_run_tags={},
                 auto_observe_asset_keys=set(),
-                asset_selection=dg.AssetSelection.assets(VECTORS),
+                asset_selection=dg.AssetSelection.assets(self._asset),
                 logger=logging.getLogger(__name__),
                 emit_backfills=True,
                 evaluation_time=self.now,
@@ -113,9 +125,9 @@ class Collection:
         subset = request.asset_graph_subset
         if subset is None:
             assert request.partition_key is not None
-            self.make(VECTORS, [request.partition_key])
+            self.make(self._asset, [request.partition_key])
             return [request.partition_key]
-        keys = sorted(subset.get_partitions_subset(VECTORS).get_partition_keys())
+        keys = sorted(subset.get_partitions_subset(self._asset).get_partition_keys())
         backfill: Any = PartitionBackfill.from_asset_graph_subset(
             f"backfill {next(self._numbers)}",
             *(self.now.timestamp(), {}, self._instance, subset, None, None, None),
@@ -218,6 +230,22 @@ def test_a_run_that_hangs_holds_no_other_video_back_for_long(
     assert requested == others
     collection.embed()
     assert [keys for keys in (collection.tick(seconds=20) for _ in range(40)) if keys] == []
+
+
+def test_what_could_not_be_matched_is_requested_again_each_hour(tmp_path: Path) -> None:
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        collection = Collection(instance, MATCHES)
+        videos = collection.add(3)
+        collection.make(VECTORS, videos)
+        assert collection.tick() == videos
+        collection.fail(made=1)
+        assert [keys for keys in (collection.tick(seconds=60) for _ in range(40)) if keys] == []
+        assert collection.tick(seconds=1800) == videos[1:]
+        collection.fail(made=0)
+        assert collection.tick(seconds=60) == []
+        assert collection.tick(seconds=3600) == videos[1:]
+        collection.embed()
+        assert collection.tick(seconds=3600) == []
 
 
 def test_what_a_lost_run_has_stored_is_requested_when_it_is_known_to_be_lost(

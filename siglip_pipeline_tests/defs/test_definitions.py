@@ -40,7 +40,13 @@ def test_inventory() -> None:
     }
     assert {job.name for job in defs.jobs or []} == {
         *("sample_frames", "embed_frames", "rebuild_index", "reconcile_collection"),
-        *("compare_videos", "remove_old_logs", "update_out_of_date", "retry_failed"),
+        *(
+            "match_watches",
+            "compare_videos",
+            "remove_old_logs",
+            "update_out_of_date",
+            "retry_failed",
+        ),
     }
     assert {schedule.name for schedule in defs.schedules or []} == {
         *("daily_index", "daily_reconciliation", "daily_cleaning"),

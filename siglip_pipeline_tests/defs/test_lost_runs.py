@@ -106,6 +106,15 @@ def test_a_lost_run_whose_retry_could_not_be_made_starts_again(
     assert _tick(instance) == []
 
 
+def test_a_lost_run_over_standing_queries_starts_again(instance: dg.DagsterInstance) -> None:
+    _failed(instance, asset="watch_hits", reason=RunFailureReason.UNEXPECTED_TERMINATION)
+    _retry(instance)
+    (request,) = _tick(instance)
+    assert request.asset_selection == [dg.AssetKey("watch_hits")]
+    assert request.job_name == "match_watches"
+    assert {**request.tags, **RANGE} == request.tags
+
+
 def test_a_run_that_takes_the_code_server_with_it_is_given_up(
     instance: dg.DagsterInstance,
 ) -> None:
