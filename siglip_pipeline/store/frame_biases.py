@@ -29,9 +29,11 @@ LEFT JOIN frame_biases b USING (model_id, video_id)
 WHERE i.model_id = %s AND (b.ingest_id IS DISTINCT FROM i.ingest_id OR b.bank <> %s)
 ORDER BY i.video_id
 """
+# A video that was removed meanwhile gets none; one that is being removed is waited for.
 _STORE = """
 INSERT INTO frame_biases (model_id, video_id, ingest_id, bank, frame_index, bias)
-VALUES (%s, %s, %s, %s, %s, %s)
+SELECT %s, video_id, %s, %s, %s::integer[], %s::real[]
+FROM videos WHERE video_id = %s FOR KEY SHARE
 ON CONFLICT (model_id, video_id) DO UPDATE SET ingest_id = excluded.ingest_id,
     bank = excluded.bank, frame_index = excluded.frame_index, bias = excluded.bias
 """
@@ -59,7 +61,7 @@ def update_frame_biases(database: Database, model_id: int) -> int:
             if not frames:  # it was removed meanwhile
                 continue
             biases = biases_of(vectors_FD, bank_BD).tolist()
-            connection.execute(_STORE, [model_id, video_id, ingest_id, digest, frames, biases])
+            connection.execute(_STORE, [model_id, ingest_id, digest, frames, biases, video_id])
     return len(due)
 
 

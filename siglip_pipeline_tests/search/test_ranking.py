@@ -1,5 +1,6 @@
 """Techniques of SIGLIP_RANKING, over made vectors whose best order is known."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from siglip_pipeline.errors import QueryError, SettingsError
+from siglip_pipeline.hits import Hit
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.search import (
     MomentTerm,
@@ -22,10 +24,12 @@ from siglip_pipeline.search import (
 from siglip_pipeline.search.query_vectors import QueryVectorizer
 from siglip_pipeline.search.ranking import CANDIDATES, PROMPTS, Ranking
 from siglip_pipeline.siglip.model_options import ModelOptions
+from siglip_pipeline.store import frame_biases
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.frame_biases import NEAREST, biases_of, update_frame_biases
 from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.models import ModelRow, ModelStore
+from siglip_pipeline.store.search.hit_frames import score_hit_frames
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.store import made
 
@@ -266,6 +270,71 @@ def test_a_video_without_a_bias_yet_has_the_usual_one(collection: Database) -> N
         assert new.video == "new.mp4"
     finally:
         VideoStore(collection).delete("new.mp4")
+
+
+@pytest.mark.parametrize("hits", [1, 100])
+def test_the_biases_of_a_long_video_are_read_once(database: Database, hits: int) -> None:
+    """They are one array: it is searched neither for each frame nor for each hit."""
+    model_id = ModelStore(database).register(made.spec())
+    frames = 20_000
+    made.record(database, "long.mp4", frames=frames)
+    made.load(database, model_id, "long.mp4", np.tile(QUERY, (frames, 1)))
+    with database.connection() as connection:
+        connection.execute(
+            """
+            INSERT INTO frame_biases
+            SELECT model_id, video_id, ingest_id, '', array_agg(n * 25), array_agg(n)
+            FROM ingests, generate_series(0, %s) n GROUP BY model_id, video_id
+            """,
+            [frames - 1],
+        )
+    each = frames / hits
+    found = [
+        Hit(
+            video="long.mp4",
+            video_id=1,
+            time_seconds=i * each,
+            frame_index=round(i * each) * 25,
+            score=1.0,
+            probability=1.0,
+            start_seconds=i * each,
+            end_seconds=(i + 1) * each,
+            media_time_seconds=i * each,
+        )
+        for i in range(hits)
+    ]
+    seconds = []
+    for with_biases in (False, True):
+        began = time.monotonic()
+        scored = score_hit_frames(database, model_id, found, QUERY[None], with_biases=with_biases)
+        seconds.append(time.monotonic() - began)
+    assert scored[-1].biases_F[-1] == frames - 1
+    assert seconds[1] < 10 * seconds[0]
+
+
+def test_a_video_that_is_removed_while_its_bias_is_estimated_gets_none(
+    collection: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_texts(collection)
+    for video in ("gone.mp4", "later.mp4"):
+        made.record(collection, video, frames=1)
+        made.load(collection, 1, video, np.stack([at_cosine(0.4, OFF)]))
+
+    def removed_meanwhile(*vectors: FloatArray) -> FloatArray:
+        VideoStore(collection).delete("gone.mp4")
+        return biases_of(*vectors)
+
+    monkeypatch.setattr(frame_biases, "biases_of", removed_meanwhile)
+    try:
+        update_frame_biases(collection, 1)
+        with collection.connection() as connection:
+            rows = connection.execute(
+                "SELECT path FROM frame_biases JOIN videos USING (video_id) WHERE path = ANY(%s)",
+                [["gone.mp4", "later.mp4"]],
+            ).fetchall()
+        assert rows == [("later.mp4",)]
+    finally:
+        VideoStore(collection).delete("later.mp4")
 
 
 def test_biases_are_the_mean_of_the_highest_cosines() -> None:

@@ -16,8 +16,9 @@ from siglip_pipeline.store import tables
 from siglip_pipeline.store.database import Database
 
 _FRAMES = sql.SQL("""
+WITH biases AS MATERIALIZED ({biases})
 SELECT hit.place, f.frame_index < span.first_frame, f.frame_index > span.last_frame,
-       greatest({scores}), {bias}
+       greatest({scores}), biases.bias
 FROM unnest(%(videos)s::integer[], %(starts)s::float8[], %(ends)s::float8[])
      WITH ORDINALITY AS hit (video_id, start_seconds, end_seconds, place)
 CROSS JOIN LATERAL (
@@ -42,16 +43,19 @@ CROSS JOIN LATERAL (
         ORDER BY after.frame_index LIMIT %(beside)s
     )
 ) f
+LEFT JOIN biases ON (biases.video_id, biases.frame_index) = (f.video_id, f.frame_index)
 WHERE f.time_seconds >= %(from_seconds)s AND f.time_seconds < %(to_seconds)s
 ORDER BY hit.place, f.frame_index
 """)
 
 # Those of a load of the video that is no longer stored do not count.
-_BIAS = sql.SQL("""(
-    SELECT b.bias[array_position(b.frame_index, f.frame_index)]
-    FROM frame_biases b JOIN ingests i USING (model_id, video_id, ingest_id)
-    WHERE b.model_id = %(model)s AND b.video_id = f.video_id
-)""")
+_BIASES = sql.SQL("""
+SELECT b.video_id, each.frame_index, each.bias
+FROM frame_biases b JOIN ingests i USING (model_id, video_id, ingest_id)
+CROSS JOIN LATERAL unnest(b.frame_index, b.bias) AS each (frame_index, bias)
+WHERE b.model_id = %(model)s AND b.video_id = ANY(%(videos)s::integer[])
+""")
+_NO_BIASES = sql.SQL("SELECT 0 AS video_id, 0 AS frame_index, NULL::real AS bias WHERE false")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +98,7 @@ def score_hit_frames(
     scores = [sql.SQL("-(f.embedding <#> {})").format(sql.Placeholder(name)) for name in names]
     statement = _FRAMES.format(
         scores=sql.SQL(", ").join(scores),
-        bias=_BIAS if with_biases else sql.SQL("NULL::real"),
+        biases=_BIASES if with_biases else _NO_BIASES,
         moments=tables.moments(model_id),
         frames=tables.frames(model_id),
     )
