@@ -6,7 +6,7 @@ from typing import Any
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store.kinds.modality import Modality, dividing_plane, modality_of
 
-# The keys of earlier versions: one value for all queries.
+# One value for all queries: of earlier versions, and where no texts are known.
 _EF_SEARCH = "effort"
 _EF_SEARCHES, _ROWS, _PLANE = "efforts", "rows", "plane"
 
@@ -36,16 +36,20 @@ def chosen_efforts(
         pictures_QD: picture queries.
         texts_QD: text queries.
     """
-    return {
-        _EF_SEARCH: max(effort.ef_search for effort in chosen.values()),
+    return effort_for_all(chosen) | {
         _EF_SEARCHES: {modality: effort.ef_search for modality, effort in chosen.items()},
         _ROWS: {modality: effort.rows for modality, effort in chosen.items()},
         _PLANE: dividing_plane(pictures_QD, texts_QD),
     }
 
 
+def effort_for_all(chosen: dict[Modality, Effort]) -> dict[str, Any]:
+    """Return the parameters of a generation whose queries all have the largest effort."""
+    return {_EF_SEARCH: max(effort.ef_search for effort in chosen.values())}
+
+
 def effort_for(parameters: dict[str, Any], query_QD: FloatArray) -> Effort | None:
-    """Return the effort for the modality of a query; None if no recall check chose one."""
+    """Return the effort for the modality of a query, or for all; None if no check chose one."""
     if _PLANE not in parameters:
         ef_search = parameters.get(_EF_SEARCH)
         return None if ef_search is None else Effort(ef_search=ef_search, rows=ef_search)

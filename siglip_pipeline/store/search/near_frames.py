@@ -35,7 +35,8 @@ ORDER BY distance, video_id, frame_index LIMIT {k}
 class NearFrames:
     """Find the ``k`` frames nearest to a query by an index, ungrouped.
 
-    The statement is composed once, for many queries in one transaction.
+    The statement is composed once, for many queries in one transaction. It reads
+    ``least_rows`` of the index, or more if ``k`` or the effort needs more.
     """
 
     def __init__(
@@ -47,10 +48,11 @@ class NearFrames:
         k: int,
         scope: Scope,
         effort: Effort,
+        least_rows: int = 0,
     ) -> None:
         self._connection, self._kind, self._target = connection, kind, target
         self._k, self._scope = k, scope
-        rows = max(k, effort.rows) if kind.groups_frames else k
+        rows = max(k, least_rows, effort.rows if kind.groups_frames else 0)
         apply_settings(connection, kind, rows=rows, scope=scope, ef_search=effort.ef_search)
         self._statement = _NEAREST.format(
             near=kind.near(target, rows=rows, scope=scope, best_of_moment=False), k=sql.Literal(k)

@@ -14,7 +14,7 @@ from siglip_pipeline.store.search.near_moments import NearMoments, near_moments
 ROWS_MAX = 20_000
 # An exact search returns frames, so those of the best moments displace other moments.
 EXACT_ROWS = 256
-_APART_ROWS, _GROWN_ROWS, _CROWDED_ROWS = 2, 4, 6
+_APART_ROWS, GROWN_ROWS, _CROWDED_ROWS = 2, 4, 6
 """Moments to read per requested hit: where each moment is a hit, where neighbours are one hit, and
 in a small index, where the nearest moments are mostly of the same few videos."""
 _CROWDED = 100
@@ -76,7 +76,7 @@ def _rows_at_first(
     kind: IndexKind, target: Generation, request: SearchRequest, effort: Effort
 ) -> tuple[int, int]:
     """Return how many rows to keep, and how many to read: the index needs more to be accurate."""
-    each = _CROWDED_ROWS if target.rows < _CROWDED * request.k else _GROWN_ROWS
+    each = _CROWDED_ROWS if target.rows < _CROWDED * request.k else GROWN_ROWS
     if request.within < 0:
         each = _APART_ROWS
     kept = each * request.k

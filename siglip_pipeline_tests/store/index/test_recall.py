@@ -23,6 +23,7 @@ from siglip_pipeline.store.index.recall.truth import bootstrap, find_truth, foun
 from siglip_pipeline.store.kinds import Generation, Scope, index_kind
 from siglip_pipeline.store.kinds.effort import Effort, chosen_efforts, effort_for
 from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.store.search import execution
 from siglip_pipeline.store.search.execution import effort_of
 from siglip_pipeline_tests.store import made
 
@@ -167,6 +168,25 @@ def test_an_index_is_measured_without_and_with_filters(
     ]
 
 
+def test_with_made_texts_all_are_searched_with_the_larger_effort(
+    module_database: Database, built: Generation, queries: list[Query]
+) -> None:
+    made_queries = [
+        replace(query, label=f"like {query.label}") if query.modality == "text" else query
+        for query in queries
+    ]
+    report = recall.check_recall(
+        module_database, built, made_queries, min_recall=0.95, progress=lambda _: None
+    )
+    most = max(
+        choose_effort([case for case in report.sweep if case.modality == modality]).ef_search
+        for modality in ("picture", "text")
+    )
+    assert report.parameters == {"effort": most}, "no plane: where real texts lie is not known"
+    found = {effort_for(report.parameters, query.embedding_D) for query in queries}
+    assert found == {Effort(ef_search=most, rows=most)}
+
+
 def test_an_index_that_lost_rows_is_found_out(
     module_database: Database, built: Generation, queries: list[Query]
 ) -> None:
@@ -192,6 +212,65 @@ def test_an_index_that_lost_rows_is_found_out(
             connection.execute(sql.SQL("DROP TABLE saved"))
     assert report.recall_at_10 < 0.5
     assert "SIGLIP_INDEX_MIN_RECALL" in str(report.fault(0.95))
+
+
+@pytest.fixture
+def unlike_their_means(
+    module_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Generation, list[Query], list[Query]]:
+    """Queries that 40 moments of a scope suffice for, and others whose frames have poor means.
+
+    Each of 200 videos is a moment at a cosine of 0.5 with the others, and one of four frames whose
+    best is at 0.6 and whose mean is below 0.5.
+    """
+    monkeypatch.setattr(execution, "EXACT_FRAMES", 0)
+    poor_D, good_D, away_D = np.eye(3, made.DIM, dtype=np.float32)
+    video_ND = np.stack(
+        [
+            0.5 * poor_D + np.sqrt(0.75) * good_D,
+            0.6 * poor_D + 0.8 * away_D,
+            *[0.2 * poor_D + np.sqrt(0.96) * away_D] * 3,
+        ]
+    ).astype(np.float32)
+    model_id = ModelStore(module_database).register(made.spec("unlike"))
+    for i in range(200):
+        made.record(module_database, f"unlike-{i:03d}.mp4", frames=5)
+        made.load(module_database, model_id, f"unlike-{i:03d}.mp4", video_ND)
+    target = building.begin(module_database, model_id, "moments")
+    building.fill(module_database, target)
+    target = replace(target, parameters={"effort": 25})
+    good, poor = (
+        [Query(modality="text", label=f"{name} {i}", embedding_D=query_D) for i in range(100)]
+        for name, query_D in (("good", good_D), ("poor", poor_D))
+    )
+    return target, good, poor
+
+
+def filtered(database: Database, target: Generation, queries: list[Query]) -> RecallCase:
+    report = recall.check_recall(
+        database, target, queries, min_recall=0.95, progress=lambda _: None, sweep=False
+    )
+    [found] = [case for case in report.cases if case.share == 0.3]
+    return found
+
+
+def test_recall_at_10_is_what_a_search_for_ten_hits_reads(
+    module_database: Database, unlike_their_means: tuple[Generation, list[Query], list[Query]]
+) -> None:
+    target, good, poor = unlike_their_means
+    assert filtered(module_database, target, good).recall_at_10 == 1
+    found = filtered(module_database, target, poor)
+    assert found.recall_at_10 == 0, "100 moments hold them, the 40 of a search do not"
+
+
+def test_a_case_does_not_end_because_of_the_texts_that_were_given_first(
+    module_database: Database, unlike_their_means: tuple[Generation, list[Query], list[Query]]
+) -> None:
+    target, good, poor = unlike_their_means
+    for queries in (good + poor, poor + good):
+        found = filtered(module_database, target, queries)
+        assert found.queries < 200
+        assert 0.3 < found.recall_at_10 < 0.7
 
 
 def case(**values: object) -> RecallCase:

@@ -21,10 +21,11 @@ from siglip_pipeline.store.index.recall.queries import SEED, Query
 from siglip_pipeline.store.index.recall.recall_report import RecallCase, RecallReport
 from siglip_pipeline.store.index.recall.truth import bootstrap, find_truth, found_share
 from siglip_pipeline.store.kinds import Generation, IndexKind, Scope, index_kind
-from siglip_pipeline.store.kinds.effort import Effort, chosen_efforts
+from siglip_pipeline.store.kinds.effort import Effort, chosen_efforts, effort_for_all
 from siglip_pipeline.store.kinds.modality import Modality
 from siglip_pipeline.store.search.execution import choose_kind, effort_of
 from siglip_pipeline.store.search.near_frames import NearFrames
+from siglip_pipeline.store.search.search_run import GROWN_ROWS
 
 DEPTHS = (1, 10, 100)
 SHARES = (0.001, 0.01, 0.05, 0.3)
@@ -67,10 +68,7 @@ def check_recall(
         progress(f"recall check: exact search for {len(queries)} queries, {len(scopes)} filters")
         truth = find_truth(connection, target, queries, list(scopes.values()), max(DEPTHS))
         kind = index_kind(target.kind)
-        groups: dict[Modality, list[int]] = {
-            modality: [i for i, query in enumerate(queries) if query.modality == modality]
-            for modality in ("picture", "text")
-        }
+        groups = _groups(queries)
         sweeps = _sweep(connection, target, queries, groups, truth[0]) if sweep else []
         target = replace(target, parameters=target.parameters | _parameters(queries, sweeps))
         cases = _cases(connection, target, queries, groups, scopes, truth, min_recall)
@@ -94,6 +92,15 @@ def check_recall(
     )
 
 
+def _groups(queries: Sequence[Query]) -> dict[Modality, list[int]]:
+    """Return the queries of each modality, in the random order that an early stop assumes."""
+    order = np.random.default_rng(SEED).permutation(len(queries)).tolist()
+    modalities: tuple[Modality, ...] = ("picture", "text")
+    return {
+        modality: [i for i in order if queries[i].modality == modality] for modality in modalities
+    }
+
+
 def _parameters(queries: Sequence[Query], sweep: Sequence[RecallCase]) -> dict[str, Any]:
     """Return the parameters of a generation that tell searches their effort."""
     if not sweep:
@@ -107,6 +114,8 @@ def _parameters(queries: Sequence[Query], sweep: Sequence[RecallCase]) -> dict[s
         modality: choose_effort([case for case in sweep if case.modality == modality])
         for modality in modalities
     }
+    if any(query.made for query in queries):  # they say nothing of where texts lie
+        return effort_for_all(chosen)
     return chosen_efforts(chosen, pictures_QD, texts_QD)
 
 
@@ -119,7 +128,7 @@ def _cases(
     truth: Sequence[FloatArray],
     min_recall: float,
 ) -> list[RecallCase]:
-    """Measure each modality under each filter, as searches do."""
+    """Measure each modality under each filter, as searches for ten hits do."""
     return [
         measure(
             connection,
@@ -128,7 +137,7 @@ def _cases(
             truth_QK[rows],
             share=share,
             scope=scope,
-            depths=(10, 100) if share == 1 else (100,),
+            least_rows=10 * GROWN_ROWS,
             bound=min_recall if share < 1 else None,
         )
         for rows in groups.values()
@@ -215,11 +224,13 @@ def measure(
     scope: Scope | None = None,
     effort: Effort | None = None,
     depths: Sequence[int] = (10, 100),
+    least_rows: int = 0,
     bound: float | None = None,
 ) -> RecallCase:
     """Search with each query to each of the depths, and compare with the exact search.
 
-    The latency is that of the first depth. With a bound, stop when recall@10 is clear of it.
+    The latency is that of the first depth. At least ``least_rows`` of the index are read. With a
+    bound, stop when recall@10 is clear of it.
     """
     scope = scope or Scope()
     kind = choose_kind(target, scope)
@@ -227,7 +238,15 @@ def measure(
     for count in looks(len(queries)):
         some = slice(len(asked), count)
         asked += _ask(
-            connection, kind, target, queries[some], truth_QK[some], scope, effort, depths
+            connection,
+            kind,
+            target,
+            queries[some],
+            truth_QK[some],
+            scope,
+            effort,
+            depths,
+            least_rows,
         )
         if bound is not None and is_clear(np.array([one.recalls[10] for one in asked]), bound):
             break
@@ -275,6 +294,7 @@ def _ask(
     scope: Scope,
     effort: Effort | None,
     depths: Sequence[int],
+    least_rows: int,
 ) -> list[_Asked]:
     asked = [
         _Asked(effort=effort or effort_of(kind, target, query.embedding_D)) for query in queries
@@ -282,7 +302,15 @@ def _ask(
     for deep in depths:
         for chosen in sorted({one.effort for one in asked}):
             # One more, as the query's own frame may be among them.
-            search = NearFrames(connection, kind, target, k=deep + 1, scope=scope, effort=chosen)
+            search = NearFrames(
+                connection,
+                kind,
+                target,
+                k=deep + 1,
+                scope=scope,
+                effort=chosen,
+                least_rows=least_rows,
+            )
             for one, query, truth_K in zip(asked, queries, truth_QK, strict=True):
                 if one.effort != chosen:
                     continue
