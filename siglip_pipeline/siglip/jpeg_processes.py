@@ -25,6 +25,7 @@ from siglip_pipeline.siglip.jpeg_decoders import ThreadDecoder, prepared
 from siglip_pipeline.siglip.preprocess import Prepared, fitted
 from siglip_pipeline.siglip.recipe import Recipe
 
+_REAP_SECONDS: Final = 5.0
 _BOOT: Final = """
 import json, sys
 sys.path, connection, file = json.loads(sys.argv[1])
@@ -193,7 +194,8 @@ class _Child:
 
     def _kill(self) -> None:
         self._process.kill()
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it waits in the kernel
+            self._process.wait(timeout=_REAP_SECONDS)
 
     def free(self) -> None:
         """Free what was shared with the process, which has ended."""

@@ -19,7 +19,7 @@ from siglip_pipeline.records import FloatArray
 class Mark(Protocol):
     """A moment in the work of a device."""
 
-    def wait(self) -> None:
+    def synchronize(self) -> None:
         """Wait until the device is there."""
 
     def seconds_since(self, earlier: "Mark") -> float:
@@ -57,7 +57,7 @@ class HostMark:
 
     at: float
 
-    def wait(self) -> None:
+    def synchronize(self) -> None:
         """Return: the work is done."""
 
     def seconds_since(self, earlier: Mark) -> float:
@@ -101,7 +101,7 @@ class _CudaMark:
         self._event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         self._event.record()
 
-    def wait(self) -> None:
+    def synchronize(self) -> None:
         self._event.synchronize()
 
     def seconds_since(self, earlier: Mark) -> float:

@@ -109,7 +109,7 @@ class Launched:
     def wait(self, sizes: BatchSize) -> BatchOutcome:
         """Return the result; pass its time to ``sizes``."""
         began, ended, arrived = self.marks
-        arrived.wait()
+        arrived.synchronize()
         seconds = ended.seconds_since(began)
         sizes.measured(len(self.decoded.rows), seconds)
         vectors_ND = self.streams.kept(self.vectors_ND)

@@ -96,6 +96,7 @@ class Child:
         self._limits = Limits(total_seconds=math.inf)
         self._stalled_at = self._late_at = math.inf
         self._outcome: tuple[Any, JobError | None] | None = (None, None)
+        self._waiting: tuple[bytes, list[int]] | None = None
         self.on_progress: Progress = lambda step: None
         """Called with what the child says of its progress."""
         self.sandbox: dict[str, Any] | None = None
@@ -125,16 +126,32 @@ class Child:
 
         Args:
             job: the work.
-            limits: limits of the job; time counts from the start of the child.
+            limits: limits of the job; time counts from when the child is ready.
             descriptors: open files that the job needs; the caller may close them afterwards.
         """
         self._limits, self._outcome = limits, None
         self._set_deadlines(first=True)
+        self._waiting = pickle.dumps(job), [os.dup(descriptor) for descriptor in descriptors]
+        if self.sandbox is not None:
+            self._send()
+
+    def _send(self) -> None:
+        """Limit the process, then send it the job that waits for it.
+
+        In this order the kernel's limit of CPU time holds even if this process stands still.
+        """
         self._limit_resources()
+        assert self._waiting is not None
         try:
-            self._wire.send(pickle.dumps(job), descriptors)
+            self._wire.send(*self._waiting)
         except OSError:  # it died while idle
             self._fail(*self._death())
+        self._forget_waiting()
+
+    def _forget_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        for descriptor in waiting[1] if waiting else []:
+            os.close(descriptor)
 
     def run(self, job: Job, limits: Limits, descriptors: Sequence[int] = ()) -> Any:
         """Give the child a job, wait for it, and return its value.
@@ -198,6 +215,7 @@ class Child:
     def end(self) -> None:
         """Kill the process, wait for its end, and close the socket."""
         self._wire.close()
+        self._forget_waiting()
         if self._process.poll() is None:
             self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):  # it waits in the kernel
@@ -241,7 +259,8 @@ class Child:
         if kind == "ready" and self.sandbox is None:
             self.sandbox = dict(value)
             self._set_deadlines(first=True)
-            self._limit_resources()
+            if self._waiting is not None:
+                self._send()
         elif kind == "progress":
             self._set_deadlines(first=False)
             self.on_progress(int(value))

@@ -4,6 +4,7 @@ import io
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -11,6 +12,8 @@ import pytest
 from PIL import Image
 
 from siglip_pipeline.errors import PictureTimeoutError, PictureTooLargeError, QueryError
+from siglip_pipeline.video.child_jobs import Limits, PictureJob
+from siglip_pipeline.video.children import Child, JobError, wait_for_any
 from siglip_pipeline.video.picture_decoder import PictureDecoder
 from siglip_pipeline_tests.processes import descendants
 
@@ -60,6 +63,24 @@ def test_a_picture_that_takes_for_ever_costs_itself() -> None:
             decoder.decode(endless, seconds=1.0)
         assert time.monotonic() - started < 3
         assert decoder.decode(encoded("PNG")).shape == (40, 60, 3)
+
+
+def test_a_picture_is_limited_even_if_nobody_looks(tmp_path: Path) -> None:
+    """The parent may stand still from before its new child is ready until the work is done."""
+    bomb = tmp_path / "bomb"
+    bomb.write_bytes(endless_jpeg(scans=100))
+    job = PictureJob(name="bomb", format="JPEG", max_pixels=1e9)
+    limits = Limits(total_seconds=1.0, stall_seconds=1.0, memory_mib=4096, file_bytes=10**9)
+    child = Child()
+    try:
+        with bomb.open("rb") as picture, (tmp_path / "pixels").open("w+b") as pixels:
+            child.start(job, limits, [picture.fileno(), pixels.fileno()])
+        time.sleep(12)
+        wait_for_any([child])
+        with pytest.raises(JobError, match=r"longer than 1 s|more CPU time than 1 s"):
+            child.value()
+    finally:
+        child.end()
 
 
 def fifty_outcomes(bomb: bytes) -> tuple[list[object], float]:

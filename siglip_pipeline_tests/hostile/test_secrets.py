@@ -36,6 +36,8 @@ PLAIN: Final = {
         "executor",
         "trusted_proxies",
         "cache",
+        "compile",
+        "ranking",
         "http_cors_origins",
     ),
 }

@@ -247,7 +247,7 @@ def test_status_json_is_as_documented(
     assert code == 0
     assert set(document) == {
         *("videos", "failures", "refused", "out_of_date", "warnings", "frames", "vectors"),
-        *("model", "index", "decoding", "video_warnings"),
+        *("model", "index", "decoding", "video_warnings", "watches"),
     }
     assert document["warnings"] == []
     assert document["out_of_date"] == {"frames": 0, "vectors": 0}
