@@ -3,7 +3,9 @@
 N pictures, D dimensions.
 """
 
+import functools
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -13,6 +15,11 @@ from siglip_pipeline.siglip.device import is_out_of_memory
 from siglip_pipeline.siglip.preprocess import ModelInputs
 
 _log = logging.getLogger(__name__)
+
+_CAPTURING = threading.Lock()
+"""Torch allows one capture at a time in a process."""
+_TOLERANCE = 0.01
+"""Largest difference between a number of a unit vector by graph and by kernels."""
 
 
 class Encodes(Protocol):
@@ -64,8 +71,9 @@ class EagerForward:
 
 
 Replay = Callable[[], torch.Tensor]
-Record = Callable[[Callable[[], torch.Tensor]], Replay]
-"""Captures the kernels of a function; returns what runs them again on the same memory."""
+Record = Callable[[Callable[[], torch.Tensor], torch.device], Replay]
+"""Captures the kernels that a function launches on a device; returns what runs them again on the
+same memory."""
 
 
 class GraphForward:
@@ -73,7 +81,8 @@ class GraphForward:
 
     A launch of the interpreter waits for the GIL; a graph is a single launch. It is captured when
     the first full batch comes. Partial batches without a graph of their size, and NaFlex batches,
-    whose shapes vary, run eagerly. So does everything after a capture has failed.
+    whose shapes vary, run eagerly. So does everything after a capture has failed, or has given a
+    graph that does not compute what the kernels compute.
     """
 
     def __init__(self, record: Record | None = None) -> None:
@@ -114,10 +123,16 @@ class GraphForward:
     def _capture(self, model: Encodes, inputs: ModelInputs) -> None:
         try:
             with torch.inference_mode():
-                # The layout is kept: channels-last pictures are embedded 1.4 times as fast.
-                static = inputs.arguments["pixel_values"].clone()
+                pixels = inputs.arguments["pixel_values"]
+                wanted_ND = model.encode_images(inputs)
+                # Other pixels than those of the check, in the same layout: channels-last pictures
+                # are embedded 1.4 times as fast.
+                static = -pixels
                 own = ModelInputs({"pixel_values": static}, inputs.patches, inputs.padding)
-                replay = self._record(lambda: model.encode_images(own))
+                with _CAPTURING:
+                    replay = self._record(lambda: model.encode_images(own), static.device)
+                static.copy_(pixels)
+                _check(replay, wanted_ND)
         # A graph is an acceleration: without one, the batch is computed all the same.
         except Exception as error:
             if any(is_out_of_memory(each) for each in _chain(error)):
@@ -135,18 +150,33 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def record_cuda(run: Callable[[], torch.Tensor]) -> Replay:
-    """Capture the kernels that ``run`` launches on the current device."""
-    warming = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    warming.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(warming):  # allocations and kernel selection are not captured
-        for _ in range(3):
-            run()
-    torch.cuda.current_stream().wait_stream(warming)
+def _check(replay: Replay, wanted_ND: torch.Tensor) -> None:
+    """Raise if a replay does not compute: torch only warns of a graph without kernels."""
+    replay().zero_()  # else the output of the capture could pass for that of the replay
+    if not torch.allclose(replay(), wanted_ND, rtol=0, atol=_TOLERANCE, equal_nan=True):
+        raise ValueError("its vectors differ from those of the kernels")
+
+
+@functools.cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream of a card's captures; torch's own is of the card that came first."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def record_cuda(run: Callable[[], torch.Tensor], device: torch.device) -> Replay:
+    """Capture the kernels that ``run`` launches on a card."""
     graph = torch.cuda.CUDAGraph()
-    # Other threads may allocate page-locked memory meanwhile, which "global" would not allow.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        output = run()
+    with torch.cuda.device(device):
+        warming = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        warming.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(warming):  # allocations and kernel selection are not captured
+            for _ in range(3):
+                run()
+        torch.cuda.current_stream().wait_stream(warming)
+        stream = _capture_stream(device)
+        # Other threads may allocate page-locked memory meanwhile, which "global" would not allow.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            output = run()
 
     def replay() -> torch.Tensor:
         graph.replay()

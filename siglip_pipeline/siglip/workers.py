@@ -147,6 +147,7 @@ def _launch(model: SiglipModel, job: Job, streams: Streams, sizes: BatchSize) ->
     except Exception as error:
         if not is_out_of_memory(error):
             raise
+        streams.hand_over(())  # pictures decoded on the side may be read by the model as they are
         return _NoRoom(job, decoded, error.with_traceback(None))
 
 

@@ -15,16 +15,21 @@ from siglip_pipeline.siglip.streams import HostStreams
 class FakeGraphs:
     """Captures as a card does: a replay computes again from the same memory."""
 
-    def __init__(self, *, fits: int = 1 << 30, error: Exception | None = None) -> None:
+    def __init__(
+        self, *, fits: int = 1 << 30, error: Exception | None = None, empty: bool = False
+    ) -> None:
         self.captured: list[int] = []
         self.replayed: list[int] = []
         self._fits = fits
         self._error = error
+        self._empty = empty
 
-    def __call__(self, run: Callable[[], torch.Tensor]) -> Replay:
+    def __call__(self, run: Callable[[], torch.Tensor], device: torch.device) -> Replay:
+        assert device.type == "cpu"
         if self._error is not None:
             raise self._error
-        size = len(run())
+        output = run()
+        size = len(output)
         if size > self._fits:
             try:
                 raise torch.OutOfMemoryError(f"no room for the graph of {size}")
@@ -34,7 +39,7 @@ class FakeGraphs:
 
         def replay() -> torch.Tensor:
             self.replayed.append(size)
-            return run().clone()
+            return output if self._empty else run().clone()
 
         return replay
 
@@ -43,23 +48,29 @@ class FakeStreams(HostStreams):
     """A card that still works when a launch returns: vectors come with the last mark."""
 
     ahead = True
+    unordered: bool
+    """Whether the model does not wait yet for what was done on the side."""
 
     def __init__(self) -> None:
         self.handed_over = 0
         self._on_side = False
+        self.unordered = False
 
     def side(self) -> AbstractContextManager[object]:
         @contextlib.contextmanager
         def inside() -> Iterator[None]:
             assert not self._on_side
-            self._on_side = True
-            yield
-            self._on_side = False
+            self._on_side = self.unordered = True
+            try:
+                yield
+            finally:
+                self._on_side = False
 
         return inside()
 
     def hand_over(self, tensors: Iterable[torch.Tensor]) -> None:
         assert not self._on_side
+        self.unordered = False
         self.handed_over += 1
 
 

@@ -1,5 +1,8 @@
 """Graphs on a card that is not there: when they are captured, replayed, dropped and given up."""
 
+import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,7 @@ from siglip_pipeline.records import EmbeddingBatch
 from siglip_pipeline.siglip import workers
 from siglip_pipeline.siglip.batch_probe import probed_batch_size
 from siglip_pipeline.siglip.engine import EmbeddingEngine
-from siglip_pipeline.siglip.forward import EagerForward, GraphForward
+from siglip_pipeline.siglip.forward import EagerForward, GraphForward, Replay
 from siglip_pipeline.siglip.model import SiglipModel, load_model
 from siglip_pipeline_tests.siglip.conftest import Make, jpeg, picture, video
 from siglip_pipeline_tests.siglip.fake_card import FakeGraphs, FakeStreams
@@ -55,7 +58,7 @@ def test_a_graph_is_captured_once_and_the_last_batch_padded(
     for found, right in zip(vectors(engine), wanted, strict=True):
         np.testing.assert_allclose(found, right, atol=1e-5)
     assert graphs.captured == [8]
-    assert graphs.replayed == [8, 8, 8]  # 19 frames: 8, 8 and 3
+    assert graphs.replayed == [8] * 5  # twice for the check; 19 frames: 8, 8 and 3
     assert engine.report.forward == "graph"
     assert engine.report.notes == ()
     assert streams.handed_over == 5 + 3
@@ -92,6 +95,37 @@ def test_a_graph_that_cannot_be_captured_is_said(
     assert engine.report.forward == "eager"
 
 
+def test_a_graph_that_computes_nothing_is_not_used(model: SiglipModel) -> None:
+    """As torch gives with a warning when the kernels ran on another stream or card."""
+    wanted = eager(model)
+    model.forward = GraphForward(FakeGraphs(empty=True))
+    engine = EmbeddingEngine(model, batch_size=4)
+    for found, right in zip(vectors(engine), wanted, strict=True):
+        np.testing.assert_allclose(found, right, atol=1e-5)
+    [note] = engine.report.notes
+    assert "no CUDA graph (ValueError: its vectors differ from those of the kernels)" in note
+    assert engine.report.forward == "eager"
+
+
+def test_two_cards_do_not_capture_at_once(options_for: Make) -> None:
+    capturing = threading.Lock()
+    graphs = FakeGraphs()
+
+    def record(run: Callable[[], torch.Tensor], device: torch.device) -> Replay:
+        assert capturing.acquire(blocking=False), "two captures at once"
+        time.sleep(0.3)
+        capturing.release()
+        return graphs(run, device)
+
+    models = [load_model(options_for("siglip2"), "cpu", torch.float32) for _ in range(2)]
+    for model in models:
+        model.forward = GraphForward(record)
+    engine = EmbeddingEngine(models, batch_size=4)
+    vectors(engine)
+    assert engine.report.notes == ()
+    assert graphs.captured == [4, 4]
+
+
 @pytest.mark.usefixtures("streams")
 def test_lack_of_memory_drops_the_graph_and_halves_the_batch(model: SiglipModel) -> None:
     wanted = eager(model) * 6
@@ -104,6 +138,26 @@ def test_lack_of_memory_drops_the_graph_and_halves_the_batch(model: SiglipModel)
     assert engine.report.out_of_memory_count > 0
     assert graphs.captured == [2]
     assert engine.report.notes == ()
+
+
+def test_pictures_are_read_in_order_when_memory_ran_out_for_inputs(
+    model: SiglipModel, streams: FakeStreams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = eager(model)
+    inputs = model.inputs
+    refused: list[int] = []
+
+    def scarce(batch: Any) -> Any:
+        assert streams._on_side or not streams.unordered
+        if len(batch) > 2:
+            refused.append(len(batch))
+            raise torch.OutOfMemoryError("no room for the inputs")
+        return inputs(batch)
+
+    monkeypatch.setattr(model, "inputs", scarce)
+    for found, right in zip(vectors(EmbeddingEngine(model, batch_size=8)), wanted, strict=True):
+        np.testing.assert_allclose(found, right, atol=1e-5)
+    assert 8 in refused
 
 
 def test_graphs_of_larger_batches_are_freed(model: SiglipModel) -> None:
@@ -136,5 +190,5 @@ def test_the_batch_size_is_probed_on_graphs(model: SiglipModel) -> None:
     model.forward = GraphForward(graphs)
     assert probed_batch_size(model) in (32, 64)
     assert graphs.captured == [32, 64]
-    assert graphs.replayed == [32] * 4 + [64] * 4
+    assert graphs.replayed == [32] * 6 + [64] * 6
     assert model.forward.name == "eager"  # the probe's graphs are freed
