@@ -122,6 +122,8 @@ class PipelineRun:
                 raise
             # The caller's iterator may raise anything; its error is that of this video.
             except Exception as error:
+                if self._threads.stopping:  # the decoder is closed: nothing is wrong with the video
+                    raise Stopped from error
                 if not isinstance(error, SiglipPipelineError):
                     _log.warning("reading the frames of %s failed", name, exc_info=True)
                 self._put(self._outbox, Failed(number, _reason(error)))
@@ -153,7 +155,8 @@ class PipelineRun:
     def _ship(self, filling: "_Filling") -> None:
         """Begin to decode a batch, and queue it for the model."""
         with self._budget:
-            while self._in_flight + len(filling.jpegs) > self._most_in_flight():
+            # A batch that was filled before the size shrank may exceed the limit on its own.
+            while self._in_flight and self._in_flight + len(filling.jpegs) > self._most_in_flight():
                 self._threads.wait(self._budget)
             self._in_flight += len(filling.jpegs)
         decoding = self._decoder.begin(filling.jpegs)

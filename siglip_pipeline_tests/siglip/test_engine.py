@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from siglip_pipeline.errors import EmbeddingError, FrameStoreError, VideoError
 from siglip_pipeline.records import EmbeddingBatch, FrameBatch
 from siglip_pipeline.siglip.embeddings import extract_image_embeddings
 from siglip_pipeline.siglip.engine import EmbeddingEngine, Progress
+from siglip_pipeline.siglip.jpeg_decoders import Decoding, ThreadDecoder
 from siglip_pipeline.siglip.model import SiglipModel, get_model, load_model
 from siglip_pipeline.siglip.runner import BatchSize
 from siglip_pipeline_tests.siglip.checkpoints import Kind
@@ -291,6 +292,40 @@ def test_closing_early_ends_all_threads(model: SiglipModel) -> None:
     assert_no_threads()
 
 
+class _ClosedBeneath:
+    """A decoder that is closed while a batch begins."""
+
+    name, notes = "closed", ()
+
+    def __init__(self, host: ThreadDecoder) -> None:
+        self._host = host
+        self._closed = threading.Event()
+        self.begun = 0
+
+    def begin(self, jpegs: Sequence[bytes]) -> Decoding:
+        self.begun += 1
+        if self.begun > 1:
+            assert self._closed.wait(30)
+        return self._host.begin(jpegs)
+
+    def close(self) -> None:
+        self._host.close()
+        self._closed.set()
+
+
+def test_closing_early_is_no_failure_of_a_video(
+    model: SiglipModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    decoder = _ClosedBeneath(ThreadDecoder(model.recipe, threads=1, on_card=False))
+    results = EmbeddingEngine(model, batch_size=4, decoder=lambda: decoder).embed(films(4, 8))
+    next(results)
+    while decoder.begun < 2:
+        time.sleep(0.01)
+    results.close()  # type: ignore[attr-defined]
+    assert caplog.messages == []
+    assert_no_threads()
+
+
 def limited_to(frames: int) -> Hook:
     def allocate(batch: int) -> None:
         if batch > frames:
@@ -311,6 +346,27 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
         np.testing.assert_allclose(vectors(got), vectors(wanted), atol=1e-5)
     assert engine.report.batch_size == settles
     assert (engine.report.out_of_memory_count > 0) == (limit < 16)
+
+
+def test_a_batch_filled_before_the_size_shrank_goes_on(
+    model: SiglipModel, on_forward: Callable[[Hook], None]
+) -> None:
+    deadline = time.monotonic() + 20
+
+    def in_time(_: Progress) -> None:
+        assert time.monotonic() < deadline, "the run hangs"
+
+    def reading() -> Iterator[FrameBatch]:
+        batches = iter(video("a.mp4", jpegs(63), rows=21)[1])
+        yield from (next(batches), next(batches))  # a batch of 32, and 10 of the next
+        while engine.report.batch_size > 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        yield from batches
+
+    on_forward(limited_to(1))
+    engine = EmbeddingEngine(model, batch_size=32, on_progress=in_time, progress_seconds=0)
+    [result] = run(engine, [("a.mp4", reading())])
+    assert len(vectors(result)) == 63
 
 
 def test_no_room_for_a_single_frame_is_an_error(
