@@ -93,8 +93,8 @@ class _Tensors:
                 kind = _TYPES.get(entry["dtype"])
                 if key.startswith(f"{_ROOT}.") and kind is not None:
                     begin, end = entry["data_offsets"]
-                    flat = mapped[data + begin : data + end].view(kind)
-                    if flat.size == math.prod(entry["shape"]):
+                    if end - begin == math.prod(entry["shape"]) * kind.itemsize:
+                        flat = mapped[data + begin : data + end].view(kind)
                         self._tensors[key] = flat.reshape(entry["shape"])
 
     def get(self, name: str, *shape: int) -> npt.NDArray[Any]:

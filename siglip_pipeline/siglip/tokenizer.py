@@ -49,6 +49,8 @@ _GEMMA_NAMED = {
     "pad_token": "<pad>",
     "mask_token": "<mask>",
 }
+_LEGACY = ("special_tokens_map.json", "added_tokens.json")
+"""Files that transformers reads where tokenizer_config.json has no ``added_tokens_decoder``."""
 _NAMES = (*_GEMMA_NAMED, "sep_token", "cls_token")
 
 
@@ -147,6 +149,8 @@ class _FileBackend:
         if not {"tokenizer.json", "tokenizer_config.json"} <= files.keys():
             return None
         config = read_json(files["tokenizer_config.json"], checkpoint.name)
+        if "added_tokens_decoder" not in config and not files.keys().isdisjoint(_LEGACY):
+            return None
         kind = config.get("tokenizer_class")
         # transformers rebuilds the tokenizers of NaFlex checkpoints, whatever their class.
         is_rebuilt = kind in _REBUILT or checkpoint.family == "siglip2"

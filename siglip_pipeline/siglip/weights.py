@@ -61,6 +61,8 @@ def _end(tensor: Mapping[str, Any]) -> int:
     begin, end = tensor["data_offsets"]
     if not (isinstance(tensor["dtype"], str) and isinstance(tensor["shape"], list)):
         raise TypeError("an entry without type or shape")
+    if not all(isinstance(length, int) and length >= 0 for length in tensor["shape"]):
+        raise ValueError(f"shape {tensor['shape']}")
     if not (isinstance(begin, int) and isinstance(end, int) and 0 <= begin <= end):
         raise ValueError(f"offsets {begin} to {end}")
     return end

@@ -16,7 +16,9 @@ import transformers as _transformers
 from safetensors.torch import load_file, save_file
 
 from siglip_pipeline.demo.run import MODEL_FOLDER
+from siglip_pipeline.errors import CorruptWeightsError
 from siglip_pipeline.siglip.checkpoint import open_checkpoint
+from siglip_pipeline.siglip.model import load_model
 from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.siglip.recipe import read_recipe
 from siglip_pipeline.siglip.text_embeddings import extract_text_embeddings
@@ -124,6 +126,26 @@ def test_an_unusual_tower_is_left_to_torch(how: str, tmp_path: Path) -> None:
     assert open_text_model(ModelOptions(name=str(folder))) is None
 
 
+@pytest.mark.parametrize("shape", [None, [-8, -4], [{}]])
+def test_a_damaged_header_is_said(shape: list[Any] | None, tmp_path: Path) -> None:
+    """By the loader, if not at once: not as an error of numpy."""
+    folder = make_checkpoint(tmp_path / "model")
+    file = folder / "model.safetensors"
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    damaged = header["text_model.encoder.layers.0.mlp.fc1.bias"]
+    if shape is None:
+        damaged["data_offsets"][1] -= 1  # no whole number of floats
+    else:
+        damaged["shape"] = shape
+    written = json.dumps(header).encode()
+    file.write_bytes(len(written).to_bytes(8, "little") + written + data[8 + length :])
+    options = ModelOptions(name=str(folder))
+    with pytest.raises(CorruptWeightsError):
+        assert open_text_model(options) or load_model(options, "cpu", torch.float32)
+
+
 # -- tokens ------------------------------------------------------------------------------------
 
 HUB = {"tokenizer_class": "GemmaTokenizer", "add_bos_token": False, "add_eos_token": True}
@@ -145,16 +167,22 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "a token that the file lacks": {"mask_token": "<lacking>"},
     "an extra token": {"extra_special_tokens": ["fox"]},
 }
+LEGACY: dict[str, dict[str, Any]] = {
+    "special_tokens_map.json": {"mask_token": "fox"},
+    "added_tokens.json": {"fox": 690},
+}
 
 
 @pytest.mark.parametrize("family", ["siglip2", "naflex"])
-@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("config", [*CONFIGS, *LEGACY])
 def test_tokens_are_those_of_transformers(
     config: str, family: Kind, folders: Callable[[Kind], Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "model"
     shutil.copytree(folders(family), folder)
-    edit_json(folder / "tokenizer_config.json", **CONFIGS[config])
+    edit_json(folder / "tokenizer_config.json", **CONFIGS.get(config, HUB))
+    if config in LEGACY:
+        (folder / config).write_text(json.dumps(LEGACY[config]))
     text = json.loads((folder / "config.json").read_text())["text_config"]
     edit_json(folder / "config.json", text_config=text | {"vocab_size": 700})  # room for more
     theirs = transformers.AutoTokenizer.from_pretrained(folder)(
