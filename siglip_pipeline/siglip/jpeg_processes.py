@@ -129,22 +129,28 @@ class _Child:
         self._recipe = recipe
         self._lock = threading.Lock()
         self._ended = False
-        self._file = os.memfd_create("siglip-pictures")
-        os.ftruncate(self._file, SHARED_BYTES)
-        self._shared = mmap.mmap(self._file, SHARED_BYTES)
-        self._start()
+        with contextlib.ExitStack() as undo:
+            self._file = os.memfd_create("siglip-pictures")
+            undo.callback(os.close, self._file)
+            os.ftruncate(self._file, SHARED_BYTES)
+            self._shared = undo.enter_context(mmap.mmap(self._file, SHARED_BYTES))
+            self._start()
+            undo.pop_all()  # from here on, free() does it
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
-        self._connection = Connection(ours.detach())
-        with theirs:
+        with theirs, contextlib.ExitStack() as undo:
+            self._connection = undo.enter_context(Connection(ours.detach()))
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _BOOT, json.dumps([sys.path, theirs.fileno(), self._file])],
                 pass_fds=[theirs.fileno(), self._file],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # only the engine gets Ctrl-C; it ends its processes
             )
-        self._connection.send(self._recipe)
+            undo.callback(self._kill)
+            theirs.close()  # so that sending fails once the process has ended
+            self._connection.send(self._recipe)
+            undo.pop_all()
 
     def ask(self, jpegs: Sequence[bytes]) -> list[Answer]:
         """Return what became of each JPEG.

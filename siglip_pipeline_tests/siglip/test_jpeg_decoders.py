@@ -180,6 +180,16 @@ def test_processes_that_cannot_start_are_said(
     assert any("decoding processes cannot be started" in note for note in found.notes)
 
 
+def test_a_process_that_cannot_start_leaves_no_descriptor(
+    model: SiglipModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(Path("/proc/self/fd").iterdir())
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    with pytest.raises(FileNotFoundError, match="/nowhere/python"):
+        ProcessDecoder(model.recipe, processes=2, on_card=False)
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
+
+
 def test_the_cards_decoder_gives_what_the_host_gives(model: SiglipModel, kept: Kept) -> None:
     refused = real_jpegs()[2]
     codec = FakeCodec(refuses=lambda data: data == refused)
