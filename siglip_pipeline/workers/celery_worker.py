@@ -39,6 +39,7 @@ from siglip_pipeline.defs.queues import backend_url, broker_url, celery_config, 
 from siglip_pipeline.services.home import pipeline_environment
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import where
+from siglip_pipeline.workers.connection_check import ConnectionCheck
 from siglip_pipeline.workers.leases import renewed_lease
 from siglip_pipeline.workers.shards import part_of_run, serve_part
 
@@ -143,6 +144,7 @@ def worker_app(settings: Settings) -> Celery:
         app,
         base=type("ConfiguredStepTask", (StepTask,), {"settings": settings}),
     )
+    app.steps["consumer"].add(ConnectionCheck)
     return app
 
 
@@ -178,8 +180,6 @@ def run_worker(settings: Settings, queues: Sequence[str], *, name: str | None = 
             # Workers need not know of each other; a fleet would chat all day.
             without_gossip=True,
             without_mingle=True,
-            # They go over a connection of their own, which Celery awaits forever if RabbitMQ goes
-            # away as a worker connects again: the worker then takes no step any more.
             without_heartbeat=True,
             loglevel=logging.INFO,
         )
