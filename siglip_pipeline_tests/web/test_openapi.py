@@ -74,8 +74,8 @@ def test_requests_are_answered_as_the_description_says(
             raise AssertionError(f"{operation.label}: {told}") from group
     if mode is schemathesis.GenerationMode.POSITIVE:
         for label, answered in statuses.items():
-            # Nobody guesses the number of a stored frame, a moment, the bytes of a picture, or parameters
-            # of a search that go together.
+            # Nobody guesses the number of a stored frame, a moment, the bytes of a picture, or
+            # parameters of a search that go together.
             assert 200 in answered or re.search(UNGUESSED, label), (
                 label,
                 answered,
