@@ -1,9 +1,10 @@
-"""What import-linter and ruff cannot see: what is loaded when, and private parts of Dagster."""
+"""What ruff and import-linter do not check: names, loads, and private parts of Dagster."""
 
 import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,11 @@ LIGHT = [
     "siglip_pipeline.definitions",
     "siglip_pipeline.web.app",
 ]
+
+
+def test_the_name_of_a_module_says_its_subject_without_its_folder() -> None:
+    names = Counter(path.name for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def _loaded_by(module: str) -> set[str]:

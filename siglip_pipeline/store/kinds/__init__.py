@@ -1,9 +1,9 @@
 """The kinds of similarity index, behind one interface; docs/indexes.md says which to choose."""
 
 from siglip_pipeline.errors import SimilarityIndexError
+from siglip_pipeline.store.kinds.all_frames_index import Hnsw, IvfFlat
 from siglip_pipeline.store.kinds.base import Generation, IndexKind, Scope
 from siglip_pipeline.store.kinds.exact import Exact
-from siglip_pipeline.store.kinds.frame_index import Hnsw, IvfFlat
 from siglip_pipeline.store.kinds.moment_index import MomentIndex
 from siglip_pipeline.store.kinds.quantized import HnswBinary
 
