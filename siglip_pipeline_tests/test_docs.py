@@ -50,15 +50,20 @@ def _architecture() -> str:
     return (ROOT / "docs" / "architecture.md").read_text()
 
 
-def test_every_file_that_the_architecture_names_exists() -> None:
-    named = set(re.findall(r"`([\w./-]+\.(?:py|html|md|toml|txt))`", _architecture()))
-    assert len(named) > 40
-    missing = {
-        name
-        for name in named
-        if not ((ROOT / name).exists() or (ROOT / "siglip_pipeline" / name).exists())
+def test_every_file_that_the_docs_name_exists() -> None:
+    """As a path from the root of the repository, of the package or of its tests."""
+    roots = (ROOT, ROOT / "siglip_pipeline", ROOT / "siglip_pipeline_tests")
+    named = {
+        (page.relative_to(ROOT), name)
+        for page in [ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+        for name in re.findall(r"`([\w./-]+\.(?:py|html|toml))`", page.read_text())
     }
-    assert missing == set()
+    assert len(named) > 150
+    assert {
+        (str(page), name)
+        for page, name in named
+        if not any((root / name).is_file() for root in roots)
+    } == set()
 
 
 def test_the_architecture_lists_the_rooms_in_the_layers_of_the_contract() -> None:

@@ -25,6 +25,7 @@ from dagster._core.events import JobFailureData, RunFailureReason
 from siglip_pipeline.defs.lost_runs import INSTEAD_OF_TAG
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
+from siglip_pipeline.records import Stage
 from siglip_pipeline.runs.dagster_api import FINISHED, DagsterApi
 from siglip_pipeline.services.home import pipeline_environment
 from siglip_pipeline.services.ports import free_port
@@ -518,3 +519,30 @@ def test_a_push_of_videos_is_indexed(services: Services, tmp_path: Path) -> None
     (tmp_path / "videos" / "broken.mp4").write_text("no film")
     commit()
     assert run(str(PUSHED), "HEAD~1").returncode != 0
+
+
+@pytest.mark.parametrize("flag", ["--stale", "--failed"])
+def test_a_deleted_upload_does_not_stop_the_others(services: Services, flag: str) -> None:
+    """What Dagster itself refuses, a partition whose file is gone, is never asked of it."""
+    stays, goes = f"stays{flag}.mp4", f"goes{flag}.mp4"
+    services.render(stays, goes)
+    assert _cli(services.up.settings, "materialize", stays, goes, "--json").returncode == 0
+    with _active_model(services) as (database, model_id):
+        if flag == "--stale":
+            VectorStore(database).mark_outdated(model_id, [stays, goes])
+        else:
+            for video in (stays, goes):
+                VideoStore(database).record_failure(video, stage=Stage.FRAMES, reason="a test")
+    (services.uploads / goes).unlink()
+    before = {run["id"] for run in services.runs("video_frames")}
+    done = _cli(services.up.settings, "materialize", flag, "--json")
+    assert done.returncode == 1, done.stderr
+    document = json.loads(done.stdout)
+    assert [skipped["video"] for skipped in document["skipped"]] == [goes]
+    assert stays in document["indexed"]
+    assert goes not in document["videos"]
+    assert {run["id"] for run in services.runs("video_frames")} > before  # by the services
+    state = "indexed" if flag == "--stale" else "failed"
+    with _active_model(services) as (database, _):
+        assert VideoStore(database).states()[stays] == "indexed"
+        assert VideoStore(database).states()[goes] == state
