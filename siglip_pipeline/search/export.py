@@ -59,23 +59,12 @@ def export_hits(
     for number, hit in enumerate(hits, 1):
         suffix = "mp4" if clips else "jpg"
         path = folder / f"{number:03d}-{_plain(hit.video)}-{hit.media_time_seconds:.1f}s.{suffix}"
-        reason = None
+        made: Path | None = path
         try:
             if clips:
-                cut = cut_clip(
-                    uploads,
-                    hit.video,
-                    hit.start_seconds,
-                    hit.end_seconds,
-                    path,
-                    options=decode,
-                )
-                reason = cut.silent_because
+                reason = _write_clip(hit, path, uploads, decode)
             else:
-                thumbnail = frames.thumbnail(hit.video, hit.frame_index)
-                with replacing(path) as file:
-                    file.write(thumbnail)
-            made: Path | None = path
+                reason = _write_thumbnail(hit, path, frames)
         except (VideoError, FrameStoreError) as error:
             made, reason = None, str(error)
         except OSError as error:
@@ -90,6 +79,20 @@ def export_hits(
             )
         )
     return done
+
+
+def _write_clip(
+    hit: Hit, path: Path, uploads: UploadStore, decode: DecodeOptions | None
+) -> str | None:
+    """Write the moment as an MP4; return why it has no sound although the upload has."""
+    start, end = hit.start_seconds, hit.end_seconds
+    return cut_clip(uploads, hit.video, start, end, path, options=decode).silent_because
+
+
+def _write_thumbnail(hit: Hit, path: Path, frames: FrameStore) -> None:
+    thumbnail = frames.thumbnail(hit.video, hit.frame_index)
+    with replacing(path) as file:
+        file.write(thumbnail)
 
 
 def _plain(video: str) -> str:

@@ -73,30 +73,15 @@ def find_sequences(
     anchors = min(MAX_K, _ANCHORS * max(k, 10))
     least = score_of(min_probability, model)
     while True:
+        requests = [_anchor_request(text_D, anchors, filter, least) for text_D in texts_TD]
         found = [
-            moments.search(
-                model,
-                SearchRequest(
-                    query_QD=text_D[None],
-                    k=anchors,
-                    filter=replace(filter, max_per_video=None, min_probability=None),
-                    within=APART,
-                    min_score=least,
-                ),
-                must_be_active=must_be_active,
-            )
-            for text_D in texts_TD
+            moments.search(model, request, must_be_active=must_be_active) for request in requests
         ]
         videos = {hit.video_id: hit for hits in found for hit in hits}
+        stretches_T = [_stretches(found, text, within_seconds) for text in range(len(texts_TD))]
         scored = [
-            score_moments(
-                database,
-                model.model_id,
-                _stretches(found, number, within_seconds),
-                text_D,
-                time_range=filter.time_range,
-            )
-            for number, text_D in enumerate(texts_TD)
+            score_moments(database, model.model_id, where, text_D, time_range=filter.time_range)
+            for where, text_D in zip(stretches_T, texts_TD, strict=True)
         ]
         best = _best(_chains(scored, within_seconds, least), videos, k, filter.max_per_video)
         # Where a text has fewer moments than were asked for, all sequences are known.
@@ -104,6 +89,19 @@ def find_sequences(
         if known or anchors == MAX_K or len(best) == k:
             return tuple(_hit(chain, videos, model) for chain in best)
         anchors = min(MAX_K, 4 * anchors)
+
+
+def _anchor_request(
+    text_D: FloatArray, anchors: int, filter: SearchFilter, least: float
+) -> SearchRequest:
+    """Return the search for the best moments of one text, each by itself."""
+    return SearchRequest(
+        query_QD=text_D[None],
+        k=anchors,
+        filter=replace(filter, max_per_video=None, min_probability=None),
+        within=APART,
+        min_score=least,
+    )
 
 
 def _stretches(found: Sequence[Sequence[Hit]], number: int, within_seconds: float) -> list[Stretch]:

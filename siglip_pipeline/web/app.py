@@ -47,6 +47,30 @@ _DESCRIPTION = """Find moments in videos by text, by picture, or by another mome
 Every failure is answered with `{"error": {"type", "message"}}`. With `SIGLIP_API_KEY` set, requests
 bring the key as `Authorization: Bearer KEY` or `X-API-Key: KEY`."""
 
+_CHECKED_ROUTERS = (
+    api.router,
+    explain_routes.router,
+    videos.router,
+    watch_routes.router,
+    media.router,
+    clip_routes.router,
+)
+"""Routes that refuse parameters that they do not have."""
+_OTHER_ROUTERS = (
+    health.router,
+    pages.router,
+    export_routes.router,
+    sign_in.router,
+    assets.router,
+)
+_ERRORS = (
+    SiglipPipelineError,
+    HTTPException,
+    RequestValidationError,
+    ClientDisconnect,
+    Exception,
+)
+
 
 def create_app(
     settings: Settings, database: Database, *, embedder: QueryEmbedder | None = None
@@ -84,31 +108,12 @@ def create_app(
     app.state.services = services
     app.state.signatures = signatures = MediaSignatures(settings.api_key)
     app.state.api_key = ApiKey(settings.api_key)
-    for router in (
-        api.router,
-        explain_routes.router,
-        videos.router,
-        watch_routes.router,
-        media.router,
-        clip_routes.router,
-    ):
+    for router in _CHECKED_ROUTERS:
         app.include_router(router, dependencies=[Depends(known_parameters)])
-    for router in (
-        health.router,
-        pages.router,
-        export_routes.router,
-        sign_in.router,
-        assets.router,
-    ):
+    for router in _OTHER_ROUTERS:
         app.include_router(router)
     app.router.routes.append(mcp.route())
-    for kind in (
-        SiglipPipelineError,
-        HTTPException,
-        RequestValidationError,
-        ClientDisconnect,
-        Exception,
-    ):
+    for kind in _ERRORS:
         app.add_exception_handler(kind, _answer_error)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return Guard(app, settings, signatures)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 from mcp.server import MCPServer
@@ -46,9 +47,21 @@ def create_mcp(services: Services) -> MCPServer[Any]:
     server = MCPServer(
         "siglip-pipeline", instructions=_INSTRUCTIONS, version=__version__, log_level="WARNING"
     )
+    tools = _Tools(services)
+    for tool in (tools.search_moments, tools.list_videos, tools.explain):
+        server.add_tool(tool, annotations=_READ_ONLY)
+    server.add_tool(tools.get_frames, annotations=_READ_ONLY, structured_output=False)
+    return server
 
-    @server.tool(annotations=_READ_ONLY)
+
+@dataclass(frozen=True, slots=True)
+class _Tools:
+    """The tools; clients see names, parameters and docstrings of these methods."""
+
+    services: Services
+
     def search_moments(
+        self,
         query: Annotated[
             str | None, Field(description='A caption, or a mix: +"snow" -"people".')
         ] = None,
@@ -72,13 +85,13 @@ def create_mcp(services: Services) -> MCPServer[Any]:
                 min_probability=min_probability,
                 max_per_video=max_per_video,
             )
-            moment = moment_of(services, like, None, None)
-            result = run_search(services, HitRange(k, offset), filter, q=query, moment=moment)
+            moment = moment_of(self.services, like, None, None)
+            result = run_search(self.services, HitRange(k, offset), filter, q=query, moment=moment)
             hits = [to_json(HitAnswer.of(hit)) for hit in result.hits]
             return {"query": to_json(result.query), "model": result.model, "hits": hits}
 
-    @server.tool(annotations=_READ_ONLY, structured_output=False)
     def get_frames(
+        self,
         video_id: Annotated[int, Field(ge=1, le=MAX_ID)],
         from_seconds: Annotated[float, Field(ge=0)] = 0.0,
         to_seconds: float | None = None,
@@ -89,20 +102,20 @@ def create_mcp(services: Services) -> MCPServer[Any]:
         For a hit, ask for its start_seconds and end_seconds.
         """
         with _public():
-            name = services.name(video_id)
+            name = self.services.name(video_id)
             end = float("inf") if to_seconds is None else to_seconds
-            found = services.timelines.frames(
+            found = self.services.timelines.frames(
                 video_id, start_seconds=from_seconds, end_seconds=end, max_frames=limit
             )
             shown: list[Any] = [f"{name.video}: {len(found.frames)} of {found.total} frames"]
             for frame in found.frames:
-                jpeg = services.frames.thumbnail(name.video, frame.frame_index)
+                jpeg = self.services.frames.thumbnail(name.video, frame.frame_index)
                 picture = Image(data=shrink_jpeg(jpeg, _PICTURE_WIDTH), format="jpeg")
                 shown += [f"at {timecode(frame.time_seconds)}", picture]
             return shown
 
-    @server.tool(annotations=_READ_ONLY)
     def list_videos(
+        self,
         name: Annotated[str | None, Field(description="A part of the path.")] = None,
         limit: Annotated[int, Field(ge=1, le=500)] = 50,
         offset: Annotated[int, Field(ge=0, le=MAX_ID)] = 0,
@@ -110,12 +123,12 @@ def create_mcp(services: Services) -> MCPServer[Any]:
         """List the videos of the collection by path, each with its id and its progress."""
         with _public():
             filter = VideoFilter(name=name)
-            rows = services.library.page(filter, limit=limit, offset=offset)
+            rows = self.services.library.page(filter, limit=limit, offset=offset)
             videos = [VideoAnswer.of(row).model_dump(mode="json") for row in rows]
-            return {"videos": videos, "total": services.library.count(filter)}
+            return {"videos": videos, "total": self.services.library.count(filter)}
 
-    @server.tool(annotations=_READ_ONLY)
     def explain(
+        self,
         query: Annotated[str, Field(description="As for search_moments.")],
         moment: Annotated[str, Field(description="VIDEO@SECONDS, which was expected.")],
         k: _K = 10,
@@ -124,9 +137,7 @@ def create_mcp(services: Services) -> MCPServer[Any]:
         """Say why a search does not show a moment, and what would change that."""
         with _public():
             filter = SearchFilter(videos=tuple(videos) if videos else None)
-            return to_json(explain_moment(services, query, moment, HitRange(k, 0), filter))
-
-    return server
+            return to_json(explain_moment(self.services, query, moment, HitRange(k, 0), filter))
 
 
 def mcp_app(server: MCPServer[Any]) -> Starlette:
