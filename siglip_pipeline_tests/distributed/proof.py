@@ -1,4 +1,4 @@
-"""A collection that several hosts index while they are struck, and what became of it.
+"""A collection that several hosts index while faults strike them, and the checks of the result.
 
 One control host (`siglip-pipeline up`: code server, webserver, daemon) and workers, each a process
 with a working folder and a SIGLIP_HOME of its own. Distinct rendered films arrive in waves.

@@ -1,4 +1,4 @@
-"""The whole arrangement: `up`, a daemon and workers of their own index what arrives, under fire."""
+"""`up`, a daemon and separate workers index new uploads while processes are killed."""
 
 from pathlib import Path
 

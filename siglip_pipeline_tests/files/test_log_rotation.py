@@ -1,4 +1,4 @@
-"""Old logs go, and nothing else does."""
+"""Old logs are deleted or rotated, and no other files."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""A card that is not there: its graphs, its streams and its JPEG decoder, computed on the CPU."""
+"""A simulated card: its graphs, its streams and its JPEG decoder, computed on the CPU."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator

@@ -1,4 +1,4 @@
-"""The batch size of a GPU: what is fastest on tensors that lie ready, and kept."""
+"""The batch size of a GPU: the fastest on prepared tensors, kept for the next run."""
 
 from pathlib import Path
 

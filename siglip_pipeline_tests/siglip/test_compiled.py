@@ -1,4 +1,4 @@
-"""Compiling in the background: never in the way, and only the same vectors."""
+"""Compilation in the background delays no batch, and changes no vector."""
 
 import os
 import subprocess

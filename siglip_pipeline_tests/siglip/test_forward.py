@@ -1,4 +1,4 @@
-"""Graphs on a card that is not there: when they are captured, replayed, dropped and given up."""
+"""CUDA graphs on a simulated card: when they are captured, replayed, dropped and not used."""
 
 import threading
 import time

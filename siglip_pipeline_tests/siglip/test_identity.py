@@ -1,4 +1,4 @@
-"""Opening checkpoints: what is refused and how, and what the key depends on."""
+"""Opening checkpoints: which are refused, with which message, and what the key depends on."""
 
 import json
 import shutil
