@@ -195,7 +195,7 @@ class Settings(BaseSettings):
         0.95, ge=0, le=1, description="A new index is published only with at least this recall@10."
     )
     index_rebuild_share: float = Field(
-        0.1, ge=0, le=1, description="Share of changed frames from which the index is built anew."
+        0.1, ge=0, le=1, description="Share of changed frames from which the index is built again."
     )
 
     recall_texts: Path | None = Field(
@@ -301,7 +301,7 @@ class Settings(BaseSettings):
         30,
         ge=0,
         description="What steps and ticks of Dagster wrote is removed after so many days, by the "
-        "job `remove_old_logs`. 0: kept for ever.",
+        "job `remove_old_logs`. 0: kept forever.",
     )
 
     # Several machines

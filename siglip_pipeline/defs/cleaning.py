@@ -14,7 +14,7 @@ def remove_logs(context: dg.OpExecutionContext) -> None:
     """Remove old log files of this Dagster; the records of runs and their events stay."""
     days = Settings.load().keep_logs_days
     if not days:
-        context.log.info("SIGLIP_KEEP_LOGS_DAYS is 0: logs are kept for ever")
+        context.log.info("SIGLIP_KEEP_LOGS_DAYS is 0: logs are kept forever")
         return
     removed = remove_old_log_files(Path(context.instance.storage_directory()), days=days)
     context.log.info(f"removed {removed.files} files, {size_in_words(removed.size_bytes)}")

@@ -48,7 +48,7 @@ def initialise(data: Path, account: binaries.Account) -> None:
         shutil.rmtree(partial, ignore_errors=True)  # made by mkdtemp above
         raise
     with (partial / "postgresql.conf").open("a") as configuration:
-        configuration.write("\n# Written anew at each start by siglip-pipeline:\n")
+        configuration.write("\n# Written at each start by siglip-pipeline:\n")
         configuration.write("include = 'siglip.conf'\n")
     partial.rename(data)
 

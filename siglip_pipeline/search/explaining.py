@@ -308,8 +308,8 @@ class _Explainer:
         return Cause(
             cause="missed_by_index",
             text="An exact search shows it: the index missed it.",
-            remedy=f"{remedy}. Build the index anew with a higher SIGLIP_INDEX_MIN_RECALL, or with "
-            "SIGLIP_INDEX_KIND=exact.",
+            remedy=f"{remedy}. Build the index again with a higher SIGLIP_INDEX_MIN_RECALL, or "
+            "with SIGLIP_INDEX_KIND=exact.",
         )
 
 

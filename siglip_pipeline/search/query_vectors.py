@@ -207,7 +207,7 @@ class QueryVectorizer:
         if len(means) < 2:
             raise QueryError(
                 "SIGLIP_RANKING=centred needs the queries of the recall check, with vectors of "
-                f"texts: build the index of model {model.name} anew, or rank without it"
+                f"texts: build the index of model {model.name} again, or rank without it"
             )
         return means
 

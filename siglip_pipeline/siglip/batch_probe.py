@@ -1,4 +1,4 @@
-"""Choose the batch size of a GPU: by tensors that lie ready, while nothing else runs.
+"""Choose the batch size of a GPU: measure prepared tensors while nothing else runs.
 
 Measured on the batches of a run, larger sizes lose against 32: Python threads that decode hold the
 interpreter while the GPU waits for its next launch. The result is kept per model, card, number

@@ -59,7 +59,7 @@ class PictureDecoder(Protocol):
         """Begin to decode a batch; return without waiting for it."""
 
     def close(self) -> None:
-        """End all threads and processes; what is not decoded yet is given up."""
+        """End all threads and processes; pictures that are not decoded yet are dropped."""
 
 
 class ThreadDecoder:

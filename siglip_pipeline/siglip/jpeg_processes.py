@@ -193,7 +193,7 @@ class _Child:
                 raise RuntimeError("decoding processes cannot be started any more") from error
 
     def end(self) -> None:
-        """End the process for good; who waits for its answer gets an error."""
+        """End the process and start no other; whoever waits for its answer gets an error."""
         with self._lock:
             self._ended = True
             self._kill()

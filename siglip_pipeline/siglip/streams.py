@@ -36,7 +36,7 @@ class Streams(Protocol):
         """Make this the current device of the thread."""
 
     def side(self) -> AbstractContextManager[object]:
-        """Do what is inside beside the model."""
+        """Run the block beside the model."""
 
     def hand_over(self, tensors: Iterable[torch.Tensor]) -> None:
         """Let the model wait for what was done on the side, and keep ``tensors`` until it is."""

@@ -1,4 +1,4 @@
-"""Name runs as Dagster and those who ask it for runs do: jobs, batches, and ranges of partitions.
+"""Names that Dagster and its callers share: jobs, batches, and ranges of partitions.
 
 It is free of Dagster, which takes a second to import: `materialize` asks a running one over HTTP.
 """

@@ -1,4 +1,4 @@
-"""Post JSON to webhooks, among it the hits of standing queries.
+"""Post JSON to webhooks, such as the hits of standing queries.
 
 The addresses are those of the operator. They may be secret, so no message shows them; no redirect
 is followed, and a slow receiver is given up.

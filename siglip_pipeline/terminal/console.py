@@ -122,7 +122,7 @@ def status_table(status: "PipelineStatus") -> Table:
         table.add_row(
             "out of date",
             f"frames of {len(stale.frames):,} and vectors of {len(stale.vectors):,} videos; "
-            "`siglip-pipeline materialize --stale` makes them anew",
+            "`siglip-pipeline materialize --stale` updates them",
         )
     if status.model:
         table.add_row(
@@ -139,7 +139,7 @@ def status_table(status: "PipelineStatus") -> Table:
         )
     watches = status.watches
     if watches.watches:
-        unsent = f"; {watches.late} not sent so far, {watches.failed} not sent for good"
+        unsent = f"; {watches.late} not sent so far, {watches.failed} given up"
         table.add_row(
             "watches",
             f"{watches.watches} with {watches.hits} hits"

@@ -145,7 +145,7 @@ def _query_error(error: JobError, seconds: float) -> QueryError:
     if error.kind == "late":
         return PictureTimeoutError(
             f"decoding the picture took longer than {seconds:g} s and was ended; send a smaller "
-            "one, or save it anew"
+            "one, or save it again"
         )
     if error.kind == "too large":
         return PictureTooLargeError(error.reason)

@@ -59,7 +59,7 @@ def is_among(host: str, networks: Sequence[Network]) -> bool:
 
 
 def one_client(host: str) -> str:
-    """Return what counts as one client: an address; of IPv6 its /64, which one line has whole."""
+    """Return what counts as one client: an IPv4 address, or the /64 of an IPv6 one."""
     address = _address(host)
     if isinstance(address, IPv6Address):
         return str(IPv6Network((int(address), 64), strict=False))

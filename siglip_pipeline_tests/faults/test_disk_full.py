@@ -1,4 +1,4 @@
-"""No room: for frames, and for the database. It is said with a remedy, and then made good."""
+"""A disk that is full of frames or of the database is reported with a remedy."""
 
 import tempfile
 from collections.abc import Iterator

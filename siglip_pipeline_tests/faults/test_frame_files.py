@@ -1,4 +1,4 @@
-"""Frame files that were half written: found out, made again, and never served."""
+"""Damaged frame files are detected, made again, and never served."""
 
 import random
 import shutil

@@ -1,4 +1,4 @@
-"""Small files that ask for much: refused or read within bounds, and the others go on."""
+"""Small files that demand much memory or time are refused or limited, and delay no others."""
 
 import struct
 import zlib

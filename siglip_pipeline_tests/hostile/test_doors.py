@@ -1,4 +1,4 @@
-"""Each library that reads foreign bytes is called at one place, with a list of formats."""
+"""Each library that reads untrusted bytes is called at one place, with a list of formats."""
 
 import ast
 from collections.abc import Iterator

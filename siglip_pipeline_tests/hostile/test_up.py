@@ -1,4 +1,4 @@
-"""What `up` opens: to other machines, to other users of this one, and to pages in a browser.
+"""What `up` exposes: to other machines, to other users of this one, and to pages in a browser.
 
 One `up` without a key is looked at in Chromium, one with a key from a shell.
 """

@@ -116,7 +116,7 @@ def recut(database: Database, model_id: int, threshold: float, progress: Progres
     with database.connection() as connection:
         stale = connection.execute(_STALE_MOMENTS, [model_id, threshold]).fetchall()
     if stale:
-        progress(f"cutting the moments of {len(stale)} videos anew at cosine {threshold}")
+        progress(f"cutting the moments of {len(stale)} videos again at cosine {threshold}")
     vectors = VectorStore(database)
     for video_id, path in stale:
         with database.connection() as connection:
