@@ -23,6 +23,8 @@ MAX_PATTERN = 2000
 """Longest path or glob, in characters; no upload has a longer name."""
 APART = -1.0
 """Value of ``within`` that makes every moment of the index a hit of its own."""
+ABOUT_VIDEOS = ("videos", "uploaded_since", "uploaded_until")
+"""Fields of a filter that limit the videos, which are looked up before the search."""
 
 _Time = Annotated[datetime, PlainSerializer(datetime.isoformat, return_type=str)]
 
@@ -177,8 +179,7 @@ class SearchFilter:
     @property
     def is_about_videos(self) -> bool:
         """Return whether the filter limits the videos, which must then be looked up first."""
-        limits = (self.videos, self.uploaded_since, self.uploaded_until)
-        return any(limit is not None for limit in limits)
+        return any(getattr(self, name) is not None for name in ABOUT_VIDEOS)
 
     def narrowed_to(self, videos: Sequence[str] | None) -> "SearchFilter":
         """Return the same filter on these videos; None changes nothing."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from siglip_pipeline.hits import MAX_K, Hit, Moment, SearchFilter
+from siglip_pipeline.hits import ABOUT_VIDEOS, MAX_K, Hit, Moment, SearchFilter
 from siglip_pipeline.search.query_vectors import QueryVectors
 from siglip_pipeline.search.results import HitFinder
 from siglip_pipeline.store.database import Database
@@ -200,7 +200,7 @@ class _Explainer:
     def _hiding_filters(self, near: StoredVector) -> list[str]:
         """Return the names of the filter's fields that exclude the moment."""
         hiding = []
-        for name in ("videos", "uploaded_since", "uploaded_until"):
+        for name in ABOUT_VIDEOS:
             value = getattr(self.filter, name)
             alone = SearchFilter(**{name: value})
             if value is not None and not allows_video(
