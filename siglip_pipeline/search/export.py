@@ -60,11 +60,12 @@ def export_hits(
         suffix = "mp4" if clips else "jpg"
         path = folder / f"{number:03d}-{_plain(hit.video)}-{hit.media_time_seconds:.1f}s.{suffix}"
         made: Path | None = path
+        reason: str | None = None
         try:
             if clips:
                 reason = _write_clip(hit, path, uploads, decode)
             else:
-                reason = _write_thumbnail(hit, path, frames)
+                _write_thumbnail(hit, path, frames)
         except (VideoError, FrameStoreError) as error:
             made, reason = None, str(error)
         except OSError as error:
