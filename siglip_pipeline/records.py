@@ -44,25 +44,27 @@ class Upload:
     """Seconds since the epoch (UTC), when the storage knows."""
     changed_at: float | None = None
     """When the file or its attributes last changed (ctime), of a local file; no program sets it."""
+    inode: int | None = None
+    """Which file of its file system it is, of a local file: another one under its name shows."""
     etag: str | None = None
     """The object store's entity tag, when there is one."""
 
     @property
     def fingerprint(self) -> str:
         """Return a text that changes when the listing says that the file may have changed."""
-        if self.changed_at is None:
-            return self.short_fingerprint
-        return f"{self.short_fingerprint}-{_microseconds(self.changed_at)}"
+        return self.fingerprints[-1]
 
     @property
-    def short_fingerprint(self) -> str:
-        """Return the form without ctime, which databases of schema version 7 hold."""
+    def fingerprints(self) -> tuple[str, str, str]:
+        """Return the fingerprint as versions made it: first without ctime, then without inode."""
         modified_us = "" if self.modified_at is None else _microseconds(self.modified_at)
-        return f"{self.size_bytes}-{self.etag or modified_us}"
+        short = f"{self.size_bytes}-{self.etag or modified_us}"
+        timed = short if self.changed_at is None else f"{short}-{_microseconds(self.changed_at)}"
+        return short, timed, timed if self.inode is None else f"{timed}-{self.inode}"
 
     def has_fingerprint(self, known: str | None) -> bool:
-        """Return whether a fingerprint is of this file, in the present or the earlier form."""
-        return known in (self.fingerprint, self.short_fingerprint)
+        """Return whether a fingerprint is of this file, as this or an earlier version made it."""
+        return known in self.fingerprints
 
 
 def _microseconds(seconds: float) -> str:

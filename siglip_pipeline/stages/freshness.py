@@ -94,7 +94,7 @@ def known_by_earlier_form(known: Mapping[str, str], listing: Iterable[Upload]) -
     return [
         upload
         for upload in listing
-        if known.get(upload.path) == upload.short_fingerprint != upload.fingerprint
+        if upload.fingerprint != known.get(upload.path) in upload.fingerprints
     ]
 
 

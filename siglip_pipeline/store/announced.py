@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Any
 
 from siglip_pipeline.records import Upload
-from siglip_pipeline.store.database import Connection, Database
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.fingerprints import columns, restate
 from siglip_pipeline.store.videos import timestamp
 
 _REGISTER = """
@@ -16,14 +16,6 @@ ON CONFLICT (path) DO UPDATE SET
     missing_since = NULL,
     announcements = videos.announcements + 1
 RETURNING path, video_id, announcements
-"""
-
-_RESTATE = """
-UPDATE videos SET
-    listed_fingerprint = CASE listed_fingerprint WHEN short THEN whole ELSE listed_fingerprint END,
-    source_fingerprint = CASE source_fingerprint WHEN short THEN whole ELSE source_fingerprint END
-FROM unnest(%s::text[], %s::text[], %s::text[]) AS upload (video, short, whole)
-WHERE path = video AND short <> whole AND short IN (listed_fingerprint, source_fingerprint)
 """
 
 _NOTE_RUNS = """
@@ -84,17 +76,14 @@ class AnnouncedUploads:
         uploads = list(uploads)
         rows = ((u.path, u.size_bytes, timestamp(u), u.fingerprint) for u in uploads)
         with self._database.connection() as connection:
-            _restate(connection, uploads)
-            known = connection.execute(_REGISTER, _columns(rows, width=4)).fetchall()
+            restate(connection, uploads)
+            known = connection.execute(_REGISTER, columns(rows, width=4)).fetchall()
         return {path: f"{video_id}.{number}" for path, video_id, number in known}
 
     def restate(self, uploads: Iterable[Upload]) -> None:
-        """Replace fingerprints in the form of an earlier version; announce nothing.
-
-        Those in another form than the upload's, and those of another file, stay.
-        """
+        """Complete the fingerprints that earlier versions made of these files; announce none."""
         with self._database.connection() as connection:
-            _restate(connection, uploads)
+            restate(connection, uploads)
 
     def note_runs(self, runs: Mapping[str, str | None]) -> None:
         """Record by path which run was requested; None where none is awaited any more."""
@@ -157,16 +146,6 @@ class AnnouncedUploads:
         return int(row[0])
 
 
-def _restate(connection: Connection, uploads: Iterable[Upload]) -> None:
-    rows = ((u.path, u.short_fingerprint, u.fingerprint) for u in uploads)
-    connection.execute(_RESTATE, _columns(rows, width=3))
-
-
 def _prefix(shard: str | None) -> str:
     """Return what the paths of a shard begin with; empty for the whole collection."""
     return f"{shard}/" if shard else ""
-
-
-def _columns(rows: Iterable[tuple[Any, ...]], *, width: int) -> list[list[Any]]:
-    """Return rows of ``width`` values as one array per column, for ``unnest``."""
-    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]

@@ -13,6 +13,7 @@ from psycopg.types.json import Jsonb
 from siglip_pipeline.records import Stage, Upload, VideoInfo
 from siglip_pipeline.store import generations
 from siglip_pipeline.store.database import Connection, Database
+from siglip_pipeline.store.fingerprints import restate
 
 VideoState = Literal["pending", "frames", "embedded", "indexed", "failed"]
 
@@ -198,6 +199,7 @@ class VideoStore:
         """Record that a video was decoded, and the source and sampling of its stored frames."""
         with self._database.connection() as connection:
             video_id = _upsert(connection, upload.path, upload)
+            restate(connection, [upload])  # else the one that was announced differs from this one
             connection.execute(
                 _RECORD_FRAMES,
                 [

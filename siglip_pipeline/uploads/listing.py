@@ -191,6 +191,7 @@ def local_upload(path: str, status: os.stat_result) -> Upload:
         size_bytes=status.st_size,
         modified_at=status.st_mtime,
         changed_at=status.st_ctime,
+        inode=status.st_ino,
     )
 
 

@@ -212,7 +212,8 @@ class _Task:
         except UploadNotFoundError:
             found = f" ({result.reason})" if isinstance(result, VideoError) else ""
             return VideoError(self.upload.path, f"it was deleted while it was decoded{found}")
-        if now.fingerprint != self.upload.fingerprint:
+        # What was read is one file, whatever its inode: another one there is hashed later.
+        if not now.has_fingerprint(self.upload.fingerprints[1]):
             return now
         if isinstance(result, VideoError):
             return result

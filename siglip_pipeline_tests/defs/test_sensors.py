@@ -113,37 +113,42 @@ def test_a_file_is_taken_up_once_and_again_when_it_changes(uploads: Path) -> Non
         assert _tick(instance) is None
 
 
+@pytest.mark.parametrize("form", [0, 1], ids=["without ctime", "without inode"])
 def test_an_upgrade_announces_nothing_and_notices_what_changes_after_it(
-    uploads: Path, database: Database
+    form: int, uploads: Path, database: Database
 ) -> None:
     file = uploads / "a.jpg"
     file.write_bytes(b"1234")
     os.utime(file, (1_700_000_000, 1_700_000_000))
+    status = file.stat()
+    whole = f"4-1700000000000000-{round(status.st_ctime * 1e6)}-{status.st_ino}"
     with dg.DagsterInstance.ephemeral() as instance:
         assert _tick(instance) is not None
         with database.connection() as connection:
             connection.execute(
-                "UPDATE videos SET listed_fingerprint = '4-1700000000000000',"
-                " source_fingerprint = '4-1700000000000000'"
+                "UPDATE videos SET listed_fingerprint = %(it)s, source_fingerprint = %(it)s",
+                {"it": "-".join(whole.split("-")[: 2 + form])},
             )
         assert _tick(instance) is None
         with database.connection() as connection:
             found = connection.execute(
-                "SELECT listed_fingerprint, listed_fingerprint = source_fingerprint FROM videos"
+                "SELECT listed_fingerprint, source_fingerprint FROM videos"
             ).fetchone()
-        changed_us = round(file.stat().st_ctime * 1e6)
-        assert found == (f"4-1700000000000000-{changed_us}", True)
+        assert found == (whole, whole)
         file.write_bytes(b"4321")
         os.utime(file, (1_700_000_000, 1_700_000_000))
         assert _tick(instance) is not None
 
 
-def test_an_upgrade_of_many_uploads_announces_none(uploads: Path, database: Database) -> None:
+@pytest.mark.parametrize("form", [0, 1], ids=["without ctime", "without inode"])
+def test_an_upgrade_of_many_uploads_announces_none(
+    form: int, uploads: Path, database: Database
+) -> None:
     for number in range(3000):
         (uploads / f"{number:04d}.mp4").touch()
     store = UploadStore(uploads, settle_seconds=0)
     listing = [*store.scan()]
-    rows = [(u.path, u.size_bytes, u.short_fingerprint) for u in listing]
+    rows = [(u.path, u.size_bytes, u.fingerprints[form]) for u in listing]
     with database.connection() as connection, connection.cursor() as cursor:
         cursor.executemany(
             """
@@ -163,10 +168,14 @@ def test_an_upgrade_of_many_uploads_announces_none(uploads: Path, database: Data
         known = videos.fingerprints()
         assert known == {u.path: u.fingerprint for u in listing}
         assert known_by_earlier_form(known, listing) == []
-        (uploads / "0007.mp4").chmod(0o600)
-        assert changed_uploads(known, store.scan()) == {"0007.mp4"}
+        # Two files change places: each has another inode under its name.
+        (uploads / "0007.mp4").replace(uploads / "0007.tmp")
+        (uploads / "0008.mp4").replace(uploads / "0007.mp4")
+        (uploads / "0007.tmp").replace(uploads / "0008.mp4")
+        changed = {"0007.mp4", "0008.mp4"}
+        assert changed_uploads(known, store.scan()) == changed
         assert _tick(instance) is not None
-        assert _reported(instance) == ["0007.mp4"]
+        assert {*_reported(instance)} == changed
 
 
 def test_a_run_that_the_daemon_never_made_is_asked_for_again(

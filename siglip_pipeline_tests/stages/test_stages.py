@@ -356,7 +356,7 @@ def test_a_file_that_was_touched_is_hashed_and_not_decoded(bench: Bench, film: P
     bench.sample("a.mp4")
     bench.embed("a.mp4")
     assert _out_of_date(bench) == []
-    for touch in _touches(file):
+    for touch in _touches(bench, file):
         touch()
         assert _out_of_date(bench) == ["a.mp4"]
         again = bench.sample("a.mp4")["a.mp4"]
@@ -387,7 +387,7 @@ def test_a_failed_file_that_was_touched_is_hashed_and_not_decoded(bench: Bench) 
         )
         return _stored_reason(bench) != "as before"
 
-    for touch in _touches(file):
+    for touch in _touches(bench, file):
         touch()
         assert _out_of_date(bench) == ["a.mp4"]
         assert not decodes()
@@ -410,9 +410,14 @@ def _stored_reason(bench: Bench) -> str:
     return failure.reason
 
 
-def _touches(file: Path) -> list[Callable[[], object]]:
-    """What changes a file's times and not its content."""
-    return [file.touch, lambda: file.chmod(0o600), lambda: _written_anew(file)]
+def _touches(bench: Bench, file: Path) -> list[Callable[[], object]]:
+    """What changes a file's times or inode and not its content."""
+    return [
+        file.touch,
+        lambda: file.chmod(0o600),
+        lambda: _written_anew(file),
+        lambda: _mounted_anew(bench.database),
+    ]
 
 
 def _written_anew(file: Path) -> None:
@@ -421,6 +426,16 @@ def _written_anew(file: Path) -> None:
     shutil.copyfile(file, copy)
     os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
     copy.replace(file)
+
+
+def _mounted_anew(database: Database) -> None:
+    """As if the file system had made up other inodes before."""
+    with database.connection() as connection:
+        connection.execute(
+            "UPDATE videos SET listed_fingerprint = listed_fingerprint || '1',"
+            " source_fingerprint = source_fingerprint || '1'"
+        )
+        connection.execute("UPDATE failures SET source_fingerprint = source_fingerprint || '1'")
 
 
 def _report_of(result: FramesStored | NoFrames | VideoError) -> object:
@@ -440,20 +455,42 @@ def test_other_content_of_the_same_size_and_time_is_decoded(bench: Bench) -> Non
     assert _report_of(bench.sample("a.bmp")["a.bmp"]) is not None
 
 
-def test_fingerprints_of_an_earlier_version_still_hold(bench: Bench, film: Path) -> None:
+@pytest.mark.parametrize("form", [0, 1], ids=["without ctime", "without inode"])
+def test_fingerprints_of_an_earlier_version_still_hold(form: int, bench: Bench, film: Path) -> None:
     shutil.copyfile(film, bench.folder / "a.mp4")
     bench.sample("a.mp4")
     bench.embed("a.mp4")
+    earlier = bench.uploads.get("a.mp4").fingerprints[form]
+    assert earlier != bench.uploads.get("a.mp4").fingerprint
     with bench.database.connection() as connection:
         connection.execute(
-            "UPDATE videos SET source_fingerprint = %(short)s, listed_fingerprint = %(short)s",
-            {"short": bench.uploads.get("a.mp4").short_fingerprint},
+            "UPDATE videos SET source_fingerprint = %(it)s, listed_fingerprint = %(it)s",
+            {"it": earlier},
         )
     assert _out_of_date(bench) == []
-    bench.sample("a.mp4")
+    # Decoded anew without a listing: what was announced of the same file is completed as well.
+    options = FramesOptions.from_settings(bench.settings)
+    stores = {"uploads": bench.uploads, "frame_store": bench.frames, "database": bench.database}
+    (again,) = sample_videos(["a.mp4"], **stores, options=options, force=True)  # type: ignore[arg-type]
+    assert _report_of(again) is not None
     assert _out_of_date(bench) == []
-    (bench.folder / "a.mp4").chmod(0o600)
+    _mounted_anew(bench.database)
     assert _out_of_date(bench) == ["a.mp4"]
+
+
+def test_the_failure_of_an_earlier_version_is_completed(bench: Bench) -> None:
+    (bench.folder / "a.mp4").write_bytes(b"no film at all")
+    bench.sample("a.mp4")
+    with bench.database.connection() as connection:
+        connection.execute(
+            "UPDATE failures SET source_fingerprint = %s",
+            [bench.uploads.get("a.mp4").fingerprints[1]],
+        )
+    assert _out_of_date(bench) == []
+    AnnouncedUploads(bench.database).restate(bench.uploads.list())
+    assert VideoStore(bench.database).fingerprints() == {
+        "a.mp4": bench.uploads.get("a.mp4").fingerprint
+    }
 
 
 def test_warnings_stay_with_the_frames_until_the_video_is_good(bench: Bench, film: Path) -> None:

@@ -226,6 +226,26 @@ def test_a_file_that_is_replaced_while_it_is_decoded_is_decoded_again(
         assert not frame_store.exists("film.mp4")
 
 
+class MountedAnew(UploadStore):
+    """Uploads on a file system that makes up another inode whenever it is asked."""
+
+    def get(self, path: str) -> Upload:
+        return dataclasses.replace(super().get(path), inode=time.monotonic_ns())
+
+
+def test_an_inode_that_changes_costs_no_decode(
+    uploads: UploadStore, frame_store: FrameStore
+) -> None:
+    render(folder(uploads) / "film.mp4", frames=30)
+    changing = MountedAnew(folder(uploads), settle_seconds=0)
+    listed = changing.get("film.mp4")
+    ((read, outcome),) = extract_many(
+        [listed], changing, frame_store, sampling="every:1", options=OPTIONS, workers=1
+    )
+    assert isinstance(outcome, FrameReport)
+    assert read == listed, "it is hashed once more, since its inode is another one now"
+
+
 class Hanging(UploadStore):
     """Uploads of which those called ``hang…`` never answer a read, deep inside FFmpeg."""
 
