@@ -9,6 +9,7 @@ from typing import BinaryIO, Final
 import numpy as np
 from PIL import Image, ImageFile
 
+from siglip_pipeline.video import jpeg2000
 from siglip_pipeline.video.boxes import box_head, read_at
 
 BLANK: Final = (0, 128)
@@ -35,7 +36,7 @@ def reading_truncated() -> Iterator[None]:
 def padded(file: BinaryIO) -> tuple[BinaryIO, float]:
     """Return a file with zeros in place of missing bytes, and the share of it that exists.
 
-    Pillow refuses truncated containers that declare their size (WebP, HEIF, AVIF, JPEG 2000), and
+    Pillow refuses truncated containers that declare their size (WebP, HEIF, AVIF), JPEG 2000, and
     TIFF whose last tags are missing, but their decoders continue over zeros. Of PNG, it refuses
     truncated text after the picture, which is cut off. Every other file is returned unchanged.
     """
@@ -46,6 +47,9 @@ def padded(file: BinaryIO) -> tuple[BinaryIO, float]:
     if head == b"\x89PNG\r\n\x1a\n":
         end, kind = _last_chunk(file, size)
         return (file, 1.0) if kind == b"IDAT" else (io.BytesIO(read_at(file, 0, end) + _IEND), 1.0)
+    if head.startswith((jpeg2000.CODESTREAM, b"\0\0\0\x0cjP  ")):
+        completed, share = jpeg2000.completed(read_at(file, 0, size))
+        return io.BytesIO(completed), share
     declared = _declared_size(file, size)
     file.seek(0)
     share = size / declared if declared else 1.0
@@ -71,7 +75,7 @@ def _declared_size(file: BinaryIO, size: int) -> int:
     head = file.read(12)
     if head[:4] == b"RIFF":
         return 8 + int.from_bytes(head[4:8], "little")
-    if head[4:8] not in (b"ftyp", b"jP  "):
+    if head[4:8] != b"ftyp":
         return 0
     offset = 0
     while offset + 8 <= size:  # boxes

@@ -15,16 +15,7 @@ from PIL.TiffImagePlugin import (
     ImageFileDirectory_v2,
 )
 
-from siglip_pipeline.video.boxes import boxes_at, read_at
 from siglip_pipeline.video.scan import MAX_PIXELS
-
-_CODESTREAM: Final = b"\xff\x4f\xff\x51"
-"""The markers SOC and SIZ of JPEG 2000."""
-_DEPTH_AT: Final = 42
-"""Offset from there of the first component's depth less one; the highest bit is the sign."""
-_RESTRICTED, _ANY = b"\2", b"\3"
-"""Methods of a colour specification that hold an ICC profile."""
-_HEAD_BYTES: Final = 2**20
 
 _LAST_BASELINE: Final = 347
 """Of the tags for the picture; those for other purposes have higher numbers."""
@@ -44,8 +35,8 @@ _SPACES: Final = {
 }
 
 
-class UnknownTiffError(Exception):
-    """A TIFF that neither Pillow nor FFmpeg reads; the message gives its kind and the remedy."""
+class UnknownKindError(Exception):
+    """A picture that neither Pillow nor FFmpeg reads; the message gives its kind and the remedy."""
 
 
 def decode_still(file: BinaryIO, codec: str) -> Image.Image:
@@ -72,29 +63,12 @@ def decode_still(file: BinaryIO, codec: str) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels_HWC[:, :, : 4 if has_alpha else 3]))
 
 
-def is_deep_jpeg2000(file: BinaryIO) -> bool:
-    """Return whether a JPEG 2000 has over eight bits per sample, which Pillow 13 gets wrong."""
-    file.seek(0)
-    head = file.read(_HEAD_BYTES)
-    at = head.find(_CODESTREAM)
-    return 0 <= at < len(head) - _DEPTH_AT and (head[at + _DEPTH_AT] & 0x7F) + 1 > 8
-
-
-def jpeg2000_profile(file: BinaryIO) -> bytes | None:
-    """Return the colour profile of a JPEG 2000, which Pillow does not read (JP2, I.5.3.3)."""
-    for begin, end in boxes_at(file, (b"jp2h", b"colr"), 0, file.seek(0, 2)):
-        method = read_at(file, begin, 1)
-        if method in (_RESTRICTED, _ANY) and end - begin < _HEAD_BYTES:
-            return read_at(file, begin + 3, end - begin - 3)
-    return None
-
-
 def tiff_tags(file: BinaryIO) -> ImageFileDirectory_v2:
     """Return the tags of a TIFF's first page; its ``next`` is the offset of the second one, or 0.
 
     Raises:
         ValueError: the file ends before tags that determine the picture.
-        UnknownTiffError: its compression is not read by the libtiff that Pillow brings.
+        UnknownKindError: its compression is not read by the libtiff that Pillow brings.
     """
     file.seek(0)
     head = file.read(16)
@@ -103,7 +77,7 @@ def tiff_tags(file: BinaryIO) -> ImageFileDirectory_v2:
     file.seek(tags.next)
     tags.load(file)
     if (compression := tags.get(COMPRESSION, 1)) not in _COMPRESSIONS:
-        raise UnknownTiffError(
+        raise UnknownKindError(
             f"a TIFF with compression {compression}, which is not read here: save it with LZW or "
             "without compression"
         )
@@ -142,14 +116,14 @@ def decode_tiff(file: BinaryIO, tags: ImageFileDirectory_v2) -> Image.Image:
     """Return the first page of a TIFF that Pillow does not read.
 
     Raises:
-        UnknownTiffError: FFmpeg does not read it correctly; for example, it reads 32-bit integers
+        UnknownKindError: FFmpeg does not read it correctly; for example, it reads 32-bit integers
             as floats.
     """
     bits = tags.get(BITSPERSAMPLE, (1,))[0]
     colours = tags.get(PHOTOMETRIC_INTERPRETATION, 1)
     is_float = tags.get(SAMPLEFORMAT, (1,))[0] == _FLOAT
     if colours not in (0, 1, 2) or not (bits in (8, 16) or (bits == 32 and is_float)):
-        raise UnknownTiffError(
+        raise UnknownKindError(
             f"a TIFF of {bits} bits a sample in colour space {_SPACES.get(colours, colours)}, "
             "which is not read here: save it as RGB with 8 bits a sample"
         )

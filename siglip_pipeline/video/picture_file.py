@@ -15,15 +15,14 @@ import pi_heif
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from siglip_pipeline.video import jpeg2000
 from siglip_pipeline.video.aperture import clean_aperture
 from siglip_pipeline.video.apng import colour_code_points, read_apng
-from siglip_pipeline.video.bitmap import BitFields
+from siglip_pipeline.video.bitmap import open_bitmap
 from siglip_pipeline.video.boxes import boxes
 from siglip_pipeline.video.ffmpeg_picture import (
     decode_still,
     decode_tiff,
-    is_deep_jpeg2000,
-    jpeg2000_profile,
     tiff_tags,
 )
 from siglip_pipeline.video.gif import read_gif
@@ -98,9 +97,9 @@ def open_picture(file: BinaryIO, format: str, check_size: CheckSize) -> PictureF
             for size in (animation.size, *(patch.size for patch in animation.patches)):
                 check_size(*size)
             return _Patched(file, animation)
-    if format == "BMP" and (fields := BitFields.read(file)):
-        check_size(*fields.size)
-        return _Still(fields.size, lambda: fields.image(file))
+    if format == "BMP" and (bitmap := open_bitmap(file)):
+        check_size(*bitmap.size)
+        return _Still(bitmap.size, lambda: bitmap.image(file))
     tags = tiff_tags(file) if format == "TIFF" else None
     file.seek(0)
     try:
@@ -114,8 +113,8 @@ def open_picture(file: BinaryIO, format: str, check_size: CheckSize) -> PictureF
         return _Still(picture.size, lambda: picture, left_out)
     check_size(*image.size)
     if format == "JPEG2000":
-        profile = image.info["icc_profile"] = jpeg2000_profile(file)
-    if format == "JPEG2000" and is_deep_jpeg2000(file):
+        profile = image.info["icc_profile"] = jpeg2000.profile(file)
+    if format == "JPEG2000" and jpeg2000.is_deep(file):
         return _Still(image.size, lambda: _with_profile(decode_still(file, "jpeg2000"), profile))
     if format == "AVIF":
         return _Avif(image, file)

@@ -6,7 +6,7 @@ from PIL import UnidentifiedImageError
 
 from siglip_pipeline.errors import PictureTooLargeError, QueryError
 from siglip_pipeline.records import RgbArray
-from siglip_pipeline.video.ffmpeg_picture import UnknownTiffError
+from siglip_pipeline.video.ffmpeg_picture import UnknownKindError
 from siglip_pipeline.video.picture_file import open_picture
 from siglip_pipeline.video.still_pixels import upright_rgb
 
@@ -37,7 +37,7 @@ def decode_picture(file: BinaryIO, *, name: str, format: str, max_pixels: float)
         return upright_rgb(next(open_picture(file, format, check_size).frames(0)))
     except (QueryError, MemoryError):
         raise
-    except UnknownTiffError as error:
+    except UnknownKindError as error:
         raise QueryError(f"{name} is {error}") from error
     except Exception as error:  # decoders document no exceptions for damaged files
         # Pillow's message of this error is the repr of a Python object.

@@ -16,7 +16,7 @@ from PIL import UnidentifiedImageError
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import IntArray, RgbArray, VideoInfo
 from siglip_pipeline.video.cut_off import MIN_SHARE, padded, reading_truncated, rows_read
-from siglip_pipeline.video.ffmpeg_picture import UnknownTiffError
+from siglip_pipeline.video.ffmpeg_picture import UnknownKindError
 from siglip_pipeline.video.picture_file import PictureFile, open_picture
 from siglip_pipeline.video.picture_formats import HEAD_BYTES, format_of
 from siglip_pipeline.video.scan import check_dimensions
@@ -208,7 +208,7 @@ def _reading(source: MediaSource) -> Iterator[None]:
         yield
     except (MemoryError, VideoError):
         raise
-    except UnknownTiffError as error:
+    except UnknownKindError as error:
         raise VideoError(source.video, f"it is {error}") from error
     except Exception as error:  # Pillow raises IndexError, struct.error, TypeError …
         # Pillow's message of this error is the repr of the file, with a path of this machine.

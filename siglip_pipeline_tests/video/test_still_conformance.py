@@ -318,6 +318,7 @@ ENDINGS: dict[str, dict[str, Any]] = {
     "lossless.webp": {"lossless": True},
     "a.bmp": {},
     "a.jp2": {},
+    "a.j2k": {},
     "a.avif": {},
 }
 

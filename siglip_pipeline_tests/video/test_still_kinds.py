@@ -165,6 +165,17 @@ def test_pictures_that_are_cut_short(name: str, cut: int, share: float, tmp_path
     assert difference(pixels[10:36], whole[10:36]) < 1
 
 
+@pytest.mark.parametrize(("cut", "share", "row"), [(3, 0.99, 96), (9000, 0.72, 64)])
+def test_tiles_that_are_missing(cut: int, share: float, row: int, tmp_path: Path) -> None:
+    noise = np.random.default_rng(1).integers(1, 255, (96, 96, 3)).astype(np.uint8)
+    path = tmp_path / "tiles.j2k"
+    Image.fromarray(noise).save(path, tile_size=(32, 32))
+    path.write_bytes(path.read_bytes()[:-cut])
+    scanned, (pixels,) = read(path)
+    assert scanned.lost_share == pytest.approx(1 - share, abs=0.03)
+    assert (pixels[: row - 1] == noise[: row - 1]).mean() > 0.99
+
+
 def _jpeg(**options: object) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(COLOURS).save(buffer, "JPEG", **options)
