@@ -48,8 +48,8 @@ def open_bitmap(file: BinaryIO) -> "BitFields | RunLengths | None":
         )
     if _RUN_LENGTHS.get(compression) == bits and height > 0:
         palette_at = _HEADER_AT + header_size
-        colours = 4 * (int.from_bytes(head[46:50], "little") or 2**bits)
-        palette = read_at(file, palette_at, min(colours, 4 * 2**bits, data_at - palette_at))
+        palette_bytes = 4 * (int.from_bytes(head[46:50], "little") or 2**bits)
+        palette = read_at(file, palette_at, min(palette_bytes, 4 * 2**bits, data_at - palette_at))
         return RunLengths(size=(width, height), bits=bits, palette=palette, data_at=data_at)
     if compression not in (*_BIT_FIELDS, *_RUN_LENGTHS):
         raise UnknownKindError(

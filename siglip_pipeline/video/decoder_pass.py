@@ -22,6 +22,9 @@ from siglip_pipeline.video.timeline import MAX_REORDERED, UNKNOWN
 RACING: Final = frozenset({"theora", "vp3", "vp4"})
 """Codecs that libavcodec 62 decodes wrongly now and then with several threads."""
 
+_HEADER: Final = "new_extradata"
+"""Comes with the first packet of another sample description, which may be skipped."""
+
 MAX_PIXELS_IN_FLIGHT: Final = 8 * 3840 * 2160
 """Each decoder thread holds a frame of its own: eight of 4K, two of 8K."""
 
@@ -53,7 +56,8 @@ class Pass:
         self._scan = scan
         self._counts = counts
         pixels = max(1, scan.coded_width * scan.coded_height)
-        most = 1 if scan.codec in RACING else max(1, MAX_PIXELS_IN_FLIGHT // pixels)
+        is_racing = scan.one_thread or scan.codec in RACING
+        most = 1 if is_racing else max(1, MAX_PIXELS_IN_FLIGHT // pixels)
         self.threads = min(threads, most)
         self._on_progress = on_progress
         self._aspects: list[tuple[int, Fraction | None]] = []
@@ -92,6 +96,7 @@ class Pass:
                     "AUTO"  # by default only slices, of which most videos have one
                 )
             skipped = False
+            header = None
             mode = None
             key = 0
             for ordinal, packet in enumerate(demux(container, stream)):
@@ -99,6 +104,8 @@ class Pass:
                     break
                 self._on_progress(ordinal)
                 step = steps[ordinal]
+                if packet.has_sidedata(_HEADER):
+                    header = packet.get_sidedata(_HEADER)
                 if step == Step.SKIP:
                     skipped = True
                     continue
@@ -106,6 +113,8 @@ class Pass:
                 if skipped and packet.is_keyframe and self._counts.packets_given:
                     yield from self._give(context, None)
                     context.flush_buffers()
+                if skipped and header is not None:
+                    packet.set_sidedata(header)
                 skipped = False
                 if step != mode:
                     context.skip_frame = "DEFAULT" if step == Step.TARGET else "NONREF"

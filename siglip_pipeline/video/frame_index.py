@@ -15,12 +15,15 @@ from av.video.frame import PictureType
 from siglip_pipeline.records import IntArray
 from siglip_pipeline.video.decoder_pass import Pass, PassCounts
 from siglip_pipeline.video.plan import Step
-from siglip_pipeline.video.scan import PacketIndex, Scan, scan
+from siglip_pipeline.video.scan import FIELD_CODED, PacketIndex, Scan, scan
 from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline.video.timeline import MAX_REORDERED
 
 TRIAL_PACKETS: Final = 24
 MAX_TRIAL_PACKETS: Final = 600
+
+FIELD_SHARE: Final = 0.75
+"""Of a frame's duration: two packets that are closer may be its fields."""
 
 
 def index_frames(
@@ -35,7 +38,9 @@ def index_frames(
     packets = scanned.packets
     if packets.vouched:
         return scanned
-    if packets.timestamps_known or (packets.pts_P == packets.pts_P[0]).all():
+    if scanned.codec in FIELD_CODED and _changes_to_fields(packets.pts_N):
+        scanned = dataclasses.replace(scanned, one_thread=True)
+    elif packets.timestamps_known or (packets.pts_P == packets.pts_P[0]).all():
         tried = _tried(source, scanned, on_progress)
         if tried is not None:
             return dataclasses.replace(scanned, packets=tried)
@@ -50,16 +55,20 @@ def _tried(
     keys = np.flatnonzero(packets.key_P)
     first_key = int(keys[0]) if keys.size else 0
     size = min(len(packets), first_key + TRIAL_PACKETS, MAX_TRIAL_PACKETS)
+    if (repeated := _first_repeated(packets)) is not None:
+        # Two fields with one time, or two frames: the trial has to tell.
+        size = min(len(packets), max(size, repeated + MAX_REORDERED))
+        if size > MAX_TRIAL_PACKETS:
+            return None
     steps = np.full(size, Step.TARGET, np.uint8)
     counts = PassCounts()
     trial = Pass(source, scanned, counts, 1, on_progress)
-    pts = [frame.pts for frame in trial.frames(steps, flush=size == len(packets))]
-    if not packets.timestamps_known:
-        # Frames are numbered by order: expect one per packet, except those that the decoder holds.
-        held = 0 if size == len(packets) else MAX_REORDERED
-        return packets if size - held <= len(pts) <= size else None
+    flush = size == len(packets) or not packets.timestamps_known
+    pts = [frame.pts for frame in trial.frames(steps, flush=flush)]
+    if not packets.timestamps_known:  # frames are numbered by order: expect one per packet
+        return packets if len(pts) == size else None
     known = [value for value in pts if value is not None]
-    if not known or len(known) < len(pts):
+    if not known or len(known) < len(pts) or len({*known}) < len(known):
         return None
     foretold = packets.pts_N[packets.pts_N <= max(known)]
     first = int(np.searchsorted(packets.pts_N, min(known)))
@@ -73,6 +82,23 @@ def _tried(
         key_N=packets.key_N[first:],
         pts_N=packets.pts_N[first:],
     )
+
+
+def _changes_to_fields(pts_N: IntArray) -> bool:
+    """Return whether packets follow each other faster somewhere than at the beginning."""
+    between = np.diff(pts_N)
+    usual = np.median(between[:TRIAL_PACKETS]) if between.size else 0
+    return bool((between < FIELD_SHARE * usual).any())
+
+
+def _first_repeated(packets: PacketIndex) -> int | None:
+    """Return the first packet with the time of one before it; None if all differ."""
+    times, firsts = np.unique(packets.pts_P, return_index=True)
+    if times.size == len(packets):
+        return None
+    repeated_P = np.ones(len(packets), np.bool_)
+    repeated_P[firsts] = False
+    return int(np.argmax(repeated_P))
 
 
 def _decoded(source: MediaSource, scanned: Scan, on_progress: Callable[[int], None]) -> PacketIndex:

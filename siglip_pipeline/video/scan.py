@@ -33,7 +33,7 @@ from siglip_pipeline.video.hidden import HIDDEN
 from siglip_pipeline.video.side_data import side_data
 from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline.video.timeline import UNKNOWN, time_line
-from siglip_pipeline.video.tracks import choose_track, late_tracks
+from siglip_pipeline.video.tracks import choose_track, late_tracks, other_codecs
 from siglip_pipeline.video.trailing import trailing_data
 
 BoolArray = NDArray[np.bool_]
@@ -54,6 +54,9 @@ gap with an empty packet: the times of packets are then those of the frames in o
 
 PROGRESSIVE: Final = 1
 """AV_FIELD_PROGRESSIVE of libavcodec/defs.h; 0 is unknown, and all above are interlaced."""
+
+FIELD_CODED: Final = frozenset({"h264", "mpeg2video", "vc1", "cavs"})
+"""Codecs that can code each field by itself. If the order of fields is unknown, they may have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +111,8 @@ class Scan:
     packets: PacketIndex
     decoder: str | None = None
     """The one to use in place of FFmpeg's own."""
+    one_thread: bool = False
+    """Frames are followed by fields, which FFmpeg with several threads marks as corrupt."""
     warnings: tuple[str, ...] = ()
 
     def geometry(
@@ -189,6 +194,7 @@ def scan(source: MediaSource, *, on_progress: Callable[[int], None] = lambda pac
         check_dimensions(source.video, context.width, context.height)
         packets, last_at = _read_packets(container, stream, source, on_progress)
         warnings += late_tracks(container)
+        warnings += other_codecs(container, source, stream, packets=len(packets))
         warnings += trailing_data(source, container.format.name, last_at)
         return Scan(
             video=source.video,
@@ -277,13 +283,33 @@ def _read_packets(
         last_duration=last_duration,
         frame_duration=_frame_duration(stream),
         max_pause=int(MAX_PAUSE_SECONDS / time_base) if has_one_clock(container) else 0,
-        is_plain=stream.codec_context.field_order <= PROGRESSIVE and not hides_order,
-        # The index of MP4 and AVI lists every packet; that of other containers only key frames.
-        expected=max(len(pts), len(stream.index_entries)),
+        is_plain=_has_whole_frames(stream) and not hides_order,
+        expected=len(pts) + _cut_off(container, stream, len(pts)),
     )
     if is_packed:
         index = replace(index, timestamps_known=False, vouched=True)
     return index, last_at
+
+
+def _has_whole_frames(stream: VideoStream) -> bool:
+    """Return whether no packet holds a single field, by what FFmpeg found in the first ones."""
+    order = stream.codec_context.field_order
+    return order == PROGRESSIVE or (
+        order < PROGRESSIVE and stream.codec.canonical_name not in FIELD_CODED
+    )
+
+
+def _cut_off(container: InputContainer, stream: VideoStream, read: int) -> int:
+    """Return how many packets lie beyond the end of the file, by its index.
+
+    The index of MP4 and AVI lists every packet; that of other containers only key frames. It may
+    list fields, of which the demuxer makes one packet for a frame.
+    """
+    entries = stream.index_entries
+    if len(entries) <= read:
+        return 0
+    beyond = sum(entry.pos >= container.size for entry in entries)
+    return round(beyond * read / (len(entries) - beyond)) if beyond < len(entries) else beyond
 
 
 def _tells_aspect(container: str) -> bool:

@@ -15,6 +15,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from siglip_pipeline.errors import VideoError
+from siglip_pipeline.video.boxes import video_entries
 from siglip_pipeline.video.container import PLAYLIST, demux, leads_elsewhere, open_container
 from siglip_pipeline.video.encryption import check_encryption
 from siglip_pipeline.video.source import MediaSource
@@ -76,6 +77,21 @@ def late_tracks(container: InputContainer) -> list[str]:
     return [f"video that begins later in the file is left out: {', '.join(late)}"] if late else []
 
 
+def other_codecs(
+    container: InputContainer, source: MediaSource, stream: VideoStream, *, packets: int
+) -> list[str]:
+    """Return a warning if a track of MP4 changes its codec: FFmpeg reads the samples of one."""
+    if not container.format.name.startswith("mov,") or packets >= stream.frames:
+        return []
+    with source.open() as file:
+        kinds = {kind.decode("latin-1").strip() for kind, *_ in video_entries(file, stream.id)}
+    if len(kinds) < 2:
+        return []
+    share = max(1, round(100 * (1 - packets / stream.frames)))
+    names = ", ".join(sorted(kinds))
+    return [f"the track changes its codec ({names}): {share}% of the footage is not indexed"]
+
+
 def _packets_by_stream(source: MediaSource, indices: list[int]) -> Counter[int]:
     """Count the packets of each stream; reads the file once."""
     with open_container(source) as container:
@@ -88,7 +104,10 @@ def _left_out(streams: list[VideoStream]) -> list[str]:
     if not streams:
         return []
     names = ", ".join(
-        f"track {s.index + 1} ({s.codec.canonical_name} {s.width}x{s.height})" for s in streams
+        f"track {s.index + 1} ({s.codec.canonical_name}"
+        # Of a track that begins later, the size is not known.
+        f"{f' {s.width}x{s.height}' if s.width else ''})"
+        for s in streams
     )
     if len(streams) == 1:
         return [f"a second video track is left out: {names}"]

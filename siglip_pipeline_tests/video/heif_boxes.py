@@ -1,6 +1,7 @@
 """Write properties of HEIC files that the available encoders cannot (ISO/IEC 23008-12, 6.5)."""
 
 import struct
+from fractions import Fraction
 
 
 def with_property(heic: bytes, box: bytes) -> bytes:
@@ -46,9 +47,11 @@ def imir(axis: int) -> bytes:
     return struct.pack(">I4sB", 9, b"imir", axis)
 
 
-def clap(width: int, height: int) -> bytes:
-    """Keep the middle of a picture."""
-    return struct.pack(">I4s8I", 40, b"clap", width, 1, height, 1, 0, 1, 0, 1)
+def clap(width: int | str, height: int | str, right: int | str = 0, down: int | str = 0) -> bytes:
+    """Return `clap`: a size, and how far its centre lies from that of the picture; fractions."""
+    numbers = (Fraction(value) for value in (width, height, right, down))
+    parts = b"".join(struct.pack(">iI", *number.as_integer_ratio()) for number in numbers)
+    return struct.pack(">I4s", 40, b"clap") + parts
 
 
 def _box(data: bytearray, kind: bytes) -> int:

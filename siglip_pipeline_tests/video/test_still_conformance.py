@@ -149,6 +149,13 @@ def test_heif_is_turned_mirrored_and_cropped_by_its_properties(
     [
         ([clap(30, 20)], lambda pixels: pixels[10:30, 15:45]),
         ([clap(30, 20), irot(1)], lambda pixels: np.rot90(pixels[10:30, 15:45])),
+        # As libheif rounds halves, and cuts off what lies outside.
+        ([clap(31, 21)], lambda pixels: pixels[10:31, 14:45]),
+        ([clap("61/2", "41/2")], lambda pixels: pixels[10:31, 14:45]),
+        ([clap(30, 20, "1/2", "1/2")], lambda pixels: pixels[11:31, 15:45]),
+        ([clap(29, 19, "1/3", "2/3")], lambda pixels: pixels[11:30, 15:44]),
+        ([clap(30, 20, 16, -11)], lambda pixels: pixels[:20, 31:]),
+        ([clap(31, 20, "-15")], lambda pixels: pixels[10:30, :31]),
     ],
 )
 def test_avif_is_cropped_by_its_property(

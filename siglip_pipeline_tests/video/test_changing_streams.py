@@ -1,0 +1,186 @@
+"""Streams that change or break in the middle are indexed as the ffmpeg program shows them."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from siglip_pipeline_tests.video.crafted_files import (
+    one_track,
+    sample_entry,
+    with_map_version,
+    with_roll,
+)
+from siglip_pipeline_tests.video.ffmpeg_reference import (
+    REPORTS,
+    Indexed,
+    difference,
+    ffmpeg,
+    indexed,
+)
+from siglip_pipeline_tests.video.heif_boxes import clap
+from siglip_pipeline_tests.video.test_combinations import differences, reference
+
+PICTURES = "testsrc2=s={size}:r=25:d=1,eq=brightness='0.2*sin(2.4*n)':eval=frame"
+PAFF = REPORTS / "h264-paff-2997-a-pes-per-field.mts"
+"""A packet and a time for each field: 480 packets, 240 frames."""
+
+
+def film(path: Path, *options: str, size: str = "64x48", codec: str = "libx264") -> Path:
+    pictures = PICTURES.format(size=size)
+    ffmpeg("-f", "lavfi", "-i", pictures, "-c:v", codec, "-bf", "0", "-g", "10", *options, path)
+    return path
+
+
+def same_as_ffmpeg(path: Path, folder: Path) -> Indexed:
+    out = indexed(path, folder)
+    assert differences(out, reference([path], folder)[path.name]) == []
+    return out
+
+
+@pytest.mark.parametrize("sampling", ["every:37", "keyframes"])
+@pytest.mark.parametrize(
+    ("codec", "options", "sizes"),
+    [
+        ("libx264", ((), ("-preset", "ultrafast")), ("64x48", "64x48")),
+        ("libx264", ((), ()), ("64x48", "96x64")),
+        ("libx265", ((), ()), ("96x64", "64x48")),
+    ],
+)
+def test_a_track_may_have_several_sample_descriptions(
+    codec: str,
+    options: Sequence[Sequence[str]],
+    sizes: Sequence[str],
+    sampling: str,
+    tmp_path: Path,
+) -> None:
+    """Also if the packet that brings the second one is not needed."""
+    more = {"libx265": ("-tag:v", "hvc1", "-x265-params", "log-level=none:bframes=0")}
+    parts = [
+        film(tmp_path / f"{n}.mp4", *options[n], *more.get(codec, ()), size=sizes[n], codec=codec)
+        for n in (0, 1)
+    ]
+    alone = [picture for part in parts for picture in indexed(part, tmp_path).pictures]
+    path = tmp_path / "joined.mp4"
+    path.write_bytes(one_track([(part, sample_entry(part)) for part in parts]))
+    out = indexed(path, tmp_path, sampling=sampling)
+    assert out.report.warnings == ()
+    assert max(out.seconds_N) >= 1
+    for seconds, picture in zip(out.seconds_N, out.pictures, strict=True):
+        assert difference(picture, alone[round(seconds * 25)]) < 1
+
+
+def test_a_track_that_changes_its_codec_is_indexed_in_part(tmp_path: Path) -> None:
+    parts = [film(tmp_path / f"{c}.mp4", codec=c) for c in ("libx264", "mpeg4")]
+    path = tmp_path / "joined.mp4"
+    path.write_bytes(one_track([(part, sample_entry(part)) for part in parts]))
+    out = same_as_ffmpeg(path, tmp_path)
+    told = "the track changes its codec (avc1, mp4v): 50% of the footage is not indexed"
+    assert out.report.warnings == (told,)
+
+
+def test_the_clean_aperture_of_a_video_is_not_applied(tmp_path: Path) -> None:
+    """FFmpeg 5.1 and browsers show the whole picture."""
+    part = film(tmp_path / "part.mp4")
+    path = tmp_path / "aperture.mp4"
+    path.write_bytes(one_track([(part, sample_entry(part, clap(31, 21, "1/2")))]))
+    assert same_as_ffmpeg(path, tmp_path).pictures[0].shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize(("roll", "turned"), [(90.0, 270), (-90.0, 90), (180.0, 180), (0.0, 0)])
+def test_matroska_is_turned_by_its_projection(roll: float, turned: int, tmp_path: Path) -> None:
+    path = tmp_path / "turned.mkv"
+    path.write_bytes(with_roll(film(tmp_path / "film.mkv").read_bytes(), roll))
+    assert same_as_ffmpeg(path, tmp_path).report.info.rotation_degrees == turned
+
+
+@pytest.mark.parametrize("lost", [(41,), (40,), (1,), (41, 100, 201)])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "h264"])
+def test_fields_of_which_some_are_missing(
+    suffix: str, lost: tuple[int, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / f"fields.{suffix}"
+    with av.open(str(PAFF)) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        packets = (packet for packet in source.demux(video=0) if packet.size)
+        for number, packet in enumerate(packets):
+            if number not in lost:
+                packet.stream = stream
+                target.mux(packet)
+    out = indexed(path, tmp_path)
+    theirs = reference([path], tmp_path)[path.name]
+    assert out.report.warnings == ()
+    assert len(out.pictures) == len(theirs.pictures) == 240 - len(lost)
+    # A stream without a container has no times of its own.
+    assert suffix == "h264" or differences(out, theirs) == []
+
+
+def test_a_recording_that_changes_from_frames_to_fields(tmp_path: Path) -> None:
+    frames, fields = tmp_path / "frames.ts", tmp_path / "fields.ts"
+    pictures = PICTURES.format(size="128x64").replace("r=25:d=1", "r=60000/1001:d=2")
+    interlaced = "interlace=scan=tff,scale=interl=1,format=yuv420p"
+    ffmpeg(
+        *("-f", "lavfi", "-i", pictures, "-vf", interlaced, "-c:v", "libx264"),
+        *("-x264opts", "tff=1:bframes=2", frames),
+    )
+    ffmpeg("-i", PAFF, "-c", "copy", "-output_ts_offset", "2", fields)
+    path = tmp_path / "both.ts"
+    path.write_bytes(frames.read_bytes() + fields.read_bytes())
+    out = indexed(path, tmp_path, threads=2)
+    assert len(out.pictures) == len(reference([path], tmp_path)[path.name].pictures) == 300
+
+
+@pytest.mark.parametrize("size", ["64x48", "96x64"])
+def test_a_program_map_may_change(size: str, tmp_path: Path) -> None:
+    parts = [
+        film(tmp_path / f"{n}.ts", "-output_ts_offset", str(n), size=("64x48", size)[n])
+        for n in (0, 1)
+    ]
+    path = tmp_path / "changed.ts"
+    path.write_bytes(parts[0].read_bytes() + with_map_version(parts[1].read_bytes(), 1))
+    out = indexed(path, tmp_path)
+    assert out.report.warnings == ()
+    assert out.seconds_N == pytest.approx(np.arange(50) / 25, abs=1e-3)
+    shapes = [picture.shape[1::-1] for picture in out.pictures]
+    assert shapes == [(64, 48)] * 25 + [tuple(map(int, size.split("x")))] * 25
+
+
+def test_video_that_a_program_map_moves_is_named(tmp_path: Path) -> None:
+    parts = [
+        film(tmp_path / f"{n}.ts", "-output_ts_offset", str(n), "-mpegts_start_pid", pid)
+        for n, pid in enumerate(("0x100", "0x150"))
+    ]
+    path = tmp_path / "moved.ts"
+    path.write_bytes(parts[0].read_bytes() + with_map_version(parts[1].read_bytes(), 1))
+    out = same_as_ffmpeg(path, tmp_path)
+    assert out.report.warnings == ("a second video track is left out: track 2 (h264)",)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+@pytest.mark.parametrize("repeated", [(5,), (15,), (5, 15)])
+def test_frames_with_the_time_of_the_one_before_are_frames(
+    repeated: tuple[int, ...], codec: str, tmp_path: Path
+) -> None:
+    """Between its neighbours: no frame can be found by a time that two have."""
+    path = tmp_path / "repeated.mkv"
+    whole = film(tmp_path / "whole.mkv", codec=codec)
+    with av.open(str(whole)) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        times = [packet.pts for packet in packets]
+        for number, packet in enumerate(packets):
+            packet.stream = stream
+            packet.pts = packet.dts = times[number - (number in repeated)]
+            target.mux(packet)
+    out = indexed(path, tmp_path)
+    theirs = reference([path], tmp_path)[path.name]
+    assert out.report.warnings == ()
+    assert out.seconds_N == pytest.approx(np.arange(25) / 25, abs=1e-3)
+    assert np.delete(theirs.seconds_N, repeated) == pytest.approx(
+        np.delete(out.seconds_N, repeated), abs=1e-3
+    )
+    for ours, shown in itertools.zip_longest(out.pictures, theirs.pictures):
+        assert difference(ours, shown) < 6
