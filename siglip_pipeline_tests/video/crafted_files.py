@@ -120,7 +120,7 @@ def with_map_version(transport_stream: bytes, version: int) -> bytes:
         begin += 1 + changed[begin]
         end = begin + 3 + (int.from_bytes(changed[begin + 1 : begin + 3], "big") & 0xFFF)
         changed[begin + 5] = changed[begin + 5] & 0xC1 | version << 1
-        changed[end - 4 : end] = _crc32(changed[begin : end - 4]).to_bytes(4, "big")
+        changed[end - 4 : end] = _crc32(bytes(changed[begin : end - 4])).to_bytes(4, "big")
     return bytes(changed)
 
 
