@@ -19,6 +19,7 @@ import contextlib
 import importlib
 import importlib.util
 import json
+import math
 import os
 import platform
 import resource
@@ -69,13 +70,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="shorter clips, fewer rounds")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--videos", type=Path, help="folder of real videos to measure as well")
-    parser.add_argument("--seconds", type=int, help="length of rendered clips (default 60; 20)")
+    parser.add_argument("--seconds", type=int, help="length of rendered clips (default 60; 16)")
     parser.add_argument("--clips", type=Path, help="folder to keep rendered clips in")
-    parser.add_argument("--rounds", type=int, help="measurements of each case (default 5; 3)")
+    parser.add_argument("--rounds", type=int, help="measurements of each case (default 5; 2)")
     parser.add_argument("--only", default="", help="run the cases whose name begins so")
     arguments = parser.parse_args()
-    rounds = arguments.rounds or (3 if arguments.quick else 5)
-    seconds = arguments.seconds or (20 if arguments.quick else 60)
+    rounds = arguments.rounds or (2 if arguments.quick else 5)
+    seconds = arguments.seconds or (16 if arguments.quick else 60)
     with tempfile.TemporaryDirectory(prefix="bench-decode-") as temporary:
         folder = Path(temporary)
         clips = arguments.clips or folder
@@ -500,13 +501,18 @@ def pictures(
         return
     random = np.random.default_rng(0)
     # A few noise tiles are enough: what matters is that frames cost bits like a camera's.
-    noise = random.normal(0, 4, (8, height * 3 // 2, width))
-    y, x = np.mgrid[0 : height * 3 // 2, 0:width].astype(np.float32)
+    noise = random.normal(0, 4, (8, height * 3 // 2, width)).astype(np.float32)
+    y, x = np.arange(height * 3 // 2, dtype=np.float32), np.arange(width, dtype=np.float32)
     for n in range(count):
-        waves = 60 * np.sin((x + 4 * n) / 37 + np.sin(n / 50) * y / 53) + 128
+        across, down = (x + 4 * n) / 37, math.sin(n / 50) * y / 53
+        # The sine of their sum, by products, which is much faster.
+        rows = 60 * np.stack([np.cos(down), np.sin(down)], 1)
+        waves = rows @ np.stack([np.sin(across), np.cos(across)])
+        waves += 128
         if n % 200 < 100:
             waves[n % 200 * 3 :][:120, (7 * n) % width :][:, :160] = 220
-        planes = np.clip(waves + noise[n % 8], 0, 255).astype(np.uint8)
+        waves += noise[n % 8]
+        planes = np.clip(waves, 0, 255, out=waves).astype(np.uint8)
         planes[height:] = planes[height:] // 4 + 96
         yield VideoFrame.from_ndarray(planes, format="yuv420p")
 

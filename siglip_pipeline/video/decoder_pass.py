@@ -22,6 +22,9 @@ from siglip_pipeline.video.timeline import MAX_REORDERED, UNKNOWN
 RACING: Final = frozenset({"theora", "vp3", "vp4"})
 """Codecs that libavcodec 62 decodes wrongly now and then with several threads."""
 
+_SKIP: Final = int(Step.SKIP)
+_TARGET: Final = int(Step.TARGET)
+
 _HEADER: Final = "new_extradata"
 """Comes with the first packet of another sample description, which may be skipped."""
 
@@ -81,6 +84,7 @@ class Pass:
         packets = self._scan.packets
         # Search from the end: a list of all wanted packets would stay in memory during the pass.
         last = len(steps) - 1 - int(np.argmax(steps[::-1] != Step.SKIP)) if steps.any() else -1
+        step_of = steps.tobytes()  # numbers of numpy and of enumerations are slow
         # The decoder refuses larger pictures before it allocates them.
         options = {"max_pixels": str(MAX_PIXELS)}
         with open_container(self._source, options=options) as container:
@@ -103,10 +107,10 @@ class Pass:
                 if ordinal > last:
                     break
                 self._on_progress(ordinal)
-                step = steps[ordinal]
+                step = step_of[ordinal]
                 if packet.has_sidedata(_HEADER):
                     header = packet.get_sidedata(_HEADER)
-                if step == Step.SKIP:
+                if step == _SKIP:
                     skipped = True
                     continue
                 # Flush only at key frames: skips within a group have no effect on other frames.
@@ -117,7 +121,7 @@ class Pass:
                     packet.set_sidedata(header)
                 skipped = False
                 if step != mode:
-                    context.skip_frame = "DEFAULT" if step == Step.TARGET else "NONREF"
+                    context.skip_frame = "DEFAULT" if step == _TARGET else "NONREF"
                     mode = step
                 self._counts.packets_given += 1
                 if packets.shift_P is not None:

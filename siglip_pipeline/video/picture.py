@@ -33,6 +33,9 @@ _KNOWN_MATRICES: Final = {
     7: Colorspace.SMPTE240M,
     9: Colorspace.BT2020,
 }
+_DEFAULT_MATRIX: Final = Colorspace.DEFAULT
+_UNKNOWN_RANGE: Final = ColorRange.UNSPECIFIED
+_FULL_RANGE: Final = ColorRange.JPEG
 _KNOWN_RANGES: Final = {1: ColorRange.MPEG, 2: ColorRange.JPEG}
 
 HASH_SIDE: Final = 32
@@ -151,10 +154,10 @@ def convert(
         height=size[1],
         format=pixel_format,
         interpolation=interpolation,
-        src_colorspace=_KNOWN_MATRICES.get(frame.colorspace, Colorspace.DEFAULT),
+        src_colorspace=_KNOWN_MATRICES.get(frame.colorspace, _DEFAULT_MATRIX),
         # Otherwise swscale treats a full-range yuv420p (VP9, AV1, HEVC) as limited.
-        src_color_range=_KNOWN_RANGES.get(frame.color_range, ColorRange.UNSPECIFIED),
-        dst_color_range=ColorRange.JPEG,
+        src_color_range=_KNOWN_RANGES.get(frame.color_range, _UNKNOWN_RANGE),
+        dst_color_range=_FULL_RANGE,
         threads=1,
     )
     return np.asarray(rgb.to_ndarray())

@@ -23,7 +23,7 @@ MAX_FPS: Final = Fraction(1000)
 SCENE_MAX_GAP_SECONDS: Final = 10
 """Largest distance of two samples of a shot, for ``scenes``, if there are frames between them."""
 
-STEP: Final = Fraction(5, 4)
+STEP: Final = 1.25
 """Ratio of the distances of frames that may become the middle of a shot."""
 SPREAD: Final = Fraction(4, 5)
 """Share of twice the largest gap that a middle can divide, given this ratio."""
@@ -86,6 +86,7 @@ class SceneSampler(Generic[Item]):
 
     def __init__(self, time_base: Fraction) -> None:
         self._max_gap = int(SCENE_MAX_GAP_SECONDS / time_base)
+        self._max_spread = int(2 * SPREAD * self._max_gap)
         self._anchor = 0
         """Time of the last sample."""
         self._held: deque[tuple[int, Item]] = deque()
@@ -98,7 +99,7 @@ class SceneSampler(Generic[Item]):
             self._anchor, self._last = pts, (pts, item)
             return [*selected, item]
         selected = []
-        while pts - self._anchor > 2 * SPREAD * self._max_gap and self._held:
+        while pts - self._anchor > self._max_spread and self._held:
             near = [one for one in self._held if one[0] - self._anchor <= self._max_gap]
             selected.append(self._take(near[-1] if near else self._held[0]))
         if not self._held or pts - self._anchor >= STEP * (self._held[-1][0] - self._anchor):

@@ -12,8 +12,9 @@ from typing import Final
 import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
-from numpy.typing import NDArray
+from PIL import Image
 
+from siglip_pipeline.records import RgbArray
 from siglip_pipeline.video.picture import convert
 
 THRESHOLD: Final = 27.0
@@ -25,7 +26,8 @@ SHORTEST_SHOT_SECONDS: Final = Fraction(6, 10)
 WIDTH: Final = 64
 MAX_HEIGHT: Final = 128
 
-Components = NDArray[np.float32]
+HUES: Final = 255
+"""Of Pillow's circle of hues."""
 
 
 class ContentScore:
@@ -33,7 +35,7 @@ class ContentScore:
 
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
-        self._previous: Components | None = None
+        self._previous: RgbArray | None = None
 
     def of(self, frame: VideoFrame) -> float:
         """Return the difference, 0 to 255; 0 for the first frame, and where the size changes."""
@@ -51,30 +53,21 @@ class ContentScore:
         return content_difference(previous, self._previous)
 
 
-def hue_saturation_value(pixels_HWC: NDArray[np.uint8]) -> Components:
-    """Return HSV planes [3, H, W] in OpenCV's 8-bit scale: hue 0 to 180, the others 0 to 255."""
-    red, green, blue = (pixels_HWC[..., c].astype(np.float32) for c in range(3))
-    value = np.maximum(np.maximum(red, green), blue)
-    spread = value - np.minimum(np.minimum(red, green), blue)
-    saturation = np.divide(255 * spread, value, out=np.zeros_like(value), where=value > 0)
-    divisor = np.where(spread > 0, spread, 1)
-    hue = np.select(
-        [spread == 0, value == red, value == green],
-        [
-            np.zeros_like(value),
-            (30 * (green - blue) / divisor) % 180,
-            30 * (blue - red) / divisor + 60,
-        ],
-        default=30 * (red - green) / divisor + 120,
-    )
-    return np.stack([hue, saturation, value]).astype(np.float32)
+def hue_saturation_value(pixels_HWC: RgbArray) -> RgbArray:
+    """Return hue, saturation and value [H, W, 3], each from 0 to 255, as Pillow rounds them."""
+    return np.asarray(Image.fromarray(pixels_HWC).convert("HSV"))
 
 
-def content_difference(first: Components, second: Components) -> float:
-    """Return the mean over hue, saturation and value of the mean absolute change."""
-    change = np.abs(first - second)
-    change[0] = np.minimum(change[0], 180 - change[0])
-    return float(change.mean())
+def content_difference(first_HWC: RgbArray, second_HWC: RgbArray) -> float:
+    """Return the mean over hue, saturation and value of the mean absolute change.
+
+    A full circle of hue counts 180, as in OpenCV.
+    """
+    change_HWC = np.maximum(first_HWC, second_HWC) - np.minimum(first_HWC, second_HWC)
+    hue_HW = change_HWC[..., 0].copy()
+    total = int(change_HWC.sum()) - int(hue_HW.sum())
+    turns = int(np.minimum(hue_HW, HUES - hue_HW).sum())
+    return (total + turns * 180 / HUES) / change_HWC.size
 
 
 class CutFinder:

@@ -14,6 +14,7 @@ from siglip_pipeline.video.plan import plan_everything
 from siglip_pipeline.video.scan import scan
 from siglip_pipeline.video.scene_sampling import decode_scenes
 from siglip_pipeline.video.shots import (
+    HUES,
     THRESHOLD,
     ContentScore,
     CutFinder,
@@ -106,12 +107,13 @@ def test_a_flash_makes_no_shots() -> None:
 
 
 def test_hue_saturation_and_value_are_those_of_the_standard_library() -> None:
+    """To a step of their scales."""
     pixels = np.random.default_rng(1).integers(0, 256, (20, 20, 3), dtype=np.uint8)
     pixels[0, 0], pixels[0, 1] = (7, 7, 7), (0, 0, 0)
-    ours = hue_saturation_value(pixels).reshape(3, -1).T
+    ours = hue_saturation_value(pixels).reshape(-1, 3)
     for pixel, (hue, saturation, value) in zip(pixels.reshape(-1, 3), ours, strict=True):
         h, s, v = colorsys.rgb_to_hsv(*(pixel / 255))
-        assert (hue, saturation, value) == pytest.approx((180 * h, 255 * s, 255 * v), abs=1e-3)
+        assert (hue, saturation, value) == pytest.approx((HUES * h, 255 * s, 255 * v), abs=1.001)
 
 
 def test_hue_is_a_circle() -> None:
