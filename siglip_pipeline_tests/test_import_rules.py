@@ -56,6 +56,7 @@ SLOW_TO_IMPORT = {
         "pyarrow",
         "PIL",
         "numpy",
+        "fsspec",
     },
     "siglip_pipeline.cli.search_work": {"dagster", "fastapi"},
 }

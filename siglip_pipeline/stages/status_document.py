@@ -1,9 +1,15 @@
-"""The document of `status --json` and `GET /api/status`."""
+"""The document of `status --json` and `GET /api/status`.
+
+Fields are described in annotations: to read docstrings of fields takes 20 ms, which `status` does
+without.
+"""
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from siglip_pipeline.store.videos import VideoWarnings
-from siglip_pipeline.text.json_form import DOCUMENTED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +63,7 @@ class IndexStatus:
     kind: str
     state: str = "ready"
     recall_at_10: float | None
-    rows: int
-    """Frames that it covers."""
+    rows: Annotated[int, Field(description="Frames that it covers.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,37 +71,39 @@ class DecodingStatus:
     """The restrictions of processes that decode."""
 
     sandbox: str
-    closed: bool
-    """Whether they can reach neither files nor the network."""
+    closed: Annotated[
+        bool, Field(description="Whether they can reach neither files nor the network.")
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchTotals:
     """Numbers of standing queries and of their hits."""
 
-    __pydantic_config__ = DOCUMENTED
-
     watches: int
     hits: int
-    late: int
-    """Hits whose message could not be sent so far."""
-    failed: int
-    """Hits whose message could not be sent, and is not tried again."""
+    late: Annotated[int, Field(description="Hits whose message could not be sent so far.")]
+    failed: Annotated[
+        int, Field(description="Hits whose message could not be sent, and is not tried again.")
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusDocument:
     """The state of the whole pipeline at one moment."""
 
-    __pydantic_config__ = DOCUMENTED
-
     videos: VideoTotals
     failures: tuple[FailedVideo, ...]
     refused: tuple[RefusedFile, ...]
     out_of_date: OutOfDateVideos
     warnings: tuple[str, ...]
-    video_warnings: tuple[VideoWarnings, ...]
-    """Videos that are indexed, but not wholly or not surely as their files show them."""
+    video_warnings: Annotated[
+        tuple[VideoWarnings, ...],
+        Field(
+            description="Videos that are indexed, but not wholly or not surely as their files "
+            "show them."
+        ),
+    ]
     frames: int
     vectors: int
     model: ModelStatus | None

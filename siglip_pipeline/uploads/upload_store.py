@@ -13,8 +13,6 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
-import fsspec
-
 from siglip_pipeline.errors import UploadError, UploadNotFoundError, UploadsUnavailableError
 from siglip_pipeline.files.opening import open_file, stat_file
 from siglip_pipeline.records import Refused, Upload
@@ -72,6 +70,16 @@ class UploadStore:
         self._part = part
         self._settle_seconds = settle_seconds
         self._storage_options = storage_options or {}
+        self._fs: Any = None
+        self._root = ""
+        self._protocols: set[str] = set()
+        self._folder = self._url.folder and self._url.folder.expanduser().absolute()
+        if self._folder is None:
+            self._open_storage()
+
+    def _open_storage(self) -> None:
+        import fsspec  # takes hundredths of a second, which a local folder does without
+
         try:
             self._fs, self._root = fsspec.core.url_to_fs(
                 self._url.reveal(), **self._storage_options
@@ -83,7 +91,8 @@ class UploadStore:
             ) from self._url.masked_error(error)
         protocol = self._fs.protocol
         self._protocols = {protocol} if isinstance(protocol, str) else set(protocol)
-        self._folder = Path(self._root) if "file" in self._protocols else None
+        if "file" in self._protocols:
+            self._folder = Path(self._root)
 
     def __repr__(self) -> str:
         part = f", part={self._part!r}" if self._part else ""
