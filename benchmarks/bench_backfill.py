@@ -50,7 +50,7 @@ from siglip_pipeline.runs.in_process import materialize_videos
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline.siglip.engine import EmbeddingEngine
 from siglip_pipeline.siglip.identity import model_spec
-from siglip_pipeline.siglip.model import get_models
+from siglip_pipeline.siglip.model import get_model
 from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.stages.frame_embedding import embed_videos
 from siglip_pipeline.stages.frame_sampling import sample_videos
@@ -319,7 +319,8 @@ def index_plainly(
         model_id=ModelStore(database).register(spec),
         model_key=spec.key,
         engine=lambda: EmbeddingEngine(
-            get_models(ModelOptions.from_settings(settings)), batch_size=settings.batch_size
+            get_model(ModelOptions.from_settings(settings), tower="image"),
+            batch_size=settings.batch_size,
         ),
     ):
         pass

@@ -313,7 +313,7 @@ def measure(
     batch = batch or best_batch(model, store, names)
     alone = ceiling(name, model, jpegs, batch, skipped)
     alone(batch)  # warm
-    whole = batch * len(plan_workers([model], torch.get_num_threads()))
+    whole = batch * len(plan_workers(model, torch.get_num_threads()))
     affordable = int(WAY_SECONDS / alone(batch) * batch)
     frames = max(whole, min(frames, affordable) // whole * whole)
     if frames < len(jpegs):

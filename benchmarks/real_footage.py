@@ -13,7 +13,7 @@ from siglip_pipeline.records import FloatArray, ModelSpec
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.engine import EmbeddingEngine
 from siglip_pipeline.siglip.identity import model_spec
-from siglip_pipeline.siglip.model import get_model, get_models
+from siglip_pipeline.siglip.model import get_model
 from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.siglip.text_embeddings import extract_text_embeddings
 from siglip_pipeline.stages.frame_embedding import embed_videos
@@ -85,7 +85,9 @@ class RealFootage:
             database=database,
             model_id=model_id,
             model_key=self.spec.key,
-            engine=lambda: EmbeddingEngine(get_models(ModelOptions.from_settings(settings))),
+            engine=lambda: EmbeddingEngine(
+                get_model(ModelOptions.from_settings(settings), tower="image")
+            ),
         )
         vectors = [done.vectors for done in stored if not isinstance(done, VideoError)]
         self.frames, self.videos = sum(vectors), len(vectors)

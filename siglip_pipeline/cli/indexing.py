@@ -390,10 +390,10 @@ def _pending(database: Database, videos: Sequence[str]) -> bool:
 
 def _load_model(settings: Settings) -> None:
     """Load the model while the first videos are decoded, in processes of their own."""
-    from siglip_pipeline.siglip.model import get_models
+    from siglip_pipeline.siglip.model import get_model
 
     with contextlib.suppress(SiglipPipelineError):  # the run that needs it says what is wrong
-        get_models(ModelOptions.from_settings(settings))
+        get_model(ModelOptions.from_settings(settings), tower="image")
 
 
 def _await_settled(database: Database, videos: Sequence[str]) -> None:

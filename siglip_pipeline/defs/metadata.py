@@ -134,7 +134,6 @@ def engine_metadata(report: EngineReport) -> Mapping[str, Any]:
         "out_of_memory_count": report.out_of_memory_count,
         "device": report.device,
         "device_name": report.device_name,
-        "devices": report.devices,
         "model_workers": report.model_workers,
         "dtype": report.dtype,
         "decoder": report.decoder,

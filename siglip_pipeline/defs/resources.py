@@ -134,16 +134,15 @@ class EngineHandle:
             # Importing torch and transformers takes seconds: do it only in a run that embeds.
             from siglip_pipeline.siglip.compiled import WORTH_COMPILING_SECONDS, inductor
             from siglip_pipeline.siglip.engine import EmbeddingEngine
-            from siglip_pipeline.siglip.model import get_models
+            from siglip_pipeline.siglip.model import get_model
 
-            models = get_models(ModelOptions.from_settings(self._settings))
-            devices = ", ".join(model.device for model in models)
-            self._log(f"{models[0].spec.name} is loaded on {devices} in {models[0].dtype}")
+            model = get_model(ModelOptions.from_settings(self._settings), tower="image")
+            self._log(f"{model.spec.name} is loaded on {model.device} in {model.dtype}")
             cache, mode = self._settings.cache.expanduser(), self._settings.compile
             if mode != "off":
                 keep_compiled_code(cache / "compiled")
             self._engine = EmbeddingEngine(
-                models,
+                model,
                 batch_size=self._settings.batch_size,
                 batch_sizes=cache / "batch_sizes.json",
                 compiler=None if mode == "off" else inductor,

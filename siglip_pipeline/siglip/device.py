@@ -57,6 +57,14 @@ def _absent(wanted: str) -> DeviceUnavailableError:
     )
 
 
+def card_names() -> list[str]:
+    """Return a name for each CUDA device, in torch's order.
+
+    By its hardware: ``CUDA_VISIBLE_DEVICES`` gives one card other numbers in other processes.
+    """
+    return [str(torch.cuda.get_device_properties(n).uuid) for n in range(torch.cuda.device_count())]
+
+
 def choose_dtype(wanted: DType, device: str) -> torch.dtype:
     """Choose the dtype; ``auto`` is bfloat16 where the hardware multiplies it, else float32."""
     if wanted != "auto":

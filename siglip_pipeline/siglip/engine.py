@@ -1,7 +1,7 @@
 """Embed the frames of many videos at the full speed of the device."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +24,7 @@ class EmbeddingEngine:
     """Embed the stored frames of videos.
 
     Args:
-        model: a loaded model, or one per device; all of the same ``spec.key``.
+        model: a loaded model.
         batch_size: frames per forward pass, or ``auto``: probed on a GPU before the first run, else
             tuned during the run, and kept with the model. It is halved when memory runs out.
         batch_sizes: a JSON file that keeps what was probed for other processes; None for none.
@@ -39,7 +39,7 @@ class EmbeddingEngine:
 
     def __init__(
         self,
-        model: SiglipModel | Sequence[SiglipModel],
+        model: SiglipModel,
         *,
         batch_size: int | Literal["auto"] = "auto",
         batch_sizes: Path | None = None,
@@ -50,24 +50,20 @@ class EmbeddingEngine:
         on_progress: Callable[[Progress], None] | None = None,
         progress_seconds: float = 10.0,
     ) -> None:
-        self._models = (model,) if isinstance(model, SiglipModel) else tuple(model)
-        if len({m.spec.key for m in self._models}) != 1:
-            raise ValueError("an engine needs at least one model, all of the same spec.key")
+        self._model = model
         if batch_size != "auto" and batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: must be 'auto' or at least 1")
         self._batch_size = batch_size
         self._batch_sizes = batch_sizes
-        recipe, device = self._models[0].recipe, self._models[0].torch_device
+        recipe, device = model.recipe, model.torch_device
         self._decoder = decoder or (
             lambda: choose_decoder(recipe, device, decode_threads or available_cores())
         )
-        for each in self._models:
-            if not isinstance(each.forward, EagerForward):
-                continue  # kept from an engine before
-            if each.torch_device.type == "cuda":
-                each.forward = GraphForward()
-            elif compiler is not None and each.torch_device.type == "cpu":
-                each.forward = CompiledForward(each.vision, compiler)
+        if isinstance(model.forward, EagerForward):  # else kept from an engine before
+            if device.type == "cuda":
+                model.forward = GraphForward()
+            elif compiler is not None and device.type == "cpu":
+                model.forward = CompiledForward(model.vision, compiler)
         self._compile_from_seconds = compile_from_seconds
         self._on_progress = on_progress
         self._progress_seconds = progress_seconds
@@ -103,14 +99,14 @@ class EmbeddingEngine:
             EmbeddingError: a single frame does not fit in the memory of the device.
             Exception: whatever ``videos`` itself raises.
         """
-        model = self._models[0]
+        model = self._model
         if self._batch_size != "auto":
             sizes = BatchSize(fixed=self._batch_size)
         else:
             if model.torch_device.type == "cuda" and model.settled_batch_size is None:
                 model.settled_batch_size = probed_batch_size(model, kept=self._batch_sizes)
             sizes = BatchSize(kind=model.torch_device.type, start=model.settled_batch_size)
-        run = PipelineRun(self._models, sizes, self._decoder())
+        run = PipelineRun(model, sizes, self._decoder())
         self._run = run
         last_progress = time.monotonic()
         self._compile(run, sizes, frames_total)
@@ -123,19 +119,17 @@ class EmbeddingEngine:
                     last_progress = time.monotonic()
                     self._on_progress(run.meter.progress(frames_total))
         if sizes.settled:
-            for model in self._models:
-                model.settled_batch_size = sizes.current
+            model.settled_batch_size = sizes.current
         if self._on_progress:
             self._on_progress(run.meter.progress(frames_total))
 
     def _compile(self, run: PipelineRun, sizes: BatchSize, frames_total: int | None) -> None:
-        """Let the models be compiled if enough of the run is left, once the batch size is known."""
-        forwards = [m.forward for m in self._models if isinstance(m.forward, CompiledForward)]
-        if not forwards or not sizes.settled:
+        """Let the model be compiled if enough of the run is left, once the batch size is known."""
+        forward = self._model.forward
+        if not isinstance(forward, CompiledForward) or not sizes.settled:
             return
         if self._compile_from_seconds:
             left = run.meter.progress(frames_total).seconds_left
             if left is None or left < self._compile_from_seconds:
                 return
-        for forward in forwards:
-            forward.compile_for(sizes.current)
+        forward.compile_for(sizes.current)

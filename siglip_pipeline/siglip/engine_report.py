@@ -61,15 +61,14 @@ class EngineReport:
     """The final size, or the current one during the run."""
     out_of_memory_count: int
     device: str
-    """``cuda:N``, ``mps`` or ``cpu``; several are separated by commas."""
+    """``cuda:N``, ``mps`` or ``cpu``."""
     device_name: str
     """The name of the GPU or processor."""
-    devices: int
     model_workers: int
-    """Threads that ran the model: one per GPU, or about one per CPU core."""
+    """Threads that ran the model: one on a GPU, or about one per CPU core."""
     dtype: str
     peak_memory_bytes: int
-    """Peak of the GPUs, summed, or else of this process."""
+    """Peak of the GPU, or else of this process."""
     decoder: str
     """What decoded the JPEGs: so many threads or processes, or nvImageCodec."""
     forward: str
@@ -86,14 +85,12 @@ class Meter:
     def __init__(
         self,
         *,
-        devices: int = 1,
-        workers: int | None = None,
+        workers: int = 1,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._lock = threading.Lock()
         self._clock = clock
-        self._devices = devices
-        self._workers = workers or devices
+        self._workers = workers
         self._start = clock()
         self._end: float | None = None
         self.frames = 0
@@ -194,7 +191,6 @@ class Meter:
                 out_of_memory_count=out_of_memory_count,
                 device=device,
                 device_name=device_name,
-                devices=self._devices,
                 model_workers=self._workers,
                 dtype=dtype,
                 peak_memory_bytes=peak_memory_bytes,

@@ -6,7 +6,6 @@ process that only searches loads the text tower and never reads the vision weigh
 
 import logging
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 
 from siglip_pipeline.errors import CorruptWeightsError
 from siglip_pipeline.siglip import device as devices
+from siglip_pipeline.siglip.card_lease import CardLease
 from siglip_pipeline.siglip.checkpoint import Checkpoint, open_checkpoint
 from siglip_pipeline.siglip.identity import spec_of
 from siglip_pipeline.siglip.loaded import SiglipModel, Tower
@@ -21,7 +21,7 @@ from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.siglip.quiet import quiet_transformers
 from siglip_pipeline.siglip.recipe import read_recipe
 
-__all__ = ["SiglipModel", "Tower", "get_model", "get_models", "load_model", "release_model"]
+__all__ = ["SiglipModel", "Tower", "get_model", "load_model", "release_model"]
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ class _Slot:
 
 _lock = threading.RLock()
 _loaded: dict[_Slot, SiglipModel] = {}
+_leases: list[CardLease] = []
+"""The lease of this process, if it has one."""
 
 
 def get_model(options: ModelOptions, *, tower: Tower = "both") -> SiglipModel:
@@ -47,65 +49,61 @@ def get_model(options: ModelOptions, *, tower: Tower = "both") -> SiglipModel:
     One model is held per process: a call for another one, or for another device or dtype, releases
     the first. A model with both towers serves calls for one tower. Thread-safe.
 
+    If ``SIGLIP_DEVICE`` is ``auto`` or ``cuda`` and there are several cards, the process takes the
+    one that the fewest processes use, and keeps it.
+
     Raises:
         ModelError: the model cannot be found, is not a SigLIP model, or its weights are damaged;
             see :class:`ModelNotFoundError`, :class:`UnsupportedModelError`,
             :class:`CorruptWeightsError`.
         DeviceUnavailableError: ``SIGLIP_DEVICE`` names a device that does not exist.
     """
-    return _get(options, [devices.choose_device(options.device)], tower)[0]
-
-
-def get_models(options: ModelOptions, *, tower: Tower = "image") -> tuple[SiglipModel, ...]:
-    """Return the configured model on every device that the embedding engine should use.
-
-    One per CUDA device if ``SIGLIP_DEVICE`` is ``auto`` or ``cuda`` and there are several; else
-    the one of :func:`get_model`.
-
-    Raises:
-        ModelError: as :func:`get_model`.
-    """
-    names = [devices.choose_device(options.device)]
-    if options.device in ("auto", "cuda") and torch.cuda.device_count() > 1:
-        names = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    return _get(options, names, tower)
+    with _lock:
+        device = _device_for(options)
+        slot = _Slot(
+            options.name,
+            options.revision,
+            options.max_num_patches,
+            device,
+            devices.choose_dtype(options.dtype, device),
+        )
+        for other in [held for held in _loaded if held != slot]:
+            _log.info("releasing %r: another model was requested", _loaded[other])
+            del _loaded[other]
+        held = _loaded.get(slot)
+        if held is None:
+            _loaded[slot] = load_model(options, slot.device, slot.dtype, tower=tower)
+        elif held.tower not in ("both", tower):
+            # The tower that is there stays: it is neither read again, nor there twice.
+            missing: Tower = "text" if held.tower == "image" else "image"
+            loaded = load_model(options, slot.device, slot.dtype, tower=missing)
+            if loaded.spec != held.spec:  # the files were changed meanwhile
+                _loaded[slot] = load_model(options, slot.device, slot.dtype)
+            else:
+                held.add_tower(loaded)
+        return _loaded[slot]
 
 
 def release_model() -> None:
-    """Release the loaded model and its memory. The next :func:`get_model` loads it again."""
+    """Release the loaded model, its memory and its card. The next :func:`get_model` loads again."""
     with _lock:
         _loaded.clear()
         devices.give_back_memory()
+        while _leases:
+            _leases.pop().release()
 
 
-def _get(options: ModelOptions, names: Sequence[str], tower: Tower) -> tuple[SiglipModel, ...]:
-    with _lock:
-        slots = [
-            _Slot(
-                options.name,
-                options.revision,
-                options.max_num_patches,
-                name,
-                devices.choose_dtype(options.dtype, name),
-            )
-            for name in names
-        ]
-        for other in [slot for slot in _loaded if slot not in slots]:
-            _log.info("releasing %r: another model was requested", _loaded[other])
-            del _loaded[other]
-        for slot in slots:
-            held = _loaded.get(slot)
-            if held is None:
-                _loaded[slot] = load_model(options, slot.device, slot.dtype, tower=tower)
-            elif held.tower not in ("both", tower):
-                # The tower that is there stays: it is neither read again, nor there twice.
-                missing: Tower = "text" if held.tower == "image" else "image"
-                loaded = load_model(options, slot.device, slot.dtype, tower=missing)
-                if loaded.spec != held.spec:  # the files were changed meanwhile
-                    _loaded[slot] = load_model(options, slot.device, slot.dtype)
-                else:
-                    held.add_tower(loaded)
-        return tuple(_loaded[slot] for slot in slots)
+def _device_for(options: ModelOptions) -> str:
+    """Return the device for ``SIGLIP_DEVICE``; lease a card if any of several will do."""
+    device = devices.choose_device(options.device)
+    is_any_card = options.device in ("auto", "cuda") and device.startswith("cuda")
+    if not is_any_card or options.card_leases is None or torch.cuda.device_count() == 1:
+        return device
+    if not _leases:
+        _leases.append(lease := CardLease(devices.card_names(), options.card_leases))
+        shared = f", which {lease.others} other processes use" if lease.others else ""
+        _log.info("this process uses cuda:%d%s", lease.card, shared)
+    return f"cuda:{_leases[0].card}"
 
 
 def load_model(

@@ -25,6 +25,8 @@ class ModelOptions:
     dtype: DType = "auto"
     fingerprints: Path | None = None
     """A JSON file that caches the hashes of weight files; None to compute them each time."""
+    card_leases: Path | None = None
+    """The folder in which processes agree on who uses which card; None to use the first."""
 
     @classmethod
     def from_settings(cls, settings: "Settings") -> "ModelOptions":
@@ -36,4 +38,5 @@ class ModelOptions:
             device=settings.device,
             dtype=settings.dtype,
             fingerprints=settings.home / "cache" / "fingerprints.json",
+            card_leases=settings.cache.expanduser() / "cards",
         )

@@ -58,13 +58,11 @@ Videos = Iterable[tuple[str, Iterable[FrameBatch]]]
 class PipelineRun:
     """One call of :meth:`EmbeddingEngine.embed`: its threads, queues and counts."""
 
-    def __init__(
-        self, models: Sequence[SiglipModel], sizes: BatchSize, decoder: PictureDecoder
-    ) -> None:
+    def __init__(self, model: SiglipModel, sizes: BatchSize, decoder: PictureDecoder) -> None:
         self._torch_threads = torch.get_num_threads()
-        self._workers = plan_workers(models, self._torch_threads)
-        self.meter = Meter(devices=len(models), workers=len(self._workers))
-        self._models = models
+        self._workers = plan_workers(model, self._torch_threads)
+        self.meter = Meter(workers=len(self._workers))
+        self._model = model
         self._sizes = sizes
         self._decoder = decoder
         self._failed: set[int] = set()
@@ -82,13 +80,12 @@ class PipelineRun:
     @contextlib.contextmanager
     def started(self, videos: Videos) -> Iterator[None]:
         """Run the threads inside this block; end them when it is left."""
-        for model in self._models:
-            if model.torch_device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(model.torch_device)
+        if (device := self._model.torch_device).type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
         self._threads.spawn("siglip-feed", self._feed, videos)
         for number, worker in enumerate(self._workers):
             self._threads.spawn(
-                f"siglip-{worker.model.device}-{number}",
+                f"siglip-{self._model.device}-{number}",
                 work,
                 worker,
                 self._sizes,
@@ -222,7 +219,7 @@ class PipelineRun:
         Raises:
             Exception: the error that ended a thread.
         """
-        collector = Collector(dim=self._models[0].spec.dim)
+        collector = Collector(dim=self._model.spec.dim)
         all_read = False
         while not (all_read and collector.empty):
             try:
@@ -245,19 +242,19 @@ class PipelineRun:
 
     def report(self) -> EngineReport:
         """Return the figures so far."""
-        cuda = [m.torch_device for m in self._models if m.torch_device.type == "cuda"]
-        peak = sum(torch.cuda.max_memory_allocated(d) for d in cuda) if cuda else self._peak_rss
-        forward_notes = [note for model in self._models for note in model.forward.notes]
+        model = self._model
+        on_card = model.torch_device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated(model.torch_device) if on_card else self._peak_rss
         return self.meter.report(
             batch_size=self._sizes.current,
             out_of_memory_count=self._sizes.out_of_memory_count,
-            device=", ".join(m.device for m in self._models),
-            device_name=", ".join(device_name(m.device) for m in self._models),
-            dtype=self._models[0].dtype,
+            device=model.device,
+            device_name=device_name(model.device),
+            dtype=model.dtype,
             peak_memory_bytes=peak,
             decoder=self._decoder.name,
-            forward=", ".join(dict.fromkeys(model.forward.name for model in self._models)),
-            notes=(*self._decoder.notes, *dict.fromkeys(forward_notes)),
+            forward=model.forward.name,
+            notes=(*self._decoder.notes, *model.forward.notes),
         )
 
 

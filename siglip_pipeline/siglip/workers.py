@@ -1,7 +1,7 @@
-"""Run the model in threads: one per GPU, or several with a few cores each on a CPU."""
+"""Run the model in threads: one on a GPU, or several with a few cores each on a CPU."""
 
 import queue
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,26 +42,20 @@ class Worker:
     """Threads that torch may use for one batch; None where the model is not on the CPU."""
 
 
-def plan_workers(models: Sequence[SiglipModel], cores: int) -> tuple[Worker, ...]:
-    """Assign models and cores to workers.
+def plan_workers(model: SiglipModel, cores: int) -> tuple[Worker, ...]:
+    """Assign cores to workers; all share the model's weights.
 
     On a GPU one thread keeps the device busy. On a CPU one batch per core is faster than one batch
     on all cores, as nothing waits for the slowest core (decision 0034 has figures).
 
     Args:
-        models: the models of the run; workers on a CPU share one model's weights.
+        model: the model of the run.
         cores: CPU threads that torch may use.
     """
-    on_cpu = sum(model.torch_device.type == "cpu" for model in models)
-    share = max(1, cores // max(1, on_cpu))
-    workers: list[Worker] = []
-    for model in models:
-        if model.torch_device.type == "cpu":
-            count = min(share, MOST_CPU_WORKERS)
-            workers += [Worker(model, share // count)] * count
-        else:
-            workers.append(Worker(model, None))
-    return tuple(workers)
+    if model.torch_device.type != "cpu":
+        return (Worker(model, None),)
+    count = min(cores, MOST_CPU_WORKERS)
+    return (Worker(model, cores // count),) * count
 
 
 def work(worker: Worker, sizes: BatchSize, jobs: Jobs, deliver: Deliver) -> None:

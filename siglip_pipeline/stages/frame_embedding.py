@@ -13,6 +13,7 @@ from siglip_pipeline.errors import (
 from siglip_pipeline.records import EmbeddingBatch, FrameBatch, Stage
 from siglip_pipeline.stages.duplicates import Duplicates
 from siglip_pipeline.stages.stage_results import WITHOUT_FRAMES, note_failure, version_of
+from siglip_pipeline.store.claims import Claims, open_claims
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoStore
@@ -62,9 +63,9 @@ def embed_videos(
         videos: paths below UPLOADS, embedded in this order.
         engine: called once, and only if there is something to embed.
         force: embed even what is current, or stored for another video of the same content.
-        ahead: further videos to embed while the model is loaded; those without frames are skipped.
-            Called once, and only if there is something to embed. Ignored with ``force``, which
-            would embed them again in their own run.
+        ahead: further videos to embed while the model is loaded; those without frames, and those
+            that another process embeds, are skipped. Called once, and only if there is something to
+            embed. Ignored with ``force``, which would embed them again in their own run.
 
     Yields:
         One outcome per video.
@@ -80,7 +81,8 @@ def embed_videos(
     for video in dict.fromkeys(() if force else ahead()):
         if video not in requested:
             yield from stage.plan(video, is_ahead=True)
-    yield from stage.embed(engine())
+    with open_claims(database, model_id) as claims:
+        yield from stage.embed(engine(), claims)
 
 
 class _VectorsStage:
@@ -99,6 +101,9 @@ class _VectorsStage:
         self.to_embed: dict[str, FrameFileMetadata] = {}
         """The canonical videos whose frames the model has to see."""
         self._duplicates: Duplicates[str] = Duplicates()
+        self._ahead: set[str] = set()
+        """Those of them that another run was asked for."""
+        self._done_elsewhere: list[VectorsStored] = []
         self._damaged: set[str] = set()
         self._frame_store = frame_store
         self._records = records
@@ -123,16 +128,48 @@ class _VectorsStage:
             yield done
         elif self._duplicates.add(version_of(stored), video, video):
             self.to_embed[video] = stored
+            if is_ahead:
+                self._ahead.add(video)
 
-    def embed(self, engine: "EmbeddingEngine") -> Iterator[VectorsStored | VideoError]:
+    def embed(
+        self, engine: "EmbeddingEngine", claims: Claims
+    ) -> Iterator[VectorsStored | VideoError]:
         """Embed what is planned; give each duplicate the vectors of its canonical video."""
         frames_total = sum(stored.frames for stored in self.to_embed.values())
-        streams = ((video, self._frames_of(video)) for video in self.to_embed)
+        streams = (
+            (video, self._frames_of(video))
+            for video, stored in self.to_embed.items()
+            if self._take(video, stored, claims)
+        )
         for result in engine.embed(streams, frames_total=frames_total):
             outcome = self._store(result)
-            yield outcome
-            for duplicate in self._duplicates.of(outcome.video):
-                yield self._duplicate_outcome(duplicate, outcome)
+            claims.release(outcome.video)
+            yield from self._with_duplicates(outcome)
+        for done in self._done_elsewhere:
+            yield from self._with_duplicates(done)
+
+    def _take(self, video: str, stored: FrameFileMetadata, claims: Claims) -> bool:
+        """Return whether to embed a video now; called by the thread that reads frames.
+
+        Another process may have embedded it since it was planned, or be at it. The latter is left
+        to that process if this one is only ahead of the video's own run.
+        """
+        if self._force:
+            return True
+        is_mine = claims.take(video)
+        if done := self._current(video, stored):
+            self._done_elsewhere.append(done)
+            if is_mine:
+                claims.release(video)
+            return False
+        return is_mine or video not in self._ahead
+
+    def _with_duplicates(
+        self, outcome: VectorsStored | VideoError
+    ) -> Iterator[VectorsStored | VideoError]:
+        yield outcome
+        for duplicate in self._duplicates.of(outcome.video):
+            yield self._duplicate_outcome(duplicate, outcome)
 
     def _frames_of(self, video: str) -> Iterator[FrameBatch]:
         try:

@@ -42,8 +42,9 @@ POSTGRES_MINIMUM = 15
 PGVECTOR_MINIMUM = (0, 8, 2)
 CONNECT_SECONDS = 15.0
 
-# First keys of advisory locks; the second key is a model_id or a video_id.
+# First keys of advisory locks; the second key is a model_id or a video_id, of a claim a hash.
 LOCK_MIGRATE, LOCK_MODEL, LOCK_VIDEO, LOCK_BUILD = LOCK, 0x51611, 0x51612, 0x51613
+LOCK_CLAIM = 0x51614
 
 
 class Database:

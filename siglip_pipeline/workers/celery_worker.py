@@ -6,7 +6,7 @@ runs that are over, serves every part of a divided collection (:mod:`.workers.sh
 its lease on the message (:mod:`.workers.leases`).
 
 The pool is ``solo``: the step runs in the worker's main thread, so a model that
-:func:`~siglip_pipeline.siglip.model.get_models` has loaded serves every later step and run.
+:func:`~siglip_pipeline.siglip.model.get_model` has loaded serves every later step and run.
 """
 
 import json

@@ -47,7 +47,7 @@ def test_the_model_loads_while_videos_are_decoded(
 ) -> None:
     model = _Model()
     seen: list[bool] = []
-    monkeypatch.setattr(loader, "get_models", model)
+    monkeypatch.setattr(loader, "get_model", model)
 
     def decode(*_: Any, **__: Any) -> bool:
         seen.append(model.asked.wait(60 if loads else 0.2))

@@ -378,37 +378,10 @@ def test_no_room_for_a_single_frame_is_an_error(
     assert_no_threads()
 
 
-def test_several_devices_share_the_work_and_keep_the_order(options_for: Make) -> None:
-    options = options_for("siglip2")
-    models = [load_model(options, "cpu", torch.float32, tower="image") for _ in range(2)]
-    worked = [0, 0]
-    for i, one in enumerate(models):
-
-        def count(_module: Any, _args: Any, kwargs: Any, i: int = i) -> None:
-            worked[i] += len(kwargs["pixel_values"])
-            time.sleep(0.01 * i)  # the second card is slower: batches come back out of order
-
-        one.vision.register_forward_pre_hook(count, with_kwargs=True)
-    videos = films(30, 1, 25, 0, 40)
-    engine = EmbeddingEngine(models, batch_size=3)
-    results = run(engine, videos)
-    assert min(worked) > 0
-    assert sum(worked) == 96
-    single = run(EmbeddingEngine(models[0], batch_size=3), videos)
-    for got, wanted in zip(results, single, strict=True):
-        np.testing.assert_allclose(vectors(got), vectors(wanted), atol=1e-5)
-        assert got.video == wanted.video
-    assert engine.report.devices == 2
-
-
-def test_models_of_different_keys_do_not_share_an_engine(options_for: Make) -> None:
-    first = load_model(options_for("siglip2"), "cpu", torch.float32, tower="image")
-    second = load_model(options_for("siglip1"), "cpu", torch.float32, tower="image")
-    for models in ([first, second], []):
-        with pytest.raises(ValueError, match="at least one model, all of the same"):
-            EmbeddingEngine(models)
+def test_a_batch_size_below_one_is_refused(options_for: Make) -> None:
+    model = load_model(options_for("siglip2"), "cpu", torch.float32, tower="image")
     with pytest.raises(ValueError, match="batch_size=0"):
-        EmbeddingEngine(first, batch_size=0)
+        EmbeddingEngine(model, batch_size=0)
 
 
 def test_the_settled_batch_size_is_remembered(model: SiglipModel) -> None:

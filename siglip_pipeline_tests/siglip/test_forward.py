@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -107,7 +108,7 @@ def test_a_graph_that_computes_nothing_is_not_used(model: SiglipModel) -> None:
     assert engine.report.forward == "eager"
 
 
-def test_two_cards_do_not_capture_at_once(options_for: Make) -> None:
+def test_two_engines_do_not_capture_at_once(options_for: Make) -> None:
     capturing = threading.Lock()
     graphs = FakeGraphs()
 
@@ -120,9 +121,10 @@ def test_two_cards_do_not_capture_at_once(options_for: Make) -> None:
     models = [load_model(options_for("siglip2"), "cpu", torch.float32) for _ in range(2)]
     for model in models:
         model.forward = GraphForward(record)
-    engine = EmbeddingEngine(models, batch_size=4)
-    vectors(engine)
-    assert engine.report.notes == ()
+    engines = [EmbeddingEngine(model, batch_size=4) for model in models]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(vectors, engines))
+    assert [engine.report.notes for engine in engines] == [(), ()]
     assert graphs.captured == [4, 4]
 
 

@@ -22,7 +22,7 @@ from siglip_pipeline.errors import (
 )
 from siglip_pipeline.siglip import model as loader
 from siglip_pipeline.siglip.identity import model_spec
-from siglip_pipeline.siglip.model import get_model, get_models, release_model
+from siglip_pipeline.siglip.model import get_model, release_model
 from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.siglip.text_embeddings import extract_text_embeddings
 from siglip_pipeline_tests.siglip.checkpoints import Kind, edit_json, make_checkpoint
@@ -227,31 +227,3 @@ def test_an_absent_device_is_an_error(options_for: Make) -> None:
     with pytest.raises(DeviceUnavailableError, match="SIGLIP_DEVICE='cuda:63' is not on this"):
         get_model(options)
     assert loader._loaded == {}
-
-
-def test_every_card_gets_a_model_when_several_are_there(
-    options_for: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # No machine of ours has two cards: the choice is tested, the loading is stood in for.
-    asked: list[str] = []
-
-    def load(_options: ModelOptions, device: str, _dtype: Any, *, tower: str) -> Any:
-        asked.append(device)
-        return type("Loaded", (), {"tower": tower})()
-
-    monkeypatch.setattr(loader, "load_model", load)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    options = options_for("siglip2")
-    for device, expected in {
-        "cuda": ["cuda:0", "cuda:1", "cuda:2"],
-        "auto": ["cuda:0", "cuda:1", "cuda:2"],
-        "cuda:1": ["cuda:1"],
-        "cpu": ["cpu"],
-    }.items():
-        release_model()
-        asked.clear()
-        assert len(get_models(replace(options, device=device))) == len(expected)
-        assert asked == expected
-    release_model()

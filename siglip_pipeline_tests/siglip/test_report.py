@@ -48,7 +48,7 @@ def test_long_estimates_are_not_in_seconds(total: int, says: str, clock: Clock) 
 
 
 def test_shares(clock: Clock) -> None:
-    meter = Meter(devices=2, clock=clock)
+    meter = Meter(workers=2, clock=clock)
     clock.now += 1
     batch(meter, 8, busy=1.5)
     batch(meter, 4, busy=0.5)

@@ -92,7 +92,7 @@ class Bench:
     ) -> dict[str, VectorsStored | VideoError]:
         def engine() -> EmbeddingEngine:
             self.engines.append(
-                EmbeddingEngine([get_model(ModelOptions.from_settings(self.settings))])
+                EmbeddingEngine(get_model(ModelOptions.from_settings(self.settings)))
             )
             return self.engines[-1]
 

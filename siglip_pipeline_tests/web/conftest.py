@@ -92,7 +92,7 @@ def collection(
 def index_uploads(settings: Settings) -> None:
     """The pipeline's stages one after the other, in this process."""
     from siglip_pipeline.siglip.engine import EmbeddingEngine
-    from siglip_pipeline.siglip.model import get_models
+    from siglip_pipeline.siglip.model import get_model
 
     uploads = UploadStore(settings.uploads, settle_seconds=0)
     frames = FrameStore(settings.frame_store_url)
@@ -106,16 +106,15 @@ def index_uploads(settings: Settings) -> None:
             options=FramesOptions.from_settings(settings),
         ):
             pass
-        models = get_models(ModelOptions.from_settings(settings))
-        spec = models[0].spec
-        model_id = ModelStore(database).register(spec)
+        model = get_model(ModelOptions.from_settings(settings), tower="image")
+        model_id = ModelStore(database).register(model.spec)
         for _ in embed_videos(
             [video for video in videos if frames.exists(video)],
             frame_store=frames,
             database=database,
             model_id=model_id,
-            model_key=spec.key,
-            engine=lambda: EmbeddingEngine(models),
+            model_key=model.spec.key,
+            engine=lambda: EmbeddingEngine(model),
         ):
             pass
         report = build_index(database, model_id, options=IndexOptions.from_settings(settings))
