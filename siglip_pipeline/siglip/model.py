@@ -20,6 +20,7 @@ from siglip_pipeline.siglip.loaded import SiglipModel, Tower
 from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.siglip.quiet import quiet_transformers
 from siglip_pipeline.siglip.recipe import read_recipe
+from siglip_pipeline.siglip.tensors import read_tensors
 
 __all__ = ["SiglipModel", "Tower", "get_model", "load_model", "release_model"]
 
@@ -138,14 +139,17 @@ def _load_network(checkpoint: Checkpoint, tower: Tower, dtype: torch.dtype) -> A
 
     prefix = {"siglip": "Siglip", "siglip2": "Siglip2"}[checkpoint.family]
     model_class = {"both": "Model", "text": "TextModel", "image": "VisionModel"}[tower]
+    kind = getattr(transformers, prefix + model_class)
+    beginning = {"both": "", "text": "text_model.", "image": "vision_model."}[tower]
+    tensors = read_tensors(checkpoint.weights, checkpoint.name, beginning=beginning, dtype=dtype)
     try:
         with quiet_transformers():
-            network, info = getattr(transformers, prefix + model_class).from_pretrained(
-                checkpoint.folder,
+            network, info = kind.from_pretrained(
+                None,
+                config=kind.config_class.from_pretrained(checkpoint.folder, local_files_only=True),
+                state_dict=tensors,
                 dtype=dtype,
                 attn_implementation="sdpa",
-                use_safetensors=True,
-                local_files_only=True,
                 output_loading_info=True,
             )
     except Exception as error:
