@@ -80,7 +80,7 @@ print(megabytes("VmHWM") - before)
 
 def test_a_model_that_is_converted_is_not_in_memory_twice(tmp_path: Path) -> None:
     folder = make_checkpoint(
-        tmp_path / "wide", hidden_size=32, intermediate_size=196_608, num_hidden_layers=2
+        tmp_path / "wide", hidden_size=32, intermediate_size=98_304, num_hidden_layers=4
     )
     done = subprocess.run(
         [sys.executable, "-c", LOAD, str(folder)], capture_output=True, text=True, check=True
