@@ -193,6 +193,10 @@ def run_engine(model: SiglipModel, store: FrameStore, names: list[str], batch: i
     return engine.report
 
 
+def is_on_card(model: SiglipModel) -> bool:
+    return model.torch_device.type == "cuda"
+
+
 def ceiling(
     name: str, model: SiglipModel, jpegs: list[bytes], batch: int, skipped: list[str]
 ) -> Callable[[int], float]:
@@ -205,7 +209,7 @@ def ceiling(
     pixels = inputs.arguments["pixel_values"]
     assert pixels.is_contiguous(memory_format=torch.channels_last)
     ways: dict[str, Callable[[], torch.Tensor]] = {"eager": lambda: model.encode_images(inputs)}
-    if model.torch_device.type == "cuda":
+    if is_on_card(model):
         graph = GraphForward()
         compiled = torch.compile(model.vision)
         ways["graph"] = lambda: graph(model, inputs, capacity=batch)

@@ -1,12 +1,16 @@
 """How long from files to searchable, for some short videos, and which stage takes it?
 
-    python benchmarks/bench_whole.py [--videos 10 100] [--model FOLDER]
+    python benchmarks/bench_whole.py [--videos 10 100] [--model FOLDER | --base]
+                                     [--pixeltable PYTHON]
 
 Each number of videos goes two ways, every process and every database new:
 
 pipeline      `siglip-pipeline ingest FOLDER --wait`: decode, embed, index, check recall, compare
 plain script  `plain_script.py`: PyAV, transformers and psycopg in a loop, no recovery and no check
-pixeltable    not run: it is not a dependency
+pixeltable    `pixeltable_script.py`, where another Python, which has it, is named
+
+`--base` is the architecture of siglip2-base-patch16-256 with random weights, both towers whole, and
+the demo's tokenizer.
 
 `status` and `search`, without a service but with the database running, are medians of five. The
 counts of videos and vectors are asserted. A stage is the time of its Dagster run; the rest is
@@ -14,12 +18,14 @@ the start of the process, the imports and the database.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable
@@ -27,7 +33,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import psycopg
+from bench_embed import build
 
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
@@ -45,13 +53,16 @@ class Timed(NamedTuple):
     seconds: float
     cpu_seconds: float
     peak_mb: int
-    """Resident memory of the largest of these processes; mapped weights count."""
+    """Memory of all processes below it together (PSS), sampled; mapped weights count."""
+    largest_mb: int
+    """Resident memory of the largest of these processes."""
 
     def figures(self) -> dict[str, float]:
         return {
             "seconds": round(self.seconds, 2),
             "cpu_seconds": round(self.cpu_seconds, 2),
             "peak_mb": self.peak_mb,
+            "largest_mb": self.largest_mb,
         }
 
 
@@ -60,14 +71,31 @@ def timed(command: list[str], environment: dict[str, str]) -> Timed:
     with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as said:
         began = time.perf_counter()
         process = subprocess.Popen(command, env=environment, stdout=printed, stderr=said)
+        peaks = [0]
+        watcher = threading.Thread(target=watch_memory, args=(process.pid, peaks))
+        watcher.start()
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - began
+        watcher.join()
         process.returncode = os.waitstatus_to_exitcode(status)
         for stream in (printed, said):
             stream.seek(0)
         assert process.returncode == 0, said.read()
         cpu_seconds = usage.ru_utime + usage.ru_stime
-        return Timed(printed.read(), seconds, cpu_seconds, usage.ru_maxrss // 1024)
+        return Timed(printed.read(), seconds, cpu_seconds, max(peaks), usage.ru_maxrss // 1024)
+
+
+def watch_memory(pid: int, peaks: list[int]) -> None:
+    """Add the MB of a process and all below it to ``peaks``, until it ends."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        while root.is_running() and root.status() != psutil.STATUS_ZOMBIE:
+            total = 0
+            for process in (root, *root.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):
+                    total += process.memory_full_info().pss
+            peaks.append(total >> 20)
+            time.sleep(0.25)
 
 
 def median(runs: Iterable[Timed]) -> Timed:
@@ -89,7 +117,17 @@ def stage_seconds(server: EmbeddedPostgres) -> dict[str, float]:
     return {stage: round(taken, 2) for stage, taken in seconds.items()}
 
 
-def measure(videos: int, model: str, folder: Path) -> dict[str, Any]:
+def base_model(folder: Path) -> str:
+    """The base model with random weights, both towers whole."""
+    build(folder, "siglip2-base-patch16-256", whole_text_tower=True)
+    (folder / "preprocessor_config.json").unlink(missing_ok=True)
+    for name in ("processor_config.json", "tokenizer.json", "tokenizer_config.json"):
+        text = (MODEL_FOLDER / name).read_text()
+        (folder / name).write_text(text.replace(": 72", ": 256"))  # the side of its pictures
+    return str(folder)
+
+
+def measure(videos: int, model: str, folder: Path, pixeltable: str | None) -> dict[str, Any]:
     folder.chmod(0o755)  # reached by the user who runs Postgres for root
     films = folder / "films"
     scenes = demo_scenes()
@@ -128,19 +166,31 @@ def measure(videos: int, model: str, folder: Path) -> dict[str, Any]:
         paths = sorted(map(str, films.iterdir()))
         plain = timed([*script, *paths], environment)
     assert int(plain.printed) >= videos * SECONDS, plain.printed
+    others = {}
+    if pixeltable is not None:
+        script = [pixeltable, str(Path(__file__).with_name("pixeltable_script.py")), model]
+        home = {**environment, "PIXELTABLE_HOME": str(folder / "pixeltable")}
+        done = timed([*script, *paths], home)
+        embedded = int(done.printed.split()[-1])
+        assert embedded >= videos * SECONDS, done.printed
+        others["pixeltable"] = done.figures() | {"vectors": embedded}
     return {
         "videos": videos,
         "vectors": vectors,
         "pipeline": ingested.figures() | {"stages": stages},
         **{name: run.figures() for name, run in small.items()},
         "plain_script": plain.figures() | {"vectors": int(plain.printed)},
+        **others,
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--videos", type=int, nargs="+", default=[10, 100])
-    parser.add_argument("--model", default=str(MODEL_FOLDER), help="a folder or a hub id")
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument("--model", default=str(MODEL_FOLDER), help="a folder or a hub id")
+    model.add_argument("--base", action="store_true", help="the base model, random weights")
+    parser.add_argument("--pixeltable", metavar="PYTHON", help="a Python that has Pixeltable")
     arguments = parser.parse_args()
     report: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d"),
@@ -150,9 +200,13 @@ def main() -> None:
         "load_before": os.getloadavg(),
         "runs": [],
     }
-    for videos in arguments.videos:
-        with tempfile.TemporaryDirectory(prefix="siglip-whole-") as folder:
-            report["runs"].append(measure(videos, arguments.model, Path(folder)))
+    with tempfile.TemporaryDirectory(prefix="siglip-model-") as built:
+        model_name = base_model(Path(built)) if arguments.base else arguments.model
+        report["model"] = "base, random weights" if arguments.base else model_name
+        for videos in arguments.videos:
+            with tempfile.TemporaryDirectory(prefix="siglip-whole-") as folder:
+                run = measure(videos, model_name, Path(folder), arguments.pixeltable)
+                report["runs"].append(run)
     report["load_after"] = os.getloadavg()
     sys.stdout.write(json.dumps(report, indent=2) + "\n")
 

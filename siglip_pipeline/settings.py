@@ -101,7 +101,8 @@ class Settings(BaseSettings):
     device: Device = Field(
         "auto",
         description="`auto` (cuda, mps, cpu in that order), `cuda`, `cuda:N`, `mps` or `cpu`. A "
-        "device named here that is absent is an error, never a silent run on the CPU.",
+        "device named here that is absent is an error, never a silent run on the CPU. Of several "
+        "cuda devices each process takes one, unless a number is given.",
     )
     dtype: DType = Field(
         "auto",
