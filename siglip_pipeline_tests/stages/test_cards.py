@@ -116,7 +116,7 @@ def test_a_run_that_is_killed_leaves_its_card_and_its_videos_to_others(
     killed.kill()
     killed.wait()
     _wait_for_no_claims(database)
-    [again] = _go(start(VIDEOS[:1], VIDEOS[1:]))
+    [again] = _go(start(VIDEOS, []))
     assert again["device"] == "a card (cuda:0)"
     assert again["written"]
     assert _stored(database) == VIDEOS
