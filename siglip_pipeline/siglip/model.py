@@ -38,6 +38,8 @@ class _Slot:
     dtype: torch.dtype
 
 
+_VOCABULARY = "text_model.embeddings.token_embedding.weight"
+
 _lock = threading.RLock()
 _loaded: dict[_Slot, SiglipModel] = {}
 _leases: list[CardLease] = []
@@ -119,7 +121,7 @@ def load_model(
     recipe = read_recipe(checkpoint, max_num_patches=options.max_num_patches)
     # The weights are not frozen: without grad, torch's matmul copies those of the pooling head once
     # per patch, which took half of a forward pass. inference_mode records nothing anyway.
-    network = _load_network(checkpoint, tower, dtype).to(device).eval()
+    network = _load_network(checkpoint, tower, dtype, device).to(device).eval()
     model = SiglipModel(
         spec=spec_of(checkpoint, recipe, cache=options.fingerprints),
         recipe=recipe,
@@ -134,14 +136,24 @@ def load_model(
     return model
 
 
-def _load_network(checkpoint: Checkpoint, tower: Tower, dtype: torch.dtype) -> Any:
+def _load_network(checkpoint: Checkpoint, tower: Tower, dtype: torch.dtype, device: str) -> Any:
     import transformers  # takes seconds: imported only to load weights
 
     prefix = {"siglip": "Siglip", "siglip2": "Siglip2"}[checkpoint.family]
     model_class = {"both": "Model", "text": "TextModel", "image": "VisionModel"}[tower]
     kind = getattr(transformers, prefix + model_class)
     beginning = {"both": "", "text": "text_model.", "image": "vision_model."}[tower]
-    tensors = read_tensors(checkpoint.weights, checkpoint.name, beginning=beginning, dtype=dtype)
+    tensors = read_tensors(
+        checkpoint.weights,
+        checkpoint.name,
+        beginning=beginning,
+        dtype=dtype,
+        as_stored=_VOCABULARY if tower == "text" and device == "cpu" else None,
+    )
+    vocabulary = tensors.get(_VOCABULARY)
+    if vocabulary is not None and vocabulary.dtype is not dtype:
+        # Takes no memory, and stands in until transformers has converted what is not of its type.
+        tensors[_VOCABULARY] = torch.zeros((), dtype=dtype).expand_as(vocabulary)
     try:
         with quiet_transformers():
             network, info = kind.from_pretrained(
@@ -166,4 +178,14 @@ def _load_network(checkpoint: Checkpoint, tower: Tower, dtype: torch.dtype) -> A
             f"{checkpoint.name!r}: {len(lacking)} of its weights are missing or of another shape "
             f"({', '.join(lacking[:3])}…): config.json does not belong to them"
         )
+    if vocabulary is not None and vocabulary.dtype is not dtype:
+        _convert_rows_when_used(network.get_input_embeddings(), vocabulary, dtype)
     return network
+
+
+def _convert_rows_when_used(
+    embedding: torch.nn.Module, vocabulary: torch.Tensor, dtype: torch.dtype
+) -> None:
+    """Give a mapped vocabulary to the text tower; of its 256,000 rows few are ever read."""
+    embedding.weight = torch.nn.Parameter(vocabulary, requires_grad=False)
+    embedding.register_forward_hook(lambda _module, _ids, rows: rows.to(dtype))

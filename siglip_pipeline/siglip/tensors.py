@@ -26,7 +26,12 @@ _PART: Final = 1 << 22
 
 
 def read_tensors(
-    files: tuple[Path, ...], name: str, *, beginning: str, dtype: torch.dtype
+    files: tuple[Path, ...],
+    name: str,
+    *,
+    beginning: str,
+    dtype: torch.dtype,
+    as_stored: str | None = None,
 ) -> dict[str, torch.Tensor]:
     """Return the tensors whose names begin so, in ``dtype``.
 
@@ -38,6 +43,7 @@ def read_tensors(
         name: of the model, for errors.
         beginning: of the names; empty for all.
         dtype: a floating-point type.
+        as_stored: a tensor that keeps the type in which it is stored, and is mapped.
 
     Raises:
         CorruptWeightsError: a tensor is of another type than SigLIP's, or not as long as its shape.
@@ -52,9 +58,10 @@ def read_tensors(
                 begin, end = (data + offset for offset in entry["data_offsets"])
                 what = f"{name!r}: {key} in {file.name}"
                 stored = _stored_type(entry, what, end - begin)
+                is_kept = stored is dtype or key == as_stored
                 tensor = (
-                    mapped[begin:end].view(dtype)
-                    if stored is dtype and begin % dtype.itemsize == 0
+                    mapped[begin:end].view(stored)
+                    if is_kept and begin % stored.itemsize == 0
                     else _converted(file, begin, (end - begin) // stored.itemsize, stored, dtype)
                 )
                 tensors[key] = tensor.reshape(entry["shape"])

@@ -4,15 +4,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from siglip_pipeline.errors import CorruptWeightsError
 from siglip_pipeline.siglip import tensors
+from siglip_pipeline.siglip.model import Tower, get_model, release_model
+from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.siglip.tensors import read_tensors
+from siglip_pipeline.siglip.text_embeddings import extract_text_embeddings
 from siglip_pipeline_tests.siglip.checkpoints import make_checkpoint
 
+TOWERS: tuple[Tower, ...] = ("text", "both")
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
 
@@ -65,6 +70,7 @@ import re, sys
 from pathlib import Path
 from siglip_pipeline.siglip.model import get_model
 from siglip_pipeline.siglip.model_options import ModelOptions
+from siglip_pipeline.siglip.text_embeddings import extract_text_embeddings
 import transformers.models.siglip.modeling_siglip
 
 def megabytes(name):
@@ -73,18 +79,41 @@ def megabytes(name):
 
 Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
 before = megabytes("VmRSS")
-get_model(ModelOptions(name=sys.argv[1], device="cpu", dtype="bfloat16"), tower="image")
+options = ModelOptions(name=sys.argv[1], device="cpu", dtype="bfloat16")
+model = get_model(options, tower=sys.argv[2])
+if sys.argv[2] == "text":
+    extract_text_embeddings(["a cat"], model=model)
 print(megabytes("VmHWM") - before)
 """
+
+
+def _share_loaded(folder: Path, tower: str) -> float:
+    """The growth of a process that loads a tower in bfloat16, by the size of the stored weights."""
+    command = [sys.executable, "-c", LOAD, str(folder), tower]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout) * 1e6 / (folder / "model.safetensors").stat().st_size
 
 
 def test_a_model_that_is_converted_is_not_in_memory_twice(tmp_path: Path) -> None:
     folder = make_checkpoint(
         tmp_path / "wide", hidden_size=32, intermediate_size=98_304, num_hidden_layers=4
     )
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(folder)], capture_output=True, text=True, check=True
-    )
-    stored = (folder / "model.safetensors").stat().st_size / 1e6
     # Half as much in bfloat16, and a part in both; mapped and converted it took one and a half.
-    assert 0.5 * stored < float(done.stdout) < 0.9 * stored
+    assert 0.5 < _share_loaded(folder, "image") < 0.9
+
+
+def test_of_a_vocabulary_only_the_rows_that_are_used_are_in_memory(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "words", text={"vocab_size": 256_000, "hidden_size": 128})
+    assert _share_loaded(folder, "text") < 0.4
+
+
+def test_rows_of_the_vocabulary_are_those_of_a_converted_one(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "model")
+    options = ModelOptions(name=str(folder), device="cpu", dtype="bfloat16")
+    found = {}
+    for tower in TOWERS:
+        release_model()
+        model = get_model(options, tower=tower)
+        found[tower] = extract_text_embeddings(["a cat", "two people"], model=model)
+    release_model()
+    np.testing.assert_array_equal(found["text"], found["both"])
