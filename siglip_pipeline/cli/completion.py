@@ -1,4 +1,4 @@
-"""Names that the shell completes: videos and keys of models, of a database that answers at once.
+"""Names that the shell completes: of videos, watches and models of a database that answers at once.
 
 Every command imports this module, so it imports the store only when a name is completed.
 """
@@ -21,6 +21,18 @@ def complete_video(incomplete: str) -> list[str]:
     from siglip_pipeline.store.videos import VideoStore
 
     return _beginning(incomplete, lambda database: sorted(VideoStore(database).paths()))
+
+
+def complete_moment(incomplete: str) -> list[str]:
+    """Return paths of videos that begin so, up to the second of ``VIDEO@SECONDS``."""
+    return [f"{video}@" for video in complete_video(incomplete)]
+
+
+def complete_watch(incomplete: str) -> list[str]:
+    """Return names of standing queries that begin so; none if the database does not run."""
+    from siglip_pipeline.store.watches import WatchStore
+
+    return _beginning(incomplete, lambda database: [w.name for w in WatchStore(database).all()])
 
 
 def complete_model(incomplete: str) -> list[str]:

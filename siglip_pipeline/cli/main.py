@@ -20,6 +20,7 @@ from siglip_pipeline.cli import store as store_cli
 from siglip_pipeline.cli import watch as watch_cli
 from siglip_pipeline.cli.common import Json
 from siglip_pipeline.cli.common import load_settings as _settings
+from siglip_pipeline.cli.completion import complete_video
 from siglip_pipeline.cli.interrupts import ending_soon, heed_interrupts
 from siglip_pipeline.errors import NO_ROOM, SiglipPipelineError
 from siglip_pipeline.files.private_files import keep_files_private, make_folders
@@ -171,8 +172,7 @@ def ingest(
     """
     from siglip_pipeline.cli.indexing import ingest_videos
 
-    with ending_soon():
-        document = ingest_videos(_settings(), paths, wait=wait, replace=replace, quiet=json_)
+    document = ingest_videos(_settings(), paths, wait=wait, replace=replace, quiet=json_)
     if json_:
         console.print_json(document)
     raise typer.Exit(1 if document.failed or document.skipped else 0)
@@ -181,10 +181,14 @@ def ingest(
 @app.command()
 def materialize(
     more_videos: Annotated[
-        list[str] | None, typer.Argument(metavar="[VIDEO]...", help="As --videos.")
+        list[str] | None,
+        typer.Argument(metavar="[VIDEO]...", help="As --videos.", autocompletion=complete_video),
     ] = None,
     videos: Annotated[
-        list[str] | None, typer.Option(help="Uploads to index: paths below SIGLIP_UPLOADS.")
+        list[str] | None,
+        typer.Option(
+            help="Uploads to index: paths below SIGLIP_UPLOADS.", autocompletion=complete_video
+        ),
     ] = None,
     all_missing: Annotated[
         bool, typer.Option("--all-missing", help="Every upload that is not searchable yet.")
@@ -222,21 +226,20 @@ def materialize(
     """
     from siglip_pipeline.cli.indexing import Choice, materialize_uploads
 
-    with ending_soon():
-        document = materialize_uploads(
-            _settings(),
-            Choice(
-                videos=[*(videos or []), *(more_videos or [])],
-                all_missing=all_missing,
-                failed=failed,
-                stale=stale,
-            ),
-            assets=assets or [],
-            force=force,
-            wait=wait,
-            dagster_url=dagster_url,
-            quiet=json_,
-        )
+    document = materialize_uploads(
+        _settings(),
+        Choice(
+            videos=[*(videos or []), *(more_videos or [])],
+            all_missing=all_missing,
+            failed=failed,
+            stale=stale,
+        ),
+        assets=assets or [],
+        force=force,
+        wait=wait,
+        dagster_url=dagster_url,
+        quiet=json_,
+    )
     if json_:
         console.print_json(document)
     raise typer.Exit(1 if document.failed or document.skipped else 0)
@@ -307,7 +310,8 @@ def main() -> None:
     heed_interrupts()
     keep_files_private()
     try:
-        app()
+        with ending_soon():
+            app()
     except SiglipPipelineError as error:
         if "--json" in sys.argv[1:]:
             console.print_json({"error": {"type": type(error).__name__, "message": str(error)}})

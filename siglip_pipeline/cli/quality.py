@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from siglip_pipeline.cli.common import Json, load_settings
+from siglip_pipeline.cli.completion import complete_model, complete_moment
 from siglip_pipeline.cli.filter_options import NO_FILTER, with_filter_options
 from siglip_pipeline.cli.search import Image, Like
 from siglip_pipeline.hits import SearchFilter
@@ -21,7 +22,11 @@ def evaluate_command(
         ),
     ] = "judged",
     model: Annotated[
-        str | None, typer.Option(help="Key of a model (`models list`). Default: the active one.")
+        str | None,
+        typer.Option(
+            help="Key of a model (`models list`). Default: the active one.",
+            autocompletion=complete_model,
+        ),
     ] = None,
     min_probability: Annotated[
         float | None,
@@ -67,7 +72,12 @@ def explain(
         str, typer.Argument(help='The query, as `search` takes it; "" with --image or --like.')
     ],
     moment: Annotated[
-        str, typer.Argument(metavar="VIDEO@SECONDS", help="The moment that was expected.")
+        str,
+        typer.Argument(
+            metavar="VIDEO@SECONDS",
+            help="The moment that was expected.",
+            autocompletion=complete_moment,
+        ),
     ],
     image: Image = None,
     like: Like = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from siglip_pipeline.cli.common import Json, load_settings
-from siglip_pipeline.cli.completion import complete_video
+from siglip_pipeline.cli.completion import complete_moment, complete_video
 from siglip_pipeline.cli.filter_options import (
     NO_FILTER,
     FromSeconds,
@@ -33,7 +33,12 @@ Text = Annotated[
     typer.Argument(help='What to look for, as in a caption; or a mix: \'+"snow" -"people"^0.5\'.'),
 ]
 Image = Annotated[Path | None, typer.Option(help="Look for what a picture shows.")]
-Like = Annotated[str | None, typer.Option(help="VIDEO@SECONDS: look for what that moment shows.")]
+Like = Annotated[
+    str | None,
+    typer.Option(
+        help="VIDEO@SECONDS: look for what that moment shows.", autocompletion=complete_moment
+    ),
+]
 Clip = Annotated[Path | None, typer.Option(help="Look for what a short video file shows.")]
 
 
@@ -127,6 +132,7 @@ def labels(
             metavar="[VIDEO] LABEL...",
             help="A video (path or glob below SIGLIP_UPLOADS), then the labels; with --all labels "
             "alone. A label is a noun: 'a red car'.",
+            autocompletion=complete_video,
         ),
     ],
     every: Annotated[bool, typer.Option("--all", help="Judge all videos.")] = False,

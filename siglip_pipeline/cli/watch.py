@@ -5,9 +5,13 @@ from typing import Annotated
 import typer
 
 from siglip_pipeline.cli.common import Json, load_settings
+from siglip_pipeline.cli.completion import complete_video, complete_watch
 from siglip_pipeline.terminal import console
 
-Name = Annotated[str, typer.Argument(help="The watch, as `watch list` shows it.")]
+Name = Annotated[
+    str,
+    typer.Argument(help="The watch, as `watch list` shows it.", autocompletion=complete_watch),
+]
 
 watch_app = typer.Typer(
     no_args_is_help=True, help="Standing queries: new videos are matched as they are embedded."
@@ -24,7 +28,10 @@ def add(
     ],
     video: Annotated[
         list[str] | None,
-        typer.Option(help="Only these: a path or a glob such as 'gate/**'. May be repeated."),
+        typer.Option(
+            help="Only these: a path or a glob such as 'gate/**'. May be repeated.",
+            autocompletion=complete_video,
+        ),
     ] = None,
     webhook: Annotated[
         str | None,

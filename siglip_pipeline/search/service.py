@@ -453,6 +453,8 @@ class SearchService:
                 service = self._of_model(parse_pin(receipt.pin).model_key)
         search = service._prove if receipt.prove else service.by_mix
         result = search(terms, k=k, offset=offset, filter=filter)
+        if not receipt.permalink and reproduced is None:
+            return result
         state = None
         if receipt.permalink:
             state = index_state(self._database, service.active_model().key)

@@ -20,7 +20,6 @@ _ORDERS: Final[dict[VideoOrder, str]] = {
     "longest": "duration_seconds DESC NULLS LAST, video",
     "largest": "size_bytes DESC NULLS LAST, video",
 }
-_FOLDERS_SHOWN: Final = 500
 
 _NFC = "CASE WHEN {0} IS NFC NORMALIZED THEN {0} ELSE normalize({0}, NFC) END"
 """The form in which names are compared; the test costs less than the conversion."""
@@ -36,7 +35,7 @@ SELECT array_to_string(parts[:%(depth)s], '/'), count(*)
 FROM (SELECT string_to_array(path, '/') AS parts
       FROM videos WHERE starts_with({_NFC.format("path")}, %(prefix)s::text)) v
 WHERE cardinality(parts) > %(depth)s
-GROUP BY 1 ORDER BY 1 LIMIT %(most)s
+GROUP BY 1 ORDER BY 1 LIMIT %(limit)s OFFSET %(offset)s
 """
 
 
@@ -95,10 +94,13 @@ class Library:
             [row] = connection.execute(query, {**filter.values(), "model": None})
         return int(row[0])
 
-    def folders(self, folder: str | None = None) -> Sequence[Folder]:
+    def folders(
+        self, folder: str | None = None, *, limit: int = 500, offset: int = 0
+    ) -> Sequence[Folder]:
         """Return the folders in a folder, or the topmost ones, by name."""
         prefix = f"{_nfc(folder)}/" if folder else ""
-        values = {"prefix": prefix, "depth": prefix.count("/") + 1, "most": _FOLDERS_SHOWN}
+        depth = prefix.count("/") + 1
+        values = {"prefix": prefix, "depth": depth, "limit": limit, "offset": offset}
         with self._database.connection() as connection:
             rows = connection.execute(_FOLDERS, values).fetchall()
         return [Folder(folder=name, videos=videos) for name, videos in rows]

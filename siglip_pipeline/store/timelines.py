@@ -53,17 +53,22 @@ class VideoName:
     """What the clock of a player shows at the first frame."""
 
 
-# Of n rows in most - 1 steps: each row that is the first of a new step.
+# Of n rows in most - 1 steps: each row that is the first of a new step; or those from an offset on.
+# The first row is always there, as it knows n.
 _FRAMES = """
-SELECT frame_index, time_seconds, n, {columns}
+SELECT frame_index, time_seconds, row, n, {columns}
 FROM (
     SELECT f.*, row_number() OVER (ORDER BY frame_index) - 1 AS row,
            count(*) OVER () AS n
     FROM {frames} f WHERE video_id = %(video)s
       AND time_seconds >= %(start)s AND time_seconds < %(end)s
 ) f
-WHERE n <= %(most)s OR row = 0
-   OR row * %(steps)s / greatest(n - 1, 1) <> (row - 1) * %(steps)s / greatest(n - 1, 1)
+WHERE row = 0 OR CASE
+    WHEN %(offset)s::integer IS NOT NULL
+    THEN row >= %(offset)s AND row - %(offset)s < %(most)s
+    ELSE n <= %(most)s
+      OR row * %(steps)s / greatest(n - 1, 1) <> (row - 1) * %(steps)s / greatest(n - 1, 1)
+    END
 ORDER BY frame_index
 """
 
@@ -100,6 +105,7 @@ class TimelineStore:
         start_seconds: float = 0.0,
         end_seconds: float = math.inf,
         max_frames: int,
+        offset: int | None = None,
         vectors: bool = False,
     ) -> FrameTimes:
         """Return the frames of a part of a video under the active model.
@@ -109,6 +115,7 @@ class TimelineStore:
             start_seconds: from this time.
             end_seconds: before this time.
             max_frames: most frames to return, evenly spaced, the first and the last included.
+            offset: skip so many frames, and return those that follow instead.
             vectors: also return their vectors.
         """
         column = sql.Identifier("embedding") if vectors else sql.SQL("NULL")
@@ -124,6 +131,7 @@ class TimelineStore:
                     "end": end_seconds,
                     "most": max_frames,
                     "steps": max_frames - 1,
+                    "offset": offset,
                 },
             ).fetchall()
         frames = tuple(
@@ -132,9 +140,10 @@ class TimelineStore:
                 time_seconds=time,
                 embedding_D=vector and vector.to_numpy().astype(np.float32),
             )
-            for index, time, _, vector in rows
+            for index, time, row, _, vector in rows
+            if row >= (offset or 0)
         )
-        return FrameTimes(frames=frames, total=rows[0][2] if rows else 0)
+        return FrameTimes(frames=frames, total=rows[0][3] if rows else 0)
 
     def moments(self, video_id: int) -> tuple[MomentSpan, ...]:
         """Return the moments of a video under the active model, in order of time."""

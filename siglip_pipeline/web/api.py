@@ -2,35 +2,19 @@
 
 import json
 from collections.abc import Iterable
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from siglip_pipeline.search import SearchFilter, SearchResult, TextTerm
+from siglip_pipeline.search import SearchResult, TextTerm
 from siglip_pipeline.text.json_form import to_json_bytes
 from siglip_pipeline.web.client_pictures import content_type_of, on_picture
 from siglip_pipeline.web.http_errors import HttpError
-from siglip_pipeline.web.query import (
-    MAX_ID,
-    MAX_SECONDS,
-    Filter,
-    HitRange,
-    Like,
-    Page,
-    PictureId,
-    SearchBody,
-    Text,
-    WithReceipt,
-    checked_text,
-    moment_of,
-    permalink_of,
-    run_search,
-    validated,
-    words_of,
-)
+from siglip_pipeline.web.parameters import StrictRoute, described
+from siglip_pipeline.web.query import HitRange, checked_text, permalink_of, run_search, words_of
 from siglip_pipeline.web.schemas import (
     FAILURES,
     BatchAnswer,
@@ -41,6 +25,13 @@ from siglip_pipeline.web.schemas import (
     ErrorAnswer,
     HitAnswer,
     SearchAnswer,
+)
+from siglip_pipeline.web.search_parameters import (
+    Search,
+    SearchAddress,
+    SearchBody,
+    SimilarAddress,
+    validated,
 )
 from siglip_pipeline.web.services import CurrentServices, Services
 
@@ -64,15 +55,7 @@ def _bodies(model: str, fields: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _form_fields() -> dict[str, Any]:
-    properties: dict[str, Any] = SearchBody.model_json_schema()["properties"]
-    return {name: schema for name, schema in properties.items() if not name.startswith("vector")}
-
-
-router = APIRouter(responses=FAILURES)
-
-_VideoId = Annotated[int | None, Query(ge=1, le=MAX_ID)]
-_Seconds = Annotated[float | None, Query(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
+router = APIRouter(responses=FAILURES, route_class=StrictRoute)
 
 
 @router.get(
@@ -81,29 +64,17 @@ _Seconds = Annotated[float | None, Query(ge=0, le=MAX_SECONDS, allow_inf_nan=Fal
     summary="Search by text",
     response_model=SearchAnswer,
     responses={404: _PICTURE_FAILURES[404]},
+    openapi_extra=described(SearchAddress),
 )
-def search_by_text(
-    request: Request,
-    services: CurrentServices,
-    page: Page,
-    filter: Filter,
-    receipt: WithReceipt,
-    q: Text | None = None,
-    like: Like = None,
-    video_id: _VideoId = None,
-    seconds: _Seconds = None,
-    picture: PictureId = None,
-) -> Response:
+def search_by_text(request: Request, services: CurrentServices) -> Response:
     """Return moments that show what the text says, best first.
 
     A moment (`like`, or `video_id` and `seconds`) and a `picture` of an earlier search may be given
     beside the text or instead of it.
     """
-    moment = moment_of(services, like, video_id, seconds)
-    result = run_search(
-        services, page, filter, q=q, moment=moment, picture=picture, receipt=receipt
-    )
-    return _answer_address(request, services, page, filter, result)
+    asked = SearchAddress.of_items(request.query_params.multi_items())
+    result = asked.run(services, receipt=asked.receipt)
+    return _answer_address(request, services, asked, result)
 
 
 @router.post(
@@ -112,11 +83,10 @@ def search_by_text(
     summary="Search by picture, or by anything as JSON",
     response_model=SearchAnswer,
     responses=_PICTURE_FAILURES,
-    openapi_extra=_bodies("SearchBody", _form_fields()),
+    openapi_extra=described(Search)
+    | _bodies("SearchBody", Search.model_json_schema()["properties"]),
 )
-async def search_by_picture(
-    request: Request, services: CurrentServices, page: Page, filter: Filter, q: Text | None = None
-) -> Response:
+async def search_by_picture(request: Request, services: CurrentServices) -> Response:
     """Return moments that look like the picture in the body, raw or as the form field `image`.
 
     Words and filters go into the address, or beside the picture into the form. The answer's
@@ -126,15 +96,15 @@ async def search_by_picture(
         body = SearchBody.checked(await _json_of(request))
         result = await run_in_threadpool(body.run, services)
         return _answer(result, body.page, "/api/search", body.items(), has_next=body.vector is None)
-    page.check(services)
     items = request.query_params.multi_items()
+    Search.of_items(items).page.check(services)
 
     def search(pixels_HWC: Any, fields: list[tuple[str, str]]) -> Response:
-        body = SearchBody.of_items([*items, *fields])
-        found = body.run(services, pixels_HWC)
-        kept = [*body.items(), ("picture", found.query.picture or "")]
+        asked = Search.of_items([*items, *fields])
+        found = asked.run(services, pixels_HWC)
+        kept = [*asked.items(), ("picture", found.query.picture or "")]
         has_next = found.query.picture is not None
-        return _answer(found, body.page, "/api/search", kept, has_next=has_next)
+        return _answer(found, asked.page, "/api/search", kept, has_next=has_next)
 
     return await on_picture(request, services, search)
 
@@ -183,23 +153,16 @@ async def embed(request: Request, services: CurrentServices) -> Response:
     summary="More like a moment",
     response_model=SearchAnswer,
     responses={404: {"model": ErrorAnswer, "description": "No such video"}},
+    openapi_extra=described(SimilarAddress),
 )
-def search_similar(
-    request: Request,
-    services: CurrentServices,
-    page: Page,
-    filter: Filter,
-    receipt: WithReceipt,
-    like: Like = None,
-    video_id: _VideoId = None,
-    seconds: _Seconds = None,
-) -> Response:
+def search_similar(request: Request, services: CurrentServices) -> Response:
     """Return moments that look like another one: `like`, or `video_id` and `seconds`."""
-    moment = moment_of(services, like, video_id, seconds)
+    asked = SimilarAddress.of_items(request.query_params.multi_items())
+    moment = asked.moment(services)
     if moment is None:
         raise HttpError(422, "give either like=VIDEO@SECONDS, or video_id and seconds")
-    result = run_search(services, page, filter, moment=moment, receipt=receipt)
-    return _answer_address(request, services, page, filter, result)
+    result = run_search(services, asked.page, asked.limits, moment=moment, receipt=asked.receipt)
+    return _answer_address(request, services, asked, result)
 
 
 def _embed_texts(services: Services, texts: list[str]) -> EmbedAnswer:
@@ -247,19 +210,14 @@ async def _json_of(request: Request) -> object:
 def _answer_address(
     request: Request,
     services: Services,
-    page: HitRange,
-    filter: SearchFilter,
+    asked: SearchAddress | SimilarAddress,
     result: SearchResult,
 ) -> Response:
     """Return the answer to a search whose parameters are in its address."""
-    items = request.query_params.multi_items()
-    permalink = permalink_of(
-        request.url.path,
-        items,
-        result,
-        min_probability=services.search.least_probability(filter),
-    )
-    return _answer(result, page, request.url.path, items, permalink=permalink)
+    path, items = request.url.path, request.query_params.multi_items()
+    least = services.search.least_probability(asked.limits)
+    permalink = permalink_of(path, items, result, min_probability=least)
+    return _answer(result, asked.page, path, items, permalink=permalink)
 
 
 def _answer(

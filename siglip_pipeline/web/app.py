@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
@@ -37,7 +37,6 @@ from siglip_pipeline.web.guard import GUARD_ANSWERS, OPEN_PATHS, Guard
 from siglip_pipeline.web.http_errors import http_error
 from siglip_pipeline.web.keys import ApiKey
 from siglip_pipeline.web.mcp_mount import McpMount
-from siglip_pipeline.web.parameters import known_parameters
 from siglip_pipeline.web.schemas import EmbedBody
 from siglip_pipeline.web.services import Services
 from siglip_pipeline.web.signatures import MediaSignatures
@@ -47,16 +46,13 @@ _DESCRIPTION = """Find moments in videos by text, by picture, or by another mome
 Every failure is answered with `{"error": {"type", "message"}}`. With `SIGLIP_API_KEY` set, requests
 bring the key as `Authorization: Bearer KEY` or `X-API-Key: KEY`."""
 
-_CHECKED_ROUTERS = (
+_ROUTERS = (
     api.router,
     explain_routes.router,
     videos.router,
     watch_routes.router,
     media.router,
     clip_routes.router,
-)
-"""Routes that refuse parameters that they do not have."""
-_OTHER_ROUTERS = (
     health.router,
     pages.router,
     export_routes.router,
@@ -108,9 +104,7 @@ def create_app(
     app.state.services = services
     app.state.signatures = signatures = MediaSignatures(settings.api_key)
     app.state.api_key = ApiKey(settings.api_key)
-    for router in _CHECKED_ROUTERS:
-        app.include_router(router, dependencies=[Depends(known_parameters)])
-    for router in _OTHER_ROUTERS:
+    for router in _ROUTERS:
         app.include_router(router)
     app.router.routes.append(mcp.route())
     for kind in _ERRORS:

@@ -16,6 +16,7 @@ from siglip_pipeline.video.clip_cache import KeptClip, Making, Span
 from siglip_pipeline.web.file_responses import FileFacts, file_response
 from siglip_pipeline.web.http_errors import HttpError, busy
 from siglip_pipeline.web.media import FILE, MEDIA_FAILURES, VideoId
+from siglip_pipeline.web.parameters import StrictRoute
 from siglip_pipeline.web.query import MAX_SECONDS
 from siglip_pipeline.web.schemas import ErrorAnswer, PlayableAnswer
 from siglip_pipeline.web.services import CurrentServices, Services, unknown_video
@@ -43,7 +44,7 @@ _FILE: Final[dict[int | str, dict[str, Any]]] = {
     416: {"model": ErrorAnswer, "description": "The range is outside of the file"},
 }
 
-router = APIRouter(tags=["media"], responses=_FAILURES)
+router = APIRouter(tags=["media"], responses=_FAILURES, route_class=StrictRoute)
 
 
 @router.get(

@@ -27,9 +27,10 @@ class CorsOrigins:
 
     def allowed(self, scope: Scope) -> str | None:
         """Return the origin of a request to the API, if it may use it."""
+        if not self._origins or not scope["path"].startswith("/api/"):
+            return None
         origin = Headers(scope=scope).get("origin", "")
-        is_listed = origin.lower() in self._origins and scope["path"].startswith("/api/")
-        return origin if is_listed else None
+        return origin if origin.lower() in self._origins else None
 
     @staticmethod
     def is_preflight(scope: Scope) -> bool:

@@ -8,12 +8,14 @@ from starlette.responses import HTMLResponse, Response
 
 from siglip_pipeline.search import Explanation
 from siglip_pipeline.text.json_form import to_json_bytes
-from siglip_pipeline.web.query import Filter, Page, explain_moment, filter_values
+from siglip_pipeline.web.parameters import StrictRoute
+from siglip_pipeline.web.query import explain_moment
 from siglip_pipeline.web.rendering import render
 from siglip_pipeline.web.schemas import FAILURES
+from siglip_pipeline.web.search_parameters import Filter, Page, filter_values
 from siglip_pipeline.web.services import CurrentServices
 
-router = APIRouter()
+router = APIRouter(route_class=StrictRoute)
 
 _Text = Annotated[str, Query(min_length=1, description="The query, as `/api/search` takes it.")]
 

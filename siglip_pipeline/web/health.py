@@ -4,10 +4,11 @@ from fastapi import APIRouter
 
 from siglip_pipeline.errors import SiglipPipelineError
 from siglip_pipeline.web.http_errors import HttpError
+from siglip_pipeline.web.parameters import StrictRoute
 from siglip_pipeline.web.schemas import ErrorAnswer, HealthAnswer
 from siglip_pipeline.web.services import CurrentServices
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=StrictRoute)
 
 
 @router.get("/healthz", summary="Does the process answer?")

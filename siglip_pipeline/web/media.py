@@ -13,6 +13,7 @@ from siglip_pipeline.records import Upload
 from siglip_pipeline.web.client_pictures import THUMBNAIL_WIDTHS, shrink_jpeg
 from siglip_pipeline.web.file_responses import FileFacts, file_response, matches
 from siglip_pipeline.web.http_errors import HttpError
+from siglip_pipeline.web.parameters import StrictRoute
 from siglip_pipeline.web.query import MAX_ID
 from siglip_pipeline.web.schemas import ErrorAnswer, SignAnswer, SignBody
 from siglip_pipeline.web.services import CurrentServices
@@ -26,7 +27,7 @@ MEDIA_FAILURES: Final[dict[int | str, dict[str, Any]]] = {
     503: {"model": ErrorAnswer, "description": "The database or the storage does not answer"},
 }
 
-router = APIRouter(tags=["media"], responses=MEDIA_FAILURES)
+router = APIRouter(tags=["media"], responses=MEDIA_FAILURES, route_class=StrictRoute)
 
 VideoId = Annotated[int, Path(ge=1, le=MAX_ID, examples=[7])]
 

@@ -24,20 +24,22 @@ from siglip_pipeline.web.clip_routes import MAX_CLIP_SECONDS
 from siglip_pipeline.web.http_errors import HttpError
 from siglip_pipeline.web.media import VideoId
 from siglip_pipeline.web.query import (
-    FILTERS,
     MAX_ID,
     MAX_SECONDS,
-    Filter,
     HitRange,
-    PictureId,
-    WithReceipt,
-    filter_values,
     moment_of,
     permalink_of,
     run_search,
 )
 from siglip_pipeline.web.rendering import render
 from siglip_pipeline.web.schemas import MomentAnswer, VideoDetailAnswer
+from siglip_pipeline.web.search_parameters import (
+    FILTERS,
+    Filter,
+    PictureId,
+    WithReceipt,
+    filter_values,
+)
 from siglip_pipeline.web.services import CurrentServices, Services
 from siglip_pipeline.web.video_routes import ListedVideos, frame_answers, video_detail
 

@@ -1,17 +1,10 @@
-"""The parameters of a search, the same for addresses, forms, JSON bodies and the page."""
+"""Run searches: the same for addresses, forms, JSON bodies, the page and MCP."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import fields, replace
-from datetime import datetime
-from typing import Annotated, Any, Literal, Self, TypeVar
+from dataclasses import replace
+from typing import Literal
 from urllib.parse import urlencode
-
-from fastapi import Depends, Query
-from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
-from starlette.requests import Request
 
 from siglip_pipeline.errors import QueryError
 from siglip_pipeline.records import RgbArray
@@ -28,99 +21,10 @@ from siglip_pipeline.search import (
     parse_query,
 )
 from siglip_pipeline.web.http_errors import HttpError
-from siglip_pipeline.web.parameters import nearest
 from siglip_pipeline.web.services import Services
-
-Body = TypeVar("Body", bound=BaseModel)
 
 MAX_ID = 2**31 - 1
 MAX_SECONDS = 1e7
-FILTERS = tuple(field.name for field in fields(SearchFilter))
-"""Names of the parameters that limit a search."""
-MAX_DIMENSIONS = 8192
-
-# A form sends an empty input as an empty text.
-_Blank = BeforeValidator(lambda value: None if value == "" else value)
-_Time = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
-_Seconds = Annotated[_Time | None, _Blank]
-
-Videos = Annotated[
-    list[str] | None,
-    Query(
-        max_length=50,
-        description="Search these only: paths below the uploads, and globs (`*` stays within a "
-        "folder, `**` does not). May be repeated.",
-        examples=[["holiday/**"]],
-    ),
-]
-FromSeconds = Annotated[_Seconds, Query(description="From this time of a video.")]
-ToSeconds = Annotated[_Seconds, Query(description="Before this time.")]
-UploadedSince = Annotated[
-    Annotated[datetime | None, _Blank],
-    Query(description="Uploads modified at this time or later; UTC."),
-]
-UploadedUntil = Annotated[
-    Annotated[datetime | None, _Blank], Query(description="Uploads modified before this time.")
-]
-MinProbability = Annotated[
-    Annotated[Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None, _Blank],
-    Query(description="Hide what is less probable."),
-]
-MaxPerVideo = Annotated[
-    Annotated[Annotated[int, Field(ge=1, le=MAX_K)] | None, _Blank],
-    Query(description="At most so many moments of one video."),
-]
-K = Annotated[
-    int, Query(ge=1, le=MAX_K, description="How many moments (at most SIGLIP_HTTP_MAX_K).")
-]
-Offset = Annotated[int, Query(ge=0, le=MAX_K, description="How many to skip.")]
-Text = Annotated[
-    str,
-    Query(
-        min_length=1,
-        description='What to look for, in the words of a caption; or a mix: `+"snow" -"people"`.',
-        examples=["a red car on a bridge"],
-    ),
-]
-Like = Annotated[
-    str | None, Query(description="`VIDEO@SECONDS`.", examples=["holiday/beach.mp4@12.5"])
-]
-VideoNumber = Annotated[Annotated[int, Field(ge=1, le=MAX_ID)] | None, _Blank]
-PictureId = Annotated[
-    str | None,
-    Query(
-        pattern="^[0-9a-f]{32}$",
-        description="`query.picture` of an earlier search by picture.",
-    ),
-]
-
-
-async def _filter(
-    videos: Videos = None,
-    from_seconds: FromSeconds = None,
-    to_seconds: ToSeconds = None,
-    uploaded_since: UploadedSince = None,
-    uploaded_until: UploadedUntil = None,
-    min_probability: MinProbability = None,
-    max_per_video: MaxPerVideo = None,
-) -> SearchFilter:
-    return _limits(
-        videos,
-        from_seconds=from_seconds,
-        to_seconds=to_seconds,
-        uploaded_since=uploaded_since,
-        uploaded_until=uploaded_until,
-        min_probability=min_probability,
-        max_per_video=max_per_video,
-    )
-
-
-def _limits(videos: Sequence[str] | None, **others: Any) -> SearchFilter:
-    """Return the filter of parameters by name; an empty name of a video is none."""
-    return SearchFilter(videos=tuple(filter(None, videos or ())) or None, **others)
-
-
-Filter = Annotated[SearchFilter, Depends(_filter)]
 
 
 class HitRange:
@@ -154,41 +58,6 @@ class HitRange:
         return f"{path}?{urlencode([*kept, ('k', self.k), ('offset', offset)])}"
 
 
-async def _hit_range(k: K = 10, offset: Offset = 0) -> HitRange:
-    return HitRange(k, offset)
-
-
-Page = Annotated[HitRange, Depends(_hit_range)]
-
-
-def filter_values(request: Request) -> dict[str, str]:
-    """Return the values of the filter inputs, valid or not, to show them again."""
-    return {name: request.query_params.get(name, "")[:200] for name in FILTERS}
-
-
-async def _receipt(
-    prove: Annotated[
-        bool, Query(description="Also search exactly, and say what the index missed (`proof`).")
-    ] = False,
-    permalink: Annotated[
-        bool, Query(description="Name the state of the index (`pin`, `permalink`).")
-    ] = False,
-    pin: Annotated[
-        str | None,
-        Query(
-            min_length=1,
-            max_length=300,
-            description="From a permalink: say whether the answer is still the same "
-            "(`reproduced`).",
-        ),
-    ] = None,
-) -> Receipt:
-    return Receipt(prove=prove, permalink=permalink, pin=pin)
-
-
-WithReceipt = Annotated[Receipt, Depends(_receipt)]
-
-
 def permalink_of(
     path: str, items: list[tuple[str, str]], result: SearchResult, *, min_probability: float
 ) -> str | None:
@@ -206,126 +75,6 @@ def permalink_of(
     if "min_probability" not in dict(kept):
         kept.append(("min_probability", f"{min_probability:g}"))
     return f"{path}?{urlencode([*kept, ('pin', result.pin)])}"
-
-
-class SearchBody(BaseModel):
-    """A search as JSON: what to look for, and the filters.
-
-    Words, a moment and a stored picture may be given together; a vector stands alone.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    q: Text | None = None
-    like: Like = None
-    video_id: VideoNumber = None
-    seconds: _Seconds = None
-    picture: PictureId = None
-    vector: list[float] | None = Field(
-        None,
-        min_length=1,
-        max_length=MAX_DIMENSIONS,
-        description="A vector of the active model, as `/api/embed` returns it.",
-    )
-    vector_kind: Literal["picture", "text"] = Field(
-        "picture", description="What the vector is of: how neighbouring moments are joined."
-    )
-    videos: Videos = None
-    from_seconds: FromSeconds = None
-    to_seconds: ToSeconds = None
-    uploaded_since: UploadedSince = None
-    uploaded_until: UploadedUntil = None
-    min_probability: MinProbability = None
-    max_per_video: MaxPerVideo = None
-    k: K = 10
-    offset: Offset = 0
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known(cls, given: Any) -> Any:
-        for name in given if isinstance(given, dict) else ():
-            if name not in cls.model_fields:
-                raise PydanticCustomError(
-                    "unknown", "{problem}", {"problem": nearest(name, cls.model_fields)}
-                )
-        return given
-
-    @classmethod
-    def of_items(cls, items: Iterable[tuple[str, str]]) -> Self:
-        """Return the search that an address or a form describes; later values win.
-
-        Raises:
-            RequestValidationError: a value cannot be used.
-        """
-        given: dict[str, Any] = {}
-        for name, value in items:
-            if name == "videos":
-                given.setdefault(name, []).append(value)
-            elif value:
-                given[name] = value
-        return cls.checked(given)
-
-    @classmethod
-    def checked(cls, document: object) -> Self:
-        """Return the search that a JSON document describes.
-
-        Raises:
-            RequestValidationError: a value cannot be used.
-        """
-        return validated(cls, document)
-
-    def items(self) -> list[tuple[str, str]]:
-        """Return the same search as the parameters of an address."""
-        given = self.model_dump(mode="json", exclude_defaults=True)
-        return [
-            (name, str(value))
-            for name, values in given.items()
-            for value in (values if isinstance(values, list) else [values])
-        ]
-
-    @property
-    def page(self) -> HitRange:
-        """Return the requested hits."""
-        return HitRange(self.k, self.offset)
-
-    @property
-    def limits(self) -> SearchFilter:
-        """Return the limits on hits."""
-        return _limits(**{name: getattr(self, name) for name in FILTERS})
-
-    def run(
-        self,
-        services: Services,
-        pixels_HWC: RgbArray | None = None,
-        *,
-        words: Sequence[QueryTerm] | None = None,
-    ) -> SearchResult:
-        """Search; see :func:`run_search`."""
-        return run_search(
-            services,
-            self.page,
-            self.limits,
-            q=self.q,
-            words=words,
-            moment=moment_of(services, self.like, self.video_id, self.seconds),
-            picture=self.picture,
-            pixels_HWC=pixels_HWC,
-            vector=self.vector,
-            vector_kind=self.vector_kind,
-        )
-
-
-def validated(kind: type[Body], document: object) -> Body:
-    """Return a document as the body that it is to be.
-
-    Raises:
-        RequestValidationError: it is not.
-    """
-    try:
-        return kind.model_validate(document)
-    except ValidationError as error:
-        problems = [{**e, "loc": ("body", *e["loc"])} for e in error.errors()]
-        raise RequestValidationError(problems) from error
 
 
 def moment_of(
@@ -433,6 +182,8 @@ def run_search(
         )
     if q is not None and not page.offset:
         services.log_query(q)
+    if picture is None:
+        return result
     return replace(result, query=replace(result.query, picture=picture))
 
 

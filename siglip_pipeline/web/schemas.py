@@ -13,7 +13,7 @@ from siglip_pipeline.stages.watch_documents import WatchHitShown
 from siglip_pipeline.store.library import Folder
 from siglip_pipeline.store.videos import VideoRow, VideoState
 from siglip_pipeline.text.json_form import DOCUMENTED, Given
-from siglip_pipeline.web.query import SearchBody
+from siglip_pipeline.web.search_parameters import SearchBody
 
 _HIT: dict[str, JsonValue] = {
     "video": "holiday/beach.mp4",
@@ -198,6 +198,7 @@ class FoldersAnswer(BaseModel):
     """Folders by name."""
 
     folders: tuple[Folder, ...]
+    next: str | None = Field(description="Address of the next page; null at the end.")
 
 
 class PlayableAnswer(BaseModel):
@@ -226,6 +227,7 @@ class FramesAnswer(BaseModel):
 
     frames: list[FrameAnswer]
     total: int = Field(description="Stored frames in this range, returned or not.")
+    next: str | None = Field(description="With `offset`: address of the frames that follow.")
 
 
 class MomentAnswer(BaseModel):

@@ -52,9 +52,11 @@ class MediaSignatures:
         Raises:
             HttpError: 403, the signature is wrong or has expired.
         """
+        if "signature=" not in query or not _MEDIA.fullmatch(path):
+            return False
         items = parse_qsl(query, keep_blank_values=True)
         signatures = [value for name, value in items if name == "signature"]
-        if not signatures or not _MEDIA.fullmatch(path):
+        if not signatures:
             return False
         signed = [(name, value) for name, value in items if name != "signature"]
         expected = self._of(path, signed)

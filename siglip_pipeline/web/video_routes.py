@@ -15,7 +15,8 @@ from siglip_pipeline.store.timelines import FrameTime
 from siglip_pipeline.store.videos import VideoState
 from siglip_pipeline.web.http_errors import HttpError
 from siglip_pipeline.web.media import VideoId
-from siglip_pipeline.web.query import MAX_ID, MAX_SECONDS, Filter
+from siglip_pipeline.web.parameters import StrictRoute
+from siglip_pipeline.web.query import MAX_ID, MAX_SECONDS
 from siglip_pipeline.web.schemas import (
     FAILURES,
     DuplicatesAnswer,
@@ -29,6 +30,7 @@ from siglip_pipeline.web.schemas import (
     VideoDetailAnswer,
     VideosAnswer,
 )
+from siglip_pipeline.web.search_parameters import Filter
 from siglip_pipeline.web.services import CurrentServices, Services, unknown_video
 
 TIMELINE_FRAMES = 24
@@ -58,7 +60,7 @@ async def _listed(
 
 ListedVideos = Annotated[VideoFilter, Depends(_listed)]
 
-router = APIRouter(tags=["videos"], responses=FAILURES)
+router = APIRouter(tags=["videos"], responses=FAILURES, route_class=StrictRoute)
 
 
 @router.get("/api/videos", summary="All videos")
@@ -90,13 +92,22 @@ def next_page(request: Request, path: str, *, limit: int, offset: int, total: in
 
 @router.get("/api/folders", summary="Folders of videos")
 def list_folders(
+    request: Request,
     services: CurrentServices,
     folder: Annotated[
         str | None, Query(max_length=2000, description="Those in this one; unset: the topmost.")
     ] = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 500,
+    offset: Annotated[int, Query(ge=0, le=MAX_ID)] = 0,
 ) -> FoldersAnswer:
     """List folders by name, each with the number of videos below it."""
-    return FoldersAnswer(folders=tuple(services.library.folders(folder)))
+    found = services.library.folders(folder, limit=limit + 1, offset=offset)
+    return FoldersAnswer(
+        folders=tuple(found[:limit]),
+        next=next_page(
+            request, "/api/folders", limit=limit, offset=offset, total=offset + len(found)
+        ),
+    )
 
 
 @router.get(
@@ -159,6 +170,7 @@ def frame_answers(
     responses={404: {"model": ErrorAnswer, "description": "No such video"}},
 )
 def list_frames(
+    request: Request,
     services: CurrentServices,
     video_id: VideoId,
     start: Annotated[
@@ -169,19 +181,35 @@ def list_frames(
         Query(alias="to", ge=0, le=MAX_SECONDS, allow_inf_nan=False, description="Before it."),
     ] = MAX_SECONDS,
     limit: Annotated[int, Query(ge=1, le=MAX_FRAMES)] = 100,
+    offset: Annotated[
+        int | None,
+        Query(ge=0, le=MAX_ID, description="Skip so many, and return the next ones, not spaced."),
+    ] = None,
     include: Annotated[
         list[Literal["vector"]] | None, Query(description="`vector`: of the active model.")
     ] = None,
 ) -> FramesAnswer:
-    """Return all stored frames from `from` to `to`, or `limit` of them, evenly spaced."""
+    """Return all stored frames from `from` to `to`, or `limit` of them, evenly spaced.
+
+    With `offset`, return all of them page by page: `next` is the address of the next page.
+    """
     if not start < end:
         raise HttpError(422, f"from={start:g} is not before to={end:g}")
-    offset = services.name(video_id).media_offset_seconds
+    media_offset = services.name(video_id).media_offset_seconds
     found = services.timelines.frames(
-        video_id, start_seconds=start, end_seconds=end, max_frames=limit, vectors=bool(include)
+        video_id,
+        start_seconds=start,
+        end_seconds=end,
+        max_frames=limit,
+        offset=offset,
+        vectors=bool(include),
     )
-    frames = frame_answers(video_id, found.frames, offset=offset)
-    return FramesAnswer(frames=frames, total=found.total)
+    rest = None
+    if offset is not None:
+        path = f"/api/videos/{video_id}/frames"
+        rest = next_page(request, path, limit=limit, offset=offset, total=found.total)
+    frames = frame_answers(video_id, found.frames, offset=media_offset)
+    return FramesAnswer(frames=frames, total=found.total, next=rest)
 
 
 @router.get(

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from siglip_pipeline.stages.watch_documents import WatchesDocument, WatchHitShown, WatchShown
+from siglip_pipeline.web.parameters import StrictRoute
 from siglip_pipeline.web.query import MAX_ID
 from siglip_pipeline.web.rendering import render
 from siglip_pipeline.web.schemas import FAILURES, ErrorAnswer, WatchHitsAnswer
@@ -16,7 +17,7 @@ from siglip_pipeline.web.video_routes import next_page
 
 HITS_PER_PAGE = 48
 
-router = APIRouter(tags=["watches"], responses=FAILURES)
+router = APIRouter(tags=["watches"], responses=FAILURES, route_class=StrictRoute)
 
 _Offset = Annotated[int, Query(ge=0, le=MAX_ID)]
 

@@ -1,8 +1,13 @@
+import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -43,32 +48,87 @@ def test_what_a_step_starts_can_be_ended_even_in_the_background(heed: str, says:
 
 HANGING = textwrap.dedent(
     """
-    import threading, time
-    from siglip_pipeline.cli.interrupts import ending_soon
-    threading.Thread(target=time.sleep, args=[60]).start()
-    with ending_soon():
+    import sys, threading, time
+    from siglip_pipeline.cli import main as cli
+
+    @cli.app.command()
+    def hang():
+        threading.Thread(target=time.sleep, args=[60]).start()
         try:
             print("ready", flush=True)
             time.sleep(60)
         finally:
             time.sleep(60)
+
+    sys.argv[1:] = ["hang"]
+    cli.main()
     """
 )
 
 
-def test_ctrl_c_ends_a_command_within_seconds() -> None:
-    """Its clean-up hangs, and a thread of it goes on."""
-    started = subprocess.Popen(
-        [sys.executable, "-c", HANGING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+@contextmanager
+def started(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
-        assert started.stdout is not None
-        assert started.stdout.readline() == "ready\n"
-        began = time.monotonic()
-        started.send_signal(signal.SIGINT)
-        _, errors = started.communicate(timeout=30)
+        yield process
     finally:
-        started.kill()
+        process.kill()
+        process.wait()
+
+
+def assert_ctrl_c_ends(process: subprocess.Popen[str]) -> None:
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
     assert time.monotonic() - began < 8, "5 s, and what a busy machine takes"
-    assert started.returncode == 130
+    assert process.returncode == 130, errors
     assert "Traceback" not in errors
+
+
+def test_ctrl_c_ends_any_command_within_seconds() -> None:
+    """Its clean-up hangs, and a thread of it goes on."""
+    with started("-c", HANGING) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        assert_ctrl_c_ends(process)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "search words",
+        "search --like a.mp4@1",
+        "labels --all circle",
+        "duplicates",
+        "export --to frames.parquet",
+        "evaluate queries.json",
+        "materialize --all-missing",
+        "models list",
+        "watch list",
+        "status",
+    ],
+)
+def test_ctrl_c_ends_what_waits_for_the_database(command: str, tmp_path: Path) -> None:
+    (tmp_path / "queries.json").write_text('{"queries": [{"text": "a", "relevant": []}]}')
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        url = f"postgresql://127.0.0.1:{silent.getsockname()[1]}/nothing"
+        words = [
+            str(tmp_path / word) if "." in word and "@" not in word else word
+            for word in command.split()
+        ]
+        with started(
+            *("-m", "siglip_pipeline.cli.main", *words),
+            SIGLIP_HOME=str(tmp_path),
+            SIGLIP_UPLOADS=str(tmp_path),
+            SIGLIP_DATABASE_URL=url,
+        ) as process:
+            connection, _ = silent.accept()
+            with connection:
+                assert_ctrl_c_ends(process)

@@ -36,6 +36,11 @@ def _completed(films: Films, words: str, **changes: str) -> list[str]:
         ("siglip-pipeline duplicates o", ["one.mp4"]),
         ("siglip-pipeline duplicates sub/", ["sub/two.mp4"]),
         ("siglip-pipeline search x --video o", ["one.mp4"]),
+        ("siglip-pipeline materialize o", ["one.mp4"]),
+        ("siglip-pipeline materialize --videos o", ["one.mp4"]),
+        ("siglip-pipeline labels o", ["one.mp4"]),
+        ("siglip-pipeline search --like o", ["one.mp4@"]),
+        ("siglip-pipeline explain x o", ["one.mp4@"]),
         ("siglip-pipeline duplicates nothing", []),
     ],
 )
@@ -45,7 +50,8 @@ def test_names_of_videos_are_completed(films: Films, words: str, expected: list[
 
 def test_keys_of_models_are_completed(films: Films) -> None:
     key = films.service.active_model().key
-    assert _completed(films, f"siglip-pipeline models promote {key[:4]}") == [key]
+    for command in ("models promote", "evaluate x --model"):
+        assert _completed(films, f"siglip-pipeline {command} {key[:4]}") == [key]
 
 
 def test_without_a_database_nothing_is_completed_and_none_is_started(films: Films) -> None:

@@ -37,12 +37,38 @@ def _message(answer: httpx.Response) -> str:
         ("/api/videos/1?k=1", "There are none here"),
         ("/api/thumbnails/1/0.jpg?widht=160", "did you mean width?"),
         ("/api/status?x=1", "no such parameter"),
+        ("/healthz?x=1", "There are none here"),
     ],
 )
 def test_an_unknown_parameter_names_the_nearest(
     client: httpx.Client, path: str, named: str
 ) -> None:
     assert named in _message(client.get(path))
+
+
+def test_no_operation_takes_an_unknown_parameter(client: httpx.Client) -> None:
+    for path, operations in client.get("/openapi.json").json()["paths"].items():
+        known = path.format(video_id=1, frame_index=0, picture="0" * 32, name="x")
+        for method in operations:
+            named = _message(client.request(method.upper(), known, params={"unknwon": "1"}))
+            assert "unknwon: no such parameter" in named, path
+
+
+def test_every_list_has_pages(client: httpx.Client, collection: Collection) -> None:
+    assert client.get("/api/folders?limit=1").json()["next"] is None
+    assert client.get("/api/folders?limit=1&offset=1").json()["folders"] == []
+    address = f"/api/videos/{collection.ids()['one.mp4']}/frames"
+    whole = client.get(address, params={"limit": 500}).json()
+    assert whole["next"] is None
+    following: str | None = f"{address}?limit=5&offset=0&from=1"
+    frames = []
+    while following is not None:
+        page = client.get(following).json()
+        assert page["total"] == client.get(address, params={"from": 1}).json()["total"]
+        frames += page["frames"]
+        following = page["next"]
+    assert frames == [frame for frame in whole["frames"] if frame["time_seconds"] >= 1]
+    assert client.get(address, params={"offset": 99}).json()["total"] == whole["total"]
 
 
 def _hits(answer: httpx.Response) -> list[tuple[str, int]]:

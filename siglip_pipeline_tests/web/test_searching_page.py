@@ -166,7 +166,10 @@ def test_the_library_is_searched_sorted_and_walked(page: Page) -> None:
 
 
 def test_the_api_lists_as_the_library(client: httpx.Client) -> None:
-    assert client.get("/api/folders").json() == {"folders": [{"folder": "more", "videos": 1}]}
+    assert client.get("/api/folders").json() == {
+        "folders": [{"folder": "more", "videos": 1}],
+        "next": None,
+    }
     first = client.get("/api/videos?state=indexed&order=longest&limit=2").json()
     assert (first["total"], len(first["videos"])) == (3, 2)
     assert len(client.get(first["next"]).json()["videos"]) == 1
