@@ -107,7 +107,7 @@ def test_ctrl_c_ends_any_command_within_seconds() -> None:
         "labels --all circle",
         "duplicates",
         "export --to frames.parquet",
-        "evaluate queries.json",
+        "evaluate judged.jsonl",
         "materialize --all-missing",
         "models list",
         "watch list",
@@ -115,7 +115,7 @@ def test_ctrl_c_ends_any_command_within_seconds() -> None:
     ],
 )
 def test_ctrl_c_ends_what_waits_for_the_database(command: str, tmp_path: Path) -> None:
-    (tmp_path / "queries.json").write_text('{"queries": [{"text": "a", "relevant": []}]}')
+    (tmp_path / "judged.jsonl").write_text('{"query": "a", "relevant": []}\n')
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(60)
         url = f"postgresql://127.0.0.1:{silent.getsockname()[1]}/nothing"
