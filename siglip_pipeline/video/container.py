@@ -34,6 +34,9 @@ FORMATS: Final = (
 )
 """FFmpeg's names of the allowed demuxers. None of them opens other files."""
 
+_RAW: Final = {"h264": "h264", "264": "h264", "hevc": "hevc", "h265": "hevc", "265": "hevc"}
+"""Demuxers of streams without a container, by suffix."""
+
 _LISTS: Final = {"format_whitelist": FORMATS.replace(" ", ","), "protocol_whitelist": "none"}
 
 MAX_READ_FAILURES: Final = 1000
@@ -73,7 +76,7 @@ def open_container(
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(contextlib.closing(source.open_for_ffmpeg()))
-            container = _open(file, "r", metadata_errors="replace", options=options or {})
+            container = _open_input(file, source, options or {})
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise VideoError(source.video, open_failure_reason(source, error)) from error
         assert isinstance(container, InputContainer)
@@ -92,6 +95,20 @@ def write_mp4(file: BinaryIO) -> Iterator[OutputContainer]:
     assert isinstance(container, OutputContainer)
     with container:
         yield container
+
+
+def _open_input(
+    file: Any, source: MediaSource, options: dict[str, str]
+) -> InputContainer | OutputContainer:
+    try:
+        return _open(file, "r", metadata_errors="replace", options=options)
+    except av.error.InvalidDataError:
+        # The first bytes of a stream that was cut anywhere tell nothing; its name does.
+        format = _RAW.get(source.video.rpartition(".")[2].lower())
+        if format is None:
+            raise
+        file.seek(0)
+        return _open(file, "r", format=format, metadata_errors="replace", options=options)
 
 
 def _open(

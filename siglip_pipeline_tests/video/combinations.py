@@ -114,6 +114,8 @@ QUANTIZED: Final = (
 
 B_FRAMES: Final = ("libx264", "libx265", "mpeg2video", "mpeg4")
 OPEN_GOPS: Final = ("libx264", "mpeg2video")
+JOINED_LATE: Final = ("libx264", "libx265", "mpeg2video")
+"""Codecs of broadcasts, whose recordings begin between key frames."""
 HIDDEN: Final = ("libvpx", "libvpx-vp9")
 INTERLACED: Final = ("libx264", "mpeg2video", "prores_ks")
 
@@ -171,6 +173,8 @@ def _timings(codec: str, container: str) -> Iterator[str]:
         yield "bframes"
     if codec in OPEN_GOPS:
         yield "opengop"
+    if codec in JOINED_LATE and container == "ts":
+        yield "midcut"
     if codec in HIDDEN:
         yield "altref"
     if container in EDITED:
@@ -197,7 +201,12 @@ def make(wanted: Sequence[Combination], folder: Path) -> list[Path]:
             inputs += ["-ss", "0.35", "-i", whole]
             copies += ["-map", str(number), "-c", "copy", cut]
         ffmpeg(*inputs, *copies)
-    return [folder / one.name for one in wanted]
+    paths = [folder / one.name for one in wanted]
+    for one, path in zip(wanted, paths, strict=True):
+        if one.timing == "midcut":
+            raw = path.read_bytes()
+            path.write_bytes(raw[len(raw) // 3 // 188 * 188 :])
+    return paths
 
 
 def _output(one: Combination, path: Path) -> list[str | Path]:
@@ -210,9 +219,9 @@ def _output(one: Combination, path: Path) -> list[str | Path]:
     if fields:
         filters.append("scale=interl=1")
         options += _interlaced(one)
-    if one.timing in ("bframes", "opengop"):
+    if one.timing in ("bframes", "opengop", "midcut"):
         options += ["-bf", "2", "-g", "5"]
-        if one.timing == "opengop":
+        if one.timing in ("opengop", "midcut") and one.codec in OPEN_GOPS:
             closed = one.codec != "libx264"
             options += ["-flags", "-cgop"] if closed else ["-x264-params", "open-gop=1:keyint=5"]
     elif one.codec in B_FRAMES:

@@ -184,3 +184,13 @@ def test_frames_with_the_time_of_the_one_before_are_frames(
     )
     for ours, shown in itertools.zip_longest(out.pictures, theirs.pictures):
         assert difference(ours, shown) < 6
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("libx264", "h264"), ("libx265", "hevc")])
+def test_a_raw_stream_is_known_by_its_name_if_its_first_bytes_tell_nothing(
+    codec: str, suffix: str, tmp_path: Path
+) -> None:
+    path = film(tmp_path / f"cut.{suffix}", codec=codec)
+    path.write_bytes(b"\0\0\1\x80 the rest of a frame" + path.read_bytes())
+    out = indexed(path, tmp_path)
+    assert len(out.pictures) == 25
