@@ -205,4 +205,4 @@ def test_frames_of_a_part_of_a_video(client: httpx.Client, collection: Collectio
     assert client.get(address, params={"from": 7, "to": 3}).status_code == 422
     assert client.get("/api/videos/999999/frames").status_code == 404
     failed = client.get(f"/api/videos/{collection.ids()['broken <b>.mp4']}/frames").json()
-    assert failed == {"frames": [], "total": 0}
+    assert failed == {"frames": [], "total": 0, "next": None}
