@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as _transformers
+from packaging.version import Version
 from safetensors.torch import load_file, save_file
 
 from siglip_pipeline.demo.run import MODEL_FOLDER
@@ -167,6 +168,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "a token that the file lacks": {"mask_token": "<lacking>"},
     "an extra token": {"extra_special_tokens": ["fox"]},
 }
+READ_OTHERWISE_BEFORE = {("naflex", "no side"), ("naflex", "another class")}
+"""No checkpoint of the hub is so. Token ids are the same under every transformers: these."""
+TESTED = Version("5.23")
 LEGACY: dict[str, dict[str, Any]] = {
     "special_tokens_map.json": {"mask_token": "fox"},
     "added_tokens.json": {"fox": 690},
@@ -178,6 +182,8 @@ LEGACY: dict[str, dict[str, Any]] = {
 def test_tokens_are_those_of_transformers(
     config: str, family: Kind, folders: Callable[[Kind], Path], tmp_path: Path
 ) -> None:
+    if (family, config) in READ_OTHERWISE_BEFORE and Version(transformers.__version__) < TESTED:
+        pytest.skip(f"transformers {transformers.__version__} reads this config otherwise")
     folder = tmp_path / "model"
     shutil.copytree(folders(family), folder)
     edit_json(folder / "tokenizer_config.json", **CONFIGS.get(config, HUB))
