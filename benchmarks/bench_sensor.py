@@ -51,12 +51,14 @@ def run(files: int) -> list[Case]:
             everything = list(uploads(settings).list())
             AnnouncedUploads(database).register(everything)
         known = set(instance.get_dynamic_partitions("videos"))
+        assert known, "no tick registered anything: nothing was timed"
         rest = [upload.path for upload in everything if upload.path not in known]
         for start in range(0, len(rest), 1000):
             instance.add_dynamic_partitions("videos", rest[start : start + 1000])
         cpu = time.process_time()
         idle = [timed(lambda: tick(instance)) for _ in range(TICKS)]
         cpu = (time.process_time() - cpu) / TICKS
+        assert len(instance.get_dynamic_partitions("videos")) == len(everything) == files
         log(f"ticks without: {', '.join(f'{seconds:.2f} s' for seconds in idle)}")
     worst, median = max(new), statistics.median(idle)
     note = f"listing the folder alone: {listing:.2f} s"

@@ -22,7 +22,8 @@ ROOT: Final = Path(__file__).parents[1]
 MODULES: Final = {
     "video/sampling.py": ["video/test_sampling.py"],
     "video/plan.py": ["video/test_decode.py"],
-    "video/geometry.py": ["video/test_picture.py"],
+    "video/probe.py": ["video/test_probe.py"],
+    "video/geometry.py": ["video/test_geometry.py", "video/test_picture.py"],
     "video/tone.py": ["video/test_picture.py", "video/test_colours.py"],
     "video/shots.py": ["video/test_shots.py"],
     "siglip/preprocess.py": ["siglip/test_embeddings.py"],
@@ -42,6 +43,7 @@ MODULES: Final = {
     "web/guard.py": ["web/test_limits.py", "hostile/test_other_pages.py"],
     "search/query_terms.py": ["search/test_query_terms.py"],
     "defs/outcomes.py": ["defs/test_outcomes.py"],
+    "defs/in_flight.py": ["defs/test_upkeep.py"],
 }
 """Modules of the package, and the tests that hold them."""
 TEST_SECONDS: Final = 600

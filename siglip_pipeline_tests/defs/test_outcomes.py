@@ -75,6 +75,29 @@ def test_good_partitions_are_green_and_the_bad_one_is_named(instance: dg.Dagster
     assert failure.user_failure_data.description == "1 of 4 videos failed:\nbad: it is bad"
 
 
+@pytest.mark.parametrize(("bad", "more"), [(20, []), (22, ["… and 2 more"])])
+def test_of_many_that_failed_twenty_are_named_and_all_counted(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, bad: int, more: list[str]
+) -> None:
+    keys = [f"k{number:02}" for number in range(bad + 3)]
+    instance.add_dynamic_partitions("videos", keys)
+    monkeypatch.setattr(f"{__name__}.BAD", {*keys[:bad]})
+    failure = _run(instance, keys[0], keys[-1]).failure_data_for_node("graded")
+    assert failure is not None
+    said = failure.user_failure_data
+    assert said is not None
+    assert said.description is not None
+    assert said.description.splitlines() == [
+        f"{bad} of {bad + 3} videos failed:",
+        *(f"{key}: it is bad" for key in keys[:20]),
+        *more,
+    ]
+    assert {name: value.value for name, value in said.metadata.items()} == {
+        "failed": bad,
+        "succeeded": 3,
+    }
+
+
 @pytest.mark.parametrize(("first", "last", "expected"), [("c", "d", 2), ("c", "c", 1)])
 def test_a_good_run_materializes_each_partition_once_with_its_version(
     instance: dg.DagsterInstance, first: str, last: str, expected: int

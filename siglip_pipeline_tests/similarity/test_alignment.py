@@ -11,6 +11,10 @@ from siglip_pipeline.similarity.alignment import (
     Footage,
     Segment,
     _fit,
+    _match_weights,
+    _near,
+    _one_to_one,
+    _support,
     difference_weights,
     find_matches,
     shared_segments,
@@ -163,3 +167,81 @@ def test_outliers_hardly_move_the_line() -> None:
     by_squares = np.polyfit(time_a, time_b, 1)
     assert abs(by_squares[0] - 1.1) > 0.01
     assert abs(fitted[0] - 1.1) < 0.5 * abs(by_squares[0] - 1.1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "step"), [([0, 0.5, 3], 1.5), ([7, 9], 2), ([4], 1), ([], 1), ([5, 5, 5], 1e-3)]
+)
+def test_a_step_is_the_mean_time_between_frames(seconds: list[float], step: float) -> None:
+    times_N = np.array(seconds, np.float64)
+    assert Footage(time_seconds_N=times_N, embeddings_ND=frames(1, 1)).step_seconds == step
+
+
+@pytest.mark.parametrize(("strangers", "segments"), [(2, 1), (3, 2)])
+def test_a_gap_of_more_than_three_steps_ends_a_segment(strangers: int, segments: int) -> None:
+    one, two = frames(1, 6), frames(2, 9)
+    a = footage(one, frames(3, strangers), two, step=0.4)
+    b = footage(copied(one), frames(4, strangers), copied(two), step=0.4)
+    found = align(a, b)
+    assert len(found) == segments
+    assert found[0].end_a == found[0].end_b == pytest.approx(0.4 * (15 + strangers))
+    assert found[0].start_a == pytest.approx(0 if segments == 1 else 0.4 * (6 + strangers))
+
+
+def test_a_frame_matches_those_it_is_among_the_best_of() -> None:
+    """Frames of three dimensions, so that most are alike: the eight best of either side count."""
+    a_ND, b_ND = frames(1, 25)[:, :3], frames(2, 30)[:, :3]
+    matches = find_matches(footage(a_ND), footage(b_ND), min_cosine=0.01)
+    cosine_AB = a_ND @ b_ND.T
+    expected = {
+        (row, column)
+        for row in range(25)
+        for column in range(30)
+        if (cosine := cosine_AB[row, column]) >= 0.01
+        and ((cosine_AB[row] > cosine).sum() < 8 or (cosine_AB[:, column] > cosine).sum() < 8)
+    }
+    assert len(expected) < (cosine_AB >= 0.01).sum()
+    assert {*zip(matches.row_N.tolist(), matches.column_N.tolist(), strict=True)} == expected
+    np.testing.assert_array_equal(matches.cosine_N, cosine_AB[matches.row_N, matches.column_N])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_matches_on_a_line_count_as_they_are_defined_to(seed: int) -> None:
+    """Against the same, one match after the other; times are irregular, and frames are shared."""
+    rng = np.random.default_rng(seed)
+    rows, columns = rng.integers(0, 9, (2, 40))
+    cosines = rng.uniform(0.9, 1, 40).astype(np.float32)
+    a, b = (
+        Footage(time_seconds_N=np.cumsum(rng.uniform(0.2, 1.5, 9)), embeddings_ND=frames(1, 9))
+        for _ in range(2)
+    )
+    matches = [*zip(rows.tolist(), columns.tolist(), cosines.tolist(), strict=True)]
+    weights = [
+        np.exp(-(max(c for r, k, c in matches if r == row or k == column) - cosine) / 0.01)
+        for row, column, cosine in matches
+    ]
+    found = _match_weights(rows, columns, cosines)
+    np.testing.assert_allclose(found, weights, rtol=1e-4)
+
+    time_a, time_b = a.time_seconds_N[rows], b.time_seconds_N[columns]
+    speed, offset = 1.4, -0.7
+    tolerance = 1.01 * max(speed * a.step_seconds, b.step_seconds)
+    miss = [abs(y - speed * x - offset) for x, y in zip(time_a, time_b, strict=True)]
+    near = _near(a, b, time_a, time_b, speed, offset)
+    assert near.tolist() == [each <= tolerance for each in miss]
+
+    def best(frames_N: list[int]) -> float:
+        on_line = [(f, w) for f, w, n in zip(frames_N, weights, near, strict=True) if n]
+        most = (max(w for f, w in on_line if f == frame) for frame in {f for f, _ in on_line})
+        return float(sum(most))
+
+    assert _support(rows, columns, found, near) == pytest.approx(
+        min(best(rows.tolist()), best(columns.tolist())), rel=1e-4
+    )
+    chosen = _one_to_one(rows, columns, np.array(miss), tolerance)
+    closest = {
+        row: min(m for r, m in zip(rows.tolist(), miss, strict=True) if r == row)
+        for row in {r for r, n in zip(rows.tolist(), near, strict=True) if n}
+    }
+    assert rows[chosen].tolist() == sorted(closest)
+    assert [miss[index] for index in chosen] == [closest[row] for row in sorted(closest)]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from psycopg import sql
 
 from siglip_pipeline.errors import NothingIndexedError, QueryError
 from siglip_pipeline.hits import Hit
@@ -81,6 +82,30 @@ def test_hits_are_the_best_frames_of_the_best_moments(indexed: Indexed) -> None:
     expected = truth(query_D)[:6]
     assert [(hit.video, hit.frame_index) for hit in hits] == [hit[:2] for hit in expected]
     np.testing.assert_allclose([h.score for h in hits], [e[2] for e in expected], atol=2e-3)
+
+
+def test_hits_are_those_of_exact_sql(indexed: Indexed) -> None:
+    """Postgres compares every frame by pgvector's own operator, without an index."""
+    query_D = made.footage(77)[0]
+    tables = {
+        "frames": sql.Identifier(f"frames_{indexed.model.model_id}"),
+        "moments": sql.Identifier(f"moments_{indexed.model.model_id}"),
+    }
+    statement = sql.SQL(
+        "SELECT path, frame_index, score FROM ("
+        " SELECT DISTINCT ON (video_id, moment) path, frame_index,"
+        " 1 - (embedding <=> %(query)s::halfvec) AS score FROM {frames}"
+        " JOIN {moments} USING (video_id) JOIN videos USING (video_id)"
+        " WHERE frame_index BETWEEN first_frame AND last_frame"
+        " ORDER BY video_id, moment, score DESC, frame_index) best"
+        " ORDER BY score DESC LIMIT 8"
+    ).format(**tables)
+    with indexed.database.connection() as connection, connection.transaction():
+        connection.execute("SET LOCAL enable_indexscan = off")
+        rows = connection.execute(statement, {"query": str(query_D.tolist())}).fetchall()
+    hits = indexed.search(query_D, k=8)
+    assert [(hit.video, hit.frame_index) for hit in hits] == [row[:2] for row in rows]
+    np.testing.assert_allclose([hit.score for hit in hits], [row[2] for row in rows], atol=1e-4)
 
 
 @pytest.mark.parametrize("k", [1, 7, VIDEOS * 3, 1000])

@@ -1,0 +1,120 @@
+"""Sizes and orientation, against the definitions: of FFmpeg's matrix, and of square pixels."""
+
+import math
+import struct
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from siglip_pipeline.video.geometry import (
+    DisplayGeometry,
+    orientation_of,
+    usable_sample_aspect_ratio,
+)
+
+WIDTH, HEIGHT = 3, 2
+
+
+def matrix_of(a: float, b: float, c: float, d: float) -> bytes:
+    """A display matrix as FFmpeg stores it: 16.16 numbers, the last column 2.30."""
+    rows = [round(value * 65536) for value in (a, b, 0, c, d, 0, 7, 9)]
+    return struct.pack("<9i", *rows, 1 << 30)
+
+
+def turned(degrees: float, *, mirrored: bool = False) -> tuple[float, float, float, float]:
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    flip = -1 if mirrored else 1
+    return flip * cosine, flip * sine, -sine, cosine
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_a_picture_is_shown_where_the_matrix_puts_its_pixels(degrees: int, mirrored: bool) -> None:
+    a, b, c, d = turned(degrees, mirrored=mirrored)
+    pixels_HWC = np.arange(WIDTH * HEIGHT * 3, dtype=np.uint8).reshape(HEIGHT, WIDTH, 3)
+    places = {
+        (round(a * x + c * y), round(b * x + d * y)): pixels_HWC[y, x].tolist()
+        for x in range(WIDTH)
+        for y in range(HEIGHT)
+    }
+    columns, rows = (sorted({place[axis] for place in places}) for axis in (0, 1))
+    expected = [[places[column, row] for column in columns] for row in rows]
+
+    assert orientation_of(matrix_of(a, b, c, d)) == (degrees, mirrored)
+    geometry = DisplayGeometry(
+        coded_width=WIDTH, coded_height=HEIGHT, rotation_degrees=degrees, mirrored=mirrored
+    )
+    shown_HWC = geometry.orient(pixels_HWC)
+    assert shown_HWC.tolist() == expected
+    assert geometry.display_size == (shown_HWC.shape[1], shown_HWC.shape[0])
+
+
+@pytest.mark.parametrize(("degrees", "found"), [(44, 0), (46, 90), (134, 90), (-46, 270), (359, 0)])
+def test_angles_are_rounded_to_quarters(degrees: float, found: int) -> None:
+    for mirrored in (False, True):
+        matrix = matrix_of(*turned(degrees, mirrored=mirrored))
+        assert orientation_of(matrix) == (found, mirrored)
+
+
+@pytest.mark.parametrize(
+    "matrix", [None, b"", matrix_of(*turned(90))[:35], matrix_of(0, 0, 0, 0), matrix_of(1, 2, 2, 4)]
+)
+def test_a_matrix_that_means_nothing_turns_nothing(matrix: bytes | None) -> None:
+    assert orientation_of(matrix) == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("coded", "ratio", "upright"),
+    [
+        ((720, 576), Fraction(16, 15), (768, 576)),
+        ((720, 576), Fraction(64, 45), (1024, 576)),
+        ((720, 480), Fraction(8, 9), (720, 540)),
+        ((720, 480), Fraction(1), (720, 480)),
+        ((3, 100), Fraction(1, 2), (3, 200)),
+    ],
+)
+def test_one_side_is_enlarged_until_pixels_are_square(
+    coded: tuple[int, int], ratio: Fraction, upright: tuple[int, int]
+) -> None:
+    width, height = coded
+    geometry = DisplayGeometry(coded_width=width, coded_height=height, sample_aspect_ratio=ratio)
+    assert geometry.upright_size == geometry.fitted_size(None) == geometry.display_size == upright
+
+
+@pytest.mark.parametrize(
+    ("coded", "longest", "fitted"),
+    [
+        ((1920, 1080), 768, (768, 432)),
+        ((1080, 1920), 768, (432, 768)),
+        ((1920, 1080), 1920, (1920, 1080)),
+        ((1920, 1080), 1919, (1919, 1079)),
+        ((640, 360), 768, (640, 360)),
+        ((4000, 1), 100, (100, 1)),
+        ((1, 4000), 100, (1, 100)),
+    ],
+)
+def test_the_longest_side_is_limited(
+    coded: tuple[int, int], longest: int, fitted: tuple[int, int]
+) -> None:
+    width, height = coded
+    assert DisplayGeometry(coded_width=width, coded_height=height).fitted_size(longest) == fitted
+
+
+@pytest.mark.parametrize(
+    ("ratio", "used"),
+    [
+        (None, 1),
+        (Fraction(0), 1),
+        (Fraction(-4, 3), 1),
+        (Fraction(4, 3), Fraction(4, 3)),
+        (Fraction(16), 16),
+        (Fraction(161, 10), 1),
+        (Fraction(1, 16), Fraction(1, 16)),
+        (Fraction(10, 161), 1),
+    ],
+)
+def test_a_shape_of_pixels_that_no_camera_has_is_not_applied(
+    ratio: Fraction | None, used: Fraction
+) -> None:
+    assert usable_sample_aspect_ratio(ratio) == used
