@@ -18,9 +18,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## render sample videos, index them, search them: the main job on the embedded database
 	$(BIN)/siglip-pipeline demo $(ARGS)
 
-# Files of tests side by side, each in a process with a database server of its own.
+# Files of tests side by side, each in a process with a database server of its own; slow files first.
 test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-long: $(STAMP) ## run the tests that wait for Dagster's daemon for minutes
 	$(BIN)/python -m pytest -m long $(ARGS)

@@ -22,6 +22,7 @@ from siglip_pipeline.embedded_postgres import binaries
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database, migrate
+from siglip_pipeline.video.extract import available_cpus
 
 TEMPLATE = "template_migrated"
 
@@ -31,6 +32,18 @@ def pytest_configure() -> None:
     heed_interrupts()
     # What all homes of a user share: tests share it with one another alone.
     os.environ["SIGLIP_CACHE"] = tempfile.mkdtemp(prefix="siglip-cache-")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: tests often wait for a process, a server or a clock."""
+    return available_cpus() + 1
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: none is left to run alone at the end, on one core."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

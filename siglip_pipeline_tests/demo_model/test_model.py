@@ -30,6 +30,8 @@ from tools.demo_model.evaluate import (
     main,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model() -> DemoModel:

@@ -28,7 +28,7 @@ from siglip_pipeline.services.ports import free_port, key_headers
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline_tests.web.conftest import wait_until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 KEY = "a-key-of-more-than-16-characters"
 PAUSE = "mutation { setAutoMaterializePaused(paused: %s) }"

@@ -22,10 +22,11 @@ from siglip_pipeline_tests.conftest import collection_settings
 from siglip_pipeline_tests.hostile.exchanging import exchanging
 from siglip_pipeline_tests.web.conftest import Served, serving
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 VIDEO, SECRET = b"video" * 1000, b"secret" * 2000
-RACE_SECONDS = 2.0
+RACE_SECONDS = 1.0
+"""Thousands of openings."""
 
 
 @pytest.fixture(params=["openat2", "part by part"])

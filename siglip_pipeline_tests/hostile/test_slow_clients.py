@@ -17,7 +17,7 @@ from siglip_pipeline.store.database import Database
 from siglip_pipeline_tests.conftest import collection_settings, fresh_database
 from siglip_pipeline_tests.web.conftest import Served, serving
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 SECONDS = 1.5
 """What each phase of a request may take here."""
