@@ -199,6 +199,13 @@ class Settings(BaseSettings):
         0.1, ge=0, le=1, description="Share of changed frames from which the index is built again."
     )
 
+    frames_table_limit: int = Field(
+        20_000_000,
+        ge=0,
+        description="Frames of a model from which `similarity_index` divides their table into 16 "
+        "partitions by video, while loads and searches go on; 0: never.",
+    )
+
     recall_texts: Path | None = Field(
         None,
         description="Text file with a query a line, which people ask: the recall check uses them "

@@ -1,6 +1,6 @@
 """The work of the commands `models` and `db`: each function returns the document of `--json`."""
 
-from siglip_pipeline.errors import EmbeddedDatabaseError
+from siglip_pipeline.errors import EmbeddedDatabaseError, ModelNotFoundError
 from siglip_pipeline.evaluation.promotion import QualityGate, promote
 from siglip_pipeline.services.clock import reset_future_times
 from siglip_pipeline.services.home import prepare_dagster_home, with_databases
@@ -12,6 +12,8 @@ from siglip_pipeline.store.database import (
     open_database,
     where,
 )
+from siglip_pipeline.store.index.build import building
+from siglip_pipeline.store.index.partitioning import partition_frames
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.quality_results import promotions
 from siglip_pipeline.terminal import console
@@ -21,6 +23,7 @@ from siglip_pipeline.terminal.documents import (
     DroppedModel,
     ListedModel,
     ModelsDocument,
+    PartitionedFrames,
     PromotedModel,
     StoppedDatabase,
 )
@@ -63,6 +66,30 @@ def migrate_database(settings: Settings) -> AppliedMigrations:
     """Apply what is missing of the schema."""
     with open_database(DatabaseOptions.from_settings(settings), schema="any") as database:
         return AppliedMigrations(applied=tuple(migrate(database)))
+
+
+def partition_database(settings: Settings, key: str | None) -> PartitionedFrames:
+    """Partition the table of frames of a model, or of the one that searches use.
+
+    Raises:
+        ModelNotFoundError: no such model, or none is active.
+        IndexBusyError: an index is being built; `similarity_index` partitions, too.
+        StoreError: the disk is too small, or the table cannot be replaced.
+    """
+    with open_database(DatabaseOptions.from_settings(settings)) as database:
+        models = ModelStore(database)
+        model = models.active() if key is None else models.get(key)
+        if model is None:
+            raise ModelNotFoundError("searches use no model yet; name one: `models list` shows all")
+        with building(database, model.model_id):
+            report = partition_frames(database, model.model_id, progress=console.err.print)
+    return PartitionedFrames(
+        key=model.key,
+        frames=report.frames,
+        partitions=report.partitions,
+        videos_copied=report.videos,
+        seconds=round(report.seconds, 2),
+    )
 
 
 def set_dagster_back(settings: Settings) -> dict[str, int]:

@@ -169,6 +169,31 @@ def db_migrate(json_: Json = False) -> None:
         console.err.print(f"Migrations: {applied}.")
 
 
+@db_app.command("partition")
+def db_partition(
+    key: Annotated[
+        str | None,
+        typer.Argument(
+            help="The model's key, as `models list` shows it; default: the one that searches use.",
+            autocompletion=complete_model,
+        ),
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Divide the table of a model's frames by video, while loads and searches go on.
+
+    `similarity_index` does it from SIGLIP_FRAMES_TABLE_LIMIT frames on. It takes the table's size
+    of disk for a while. Started again after it was stopped, it continues.
+    """
+    from siglip_pipeline.cli.commands import partition_database
+
+    document = partition_database(_settings(), key)
+    if json_:
+        console.print_json(document)
+    elif not document.videos_copied:
+        console.err.print(f"The frames of {document.key} are in partitions already.")
+
+
 @db_app.command("set-back")
 def db_set_back(json_: Json = False) -> None:
     """Reset the future times that Dagster stored while the clock was ahead; stop its daemon first.

@@ -200,7 +200,8 @@ def frame_embeddings(
     ):
         spec = siglip.spec()
         engine = siglip.engine(context.log.info)
-        model_id, vectors = ModelStore(db).register(spec), VectorStore(db)
+        model_id = ModelStore(db).register(spec, table_limit=siglip.settings().frames_table_limit)
+        vectors = VectorStore(db)
         for result in embed_videos(
             [path_of_partition(key) for key in own],
             frame_store=frame_store.store(),
@@ -253,7 +254,7 @@ def similarity_index(
     settings = siglip.settings()
     options, gate = IndexOptions.from_settings(settings), QualityGate.from_settings(settings)
     with retrying_temporary_errors(context), database.open() as db:
-        model_id = ModelStore(db).register(siglip.spec())
+        model_id = ModelStore(db).register(siglip.spec(), table_limit=options.table_limit)
         report = build_index(
             db,
             model_id,

@@ -8,6 +8,7 @@ from siglip_pipeline.hits import SearchFilter
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.search.probability import probability_of, score_of
 from siglip_pipeline.siglip.prompt_template import PROMPT_TEMPLATE
+from siglip_pipeline.store import tables
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.label_scores import fit_in_videos
 from siglip_pipeline.store.models import ModelRow
@@ -86,7 +87,7 @@ def label_videos(
     """Score every frame in scope against each label's vector; see :meth:`.SearchService.label`."""
     sure = SURE if filter.min_probability is None else filter.min_probability
     by_video: dict[str, tuple[int, int, list[LabelScore]]] = {}
-    with database.snapshot() as connection:
+    with database.snapshot(reading=tables.frames(model.model_id)) as connection:
         scope = resolve_scope(connection, model.model_id, filter)
         for label, vector_D in zip(labels, vectors_LD, strict=True):
             for fit in fit_in_videos(

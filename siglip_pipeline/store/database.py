@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import psycopg
 import psycopg_pool
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
@@ -45,6 +46,8 @@ CONNECT_SECONDS = 15.0
 # First keys of advisory locks; the second key is a model_id or a video_id, of a claim a hash.
 LOCK_MIGRATE, LOCK_MODEL, LOCK_VIDEO, LOCK_BUILD = LOCK, 0x51611, 0x51612, 0x51613
 LOCK_CLAIM = 0x51614
+
+_HOLD = sql.SQL("LOCK TABLE ONLY {} IN ACCESS SHARE MODE")
 
 
 class Database:
@@ -92,8 +95,12 @@ class Database:
             yield connection
 
     @contextmanager
-    def snapshot(self) -> Iterator[Connection]:
+    def snapshot(self, *, reading: sql.Identifier | None = None) -> Iterator[Connection]:
         """Lend a read-only connection that sees the database as of its first statement.
+
+        Args:
+            reading: a table that no other may replace meanwhile. The rows of one that did would be
+                newer than the snapshot, and so invisible.
 
         Raises:
             DatabaseUnavailableError: no connection was available, or it was lost.
@@ -105,6 +112,8 @@ class Database:
             connection.read_only = True
             try:
                 with connection.transaction():
+                    if reading is not None:  # the snapshot is taken after this lock
+                        connection.execute(_HOLD.format(reading))
                     yield connection
             finally:
                 if not connection.closed:

@@ -12,6 +12,7 @@ from siglip_pipeline.errors import ModelNotFoundError, StoreError
 from siglip_pipeline.records import ModelSpec, Stage
 from siglip_pipeline.store import tables
 from siglip_pipeline.store.database import LOCK_MIGRATE, LOCK_MODEL, Connection, Database
+from siglip_pipeline.store.frames_table import create_frames
 
 DEFAULT_MOMENT_THRESHOLD = 0.9
 
@@ -79,14 +80,6 @@ _COLUMNS = sql.SQL(
     " moment_threshold, is_active, active_generation"
 )
 
-_CREATE_FRAMES = """
-CREATE TABLE {} (
-    video_id integer NOT NULL, frame_index integer NOT NULL, time_seconds double precision NOT NULL,
-    embedding halfvec({}) STORAGE PLAIN NOT NULL,
-    PRIMARY KEY (video_id, frame_index)
-)
-"""
-
 _CREATE_MOMENTS = """
 CREATE TABLE {} (
     video_id integer NOT NULL, moment integer NOT NULL,
@@ -104,9 +97,18 @@ class ModelStore:
         self._database = database
 
     def register(
-        self, spec: ModelSpec, *, moment_threshold: float = DEFAULT_MOMENT_THRESHOLD
+        self,
+        spec: ModelSpec,
+        *,
+        moment_threshold: float = DEFAULT_MOMENT_THRESHOLD,
+        table_limit: int = 0,
     ) -> int:
         """Create a model's tables unless they exist; return its id.
+
+        Args:
+            spec: the model.
+            moment_threshold: of the moments that are cut before the first index is built.
+            table_limit: decoded frames from which the table of frames is partitioned; 0 for never.
 
         Raises:
             StoreError: a model of another dimension has this key.
@@ -115,7 +117,9 @@ class ModelStore:
             known = _find(connection, spec.key)
             if known is None:
                 connection.execute("SELECT pg_advisory_xact_lock(%s, 1)", [LOCK_MIGRATE])
-                known = _find(connection, spec.key) or _insert(connection, spec, moment_threshold)
+                known = _find(connection, spec.key) or _insert(
+                    connection, spec, moment_threshold, table_limit
+                )
         if known.dim != spec.dim:
             raise StoreError(
                 f"model key {spec.key} has {known.dim} dimensions in the database, {spec.dim} here"
@@ -213,6 +217,7 @@ class ModelStore:
                 "SELECT generation FROM generations WHERE model_id = %s", [model.model_id]
             ).fetchall()
             unused = [tables.frames(model.model_id), tables.moments(model.model_id)]
+            unused += [tables.frames_copy(model.model_id), tables.frames_copied(model.model_id)]
             unused += [tables.index(model.model_id, int(g)) for (g,) in generations]
             for table in unused:
                 connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table))
@@ -280,7 +285,9 @@ def _find(connection: Connection, key: str) -> ModelRow | None:
     return _select(connection, sql.SQL("model_key = %s"), [key])
 
 
-def _insert(connection: Connection, spec: ModelSpec, moment_threshold: float) -> ModelRow:
+def _insert(
+    connection: Connection, spec: ModelSpec, moment_threshold: float, table_limit: int
+) -> ModelRow:
     connection.execute(
         """
         INSERT INTO models (model_key, name, revision, dim, preprocess, logit_scale, logit_bias,
@@ -299,9 +306,6 @@ def _insert(connection: Connection, spec: ModelSpec, moment_threshold: float) ->
     )
     row = _find(connection, spec.key)
     assert row is not None
-    # PLAIN, as vectors over 2 KB would go to TOAST, which halves the speed of loads and scans.
-    connection.execute(
-        sql.SQL(_CREATE_FRAMES).format(tables.frames(row.model_id), sql.Literal(spec.dim))
-    )
+    create_frames(connection, row.model_id, spec.dim, table_limit=table_limit)
     connection.execute(sql.SQL(_CREATE_MOMENTS).format(tables.moments(row.model_id)))
     return row

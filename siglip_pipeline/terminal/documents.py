@@ -86,6 +86,19 @@ class AppliedMigrations:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionedFrames:
+    """What ``db partition --json`` prints."""
+
+    key: str
+    """The model whose table of frames it is."""
+    frames: int
+    partitions: int
+    videos_copied: int
+    """0 if the table had partitions before."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoppedDatabase:
     """What ``db stop --json`` prints."""
 

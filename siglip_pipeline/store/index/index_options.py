@@ -19,6 +19,8 @@ class IndexOptions:
     """Least recall@10 of an index that is published or kept."""
     rebuild_share: float = 0.1
     """Share of changed frames from which the index is rebuilt."""
+    table_limit: int = 20_000_000
+    """Frames from which the table of frames is divided into partitions; 0 for never."""
     recall_queries: int = 200
     """Picture queries, and text queries, of a recall check."""
     frame_biases: bool = False
@@ -34,6 +36,7 @@ class IndexOptions:
             moment_threshold=settings.moment_threshold,
             min_recall=settings.index_min_recall,
             rebuild_share=settings.index_rebuild_share,
+            table_limit=settings.frames_table_limit,
             recall_queries=settings.index_recall_queries,
             frame_biases="hubness" in settings.ranking.lower(),
             promote_automatically=settings.promote_automatically,

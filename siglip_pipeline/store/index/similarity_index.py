@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from siglip_pipeline.embedded_postgres.tuning import BuildSettings
@@ -15,6 +15,7 @@ from siglip_pipeline.store.index import publish as publishing
 from siglip_pipeline.store.index import recall
 from siglip_pipeline.store.index.choice import AUTO, choose_kind_for
 from siglip_pipeline.store.index.index_options import IndexOptions
+from siglip_pipeline.store.index.partitioning import PartitionReport, partition_if_large
 from siglip_pipeline.store.index.recall import RecallReport
 from siglip_pipeline.store.index.recall.queries import EmbedTexts, Query, prepare_queries
 from siglip_pipeline.store.kinds import Generation, index_kind
@@ -47,6 +48,8 @@ class IndexReport:
     """Memory and workers of the build."""
     recall: RecallReport | None
     """The recall check; None if there was nothing to check."""
+    partitioned: PartitionReport | None = None
+    """How the table of frames was partitioned before; None if it was not."""
 
     @property
     def published(self) -> bool:
@@ -71,6 +74,7 @@ class IndexReport:
             "recall_at_10": report.recall_at_10 if report else None,
             "maintenance_work_mem_bytes": self.settings.memory_bytes if self.settings else None,
             "workers": self.settings.workers if self.settings else None,
+            "partitioned": self.partitioned and self.partitioned.to_json(),
         }
 
 
@@ -112,6 +116,9 @@ def build_index(
     if wanted != AUTO:
         building.check_kind(database, index_kind(wanted).name, force=force)
     with building.building(database, model_id):
+        partitioned = partition_if_large(
+            database, model_id, table_limit=options.table_limit, progress=progress
+        )
         queries = prepare_queries(
             database,
             model,
@@ -119,20 +126,36 @@ def build_index(
             embed_texts=embed_texts,
             count=options.recall_queries,
         )
-        if options.frame_biases and queries:
-            progress(f"biases of {update_frame_biases(database, model_id)} videos estimated")
-        live, changed = _live(database, model_id)
-        if model.moment_threshold != options.moment_threshold:
-            building.recut(database, model_id, options.moment_threshold, progress)
-        chosen = wanted if wanted != AUTO else _choose(database, model_id, live, progress)
-        why = "requested" if force else _reason_to_build(model, live, changed, chosen, options)
-        if why is None and live is not None:
-            checked = _check_live(database, live, changed, queries, options, progress)
-            if checked is None or checked.fault(options.min_recall) is None:
-                return _current(model, live, changed, checked)
-            why = f"recall fell: {checked.fault(options.min_recall)}"
-        progress(f"building a {chosen} index of model {model.name}: {why}")
-        return _build(database, model, chosen, queries, options, changed, progress)
+        report = _bring_up_to_date(database, model, wanted, queries, options, progress, force=force)
+    return replace(report, partitioned=partitioned)
+
+
+def _bring_up_to_date(
+    database: Database,
+    model: ModelRow,
+    wanted: str,
+    queries: Sequence[Query],
+    options: IndexOptions,
+    progress: Callable[[str], object],
+    *,
+    force: bool,
+) -> IndexReport:
+    """Keep the live index if it is good enough, else build; the caller holds the build lock."""
+    model_id = model.model_id
+    if options.frame_biases and queries:
+        progress(f"biases of {update_frame_biases(database, model_id)} videos estimated")
+    live, changed = _live(database, model_id)
+    if model.moment_threshold != options.moment_threshold:
+        building.recut(database, model_id, options.moment_threshold, progress)
+    chosen = wanted if wanted != AUTO else _choose(database, model_id, live, progress)
+    why = "requested" if force else _reason_to_build(model, live, changed, chosen, options)
+    if why is None and live is not None:
+        checked = _check_live(database, live, changed, queries, options, progress)
+        if checked is None or checked.fault(options.min_recall) is None:
+            return _current(model, live, changed, checked)
+        why = f"recall fell: {checked.fault(options.min_recall)}"
+    progress(f"building a {chosen} index of model {model.name}: {why}")
+    return _build(database, model, chosen, queries, options, changed, progress)
 
 
 def _live(database: Database, model_id: int) -> tuple[Generation | None, float]:

@@ -4,7 +4,7 @@ import psycopg
 
 from siglip_pipeline.errors import NothingIndexedError, QueryError, StoreError
 from siglip_pipeline.hits import Hit, SearchRequest
-from siglip_pipeline.store import generations
+from siglip_pipeline.store import generations, tables
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.kinds import Generation, Scope
 from siglip_pipeline.store.models import ModelRow
@@ -81,7 +81,7 @@ class MomentSearch:
         self, model: ModelRow, request: SearchRequest, *, must_be_active: bool
     ) -> list[Hit]:
         """Search in one snapshot, which shows a replaced video either before or after."""
-        with self._database.snapshot() as connection:
+        with self._database.snapshot(reading=tables.frames(model.model_id)) as connection:
             target, active = generations.live_and_active(connection, model.model_id)
             if must_be_active and not active:
                 raise ActiveModelChangedError

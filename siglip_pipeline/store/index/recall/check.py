@@ -63,7 +63,7 @@ def check_recall(
     """
     began = time.monotonic()
     # One snapshot, so that the exact and the approximate search see the same frames.
-    with database.snapshot() as connection:
+    with database.snapshot(reading=tables.frames(target.model_id)) as connection:
         scopes = _scopes(connection, target)
         progress(f"recall check: exact search for {len(queries)} queries, {len(scopes)} filters")
         truth = find_truth(connection, target, queries, list(scopes.values()), max(DEPTHS))

@@ -1,0 +1,405 @@
+"""The table of frames in partitions: made while the collection is used, and as good as before."""
+
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import namedtuple
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from psycopg import sql
+
+from siglip_pipeline.errors import DatabaseFullError, StoreError
+from siglip_pipeline.store import frames_table, tables
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.index import partitioning
+from siglip_pipeline.store.index.partitioning import partition_frames
+from siglip_pipeline.store.index.similarity_index import build_index
+from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.store.search.moment_search import MomentSearch
+from siglip_pipeline.store.vectors import VectorStore
+from siglip_pipeline.store.videos import VideoStore
+from siglip_pipeline_tests.store import made
+
+OPTIONS = made.index_options()
+Described = dict[str, list[tuple[Any, ...]]]
+
+
+def describe(database: Database, table: str) -> Described:
+    """What a table is made of, without its name."""
+    queries = {
+        "columns": "SELECT attname, format_type(atttypid, atttypmod), attnotnull, attstorage::text"
+        " FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 ORDER BY attnum",
+        "constraints": "SELECT conname, contype::text, pg_get_constraintdef(oid) FROM pg_constraint"
+        " WHERE conrelid = %s::regclass ORDER BY conname",
+        "grants": "SELECT relacl::text FROM pg_class WHERE oid = %s::regclass",
+        "indexes": "SELECT indexdef FROM pg_indexes WHERE tablename = %s",
+    }
+    with database.connection() as connection:
+        found = {k: connection.execute(v.encode(), [table]).fetchall() for k, v in queries.items()}
+    found["indexes"] = sorted(
+        (text.replace(" ONLY ", " ").partition(" ON ")[2],) for (text,) in found["indexes"]
+    )
+    return found
+
+
+def rows(database: Database, model_id: int) -> list[tuple[Any, ...]]:
+    with database.connection() as connection:
+        return connection.execute(
+            sql.SQL(
+                "SELECT video_id, frame_index, time_seconds, embedding::text FROM {} ORDER BY 1, 2"
+            ).format(tables.frames(model_id))
+        ).fetchall()
+
+
+def left_over(database: Database) -> list[str]:
+    with database.connection() as connection:
+        found = connection.execute(
+            "SELECT tablename FROM pg_tables WHERE tablename ~ '^frames.*_(copy|copied|old)'"
+        ).fetchall()
+    return [name for (name,) in found]
+
+
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of the videos of these tests in a batch; no long waits."""
+    monkeypatch.setattr(partitioning, "BATCH_FRAMES", 48)
+    monkeypatch.setattr(partitioning, "SWAP_PAUSE_SECONDS", 0.05)
+
+
+def test_a_partitioned_table_is_like_the_one_it_replaces(database: Database) -> None:
+    model_id = made.collection(database)
+    with database.connection() as connection:
+        connection.execute(f"CREATE INDEX ON frames_{model_id} (time_seconds)".encode())
+        connection.execute(f"GRANT SELECT ON frames_{model_id} TO PUBLIC".encode())
+        connection.execute(
+            f"ALTER TABLE frames_{model_id} SET (autovacuum_vacuum_scale_factor = 0.031)".encode()
+        )
+        connection.execute(
+            f"CREATE VIEW seconds AS SELECT time_seconds FROM frames_{model_id}".encode()
+        )
+    stored, before = rows(database, model_id), describe(database, f"frames_{model_id}")
+    report = partition_frames(database, model_id)
+    assert (report.frames, report.videos) == (12 * 24, 12)
+    assert rows(database, model_id) == stored
+    assert describe(database, f"frames_{model_id}") == before
+    assert left_over(database) == []
+    with database.connection() as connection:
+        parts = connection.execute(
+            "SELECT relname, reloptions FROM pg_class WHERE relname ~ '_p[0-9]+$' AND relkind = 'r'"
+        ).fetchall()
+        assert len(parts) == frames_table.PARTITIONS
+        assert {tuple(o) for _, o in parts} == {("autovacuum_vacuum_scale_factor=0.031",)}
+        assert connection.execute("SELECT count(*) FROM seconds").fetchone() == (12 * 24,)
+        connection.execute("DROP VIEW seconds")
+    assert partition_frames(database, model_id).videos == 0, "done already"
+    ModelStore(database).drop("tiny")
+    with database.connection() as connection:
+        assert (
+            connection.execute(
+                "SELECT relname FROM pg_class WHERE relname ~ '^frames_[0-9]'"
+            ).fetchall()
+            == []
+        )
+
+
+def test_a_model_of_a_large_collection_starts_with_partitions(database: Database) -> None:
+    model_id = made.collection(database)
+    models = ModelStore(database)
+    small = models.register(made.spec("small"), table_limit=12 * 24 + 1)
+    large = models.register(made.spec("large"), table_limit=12 * 24)
+    never = models.register(made.spec("never"), table_limit=0)
+    with database.connection() as connection:
+        partitioned = {
+            m: frames_table.is_partitioned(connection, m) for m in (model_id, small, large, never)
+        }
+    assert partitioned == {model_id: False, small: False, large: True, never: False}
+    partition_frames(database, small)
+    assert describe(database, f"frames_{large}") == {
+        k: [
+            tuple(
+                str(v).replace(f"frames_{small}", f"frames_{large}") if isinstance(v, str) else v
+                for v in row
+            )
+            for row in values
+        ]
+        for k, values in describe(database, f"frames_{small}").items()
+    }
+
+
+def test_the_index_job_partitions_a_table_that_is_past_the_limit(database: Database) -> None:
+    model_id = made.collection(database)
+    below = made.index_options(frames_table_limit=12 * 24 + 1)
+    assert build_index(database, model_id, options=below).partitioned is None
+    said: list[str] = []
+    at = made.index_options(frames_table_limit=12 * 24)
+    report = build_index(database, model_id, options=at, force=True, progress=said.append)
+    assert report.partitioned is not None
+    assert report.to_json()["partitioned"]["videos"] == 12
+    assert report.published
+    assert any("16 partitions" in line for line in said)
+    assert build_index(database, model_id, options=at).partitioned is None, "done already"
+
+
+def test_loads_deletions_and_searches_go_on(
+    database: Database, small_batches: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each search meanwhile finds the frame that it asks for; nothing is lost at the end."""
+    videos = 30
+    model_id = made.collection(database, videos=videos)
+    build_index(database, model_id, options=OPTIONS)
+    model = ModelStore(database).get(model_id)
+    kept = {f"v{i:02d}.mp4": made.footage(i) for i in range(videos)}
+    ended, wrong, searched = threading.Event(), [], [0]
+
+    def ask() -> None:
+        known, number = MomentSearch(database), 0
+        while not ended.is_set():
+            number = (number + 7) % 20  # of those that nobody touches
+            # One that knows the generation asks in one statement, a new one in a snapshot.
+            for search in (known, MomentSearch(database)):
+                hits = search.search(model, made.request(kept[f"v{number:02d}.mp4"][3], k=5))
+                if len(hits) != 5 or hits[0].video != f"v{number:02d}.mp4":
+                    wrong.append((number, hits))
+                searched[0] += 1
+
+    def change() -> None:
+        seed = 1000
+        while not ended.is_set():
+            for i in range(20, videos):
+                seed += 1
+                name = f"v{i:02d}.mp4"
+                if seed % 3 == 0:
+                    VideoStore(database).delete(name)
+                    kept.pop(name, None)
+                else:
+                    made.record(database, name)
+                    made.load(database, model_id, name, made.footage(seed))
+                    kept[name] = made.footage(seed)
+
+    slowly = partitioning._copy
+
+    def copy(*args: Any) -> None:
+        slowly(*args)
+        time.sleep(0.02)
+
+    monkeypatch.setattr(partitioning, "_copy", copy)
+    threads = [threading.Thread(target=work) for work in (ask, ask, change)]
+    for thread in threads:
+        thread.start()
+    try:
+        partition_frames(database, model_id)
+        time.sleep(0.2)
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+    assert searched[0] > 20
+    assert wrong == []
+    store = VectorStore(database)
+    with database.connection() as connection:
+        stored = connection.execute(
+            sql.SQL("SELECT path, count(*) FROM {} JOIN videos USING (video_id) GROUP BY 1").format(
+                tables.frames(model_id)
+            )
+        ).fetchall()
+    assert dict(stored) == dict.fromkeys(kept, 24)
+    assert store.miscounted(model_id) == {}
+    for name, vectors_ND in kept.items():
+        np.testing.assert_allclose(
+            store.vectors(model_id, name).embeddings_ND, vectors_ND, atol=1e-3
+        )
+        hit = made.search(database, model, vectors_ND[9], k=1)[0]
+        assert (hit.video, hit.frame_index) == (name, 9 * 25)
+
+
+_KILLED = """
+import sys
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.index import partitioning
+partitioning.BATCH_FRAMES = 48
+copy, calls = partitioning._copy, []
+def counted(*args):
+    copy(*args)
+    calls.append(1)
+    if len(calls) == int(sys.argv[3]):
+        print("here", flush=True)
+        sys.stdin.read()
+partitioning._copy = counted
+with Database(sys.argv[1]) as database:
+    partitioning.partition_frames(database, int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("batch", [1, 4, 7])
+def test_killed_at_any_batch_it_continues(
+    database: Database, small_batches: None, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The seventh copy is that of the transaction which renames."""
+    model_id = made.collection(database)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _KILLED, database.url.reveal(), str(model_id), str(batch)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+    finally:
+        process.kill()
+        process.communicate()
+    # Videos that were copied before change meanwhile, and one is gone.
+    made.load(database, model_id, "v00.mp4", made.footage(900))
+    VideoStore(database).delete("v01.mp4")
+    made.record(database, "new.mp4")
+    made.load(database, model_id, "new.mp4", made.footage(901))
+    stored = rows(database, model_id)
+    assert len(stored) == 12 * 24
+    report = partition_frames(database, model_id)
+    committed = min(batch - 1, 6) * 2
+    assert report.videos == 12 - max(0, committed - 2) + (1 if committed else 0)
+    assert rows(database, model_id) == stored
+    assert left_over(database) == []
+
+
+def test_a_snapshot_that_is_older_than_the_swap_is_waited_for(
+    database: Database, small_batches: None
+) -> None:
+    """The rows of the copy are newer than the snapshot: read after the swap, there were none."""
+    model_id = made.collection(database)
+    count = sql.SQL("SELECT count(*) FROM {}").format(tables.frames(model_id))
+    said: list[str] = []
+    work = threading.Thread(
+        target=partition_frames, args=[database, model_id], kwargs={"progress": said.append}
+    )
+    with database.snapshot(reading=tables.frames(model_id)) as connection:
+        connection.execute("SELECT 1")
+        work.start()
+        while work.is_alive() and not said:
+            time.sleep(0.02)
+        assert "waits for a reader" in said[0]
+        assert connection.execute(count).fetchone() == (12 * 24,)
+        # Loads and searches of others are let through between two tries.
+        made.load(database, model_id, "v00.mp4", made.footage(77))
+    work.join()
+    with database.connection() as connection:
+        assert frames_table.is_partitioned(connection, model_id)
+        assert connection.execute(count).fetchone() == (12 * 24,)
+
+
+def test_a_reader_that_never_ends_leaves_the_copy_for_the_next_time(
+    database: Database, small_batches: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitioning, "SWAP_ATTEMPTS", 1)
+    model_id = made.collection(database)
+    with (
+        database.snapshot(reading=tables.frames(model_id)),
+        pytest.raises(StoreError, match="copy is kept and takes its place the next time"),
+    ):
+        partition_frames(database, model_id)
+    assert partition_frames(database, model_id).videos == 0 or left_over(database) == []
+    with database.connection() as connection:
+        assert frames_table.is_partitioned(connection, model_id)
+
+
+def test_a_disk_without_room_for_the_copy_is_refused(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_id = made.collection(database)
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**20))
+    with pytest.raises(StoreError, match=r"takes 1\.1 GB .* has 0\.0 GB; free some, or set SIGLIP"):
+        partition_frames(database, model_id)
+    assert left_over(database) == []
+    said: list[str] = []
+    options = made.index_options(frames_table_limit=1)
+    report = build_index(database, model_id, options=options, progress=said.append)
+    assert report.published, "the index does not wait for a larger disk"
+    assert any("stays undivided: to partition" in line for line in said)
+
+
+def test_a_disk_that_fills_up_gets_its_room_back(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_id = made.collection(database)
+
+    def full(*_: object) -> None:
+        raise psycopg.errors.DiskFull("no space left")
+
+    monkeypatch.setattr(partitioning, "_copy", full)
+    with pytest.raises(DatabaseFullError):
+        partition_frames(database, model_id)
+    assert left_over(database) == []
+    assert len(rows(database, model_id)) == 12 * 24
+
+
+def test_what_depends_on_the_table_is_named(database: Database) -> None:
+    model_id = made.collection(database)
+    with database.connection() as connection:
+        connection.execute(
+            f"CREATE MATERIALIZED VIEW kept AS SELECT frame_index FROM frames_{model_id}".encode()
+        )
+    with pytest.raises(StoreError, match="materialized view kept; drop it, partition"):
+        partition_frames(database, model_id)
+
+
+def test_a_search_reads_one_partition_for_each_video(database: Database) -> None:
+    """Each look-up of frames by video, of every form of search, is pruned to one partition."""
+    model_id = made.collection(database, videos=40)
+    build_index(database, model_id, options=OPTIONS)
+    partition_frames(database, model_id)
+    model = ModelStore(database).get(model_id)
+    plans: list[str] = []
+    execute = psycopg.Connection.execute
+
+    def explained(self: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
+        text = (
+            query
+            if isinstance(query, bytes)
+            else (
+                query.as_bytes(self) if isinstance(query, sql.Composable) else str(query).encode()
+            )
+        )
+        if b"WITH RECURSIVE" in text:
+            done = execute(self, b"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) " + text, *args)
+            plans.append("\n".join(line for (line,) in done))
+        return execute(self, query, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(psycopg.Connection, "execute", explained)
+        query_D = made.footage(5)[3]
+        for filters in (
+            {},
+            {"videos": ("v05.mp4",)},
+            {"from_seconds": 0.0, "to_seconds": 9.0},
+        ):
+            found = made.search(database, model, query_D, k=5, within=0.2, **filters)
+            assert found[0].video == "v05.mp4"
+    assert len(plans) >= 3
+    found = [appended for plan in plans for appended in appends(plan)]
+    assert len(found) >= len(plans)
+    for append, scans in found:
+        assert sum(scans) <= append, (append, scans)
+
+
+def appends(plan: str) -> Iterator[tuple[int, list[int]]]:
+    """The loops of each Append over partitions of frames, and of the scans below it."""
+    lines = plan.splitlines()
+    for at, line in enumerate(lines):
+        if "Append" not in line or "actual" not in line:
+            continue
+        depth = len(line) - len(line.lstrip(" ->"))
+        scans = []
+        for below in lines[at + 1 :]:
+            if "->" in below and len(below) - len(below.lstrip(" ->")) <= depth:
+                break
+            if " on frames_" in below and "loops=" in below:
+                scans.append(int(below.rpartition("loops=")[2].rstrip(")")))
+        if scans:
+            yield int(line.rpartition("loops=")[2].rstrip(")")), scans
