@@ -32,7 +32,7 @@ FOR VALUES WITH (MODULUS {parts}, REMAINDER {remainder}) {options}
 """)
 
 # Postgres vacuums by default when a fifth of the rows are dead: searches read past them till then.
-_VACUUM = ("autovacuum_vacuum_scale_factor=0.05",)
+VACUUM = ("autovacuum_vacuum_scale_factor=0.05",)
 
 _GRANTS = """
 SELECT privilege_type, is_grantable, CASE WHEN grantee <> 0 THEN pg_get_userbyid(grantee) END
@@ -56,9 +56,9 @@ def create_frames(connection: Connection, model_id: int, dim: int, *, table_limi
     [decoded] = connection.execute(_DECODED)
     if 0 < table_limit <= decoded[0]:
         connection.execute(create + _PARTITIONED)
-        _create_partitions(connection, model_id, table, _VACUUM)
+        _create_partitions(connection, model_id, table, VACUUM)
     else:
-        connection.execute(create + with_options(_VACUUM))
+        connection.execute(create + with_options(VACUUM))
 
 
 def create_copy(connection: Connection, model_id: int) -> None:

@@ -12,7 +12,7 @@ from siglip_pipeline.errors import ModelNotFoundError, StoreError
 from siglip_pipeline.records import ModelSpec, Stage
 from siglip_pipeline.store import tables
 from siglip_pipeline.store.database import LOCK_MIGRATE, LOCK_MODEL, Connection, Database
-from siglip_pipeline.store.frames_table import create_frames
+from siglip_pipeline.store.frames_table import VACUUM, create_frames, with_options
 
 DEFAULT_MOMENT_THRESHOLD = 0.9
 
@@ -86,7 +86,7 @@ CREATE TABLE {} (
     first_frame integer NOT NULL, last_frame integer NOT NULL,
     start_seconds double precision NOT NULL, end_seconds double precision NOT NULL,
     PRIMARY KEY (video_id, moment)
-)
+){}
 """
 
 
@@ -307,5 +307,7 @@ def _insert(
     row = _find(connection, spec.key)
     assert row is not None
     create_frames(connection, row.model_id, spec.dim, table_limit=table_limit)
-    connection.execute(sql.SQL(_CREATE_MOMENTS).format(tables.moments(row.model_id)))
+    connection.execute(
+        sql.SQL(_CREATE_MOMENTS).format(tables.moments(row.model_id), with_options(VACUUM))
+    )
     return row

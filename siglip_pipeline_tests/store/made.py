@@ -9,6 +9,7 @@ from siglip_pipeline.records import EmbeddingBatch, FloatArray, ModelSpec, Uploa
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index.index_options import IndexOptions
+from siglip_pipeline.store.index.partitioning import partition_frames
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.search.moment_search import MomentSearch
 from siglip_pipeline.store.vectors import VectorStore
@@ -87,12 +88,21 @@ def record(database: Database, video: str, *, modified_at: float = 1e9, frames: 
     )
 
 
-def collection(database: Database, videos: int = 12, *, key: str = "tiny", dim: int = DIM) -> int:
+def collection(
+    database: Database,
+    videos: int = 12,
+    *,
+    key: str = "tiny",
+    dim: int = DIM,
+    partitioned: bool = False,
+) -> int:
     """Decoded and embedded videos ``v00.mp4``, ``v01.mp4`` …; the model's id."""
     model_id = ModelStore(database).register(spec(key, dim))
     for i in range(videos):
         record(database, f"v{i:02d}.mp4", modified_at=1e9 + i)
         load(database, model_id, f"v{i:02d}.mp4", footage(i, dim=dim))
+    if partitioned:
+        partition_frames(database, model_id)
     return model_id
 
 

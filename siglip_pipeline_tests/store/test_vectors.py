@@ -237,8 +237,9 @@ def test_the_nearest_frame_in_time(module_database: Database, asked: float, foun
     assert VectorStore(module_database).nearest_frame(model_id, "other.mp4", asked) is None
 
 
-def test_a_deleted_video_is_gone_under_every_model(database: Database) -> None:
-    first = made.collection(database, videos=2)
+@pytest.mark.parametrize("partitioned", [False, True])
+def test_a_deleted_video_is_gone_under_every_model(database: Database, partitioned: bool) -> None:
+    first = made.collection(database, videos=2, partitioned=partitioned)
     second = made.collection(database, videos=2, key="other", dim=16)
     assert VideoStore(database).delete("v00.mp4")
     assert not VideoStore(database).delete("v00.mp4")

@@ -39,15 +39,20 @@ class Indexed:
         return hits
 
 
-@pytest.fixture(scope="module", params=list(KINDS))
+@pytest.fixture(
+    scope="module",
+    params=[*((kind, False) for kind in KINDS), ("moments", True), ("exact", True)],
+    ids=lambda form: f"{form[0]} in partitions" if form[1] else form[0],
+)
 def indexed(module_database: Database, request: pytest.FixtureRequest) -> Indexed:
-    """The same collection under each kind of index in turn."""
-    model_id = made.collection(module_database, videos=VIDEOS)
+    """The same collection under each kind of index in turn, and with its frames in partitions."""
+    kind, partitioned = request.param
+    model_id = made.collection(module_database, videos=VIDEOS, partitioned=partitioned)
     made.load(module_database, model_id, "v05.mp4", made.footage(5))
-    settings = made.index_options(index_kind=request.param, index_min_recall=0.0)
+    settings = made.index_options(index_kind=kind, index_min_recall=0.0)
     report = build_index(module_database, model_id, options=settings, force=True)
     assert report.published, report.reason
-    return Indexed(module_database, ModelStore(module_database).get(model_id), request.param)
+    return Indexed(module_database, ModelStore(module_database).get(model_id), kind)
 
 
 def query_at(video: int, row: int) -> FloatArray:
@@ -257,9 +262,12 @@ def test_nothing_is_indexed_before_the_first_publication(database: Database) -> 
         made.search(database, ModelStore(database).get(model_id), query_at(0, 0), k=1)
 
 
+@pytest.mark.parametrize("partitioned", [False, True])
 @pytest.mark.parametrize("kind", ["moments", "hnsw", "hnsw_binary", "exact"])
-def test_changes_between_generations_are_searchable_at_once(database: Database, kind: str) -> None:
-    model_id = made.collection(database, videos=4)
+def test_changes_between_generations_are_searchable_at_once(
+    database: Database, kind: str, partitioned: bool
+) -> None:
+    model_id = made.collection(database, videos=4, partitioned=partitioned)
     settings = made.index_options(index_kind=kind, index_min_recall=0.0)
     build_index(database, model_id, options=settings, force=True)
     found = Indexed(database, ModelStore(database).get(model_id), kind)
