@@ -35,6 +35,8 @@ Progress = Callable[[str], object]
 
 BATCH_FRAMES = 50_000
 """Some 80 MB: seconds of work are lost at most, and loads wait for one batch at the end."""
+PASSES = 10
+"""At most; the rest is copied while loads wait, even if they never let up."""
 SWAP_ATTEMPTS = 60
 SWAP_PAUSE_SECONDS = 10.0
 PROGRESS_SECONDS = 5.0
@@ -169,7 +171,7 @@ def drop_copy(connection: Connection, model_id: int) -> None:
 def _copy_all(database: Database, model_id: int, progress: Progress) -> int:
     """Copy what is due, until a pass was as short as one batch; return the number of videos."""
     videos = 0
-    while True:
+    for _ in range(PASSES):
         with database.connection() as connection:
             due = _due(connection, model_id)
         _copy_batches(database, model_id, due, progress)

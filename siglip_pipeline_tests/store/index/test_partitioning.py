@@ -1,5 +1,6 @@
 """The table of frames in partitions: made while the collection is used, and as good as before."""
 
+import itertools
 import shutil
 import subprocess
 import sys
@@ -170,24 +171,23 @@ def test_loads_deletions_and_searches_go_on(
                 searched[0] += 1
 
     def change() -> None:
-        seed = 1000
-        while not ended.is_set():
-            for i in range(20, videos):
-                seed += 1
-                name = f"v{i:02d}.mp4"
-                if seed % 3 == 0:
-                    VideoStore(database).delete(name)
-                    kept.pop(name, None)
-                else:
-                    made.record(database, name)
-                    made.load(database, model_id, name, made.footage(seed))
-                    kept[name] = made.footage(seed)
+        for seed in itertools.count(1000):
+            name = f"v{20 + seed % 10:02d}.mp4"
+            if ended.is_set():  # at once: a change that was lost is not made good by a later one
+                break
+            if seed % 3 == 0:
+                VideoStore(database).delete(name)
+                kept.pop(name, None)
+            else:
+                made.record(database, name)
+                made.load(database, model_id, name, made.footage(seed))
+                kept[name] = made.footage(seed)
 
     slowly = partitioning._copy
 
     def copy(*args: Any) -> None:
         slowly(*args)
-        time.sleep(0.02)
+        time.sleep(0.1)
 
     monkeypatch.setattr(partitioning, "_copy", copy)
     threads = [threading.Thread(target=work) for work in (ask, ask, change)]
@@ -195,7 +195,6 @@ def test_loads_deletions_and_searches_go_on(
         thread.start()
     try:
         partition_frames(database, model_id)
-        time.sleep(0.2)
     finally:
         ended.set()
         for thread in threads:
