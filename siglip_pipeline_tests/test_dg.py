@@ -11,6 +11,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import yaml
+from dagster_dg_core.context import DgContext
 
 from siglip_pipeline.services.ports import free_port
 
@@ -53,6 +55,13 @@ def test_the_checkout_is_a_project_of_dg(environment: dict[str, str]) -> None:
     assert {asset["asset_key"] for asset in json.loads(listed.stdout)["assets"]} >= {
         *("uploads", "video_frames", "frame_embeddings", "similarity_index"),
     }
+
+
+def test_schedules_keep_their_state_under_dg_dev() -> None:
+    """The daemon removes the state of a code location of another name."""
+    [location] = yaml.safe_load((CHECKOUT / "workspace.yaml").read_text())["load_from"]
+    name = DgContext.for_project_environment(CHECKOUT, {}).code_location_name
+    assert name == location["python_module"]["location_name"]
 
 
 def test_dagster_dev_loads_the_workspace(environment: dict[str, str], tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def up(
         console.err.print(f"  model          {settings.model_name}")
         console.err.print("Running. Put videos into the uploads folder; Ctrl-C stops everything.")
         launcher.run()
-    console.err.print("Stopped. `siglip-pipeline up` goes on where it was.")
+    console.err.print("Stopped. `siglip-pipeline up` continues the work.")
 
 
 @app.command()
