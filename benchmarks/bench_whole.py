@@ -168,7 +168,7 @@ def measure(videos: int, model: str, folder: Path, pixeltable: str | None) -> di
     assert int(plain.printed) >= videos * SECONDS, plain.printed
     others = {}
     if pixeltable is not None:
-        script = [pixeltable, str(Path(__file__).with_name("pixeltable_script.py")), model]
+        script = [pixeltable, str(Path(__file__).with_name("pixeltable_script.py"))]
         home = {**environment, "PIXELTABLE_HOME": str(folder / "pixeltable")}
         done = timed([*script, *paths], home)
         embedded = int(done.printed.split()[-1])
