@@ -1,12 +1,18 @@
 """What does each technique of SIGLIP_RANKING do to judged queries, and to the time of a search?
 
+Indexes the videos in a home of its own, which is removed afterwards, then asks the judged queries
+once with each ranking. A second set asks for two things at once, each a text with the stored moment
+of another query's answer: both are relevant. Nobody has to watch it: videos that cannot be decoded,
+and queries about videos that are not there, are left out and counted. Prints tables in Markdown,
+with wins, losses and a paired test beside the first ranking; --json has all metrics and intervals.
+
     python benchmarks/bench_quality.py                       # the demo's films, model and queries
     python benchmarks/bench_quality.py --model google/siglip2-so400m-patch14-384 \\
-        --dataset charades-sta:charades_sta_test.txt --videos Charades_v1_480
+        --dataset charades-sta:charades_sta_test.txt --videos Charades_v1_480 > charades.md
 
-Indexes the videos, then asks the judged queries once with each ranking. A second set asks for two
-things at once, each a text with the stored moment of another query's answer: both are relevant. It
-runs unattended, and prints tables in Markdown; `--json` gives all metrics.
+--dataset is FORM:FILE. FORM is judged (JSON Lines of your own) or a published form: FORMS.
+docs/quality.md says which file of a benchmark that is. The videos lie anywhere below --videos,
+named as the benchmark names them, with any suffix.
 """
 
 import argparse
@@ -22,14 +28,17 @@ from fresh_home import fresh_home
 
 from siglip_pipeline.demo.films import render_demo_videos
 from siglip_pipeline.demo.run import JUDGED_QUERIES, MODEL_FOLDER
-from siglip_pipeline.evaluation.annotations import read_judged
+from siglip_pipeline.errors import SiglipPipelineError
+from siglip_pipeline.evaluation.annotations import FORMS, read_judged
 from siglip_pipeline.evaluation.comparing import Comparison, compare_reports
-from siglip_pipeline.evaluation.evaluating import EvaluationOptions, evaluate
+from siglip_pipeline.evaluation.evaluating import EvaluationOptions, evaluate, on_uploads
 from siglip_pipeline.evaluation.judged_queries import JudgedQueries, JudgedQuery
 from siglip_pipeline.evaluation.quality_report import QualityReport
 from siglip_pipeline.search import MomentTerm, SearchOptions, SearchService, TextTerm
+from siglip_pipeline.search.ranking import Ranking
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
+from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.text.json_form import to_json
 
 RANKINGS = (
@@ -44,34 +53,64 @@ TIMED = 100
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=str(MODEL_FOLDER), help="a folder or a hub id")
-    parser.add_argument("--dataset", help="FORM:FILE, as `evaluate --form FORM FILE` reads it")
-    parser.add_argument("--videos", type=Path, help="folder of the dataset's videos")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--rankings", nargs="+", default=RANKINGS, help="for the judged queries")
-    parser.add_argument("--json", action="store_true")
+    parser = argparse.ArgumentParser(
+        description=__doc__.replace("FORMS", "\n" + ", ".join(FORMS)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--model", default=str(MODEL_FOLDER), help="folder or hub id (default: the demo's)"
+    )
+    parser.add_argument(
+        "--dataset", metavar="FORM:FILE", help="judged queries (default: the demo's)"
+    )
+    parser.add_argument(
+        "--videos", type=Path, metavar="FOLDER", help="the dataset's videos; they are only read"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda … (default: auto)")
+    parser.add_argument(
+        "--rankings",
+        nargs="+",
+        default=RANKINGS,
+        metavar="RANKING",
+        help='values of SIGLIP_RANKING to compare with the first; "" is the default of searches',
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
     arguments = parser.parse_args()
     if (arguments.dataset is None) != (arguments.videos is None):
         parser.error("--dataset and --videos belong together")
-    own = {} if arguments.videos is None else {"uploads": str(arguments.videos)}
+    form, _, file = (arguments.dataset or f"judged:{JUDGED_QUERIES}").partition(":")
+    if not file:
+        parser.error(
+            f"--dataset {form}: give FORM:FILE, such as charades-sta:charades_sta_test.txt"
+        )
+    try:
+        judged = read_judged(Path(file), form)
+        for ranking in arguments.rankings:
+            Ranking.parse(ranking)
+    except SiglipPipelineError as error:
+        parser.error(str(error))
+    if arguments.videos is not None and not arguments.videos.is_dir():
+        parser.error(f"--videos {arguments.videos}: there is no such folder")
+    own = {} if arguments.videos is None else {"uploads": str(arguments.videos.resolve())}
     # With hubness the build of the index estimates the biases.
     chosen = {"model_name": arguments.model, "device": arguments.device, "ranking": "hubness:1"}
     with fresh_home(**chosen, **own) as settings:
-        form, file = "judged", str(JUDGED_QUERIES)
         if arguments.dataset is None:
             render_demo_videos(Path(settings.uploads))
-        else:
-            form, _, file = arguments.dataset.partition(":")
-        judged = read_judged(Path(file), form)
         command = [sys.executable, "-m", "siglip_pipeline.cli.main", "materialize", "--all-missing"]
         # 1: some videos failed; the queries about them are left out.
-        assert subprocess.run(command, stdout=sys.stderr, check=False).returncode in (0, 1)
+        if subprocess.run(command, stdout=sys.stderr, check=False).returncode not in (0, 1):
+            parser.exit(2, "the videos could not be indexed: see above\n")
         with open_database(DatabaseOptions.from_settings(settings)) as database:
-            tables = [
-                measured(database, settings, judged, arguments.rankings),
-                measured(database, settings, mixes(judged), OF_MIXES),
-            ]
+            try:
+                asked = indexed(database, judged)
+            except SiglipPipelineError as error:
+                parser.exit(2, f"{error}\n")
+            left_out = len(judged.queries) - len(asked.queries)
+            sys.stderr.write(f"{len(asked.queries)} queries, {left_out} left out\n")
+            tables = [measured(database, settings, asked, arguments.rankings)]
+            if mixed := mixes(asked):
+                tables.append(measured(database, settings, mixed, OF_MIXES))
     if arguments.json:
         rows = [[to_json(report) | {"ms": ms} for report, ms in table] for table in tables]
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
@@ -80,8 +119,20 @@ def main() -> None:
             sys.stdout.write("\n".join(markdown(table)) + "\n\n")
 
 
-def mixes(judged: JudgedQueries) -> JudgedQueries:
-    """Queries for two things: the text of one judged query, and the moment that answers another."""
+def indexed(database: Database, judged: JudgedQueries) -> JudgedQueries:
+    """The queries whose videos are indexed, with the paths of these."""
+    active = ModelStore(database).active()
+    assert active is not None, "materialize has built an index"
+    return replace(
+        judged, queries=tuple(on_uploads(database, judged, active.model_id, skip_missing=True))
+    )
+
+
+def mixes(judged: JudgedQueries) -> JudgedQueries | None:
+    """Queries for two things: the text of one judged query, and the moment that answers another.
+
+    None where fewer than two texts are answered by moments.
+    """
     texts = [
         query
         for query in judged.queries
@@ -102,7 +153,7 @@ def mixes(judged: JudgedQueries) -> JudgedQueries:
                 tags=(),
             )
         )
-    return replace(judged, name=f"{judged.name}, mixed", queries=tuple(pairs))
+    return replace(judged, name=f"{judged.name}, mixed", queries=tuple(pairs)) if pairs else None
 
 
 def _both(text: JudgedQuery, other: JudgedQuery) -> tuple[str, ...] | None:
@@ -118,8 +169,8 @@ def measured(
     reports = []
     for ranking in rankings:
         options = SearchOptions.from_settings(settings.model_copy(update={"ranking": ranking}))
-        report = evaluate(database, judged, EvaluationOptions(search=options, skip_missing=True))
-        assert len(report.queries) + report.skipped == len(judged.queries)
+        report = evaluate(database, judged, EvaluationOptions(search=options))
+        assert len(report.queries) == len(judged.queries)
         reports.append((report, search_ms(SearchService(database, options), judged)))
     return reports
 
@@ -136,14 +187,15 @@ def search_ms(service: SearchService, judged: JudgedQueries) -> float:
 
 def markdown(table: Sequence[tuple[QualityReport, float]]) -> Iterator[str]:
     base = table[0][0]
-    yield f"{base.judged}, {base.model_key}: {len(base.queries)} queries, {base.skipped} left out"
+    shown = [name for name in SHOWN if base.overall.metric(name)]
+    yield f"{base.judged}, {base.model_key}: {len(base.queries)} queries"
     yield ""
-    yield f"| ranking | {' | '.join(SHOWN)} | {DECIDES}: wins / losses, p | search, ms |"
-    yield "|---" * (len(SHOWN) + 3) + "|"
+    yield f"| ranking | {' | '.join(shown)} | {DECIDES}: wins / losses, p | search, ms |"
+    yield "|---" * (len(shown) + 3) + "|"
     for report, ms in table:
         found = {value.metric: f"{value.mean:.3f}" for value in report.overall.metrics}
         compared = next(c for c in compare_reports(base, report) if c.metric == DECIDES)
-        values = " | ".join(found.get(name, "") for name in SHOWN)
+        values = " | ".join(found[name] for name in shown)
         name = f"`{report.ranking}`" if report.ranking else "default"
         yield f"| {name} | {values} | {beside(compared)} | {ms:.1f} |"
 

@@ -118,4 +118,5 @@ def test_the_demo_of_an_installed_wheel_finds_what_it_rendered(installed: Instal
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["correct"] == document["queries"] == 5
+    assert len(document["quality"]["queries"]) == 200
     assert Path(installed.folder / ".siglip" / "demo" / "uploads" / "reel-1.mp4").is_file()

@@ -66,6 +66,25 @@ def evaluate_command(
         show_evaluation(document, queries, settings.quality_metric, compare)
 
 
+def evaluations(
+    judged: Annotated[
+        str | None, typer.Option(help="Of the file of judged queries of this name only.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="The newest so many.")] = 20,
+    json_: Json = False,
+) -> None:
+    """Show earlier results of `evaluate`, of the check retrieval_quality and of promotions."""
+    settings = load_settings()
+    from siglip_pipeline.cli.quality_work import list_evaluations
+    from siglip_pipeline.terminal.quality_tables import history_table
+
+    document = list_evaluations(settings, judged=judged, limit=limit)
+    if json_:
+        console.print_json(document)
+    else:
+        console.out.print(history_table(document.evaluations, settings.quality_metric))
+
+
 @with_filter_options
 def explain(
     query: Annotated[
@@ -104,4 +123,5 @@ def explain(
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command("evaluate")(evaluate_command)
+    app.command()(evaluations)
     app.command()(explain)

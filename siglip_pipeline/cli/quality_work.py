@@ -15,6 +15,7 @@ from siglip_pipeline.evaluation.comparing import (
 )
 from siglip_pipeline.evaluation.evaluating import EvaluationOptions, evaluate
 from siglip_pipeline.evaluation.judged_queries import JudgedQueries
+from siglip_pipeline.evaluation.past_evaluations import EvaluationsDocument, past_evaluations
 from siglip_pipeline.evaluation.quality_report import QualityReport
 from siglip_pipeline.hits import SearchFilter
 from siglip_pipeline.search import Explanation, SearchOptions, SearchService, parse_moment
@@ -76,6 +77,12 @@ def evaluate_file(
                 worse=worse_queries(report, after, settings.quality_metric),
             )
     return document, queries
+
+
+def list_evaluations(settings: Settings, *, judged: str | None, limit: int) -> EvaluationsDocument:
+    """Return the last evaluations, newest first."""
+    with open_database(DatabaseOptions.from_settings(settings)) as database:
+        return past_evaluations(database, judged=judged, limit=limit)
 
 
 def explain_moment(

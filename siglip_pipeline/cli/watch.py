@@ -115,7 +115,7 @@ def calibrate(
     """
     settings = load_settings()
     from siglip_pipeline.cli.watch_work import ask, calibrate_watch, shown_moments
-    from siglip_pipeline.terminal.watch_tables import calibration_sentence
+    from siglip_pipeline.search.calibrating import calibration_sentence
 
     if json_ and answers is None:
         console.print_json(shown_moments(settings, name))
@@ -124,7 +124,7 @@ def calibrate(
     if json_:
         console.print_json(document)
     else:
-        console.out.print(calibration_sentence(document))
+        console.out.print(f"{calibration_sentence(document)} It is set now.")
 
 
 def register(app: typer.Typer) -> None:

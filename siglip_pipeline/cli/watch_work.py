@@ -1,20 +1,21 @@
 """The work of the commands `watch …`; each function returns the document of `--json`."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import typer
 
 from siglip_pipeline.hits import Hit
 from siglip_pipeline.search import SearchOptions, SearchService
-from siglip_pipeline.search.watching import (
+from siglip_pipeline.search.calibrating import (
+    Answer,
     Calibration,
-    JudgedMoment,
     calibrate,
-    check_watch,
+    judge,
     moments_around,
     read_answers,
 )
+from siglip_pipeline.search.watching import check_watch
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.watch_documents import (
     WatchesDocument,
@@ -31,7 +32,7 @@ from siglip_pipeline.text.secret import Secret
 from siglip_pipeline.text.timecode import timecode
 from siglip_pipeline.uploads.names import shown
 
-Ask = Callable[[Settings, Sequence[Hit]], list[JudgedMoment]]
+Ask = Callable[[Settings, Sequence[Hit]], Iterable[tuple[str, Answer]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,25 +116,26 @@ def calibrate_watch(settings: Settings, name: str, answers: Ask | Iterable[str])
         watch = store.get(name)
         service = SearchService(database, SearchOptions.from_settings(settings))
         moments = moments_around(service, watch)
-        judged = answers(settings, moments) if callable(answers) else read_answers(answers, moments)
-        found = calibrate(judged, model_key=service.active_model().key)
+        given = answers(settings, moments) if callable(answers) else read_answers(answers)
+        found = calibrate(judge(given, moments), model_key=service.active_model().key)
         store.set_threshold(watch.watch_id, found.min_probability, to_json(found))
     return found
 
 
-def ask(settings: Settings, moments: Sequence[Hit]) -> list[JudgedMoment]:
+def ask(settings: Settings, moments: Sequence[Hit]) -> Iterator[tuple[str, Answer]]:
     """Ask a person about each moment: yes, no, skip it, or quit asking."""
-    judged = []
     console.err.print("Does it fit? y: yes, n: no, s: skip it, q: enough.")
     for number, hit in enumerate(moments, 1):
         page = settings.page_address(f"videos/{hit.video_id}?t={hit.time_seconds:g}")
         place = f"{shown(hit.video)} {timecode(hit.media_time_seconds)}"
         console.err.print(f"{number} of {len(moments)}: {place}, {hit.probability:.1%}  {page}")
-        answer = ""
-        while answer not in ("y", "n", "s", "q"):
-            answer = typer.prompt("y/n/s/q", err=True).strip().lower()[:1]
-        if answer == "q":
-            break
-        if answer != "s":
-            judged.append(JudgedMoment(probability=hit.probability, fits=answer == "y"))
-    return judged
+        said = ""
+        while said not in ("y", "n", "s", "q"):
+            said = typer.prompt("y/n/s/q", err=True).strip().lower()[:1]
+        if said == "q":
+            return
+        if said != "s":
+            yield (
+                f"moment {number}",
+                Answer(video=hit.video, frame_index=hit.frame_index, fits=said == "y"),
+            )

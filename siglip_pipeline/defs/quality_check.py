@@ -15,7 +15,12 @@ from siglip_pipeline.search import SearchOptions, SearchService
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelStore
-from siglip_pipeline.store.quality_results import PastQuality, quality_history, record_quality
+from siglip_pipeline.store.quality_results import (
+    PastQuality,
+    best_quality,
+    quality_history,
+    record_quality,
+)
 from siglip_pipeline.store.query_log import QueryLog
 from siglip_pipeline.text.json_form import to_json
 
@@ -68,14 +73,8 @@ def check_quality(
     except (JudgedQueriesError, NothingIndexedError) as error:
         return dg.AssetCheckResult(check_name=NAME, passed=False, metadata={"reason": str(error)})
     history = quality_history(database, judged=report.judged, purpose="check")
-    best = max(
-        (
-            value
-            for past in history
-            if past.report["digest"] == report.digest
-            and (value := _value(past.report, gate.metric)) is not None
-        ),
-        default=None,
+    best = best_quality(
+        database, gate.metric, judged=report.judged, digest=report.digest, purpose="check"
     )
     record_quality(database, to_json(report), purpose="check")
     value = round(gate.value(report), 6)

@@ -22,7 +22,7 @@ from siglip_pipeline.defs.partitions import (
 )
 from siglip_pipeline.defs.resources import DatabaseResource, SiglipResource
 from siglip_pipeline.errors import EmbeddingError, SearchError, StoreError, VideoError
-from siglip_pipeline.search.watching import match_video
+from siglip_pipeline.search.watching import WatchMatcher
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.run_names import WATCHED_PER_RUN
 from siglip_pipeline.stages.webhooks import send_due
@@ -72,20 +72,18 @@ def watch_hits(
         retrying_temporary_errors(context),
         database.open() as db,
     ):
-        store = WatchStore(db)
         model_id = ModelStore(db).register(siglip.spec())
+        matcher = WatchMatcher(db, model_id, embed_texts=siglip.embed_texts)
         new: dict[str, int] = {}
         for key in outcomes.keys:
             video = path_of_partition(key)
-            # Read each time: the first match of a watch stores the vector of its text.
-            watches = store.all()
             try:
-                new[key] = match_video(db, model_id, video, watches, embed_texts=siglip.embed_texts)
+                new[key] = matcher.match(video)
             except (StoreError, SearchError, EmbeddingError) as error:
                 if error.retryable:
                     raise
                 outcomes.fail(key, VideoError(video, f"it could not be matched: {error}"))
-        sent = send_due(store, page_address=Settings.load().page_address)
+        sent = send_due(WatchStore(db), page_address=Settings.load().page_address)
         context.log.info(
             f"{sum(new.values())} new hits; {sent.sent} messages sent, {sent.failed} failed"
         )

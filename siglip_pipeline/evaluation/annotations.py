@@ -182,7 +182,8 @@ FORMS: dict[str, AnnotationForm] = {
         metrics=("R@1 IoU0.5", "R@1 IoU0.7", "R@5 IoU0.5", "R@5 IoU0.7", "IoU@1"),
     ),
     "didemo": AnnotationForm(
-        read=_didemo, metrics=("R@1 IoU0.5", "R@1 IoU0.7", "R@5 IoU0.5", "IoU@1")
+        read=_didemo,
+        metrics=("R@1 IoU0.5", "R@1 IoU0.7", "R@5 IoU0.5", "R@5 IoU0.7", "IoU@1"),
     ),
     "activitynet-captions": AnnotationForm(
         read=_activitynet_captions,

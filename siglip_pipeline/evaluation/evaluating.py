@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from siglip_pipeline.errors import JudgedQueriesError
+from siglip_pipeline.errors import JudgedQueriesError, QueryError
 from siglip_pipeline.evaluation.judged_queries import JudgedQueries, JudgedQuery, RelevantMoment
 from siglip_pipeline.evaluation.metrics import USUAL, measure_queries
 from siglip_pipeline.evaluation.quality_report import (
@@ -15,7 +15,13 @@ from siglip_pipeline.evaluation.quality_report import (
     nothing_here,
 )
 from siglip_pipeline.hits import Hit, SearchFilter
-from siglip_pipeline.search import QueryEmbedder, SearchOptions, SearchService, TextTerm
+from siglip_pipeline.search import (
+    MomentTerm,
+    QueryEmbedder,
+    SearchOptions,
+    SearchService,
+    TextTerm,
+)
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.quality_results import indexed_videos
@@ -52,7 +58,8 @@ def evaluate(
     """Search with every judged query, and measure where the relevant moments rank.
 
     Raises:
-        JudgedQueriesError: a judged video is not indexed; names it and its line.
+        JudgedQueriesError: a judged video is not indexed, or a query cannot be asked; names the
+            line.
         NothingIndexedError: the model has no published index.
         ModelNotFoundError: no such model.
     """
@@ -62,11 +69,10 @@ def evaluate(
         database, options.search, embedder=embedder, model_key=options.model_key
     )
     model = service.active_model()
-    known = _KnownVideos(indexed_videos(database, model.model_id))
-    queries = known.resolve(judged, skip_missing=options.skip_missing)
+    queries = on_uploads(database, judged, model.model_id, skip_missing=options.skip_missing)
     progress(f"{len(queries)} judged queries against {model.name}")
     _embed_texts(embedder, model, queries)
-    found = [(query, _search(service, query)) for query in queries]
+    found = [(query, _search(service, judged, query)) for query in queries]
     values = measure_queries(found, (*USUAL, *judged.metrics, *options.metrics))
     least = options.search.min_probability
     if least > 0:
@@ -94,10 +100,31 @@ def evaluate(
     )
 
 
-def _search(service: SearchService, query: JudgedQuery) -> list[Hit]:
+def on_uploads(
+    database: Database, judged: JudgedQueries, model_id: int, *, skip_missing: bool
+) -> list[JudgedQuery]:
+    """Return judged queries with the paths of their videos, which files may name in short.
+
+    Args:
+        database: holds the vectors.
+        judged: the queries of a file.
+        model_id: the model whose vectors are searched.
+        skip_missing: leave out queries whose videos have none.
+
+    Raises:
+        JudgedQueriesError: a video has none, or is one of several; names it and the line.
+    """
+    known = _KnownVideos(indexed_videos(database, model_id))
+    return known.resolve(judged, skip_missing=skip_missing)
+
+
+def _search(service: SearchService, judged: JudgedQueries, query: JudgedQuery) -> list[Hit]:
     """Return the hits of a query, all probabilities, without the moment that is the query."""
     limits = SearchFilter(videos=query.videos, min_probability=0.0)
-    hits = service.by_mix(query.terms, k=DEPTH, filter=limits).hits
+    try:
+        hits = service.by_mix(query.terms, k=DEPTH, filter=limits).hits
+    except QueryError as error:
+        raise JudgedQueriesError(f"{judged.name}, line {query.line}: {error}") from error
     own = query.own_moment
     if own is None:
         return list(hits)
@@ -155,7 +182,11 @@ class _KnownVideos:
             replace(moment, video=path(moment.video)) for moment in query.relevant
         )
         videos = None if query.videos is None else tuple(map(path, query.videos))
-        return replace(query, relevant=relevant, videos=videos)
+        terms = tuple(
+            replace(term, video=path(term.video)) if isinstance(term, MomentTerm) else term
+            for term in query.terms
+        )
+        return replace(query, terms=terms, relevant=relevant, videos=videos)
 
     def _path(self, judged: JudgedQueries, query: JudgedQuery, name: str) -> str | None:
         if name in self._paths:
@@ -172,4 +203,5 @@ class _KnownVideos:
 def _named(query: JudgedQuery) -> list[str]:
     """Return the videos that a query names."""
     videos = [video for video in query.videos or () if not is_glob(video)]
-    return [*(moment.video for moment in query.relevant), *videos]
+    likes = [term.video for term in query.terms if isinstance(term, MomentTerm)]
+    return [*(moment.video for moment in query.relevant), *likes, *videos]

@@ -24,7 +24,7 @@ from siglip_pipeline.hits import Hit
 
 USUAL = (
     *("R@1", "R@5", "R@10"),
-    *("R@1 IoU0.3", "R@1 IoU0.5", "R@1 IoU0.7"),
+    *(f"R@{depth} IoU{iou}" for iou in ("0.3", "0.5", "0.7") for depth in (1, 5, 10)),
     *("MRR", "nDCG@10", "mAP"),
     *("video R@1", "video R@5", "video R@10"),
 )

@@ -10,6 +10,12 @@ from psycopg.rows import class_row
 from siglip_pipeline.store.database import Database
 
 Purpose = Literal["command", "check", "promotion"]
+"""What an evaluation was made for."""
+
+_CHOSEN = """
+(%(judged)s::text IS NULL OR judged = %(judged)s)
+AND (%(purpose)s::text IS NULL OR purpose = %(purpose)s)
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +26,9 @@ class PastQuality:
     generation: int | None
     purpose: Purpose
     report: dict[str, Any]
+    """Without what each query scored."""
+    queries: int
+    """How many were rated."""
     evaluated_at: datetime
 
 
@@ -61,23 +70,73 @@ def record_quality(database: Database, report: dict[str, Any], *, purpose: Purpo
 
 
 def quality_history(
-    database: Database, *, judged: str, purpose: Purpose, limit: int = 50
+    database: Database,
+    *,
+    judged: str | None = None,
+    purpose: Purpose | None = None,
+    limit: int = 50,
+    offset: int = 0,
 ) -> list[PastQuality]:
-    """Return the last evaluations of a file of judged queries, newest first."""
-    with database.connection() as connection:
-        rows = connection.execute(
-            """
-            SELECT model_key, generation, purpose, report, evaluated_at FROM quality_results
-            WHERE judged = %s AND purpose = %s ORDER BY result_id DESC LIMIT %s
+    """Return the last evaluations, newest first.
+
+    Args:
+        database: holds them.
+        judged: of the file of this name only.
+        purpose: only those that were made for this.
+        limit: so many.
+        offset: skip so many of the newest.
+    """
+    with (
+        database.connection() as connection,
+        connection.cursor(row_factory=class_row(PastQuality)) as cursor,
+    ):
+        return cursor.execute(
+            f"""
+            SELECT model_key, generation, purpose, evaluated_at, report - 'queries' AS report,
+                   jsonb_array_length(report->'queries') AS queries
+            FROM quality_results WHERE {_CHOSEN}
+            ORDER BY result_id DESC LIMIT %(limit)s OFFSET %(offset)s
             """,
-            [judged, purpose, limit],
+            {"judged": judged, "purpose": purpose, "limit": limit, "offset": offset},
         ).fetchall()
-    return [
-        PastQuality(
-            model_key=row[0], generation=row[1], purpose=row[2], report=row[3], evaluated_at=row[4]
-        )
-        for row in rows
-    ]
+
+
+def count_quality(
+    database: Database, *, judged: str | None = None, purpose: Purpose | None = None
+) -> int:
+    """Return the number of evaluations that :func:`quality_history` reads page by page."""
+    with database.connection() as connection:
+        row = connection.execute(
+            f"SELECT count(*) FROM quality_results WHERE {_CHOSEN}",
+            {"judged": judged, "purpose": purpose},
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def best_quality(
+    database: Database, metric: str, *, judged: str, digest: str, purpose: Purpose
+) -> float | None:
+    """Return the highest value of a metric over all queries; None without an evaluation.
+
+    Args:
+        database: holds the evaluations.
+        metric: its name.
+        judged: of the file of this name.
+        digest: of these queries and judgements.
+        purpose: among those that were made for this.
+    """
+    with database.connection() as connection:
+        row = connection.execute(
+            """
+            SELECT max((value->>'mean')::float8)
+            FROM quality_results,
+                 jsonb_array_elements(report->'tags'->0->'metrics') AS value
+            WHERE judged = %s AND digest = %s AND purpose = %s AND value->>'metric' = %s
+            """,
+            [judged, digest, purpose, metric],
+        ).fetchone()
+    return None if row is None else row[0]
 
 
 def promotions(database: Database, *, limit: int = 50) -> list[Promotion]:

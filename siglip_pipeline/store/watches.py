@@ -1,16 +1,20 @@
 """Standing queries and their hits, with what became of the message about each hit."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+from psycopg.rows import kwargs_row
 
 from siglip_pipeline.errors import WatchError, WatchNotFoundError
 from siglip_pipeline.hits import Hit
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.text.secret import Secret
+
+T = TypeVar("T")
 
 Delivery = Literal["none", "waiting", "late", "sent", "failed"]
 """``none``: there is no webhook; ``late``: an attempt failed, and another one follows; ``failed``:
@@ -35,14 +39,14 @@ CROSS JOIN LATERAL (
 """
 
 _HITS = """
-SELECT h.hit_id, w.name, w.query, v.path, v.video_id, h.time_seconds, h.frame_index, h.score,
-       h.probability, h.start_seconds, h.end_seconds, h.time_seconds + v.media_offset_seconds,
-       h.model_key, h.found_at,
+SELECT h.hit_id, w.name AS watch, w.query, v.path AS video, v.video_id, h.time_seconds,
+       h.frame_index, h.score, h.probability, h.start_seconds, h.end_seconds,
+       h.time_seconds + v.media_offset_seconds AS media_time_seconds, h.model_key, h.found_at,
        CASE WHEN h.sent_at IS NOT NULL THEN 'sent'
             WHEN h.next_attempt_at IS NOT NULL AND h.failure IS NULL THEN 'waiting'
             WHEN h.next_attempt_at IS NOT NULL THEN 'late'
             WHEN h.failure IS NOT NULL THEN 'failed'
-            ELSE 'none' END,
+            ELSE 'none' END AS delivery,
        h.sent_at, h.failure
 FROM watch_hits h JOIN watches w USING (watch_id) JOIN videos v USING (video_id)
 """
@@ -319,50 +323,52 @@ class WatchStore:
             )
 
     def _watches(self, suffix: str, values: Sequence[Any]) -> list[Watch]:
-        with self._database.connection() as connection:
-            rows = connection.execute(f"{_WATCHES} {suffix}", values).fetchall()
-        return [
-            Watch(
-                watch_id=row[0],
-                name=row[1],
-                query=row[2],
-                min_probability=row[3],
-                videos=None if row[4] is None else tuple(row[4]),
-                webhook=None if row[5] is None else Secret(row[5]),
-                calibration=row[6],
-                model_key=row[7],
-                embedding_D=None if row[8] is None else row[8].to_numpy().astype("float32"),
-                hits=row[9],
-                late=row[10],
-                failed=row[11],
-            )
-            for row in rows
-        ]
+        return self._rows(_watch, f"{_WATCHES} {suffix}", values)
 
     def _hits(self, suffix: str, values: Mapping[str, Any]) -> list[WatchHit]:
-        with self._database.connection() as connection:
-            rows = connection.execute(f"{_HITS} {suffix}", values).fetchall()
-        return [
-            WatchHit(
-                hit_id=row[0],
-                watch=row[1],
-                query=row[2],
-                hit=Hit(
-                    video=row[3],
-                    video_id=row[4],
-                    time_seconds=row[5],
-                    frame_index=row[6],
-                    score=row[7],
-                    probability=row[8],
-                    start_seconds=row[9],
-                    end_seconds=row[10],
-                    media_time_seconds=row[11],
-                ),
-                model_key=row[12],
-                found_at=row[13],
-                delivery=row[14],
-                sent_at=row[15],
-                failure=row[16],
-            )
-            for row in rows
-        ]
+        return self._rows(_watch_hit, f"{_HITS} {suffix}", values)
+
+    def _rows(
+        self, record: Callable[..., T], query: str, values: Sequence[Any] | Mapping[str, Any]
+    ) -> list[T]:
+        with (
+            self._database.connection() as connection,
+            connection.cursor(row_factory=kwargs_row(record)) as cursor,
+        ):
+            return cursor.execute(query, values).fetchall()
+
+
+def _watch(
+    *, videos: list[str] | None, webhook: str | None, embedding: Any, **others: Any
+) -> Watch:
+    return Watch(
+        videos=None if videos is None else tuple(videos),
+        webhook=None if webhook is None else Secret(webhook),
+        embedding_D=None if embedding is None else embedding.to_numpy().astype("float32"),
+        **others,
+    )
+
+
+def _watch_hit(
+    *,
+    hit_id: int,
+    watch: str,
+    query: str,
+    model_key: str,
+    found_at: datetime,
+    delivery: Delivery,
+    sent_at: datetime | None,
+    failure: str | None,
+    **hit: Any,
+) -> WatchHit:
+    return WatchHit(
+        hit_id=hit_id,
+        watch=watch,
+        query=query,
+        hit=Hit(**hit),
+        model_key=model_key,
+        found_at=found_at,
+        delivery=delivery,
+        sent_at=sent_at,
+        failure=failure,
+    )

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from siglip_pipeline.evaluation.comparing import Comparison, WorseQuery
+from siglip_pipeline.evaluation.past_evaluations import PastEvaluation
 from siglip_pipeline.evaluation.quality_report import NOTHING_FOUND, QualityReport
 from siglip_pipeline.search import Explanation
 from siglip_pipeline.terminal.console import FoldingTable
@@ -39,6 +40,26 @@ def _tags_table(report: QualityReport) -> Table:
         values = [tag.metric(name) for name in names]
         cells = [f"{value.mean:.3f}" if value else "" for value in values]
         table.add_row(shown(tag.tag), str(tag.queries), *cells)
+    return table
+
+
+def history_table(evaluations: Iterable[PastEvaluation], metric: str) -> Table:
+    """Return a row for each earlier evaluation."""
+    names = [*dict.fromkeys((metric, "R@1", "MRR"))]
+    table = FoldingTable()
+    for column in ("evaluated", "judged", "by", "model", "ranking", "queries", *names):
+        table.add_column(column, justify="right" if column in ("queries", *names) else "left")
+    for past in evaluations:
+        values = [past.overall.metric(name) for name in names]
+        table.add_row(
+            f"{past.evaluated_at:%Y-%m-%d %H:%M}",
+            shown(past.judged),
+            past.purpose,
+            shown(f"{past.model_key}, generation {past.generation}"),
+            past.ranking or "",
+            str(past.queries),
+            *(f"{value.mean:.3f}" if value else "" for value in values),
+        )
     return table
 
 

@@ -1,10 +1,9 @@
-"""Tables of standing queries, of their hits, and what a calibration found."""
+"""Tables of standing queries, and of their hits."""
 
 from collections.abc import Iterable
 
 from rich.table import Table
 
-from siglip_pipeline.search.watching import Calibration
 from siglip_pipeline.stages.watch_documents import WatchHitShown, WatchShown
 from siglip_pipeline.text.timecode import timecode
 from siglip_pipeline.uploads.names import shown
@@ -46,18 +45,3 @@ def hits_table(hits: Iterable[WatchHitShown]) -> Table:
             hit.delivery + (f": {shown(hit.failure)}" if hit.failure else ""),
         )
     return table
-
-
-def calibration_sentence(found: Calibration) -> str:
-    """Return what a calibration found, in words."""
-    if found.precision is None:
-        return (
-            f"None of the {found.judged} judged moments fits well enough: the threshold is "
-            f"{found.min_probability:.1%} now, above all of them."
-        )
-    return (
-        f"The threshold is {found.min_probability:.1%} now. Of {found.above} judged moments at or "
-        f"above it {found.right} fit: precision {found.precision:.0%}, 95% interval "
-        f"{found.low:.0%} to {found.high:.0%} on the answers it was chosen by; on other moments it "
-        "may be less."
-    )

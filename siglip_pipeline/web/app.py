@@ -18,6 +18,7 @@ from siglip_pipeline.store.database import Database
 from siglip_pipeline.web import (
     api,
     clip_routes,
+    evaluation_routes,
     explain_routes,
     export_routes,
     health,
@@ -51,6 +52,7 @@ _ROUTERS = (
     explain_routes.router,
     videos.router,
     watch_routes.router,
+    evaluation_routes.router,
     media.router,
     clip_routes.router,
     health.router,

@@ -1,6 +1,7 @@
 """HTTP routes that say why a search does not show a moment: the API and the page."""
 
 from typing import Annotated
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query
 from starlette.requests import Request
@@ -9,15 +10,23 @@ from starlette.responses import HTMLResponse, Response
 from siglip_pipeline.search import Explanation
 from siglip_pipeline.text.json_form import to_json_bytes
 from siglip_pipeline.web.parameters import StrictRoute
-from siglip_pipeline.web.query import explain_moment
+from siglip_pipeline.web.query import MAX_ID, MAX_SECONDS, explain_moment, moment_of
 from siglip_pipeline.web.rendering import render
-from siglip_pipeline.web.schemas import FAILURES
-from siglip_pipeline.web.search_parameters import Filter, Page, filter_values
+from siglip_pipeline.web.schemas import FAILURES, ErrorAnswer
+from siglip_pipeline.web.search_parameters import (
+    Filter,
+    Like,
+    Page,
+    PictureId,
+    Text,
+    filter_values,
+)
 from siglip_pipeline.web.services import CurrentServices
 
 router = APIRouter(route_class=StrictRoute)
 
-_Text = Annotated[str, Query(min_length=1, description="The query, as `/api/search` takes it.")]
+_VideoId = Annotated[int | None, Query(ge=1, le=MAX_ID)]
+_Seconds = Annotated[float | None, Query(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
 
 
 @router.get(
@@ -25,13 +34,15 @@ _Text = Annotated[str, Query(min_length=1, description="The query, as `/api/sear
     tags=["search"],
     summary="Why is a moment not found?",
     response_model=Explanation,
-    responses=FAILURES,
+    responses={
+        **FAILURES,
+        404: {"model": ErrorAnswer, "description": "No such video, or the picture is not kept"},
+    },
 )
 def explain(
     services: CurrentServices,
     page: Page,
     filter: Filter,
-    q: _Text,
     moment: Annotated[
         str,
         Query(
@@ -40,12 +51,26 @@ def explain(
             examples=["holiday/beach.mp4@12.5"],
         ),
     ],
+    q: Text | None = None,
+    like: Like = None,
+    video_id: _VideoId = None,
+    seconds: _Seconds = None,
+    picture: PictureId = None,
 ) -> Response:
     """Say whether a search shows a moment among its `k` hits, and if not, each cause and remedy.
 
-    Compares the query with every frame, so it takes longer than a search.
+    The query is what `/api/search` takes. It is compared with every frame, so this takes longer
+    than a search.
     """
-    found = explain_moment(services, q, moment, page, filter)
+    found = explain_moment(
+        services,
+        moment,
+        page,
+        filter,
+        q=q,
+        moment=moment_of(services, like, video_id, seconds),
+        picture=picture,
+    )
     return Response(to_json_bytes(found), media_type="application/json")
 
 
@@ -56,16 +81,29 @@ def explain_page(
     filter: Filter,
     page: Page,
     q: str = "",
+    video_id: _VideoId = None,
+    seconds: _Seconds = None,
+    picture: PictureId = None,
     moment: str = "",
 ) -> Response:
     """Ask for the moment that was expected, and show why a search does not find it."""
-    explanation = explain_moment(services, q, moment, page, filter) if q and moment else None
+    like = moment_of(services, None, video_id, seconds)
+    explanation = None
+    if moment and (q or like or picture):
+        explanation = explain_moment(
+            services, moment, page, filter, q=q or None, moment=like, picture=picture
+        )
     video = None
     if explanation is not None and explanation.frame is not None:
         video = services.videos.get(explanation.video)
+    given = {"video_id": video_id, "seconds": seconds, "picture": picture}
+    asked = {name: value for name, value in given.items() if value is not None}
     return render(
         "explain.html",
         q=q[:1000],
+        asked=asked,
+        back=urlencode({"q": q, **asked} if q else asked),
+        like=like,
         moment=moment[:3000],
         k=page.k,
         fields={name: value for name, value in filter_values(request).items() if value},

@@ -137,7 +137,7 @@ class _Tools:
         """Say why a search does not show a moment, and what would change that."""
         with _public():
             filter = SearchFilter(videos=tuple(videos) if videos else None)
-            return to_json(explain_moment(self.services, query, moment, HitRange(k, 0), filter))
+            return to_json(explain_moment(self.services, moment, HitRange(k, 0), filter, q=query))
 
 
 def mcp_app(server: MCPServer[Any]) -> Starlette:

@@ -342,6 +342,7 @@ def _results(
         search=urlencode(items),
         kept_filters="".join(f"&{urlencode([(n, v)])}" for n, v in items if n in FILTERS and v),
         unfiltered=f"/?{urlencode(without_filter)}" if without_filter else None,
+        asked=urlencode([(n, v) for n, v in without_filter if v]),
         proof=proof_sentence(result.proof) if result.proof else None,
         again=urlencode([(n, v) for n, v in items if n not in ("prove", "permalink")]),
         **{"q": "", "like": None, "preview": None, "permalink": None, **asked},

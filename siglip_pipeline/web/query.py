@@ -1,7 +1,7 @@
 """Run searches: the same for addresses, forms, JSON bodies, the page and MCP."""
 
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Literal
 from urllib.parse import urlencode
@@ -108,19 +108,56 @@ def parsed_moment(parameter: str, text: str) -> tuple[str, float]:
 
 
 def explain_moment(
-    services: Services, text: str, moment: str, page: HitRange, filter: SearchFilter
+    services: Services,
+    expected: str,
+    page: HitRange,
+    filter: SearchFilter,
+    *,
+    q: str | None = None,
+    moment: MomentTerm | None = None,
+    picture: str | None = None,
 ) -> Explanation:
-    """Say why a search for ``text`` does not show the moment ``VIDEO@SECONDS``.
+    """Say why a search does not show the moment ``VIDEO@SECONDS`` that was expected.
 
     Raises:
-        HttpError: 422, too long a text, too late a moment, or too many hits.
+        HttpError: 404 for an unknown picture, 422 for too long a text, too late a moment, or too
+            many hits.
         SearchError: as :class:`~siglip_pipeline.search.SearchService`.
     """
-    words = words_of(services, text)
     page.check(services)
-    video, seconds = parsed_moment("moment", moment)
+    video, seconds = parsed_moment("moment", expected)
     k = page.offset + page.k
-    return services.search.explain(words, video, seconds, k=k, filter=filter)
+    with _terms(services, words_of(services, q), moment, picture) as terms:
+        return services.search.explain(terms, video, seconds, k=k, filter=filter)
+
+
+@contextmanager
+def _terms(
+    services: Services,
+    words: Sequence[QueryTerm],
+    moment: MomentTerm | None,
+    picture: str | None,
+    pixels_HWC: RgbArray | None = None,
+) -> Iterator[list[QueryTerm]]:
+    """Open the terms of a query; with a picture it is its turn to go through the model.
+
+    Raises:
+        HttpError: 404 for an unknown picture, 422 if there is nothing to look for, 503 if too many
+            pictures wait.
+    """
+    terms = [*words]
+    if moment is not None:
+        terms.append(moment)
+    if picture is not None:
+        pixels_HWC = stored_picture(services, picture)
+    if pixels_HWC is not None:
+        terms.append(ImageTerm(pixels_HWC))
+    if not terms:
+        raise HttpError(
+            422, "nothing to look for: give q, like, video_id and seconds, picture or vector"
+        )
+    with nullcontext() if pixels_HWC is None else services.embedding_picture():
+        yield terms
 
 
 def run_search(
@@ -157,26 +194,16 @@ def run_search(
         SearchError: as :class:`~siglip_pipeline.search.SearchService`.
     """
     page.check(services)
-    terms = [*(words_of(services, q) if words is None else words)]
-    if moment is not None:
-        terms.append(moment)
+    words = words_of(services, q) if words is None else words
     if vector is not None:
-        if terms or picture is not None or pixels_HWC is not None:
+        if words or moment is not None or picture is not None or pixels_HWC is not None:
             raise QueryError("a vector is a query of its own: give nothing else to look for")
         return services.search.by_vector(
             vector, kind=vector_kind, k=page.k, offset=page.offset, filter=filter
         )
     if pixels_HWC is not None:
         picture = services.pictures.put(pixels_HWC)
-    if picture is not None:
-        pixels_HWC = stored_picture(services, picture)
-    if pixels_HWC is not None:
-        terms.append(ImageTerm(pixels_HWC))
-    if not terms:
-        raise HttpError(
-            422, "nothing to look for: give q, like, video_id and seconds, picture or vector"
-        )
-    with nullcontext() if pixels_HWC is None else services.embedding_picture():
+    with _terms(services, words, moment, picture, pixels_HWC) as terms:
         result = services.search.with_receipt(
             terms, receipt or Receipt(), k=page.k, offset=page.offset, filter=filter
         )

@@ -4,15 +4,18 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool
 
-from siglip_pipeline.hits import Hit, Proof, QueryShown, Reproduction
+from siglip_pipeline.evaluation.past_evaluations import EvaluationsDocument
+from siglip_pipeline.hits import MAX_PATTERN, Hit, Proof, QueryShown, Reproduction
 from siglip_pipeline.search import VideoLabels
+from siglip_pipeline.search.calibrating import SHOWN, Calibration
 from siglip_pipeline.similarity.similar_videos import SharedSegment
-from siglip_pipeline.stages.watch_documents import WatchHitShown
+from siglip_pipeline.stages.watch_documents import WatchHitShown, WatchShown
 from siglip_pipeline.store.library import Folder
 from siglip_pipeline.store.videos import VideoRow, VideoState
 from siglip_pipeline.text.json_form import DOCUMENTED, Given
+from siglip_pipeline.web.query import MAX_ID
 from siglip_pipeline.web.search_parameters import SearchBody
 
 _HIT: dict[str, JsonValue] = {
@@ -259,6 +262,52 @@ class WatchHitsAnswer(BaseModel):
     hits: tuple[WatchHitShown, ...]
     total: int = Field(description="Hits in all pages.")
     next: str | None = Field(description="Address of the next page; null at the end.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchMomentsAnswer:
+    """The moments that a calibration asks about, best first."""
+
+    watch: WatchShown
+    moments: tuple[HitAnswer, ...]
+
+
+class AnswerBody(BaseModel):
+    """Whether a moment fits a standing query."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    video: str = Field(max_length=MAX_PATTERN, examples=["gate/one.mp4"])
+    frame_index: int = Field(ge=0, le=MAX_ID, examples=[300])
+    fits: StrictBool
+
+
+class CalibrationBody(BaseModel):
+    """Answers about moments that the same address lists."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    answers: list[AnswerBody] = Field(min_length=1, max_length=SHOWN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationAnswer(Calibration):
+    """The threshold that answers ask for; it is not set."""
+
+    __pydantic_config__ = DOCUMENTED
+
+    command: str
+    """Sets this threshold by the same answers, in a shell."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationsAnswer(EvaluationsDocument):
+    """Earlier evaluations of judged queries, newest first."""
+
+    __pydantic_config__ = DOCUMENTED
+
+    next: str | None
+    """Address of the next page; null at the end."""
 
 
 class SignBody(BaseModel):

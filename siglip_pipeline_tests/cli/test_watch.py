@@ -2,9 +2,12 @@
 
 import io
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -188,6 +191,28 @@ def test_a_person_is_asked(watched: Watched) -> None:
     assert watch["min_probability"] == pytest.approx(middle, abs=1e-5)
 
 
+def test_the_command_of_the_service_sets_what_it_said(watched: Watched) -> None:
+    """Run by a shell, as people copy it."""
+    start, end, _ = watched.scene()
+    with serving(watched.settings) as running:
+        address = "/api/watches/gate/calibration"
+        moments = running.client.get(address).json()["moments"]
+        shown = watched.document("watch", "calibrate", "gate")["moments"]
+        assert [{name: m[name] for name in shown[0]} for m in moments] == shown
+        given = [
+            {name: m[name] for name in ("video", "frame_index")}
+            | {"fits": start <= m["time_seconds"] < end}
+            for m in moments
+        ]
+        found = running.client.post(address, json={"answers": given}).json()
+    command = found.pop("command")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    subprocess.run(["sh", "-c", command], env={**os.environ, "PATH": path}, check=True)
+    [watch, _] = watched.document("watch", "list")["watches"]
+    assert watch["min_probability"] == found["min_probability"]
+    assert watch["calibration"] == found
+
+
 def test_hits_are_shown_over_http_and_on_the_page(watched: Watched) -> None:
     [hit] = watched.document("watch", "hits", "gate")["hits"]
     with serving(watched.settings) as running:
@@ -205,6 +230,7 @@ def test_hits_are_shown_over_http_and_on_the_page(watched: Watched) -> None:
         for page in (client.get("/watches").text, client.get("/watches?name=gate").text):
             assert f"/videos/{hit['video_id']}?t={hit['time_seconds']:g}" in page
             assert f"{hit['thumbnail_url']}?width=320" in page
+            assert f'data-id="{hit["video_id"]}" data-start="' in page, "scripts preview the moment"
             assert "S3CRET" not in page
         assert "Nothing yet" in client.get("/watches?name=yard").text
         assert client.get("/watches?name=shed").status_code == 404

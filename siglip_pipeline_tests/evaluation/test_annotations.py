@@ -1,5 +1,6 @@
 """Published forms of annotations, on small made files of each form."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,14 @@ def test_queries_with_pictures_are_left_to_those_who_have_them(tmp_path: Path) -
 def test_what_does_not_fit_is_named(tmp_path: Path, form: str, text: str, said: str) -> None:
     with pytest.raises(JudgedQueriesError, match=said):
         read_judged(write_lines(tmp_path / "annotations", text), form)
+
+
+def test_the_documentation_lists_the_metrics_of_each_form_with_their_source() -> None:
+    page = (Path(__file__).parents[2] / "docs/quality.md").read_text()
+    rows = page.partition("| form | file |")[2].partition("\n\n")[0].splitlines()[2:]
+    listed = {}
+    for row in rows:
+        form, _, _, metrics, source = (cell.strip() for cell in row.strip("|").split(" | "))
+        listed[form.strip("`")] = tuple(re.findall(r"`([^`]+)`", metrics))
+        assert "https://arxiv.org/abs/" in source
+    assert listed == {form: published.metrics for form, published in FORMS.items()}

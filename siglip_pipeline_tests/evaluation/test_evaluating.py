@@ -28,8 +28,14 @@ from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.store.index.index_options import IndexOptions
 from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.models import ModelStore
-from siglip_pipeline.store.quality_results import promotions, quality_history
+from siglip_pipeline.store.quality_results import (
+    best_quality,
+    promotions,
+    quality_history,
+    record_quality,
+)
 from siglip_pipeline.store.vectors import VectorStore
+from siglip_pipeline.text.json_form import to_json
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline_tests.evaluation.conftest import Reels, write_lines
 
@@ -99,6 +105,20 @@ def test_videos_are_known_by_their_names(reels: Reels, tmp_path: Path) -> None:
     assert (len(report.queries), report.skipped) == (1, 1)
 
 
+def test_queries_that_cannot_be_asked_are_named_with_their_line(
+    reels: Reels, tmp_path: Path
+) -> None:
+    good = '{"query": {"like": "reel-5@1"}, "relevant": [{"video": "reel-5"}]}'
+    for wrong, said in (
+        ('{"query": {"like": "reel-9.mp4@1"}, "relevant": []}', r"line 2: 'reel-9\.mp4'"),
+        ('{"query": {"image": "absent.png"}, "relevant": []}', r"line 2: .*absent\.png"),
+        ('{"query": "x", "relevant": [], "videos": ["none/**"]}', "line 2: .*none/"),
+    ):
+        path = write_lines(tmp_path / "judged.jsonl", good, wrong)
+        with pytest.raises(JudgedQueriesError, match=said):
+            evaluate(reels.database, read_judged(path), options(reels))
+
+
 def run_cli(
     monkeypatch: pytest.MonkeyPatch, reels: Reels, *arguments: str, **more: str
 ) -> int | str | None:
@@ -118,7 +138,7 @@ def test_the_command_shows_and_stores(
     before = len(quality_history(reels.database, judged=JUDGED.name, purpose="command"))
     assert not run_cli(monkeypatch, reels, "evaluate", file, "--min-probability", "0.3", *compare)
     shown = capsys.readouterr().out
-    for part in ("R@1 IoU0.7", "nDCG@10", "caption", "losses"):
+    for part in ("R@1 IoU0.7", "R@10 IoU0.3", "nDCG@10", "caption", "losses"):
         assert part in shown
     assert not run_cli(monkeypatch, reels, "evaluate", file, "--json", *compare)
     document = json.loads(capsys.readouterr().out)
@@ -128,7 +148,18 @@ def test_the_command_shows_and_stores(
     assert rows["R@1"]["ties"] == 160, "ranks do not depend on what is hidden"
     history = quality_history(reels.database, judged=JUDGED.name, purpose="command")
     assert len(history) == before + 4
+    assert history[0].queries == len(document["compared"].pop("queries")) == 200
     assert history[0].report == document["compared"]
+    listing = ("evaluations", "--judged", JUDGED.name, "--limit", "2")
+    assert not run_cli(monkeypatch, reels, *listing, "--json")
+    listed = json.loads(capsys.readouterr().out)
+    assert listed["total"] == len(quality_history(reels.database, judged=JUDGED.name))
+    assert [past["min_probability"] for past in listed["evaluations"]] == [0.9, 0]
+    assert listed["evaluations"][0]["tags"] == document["compared"]["tags"]
+    assert not run_cli(monkeypatch, reels, *listing)
+    shown = capsys.readouterr().out
+    assert shown.count(JUDGED.name) == 2
+    assert "nDCG@10" in shown
     for arguments, said in (
         (("--compare", "SIGLIP_SAMPLING=fps:2"), "searches do not read this setting; allowed are"),
         (("--compare", "no-such-key"), "no model 'no-such-key'"),
@@ -242,6 +273,28 @@ def test_a_model_that_answers_worse_is_not_promoted(
     assert (recorded.model_key, recorded.overridden) == (good, None), "better is welcome"
 
 
+def test_the_command_refuses_names_the_worse_queries_and_records_force(
+    reels: Reels,
+    worse_model: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    good = ModelStore(reels.database).get(reels.model_id).key
+    gate = {"SIGLIP_JUDGED_QUERIES": str(JUDGED_QUERIES)}
+    assert run_cli(monkeypatch, reels, "models", "promote", worse_model, **gate) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"model {worse_model} answers judged_queries.jsonl worse than {good}" in said
+    assert "1.000 to 0.000" in said
+    assert not run_cli(monkeypatch, reels, "models", "promote", worse_model, "--force", **gate)
+    assert not run_cli(monkeypatch, reels, "models", "list", "--json")
+    newest = json.loads(capsys.readouterr().out.partition("from now on.\n")[2])["promotions"][0]
+    assert newest["model_key"] == worse_model
+    assert "1.000 to 0.000" in newest["overridden"]
+    assert not run_cli(monkeypatch, reels, "models", "list")
+    assert "was promoted with --force" in " ".join(capsys.readouterr().out.split())
+    assert not run_cli(monkeypatch, reels, "models", "promote", good)
+
+
 def test_two_models_are_compared(
     reels: Reels,
     worse_model: str,
@@ -274,6 +327,36 @@ def test_the_check_compares_with_the_best_so_far(
     history = fallen.metadata["history"]
     assert isinstance(history, dg.TableMetadataValue)
     assert len(history.records) == 2, "the two before it"
+
+
+def test_the_best_result_is_not_forgotten(reels: Reels, worse_model: str, tmp_path: Path) -> None:
+    """However many worse ones came since: small falls would add up."""
+    start, end, scene = reels.films["reel-1.mp4"].timeline[1]
+    moment = {"video": "reel-1.mp4", "start_seconds": start, "end_seconds": end}
+    path = write_lines(
+        tmp_path / "one.jsonl", json.dumps({"query": scene.caption, "relevant": [moment]})
+    )
+    search = SearchOptions.from_settings(reels.settings)
+    gate = QualityGate(judged=path, metric="MRR", margin=0.02, search=search)
+    good = gate.evaluate(reels.database)
+    assert gate.value(good) == 1
+    worse = to_json(good)
+    for value in worse["tags"][0]["metrics"]:
+        value["mean"] = 0.5
+    record_quality(reels.database, to_json(good), purpose="check")
+    for _ in range(60):
+        record_quality(reels.database, worse, purpose="check")
+    model_id = ModelStore(reels.database).get(worse_model).model_id
+    result = check_quality(reels.database, model_id, gate, promoting=False)
+    best, value = result.metadata["best_so_far"], result.metadata["MRR"]
+    assert isinstance(best, dg.FloatMetadataValue)
+    assert isinstance(value, dg.FloatMetadataValue)
+    assert best.value == 1
+    assert result.passed == ((value.value or 0) > 0.98)
+    elsewhere = best_quality(
+        reels.database, "MRR", judged=path.name, digest="of others", purpose="check"
+    )
+    assert elsewhere is None
 
 
 def test_a_file_that_does_not_fit_fails_the_check_alone(

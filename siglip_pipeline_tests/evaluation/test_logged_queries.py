@@ -13,6 +13,7 @@ from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.query_log import QueryLog
 from siglip_pipeline_tests.evaluation.conftest import Reels
+from siglip_pipeline_tests.evaluation.test_evaluating import run_cli
 from siglip_pipeline_tests.search.test_service import VIDEOS, MadeTexts
 from siglip_pipeline_tests.store import made
 from siglip_pipeline_tests.web.conftest import serving
@@ -60,7 +61,7 @@ def test_yesterdays_queries_are_proved_and_old_ones_deleted(
     assert prove_logged_queries(log, service, keep_days=30, now=late).queries == ()
 
 
-def test_texts_are_logged_where_that_is_on(reels: Reels) -> None:
+def test_texts_are_logged_where_that_is_on(reels: Reels, monkeypatch: pytest.MonkeyPatch) -> None:
     def search(on: bool) -> None:
         settings = reels.settings.model_copy(update={"query_log": on})
         with serving(settings) as served:
@@ -81,6 +82,11 @@ def test_texts_are_logged_where_that_is_on(reels: Reels) -> None:
             " FROM information_schema.columns WHERE table_name = 'query_log'"
         ).fetchone()
     assert columns == (["asked_at", "query_id", "text"],), "nothing of who asked"
+
+    for command in (("search", "a green square"), ("search", "--like", "reel-1.mp4@1")):
+        assert not run_cli(monkeypatch, reels, *command, SIGLIP_QUERY_LOG="on")
+    assert not run_cli(monkeypatch, reels, "search", "a grey square", SIGLIP_QUERY_LOG="off")
+    assert asked(reels.database) == ["a blue star", "a green square", "a red circle"]
 
     result = check_logged_queries(reels.database, reels.settings)
     assert result.passed

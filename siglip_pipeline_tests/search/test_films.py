@@ -253,17 +253,19 @@ def test_the_examples_in_the_documents_run(
     for name, value in films.settings.environment().items():
         monkeypatch.setenv(name, value)
     root = Path(__file__).parents[2]
-    blocks = re.findall(r"```python\n(.*?)```", (root / "docs/search.md").read_text(), re.DOTALL)
-    readme = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
-    assert blocks
-    assert readme
     monkeypatch.chdir(films.films["one.mp4"].path.parent)
     query_frame(films.films["one.mp4"], 1.0, Path("photo.png"))
+    judged = '{"query": "a red circle", "relevant": [{"video": "one.mp4"}]}'
+    Path("judged.jsonl").write_text(judged)
     try:
-        for block in [*blocks, *readme]:
-            exec(compile(block, "docs", "exec"), {})
+        for page in ("docs/search.md", "docs/quality.md", "README.md"):
+            blocks = re.findall(r"```python\n(.*?)```", (root / page).read_text(), re.DOTALL)
+            assert blocks, page
+            for block in blocks:
+                exec(compile(block, page, "exec"), {})
     finally:
         Path("photo.png").unlink()
+        Path("judged.jsonl").unlink()
     assert "one.mp4" in capsys.readouterr().out
 
 

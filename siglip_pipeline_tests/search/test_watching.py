@@ -1,29 +1,24 @@
-"""Standing queries over made vectors: what is matched, once, and how a threshold is chosen."""
+"""Standing queries over made vectors: what is matched, and that each moment is recorded once."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from siglip_pipeline.errors import QueryError, WatchError, WatchNotFoundError
+from siglip_pipeline.hits import MAX_K, SearchRequest
 from siglip_pipeline.records import FloatArray
-from siglip_pipeline.search import Hit, SearchFilter, SearchOptions, SearchService
-from siglip_pipeline.search.watching import (
-    JudgedMoment,
-    calibrate,
-    check_watch,
-    covers,
-    match_video,
-    moments_around,
-    read_answers,
-    wilson,
-)
+from siglip_pipeline.search import SearchFilter, SearchOptions, SearchService
+from siglip_pipeline.search.watching import WatchMatcher, check_watch, covers
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.store.search.moment_search import MomentSearch
+from siglip_pipeline.store.search.video_hits import embedded_video, hits_in_video
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoStore
-from siglip_pipeline.store.watches import Watch, WatchHit, WatchStore
+from siglip_pipeline.store.watches import WatchHit, WatchStore
 from siglip_pipeline.text.secret import Secret
 from siglip_pipeline_tests.search.test_service import MadeTexts
 from siglip_pipeline_tests.store import made
@@ -57,8 +52,7 @@ def store(database: Database) -> WatchStore:
 
 
 def match(database: Database, tower: Tower, model_id: int = 1, video: str = VIDEO) -> int:
-    watches = WatchStore(database).all()
-    return match_video(database, model_id, video, watches, embed_texts=tower)
+    return WatchMatcher(database, model_id, embed_texts=tower).match(video)
 
 
 def spans(hits: Sequence[WatchHit]) -> list[tuple[str, float, float]]:
@@ -100,6 +94,18 @@ def test_the_text_is_embedded_once_per_model(
     for video in ("v01.mp4", VIDEO, "v03.mp4"):
         match(database, tower, video=video)
     assert tower.embedded == [QUERY]
+    assert store.get("gate").model_key == "tiny"
+
+
+def test_watches_are_read_and_embedded_once_per_run(
+    database: Database, store: WatchStore, tower: Tower
+) -> None:
+    store.add("gate", QUERY, min_probability=LEAST)
+    matcher = WatchMatcher(database, 1, embed_texts=tower)
+    store.add("later", QUERY, min_probability=LEAST)
+    assert [matcher.match(VIDEO) for _ in range(2)] == [1, 0]
+    assert tower.embedded == [QUERY]
+    assert [h.watch for h in store.hits()] == ["gate"]
     assert store.get("gate").model_key == "tiny"
 
 
@@ -183,17 +189,38 @@ def test_globs_choose_the_videos(database: Database, store: WatchStore, tower: T
         assert covers(given, video) is covered, (video, given)
 
 
-def test_hits_beyond_the_most_are_named(
-    database: Database,
-    store: WatchStore,
-    tower: Tower,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+def test_all_moments_count_however_many(
+    database: Database, store: WatchStore, tower: Tower
 ) -> None:
+    """More than a search returns: no frame is like the one beside it."""
+    frames = MAX_K + 200
+    [one_D] = made.footage(7, frames=1)
+    made.load(database, 1, "long.mp4", np.stack([one_D, -one_D] * (frames // 2)))
     store.add("all", QUERY, min_probability=0.0)
-    monkeypatch.setattr("siglip_pipeline.search.watching.MAX_K", 2)
-    assert match(database, tower) == 2
-    assert f"{VIDEO}: only the best 2 moments for the watch 'all' count" in caplog.text
+    assert match(database, tower, video="long.mp4") == frames
+    assert {h.hit.start_seconds for h in store.hits("all", limit=frames)} == {*range(frames)}
+
+
+@pytest.mark.parametrize("within", [0.0, 0.05, 0.3, 3.0])
+def test_moments_are_joined_as_a_search_joins_them(database: Database, within: float) -> None:
+    """Frames that drift: neighbours score alike, and rise and fall."""
+    rng = np.random.default_rng(5)
+    drift_ND = np.cumsum(rng.standard_normal((400, made.DIM)), axis=0)
+    drift_ND /= np.linalg.norm(drift_ND, axis=1, keepdims=True)
+    model_id = made.collection(database, videos=1)
+    made.load(database, model_id, "drift.mp4", drift_ND.astype(np.float32))
+    build_index(database, model_id, options=made.index_options(index_min_recall=0.0))
+    model = ModelStore(database).get(model_id)
+    video = embedded_video(database, model_id, "drift.mp4")
+    assert video is not None
+    only = SearchFilter(videos=("drift.mp4",))
+    for query_D, least in itertools.product(drift_ND[::80].astype(np.float32), (-2.0, 0.2)):
+        request = SearchRequest(
+            query_QD=query_D[None], k=MAX_K, filter=only, within=within, min_score=least, exact=True
+        )
+        searched = MomentSearch(database).search(model, request)
+        found = hits_in_video(database, model, video, query_D, within=within, min_score=least)
+        assert found == list(searched)
 
 
 def test_names_are_unique_and_unknown_ones_named(store: WatchStore) -> None:
@@ -213,6 +240,8 @@ def test_names_are_unique_and_unknown_ones_named(store: WatchStore) -> None:
         ({"name": " "}, "is no name for a watch"),
         ({"name": "a/b"}, "is no name for a watch"),
         ({"name": "a\nb"}, "is no name for a watch"),
+        ({"name": ".."}, "of which the first is not - or ."),
+        ({"name": "-a"}, "of which the first is not - or ."),
         ({"query": " "}, "empty"),
         ({"min_probability": 1.5}, r"min_probability=1\.5 is not between 0 and 1"),
         ({"videos": ["*" * 41]}, "asterisks"),
@@ -222,88 +251,3 @@ def test_what_cannot_be_watched_is_refused(values: dict[str, object], said: str)
     usual: dict[str, object] = {"name": "a", "query": "x", "min_probability": 0.5, "videos": None}
     with pytest.raises((WatchError, QueryError), match=said):
         check_watch(**{**usual, **values})  # type: ignore[arg-type]
-
-
-def judged(text: str) -> list[JudgedMoment]:
-    """Judged moments: ``0.9+`` fits, ``0.8-`` does not."""
-    return [
-        JudgedMoment(probability=float(word[:-1]), fits=word.endswith("+")) for word in text.split()
-    ]
-
-
-@pytest.mark.parametrize(
-    ("answers", "threshold", "above", "right"),
-    [
-        ("0.9+ 0.8+ 0.4- 0.2-", 0.6, 2, 2),
-        ("0.4- 0.9+ 0.2- 0.8+", 0.6, 2, 2),  # in any order
-        ("0.9+ 0.8- 0.6+ 0.4+ 0.2-", 0.3, 4, 3),
-        ("0.9+ 0.8- 0.6+", 0.85, 1, 1),  # one mistake either way: the stricter one
-        ("0.9+ 0.7+", 0.7, 2, 2),
-        ("0.9- 0.7-", 0.95, 0, 0),
-        ("0.5+ 0.5- 0.5- 0.5-", 0.75, 0, 0),  # equal ones are on one side
-        ("0.9+ 0.5- 0.5+ 0.5+ 0.2-", 0.35, 4, 3),
-        ("1.0+ 1.0-", 1.0, 2, 1),
-    ],
-)
-def test_the_threshold_makes_the_fewest_mistakes(
-    answers: str, threshold: float, above: int, right: int
-) -> None:
-    found = calibrate(judged(answers), model_key="m")
-    assert found.min_probability == pytest.approx(threshold)
-    assert (found.above, found.right) == (above, right)
-    assert found.precision == (None if above == 0 else right / above)
-    assert (found.low, found.high) == wilson(right, above)
-
-
-def test_the_interval_is_wilsons() -> None:
-    # Newcombe 1998, table I.
-    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=1e-4)
-    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
-    assert wilson(0, 0) == (0.0, 1.0)
-    with pytest.raises(QueryError, match="no moment was judged"):
-        calibrate([], model_key="m")
-
-
-def test_the_moments_around_the_threshold_are_shown(database: Database) -> None:
-    made.collection(database, videos=20)
-    build_index(database, 1, options=made.index_options(index_min_recall=0.0))
-    service = SearchService(
-        database, SearchOptions.from_settings(made.settings()), embedder=MadeTexts()
-    )
-    store = WatchStore(database)
-    every = service.by_text(QUERY, k=1000, filter=SearchFilter(min_probability=0.0)).hits
-    assert len(every) > 40
-    for above in (0, 3, 20, len(every)):
-        least = 1.0 if above == 0 else every[above - 1].probability
-        watch: Watch = store.add(f"{above}", QUERY, min_probability=least)
-        shown = moments_around(service, watch)
-        first = max(0, min(above - 10, len(every) - 20))
-        assert [h.score for h in shown] == [h.score for h in every[first : first + 20]]
-
-
-def test_answers_are_read_and_what_is_none_is_named() -> None:
-    [hit] = [
-        Hit(
-            video="a.mp4",
-            video_id=1,
-            time_seconds=1,
-            frame_index=25,
-            score=0.1,
-            probability=0.4,
-            start_seconds=0,
-            end_seconds=2,
-            media_time_seconds=1,
-        )
-    ]
-    line = '{"video": "a.mp4", "frame_index": 25, "fits": true}'
-    assert read_answers([line, "\n"], [hit]) == [JudgedMoment(probability=0.4, fits=True)]
-    for wrong, said in (
-        ("{", "line 2: give a JSON object"),
-        ("[]", "line 2: give a JSON object"),
-        (line.replace("true", '"yes"'), "line 2: fits='yes' is neither true nor false"),
-        (line, "line 2: frame 25 of 'a.mp4' was answered before; give one line"),
-        (line.replace("25", "26"), "line 2: frame 26 of 'a.mp4' is none of the 1 moments"),
-    ):
-        with pytest.raises(QueryError, match=said):
-            read_answers([line, wrong], [hit])

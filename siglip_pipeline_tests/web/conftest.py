@@ -1,5 +1,6 @@
 """The real service in front of a real index: rendered films, the demo model, Postgres, uvicorn."""
 
+import json
 import socket
 import threading
 import time
@@ -15,15 +16,23 @@ from selenium import webdriver
 
 from siglip_pipeline.demo.films import DemoVideo, demo_scenes, render_video
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
+from siglip_pipeline.evaluation.annotations import read_judged
+from siglip_pipeline.evaluation.evaluating import EvaluationOptions, evaluate
+from siglip_pipeline.evaluation.quality_report import QualityReport
+from siglip_pipeline.search import SearchOptions
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.stages.frame_embedding import embed_videos
 from siglip_pipeline.stages.frame_sampling import sample_videos
 from siglip_pipeline.stages.frames_options import FramesOptions
+from siglip_pipeline.stages.watch_documents import WatchShown
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index.index_options import IndexOptions
 from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.store.quality_results import record_quality
+from siglip_pipeline.store.watches import WatchStore
+from siglip_pipeline.text.json_form import to_json
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline.web.app import create_app
@@ -87,6 +96,37 @@ def collection(
         settings = collection_settings(home, url)
         index_uploads(settings)
         yield Collection(settings, films)
+
+
+@pytest.fixture(scope="session")
+def watch(collection: Collection) -> WatchShown:
+    """A standing query for a scene that the collection shows."""
+    _, _, scene = collection.films["one.mp4"].timeline[2]
+    with Database(collection.settings.database_url or "") as database:
+        return WatchShown.of(
+            WatchStore(database).add("the gate's", scene.caption, min_probability=0.3)
+        )
+
+
+@pytest.fixture(scope="session")
+def evaluated(collection: Collection, tmp_path_factory: pytest.TempPathFactory) -> QualityReport:
+    """What the newest of two evaluations of the collection found."""
+    judged = tmp_path_factory.mktemp("judged") / "judged <b>.jsonl"
+    start, end, scene = collection.films["one.mp4"].timeline[2]
+    moment = {"video": "one.mp4", "start_seconds": start, "end_seconds": end}
+    queries = [
+        {"query": scene.caption, "relevant": [moment], "tags": ["seen"]},
+        {"query": "a kangaroo", "relevant": [], "tags": ["nothing here"]},
+    ]
+    judged.write_text("".join(json.dumps(query) + "\n" for query in queries))
+    found = []
+    with Database(collection.settings.database_url or "") as database:
+        for least in (0.0, 0.3):
+            changed = collection.settings.model_copy(update={"search_min_probability": least})
+            options = EvaluationOptions(search=SearchOptions.from_settings(changed))
+            found.append(evaluate(database, read_judged(judged), options))
+            record_quality(database, to_json(found[-1]), purpose="command")
+    return found[-1]
 
 
 def index_uploads(settings: Settings) -> None:

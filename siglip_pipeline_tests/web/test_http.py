@@ -300,7 +300,8 @@ def test_operations_have_stable_names_and_media_have_bodies(client: httpx.Client
         ),
         *("get_thumbnail", "get_upload", "get_clip", "get_picture", "sign_urls"),
         *("get_playable", "make_playable", "get_playable_file"),
-        *("list_watches", "list_watch_hits"),
+        *("list_watches", "list_watch_hits", "list_watch_moments", "calibrate_watch"),
+        "list_evaluations",
         *("get_status", "healthz", "readyz"),
     }
     binary = {"type": "string", "format": "binary"}

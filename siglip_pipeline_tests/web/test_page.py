@@ -260,8 +260,13 @@ def test_a_wrong_query_is_explained_on_the_page(page: Page) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/?q=a+star", "/videos", "/videos/{}", "/status", "/duplicates", "/watches"]
+    "path",
+    [
+        *("/", "/?q=a+star", "/videos", "/videos/{}", "/status", "/duplicates"),
+        *("/watches", "/watches/calibration?name=the+gate's", "/evaluations"),
+    ],
 )
+@pytest.mark.usefixtures("watch", "evaluated")
 def test_it_is_readable_on_a_phone(page: Page, collection: Collection, path: str) -> None:
     page.browser.set_window_size(*PHONE)
     metrics = {"width": PHONE[0], "height": PHONE[1], "deviceScaleFactor": 2, "mobile": True}

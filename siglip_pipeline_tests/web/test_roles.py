@@ -95,6 +95,8 @@ def test_the_pipeline_works_and_the_service_reads(
             "/duplicates",
             "/api/watches",
             "/watches",
+            "/api/evaluations",
+            "/evaluations",
             "/videos/1",
             "/",
         ):

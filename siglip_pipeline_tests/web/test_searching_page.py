@@ -199,8 +199,13 @@ def test_words_of_the_table_do_not_break_on_phones(page: Page) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_violation(page: Page, collection: Collection, scheme: str) -> None:
+@pytest.mark.usefixtures("watch", "evaluated")
+def test_axe_finds_no_violation(
+    page: Page, client: httpx.Client, collection: Collection, scheme: str
+) -> None:
     page.colour_scheme(scheme)
+    [moment, *_] = client.get("/api/watches/the gate's/calibration").json()["moments"]
+    calibration = "/watches/calibration?name=the+gate's"
     video_id = collection.ids()["one.mp4"]
     paths = [
         "/",
@@ -208,6 +213,9 @@ def test_axe_finds_no_violation(page: Page, collection: Collection, scheme: str)
         "/videos",
         "/duplicates",
         "/watches",
+        calibration,
+        f"{calibration}&{moment['video_id']}.{moment['frame_index']}=yes",
+        "/evaluations",
         "/status",
         "/login",
     ]

@@ -138,6 +138,35 @@ if (exportForm) {
   countChosen();
 }
 
+// --- Copying -----------------------------------------------------------------------------------
+
+// The clipboard's own interface is there over HTTPS and on this machine alone, and may be refused.
+async function copied(text, button) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const field = document.createElement("textarea");
+    field.value = text;
+    button.after(field);
+    field.select();
+    const done = document.execCommand("copy");
+    field.remove();
+    button.focus();
+    return done;
+  }
+}
+
+for (const button of document.querySelectorAll("[data-copies]")) {
+  const said = button.textContent;
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    const done = await copied(byId(button.dataset.copies).textContent, button);
+    button.textContent = done ? "Copied" : "Select it and copy it";
+    setTimeout(() => { button.textContent = said; }, 2000);
+  });
+}
+
 // --- Keys --------------------------------------------------------------------------------------
 
 const isField = (element) => element.matches("input, textarea, select, video");

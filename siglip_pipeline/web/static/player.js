@@ -253,28 +253,12 @@ if (player) {
     const moment = event.target.closest(".moment");
     goTo(moment ? Number(moment.dataset.start) : Math.round(seconds * 10) / 10, true);
   });
-  // The clipboard's own interface is there over HTTPS and on this machine alone, and may be refused.
-  async function written(text) {
-    try {
-      await navigator.clipboard.writeText(text);
-      return true;
-    } catch {
-      const field = document.createElement("textarea");
-      field.value = text;
-      copy.after(field);
-      field.select();
-      const done = document.execCommand("copy");
-      field.remove();
-      copy.focus();
-      return done;
-    }
-  }
   const copy = byId("copy");
   copy.hidden = false;
   copy.addEventListener("click", async () => {
     const address = here(now()).href;
     history.replaceState(null, "", address);
-    copy.textContent = await written(address) ? "Copied" : "Copy it from the address bar";
+    copy.textContent = await copied(address, copy) ? "Copied" : "Copy it from the address bar";
     setTimeout(() => { copy.textContent = "Copy link"; }, 2000);
   });
   const next = (by) => {
