@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
+from psycopg.abc import Buffer
 
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store.database import Connection
@@ -100,22 +102,33 @@ def read_vectors(
     pending = bytearray()
     skip = len(HEADER)
     with connection.cursor() as cursor, cursor.copy(statement) as copy:
-        for data in copy:
+        for data in _messages(connection, copy):
             pending += data
             if len(pending) >= READ_BYTES:
                 whole = (len(pending) - skip) // row_type.itemsize
-                yield _decode(pending, skip, whole, row_type)
-                del pending[: skip + whole * row_type.itemsize]
+                # The arrays may view the old buffer, which is not written to again.
+                full, pending = pending, pending[skip + whole * row_type.itemsize :]
+                yield _decode(full, skip, whole, row_type)
                 skip = 0
     whole = (len(pending) - skip - len(TRAILER)) // row_type.itemsize
     if whole > 0:
         yield _decode(pending, skip, whole, row_type)
 
 
+def _messages(connection: Connection, copy: psycopg.Copy) -> Iterator[Buffer]:
+    """Yield what the server sends; wait once for all rows that have arrived, not for each."""
+    for data in copy:
+        yield data
+        while data != TRAILER:  # after it, psycopg fetches the result
+            size, data = connection.pgconn.get_copy_data(1)
+            if size == 0:
+                break
+            yield data
+
+
 def _decode(
     pending: bytearray, skip: int, whole: int, row_type: np.dtype[Any]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], FloatArray]:
-    # Copy the bytes: the caller shortens the buffer while the arrays are in use.
-    rows = np.frombuffer(bytes(pending), row_type, count=whole, offset=skip)
+    rows = np.frombuffer(pending, row_type, count=whole, offset=skip)
     vectors_ND = rows["vector"].astype(np.float16).astype(np.float32)
     return rows["value_0"].astype(np.int64), rows["value_1"].astype(np.int64), vectors_ND

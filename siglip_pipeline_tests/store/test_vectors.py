@@ -60,6 +60,26 @@ def test_the_whole_table_is_read_in_blocks(
     assert np.concatenate([index for _, index, _ in blocks]).tolist() == [*range(0, 600, 25)] * 3
 
 
+def test_rows_that_have_arrived_are_read_without_a_wait_for_each(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wait costs more than the row."""
+    model_id = made.collection(database, videos=20)
+    waits = 0
+    wait = psycopg.Connection.wait
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal waits
+        waits += 1
+        return wait(self, *args, **kwargs)
+
+    monkeypatch.setattr(psycopg.Connection, "wait", counted)
+    with database.connection() as connection:
+        read = sum(len(v) for v, _, _ in read_vectors(connection, tables.frames(model_id), 32))
+    assert read == 20 * 24
+    assert waits < read / 3
+
+
 @given(rows=st.integers(0, 9), dim=st.integers(1, 5), chunk=st.integers(1, 200))
 @hypothesis_settings(deadline=None, max_examples=40)
 def test_blocks_of_any_size_encode_the_same_bytes(rows: int, dim: int, chunk: int) -> None:

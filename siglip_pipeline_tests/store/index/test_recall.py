@@ -115,10 +115,18 @@ def test_no_frames_no_queries(database: Database) -> None:
     assert prepare_queries(database, ModelStore(database).get(model_id)) == []
 
 
+@pytest.mark.parametrize("block_bytes", [2_000, 16 * 1024**2])
 @pytest.mark.parametrize("video_ids", [None, [1], [2, 5, 7]])
 def test_the_truth_is_what_numpy_finds(
-    module_database: Database, built: Generation, queries: list[Query], video_ids: list[int] | None
+    module_database: Database,
+    built: Generation,
+    queries: list[Query],
+    video_ids: list[int] | None,
+    block_bytes: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """In one block and in some thirty, of which the later ones hold few of the nearest."""
+    monkeypatch.setattr("siglip_pipeline.store.copy.READ_BYTES", block_bytes)
     some = [*queries[:5], *queries[200:205]]
     scope = Scope(video_ids=video_ids)
     with module_database.connection() as connection:

@@ -52,10 +52,21 @@ def find_truth(
             inside_QR = distances_QR
             if wanted is not None:
                 inside_QR = distances_QR[:, np.isin(video_id_R, wanted)]
-            if inside_QR.size:
-                both = np.concatenate([best[i], inside_QR], axis=1)
-                best[i] = np.partition(both, depth - 1, axis=1)[:, :depth]
+            best[i] = _nearest(best[i], inside_QR)
     return [np.sort(nearest_QK, axis=1) for nearest_QK in best]
+
+
+def _nearest(best_QK: FloatArray, distances_QR: FloatArray) -> FloatArray:
+    """Return the K least of both [Q, K], in any order.
+
+    After the first blocks few frames are nearer to any query than what is known: only these are
+    sorted.
+    """
+    nearer_R = (distances_QR < best_QK.max(axis=1, keepdims=True)).any(axis=0)
+    if not nearer_R.any():
+        return best_QK
+    both = np.concatenate([best_QK, distances_QR[:, nearer_R]], axis=1)
+    return np.partition(both, best_QK.shape[1] - 1, axis=1)[:, : best_QK.shape[1]]
 
 
 def _keys(
