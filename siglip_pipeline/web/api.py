@@ -33,7 +33,7 @@ from siglip_pipeline.web.search_parameters import (
     SimilarAddress,
     validated,
 )
-from siglip_pipeline.web.services import CurrentServices, Services
+from siglip_pipeline.web.services import CurrentServices, Services, services_of
 
 _PICTURE_FAILURES: Final[dict[int | str, dict[str, Any]]] = {
     404: {"model": ErrorAnswer, "description": "No such video, or the picture is not kept"},
@@ -66,12 +66,13 @@ router = APIRouter(responses=FAILURES, route_class=StrictRoute)
     responses={404: _PICTURE_FAILURES[404]},
     openapi_extra=described(SearchAddress),
 )
-def search_by_text(request: Request, services: CurrentServices) -> Response:
+def search_by_text(request: Request) -> Response:
     """Return moments that show what the text says, best first.
 
     A moment (`like`, or `video_id` and `seconds`) and a `picture` of an earlier search may be given
     beside the text or instead of it.
     """
+    services = services_of(request)
     asked = SearchAddress.of_items(request.query_params.multi_items())
     result = asked.run(services, receipt=asked.receipt)
     return _answer_address(request, services, asked, result)
@@ -214,9 +215,11 @@ def _answer_address(
     result: SearchResult,
 ) -> Response:
     """Return the answer to a search whose parameters are in its address."""
-    path, items = request.url.path, request.query_params.multi_items()
-    least = services.search.least_probability(asked.limits)
-    permalink = permalink_of(path, items, result, min_probability=least)
+    path, items = request.scope["path"], request.query_params.multi_items()
+    permalink = None
+    if result.pin is not None:
+        least = services.search.least_probability(asked.limits)
+        permalink = permalink_of(path, items, result.pin, min_probability=least)
     return _answer(result, asked.page, path, items, permalink=permalink)
 
 

@@ -305,8 +305,10 @@ def _other_group(in_order: bool) -> list[tuple[str, str]]:
 def _permalink(
     request: Request, services: Services, result: SearchResult, filter: SearchFilter
 ) -> str | None:
+    if result.pin is None:
+        return None
     least = services.search.least_probability(filter)
-    return permalink_of("/", request.query_params.multi_items(), result, min_probability=least)
+    return permalink_of("/", request.query_params.multi_items(), result.pin, min_probability=least)
 
 
 def _page_of_hits(services: Services, offset: int) -> HitRange:

@@ -59,22 +59,20 @@ class HitRange:
 
 
 def permalink_of(
-    path: str, items: list[tuple[str, str]], result: SearchResult, *, min_probability: float
-) -> str | None:
-    """Return the address that asks the same again and pins the state; None without a pin.
+    path: str, items: list[tuple[str, str]], pin: str, *, min_probability: float
+) -> str:
+    """Return the address that asks the same again and pins the state.
 
     Args:
         path: of the address.
         items: the parameters of the request.
-        result: the answer.
+        pin: of the answer.
         min_probability: which hits were hidden, which a setting may change.
     """
-    if result.pin is None:
-        return None
     kept = [(n, v) for n, v in items if n not in ("pin", "permalink", "prove") and v]
     if "min_probability" not in dict(kept):
         kept.append(("min_probability", f"{min_probability:g}"))
-    return f"{path}?{urlencode([*kept, ('pin', result.pin)])}"
+    return f"{path}?{urlencode([*kept, ('pin', pin)])}"
 
 
 def moment_of(

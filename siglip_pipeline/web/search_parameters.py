@@ -21,6 +21,7 @@ Body = TypeVar("Body", bound=BaseModel)
 
 FILTERS = tuple(field.name for field in fields(SearchFilter))
 """Names of the parameters that limit a search."""
+NO_LIMITS = SearchFilter()
 MAX_DIMENSIONS = 8192
 
 # A form sends an empty input as an empty text.
@@ -224,6 +225,8 @@ class _Range(BaseModel):
     @property
     def limits(self) -> SearchFilter:
         """Return the limits on hits."""
+        if self.model_fields_set.isdisjoint(FILTERS):
+            return NO_LIMITS
         return _limits(**{name: getattr(self, name) for name in FILTERS})
 
 

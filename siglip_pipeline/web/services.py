@@ -172,9 +172,14 @@ def unknown_video(video_id: int) -> HttpError:
     return HttpError(404, f"no video has the id {video_id}; /api/videos lists all")
 
 
-async def _services(request: Request) -> Services:
+def services_of(request: Request) -> Services:
+    """Return the services of the application that a request is for."""
     services: Services = request.app.state.services
     return services
+
+
+async def _services(request: Request) -> Services:
+    return services_of(request)
 
 
 CurrentServices = Annotated[Services, Depends(_services)]

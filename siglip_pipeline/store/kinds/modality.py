@@ -37,7 +37,7 @@ def dividing_plane(pictures_QD: FloatArray, texts_QD: FloatArray) -> str:
 def modality_of(plane: str, query_QD: FloatArray) -> Modality:
     """Return ``text`` if one of the vectors lies on the side of texts: they need more effort."""
     normal_D, offset = _decode(plane)
-    return "text" if bool((query_QD @ normal_D > offset).any()) else "picture"
+    return "text" if float((query_QD @ normal_D).max()) > offset else "picture"
 
 
 @lru_cache(maxsize=16)

@@ -9,6 +9,7 @@ at most one hit, and the grouping depends on scores alone, not on the order of t
 Shapes: Q vectors of one query, D dimensions.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -239,13 +240,15 @@ def near_moments(
         | {"within": request.within, "min_score": request.min_score}
         | dict(zip(_names(shape.vectors), vectors, strict=True))
     )
-    # A prepared plan does not know the filter and may avoid the index.
-    statement: bytes | sql.Composed = (
-        _unfiltered(target, shape) if scope.everything else _statement(target, scope, shape)
-    )
-    cursor: psycopg.Cursor[tuple[Any, ...]] = connection.execute(
-        statement, values, prepare=scope.everything, binary=True
-    )
+    cursor: psycopg.Cursor[tuple[Any, ...]]
+    if scope.everything:
+        statement, names = _unfiltered(target, shape)
+        cursor = psycopg.RawCursor(connection)
+        cursor.execute(statement, [values[name] for name in names], prepare=True, binary=True)
+    else:  # a prepared plan does not know the filter and may avoid the index
+        cursor = connection.execute(
+            _statement(target, scope, shape), values, prepare=False, binary=True
+        )
     found = cursor.fetchall()
     rows_read, live, least_score = found[0][:3]
     return NearMoments(
@@ -257,9 +260,19 @@ def near_moments(
 
 
 @lru_cache(maxsize=256)
-def _unfiltered(target: Generation, shape: _Shape) -> bytes:
-    """Return a statement without a filter, cached: composing it costs as much as a short search."""
-    return _statement(target, Scope(), shape).as_bytes(None)
+def _unfiltered(target: Generation, shape: _Shape) -> tuple[bytes, tuple[str, ...]]:
+    """Return a statement without a filter, and the names of ``$1``, ``$2`` …
+
+    Cached: composing it costs as much as a short search. psycopg would look for the parameters of
+    so long a statement at every search.
+    """
+    names: dict[str, int] = {}
+
+    def number(found: re.Match[bytes]) -> bytes:
+        return b"$%d" % names.setdefault(found[1].decode(), len(names) + 1)
+
+    statement = _statement(target, Scope(), shape).as_bytes(None)
+    return re.sub(rb"%\((\w+)\)[sb]", number, statement), tuple(names)
 
 
 def _statement(target: Generation, scope: Scope, shape: _Shape) -> sql.Composed:
