@@ -86,13 +86,13 @@ def create_copy(connection: Connection, model_id: int) -> None:
     connection.execute("RESET ROLE")
 
 
-def is_partitioned(connection: Connection, model_id: int) -> bool:
-    """Return whether the model's table of frames has partitions."""
-    [(kind,)] = connection.execute(
-        "SELECT relkind::text FROM pg_class WHERE oid = %s::regclass",
+def count_partitions(connection: Connection, model_id: int) -> int:
+    """Return the number of partitions of the model's table of frames; 0 if it has none."""
+    [(count,)] = connection.execute(
+        "SELECT count(*) FROM pg_inherits WHERE inhparent = %s::regclass",
         [tables.frames(model_id).as_string(None)],
     )
-    return bool(kind == "p")
+    return int(count)
 
 
 def _create_partitions(

@@ -1,10 +1,14 @@
 """The documents of `--json`, as docs and scripts read them."""
 
-from siglip_pipeline.cli.commands import database_status, list_models
+import pytest
+
+from siglip_pipeline.cli.commands import database_status, list_models, partition_database
 from siglip_pipeline.cli.indexing import IngestDocument, MaterializeDocument
+from siglip_pipeline.errors import IndexBusyError, ModelNotFoundError
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.status_document import FailedVideo
 from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.index.build import building
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.text.json_form import to_json
 from siglip_pipeline_tests.store import made
@@ -42,6 +46,21 @@ def test_the_database_says_what_it_runs_and_how_it_is_tuned(
     assert document["embedded"] is False
     assert document["size_bytes"] > 0
     assert "shared_buffers" in document["settings"]
+
+
+def test_frames_are_partitioned_by_a_command(database: Database, database_url: str) -> None:
+    settings = Settings.load(database_url=database_url)
+    model_id = made.collection(database)
+    with pytest.raises(ModelNotFoundError, match="searches use no model yet; name one: `models"):
+        partition_database(settings, None)
+    with building(database, model_id), pytest.raises(IndexBusyError, match="wait for it to end"):
+        partition_database(settings, "tiny")
+    document = to_json(partition_database(settings, "tiny"))
+    assert document.pop("seconds") > 0
+    done = {"key": "tiny", "frames": 12 * 24, "partitions": 16}
+    assert document == done | {"videos_copied": 12}
+    again = to_json(partition_database(settings, "tiny"))
+    assert again == done | {"videos_copied": 0, "seconds": 0.0}
 
 
 def test_backfills_are_named_only_where_they_were_not_waited_for() -> None:

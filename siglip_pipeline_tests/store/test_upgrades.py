@@ -91,6 +91,29 @@ def test_from_every_version_to_the_newest_nothing_is_lost(database: Database, ve
     assert states["a/ü 'quoted'.mp4"] == "indexed"
 
 
+def test_a_table_that_was_partitioned_by_hand_is_migrated(database: Database) -> None:
+    """As operations.md advised before the program did it."""
+    build(database, 12)
+    with database.connection() as connection:
+        connection.execute(
+            "CREATE TABLE parted (LIKE frames_1 INCLUDING ALL) PARTITION BY HASH (video_id)"
+        )
+        connection.execute(
+            "CREATE TABLE part PARTITION OF parted FOR VALUES WITH (MODULUS 1, REMAINDER 0)"
+        )
+        connection.execute("INSERT INTO parted SELECT * FROM frames_1")
+        connection.execute("DROP TABLE frames_1")
+        connection.execute("ALTER TABLE parted RENAME TO frames_1")
+    migrate(database)
+    with database.connection() as connection:
+        settings = connection.execute(
+            "SELECT relname, reloptions FROM pg_class WHERE reloptions IS NOT NULL"
+            " AND relname IN ('frames_1', 'part', 'moments_1') ORDER BY 1"
+        ).fetchall()
+    vacuum = ["autovacuum_vacuum_scale_factor=0.05"]
+    assert settings == [("moments_1", vacuum), ("part", vacuum)]
+
+
 def test_migrations_are_as_they_were_recorded() -> None:
     recorded = (SCHEMAS / "digests.txt").read_text().splitlines()
     assert recorded == [f"{m.label} {m.digest}" for m in KNOWN], (

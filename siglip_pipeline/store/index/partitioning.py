@@ -23,8 +23,8 @@ from siglip_pipeline.store import counts, generations, tables
 from siglip_pipeline.store.database import Connection, Database
 from siglip_pipeline.store.frames_table import (
     PARTITIONS,
+    count_partitions,
     create_copy,
-    is_partitioned,
     with_options,
 )
 from siglip_pipeline.text.in_words import duration_in_words
@@ -106,7 +106,7 @@ def partition_if_large(
     """
     with database.connection() as connection:
         frames = counts.stored(connection, model_id).frames
-        if not 0 < table_limit <= frames or is_partitioned(connection, model_id):
+        if not 0 < table_limit <= frames or count_partitions(connection, model_id):
             return None
     try:
         return partition_frames(database, model_id, progress=progress)
@@ -128,8 +128,8 @@ def partition_frames(
     began = time.monotonic()
     with database.connection() as connection:
         frames = counts.stored(connection, model_id).frames
-        if is_partitioned(connection, model_id):
-            return PartitionReport(frames=frames, partitions=PARTITIONS, videos=0, seconds=0.0)
+        if there := count_partitions(connection, model_id):
+            return PartitionReport(frames=frames, partitions=there, videos=0, seconds=0.0)
         _check_dependents(connection, model_id)
         _check_room(database, connection, model_id)
         if not _exists(connection, tables.frames_copied(model_id)):

@@ -118,9 +118,9 @@ def test_a_model_of_a_large_collection_starts_with_partitions(database: Database
     never = models.register(made.spec("never"), table_limit=0)
     with database.connection() as connection:
         partitioned = {
-            m: frames_table.is_partitioned(connection, m) for m in (model_id, small, large, never)
+            m: frames_table.count_partitions(connection, m) for m in (model_id, small, large, never)
         }
-    assert partitioned == {model_id: False, small: False, large: True, never: False}
+    assert partitioned == {model_id: 0, small: 0, large: 16, never: 0}
     partition_frames(database, small)
     assert describe(database, f"frames_{large}") == {
         k: [
@@ -289,7 +289,7 @@ def test_a_snapshot_that_is_older_than_the_swap_is_waited_for(
         made.load(database, model_id, "v00.mp4", made.footage(77))
     work.join()
     with database.connection() as connection:
-        assert frames_table.is_partitioned(connection, model_id)
+        assert frames_table.count_partitions(connection, model_id)
         assert connection.execute(count).fetchone() == (12 * 24,)
 
 
@@ -305,7 +305,7 @@ def test_a_reader_that_never_ends_leaves_the_copy_for_the_next_time(
         partition_frames(database, model_id)
     assert partition_frames(database, model_id).videos == 0 or left_over(database) == []
     with database.connection() as connection:
-        assert frames_table.is_partitioned(connection, model_id)
+        assert frames_table.count_partitions(connection, model_id)
 
 
 def test_a_disk_without_room_for_the_copy_is_refused(
