@@ -14,7 +14,10 @@ import pytest
 import yaml
 from dagster_dg_core.context import DgContext
 
+from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.services.ports import free_port
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.models import ModelStore
 
 CHECKOUT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -55,6 +58,14 @@ def test_the_checkout_is_a_project_of_dg(environment: dict[str, str]) -> None:
     assert {asset["asset_key"] for asset in json.loads(listed.stdout)["assets"]} >= {
         *("uploads", "video_frames", "frame_embeddings", "similarity_index"),
     }
+
+
+def test_an_asset_is_launched(environment: dict[str, str]) -> None:
+    with_model = environment | {"SIGLIP_MODEL_NAME": str(MODEL_FOLDER)}
+    launched = _dg(with_model, "launch", "--assets", "similarity_index")
+    assert launched.returncode == 0, launched.stdout + launched.stderr
+    with Database(environment["SIGLIP_DATABASE_URL"]) as database:
+        assert ModelStore(database).active() is not None  # the first index was published
 
 
 def test_schedules_keep_their_state_under_dg_dev() -> None:

@@ -523,7 +523,7 @@ def test_a_push_of_videos_is_indexed(services: Services, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("flag", ["--stale", "--failed"])
 def test_a_deleted_upload_does_not_stop_the_others(services: Services, flag: str) -> None:
-    """What Dagster itself refuses, a partition whose file is gone, is never asked of it."""
+    """It is named and skipped, and the services make the others."""
     stays, goes = f"stays{flag}.mp4", f"goes{flag}.mp4"
     services.render(stays, goes)
     assert _cli(services.up.settings, "materialize", stays, goes, "--json").returncode == 0
@@ -542,7 +542,6 @@ def test_a_deleted_upload_does_not_stop_the_others(services: Services, flag: str
     assert stays in document["indexed"]
     assert goes not in document["videos"]
     assert {run["id"] for run in services.runs("video_frames")} > before  # by the services
-    state = "indexed" if flag == "--stale" else "failed"
     with _active_model(services) as (database, _):
         assert VideoStore(database).states()[stays] == "indexed"
-        assert VideoStore(database).states()[goes] == state
+        assert VideoStore(database).states()[goes] != "indexed"

@@ -125,16 +125,33 @@ def test_the_file_that_is_no_video_failed_alone(collection: Collection) -> None:
     assert status.index.rows == 50
 
 
+def _metadata(event: dg.EventLogEntry | None) -> dict[str, Any]:
+    assert event is not None
+    assert event.asset_materialization is not None
+    return {name: value.value for name, value in event.asset_materialization.metadata.items()}
+
+
 def test_dagster_shows_each_partition_as_what_it_is(collection: Collection) -> None:
     with dg.DagsterInstance.get() as instance:
         # One has no frames and no vectors, which is nothing to make.
         videos = {"one.mp4", "sub/two.mkv", "broken.mp4"}
         for name in ("uploads", "video_frames", "frame_embeddings"):
             assert instance.get_materialized_partitions(dg.AssetKey(name)) == videos
+        [vectors] = instance.fetch_materializations(
+            dg.AssetRecordsFilter(dg.AssetKey("frame_embeddings"), asset_partitions=["one.mp4"]),
+            limit=1,
+        ).records
+        shown = _metadata(vectors.event_log_entry)
+        # A number is plotted over time, and would jump from one video to the next.
+        assert {name for name, value in shown.items() if type(value) in (int, float)} == {
+            "dagster/row_count"
+        }
+        assert (shown["dagster/row_count"], shown["dagster/table_name"]) == (20, "frames_1")
         event = instance.get_latest_materialization_event(dg.AssetKey("similarity_index"))
-        assert event is not None
-        assert event.asset_materialization is not None
-        assert event.asset_materialization.metadata["frames"].value == 50
+        shown = _metadata(event)
+        assert shown["frames"] == 50
+        assert shown["videos_with_frames_out_of_date"] == 0
+        assert shown["videos_with_vectors_out_of_date"] == 0
         # Without a daemon, no automation compares the videos.
         assert instance.get_latest_materialization_event(dg.AssetKey("video_similarity"))
 
@@ -346,8 +363,11 @@ def test_a_deleted_upload_is_skipped_and_named_and_the_others_are_made(
         open_database(DatabaseOptions.from_settings(collection.settings)) as database,
         database.connection() as connection,
     ):
-        connection.execute("UPDATE videos SET sampling = 'other' WHERE path = 'mended.mp4'")
+        connection.execute(
+            "UPDATE videos SET sampling = 'other' WHERE path IN ('mended.mp4', 'sub/two.mkv')"
+        )
     (uploads / "mended.mp4").unlink()
     code, document = _run_cli(monkeypatch, capsys, "materialize", "--stale", "--json")
     assert code == 1
     assert [entry["video"] for entry in document["skipped"]] == ["mended.mp4"]
+    assert document["indexed"] == document["videos"] == ["sub/two.mkv"]
