@@ -4,7 +4,9 @@ Exit codes: 0 done; 1 done, but some videos failed; 2 could not run, with the re
 Every command takes `--json` and then prints exactly one JSON document on stdout.
 """
 
+import atexit
 import contextlib
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -309,6 +311,8 @@ def main() -> None:
     """Run a command; turn an error of this package into one message and exit code 2."""
     heed_interrupts()
     keep_files_private()
+    # Or the interpreter looks for garbage as it ends: seconds where torch and Dagster are loaded.
+    atexit.register(gc.freeze)
     try:
         with ending_soon():
             app()

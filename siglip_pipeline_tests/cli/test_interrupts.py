@@ -91,6 +91,18 @@ def assert_ctrl_c_ends(process: subprocess.Popen[str]) -> None:
     assert "Traceback" not in errors
 
 
+def test_the_end_of_a_command_looks_for_no_garbage() -> None:
+    """With torch and Dagster loaded that took seconds after Ctrl-C."""
+    script = (
+        "import atexit, gc, sys; atexit.register(lambda: print(gc.get_freeze_count() > 0))\n"
+        "from siglip_pipeline.cli.main import main; sys.argv[1:] = ['--version']; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split()[-1] == "True"
+
+
 def test_ctrl_c_ends_any_command_within_seconds() -> None:
     """Its clean-up hangs, and a thread of it goes on."""
     with started("-c", HANGING) as process:
