@@ -194,3 +194,14 @@ def test_a_raw_stream_is_known_by_its_name_if_its_first_bytes_tell_nothing(
     path.write_bytes(b"\0\0\1\x80 the rest of a frame" + path.read_bytes())
     out = indexed(path, tmp_path)
     assert len(out.pictures) == 25
+
+
+@pytest.mark.parametrize("brands", [(b"msf1", b"hevc"), (b"hevc", b"msf1")])
+def test_an_image_sequence_of_heif_is_a_video(brands: tuple[bytes, bytes], tmp_path: Path) -> None:
+    made = film(tmp_path / "made.mp4", "-tag:v", "hvc1", codec="libx265").read_bytes()
+    size = int.from_bytes(made[:4], "big")
+    head = (made[:8] + brands[0] + bytes(4) + brands[1]).ljust(size, b"\0")
+    path = tmp_path / "sequence.heics"
+    path.write_bytes(head[:size] + made[size:])
+    out = same_as_ffmpeg(path, tmp_path)
+    assert (len(out.pictures), out.report.warnings) == (25, ())

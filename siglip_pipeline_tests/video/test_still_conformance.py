@@ -173,6 +173,17 @@ def test_avif_is_cropped_by_its_property(
     assert difference(only(path), turned(even)) < 3
 
 
+@pytest.mark.parametrize("mode", ["L", "LA"])
+def test_a_monochrome_avif(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "a.avif"
+    shade = Image.linear_gradient("L").resize((64, 64))
+    picture = Image.merge("LA", (shade, Image.new("L", (64, 64), 128))) if mode == "LA" else shade
+    picture.save(path, quality=95, subsampling="4:0:0")
+    assert b"pixi\0\0\0\0\1\x08" in path.read_bytes(), "one channel"
+    wanted = np.asarray(shade.convert("RGB"))
+    assert difference(only(path), on_white(wanted) if mode == "LA" else wanted) < 1.5
+
+
 def test_a_child_indexes_every_format_and_reports_warnings(tmp_path: Path) -> None:
     folder = tmp_path / "uploads"
     folder.mkdir()
