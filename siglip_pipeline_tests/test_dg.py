@@ -50,9 +50,7 @@ def _dg(environment: dict[str, str], *command: str) -> "subprocess.CompletedProc
 
 
 def test_the_checkout_is_a_project_of_dg(environment: dict[str, str]) -> None:
-    checked = _dg(environment, "check", "defs")
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert "All definitions loaded successfully" in checked.stdout + checked.stderr
+    """`dg check defs` is a part of `make check`."""
     listed = _dg(environment, "list", "defs", "--json")
     assert listed.returncode == 0, listed.stderr
     assert {asset["asset_key"] for asset in json.loads(listed.stdout)["assets"]} >= {
