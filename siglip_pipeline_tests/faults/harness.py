@@ -30,7 +30,7 @@ from siglip_pipeline.store.live_index import live_index
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoStore
-from siglip_pipeline.video.frame_store import FrameStore
+from siglip_pipeline.video.frame_store import SUFFIX, FrameStore
 
 FILMS = {"a.mp4": 3, "b.mkv": 4, "sub/c.mp4": 2, "d.webm.mp4": 3}
 """Names and lengths in scenes of a second."""
@@ -209,6 +209,30 @@ class Pipeline:
         """What is stored now."""
         with open_database(DatabaseOptions.from_settings(self.settings)) as database:
             return read_stored(database, FrameStore(self.settings.frame_store_url))
+
+    def done(self) -> dict[tuple[str, str], object]:
+        """What was decoded and embedded, by what differs when it is done once more.
+
+        That is the file of a video's frames, and the transactions that wrote its vectors.
+        """
+        found: dict[tuple[str, str], object] = {}
+        root = Path(self.settings.frame_store_url.reveal())
+        with open_database(DatabaseOptions.from_settings(self.settings)) as database:
+            states = VideoStore(database).states()
+            model = next(iter(ModelStore(database).list()), None)
+            if model is not None:
+                written = sql.SQL(
+                    "SELECT path, array_agg(DISTINCT frames.xmin::text) FROM {} frames"
+                    " JOIN videos USING (video_id) GROUP BY path"
+                ).format(sql.Identifier(f"frames_{model.model_id}"))
+                with database.connection() as connection:
+                    rows = connection.execute(written).fetchall()
+                found |= {("vectors", video): transactions for video, transactions in rows}
+        for video, state in states.items():
+            if state in ("frames", "embedded", "indexed"):
+                file = (root / f"{video}{SUFFIX}").stat()
+                found["frames", video] = (file.st_ino, file.st_mtime_ns)
+        return found
 
 
 def read_stored(database: Database, frame_store: FrameStore) -> Stored:

@@ -1,5 +1,6 @@
 """What a command of the fault suite does to itself before it starts; see `zygote.py`."""
 
+import os
 import resource
 from typing import Any
 
@@ -10,6 +11,15 @@ FRAMES_THAT_FIT = 3
 def limit_file_size() -> None:
     """No file may grow beyond this, the frame files of decoding children included."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_LIMIT_BYTES, FILE_LIMIT_BYTES))
+
+
+def lossy_disk() -> None:
+    """A Postgres that flushes to the same disk as the command that starts it."""
+    from siglip_pipeline.embedded_postgres import cluster
+
+    plain = cluster.server_environment()
+    disk = {name: os.environ[name] for name in ("LD_PRELOAD", "FAULT_DISK_OF", "FAULT_DISK")}
+    cluster.server_environment = lambda: plain | disk
 
 
 def little_device_memory() -> None:

@@ -1,4 +1,4 @@
-"""`kill -9` of the process that runs, at any moment: nothing is lost, nothing is there twice."""
+"""`kill -9` of the process that runs, at any moment: nothing is lost, nor there or done twice."""
 
 import random
 
@@ -23,10 +23,16 @@ def test_runs_killed_one_after_the_other_are_made_good_by_the_last(
     make_pipeline: Make, reference: Reference, seed: int
 ) -> None:
     pipeline = make_pipeline()
-    struck = [pipeline.kill_after(moment) for moment in moments(SHORT, reference, seed)]
+    struck, done = [], []
+    for moment in moments(SHORT, reference, seed):
+        struck.append(pipeline.kill_after(moment))
+        done.append(pipeline.done())
     assert any(struck), "every kill came too late to strike anything"
+    assert any(done), "every kill came too early to leave anything"
     pipeline.finish()
     assert pipeline.stored() == reference.stored
+    for earlier in done:
+        assert earlier.items() <= pipeline.done().items(), "it was done again"
 
 
 @pytest.mark.faults
@@ -38,6 +44,8 @@ def test_a_killed_run_is_made_good_by_the_next(
     for moment in moments(LONG, reference, seed):
         pipeline = make_pipeline()
         struck += pipeline.kill_after(moment)
+        done = pipeline.done()
         pipeline.finish()
         assert pipeline.stored() == reference.stored, f"killed after {moment:.3f} s"
+        assert done.items() <= pipeline.done().items(), f"done again, killed after {moment:.3f} s"
     assert struck > LONG // 2, "most of the kills came too late to strike anything"

@@ -1,6 +1,7 @@
 """An object store that answers with errors, late, or with half of what it promised."""
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,13 @@ from siglip_pipeline_tests.s3 import s3_environment, s3_options, s3_server
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
+REASONS = {
+    "/uploads/": r"the storage failed after \d+ bytes: .+; materialize it again",
+    "/frames-": r"frames cannot be (written|opened|read) .+",
+}
+"""What is said of a storage that fails throughout."""
+TRIES = 6
+"""Of a step: one and five retries."""
 TRANSIENT: list[Fault] = ["500", "503", "hang", "cut", "reset"]
 
 
@@ -104,6 +112,11 @@ def test_a_fault_that_stays_is_said_and_then_made_good(
     assert status in (1, 2), pipeline.said[-4000:]
     assert bucket.proxy.struck
     found = stored(pipeline, bucket)
+    assert re.search(REASONS[part], pipeline.said), pipeline.said[-4000:]
+    if part == "/uploads/":
+        assert found.failures.keys() == FILMS.keys()
+        for reason in found.failures.values():
+            assert re.fullmatch(REASONS[part], reason)
     for video, rows in found.frames.items():
         assert rows in ([], reference.stored.frames[video])
     for key, vector in found.vectors.items():
@@ -112,3 +125,19 @@ def test_a_fault_that_stays_is_said_and_then_made_good(
     assert pipeline.run("materialize", "--failed", "--json") == 0, pipeline.said[-4000:]
     pipeline.finish()
     assert stored(pipeline, bucket) == reference.stored
+
+
+@pytest.mark.parametrize("fault", ["500", "cut"])
+def test_an_upload_that_cannot_be_read_fails_alone(
+    fault: Fault, bucket: Bucket, pipeline: Pipeline, reference: Reference
+) -> None:
+    others = FILMS.keys() - {"b.mkv"}
+    bucket.proxy.methods, bucket.proxy.path_part = {"GET"}, "/uploads/b.mkv"
+    bucket.proxy.always = fault
+    assert pipeline.run() == 1, pipeline.said[-4000:]
+    found = stored(pipeline, bucket)
+    assert re.fullmatch(REASONS["/uploads/"], found.failures.pop("b.mkv"))
+    assert not found.failures
+    assert found.only(*others) == reference.stored.only(*others)
+    # Each try of the step asks as often as the client of the storage does.
+    assert len(bucket.proxy.struck) % TRIES == 0, len(bucket.proxy.struck)

@@ -1,12 +1,12 @@
 """Power loss: everything stops between two instructions, and starts again from what the disk has.
 
-All processes are held by SIGSTOP while their home is copied; the copy is what a machine finds when
-it comes up again, locks, sockets and pid files included.
+All processes are held by SIGSTOP while the disk is looked at, which has what they have flushed, and
+any part of what they have written since: that is what a machine finds when it comes up again.
 """
 
 import contextlib
+import random
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,18 +18,28 @@ import psutil
 import psycopg
 import pytest
 
-from siglip_pipeline.embedded_postgres import postmaster
+from siglip_pipeline.embedded_postgres import cluster, postmaster
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline_tests.faults.conftest import Reference
 from siglip_pipeline_tests.faults.harness import (
+    UNREADABLE,
     Pipeline,
+    Stored,
     Zygote,
     end_family,
     settings_for,
+    started_zygote,
     wait_until,
 )
+from siglip_pipeline_tests.faults.lossy_disk import LossyDisk, make_disk
+from siglip_pipeline_tests.faults.set_clock import reason_it_cannot_be_had
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
+WHY_NOT = reason_it_cannot_be_had()
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or ""),
+]
 
 
 @pytest.fixture
@@ -37,9 +47,8 @@ def folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="siglip-tests-") as made:
         Path(made).chmod(0o755)
         yield Path(made)
-        for home in Path(made).iterdir():
-            if home.is_dir():
-                EmbeddedPostgres(home).stop(force=True)
+        for home in ("home", "found"):
+            EmbeddedPostgres(Path(made) / home).stop(force=True)
 
 
 def server_processes(server: EmbeddedPostgres) -> list[psutil.Process]:
@@ -64,10 +73,6 @@ def _send(processes: list[psutil.Process], number: int) -> None:
             process.send_signal(number)
 
 
-def copy_home(source: Path, target: Path) -> None:
-    subprocess.run(["cp", "-a", str(source), str(target)], check=True)
-
-
 def count(url: str) -> int:
     with psycopg.connect(url, autocommit=True) as connection:
         row = connection.execute("SELECT count(*) FROM kept").fetchone()
@@ -75,8 +80,51 @@ def count(url: str) -> int:
     return int(row[0])
 
 
-def test_a_cluster_found_after_power_loss(folder: Path) -> None:
+@pytest.fixture
+def disk(folder: Path) -> LossyDisk:
+    """The disk of the home in that folder."""
+    (folder / "lost").mkdir()
+    return make_disk(folder, folder / "lost")
+
+
+@pytest.fixture
+def pipeline(folder: Path, disk: LossyDisk, films: Path, tmp_path: Path) -> Iterator[Pipeline]:
+    """A collection on that disk; its commands and their Postgres flush to it."""
+    log = tmp_path / "zygote"
+    prefix = ["env", *(f"{name}={value}" for name, value in disk.environment.items())]
+    with log.open("ab") as output, started_zygote(output, prefix=prefix) as zygote:
+        settings = settings_for(folder, films)
+        yield Pipeline(
+            settings, tmp_path, zygote, hook="siglip_pipeline_tests.faults.hooks:lossy_disk"
+        )
+
+
+@pytest.fixture
+def draw(seed: int) -> random.Random:
+    """Draws which of the sectors that were not flushed are there."""
+    print(f"SIGLIP_FAULT_SEED={seed}")
+    return random.Random(seed)
+
+
+def assert_recorded_frames_are_whole(stored: Stored) -> None:
+    for video, state in stored.states.items():
+        if state in ("frames", "embedded", "indexed"):
+            assert stored.frames[video] not in ([], UNREADABLE), (video, state)
+
+
+def test_a_cluster_found_after_power_loss(
+    folder: Path,
+    disk: LossyDisk,
+    pipeline: Pipeline,
+    draw: random.Random,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert pipeline.run("db", "migrate", "--json") == 0, pipeline.said[-4000:]
+    plain = cluster.server_environment()
     server, copy = EmbeddedPostgres(folder / "home"), EmbeddedPostgres(folder / "found")
+    with monkeypatch.context() as patched:
+        patched.setattr(cluster, "server_environment", lambda: {**plain, **disk.environment})
+        server.start()
     with server.lease() as url:
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("CREATE TABLE kept (i int)")
@@ -84,7 +132,7 @@ def test_a_cluster_found_after_power_loss(folder: Path) -> None:
         with psycopg.connect(url) as half:
             half.execute("INSERT INTO kept SELECT generate_series(1, 1000)")
             with frozen(server_processes(server)):
-                copy_home(server.home, copy.home)
+                disk.lose_power(server.home, copy.home, draw)
             half.rollback()
         assert (copy.data / "postmaster.pid").exists()
         assert not copy.is_running(), "the pid in it is the other server's"
@@ -95,26 +143,42 @@ def test_a_cluster_found_after_power_loss(folder: Path) -> None:
         assert count(url) == 1000
 
 
+def test_what_a_run_has_reported_is_there_after_power_loss(
+    folder: Path, disk: LossyDisk, pipeline: Pipeline, reference: Reference, draw: random.Random
+) -> None:
+    pipeline.finish()
+    disk.lose_power(pipeline.settings.home, folder / "found", draw)
+    found = replace(
+        pipeline, settings=pipeline.settings.model_copy(update={"home": folder / "found"})
+    )
+    assert found.stored() == reference.stored
+
+
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.4])
 def test_a_collection_found_after_power_loss(
-    share: float, folder: Path, films: Path, zygote: Zygote, reference: Reference, tmp_path: Path
+    share: float,
+    folder: Path,
+    disk: LossyDisk,
+    pipeline: Pipeline,
+    zygote: Zygote,
+    reference: Reference,
+    draw: random.Random,
 ) -> None:
-    settings = settings_for(folder, films)
-    pipeline = Pipeline(settings, tmp_path, zygote)
-    server = EmbeddedPostgres(settings.home)
-    with server.lease():
-        # The schemas are there, and the run begins at once.
-        assert pipeline.run("materialize", "sub/c.mp4", "--json") == 0, pipeline.said[-4000:]
-        pid = pipeline.start()
-        time.sleep(share * reference.seconds)
-        run = psutil.Process(pid)  # it fails where the run is over: then nothing was struck
-        family = [run, *run.children(recursive=True)]
-        with frozen([*family, *server_processes(server)]):
-            copy_home(settings.home, folder / "found")
-            end_family(pid)
-        pipeline.zygote.status()
-    found = replace(pipeline, settings=settings.model_copy(update={"home": folder / "found"}))
+    settings, server = pipeline.settings, EmbeddedPostgres(folder / "home")
+    # The schemas are there, and the run begins at once.
+    assert pipeline.run("materialize", "sub/c.mp4", "--json") == 0, pipeline.said[-4000:]
+    pid = pipeline.start()
+    time.sleep(share * reference.seconds)
+    run = psutil.Process(pid)  # it fails where the run is over: then nothing was struck
+    family = [run, *run.children(recursive=True)]
+    with frozen([*family, *server_processes(server)]):
+        disk.lose_power(settings.home, folder / "found", draw)
+        end_family(pid)
+    pipeline.zygote.status()
+    settings = settings.model_copy(update={"home": folder / "found"})
+    found = replace(pipeline, settings=settings, zygote=zygote, hook="")
     assert found.settings.frame_store is None
+    assert_recorded_frames_are_whole(found.stored())
     found.finish()
     assert found.stored() == reference.stored
     wait_until(lambda: not EmbeddedPostgres(folder / "found").has_process(), "it is stopped")
