@@ -48,15 +48,24 @@ quality_cli.register(app)
 watch_cli.register(app)
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        console.out.print(f"siglip-pipeline {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version and exit.",
+            is_eager=True,
+            callback=_show_version,
+        ),
     ] = False,
-) -> None:
-    if version:
-        console.out.print(f"siglip-pipeline {__version__}")
-        raise typer.Exit
+) -> None: ...
 
 
 @app.command()

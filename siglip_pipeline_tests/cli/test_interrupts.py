@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from siglip_pipeline import __version__
+
 STARTED_WITH_AND = textwrap.dedent(
     """
     import signal, subprocess, sys
@@ -100,7 +102,7 @@ def test_the_end_of_a_command_looks_for_no_garbage() -> None:
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
     )
-    assert done.stdout.split()[-1] == "True"
+    assert done.stdout == f"siglip-pipeline {__version__}\nTrue\n"
 
 
 def test_ctrl_c_ends_any_command_within_seconds() -> None:
