@@ -5,11 +5,12 @@ import threading
 import numpy as np
 import pytest
 
-from siglip_pipeline.errors import ModelNotFoundError, StoreError
+from siglip_pipeline.errors import ModelNotFoundError, NothingIndexedError, StoreError
 from siglip_pipeline.records import Stage
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.store.search.moment_search import ActiveModelChangedError, MomentSearch
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.store import made
@@ -120,6 +121,26 @@ def test_a_covering_model_is_promoted_by_itself_if_set(
     active = ModelStore(database).active()
     assert active is not None
     assert (active.key == "new") is switched
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_search_notices_that_its_model_was_dropped(database: Database, known: bool) -> None:
+    """A running service still has the model that another process has replaced and dropped."""
+    old = made.collection(database, videos=2)
+    build_index(database, old, options=OPTIONS)
+    models, search = ModelStore(database), MomentSearch(database)
+    model, request = models.get(old), made.request(made.footage(0)[3], k=1)
+    if known:
+        search.search(model, request, must_be_active=True)
+    new = models.register(made.spec("new", 16))
+    embed(database, new, range(2), 16)
+    build_index(database, new, options=OPTIONS)
+    models.promote("new")
+    models.drop("tiny")
+    with pytest.raises(ActiveModelChangedError):
+        search.search(model, request, must_be_active=True)
+    with pytest.raises(NothingIndexedError, match="no index is published for model made/tiny"):
+        search.search(model, request)
 
 
 def test_dropping_a_model_frees_everything_of_it(database: Database) -> None:

@@ -5,7 +5,7 @@ import psycopg
 from siglip_pipeline.errors import NothingIndexedError, QueryError, StoreError
 from siglip_pipeline.hits import Hit, SearchRequest
 from siglip_pipeline.store import generations, tables
-from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.database import Connection, Database
 from siglip_pipeline.store.kinds import Generation, Scope
 from siglip_pipeline.store.models import ModelRow
 from siglip_pipeline.store.search.scope import resolve_scope
@@ -62,6 +62,8 @@ class MomentSearch:
                 if attempt == _ATTEMPTS - 1 or not dropped:
                     raise
                 self._live.pop(model.model_id, None)
+                with self._database.connection() as connection:  # was the model dropped?
+                    _find_live(connection, model, must_be_active=must_be_active)
         raise AssertionError("unreachable")
 
     def _at_once(
@@ -82,16 +84,26 @@ class MomentSearch:
     ) -> list[Hit]:
         """Search in one snapshot, which shows a replaced video either before or after."""
         with self._database.snapshot(reading=tables.frames(model.model_id)) as connection:
-            target, active = generations.live_and_active(connection, model.model_id)
-            if must_be_active and not active:
-                raise ActiveModelChangedError
-            if target is None:
-                raise NothingIndexedError(
-                    f"no index is published for model {model.name} yet; materialize "
-                    "similarity_index"
-                )
+            target = _find_live(connection, model, must_be_active=must_be_active)
             self._live[model.model_id] = target
             scope = resolve_scope(connection, model.model_id, request.filter)
             hits = find_hits(connection, model, target, scope, request)
             assert hits is not None, "it is live in this snapshot"
             return hits
+
+
+def _find_live(connection: Connection, model: ModelRow, *, must_be_active: bool) -> Generation:
+    """Return the live generation of a model.
+
+    Raises:
+        NothingIndexedError: it has none.
+        ActiveModelChangedError: ``must_be_active``, and it is not.
+    """
+    target, active = generations.live_and_active(connection, model.model_id)
+    if must_be_active and not active:
+        raise ActiveModelChangedError
+    if target is None:
+        raise NothingIndexedError(
+            f"no index is published for model {model.name} yet; materialize similarity_index"
+        )
+    return target
