@@ -51,7 +51,9 @@ WHERE i.ingest_id IS DISTINCT FROM c.ingest_id
 ORDER BY video_id
 """
 
+# Locks as `models drop` does: the table first.
 _COPY = (
+    "LOCK TABLE {frames} IN ACCESS SHARE MODE",
     "DELETE FROM {copy} WHERE video_id = ANY(%(videos)s)",
     "DELETE FROM {copied} WHERE video_id = ANY(%(videos)s)",
     "INSERT INTO {copy} SELECT * FROM {frames} WHERE video_id = ANY(%(videos)s)",
@@ -60,6 +62,12 @@ _COPY = (
     WHERE model_id = %(model)s AND video_id = ANY(%(videos)s)
     """,
 )
+
+# Longer than what Postgres waits before it stops an autovacuum that is in the way.
+_LIMIT_WAITS = """
+SELECT set_config('lock_timeout', (setting::int + 500)::text, true)
+FROM pg_settings WHERE name = 'deadlock_timeout'
+"""
 
 _VIEWS = """
 SELECT DISTINCT c.oid::regclass::text, pg_get_viewdef(c.oid), coalesce(c.reloptions, '{}')
@@ -202,38 +210,43 @@ def _copy_batches(
 
 def _swap(database: Database, model_id: int) -> bool:
     """Copy the rest and let the copy take the table's place; return whether it could be locked."""
-    frames, copy = tables.frames(model_id), tables.frames_copy(model_id)
-    old = sql.Identifier(f"frames_{model_id:d}_old")
     with database.connection() as connection:
         generations.lock_for_publishing(connection, model_id)
         _copy(connection, model_id, [video_id for video_id, _ in _due(connection, model_id)])
-        # Searches queue behind a lock that is waited for.
-        connection.execute("SET LOCAL lock_timeout = '1s'")
         try:
-            connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(frames))
-        except psycopg.errors.LockNotAvailable:
-            connection.rollback()
+            with connection.transaction():
+                # Searches queue behind a lock that is waited for.
+                connection.execute(_LIMIT_WAITS)
+                _replace(connection, model_id)
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             return False
-        views = connection.execute(_VIEWS, [frames.as_string(None)]).fetchall()
-        rename = sql.SQL("ALTER TABLE {} RENAME TO {}")
-        connection.execute(rename.format(frames, old))
-        connection.execute(rename.format(copy, frames))
-        for name, definition, options in views:
-            connection.execute(
-                sql.SQL("CREATE OR REPLACE VIEW {}{} AS {}").format(
-                    sql.SQL(name),
-                    with_options(options),
-                    sql.SQL(definition),
-                )
-            )
-        connection.execute(sql.SQL("DROP TABLE {}, {}").format(old, tables.frames_copied(model_id)))
+    return True
+
+
+def _replace(connection: Connection, model_id: int) -> None:
+    """Give the table's name, views and key to the copy, and drop the table."""
+    frames, copy = tables.frames(model_id), tables.frames_copy(model_id)
+    old = sql.Identifier(f"frames_{model_id:d}_old")
+    connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(frames))
+    views = connection.execute(_VIEWS, [frames.as_string(None)]).fetchall()
+    rename = sql.SQL("ALTER TABLE {} RENAME TO {}")
+    connection.execute(rename.format(frames, old))
+    connection.execute(rename.format(copy, frames))
+    for name, definition, options in views:
         connection.execute(
-            sql.SQL("ALTER INDEX {} RENAME TO {}").format(
-                sql.Identifier(f"frames_{model_id:d}_copy_pkey"),
-                sql.Identifier(f"frames_{model_id:d}_pkey"),
+            sql.SQL("CREATE OR REPLACE VIEW {}{} AS {}").format(
+                sql.SQL(name),
+                with_options(options),
+                sql.SQL(definition),
             )
         )
-    return True
+    connection.execute(sql.SQL("DROP TABLE {}, {}").format(old, tables.frames_copied(model_id)))
+    connection.execute(
+        sql.SQL("ALTER INDEX {} RENAME TO {}").format(
+            sql.Identifier(f"frames_{model_id:d}_copy_pkey"),
+            sql.Identifier(f"frames_{model_id:d}_pkey"),
+        )
+    )
 
 
 def _due(connection: Connection, model_id: int) -> list[tuple[int, int]]:

@@ -308,6 +308,81 @@ def test_a_reader_that_never_ends_leaves_the_copy_for_the_next_time(
         assert frames_table.count_partitions(connection, model_id)
 
 
+def test_an_autovacuum_that_holds_the_table_is_stopped(
+    database: Database, small_batches: None
+) -> None:
+    """It would run for hours over a large table."""
+    model_id = made.collection(database, videos=60)
+    said: list[str] = []
+    with every_second_vacuumed(database), database.autocommit() as connection:
+        connection.execute(
+            f"ALTER TABLE frames_{model_id} SET (autovacuum_analyze_threshold = 100000000,"
+            " autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1)".encode()
+        )
+        for _ in range(20):
+            connection.execute(f"UPDATE frames_{model_id} SET time_seconds = 0".encode())
+        until = time.monotonic() + 40
+        vacuums = 0
+        while not vacuums and time.monotonic() < until:
+            time.sleep(0.05)
+            [(vacuums,)] = connection.execute(
+                "SELECT count(*) FROM pg_stat_progress_vacuum WHERE relid = %s::regclass",
+                [f"frames_{model_id}"],
+            )
+        assert vacuums == 1
+        partition_frames(database, model_id, progress=said.append)
+    assert len(said) == 1, "at the first try"
+
+
+def test_a_view_that_is_held_is_waited_for(database: Database, small_batches: None) -> None:
+    model_id = made.collection(database)
+    with database.connection() as connection:
+        connection.execute(f"CREATE VIEW seconds AS SELECT * FROM frames_{model_id}".encode())
+    said: list[str] = []
+    with psycopg.connect(database.url.reveal()) as other:
+        other.execute("COMMENT ON VIEW seconds IS 'held until the commit'")
+
+        def waits(text: str) -> None:
+            said.append(text)
+            other.commit()
+
+        partition_frames(database, model_id, progress=waits)
+    assert "waits for a reader" in said[0]
+    with database.connection() as connection:
+        assert connection.execute("SELECT count(*) FROM seconds").fetchone() == (12 * 24,)
+        connection.execute("DROP VIEW seconds")
+
+
+def test_a_model_that_is_dropped_meanwhile_is_gone(
+    database: Database, small_batches: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both lock the tables in the same order: Postgres need not break a deadlock."""
+    model_id = made.collection(database)
+    first, *rest = partitioning._COPY
+    monkeypatch.setattr(partitioning, "_COPY", (first, "SELECT pg_sleep(0.5)", *rest))
+    failed: list[StoreError] = []
+
+    def partition() -> None:
+        try:
+            partition_frames(database, model_id)
+        except StoreError as error:
+            failed.append(error)
+
+    work = threading.Thread(target=partition)
+    work.start()
+    while not left_over(database):
+        time.sleep(0.02)
+    time.sleep(0.2)
+    ModelStore(database).drop("tiny")
+    work.join()
+    assert "does not exist" in str(failed[0])
+    with database.connection() as connection:
+        tables_left = connection.execute(
+            "SELECT relname FROM pg_class WHERE relname ~ '^frames_[0-9]'"
+        ).fetchall()
+    assert tables_left == []
+
+
 def test_a_disk_without_room_for_the_copy_is_refused(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
