@@ -58,7 +58,7 @@ def materialize_videos(
         Whether every run succeeded; failures of single videos are in the database.
 
     Raises:
-        UploadNotFoundError: a path is not below UPLOADS.
+        UploadNotFoundError: none of the paths is below UPLOADS.
         RunFailedError: a run failed for another reason than single videos.
         DatabaseUnavailableError: Dagster's own storage was lost on the way.
         DatabaseFullError: Dagster's own storage has no room left.

@@ -57,7 +57,7 @@ def materialize_remotely(
         force: do the work even where the result is current.
 
     Raises:
-        UploadNotFoundError: a path is not below UPLOADS.
+        UploadNotFoundError: none of the paths is below UPLOADS.
         RunFailedError: Dagster could not do it, for another reason than single videos.
     """
     with open_database(DatabaseOptions.from_settings(settings)) as database:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from siglip_pipeline.errors import UploadNotFoundError
 from siglip_pipeline.records import Upload
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database
@@ -62,6 +63,8 @@ def register_videos(
 ) -> list[str]:
     """Register uploads that a person named, and return their partition keys.
 
+    One that was deleted since gets a partition and no event: its run says that it is gone.
+
     Args:
         registry: where Dagster keeps partitions and events.
         database: the database of videos.
@@ -69,8 +72,19 @@ def register_videos(
         videos: paths below UPLOADS.
 
     Raises:
-        UploadNotFoundError: a path is not below UPLOADS.
+        UploadNotFoundError: none of the paths is below UPLOADS; with the reason of the last.
     """
-    named = [uploads.get(video) for video in videos]
+    named: list[Upload] = []
+    missing: list[str] = []
+    for video in videos:
+        try:
+            named.append(uploads.get(video))
+        except UploadNotFoundError:
+            missing.append(video)
+            if len(missing) == len(videos):
+                raise
     register_uploads(registry, AnnouncedUploads(database), named)
-    return [partition_key(upload.path) for upload in named]
+    gone = [partition_key(video) for video in missing]
+    if gone:
+        registry.add_partitions(gone)
+    return [partition_key(upload.path) for upload in named] + gone

@@ -19,6 +19,7 @@ from siglip_pipeline.cli import main as cli
 from siglip_pipeline.demo.drawing import render_picture
 from siglip_pipeline.demo.films import DemoVideo, demo_scenes, render_video
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
+from siglip_pipeline.errors import UploadNotFoundError
 from siglip_pipeline.runs.in_process import materialize_videos
 from siglip_pipeline.search import SearchOptions, SearchService
 from siglip_pipeline.services.home import pipeline_environment
@@ -371,3 +372,15 @@ def test_a_deleted_upload_is_skipped_and_named_and_the_others_are_made(
     assert code == 1
     assert [entry["video"] for entry in document["skipped"]] == ["mended.mp4"]
     assert document["indexed"] == document["videos"] == ["sub/two.mkv"]
+
+
+def test_an_upload_that_is_deleted_before_it_is_registered_fails_alone(
+    collection: Collection,
+) -> None:
+    shutil.copyfile(collection.films[0].path, Path(collection.settings.uploads) / "stays.mp4")
+    assert materialize_videos(collection.settings, ["deleted.mp4", "stays.mp4"])
+    with open_database(DatabaseOptions.from_settings(collection.settings)) as database:
+        states = VideoStore(database).states()
+    assert (states["stays.mp4"], states["deleted.mp4"]) == ("indexed", "failed")
+    with pytest.raises(UploadNotFoundError, match="deleted"):
+        materialize_videos(collection.settings, ["deleted.mp4"])
