@@ -64,7 +64,7 @@ def create_frames(connection: Connection, model_id: int, dim: int, *, table_limi
 def create_copy(connection: Connection, model_id: int) -> None:
     """Create an empty partitioned table like that of the model's frames, and its list of loads.
 
-    Columns, constraints, indexes, storage, settings of VACUUM, owner and grants are the same.
+    Columns, constraints, indexes, storage, settings of VACUUM and the owner are the same.
     """
     table, copy = tables.frames(model_id), tables.frames_copy(model_id)
     [(options, owner)] = connection.execute(
@@ -82,7 +82,6 @@ def create_copy(connection: Connection, model_id: int) -> None:
             tables.frames_copied(model_id)
         )
     )
-    _copy_grants(connection, table, copy)
     connection.execute("RESET ROLE")
 
 
@@ -117,7 +116,8 @@ def with_options(options: Sequence[str]) -> sql.Composable:
     return sql.SQL(" WITH ({})").format(sql.SQL(", ").join(settings)) if settings else sql.SQL("")
 
 
-def _copy_grants(connection: Connection, table: sql.Identifier, copy: sql.Identifier) -> None:
+def copy_grants(connection: Connection, table: sql.Identifier, copy: sql.Identifier) -> None:
+    """Grant on a copy what is granted on the table now."""
     for privilege, grantable, grantee in connection.execute(_GRANTS, [table.as_string(None)]):
         connection.execute(
             sql.SQL("GRANT {} ON {} TO {}{}").format(

@@ -23,6 +23,7 @@ from siglip_pipeline.store import counts, generations, tables
 from siglip_pipeline.store.database import Connection, Database
 from siglip_pipeline.store.frames_table import (
     PARTITIONS,
+    copy_grants,
     count_partitions,
     create_copy,
     with_options,
@@ -85,6 +86,16 @@ UNION SELECT 'foreign key ' || conname || ' of ' || conrelid::regclass FROM pg_c
 WHERE contype = 'f' AND %(frames)s::regclass IN (conrelid, confrelid)
 UNION SELECT 'trigger ' || tgname FROM pg_trigger
 WHERE tgrelid = %(frames)s::regclass AND NOT tgisinternal
+UNION SELECT 'function ' || objid::regprocedure FROM pg_depend
+WHERE classid = 'pg_proc'::regclass AND refclassid = 'pg_class'::regclass
+  AND refobjid = %(frames)s::regclass
+UNION SELECT 'row level security' FROM pg_class
+WHERE oid = %(frames)s::regclass AND relrowsecurity
+UNION SELECT 'policy ' || polname FROM pg_policy WHERE polrelid = %(frames)s::regclass
+UNION SELECT 'publication ' || pubname FROM pg_publication p
+JOIN pg_publication_rel r ON r.prpubid = p.oid WHERE prrelid = %(frames)s::regclass
+UNION SELECT 'grant on the column ' || attname FROM pg_attribute
+WHERE attrelid = %(frames)s::regclass AND attacl <> '{}'
 ORDER BY 1
 """
 
@@ -224,10 +235,11 @@ def _swap(database: Database, model_id: int) -> bool:
 
 
 def _replace(connection: Connection, model_id: int) -> None:
-    """Give the table's name, views and key to the copy, and drop the table."""
+    """Give the table's name, grants, views and key to the copy, and drop the table."""
     frames, copy = tables.frames(model_id), tables.frames_copy(model_id)
     old = sql.Identifier(f"frames_{model_id:d}_old")
     connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(frames))
+    copy_grants(connection, frames, copy)
     views = connection.execute(_VIEWS, [frames.as_string(None)]).fetchall()
     rename = sql.SQL("ALTER TABLE {} RENAME TO {}")
     connection.execute(rename.format(frames, old))

@@ -414,6 +414,46 @@ def test_a_disk_that_fills_up_gets_its_room_back(
     assert len(rows(database, model_id)) == 12 * 24
 
 
+def test_a_copy_that_was_kept_has_the_grants_of_the_table(
+    database: Database, small_batches: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was granted or revoked since the copy was made holds after the swap."""
+    monkeypatch.setattr(partitioning, "SWAP_ATTEMPTS", 1)
+    model_id = made.collection(database)
+    frames = f"frames_{model_id}"
+    with database.connection() as connection:
+        connection.execute(f"GRANT INSERT ON {frames} TO PUBLIC".encode())
+    with database.snapshot(reading=tables.frames(model_id)), pytest.raises(StoreError):
+        partition_frames(database, model_id)
+    with database.connection() as connection:
+        connection.execute(f"REVOKE INSERT ON {frames} FROM PUBLIC".encode())
+        connection.execute(f"GRANT SELECT ON {frames} TO PUBLIC".encode())
+    before = describe(database, frames)
+    partition_frames(database, model_id)
+    assert describe(database, frames) == before
+
+
+@pytest.mark.parametrize(
+    ("statement", "named"),
+    [
+        ("ALTER TABLE {} ENABLE ROW LEVEL SECURITY", "row level security"),
+        ("CREATE POLICY own ON {} USING (true)", "policy own"),
+        ("CREATE PUBLICATION sent FOR TABLE {}", "publication sent"),
+        ("GRANT SELECT (video_id) ON {} TO PUBLIC", "grant on the column video_id"),
+        (
+            "CREATE FUNCTION f() RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM {}; END",
+            r"function f\(\)",
+        ),
+    ],
+)
+def test_what_the_copy_would_lose_is_named(database: Database, statement: str, named: str) -> None:
+    model_id = made.collection(database, videos=1)
+    with database.connection() as connection:
+        connection.execute(statement.format(f"frames_{model_id}").encode())
+    with pytest.raises(StoreError, match=f"partitioned one: {named}; drop it"):
+        partition_frames(database, model_id)
+
+
 def test_what_depends_on_the_table_is_named(database: Database) -> None:
     model_id = made.collection(database)
     with database.connection() as connection:
