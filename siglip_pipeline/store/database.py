@@ -38,7 +38,8 @@ __all__ = [
     "where",
 ]
 
-POSTGRES_MINIMUM = 15
+# The first with STORAGE in CREATE TABLE, of which the tables of frames are made.
+POSTGRES_MINIMUM = 16
 # 0.8.2 fixes a buffer overflow in parallel HNSW builds.
 PGVECTOR_MINIMUM = (0, 8, 2)
 CONNECT_SECONDS = 15.0

@@ -95,6 +95,15 @@ def test_vectors_can_be_read_right_after_the_first_migration(empty_database_url:
     assert row[0].to_list() == [1.0, 2.0]
 
 
+def test_a_postgres_that_cannot_make_the_tables_is_refused(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Postgres 15 does not know STORAGE in CREATE TABLE."""
+    monkeypatch.setattr(psycopg.ConnectionInfo, "server_version", property(lambda _: 150018))
+    with pytest.raises(DatabaseVersionError, match="is Postgres 15; at least 16 is needed"):
+        Database(database_url)
+
+
 def test_an_old_pgvector_is_refused_with_the_remedy(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
