@@ -7,7 +7,7 @@ import pytest
 
 from siglip_pipeline.records import Stage
 from siglip_pipeline.search import Explanation, SearchFilter, SearchOptions, SearchService, TextTerm
-from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.database import Connection, Database
 from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.search.test_service import VIDEOS, MadeTexts
@@ -136,6 +136,31 @@ def test_a_moment_within_another_hit(service: SearchService) -> None:
     found = explain(service, "v03 3 0.99", "v03.mp4@6")
     assert (found.place, causes(found)) == (1, ["grouped"])
     assert "best frame at 0:03" in found.causes[0].text
+
+
+def test_what_a_higher_effort_finds(service: SearchService) -> None:
+    """The moments of a video lie elsewhere in the index, beyond the effort that was chosen."""
+    with service._database.connection() as connection:
+        row = connection.execute(
+            "UPDATE generations SET parameters = parameters - 'plane' || '{\"effort\": 4}'"
+            " WHERE state = 'live' RETURNING generation"
+        )
+        [(generation,)] = row.fetchall()
+        _turn_over(connection, generation, "v02.mp4")
+    found = explain(service, "v02 3 0.5", "v02.mp4@3", k=2)
+    with service._database.connection() as connection:
+        _turn_over(connection, generation, "v02.mp4")
+    assert causes(found) == ["missed_by_index"]
+    assert (found.place, found.exact_place) == (None, 1)
+    assert "An ef_search of 100 finds it." in found.causes[0].remedy
+
+
+def _turn_over(connection: Connection, generation: int, video: str) -> None:
+    connection.execute(
+        f"UPDATE index_1_g{generation} SET embedding = embedding - embedding - embedding"
+        " WHERE video_id = (SELECT video_id FROM videos WHERE path = %s)",
+        [video],
+    )
 
 
 def test_what_the_index_missed(service: SearchService) -> None:
