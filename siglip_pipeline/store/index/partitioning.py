@@ -41,7 +41,7 @@ PASSES = 10
 SWAP_ATTEMPTS = 60
 SWAP_PAUSE_SECONDS = 10.0
 PROGRESS_SECONDS = 5.0
-# Beside the copy, the server writes its log of changes.
+# Beside the copy and the server's log of changes. A server whose log has no room stops.
 SPARE_BYTES = 1024**3
 
 _DUE = """
@@ -311,8 +311,11 @@ def _check_dependents(connection: Connection, model_id: int) -> None:
 
 def _check_room(database: Database, connection: Connection, model_id: int) -> None:
     """Refuse a copy for which the server's disk has no room, where that can be seen from here."""
-    [(size,)] = connection.execute(
-        "SELECT pg_total_relation_size(%s::regclass)", [tables.frames(model_id).as_string(None)]
+    [(size, log)] = connection.execute(
+        """
+        SELECT pg_total_relation_size(%s::regclass), pg_size_bytes(current_setting('max_wal_size'))
+        """,
+        [tables.frames(model_id).as_string(None)],
     )
     [(copied,)] = connection.execute(
         """
@@ -322,7 +325,7 @@ def _check_room(database: Database, connection: Connection, model_id: int) -> No
         [tables.frames_copy(model_id).as_string(None)],
     )
     free = _free_bytes(database, connection)
-    needed = max(0, int(1.1 * size) - int(copied)) + SPARE_BYTES
+    needed = max(0, int(1.1 * size) - int(copied)) + int(log) + SPARE_BYTES
     if free is not None and free < needed:
         raise StoreError(
             f"to partition frames_{model_id} ({size / 1e9:.1f} GB) takes {needed / 1e9:.1f} GB "

@@ -389,7 +389,10 @@ def test_a_disk_without_room_for_the_copy_is_refused(
     model_id = made.collection(database)
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**20))
-    with pytest.raises(StoreError, match=r"takes 1\.1 GB .* has 0\.0 GB; free some, or set SIGLIP"):
+    with (
+        server_setting(database, "max_wal_size", "3GB"),
+        pytest.raises(StoreError, match=r"takes 4\.3 GB .* has 0\.0 GB; free some, or set SIGLIP"),
+    ):
         partition_frames(database, model_id)
     assert left_over(database) == []
     said: list[str] = []
@@ -547,11 +550,19 @@ def test_a_tenth_of_the_videos_is_deleted(database: Database) -> None:
 @contextmanager
 def every_second_vacuumed(database: Database) -> Iterator[None]:
     """The server looks every second for tables to vacuum, not every minute."""
+    with server_setting(database, "autovacuum_naptime", "1s"):
+        yield
+
+
+@contextmanager
+def server_setting(database: Database, name: str, value: str) -> Iterator[None]:
+    """The server has this setting; connections take it when they have read the reload's signal."""
     with database.autocommit() as connection:
-        connection.execute("ALTER SYSTEM SET autovacuum_naptime = '1s'")
+        connection.execute(f"ALTER SYSTEM SET {name} = '{value}'".encode())
         connection.execute("SELECT pg_reload_conf()")
         try:
+            time.sleep(0.3)
             yield
         finally:
-            connection.execute("ALTER SYSTEM RESET autovacuum_naptime")
+            connection.execute(f"ALTER SYSTEM RESET {name}".encode())
             connection.execute("SELECT pg_reload_conf()")
