@@ -474,7 +474,7 @@ def test_a_search_reads_one_partition_for_each_video(database: Database) -> None
     partition_frames(database, model_id)
     model = ModelStore(database).get(model_id)
     plans: list[str] = []
-    execute = psycopg.Connection.execute
+    execute = psycopg.Cursor.execute  # every cursor's, and every connection's
 
     def explained(self: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
         text = (
@@ -485,12 +485,13 @@ def test_a_search_reads_one_partition_for_each_video(database: Database) -> None
             )
         )
         if b"WITH RECURSIVE" in text:
-            done = execute(self, b"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) " + text, *args)
+            own = type(self)(self.connection)
+            done = execute(own, b"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) " + text, *args)
             plans.append("\n".join(line for (line,) in done))
         return execute(self, query, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(psycopg.Connection, "execute", explained)
+        patch.setattr(psycopg.Cursor, "execute", explained)
         query_D = made.footage(5)[3]
         for filters in (
             {},
