@@ -256,6 +256,14 @@ class DuplicatesAnswer(BaseModel):
     next: str | None = Field(examples=["/api/duplicates?limit=50&offset=50"])
 
 
+class WatchesAnswer(BaseModel):
+    """Standing queries, by name."""
+
+    watches: tuple[WatchShown, ...]
+    total: int = Field(description="Watches in all pages.")
+    next: str | None = Field(description="Address of the next page; null at the end.")
+
+
 class WatchHitsAnswer(BaseModel):
     """Moments that a standing query found, newest first."""
 

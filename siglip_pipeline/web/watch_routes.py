@@ -21,7 +21,7 @@ from siglip_pipeline.search.calibrating import (
     moments_around,
 )
 from siglip_pipeline.search.watching import MOST_NAME
-from siglip_pipeline.stages.watch_documents import WatchesDocument, WatchHitShown, WatchShown
+from siglip_pipeline.stages.watch_documents import WatchHitShown, WatchShown
 from siglip_pipeline.web.parameters import StrictRoute
 from siglip_pipeline.web.query import MAX_ID
 from siglip_pipeline.web.rendering import render
@@ -31,6 +31,7 @@ from siglip_pipeline.web.schemas import (
     CalibrationBody,
     ErrorAnswer,
     HitAnswer,
+    WatchesAnswer,
     WatchHitsAnswer,
     WatchMomentsAnswer,
 )
@@ -52,9 +53,19 @@ _Offset = Annotated[int, Query(ge=0, le=MAX_ID)]
 
 
 @router.get("/api/watches", summary="Standing queries")
-def list_watches(services: CurrentServices) -> WatchesDocument:
+def list_watches(
+    request: Request,
+    services: CurrentServices,
+    limit: Annotated[int, Query(ge=1, le=500)] = 500,
+    offset: _Offset = 0,
+) -> WatchesAnswer:
     """List the standing queries by name, with their thresholds, hits and failed messages."""
-    return WatchesDocument(watches=tuple(map(WatchShown.of, services.watches.all())))
+    watches = services.watches.all()
+    return WatchesAnswer(
+        watches=tuple(map(WatchShown.of, watches[offset : offset + limit])),
+        total=len(watches),
+        next=next_page(request, "/api/watches", limit=limit, offset=offset, total=len(watches)),
+    )
 
 
 @router.get(

@@ -217,7 +217,12 @@ def test_hits_are_shown_over_http_and_on_the_page(watched: Watched) -> None:
     [hit] = watched.document("watch", "hits", "gate")["hits"]
     with serving(watched.settings) as running:
         client: httpx.Client = running.client
-        assert client.get("/api/watches").json() == watched.document("watch", "list")
+        watches = watched.document("watch", "list")["watches"]
+        assert client.get("/api/watches").json()["watches"] == watches
+        page = client.get("/api/watches?limit=1").json()
+        assert (page["watches"], page["total"]) == (watches[:1], 2)
+        rest = client.get(page["next"]).json()
+        assert (rest["watches"], rest["next"]) == (watches[1:], None)
         answer = client.get("/api/watches/gate/hits").json()
         assert answer == {"hits": [hit], "total": 1, "next": None}
         assert client.get("/api/watches/gate/hits?limit=1&offset=1").json()["hits"] == []
