@@ -48,7 +48,7 @@ def padded(file: BinaryIO) -> tuple[BinaryIO, float]:
         end, kind = _last_chunk(file, size)
         return (file, 1.0) if kind == b"IDAT" else (io.BytesIO(read_at(file, 0, end) + _IEND), 1.0)
     if head.startswith((jpeg2000.CODESTREAM, b"\0\0\0\x0cjP  ")):
-        completed, share = jpeg2000.completed(read_at(file, 0, size))
+        completed, share = jpeg2000.completed(read_at(file, 0, size), least=MIN_SHARE)
         return io.BytesIO(completed), share
     declared = _declared_size(file, size)
     file.seek(0)

@@ -32,10 +32,12 @@ def profile(file: BinaryIO) -> bytes | None:
     return None
 
 
-def completed(data: bytes) -> tuple[bytes, float]:
+def completed(data: bytes, *, least: float) -> tuple[bytes, float]:
     """Return a file with zeros for what is missing of its last tile, and the share that exists.
 
     Decoders take zeros for empty packets. Tiles that are missing as a whole count by their number.
+    A file of which less than ``least`` exists is returned unchanged: a damaged length can promise
+    4 GiB.
     """
     start = at = data.find(CODESTREAM)
     while at >= 0 and (part := data[at : at + 12])[:2] != _START_OF_TILE:
@@ -54,4 +56,6 @@ def completed(data: bytes) -> tuple[bytes, float]:
         seen.add(tile)
         at += length
     share = len(data) / at * len(seen) / max(len(seen), tiles)
+    if share < least:
+        return data, share
     return data[:at].ljust(at, b"\0") + _END, min(share, 1.0)

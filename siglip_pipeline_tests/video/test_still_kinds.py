@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -174,6 +175,22 @@ def test_tiles_that_are_missing(cut: int, share: float, row: int, tmp_path: Path
     scanned, (pixels,) = read(path)
     assert scanned.lost_share == pytest.approx(1 - share, abs=0.03)
     assert (pixels[: row - 1] == noise[: row - 1]).mean() > 0.99
+
+
+def test_a_tile_that_promises_more_than_there_can_be(tmp_path: Path) -> None:
+    path = tmp_path / "a.j2k"
+    Image.fromarray(COLOURS).save(path)
+    data = bytearray(path.read_bytes())
+    tile = data.index(b"\xff\x90")
+    data[tile + 6 : tile + 10] = b"\x10\0\0\0"
+    path.write_bytes(data)
+    tracemalloc.start()
+    try:
+        with pytest.raises(VideoError):
+            scan_picture(MediaSource(path.name, path=path))
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()
 
 
 def _jpeg(**options: object) -> bytes:
