@@ -7,6 +7,7 @@ process that only searches loads the text tower and never reads the vision weigh
 import logging
 import threading
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -53,7 +54,8 @@ def get_model(options: ModelOptions, *, tower: Tower = "both") -> SiglipModel:
     the first. A model with both towers serves calls for one tower. Thread-safe.
 
     If ``SIGLIP_DEVICE`` is ``auto`` or ``cuda`` and there are several cards, the process takes the
-    one that the fewest processes use, and keeps it.
+    one that the fewest processes use, and keeps it. Where a lease cannot be written, it takes the
+    first.
 
     Raises:
         ModelError: the model cannot be found, is not a SigLIP model, or its weights are damaged;
@@ -103,10 +105,19 @@ def _device_for(options: ModelOptions) -> str:
     if not is_any_card or options.card_leases is None or torch.cuda.device_count() == 1:
         return device
     if not _leases:
-        _leases.append(lease := CardLease(devices.card_names(), options.card_leases))
+        try:
+            _leases.append(lease := CardLease(devices.card_names(), options.card_leases))
+        except OSError as error:  # a folder that can only be read
+            _tell_of_no_lease(device, str(error))
+            return device
         shared = f", which {lease.others} other processes use" if lease.others else ""
         _log.info("this process uses cuda:%d%s", lease.card, shared)
     return f"cuda:{_leases[0].card}"
+
+
+@cache  # a search asks for the model, too
+def _tell_of_no_lease(device: str, reason: str) -> None:
+    _log.warning("this process uses %s, as others may: no lease (%s)", device, reason)
 
 
 def load_model(

@@ -129,6 +129,23 @@ def test_a_process_loads_its_model_on_the_card_that_is_free(
     again.release()
 
 
+def test_without_a_place_for_leases_the_first_card_is_used(
+    options_for: Make,
+    tmp_path: Path,
+    two_cards: list[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = tmp_path / "cards"
+    folder.write_text("")  # no folder can be made there
+    release_model()
+    options = replace(options_for("siglip2"), device="auto", card_leases=folder)
+    for _ in range(3):
+        get_model(options, tower="image")
+    release_model()
+    assert two_cards == ["cuda:0"]
+    assert caplog.text.count("this process uses cuda:0, as others may: no lease") == 1
+
+
 def test_one_card_needs_no_lease(
     options_for: Make, tmp_path: Path, two_cards: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
