@@ -129,8 +129,11 @@ def _bucket() -> Iterator[FrameStore]:
             "key": "testing",
             "secret": "testing",
         }
+        import httpx
         import s3fs
 
+        # Servers of one process share their buckets.
+        httpx.post(f"http://{host}:{port}/moto-api/reset").raise_for_status()
         s3fs.S3FileSystem(**options).mkdir("frames")
         yield FrameStore("s3://frames/store", storage_options=options)
     finally:

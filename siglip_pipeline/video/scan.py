@@ -284,7 +284,7 @@ def _read_packets(
         frame_duration=_frame_duration(stream),
         max_pause=int(MAX_PAUSE_SECONDS / time_base) if has_one_clock(container) else 0,
         is_plain=_has_whole_frames(stream) and not hides_order,
-        expected=len(pts) + _cut_off(container, stream, len(pts)),
+        expected=len(pts) + _missing(container, stream, len(pts)),
     )
     if is_packed:
         index = replace(index, timestamps_known=False, vouched=True)
@@ -299,15 +299,18 @@ def _has_whole_frames(stream: VideoStream) -> bool:
     )
 
 
-def _cut_off(container: InputContainer, stream: VideoStream, read: int) -> int:
-    """Return how many packets lie beyond the end of the file, by its index.
+def _missing(container: InputContainer, stream: VideoStream, read: int) -> int:
+    """Return how many packets of the index were not read.
 
-    The index of MP4 and AVI lists every packet; that of other containers only key frames. It may
-    list fields, of which the demuxer makes one packet for a frame.
+    The index of MP4 and AVI lists every packet; that of other containers only key frames. That of
+    MP4 may list fields, of which the demuxer makes one packet for a frame: there only what lies
+    beyond the end of the file is missing. In AVI packets whose header is damaged are, too.
     """
     entries = stream.index_entries
     if len(entries) <= read:
         return 0
+    if not container.format.name.startswith("mov,"):
+        return len(entries) - read
     beyond = sum(entry.pos >= container.size for entry in entries)
     return round(beyond * read / (len(entries) - beyond)) if beyond < len(entries) else beyond
 

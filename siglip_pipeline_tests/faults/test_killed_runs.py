@@ -22,11 +22,16 @@ def moments(kills: int, reference: Reference, seed: int) -> list[float]:
 def test_runs_killed_one_after_the_other_are_made_good_by_the_last(
     make_pipeline: Make, reference: Reference, seed: int
 ) -> None:
-    pipeline = make_pipeline()
-    struck, done = [], []
-    for moment in moments(SHORT, reference, seed):
-        struck.append(pipeline.kill_after(moment))
-        done.append(pipeline.done())
+    pace = 1.0
+    for _ in range(4):
+        pipeline = make_pipeline()
+        struck, done = [], []
+        for moment in moments(SHORT, reference, seed):
+            struck.append(pipeline.kill_after(pace * moment))
+            done.append(pipeline.done())
+        if any(struck):
+            break
+        pace /= 2  # the machine is less busy than it was for the reference
     assert any(struck), "every kill came too late to strike anything"
     assert any(done), "every kill came too early to leave anything"
     pipeline.finish()
