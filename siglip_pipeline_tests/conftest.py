@@ -20,6 +20,7 @@ from siglip_pipeline.cli.interrupts import heed_interrupts
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.embedded_postgres import binaries
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
+from siglip_pipeline.files.private_files import current_umask
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database, migrate
 from siglip_pipeline.video.extract import available_cpus
@@ -88,8 +89,7 @@ def pytest_report_header() -> str:
 @pytest.fixture(autouse=True)
 def _same_umask() -> Iterator[None]:
     """Commands that run in this process close files to others; the next test starts as usual."""
-    umask = os.umask(0o077)
-    os.umask(umask)
+    umask = current_umask()
     yield
     os.umask(umask)
 

@@ -1,9 +1,12 @@
 """File modes: private to the user, except what is made for others."""
 
+import contextlib
 import logging
 import os
 import pwd
+import re
 import stat
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +17,7 @@ SERVER_USER: Final = "siglip-pg"
 
 _OTHERS: Final = 0o077
 _usual_umask: int | None = None
+_reading_umask = threading.Lock()
 
 
 def keep_files_private() -> None:
@@ -29,11 +33,25 @@ def keep_files_private() -> None:
 
 def usual_mode(mode: int) -> int:
     """Return the mode of files made for others too, such as uploads, by the user's umask."""
-    umask = _usual_umask
-    if umask is None:
+    return mode & ~(current_umask() if _usual_umask is None else _usual_umask)
+
+
+def current_umask() -> int:
+    """Return the umask of this process.
+
+    It is read from Linux's ``/proc``: ``os.umask`` only tells it by setting another, and two
+    threads that do so at once can leave the wrong one set.
+    """
+    with contextlib.suppress(OSError):
+        found = re.search(
+            r"^Umask:\s*([0-7]+)", Path("/proc/self/status").read_text(), re.MULTILINE
+        )
+        if found:
+            return int(found[1], 8)
+    with _reading_umask:
         umask = os.umask(_OTHERS)
         os.umask(umask)
-    return mode & ~umask
+    return umask
 
 
 def make_folders(folder: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -12,7 +13,7 @@ import pytest
 
 from siglip_pipeline.embedded_postgres import binaries
 from siglip_pipeline.embedded_postgres.server import LOG_BYTES_KEPT, EmbeddedPostgres
-from siglip_pipeline.files.private_files import private_home
+from siglip_pipeline.files.private_files import current_umask, private_home, usual_mode
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -50,10 +51,13 @@ def test_a_home_is_made_for_one_user(folder: Path) -> None:
     assert mode(folder / "new") == 0o777 & ~current_umask()
 
 
-def current_umask() -> int:
-    umask = os.umask(0o077)
-    os.umask(umask)
-    return umask
+def test_the_umask_stays_while_threads_ask_for_modes() -> None:
+    """Read by setting it, it stayed at 0077 when two threads did so at once."""
+    before = current_umask()
+    with ThreadPoolExecutor(8) as threads:
+        modes = set(threads.map(usual_mode, [0o777] * 20_000))
+    assert modes == {0o777 & ~before}
+    assert current_umask() == before
 
 
 @pytest.mark.parametrize(

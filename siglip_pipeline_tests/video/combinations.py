@@ -99,7 +99,7 @@ PIXEL_FORMATS: Final = {
 }
 
 OPTIONS: Final = {
-    "libx265": ["-x265-params", "log-level=none", "-preset", "ultrafast"],
+    "libx265": ["-x265-params", "log-level=none:pools=1:frame-threads=1", "-preset", "ultrafast"],
     "libaom-av1": ["-cpu-used", "8", "-usage", "realtime", "-row-mt", "0"],
     "libvpx": ["-deadline", "realtime", "-cpu-used", "8", "-b:v", "400k"],
     "libvpx-vp9": ["-deadline", "realtime", "-cpu-used", "8", "-b:v", "400k"],

@@ -40,6 +40,11 @@ def read_number(pixels_HWC: NDArray[np.uint8]) -> int:
     return int(sum(1 << bit for bit, is_set in enumerate(bits) if is_set))
 
 
+ONE_THREAD = "pools=1:frame-threads=1"
+"""x265 with threads gives two frames the same decoding time, once in a few hundred short films on
+a busy machine; no file can be made of these."""
+
+
 def render(
     path: Path,
     *,
@@ -68,10 +73,13 @@ def render(
         context: attributes of the codec context, such as ``color_trc``.
     """
     time_base = time_base or Fraction(1, rate)
+    options = dict(options or {})
+    if codec == "libx265":
+        options["x265-params"] = ":".join(filter(None, (options.get("x265-params"), ONE_THREAD)))
     with av.open(
         str(path), "w", format=container_format, options=container_options or {}
     ) as container:
-        stream = container.add_stream(codec, rate=rate, options=options or {})
+        stream = container.add_stream(codec, rate=rate, options=options)
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
         stream.codec_context.time_base = time_base
