@@ -106,7 +106,7 @@ class Settings(BaseSettings):
     )
     dtype: DType = Field(
         "auto",
-        description="`auto`: bfloat16 on cuda and on CPUs with AVX512-BF16 or AMX, else float32. "
+        description="`auto`: bfloat16 on cuda and on CPUs that are faster in it, else float32. "
         "Or `float32`, `bfloat16`, `float16`.",
     )
     batch_size: int | Literal["auto"] = Field(

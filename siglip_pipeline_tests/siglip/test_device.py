@@ -60,27 +60,46 @@ def test_an_absent_device_never_becomes_a_silent_cpu_run(
 
 
 @pytest.mark.parametrize(
-    ("flags", "expected"),
+    ("flags", "times_as_fast", "expected"),
     [
-        ("fpu avx2 fma avx512f avx512_bf16", True),
-        ("fpu avx2 fma amx_bf16 amx_tile", True),
-        ("fpu avx2 fma avx512f", False),
-        ("", False),
+        ("fpu avx2 fma avx512f avx512_bf16", 2.6, True),
+        ("fpu avx2 fma avx512f avx512_bf16", 0.6, False),
+        ("fpu avx2 fma avx512f avx512_bf16", 1.1, False),
+        ("fpu avx2 fma avx512_bf16 amx_bf16 amx_tile", None, True),
+        ("fpu avx2 fma avx512f", None, False),
+        ("", None, False),
     ],
 )
-def test_bfloat16_on_a_cpu_that_multiplies_it(flags: str, expected: bool, tmp_path: Path) -> None:
+def test_bfloat16_on_a_cpu_that_is_faster_in_it(
+    flags: str, times_as_fast: float | None, expected: bool, machine: pytest.MonkeyPatch
+) -> None:
+    def seconds(*formats: torch.dtype) -> list[float]:
+        assert formats == (torch.float32, torch.bfloat16)
+        assert times_as_fast is not None, "timed, though the features say it"
+        return [times_as_fast, 1.0]
+
+    machine.setattr(devices, "cpu_flags", lambda: frozenset(flags.split()))
+    machine.setattr(devices, "product_seconds", seconds)
+    assert devices.cpu_is_faster_in_bfloat16.__wrapped__() is expected
+
+
+def test_features_of_the_cpu_are_read_from_linux(tmp_path: Path) -> None:
     cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text(f"processor\t: 0\nmodel name\t: some avx512_bf16\nflags\t\t: {flags}\n")
-    assert devices.cpu_has_bfloat16(cpuinfo) is expected
+    cpuinfo.write_text("processor\t: 0\nmodel name\t: some avx512_bf16\nflags\t\t: fpu avx2\n")
+    assert devices.cpu_flags(cpuinfo) >= {"fpu", "avx2"}
+    assert "avx512_bf16" not in devices.cpu_flags(cpuinfo)
+    assert devices.cpu_flags(tmp_path / "absent") == frozenset()
 
 
-def test_a_machine_without_cpuinfo_computes_in_float32(tmp_path: Path) -> None:
-    assert devices.cpu_has_bfloat16(tmp_path / "absent") is False
+def test_a_layer_takes_time_in_each_number_format() -> None:
+    seconds = devices.product_seconds(torch.float32, torch.bfloat16)
+    assert len(seconds) == 2
+    assert all(0 < spent < 60 for spent in seconds)
 
 
 @pytest.mark.parametrize("has", [True, False])
 def test_auto_dtype_asks_the_hardware(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "cpu_has_bfloat16", lambda: has)
+    monkeypatch.setattr(devices, "cpu_is_faster_in_bfloat16", lambda: has)
     assert devices.choose_dtype("auto", "cpu") is (torch.bfloat16 if has else torch.float32)
     assert devices.choose_dtype("auto", "mps") is torch.float32
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has)
@@ -88,7 +107,7 @@ def test_auto_dtype_asks_the_hardware(has: bool, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_named_dtype_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(devices, "cpu_is_faster_in_bfloat16", lambda: True)
     assert devices.choose_dtype("float32", "cpu") is torch.float32
     assert devices.choose_dtype("float16", "cuda:0") is torch.float16
 
