@@ -2,7 +2,8 @@
 
     .venv/mutation/bin/python scripts/mutation.py [--sample N] [--seed N] [--all] [--only TEXT]
 
-Uses cosmic-ray, on a copy. Each module has its own tests, so that a change takes seconds.
+Uses cosmic-ray, on a copy. Each module has its own tests, so that a change takes seconds. Changes
+that no test can notice are in scripts/mutation_equivalents.toml, with reasons; they do not count.
 """
 
 import argparse
@@ -14,9 +15,10 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 ROOT: Final = Path(__file__).parents[1]
 MODULES: Final = {
@@ -28,13 +30,16 @@ MODULES: Final = {
     "video/shots.py": ["video/test_shots.py"],
     "siglip/preprocess.py": ["siglip/test_embeddings.py"],
     "siglip/similarity.py": ["siglip/test_similarity.py"],
-    "siglip/collect.py": ["siglip/test_engine.py"],
+    "siglip/collect.py": ["siglip/test_collect.py", "siglip/test_engine.py"],
     "store/copy.py": ["store/test_vectors.py"],
     "store/moments.py": ["store/test_moments.py"],
-    "store/search/scope.py": ["store/search/test_moment_search.py"],
+    "store/search/scope.py": ["store/search/test_scope.py", "store/search/test_moment_search.py"],
     "store/search/globs.py": ["store/search/test_globs.py"],
     "similarity/alignment.py": ["similarity/test_alignment.py", "similarity/test_compare.py"],
-    "similarity/copy_decision.py": ["similarity/test_compare.py"],
+    "similarity/copy_decision.py": [
+        "similarity/test_copy_decision.py",
+        "similarity/test_compare.py",
+    ],
     "uploads/listing.py": ["uploads/test_uploads.py"],
     "uploads/names.py": ["defs/test_partitions.py", "hostile/test_names.py"],
     "stages/duplicates.py": ["stages/test_stages.py"],
@@ -46,9 +51,21 @@ MODULES: Final = {
     "defs/in_flight.py": ["defs/test_upkeep.py"],
 }
 """Modules of the package, and the tests that hold them."""
+EQUIVALENTS: Final = Path(__file__).with_name("mutation_equivalents.toml")
 TEST_SECONDS: Final = 600
 MODULE_SECONDS: Final = 4 * 3600
 _LEFT_OUT: Final = shutil.ignore_patterns(".*", "build", "__pycache__")
+
+
+class Change(NamedTuple):
+    """Lines of a module before and after a change, without indentation."""
+
+    module: str
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"  {self.module} survived:\n  - {self.before}\n  + {self.after}"
 
 
 def main() -> int:
@@ -60,18 +77,22 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="TEXT", help="modules with TEXT in the path")
     parser.add_argument("--least", type=float, default=0.0, metavar="SHARE")
     options = parser.parse_args()
+    equivalents = _read_equivalents()
     noticed, survivors = 0, []
     with tempfile.TemporaryDirectory(prefix="siglip-mutation-") as folder:
         copy = Path(folder).resolve() / "copy"
         shutil.copytree(ROOT, copy, ignore=_LEFT_OUT)
         for module in (module for module in MODULES if options.only in module):
             results = _mutate(module, copy, None if options.all else options.sample, options.seed)
-            survived = [_described(*result) for result in results if not _is_noticed(result[1])]
-            print(f"{module}: {len(results) - len(survived)} of {len(results)} noticed", flush=True)
-            noticed += len(results) - len(survived)
+            unnoticed = [_change_of(*result) for result in results if not _is_noticed(result[1])]
+            survived = [change for change in unnoticed if change not in equivalents]
+            count = len(results) - len(unnoticed)
+            equal = len(unnoticed) - len(survived)
+            of = f"{count + len(survived)} noticed" + (f", {equal} equivalent" if equal else "")
+            print("\n".join([f"{module}: {count} of {of}", *map(str, survived)]), flush=True)
+            noticed += count
             survivors += survived
     total = noticed + len(survivors)
-    print("\n".join(survivors))
     print(f"{noticed} of {total} changes were noticed (seed {options.seed})")
     return 0 if total and noticed >= options.least * total else 1
 
@@ -91,6 +112,7 @@ def _mutate(module: str, copy: Path, sample: int | None, seed: int) -> list[tupl
     _cosmic_ray(copy, "init", config, session)
     if sample is not None:
         _keep_sample(session, sample, seed)
+    _cosmic_ray(copy, "baseline", config)  # raises if the tests fail as they are
     _cosmic_ray(copy, "exec", config, session)
     dumped = _cosmic_ray(copy, "dump", session)
     return [(work, result) for work, result in map(json.loads, dumped.splitlines()) if result]
@@ -127,11 +149,17 @@ def _is_noticed(result: Any) -> bool:
     return bool(result["test_outcome"] != "survived")
 
 
-def _described(work: Any, result: Any) -> str:
+def _read_equivalents() -> frozenset[Change]:
+    entries = tomllib.loads(EQUIVALENTS.read_text()).get("equivalent", ())
+    return frozenset(Change(entry["module"], entry["before"], entry["after"]) for entry in entries)
+
+
+def _change_of(work: Any, result: Any) -> Change:
     (mutation,) = work["mutations"]
-    line, _ = mutation["start_pos"]
-    changed = [row for row in (result["diff"] or "").splitlines() if row[:1] in "+-"][2:]
-    return f"{mutation['module_path']}:{line}: survived\n" + "\n".join(changed)
+    rows = (result["diff"] or "").splitlines()[2:]
+    before, after = ("\n".join(row[1:].strip() for row in rows if row[:1] == sign) for sign in "-+")
+    module = Path(mutation["module_path"]).relative_to("siglip_pipeline")
+    return Change(module.as_posix(), before, after)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -124,6 +126,23 @@ def test_a_sequence_with_a_mistake_is_refused(text: str, said: str) -> None:
     with pytest.raises(QueryError) as refused:
         parse_query(text)
     assert said in str(refused.value)
+
+
+def test_how_long_a_sequence_may_be() -> None:
+    assert SequenceTerm(("a", "b")).within_seconds == 60
+    assert SequenceTerm(tuple("abcdefgh"), 3600).weight == 1
+    assert SequenceTerm(("a", "b"), 1e-3).within_seconds == 1e-3
+    with pytest.raises(QueryError, match="a sequence has 2 to 8 texts, not 1"):
+        SequenceTerm(("a",))
+    for seconds in (-1, 3600.5, math.nan):
+        with pytest.raises(QueryError, match="more than 0, at most 3600 s"):
+            SequenceTerm(("a", "b"), seconds)
+
+
+def test_a_picture_is_named_by_what_is_known_of_it() -> None:
+    assert ImageTerm(b"12345").name == "5 bytes"
+    assert ImageTerm(Path("a/b.jpg")).name == "a/b.jpg"
+    assert ImageTerm(np.zeros((3, 5, 3), np.uint8)).name == "5 x 3 pixels"
 
 
 @pytest.mark.parametrize("weight", [0.0, -0.0, math.nan, math.inf, -math.inf])

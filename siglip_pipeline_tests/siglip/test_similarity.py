@@ -132,6 +132,10 @@ def test_rows_that_single_precision_cannot_tell_apart_are_in_order() -> None:
     assert find_similar_frames(query, rows, k=50).indices_K.tolist() == best.tolist()
 
 
+def test_ten_rows_are_found_unless_another_number_is_given() -> None:
+    assert len(find_similar_frames(np.ones(4), RNG.normal(size=(12, 4))).indices_K) == 10
+
+
 def test_fewer_rows_than_asked_for() -> None:
     assert len(find_similar_frames(np.ones(4), np.empty((0, 4)), k=3).indices_K) == 0
     assert len(find_similar_frames(np.ones(4), RNG.normal(size=(2, 4)), k=3).indices_K) == 2
@@ -152,6 +156,12 @@ def test_a_search_that_makes_no_sense_says_why(
 ) -> None:
     with pytest.raises(ValueError, match=says):
         find_similar_frames(query, rows, k=k)
+
+
+def test_a_block_has_at_least_one_row() -> None:
+    with pytest.raises(ValueError, match="k=10 and block_rows=0: both must be at least 1"):
+        find_similar_frames(np.ones(3), np.ones((2, 3)), block_rows=0)
+    assert len(find_similar_frames(np.ones(3), np.ones((2, 3)), block_rows=1).indices_K) == 2
 
 
 @pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
