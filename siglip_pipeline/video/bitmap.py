@@ -2,12 +2,13 @@
 
 import struct
 from dataclasses import dataclass
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
+from siglip_pipeline.records import IntArray
 from siglip_pipeline.video.boxes import read_at
 from siglip_pipeline.video.ffmpeg_picture import UnknownKindError
 
@@ -20,6 +21,13 @@ _PLAIN: Final = 0
 _BIT_FIELDS: Final = (3, 6)
 _RUN_LENGTHS: Final = {1: 8, 2: 4}
 """Bits of a colour number, by compression."""
+
+_ROW_ENDS, _PICTURE_ENDS, _JUMP, _SINGLES, _RUN = range(5)
+"""What a command of run lengths does. A count of zero begins all but a run."""
+_BLOCK: Final = 2**18
+"""Commands that are taken at once."""
+
+_Value = TypeVar("_Value", bound=np.generic)
 
 
 def open_bitmap(file: BinaryIO) -> "BitFields | RunLengths | None":
@@ -113,44 +121,100 @@ class RunLengths:
         numbers, is_whole = _expanded(file.read(), width, height, self.bits)
         if not is_whole and not ImageFile.LOAD_TRUNCATED_IMAGES:
             raise ValueError("its runs are cut off")
-        picture = Image.frombytes("P", self.size, bytes(numbers))
+        picture = Image.fromarray(numbers.reshape(height, width), "P")
         picture.putpalette(self.palette, "BGRX")
         return picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
 
 
-def _expanded(data: bytes, width: int, height: int, bits: int) -> tuple[bytearray, bool]:
+def _expanded(data: bytes, width: int, height: int, bits: int) -> tuple[NDArray[np.uint8], bool]:
     """Return the colour number of each pixel, from below, and whether the runs go to the end."""
-    numbers = bytearray(width * height)
+    numbers = np.zeros(width * height, np.uint8)
+    singles_S = _unpacked(np.frombuffer(data, np.uint8), bits)
+    words_W2 = np.frombuffer(data, np.uint8, len(data) // 2 * 2).reshape(-1, 2)
     x = y = at = 0
-    while y < height and at + 2 <= len(data):
-        count, value = data[at], data[at + 1]
-        at += 2
-        if count == 0 and value == 0:  # end of the row
-            x, y = 0, y + 1
-            continue
-        if count == 0 and value == 1:  # end of the picture
+    while y < height and at < len(words_W2):
+        at_C, at = _commands(words_W2, at, bits)
+        count_C, value_C = words_W2[at_C].T.astype(np.int64)
+        kind_C = np.where(count_C > 0, _RUN, np.minimum(value_C, _SINGLES))
+        single_C = (at_C + 1) * (16 // bits)
+        there_C = np.minimum(value_C, singles_S.size - single_C)
+        size_C = np.select([kind_C == _RUN, kind_C == _SINGLES], [count_C, there_C])
+        right_C, up_C = size_C.copy(), (kind_C == _ROW_ENDS).astype(np.int64)
+        jumps = np.flatnonzero((kind_C == _JUMP) & (at_C + 1 < len(words_W2)))
+        right_C[jumps], up_C[jumps] = words_W2[at_C[jumps] + 1].T
+
+        # Where each command begins. Beyond the right edge it sets no pixel, however far it goes.
+        y_C = y + np.cumsum(up_C) - up_C
+        way_C = x + np.cumsum(right_C) - right_C
+        x_C = way_C - np.maximum.accumulate(np.where(kind_C == _ROW_ENDS, way_C, 0))
+        length_C = np.minimum(size_C, width - x_C)
+        is_over_C = np.logical_or.accumulate((kind_C == _PICTURE_ENDS) | (y_C >= height))
+        place_C, is_set_C = y_C * width + x_C, (length_C > 0) & ~is_over_C
+        of_run, of_single = (np.flatnonzero(is_set_C & (kind_C == k)) for k in (_RUN, _SINGLES))
+        _fill(numbers, place_C[of_run], length_C[of_run], value_C[of_run], bits)
+        _copy(numbers, place_C[of_single], length_C[of_single], singles_S, single_C[of_single])
+        if is_over_C[-1]:
             return numbers, True
-        if count == 0 and value == 2:  # go on elsewhere
-            right, up = data[at : at + 2] if at + 2 <= len(data) else (0, 0)
-            x, y, at = x + right, y + up, at + 2
-            continue
-        if count == 0:  # single pixels, padded to 16 bits
-            size = value if bits == 8 else (value + 1) // 2
-            run = _unpacked(data[at : at + size], bits)[:value]
-            at += size + size % 2
-        else:
-            run = (_unpacked(bytes([value]), bits) * count)[:count]
-        run = run[: max(0, width - x)]
-        numbers[y * width + x : y * width + x + len(run)] = run
-        x += len(run)
+        x, y = int(x_C[-1] + right_C[-1]), int(y_C[-1] + up_C[-1])
     return numbers, y >= height or (y == height - 1 and x >= width)
 
 
-def _unpacked(packed: bytes, bits: int) -> bytes:
+def _commands(words_W2: NDArray[np.uint8], at: int, bits: int) -> tuple[IntArray, int]:
+    """Return where the next commands lie among the words, and where the one after them does."""
+    block_W2 = words_W2[at : at + _BLOCK]
+    escapes = np.flatnonzero((block_W2[:, 0] == 0) & (block_W2[:, 1] >= _JUMP))
+    value_E = block_W2[escapes, 1].astype(np.int64)
+    follow_E = np.where(value_E == _JUMP, 1, (value_E * bits + 15) // 16)
+    is_command_W = np.ones(len(block_W2), np.bool_)
+    after = 0
+    for escape, follow in zip(escapes.tolist(), follow_E.tolist(), strict=True):
+        if escape >= after:  # otherwise it belongs to the one before
+            after = escape + 1 + follow
+            is_command_W[escape + 1 : after] = False
+    return at + np.flatnonzero(is_command_W), at + max(len(block_W2), after)
+
+
+def _fill(
+    numbers: NDArray[np.uint8], begin_R: IntArray, length_R: IntArray, value_R: IntArray, bits: int
+) -> None:
+    """Set the pixels of each run to its number; of 4 bits it has two, in turn."""
+    if not begin_R.size:
+        return
+    filled = _spread(value_R.astype(np.uint8), begin_R, length_R)
+    if bits == 4:
+        is_odd = _spread((begin_R - begin_R[0] & 1).astype(np.bool_), begin_R, length_R)
+        is_odd[1::2] ^= True
+        filled = np.where(is_odd, filled & 15, filled >> 4)
+    numbers[begin_R[0] :][: filled.size] = filled
+
+
+def _copy(
+    numbers: NDArray[np.uint8],
+    begin_R: IntArray,
+    length_R: IntArray,
+    singles_S: NDArray[np.uint8],
+    single_R: IntArray,
+) -> None:
+    """Set pixels to single numbers, run by run."""
+    if not begin_R.size:
+        return
+    every_R = np.ones(begin_R.size, np.bool_)
+    to = _spread(every_R, begin_R, length_R)
+    taken = _spread(every_R, single_R, length_R)
+    numbers[begin_R[0] :][: to.size][to] = singles_S[single_R[0] :][: taken.size][taken]
+
+
+def _spread(values_R: NDArray[_Value], begin_R: IntArray, length_R: IntArray) -> NDArray[_Value]:
+    """Return the value of each run in its place, from the first to the last; zeros between."""
+    edges = np.column_stack([begin_R, begin_R + length_R]).ravel()
+    values = np.zeros(edges.size - 1, values_R.dtype)
+    values[::2] = values_R
+    return np.repeat(values, np.diff(edges))
+
+
+def _unpacked(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     """Return one byte for each colour number."""
-    if bits == 8:
-        return packed
-    return bytes(number for byte in packed for number in (byte >> 4, byte & 15))
+    return packed if bits == 8 else np.column_stack([packed >> 4, packed & 15]).ravel()
 
 
 def _samples(codes_HW: NDArray[np.unsignedinteger], mask: int) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 MAX_ASPECT_CHANGE: Final = 16
 """A sample aspect ratio beyond 16:1 or 1:16 is a damaged header and is not applied."""
@@ -21,7 +22,7 @@ class DisplayGeometry:
     coded_height: int
     sample_aspect_ratio: Fraction = Fraction(1)
     rotation_degrees: int = 0
-    """Clockwise, applied after the mirroring."""
+    """Clockwise, applied after the mirroring; 0 to 359."""
     mirrored: bool = False
     """Left and right are swapped before rotating."""
 
@@ -52,10 +53,31 @@ class DisplayGeometry:
         return max(1, round(width * scale)), max(1, round(height * scale))
 
     def orient(self, pixels_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Mirror and rotate a picture the way a player does."""
+        """Mirror and rotate a picture with square pixels the way a player does."""
+        if self.rotation_degrees % 90:
+            return self._tilted(pixels_HWC)
         if self.mirrored:
             pixels_HWC = pixels_HWC[:, ::-1]
         return np.ascontiguousarray(np.rot90(pixels_HWC, k=-(self.rotation_degrees // 90)))
+
+    def _tilted(self, pixels_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Rotate as the ffmpeg program does: within the size, on black, by the stored pixels.
+
+        Corners are cut off. Pixels become square after the rotation, so it shears the picture.
+        """
+        angle, ratio = math.radians(self.rotation_degrees), float(self.sample_aspect_ratio)
+        cosine, across, down = math.cos(angle), math.sin(angle) * ratio, -math.sin(angle) / ratio
+        x, y = pixels_HWC.shape[1] / 2, pixels_HWC.shape[0] / 2
+        tilted = Image.fromarray(pixels_HWC).transform(
+            (pixels_HWC.shape[1], pixels_HWC.shape[0]),
+            Image.Transform.AFFINE,
+            (
+                *(cosine, across, x - cosine * x - across * y),
+                *(down, cosine, y - down * x - cosine * y),
+            ),
+            Image.Resampling.BILINEAR,
+        )
+        return np.array(tilted)
 
 
 def usable_sample_aspect_ratio(ratio: Fraction | None) -> Fraction:
@@ -72,15 +94,16 @@ def orientation_of(matrix: bytes | None) -> tuple[int, bool]:
 
     The matrix is FFmpeg's AV_FRAME_DATA_DISPLAYMATRIX, nine 32-bit integers (libavutil/display.h),
     of which a, b, c, d map the axes:  x' = a·x + c·y,  y' = b·x + d·y. A mirrored picture has a
-    negative determinant. Angles are rounded to multiples of 90 degrees.
+    negative determinant. As in the ffmpeg program, angles are rounded to degrees, scale and shear
+    are not applied, and a tilted picture (no multiple of 90 degrees) is not mirrored.
     """
     if matrix is None or len(matrix) < 36:
         return 0, False
-    a, b, _, c, d = (value / 65536 for value in struct.unpack("<5i", matrix[:20]))
-    if a * d - b * c == 0:
+    a, b, _, c, d = struct.unpack("<5i", matrix[:20])
+    width, height = math.hypot(a, c), math.hypot(b, d)
+    if not width or not height:
         return 0, False
-    mirrored = a * d - b * c < 0
-    if mirrored:  # remove the flip of x, which is applied first
-        a, b = -a, -b
-    degrees = math.degrees(math.atan2(b, a))
-    return round(degrees / 90) * 90 % 360, mirrored
+    degrees = round(math.degrees(math.atan2(b / height, a / width))) % 360
+    if degrees % 90 or a * d - b * c >= 0:
+        return degrees, False
+    return (degrees + 180) % 360, True  # without the flip of x, which is applied first

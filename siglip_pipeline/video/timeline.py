@@ -36,9 +36,10 @@ def time_line(
     """Return the shifts that make the time line continuous; None if it is continuous.
 
     A piece begins at each key frame, and at each packet whose decoding time falls back. Frames
-    decoded from a key frame on are shown after those decoded before it. So a piece that begins no
-    later than the end of the pieces before it starts a new recording. Packets before the first key
-    frame are not shown, and times of some are guessed wrongly by FFmpeg: they may overlap it.
+    decoded from a key frame on are shown after those decoded before it. So a piece that begins
+    before the end of the pieces before it starts a new recording. One that begins exactly there
+    repeats a time, as any frame may. Packets before the first key frame are not shown, and times of
+    some are guessed wrongly by FFmpeg: they may overlap it.
 
     Args:
         pts_P: presentation times in decoding order; UNKNOWN if missing.
@@ -52,7 +53,7 @@ def time_line(
     last_P, first_P = pts_P, np.where(pts_P == UNKNOWN, np.iinfo(np.int64).max, pts_P)
     ends_S = np.maximum.reduceat(last_P, starts)
     begins_S = np.minimum.reduceat(first_P, starts)
-    if not max_pause and (begins_S[1:] > np.maximum.accumulate(ends_S)[:-1]).all():
+    if not max_pause and (begins_S[1:] >= np.maximum.accumulate(ends_S)[:-1]).all():
         return None
     shifts, shift, restarts = [], 0, 0
     end: int | None = None
@@ -60,9 +61,9 @@ def time_line(
     for number, (begin, last) in enumerate(zip(begins_S.tolist(), ends_S.tolist(), strict=True)):
         if last != UNKNOWN:  # otherwise no packet of the piece has a time
             gap = 1 if end is None else begin + shift - end
-            if number == 1 and undecodable and -max_disorder <= gap <= 0:
+            if number == 1 and undecodable and -max_disorder <= gap < 0:
                 gap, end = 1, None
-            if end is not None and (gap <= 0 or (max_pause and gap > max_pause)):
+            if end is not None and (gap < 0 or (max_pause and gap > max_pause)):
                 shift = end + frame_duration - begin
                 restarts += 1
             end = max(last + shift, last + shift if end is None else end)

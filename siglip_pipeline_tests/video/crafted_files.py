@@ -68,6 +68,39 @@ def one_track(parts: Sequence[tuple[Path, bytes]]) -> bytes:
     return begin + _box(b"mdat", *data) + index
 
 
+def spatial(path: Path, folder: Path) -> bytes:
+    """An MP4 of H.265 as spatial video (MV-HEVC): units of a second layer, and their descriptions.
+
+    The units are those of the first layer. Decoders of one view pass over them.
+    """
+    doubled = folder / "doubled.mp4"
+    with av.open(str(path)) as source, av.open(str(doubled), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                both = av.Packet(bytes(packet) + _second_layer(bytes(packet)))
+                both.pts, both.dts, both.time_base = packet.pts, packet.dts, packet.time_base
+                both.is_keyframe, both.stream = packet.is_keyframe, stream
+                target.mux(both)
+    sei = bytes.fromhex("4e090510") + b"x" * 16 + b"\x80"
+    layers = _box(b"lhvC", bytes.fromhex("01f000fccf01a70001"), struct.pack(">H", len(sei)), sei)
+    cameras = _box(b"cams", _box(b"blin", _u32(0, 19_240)))
+    eyes = _box(b"eyes", _box(b"stri", _u32(0), b"\3"), _box(b"hero", _u32(0), b"\1"), cameras)
+    projection = _box(b"proj", _box(b"prji", _u32(0), b"rect"))
+    more = layers + _box(b"vexu", eyes, projection) + _box(b"hfov", _u32(63_400))
+    return one_track([(doubled, sample_entry(doubled, more))])
+
+
+def _second_layer(sample: bytes) -> bytes:
+    """Return the units of a sample with `nuh_layer_id` 1 (ITU-T H.265, 7.3.1.2)."""
+    units, at = b"", 0
+    while at < len(sample):
+        end = at + 4 + int.from_bytes(sample[at : at + 4])
+        units += sample[at : at + 5] + bytes([sample[at + 5] | 1 << 3]) + sample[at + 6 : end]
+        at = end
+    return units
+
+
 def _box(kind: bytes, *parts: bytes) -> bytes:
     content = b"".join(parts)
     return struct.pack(">I", 8 + len(content)) + kind + content
@@ -75,6 +108,12 @@ def _box(kind: bytes, *parts: bytes) -> bytes:
 
 def _u32(*values: int) -> bytes:
     return struct.pack(f">{len(values)}I", *values)
+
+
+def with_matrix(mp4: bytes, matrix: bytes) -> bytes:
+    """Give the first track of an MP4 by ffmpeg another matrix, in FFmpeg's form."""
+    at = mp4.index(b"tkhd") + 44
+    return mp4[:at] + struct.pack(">9i", *struct.unpack("<9i", matrix)) + mp4[at + 36 :]
 
 
 def with_roll(matroska: bytes, degrees: float) -> bytes:

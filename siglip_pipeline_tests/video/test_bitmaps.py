@@ -1,12 +1,16 @@
 """Bitmaps with run lengths show what FFmpeg and ImageMagick show, also if they are cut off."""
 
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from siglip_pipeline.errors import QueryError, VideoError
+from siglip_pipeline.video import bitmap as reader
 from siglip_pipeline.video.picture_decoder import PictureDecoder
 from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline.video.stills import scan_picture
@@ -54,6 +58,61 @@ def test_run_lengths_that_are_cut_off(bits: int, tmp_path: Path) -> None:
     path.write_bytes(whole[: -2 - 4 * 30])
     with pytest.raises(VideoError, match="its runs are cut off"):
         scan_picture(MediaSource(path.name, path=path))
+
+
+def expanded(data: bytes, width: int, height: int, bits: int) -> tuple[bytes, bool]:
+    """The numbers of the pixels, and whether the runs go to the end; command by command."""
+    shown = bytearray(width * height)
+    numbers = data if bits == 8 else bytes(n for byte in data for n in (byte >> 4, byte & 15))
+    x = y = at = 0
+    while y < height and at + 2 <= len(data):
+        count, value = data[at : at + 2]
+        at += 2
+        run = (numbers[(at - 1) * 8 // bits :][: 8 // bits] * count)[:count]
+        if (count, value) == (0, 0):
+            x, y = 0, y + 1
+        elif (count, value) == (0, 1):
+            return bytes(shown), True
+        elif (count, value) == (0, 2):
+            right, up = data[at : at + 2] if at + 2 <= len(data) else (0, 0)
+            x, y, at = x + right, y + up, at + 2
+        elif count == 0:
+            run = numbers[at * 8 // bits :][:value]
+            at += (value * bits + 15) // 16 * 2
+        for number in run[: max(0, width - x)]:
+            shown[y * width + x] = number
+            x += 1
+    return bytes(shown), y >= height or (y == height - 1 and x >= width)
+
+
+@given(
+    data=st.lists(
+        st.one_of(
+            st.tuples(st.just(0), st.integers(0, 2)).map(bytes),
+            st.tuples(st.just(0), st.integers(3, 9)).map(bytes),
+            st.tuples(st.integers(1, 9), st.integers(0, 255)).map(bytes),
+            st.binary(max_size=9),
+        )
+    ).map(b"".join),
+    width=st.integers(1, 40),
+    height=st.integers(1, 12),
+    bits=st.sampled_from((8, 4)),
+    block=st.sampled_from((1, 3, 2**18)),
+)
+def test_any_runs(data: bytes, width: int, height: int, bits: int, block: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reader, "_BLOCK", block)
+        numbers_N, is_whole = reader._expanded(data, width, height, bits)
+    assert (numbers_N.tobytes(), is_whole) == expanded(data, width, height, bits)
+
+
+@pytest.mark.parametrize("data", [b"\1\x21" * 5_000_000, b"\0\3\x21\x43\x21\0" * 1_700_000])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_many_short_runs_take_no_time(data: bytes, bits: int) -> None:
+    began = time.process_time()
+    _, is_whole = reader._expanded(data, 10_000, 10_000, bits)
+    assert not is_whole
+    assert time.process_time() - began < 3
 
 
 def test_a_compression_that_is_not_read_is_not_called_damaged(tmp_path: Path) -> None:

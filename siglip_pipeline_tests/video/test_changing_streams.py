@@ -11,7 +11,9 @@ import pytest
 from siglip_pipeline_tests.video.crafted_files import (
     one_track,
     sample_entry,
+    spatial,
     with_map_version,
+    with_matrix,
     with_roll,
 )
 from siglip_pipeline_tests.video.ffmpeg_reference import (
@@ -23,6 +25,7 @@ from siglip_pipeline_tests.video.ffmpeg_reference import (
 )
 from siglip_pipeline_tests.video.heif_boxes import clap
 from siglip_pipeline_tests.video.test_combinations import differences, reference
+from siglip_pipeline_tests.video.test_geometry import matrix_of, turned
 
 PICTURES = "testsrc2=s={size}:r=25:d=1,eq=brightness='0.2*sin(2.4*n)':eval=frame"
 PAFF = REPORTS / "h264-paff-2997-a-pes-per-field.mts"
@@ -90,11 +93,50 @@ def test_the_clean_aperture_of_a_video_is_not_applied(tmp_path: Path) -> None:
     assert same_as_ffmpeg(path, tmp_path).pictures[0].shape == (48, 64, 3)
 
 
-@pytest.mark.parametrize(("roll", "turned"), [(90.0, 270), (-90.0, 90), (180.0, 180), (0.0, 0)])
-def test_matroska_is_turned_by_its_projection(roll: float, turned: int, tmp_path: Path) -> None:
+def test_of_spatial_video_the_first_view_is_shown(tmp_path: Path) -> None:
+    options = ("-tag:v", "hvc1", "-x265-params", "log-level=none:pools=1:frame-threads=1")
+    path = tmp_path / "spatial.mov"
+    path.write_bytes(spatial(film(tmp_path / "view.mp4", *options, codec="libx265"), tmp_path))
+    out = same_as_ffmpeg(path, tmp_path)
+    assert (len(out.pictures), out.report.damaged_packets, out.report.warnings) == (25, 0, ())
+
+
+@pytest.mark.parametrize(
+    ("roll", "degrees"),
+    [(90.0, 270), (-90.0, 90), (180.0, 180), (0.0, 0), (30.0, 330), (-100.0, 100)],
+)
+def test_matroska_is_turned_by_its_projection(roll: float, degrees: int, tmp_path: Path) -> None:
     path = tmp_path / "turned.mkv"
-    path.write_bytes(with_roll(film(tmp_path / "film.mkv").read_bytes(), roll))
-    assert same_as_ffmpeg(path, tmp_path).report.info.rotation_degrees == turned
+    path.write_bytes(with_roll(film(tmp_path / "film.mkv", size="320x240").read_bytes(), roll))
+    assert same_as_ffmpeg(path, tmp_path).report.info.rotation_degrees == degrees
+
+
+@pytest.mark.parametrize(
+    ("name", "matrix"),
+    [
+        *((f"turned by {n}", turned(n)) for n in (2, 30, 45, 89, 90, 120, 180, 200, 270, 315, 359)),
+        *((f"mirrored and turned by {n}", turned(n, mirrored=True)) for n in (0, 20, 90, 135, 180)),
+        ("enlarged", (2, 0, 0, 2)),
+        ("wide", (2, 0, 0, 1)),
+        ("wide, upside down", (2, 0, 0, -1)),
+        ("wide, turned by 90", (0, 1, -2, 0)),
+        ("wide, turned by 30", (2 * 0.866, 0.5, -2 * 0.5, 0.866)),
+        ("sheared", (1, 0, 0.5, 1)),
+        ("sheared the other way", (1, 0.5, 0, 1)),
+        ("sheared and turned by 90", (0, 1, -1, 0.3)),
+        ("flat", (1, 2, 2, 4)),
+        ("nothing", (1, 0, 1, 0)),
+    ],
+)
+def test_an_mp4_is_turned_by_its_matrix(
+    name: str, matrix: tuple[float, float, float, float], tmp_path: Path
+) -> None:
+    path = tmp_path / f"{name}.mp4"
+    path.write_bytes(
+        with_matrix(film(tmp_path / "film.mp4", size="320x240").read_bytes(), matrix_of(*matrix))
+    )
+    out = same_as_ffmpeg(path, tmp_path)
+    assert out.report.warnings == ()
 
 
 @pytest.mark.parametrize("lost", [(41,), (40,), (1,), (41, 100, 201)])
@@ -160,11 +202,14 @@ def test_video_that_a_program_map_moves_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
-@pytest.mark.parametrize("repeated", [(5,), (13,), (5, 13)])
+@pytest.mark.parametrize("repeated", [(5,), (13,), (5, 13), (10,), (5, 10, 20)])
 def test_frames_with_the_time_of_the_one_before_are_frames(
     repeated: tuple[int, ...], codec: str, tmp_path: Path
 ) -> None:
-    """Between its neighbours: no frame can be found by a time that two have."""
+    """Between its neighbours: no frame can be found by a time that two have.
+
+    Frames 10 and 20 are key frames; a recording that was joined begins with one, but earlier.
+    """
     path = tmp_path / "repeated.mkv"
     whole = film(tmp_path / "whole.mkv", codec=codec)
     with av.open(str(whole)) as source, av.open(str(path), "w") as target:

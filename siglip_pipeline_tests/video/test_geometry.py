@@ -50,15 +50,28 @@ def test_a_picture_is_shown_where_the_matrix_puts_its_pixels(degrees: int, mirro
     assert geometry.display_size == (shown_HWC.shape[1], shown_HWC.shape[0])
 
 
-@pytest.mark.parametrize(("degrees", "found"), [(44, 0), (46, 90), (134, 90), (-46, 270), (359, 0)])
-def test_angles_are_rounded_to_quarters(degrees: float, found: int) -> None:
-    for mirrored in (False, True):
-        matrix = matrix_of(*turned(degrees, mirrored=mirrored))
-        assert orientation_of(matrix) == (found, mirrored)
+@pytest.mark.parametrize(
+    ("degrees", "found"), [(44, 44), (-46, 314), (89.6, 90), (-0.4, 0), (359, 359), (180.4, 180)]
+)
+def test_angles_are_rounded_to_degrees(degrees: float, found: int) -> None:
+    assert orientation_of(matrix_of(*turned(degrees))) == (found, False)
+    is_tilted = found % 90 > 0
+    mirrored = orientation_of(matrix_of(*turned(degrees, mirrored=True)))
+    assert mirrored == (((found + 180) % 360, False) if is_tilted else (found, True))
+
+
+def test_a_tilted_picture_keeps_its_size_on_black() -> None:
+    white_HWC = np.full((40, 80, 3), 255, np.uint8)
+    geometry = DisplayGeometry(coded_width=80, coded_height=40, rotation_degrees=45)
+    tilted_HWC = geometry.orient(white_HWC)
+    assert geometry.display_size == (80, 40)
+    assert tilted_HWC.shape == white_HWC.shape
+    assert (tilted_HWC[:, 34:46] == 255).all()
+    assert not tilted_HWC[[0, 0, -1, -1], [0, -1, 0, -1]].any()
 
 
 @pytest.mark.parametrize(
-    "matrix", [None, b"", matrix_of(*turned(90))[:35], matrix_of(0, 0, 0, 0), matrix_of(1, 2, 2, 4)]
+    "matrix", [None, b"", matrix_of(*turned(90))[:35], matrix_of(0, 0, 0, 0), matrix_of(1, 0, 1, 0)]
 )
 def test_a_matrix_that_means_nothing_turns_nothing(matrix: bytes | None) -> None:
     assert orientation_of(matrix) == (0, False)

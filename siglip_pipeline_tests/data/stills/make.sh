@@ -35,3 +35,10 @@ heif-enc -p chroma=444 -q 98 picture.png -o cropped.heic # an odd size: clap
 convert picture.png "${half[@]}" -define png:color-type=6 half.png
 heif-enc -p chroma=444 -q 98 half.png -o half.heic
 rm half.png
+
+# Monochrome: one channel of H.265, 4:0:0.
+convert picture.png -grayscale Rec601Luma -define png:color-type=0 grey.png
+heif-enc -q 98 grey.png -o grey.heic
+convert grey.png "${half[@]}" -define png:color-type=4 half-grey.png
+heif-enc -q 98 half-grey.png -o half-grey.heic
+rm grey.png half-grey.png
