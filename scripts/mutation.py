@@ -45,7 +45,7 @@ MODULES: Final = {
     "stages/duplicates.py": ["stages/test_stages.py"],
     "stages/reconcile.py": ["stages/test_stages.py", "defs/test_upkeep.py"],
     "web/ranges.py": ["web/test_media.py"],
-    "web/guard.py": ["web/test_limits.py", "hostile/test_other_pages.py"],
+    "web/guard.py": ["web/test_guard.py", "web/test_limits.py", "hostile/test_other_pages.py"],
     "search/query_terms.py": ["search/test_query_terms.py"],
     "defs/outcomes.py": ["defs/test_outcomes.py"],
     "defs/in_flight.py": ["defs/test_upkeep.py"],

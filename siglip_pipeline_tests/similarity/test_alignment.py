@@ -15,6 +15,7 @@ from siglip_pipeline.similarity.alignment import (
     _near,
     _one_to_one,
     _support,
+    _vote,
     difference_weights,
     find_matches,
     shared_segments,
@@ -94,6 +95,22 @@ def test_speed_is_measured(speed: float) -> None:
     segment = align(original, played)[0]
     assert segment.speed == pytest.approx(1 / speed, rel=0.04)
     assert segment.end_a - segment.start_a > 50
+
+
+@pytest.mark.parametrize("speed", [1, 2 / 3, 3 / 4, 4 / 5, 5 / 4, 4 / 3, 3 / 2, 1 / 2, 2])
+def test_each_usual_speed_gets_the_votes_of_its_matches(speed: float) -> None:
+    """Three matches are too few to fit a line to them."""
+    a, b = footage(frames(1, 130)), footage(frames(2, 260))
+    rows = np.array([0, 60, 120])
+    columns = np.round(speed * rows).astype(np.int64) + 7
+    assert _vote(a, b, rows, columns, np.ones(3)) == pytest.approx((speed, 7))
+
+
+def test_a_single_frame_in_common_is_a_segment_of_one() -> None:
+    one = frames(1, 1)
+    (segment,) = align(footage(frames(2, 9), one), footage(copied(one), frames(3, 5)))
+    assert times(segment) == pytest.approx([9, 10, 0, 1])
+    assert segment.different == pytest.approx(1)
 
 
 def test_a_black_opening_is_one_frame_of_evidence() -> None:
