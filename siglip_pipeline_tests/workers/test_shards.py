@@ -1,6 +1,7 @@
 """A divided collection: a code location for each part, one Dagster, one database, one search.
 
-A process is of one part from its start, so each location is a process of its own here too.
+A process is of one part from the first import of the definitions, so each location is a process of
+its own here too, forked from one that has imported the libraries.
 """
 
 import json
@@ -9,6 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import psycopg
@@ -33,26 +35,47 @@ from siglip_pipeline_tests.conftest import fresh_database
 
 PARTS = ("north", "south/eu-1")
 
-LOCATION = """
-import dagster as dg, json
-from siglip_pipeline.definitions import defs
-from siglip_pipeline.defs.partitions import VIDEOS_PARTITIONS_NAME
-from siglip_pipeline.defs.sensors import new_uploads
-from siglip_pipeline.runs.in_process import materialize_videos
-from siglip_pipeline.services.home import pipeline_environment
-from siglip_pipeline.settings import Settings
+LOCATIONS = """
+import json, os, sys
+from importlib import import_module
 
-with pipeline_environment(Settings.load()) as settings, dg.DagsterInstance.get() as instance:
-    context = dg.build_sensor_context(
-        instance=instance, definitions=defs, resources=dict(defs.resources)
-    )
-    result = new_uploads(context)
-    (run,) = result.run_requests
-    videos = list(instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME))
-    ok = materialize_videos(settings, videos)
-    new_uploads(context)
-    said = {"set": VIDEOS_PARTITIONS_NAME, "videos": videos, "ok": ok}
-    print(json.dumps({**said, "run": [key.to_user_string() for key in run.asset_selection]}))
+for module in (
+    "siglip_pipeline.siglip.engine",
+    "siglip_pipeline.siglip.model",
+    "transformers.models.siglip.modeling_siglip",
+    "dagster",
+):
+    import_module(module)
+
+
+def index_what_is_there():
+    import dagster as dg
+    from siglip_pipeline.definitions import defs
+    from siglip_pipeline.defs.partitions import VIDEOS_PARTITIONS_NAME
+    from siglip_pipeline.defs.sensors import new_uploads
+    from siglip_pipeline.runs.in_process import materialize_videos
+    from siglip_pipeline.services.home import pipeline_environment
+    from siglip_pipeline.settings import Settings
+
+    with pipeline_environment(Settings.load()) as settings, dg.DagsterInstance.get() as instance:
+        context = dg.build_sensor_context(
+            instance=instance, definitions=defs, resources=dict(defs.resources)
+        )
+        result = new_uploads(context)
+        (run,) = result.run_requests
+        videos = list(instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME))
+        ok = materialize_videos(settings, videos)
+        new_uploads(context)
+        said = {"set": VIDEOS_PARTITIONS_NAME, "videos": videos, "ok": ok}
+        return {**said, "run": [key.to_user_string() for key in run.asset_selection]}
+
+
+for environment in json.loads(os.environ["LOCATIONS"]):
+    if os.fork() == 0:
+        os.environ.update(environment)
+        print(json.dumps(index_what_is_there()), flush=True)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
 """
 
 WORKER = """
@@ -73,7 +96,8 @@ print(json.dumps({"assets": found, "kept": kept is now}))
 """
 
 
-def _run(code: str, environment: dict[str, str]) -> dict[str, object]:
+def _run(code: str, environment: dict[str, str]) -> list[Any]:
+    """Run Python code in a process; return the documents that it prints, one on each line."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | environment,
@@ -83,8 +107,7 @@ def _run(code: str, environment: dict[str, str]) -> dict[str, object]:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    document: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
-    return document
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 @pytest.mark.slow
@@ -107,15 +130,17 @@ def test_two_locations_fill_one_database(postgres: EmbeddedPostgres, tmp_path: P
             database_url=url,
             dagster_postgres_url=dagster_url.replace("postgresql://", "postgresql+psycopg2://"),
         )
-        for part in PARTS:
-            location = settings.model_copy(update={"part": part})
-            assert _run(LOCATION, location.environment()) == {
+        locations = [settings.model_copy(update={"part": part}).environment() for part in PARTS]
+        assert _run(LOCATIONS, {"LOCATIONS": json.dumps(locations)}) == [
+            {
                 "set": f"videos/{part}",
                 "videos": [f"{part}/film.mp4"],
                 "ok": True,
                 # By which a worker that serves all parts knows whose run it is.
                 "run": [f"{part}/video_frames"],
             }
+            for part in PARTS
+        ]
         with (
             open_database(DatabaseOptions.from_settings(settings)) as database,
             database.connection() as connection,
@@ -146,7 +171,7 @@ def _assert_sets_are_apart(settings: Settings) -> None:
 
 @pytest.mark.slow
 def test_a_worker_serves_one_part_after_the_other() -> None:
-    answer = _run(WORKER, {"SIGLIP_MODEL_NAME": str(MODEL_FOLDER)})
+    [answer] = _run(WORKER, {"SIGLIP_MODEL_NAME": str(MODEL_FOLDER)})
     assert answer == {
         "assets": [
             ["similarity_index"],
