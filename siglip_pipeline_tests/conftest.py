@@ -5,6 +5,7 @@ A test gets a database of its own, copied from a migrated template in some ten m
 
 import os
 import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -31,6 +32,11 @@ TEMPLATE = "template_migrated"
 def pytest_configure() -> None:
     """Processes that tests start must end on SIGINT, even in `make test &`."""
     heed_interrupts()
+    # Hundreds of child processes import the package: compile it once.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+    # Several processes share the cores: threads of torch would wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     # What all homes of a user share: tests share it with one another alone.
     os.environ["SIGLIP_CACHE"] = tempfile.mkdtemp(prefix="siglip-cache-")
 
@@ -94,13 +100,21 @@ def _same_umask() -> Iterator[None]:
     os.umask(umask)
 
 
+class QuickPostgres(EmbeddedPostgres):
+    """A server that flushes nothing to the disk: its data ends with the session."""
+
+    def configuration(self) -> dict[str, str]:
+        flushes = ("fsync", "synchronous_commit", "full_page_writes")
+        return super().configuration() | dict.fromkeys(flushes, "off")
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
     """The session's server, with a migrated template database."""
     # Not tmp_path: pytest keeps that closed to the user that root runs Postgres as.
     with tempfile.TemporaryDirectory(prefix="siglip-tests-") as folder:
         Path(folder).chmod(0o755)
-        server = EmbeddedPostgres(Path(folder))
+        server = QuickPostgres(Path(folder))
         with server.lease() as url:
             with psycopg.connect(url, autocommit=True) as connection:
                 connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(TEMPLATE)))
