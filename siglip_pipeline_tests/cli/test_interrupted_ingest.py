@@ -15,7 +15,7 @@ from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.services.state import write_state
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline_tests.conftest import collection_settings, fresh_database
-from siglip_pipeline_tests.video.rendering import render
+from siglip_pipeline_tests.video.rendering import numbered_picture, render
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -31,6 +31,13 @@ def settings(tmp_path: Path, postgres: EmbeddedPostgres) -> Iterator[Settings]:
         home = tmp_path / "home"
         home.mkdir()
         yield collection_settings(home, url, dagster_postgres_url=dagster_url)
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two minutes, which take some seconds to decode."""
+    pictures = [numbered_picture(number) for number in range(60)]
+    return render(tmp_path_factory.mktemp("film") / "film.mp4", pictures=pictures * 50)
 
 
 @contextmanager
@@ -64,11 +71,11 @@ def waits(process: subprocess.Popen[str]) -> bool:
 )
 def test_ctrl_c_ends_it_within_seconds_and_without_a_traceback(
     settings: Settings,
+    film: Path,
     tmp_path: Path,
     is_up: bool,
     is_there: Callable[[subprocess.Popen[str]], bool],
 ) -> None:
-    film = render(tmp_path / "film.mp4", frames=3000)
     if is_up:  # this process stands for an `up` that never indexes anything
         address = "http://127.0.0.1:9"
         write_state(

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -142,8 +141,8 @@ class Collection:
 
 
 @pytest.fixture
-def collection(tmp_path: Path) -> Iterator[Collection]:
-    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+def collection() -> Iterator[Collection]:
+    with dg.DagsterInstance.ephemeral() as instance:  # in memory: thousands of writes are seconds
         yield Collection(instance)
 
 
@@ -232,8 +231,8 @@ def test_a_run_that_hangs_holds_no_other_video_back_for_long(
     assert [keys for keys in (collection.tick(seconds=20) for _ in range(40)) if keys] == []
 
 
-def test_what_could_not_be_matched_is_requested_again_each_hour(tmp_path: Path) -> None:
-    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+def test_what_could_not_be_matched_is_requested_again_each_hour() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
         collection = Collection(instance, MATCHES)
         videos = collection.add(3)
         collection.make(VECTORS, videos)
