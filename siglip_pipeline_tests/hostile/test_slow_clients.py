@@ -1,5 +1,6 @@
 """Clients that send little or take little: dropped within their bounds, others are served."""
 
+import os
 import socket
 import statistics
 import time
@@ -14,6 +15,7 @@ import pytest
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.store import videos
 from siglip_pipeline.store.database import Database
+from siglip_pipeline.video.extract import available_cpus
 from siglip_pipeline_tests.conftest import collection_settings, fresh_database
 from siglip_pipeline_tests.web.conftest import Served, serving
 
@@ -115,7 +117,8 @@ def is_served_at_once(served: Served) -> None:
         began = time.monotonic()
         assert httpx.get(f"{served.url}/healthz").status_code == 200
         took.append(time.monotonic() - began)
-    assert statistics.median(took) < 0.5, took
+    busy = os.getloadavg()[0] > 2 * available_cpus()
+    assert statistics.median(took) < (BUSY_SLACK if busy else 0.5), took
 
 
 @pytest.mark.parametrize(
@@ -143,28 +146,31 @@ def test_a_hundred_half_requests_are_dropped(
     assert not caplog.records  # or each would leave a traceback in the log
 
 
-@pytest.mark.parametrize(
-    ("sent", "drop"),
-    [
-        (b"", b"\r\n"),
-        (HEAD + b"X: ", b"x"),
-        (HEAD, b"X: y\r\n"),
-        (POST + b"Content-Length: 1000\r\n\r\n", b"x"),
-        (POST + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
-        (POST + b"Transfer-Encoding: chunked\r\n\r\n3\r\n123\r\n0\r\n", b"X: y\r\n"),
-        (HEAD + b"Content-Length: 1000\r\n\r\n", b"x"),
-        (HEAD + b"\r\n", b"\r\n"),
-        (HEAD + b"\r\n" + HEAD, b"X: y\r\n"),
-    ],
-)
-def test_a_drip_puts_off_nothing(served: Served, sent: bytes, drop: bytes) -> None:
-    with clients(served) as connect:
+DRIPS = [
+    (b"", b"\r\n"),
+    (HEAD + b"X: ", b"x"),
+    (HEAD, b"X: y\r\n"),
+    (POST + b"Content-Length: 1000\r\n\r\n", b"x"),
+    (POST + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+    (POST + b"Transfer-Encoding: chunked\r\n\r\n3\r\n123\r\n0\r\n", b"X: y\r\n"),
+    (HEAD + b"Content-Length: 1000\r\n\r\n", b"x"),
+    (HEAD + b"\r\n", b"\r\n"),
+    (HEAD + b"\r\n" + HEAD, b"X: y\r\n"),
+]
+
+
+def test_a_drip_puts_off_nothing(served: Served) -> None:
+    def drip(sent: bytes, drop: bytes) -> float:
         began = time.monotonic()
         client = connect(sent)
-        while not has_hung_up(client, drop):
-            assert time.monotonic() - began < SECONDS + BUSY_SLACK
+        while not has_hung_up(client, drop) and time.monotonic() - began < SECONDS + BUSY_SLACK:
             time.sleep(0.25)
-        assert time.monotonic() - began > SECONDS / 2
+        return time.monotonic() - began
+
+    with clients(served) as connect, ThreadPoolExecutor(len(DRIPS)) as pool:
+        took = pool.map(drip, *zip(*DRIPS, strict=True))
+        for case, seconds in zip(DRIPS, took, strict=True):
+            assert SECONDS / 2 < seconds < SECONDS + BUSY_SLACK, case
 
 
 def test_all_bodies_together_are_bounded(served: Served) -> None:

@@ -188,7 +188,7 @@ def test_an_upload_becomes_searchable_and_everything_stops_and_goes_on(
         assert up.interrupt() < 10
     assert running(settings.home) is None
     on_ipv6 = settings.model_copy(update={"host": "::1", "dagster_host": "::1"})
-    with _up(on_ipv6, log) as up:
+    with _up(on_ipv6, tmp_path / "again.log") as up:
         up_now = running(settings.home)
         assert up_now is not None
         assert up_now.page_url == f"http://[::1]:{settings.page_port}"
