@@ -23,12 +23,12 @@ from typing import Any, Final, NamedTuple
 ROOT: Final = Path(__file__).parents[1]
 MODULES: Final = {
     "video/sampling.py": ["video/test_sampling.py"],
-    "video/plan.py": ["video/test_decode.py"],
+    "video/plan.py": ["video/test_plan.py", "video/test_decode.py"],
     "video/probe.py": ["video/test_probe.py"],
     "video/geometry.py": ["video/test_geometry.py", "video/test_picture.py"],
     "video/tone.py": ["video/test_picture.py", "video/test_colours.py"],
     "video/shots.py": ["video/test_shots.py"],
-    "siglip/preprocess.py": ["siglip/test_embeddings.py"],
+    "siglip/preprocess.py": ["siglip/test_preprocess.py", "siglip/test_embeddings.py"],
     "siglip/similarity.py": ["siglip/test_similarity.py"],
     "siglip/collect.py": ["siglip/test_collect.py", "siglip/test_engine.py"],
     "store/copy.py": ["store/test_vectors.py"],

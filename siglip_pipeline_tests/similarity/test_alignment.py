@@ -77,6 +77,12 @@ def test_swapped_halves_are_two_segments() -> None:
     ]
 
 
+def test_of_many_segments_the_eight_with_the_most_frames_are_returned() -> None:
+    parts = [frames(seed, 3 + seed) for seed in range(1, 11)]
+    segments = align(footage(*parts), footage(*(copied(part) for part in reversed(parts))))
+    assert [len(segment.rows) for segment in segments] == [*range(13, 5, -1)]
+
+
 @pytest.mark.parametrize("speed", [0.5, 2 / 3, 1.25, 1.4, 1.5, 2.0])
 def test_speed_is_measured(speed: float) -> None:
     """The footage is a slow pan: nearby frames are similar, so frames of both speeds match."""
