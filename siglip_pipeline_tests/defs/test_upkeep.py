@@ -152,6 +152,39 @@ def test_the_gpu_pool_has_its_limit_before_the_first_run(uploads: Path, tmp_path
         assert (limit.name, limit.limit) == ("gpu", 1)
 
 
+@pytest.mark.parametrize(
+    ("tags", "covered"),
+    [
+        ({"dagster/partition": "b"}, ["b"]),
+        ({RANGE_START_TAG: "b", RANGE_END_TAG: "c"}, ["b", "c"]),
+        ({RANGE_START_TAG: "b", RANGE_END_TAG: "c", "dagster/partition": "a"}, ["a"]),
+        ({RANGE_START_TAG: "b"}, []),
+        ({RANGE_END_TAG: "b"}, []),
+        ({}, []),
+    ],
+)
+def test_a_run_covers_a_partition_or_a_range(tags: dict[str, str], covered: list[str]) -> None:
+    run = dg.DagsterRun(job_name="any", tags=tags)
+    assert in_flight.partitions_of_run(run, ["a", "b", "c", "d"]) == covered
+
+
+# A queued run can be created only with a code location.
+@pytest.mark.parametrize(
+    "status", [s for s in dg.DagsterRunStatus if s is not dg.DagsterRunStatus.QUEUED]
+)
+def test_a_run_is_in_flight_until_it_has_ended(
+    instance: dg.DagsterInstance, status: dg.DagsterRunStatus
+) -> None:
+    instance.add_dynamic_partitions("videos", ["a.mp4", "b.mp4"])
+    _run(instance, "frame_embeddings", status, "b.mp4", "b.mp4")
+    ended = status.value in ("SUCCESS", "FAILURE", "CANCELED")
+    busy = partitions_in_flight(instance, ["a.mp4", "b.mp4"])
+    assert busy == (frozenset() if ended else frozenset({"b.mp4"}))
+    waiting = partitions_that_wait(instance, dg.AssetKey("frame_embeddings"), after="a.mp4")
+    assert waiting == (["b.mp4"] if status.value == "NOT_STARTED" else [])
+    assert dg.DagsterRunStatus.QUEUED in in_flight.UNFINISHED
+
+
 def test_partitions_that_wait_and_of_runs_in_flight(instance: dg.DagsterInstance) -> None:
     keys = [f"{n}.mp4" for n in range(8)]
     instance.add_dynamic_partitions("videos", [*keys, "gone.mp4"])
@@ -200,6 +233,11 @@ def test_what_a_backfill_is_about_to_make_waits_too(
     _run(instance, "frame_embeddings", dg.DagsterRunStatus.NOT_STARTED, "7.mp4", "7.mp4")
     # First the queued runs, then the backfill's later keys that are not materialized.
     assert partitions_that_wait(instance, asset, after="0.mp4") == ["7.mp4", "2.mp4", "6.mp4"]
+    assert partitions_that_wait(instance, asset, after="2.mp4") == ["7.mp4", "6.mp4"]
+    everything = partitions_that_wait(instance, asset, after="that is not there")
+    assert everything == ["7.mp4", "0.mp4", "2.mp4", "6.mp4"]
+    assert partitions_in_flight(instance, keys) is None, "the keys of its next runs are not known"
+    assert in_flight.MOST_AHEAD == 256
     monkeypatch.setattr(in_flight, "MOST_AHEAD", 2)
     assert partitions_that_wait(instance, asset, after="0.mp4") == ["7.mp4", "2.mp4"]
 
