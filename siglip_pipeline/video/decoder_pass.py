@@ -164,5 +164,9 @@ class Pass:
     def _heed_aspect(self, ratio: Fraction | None, key: int) -> None:
         if self._aspects and self._aspects[-1][1] == ratio:
             return
-        pts_P = self._scan.packets.pts_P[key : key + MAX_REORDERED]
-        self._aspects.append((int(pts_P[pts_P != UNKNOWN].min(initial=2**62)), ratio))
+        pts_P = self._scan.packets.pts_P
+        later_P = pts_P[key : key + MAX_REORDERED]
+        begin = int(later_P[later_P != UNKNOWN].min(initial=2**62))
+        # A frame before the key frame may have its time, and comes first.
+        is_repeated = bool((pts_P[max(0, key - MAX_REORDERED) : key] == begin).any())
+        self._aspects.append((begin + is_repeated, ratio))

@@ -38,6 +38,10 @@ _UNKNOWN_RANGE: Final = ColorRange.UNSPECIFIED
 _FULL_RANGE: Final = ColorRange.JPEG
 _KNOWN_RANGES: Final = {1: ColorRange.MPEG, 2: ColorRange.JPEG}
 
+_SWAPPED: Final = ("565be", "555be")
+"""Formats of QuickTime's thousands of colours. On the way to other packed formats of the same size,
+swscale 9 reads their bytes in the wrong order."""
+
 HASH_SIDE: Final = 32
 HASH_LOW: Final = 8
 
@@ -146,6 +150,8 @@ def convert(
     interpolation: int,
 ) -> NDArray[Any]:
     """Return pixels [H, W, C] in full-range RGB, scaled; transfer and primaries do not change."""
+    if frame.format.name.endswith(_SWAPPED):
+        frame = reformatter.reformat(frame, format="gbrp", threads=1)
     if frame.color_range not in _KNOWN_RANGES:
         frame.color_range = 0  # unspecified; swscale refuses unknown values
     rgb = reformatter.reformat(

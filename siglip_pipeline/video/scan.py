@@ -103,6 +103,8 @@ class Scan:
     coded_width: int
     coded_height: int
     sample_aspect_ratio: Fraction
+    aspect_is_containers: bool
+    """The ratio takes precedence over those in the stream."""
     time_base: Fraction
     stream_index: int
     size_bytes: int
@@ -131,7 +133,7 @@ class Scan:
             coded_height=frame.height,
             sample_aspect_ratio=(
                 usable_sample_aspect_ratio(sample_aspect_ratio)
-                if sample_aspect_ratio and not _tells_aspect(self.container)
+                if sample_aspect_ratio and not self.aspect_is_containers
                 else self.sample_aspect_ratio
             ),
             rotation_degrees=rotation_degrees,
@@ -203,6 +205,7 @@ def scan(source: MediaSource, *, on_progress: Callable[[int], None] = lambda pac
             coded_width=context.width,
             coded_height=context.height,
             sample_aspect_ratio=usable_sample_aspect_ratio(stream.sample_aspect_ratio),
+            aspect_is_containers=_tells_aspect(container, stream),
             time_base=stream.time_base or Fraction(1, 1000),
             stream_index=stream.index,
             size_bytes=max(0, container.size),
@@ -304,10 +307,11 @@ def _missing(container: InputContainer, stream: VideoStream, read: int) -> int:
 
     The index of MP4 and AVI lists every packet; that of other containers only key frames. That of
     MP4 may list fields, of which the demuxer makes one packet for a frame: there only what lies
-    beyond the end of the file is missing. In AVI packets whose header is damaged are, too.
+    beyond the end of the file is missing. In AVI packets whose header is damaged are, too. GXF
+    lists fields, with offsets of others.
     """
     entries = stream.index_entries
-    if len(entries) <= read:
+    if len(entries) <= read or container.format.name == "gxf":
         return 0
     if not container.format.name.startswith("mov,"):
         return len(entries) - read
@@ -315,9 +319,15 @@ def _missing(container: InputContainer, stream: VideoStream, read: int) -> int:
     return round(beyond * read / (len(entries) - beyond)) if beyond < len(entries) else beyond
 
 
-def _tells_aspect(container: str) -> bool:
-    """Return whether containers of this format hold the sample aspect ratio."""
-    return container.startswith(("mov,", "matroska"))
+def _tells_aspect(container: InputContainer, stream: VideoStream) -> bool:
+    """Return whether the container holds the sample aspect ratio.
+
+    MP4 and Matroska have one. In others, such as AVI, it is there if the stream has another one.
+    """
+    ratio = stream.sample_aspect_ratio
+    return container.format.name.startswith(("mov,", "matroska")) or (
+        ratio is not None and ratio != stream.codec_context.sample_aspect_ratio
+    )
 
 
 def has_one_clock(container: InputContainer) -> bool:

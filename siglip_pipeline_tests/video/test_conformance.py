@@ -285,3 +285,35 @@ def test_frames_that_are_never_shown_are_none(codec: str, sampling: str, tmp_pat
     step = int(sampling.removeprefix("every:"))
     assert out.seconds_N == pytest.approx(np.arange(0, 50, step) / 25, abs=1e-3)
     assert_shown(out, shown(made, size="160x128")[::step])
+
+
+@pytest.mark.parametrize("suffix", ["avi", "mov", "dv"])
+def test_the_aspect_of_a_container_precedes_that_of_the_stream(suffix: str, tmp_path: Path) -> None:
+    """FFmpeg writes 1:1 into AVI and QuickTime, and DV says 16:15."""
+    path = tmp_path / f"camera.{suffix}"
+    ffmpeg(*TESTSRC, "testsrc2=s=720x576:r=25:d=0.2", "-c:v", "dvvideo", path)
+    size = "768x576" if suffix == "dv" else "720x576"
+    out = indexed(path, tmp_path)
+    assert {f"{p.shape[1]}x{p.shape[0]}" for p in out.pictures} == {size}
+    square = "scale='round(iw*sar)':ih:flags=bicubic"
+    assert_shown(out, shown(path, filters=square, size=size), moves=False)
+
+
+@pytest.mark.parametrize("pixel_format", ["rgb565be", "bgr565be", "rgb555be", "bgr555be"])
+def test_thousands_of_colours(pixel_format: str, tmp_path: Path) -> None:
+    path = tmp_path / f"old.{'mov' if pixel_format == 'rgb555be' else 'nut'}"
+    film = ("testsrc2=s=64x48:r=5:d=1", "-c:v", "rawvideo", "-pix_fmt", pixel_format)
+    ffmpeg(*TESTSRC, *film, path)
+    assert_shown(indexed(path, tmp_path), shown(path, size="64x48"), moves=False)
+
+
+@pytest.mark.parametrize(("codec", "pixel_format"), [("mpeg2video", "yuv422p"), ("dvvideo", None)])
+def test_an_index_of_fields_tells_nothing_of_frames(
+    codec: str, pixel_format: str | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "server.gxf"
+    options = ("-pix_fmt", pixel_format) if pixel_format else ()
+    ffmpeg(*TESTSRC, "testsrc2=s=720x576:r=25:d=0.4", "-c:v", codec, *options, path)
+    out = indexed(path, tmp_path)
+    assert (out.report.damaged_packets, out.report.warnings) == (0, ())
+    assert len(out.pictures) == len(shown(path, size="720x576")) == 10
