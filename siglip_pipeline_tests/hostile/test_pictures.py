@@ -75,7 +75,7 @@ def test_a_picture_is_limited_even_if_nobody_looks(tmp_path: Path) -> None:
     try:
         with bomb.open("rb") as picture, (tmp_path / "pixels").open("w+b") as pixels:
             child.start(job, limits, [picture.fileno(), pixels.fileno()])
-        time.sleep(12)
+        time.sleep(6)
         wait_for_any([child])
         with pytest.raises(JobError, match=r"longer than 1 s|more CPU time than 1 s"):
             child.value()
