@@ -21,7 +21,7 @@ from siglip_pipeline_tests.web.conftest import (
 
 pytestmark = IN_A_BROWSER
 
-SECONDS = 90
+SECONDS, RATE = 90, 10
 PLAYS = "const v = document.getElementById('video'); return v.readyState >= 2 && v.videoWidth"
 CURRENT = "return document.getElementById('video').currentTime"
 NATURAL_WIDTH = "return document.querySelector(arguments[0]).naturalWidth"
@@ -37,7 +37,7 @@ def films(
     uploads.mkdir()
     scenes = [scene for _ in range(5) for scene in demo_scenes()][: SECONDS // 2]
     made = {
-        name: render_video(uploads / name, scenes, seconds_per_scene=2, codec=codec)
+        name: render_video(uploads / name, scenes, seconds_per_scene=2, fps=RATE, codec=codec)
         for name, codec in {"long.mp4": "libx264", "long.avi": "mpeg4"}.items()
     }
     (uploads / "broken.mp4").write_text("this is no film")
@@ -190,7 +190,7 @@ def test_the_clip_of_the_moment_is_downloaded(
     with av.open(str(saved)) as container:
         stream = container.streams.video[0]
         assert stream.codec.name == "h264"
-        assert stream.frames == 4 * 25
+        assert stream.frames == 4 * RATE
 
 
 def test_an_upload_that_is_gone_is_said_to_be_gone(
