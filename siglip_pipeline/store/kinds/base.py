@@ -130,6 +130,12 @@ class IndexKind(ABC):
             query: name of the parameter that is the vector.
         """
 
+    def within(
+        self, target: Generation, scope: Scope, *, ef_search: int, rows: int
+    ) -> tuple["IndexKind", int]:
+        """Return what searches a scope as ``ef_search`` searches everything, and its own value."""
+        return self, ef_search
+
     def plan_parameters(self, target: Generation) -> dict[str, Any]:
         """Return the parameters of :meth:`near` beyond those of the query and the scope."""
         return {"model_id": target.model_id, "generation": target.generation}

@@ -1,5 +1,6 @@
 """HNSW over the mean vectors of moments, then an exact comparison of their frames."""
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -7,13 +8,23 @@ from psycopg import sql
 
 from siglip_pipeline.store import tables
 from siglip_pipeline.store.database import Connection
-from siglip_pipeline.store.kinds.base import Generation, Scope, among, query_vector, vector_type
+from siglip_pipeline.store.kinds.base import (
+    Generation,
+    IndexKind,
+    Scope,
+    among,
+    query_vector,
+    vector_type,
+)
 from siglip_pipeline.store.kinds.effort import Effort
-from siglip_pipeline.store.kinds.hnsw import HnswIndex
+from siglip_pipeline.store.kinds.hnsw import EF_MAX, HnswIndex
 
-# Up to this many moments in scope, comparing each is as fast as walking the graph until enough of
-# them have passed the filter, and it misses none. Text queries gain most.
+# Up to this many moments in scope, each is compared unless a walk of the graph is much quicker.
 EXACT_MOMENTS = 20_000
+WALK_COST = 10
+"""Moments that are compared in the time of one more ``ef_search``."""
+FILTERED_FACTOR = 4
+"""A walk in a scope goes further: the best there may be far from the best of all."""
 
 
 _CREATE = sql.SQL("""
@@ -39,14 +50,31 @@ CROSS JOIN LATERAL (
 WHERE {videos}
 """)
 
-_NEAR = sql.SQL("""
-SELECT best.*
-FROM (
+_WALK = sql.SQL("""
     SELECT m.video_id, m.first_frame, m.last_frame
     FROM {table} m
     WHERE {videos} AND {overlap}
-    ORDER BY (m.embedding <#> {query}){hidden} LIMIT {rows}
-) near
+    ORDER BY m.embedding <#> {query} LIMIT {rows}
+""")
+
+# "+ 0" hides the order from the planner, which would walk the graph otherwise.
+_ALL = sql.SQL("""
+    SELECT m.video_id, m.first_frame, m.last_frame
+    FROM {table} m
+    WHERE {videos} AND {overlap} AND {wanted}
+    ORDER BY (m.embedding <#> {query}) + 0 LIMIT {rows}
+""")
+
+# Where the walk meets too few, the scope lies far from the query: none of it can be relied on.
+_WALK_OR_ALL = sql.SQL("""
+    WITH walked AS MATERIALIZED ({walk})
+    SELECT * FROM walked WHERE (SELECT count(*) FROM walked) >= {rows}
+    UNION ALL ({all})
+""")
+
+_NEAR = sql.SQL("""
+SELECT best.*
+FROM ({moments}) near
 CROSS JOIN LATERAL (
     SELECT f.video_id, f.frame_index, f.time_seconds, f.embedding <#> {query} AS distance
     FROM {frames} f
@@ -72,6 +100,8 @@ class MomentIndex(HnswIndex):
 
     groups_frames: ClassVar[bool] = True
     adds_changes: ClassVar[bool] = True
+    compares_all: ClassVar[bool] = False
+    """Whether every moment in scope is compared, without the graph."""
 
     def create(self, connection: Connection, target: Generation) -> None:
         """Create a table of moments: their bounds, and the unit vector of their frames' mean."""
@@ -91,6 +121,27 @@ class MomentIndex(HnswIndex):
             )
         )
 
+    def within(
+        self, target: Generation, scope: Scope, *, ef_search: int, rows: int
+    ) -> tuple[IndexKind, int]:
+        """Walk so far that as many moments in scope are met as without a filter; or compare all.
+
+        Of the moments that a walk meets, those in scope are as large a part as of all moments, if
+        the scope is not about something else than the query. Twice the rows leave room for luck.
+        """
+        if scope.video_ids is None:
+            return self, ef_search
+        share = scope.moments / max(target.rows, scope.moments, 1)
+        far = math.ceil(max(FILTERED_FACTOR * ef_search, 2 * rows) / share) if share else EF_MAX + 1
+        if _is_small(scope) and (far > EF_MAX or scope.moments < WALK_COST * far):
+            return EVERY_MOMENT, ef_search
+        return self, min(far, EF_MAX)
+
+    def settings(self, *, ef_search: int, rows: int, scope: Scope) -> dict[str, str]:
+        """Return settings that walk a small scope once; where it finds too few, all is compared."""
+        once = {"hnsw.iterative_scan": "off"} if _is_small(scope) else {}
+        return super().settings(ef_search=ef_search, rows=rows, scope=scope) | once
+
     def near(
         self,
         target: Generation,
@@ -109,16 +160,38 @@ class MomentIndex(HnswIndex):
         best = (
             sql.SQL(" ORDER BY distance, f.frame_index LIMIT 1") if best_of_moment else sql.SQL("")
         )
-        # "+ 0" hides the order from the planner, which would walk the graph otherwise.
-        few = scope.video_ids is not None and scope.moments <= EXACT_MOMENTS
+        parts = {
+            "table": tables.index(target.model_id, target.generation),
+            "videos": scope.video_condition("m"),
+            "overlap": overlap,
+            "query": query_vector(target.dim, query),
+            "rows": sql.Literal(rows),
+        }
+        if self.compares_all:
+            moments = _ALL.format(**parts, wanted=sql.SQL("true"))
+        else:
+            moments = _WALK.format(**parts)
+            if _is_small(scope):
+                too_few = sql.SQL("(SELECT count(*) FROM walked) < {}").format(parts["rows"])
+                every = _ALL.format(**parts, wanted=too_few)
+                moments = _WALK_OR_ALL.format(walk=moments, all=every, rows=parts["rows"])
         return _NEAR.format(
-            table=tables.index(target.model_id, target.generation),
-            videos=scope.video_condition("m"),
-            overlap=overlap,
-            hidden=sql.SQL(" + 0" if few else ""),
-            query=query_vector(target.dim, query),
-            rows=sql.Literal(rows),
+            moments=moments,
+            query=parts["query"],
             frames=tables.frames(target.model_id),
             scope=scope.time_condition("f"),
             best=best,
         )
+
+
+def _is_small(scope: Scope) -> bool:
+    return scope.video_ids is not None and scope.moments <= EXACT_MOMENTS
+
+
+class EveryMoment(MomentIndex):
+    """The same table without its graph: every moment in scope is compared, and none is missed."""
+
+    compares_all: ClassVar[bool] = True
+
+
+EVERY_MOMENT = EveryMoment()

@@ -50,10 +50,11 @@ class NearFrames:
         effort: Effort,
         least_rows: int = 0,
     ) -> None:
+        rows = max(k, least_rows, effort.rows if kind.groups_frames else 0)
+        kind, ef_search = kind.within(target, scope, ef_search=effort.ef_search, rows=rows)
         self._connection, self._kind, self._target = connection, kind, target
         self._k, self._scope = k, scope
-        rows = max(k, least_rows, effort.rows if kind.groups_frames else 0)
-        apply_settings(connection, kind, rows=rows, scope=scope, ef_search=effort.ef_search)
+        apply_settings(connection, kind, rows=rows, scope=scope, ef_search=ef_search)
         self._statement = _NEAREST.format(
             near=kind.near(target, rows=rows, scope=scope, best_of_moment=False), k=sql.Literal(k)
         )

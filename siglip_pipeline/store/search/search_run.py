@@ -49,8 +49,9 @@ def find_hits(
     kind = index_kind("exact") if request.exact else choose_kind(target, scope)
     effort = effort_of(kind, target, request.query_QD, request.ef_search)
     kept, rows = _rows_at_first(kind, target, request, effort)
+    kind, ef_search = kind.within(target, scope, ef_search=effort.ef_search, rows=rows)
     while True:
-        apply_settings(connection, kind, rows=rows, scope=scope, ef_search=effort.ef_search)
+        apply_settings(connection, kind, rows=rows, scope=scope, ef_search=ef_search)
         near = near_moments(connection, target, kind, scope, request, rows=rows, kept=kept)
         if near.live is None or (must_be_active and not near.live):
             return None

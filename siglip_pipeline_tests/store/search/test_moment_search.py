@@ -6,16 +6,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pgvector import HalfVector
 from psycopg import sql
 
 from siglip_pipeline.errors import NothingIndexedError, QueryError
 from siglip_pipeline.hits import Hit
 from siglip_pipeline.records import FloatArray
+from siglip_pipeline.store import generations, tables
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.kinds import KINDS, Generation, Scope, index_kind
+from siglip_pipeline.store.kinds.effort import Effort
+from siglip_pipeline.store.kinds.moment_index import EVERY_MOMENT
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.search.moment_search import MomentSearch
+from siglip_pipeline.store.search.near_frames import NearFrames
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.store import made
 
@@ -303,6 +308,70 @@ def test_a_filter_over_many_frames_finds_the_best_moments(
     hits = made.search(database, model, query_D, k=4, videos=chosen)
     expected = [hit for hit in truth(query_D) if hit[0] in chosen][:4]
     assert [(hit.video, hit.frame_index) for hit in hits] == [hit[:2] for hit in expected]
+
+
+@pytest.mark.parametrize(
+    ("moments", "of", "ef_search", "walked"),
+    [
+        (1_600, 32_000, 25, None),  # 2,000 are due, more than pgvector walks
+        (4_800, 32_000, 25, None),  # 667 are due, and to compare all takes less time
+        (9_600, 32_000, 25, 334),  # 30%: a walk meets 100 in scope among 334
+        (9_600, 32_000, 100, None),
+        (20_000, 32_000, 100, 640),
+        (45_000, 150_000, 400, 1_000),  # too many to compare
+    ],
+)
+def test_a_filter_walks_the_graph_where_that_is_quicker_than_to_compare_all(
+    moments: int, of: int, ef_search: int, walked: int | None
+) -> None:
+    target = Generation(model_id=1, dim=32, generation=1, kind="moments", rows=of)
+    scope = Scope(video_ids=[1], frames=30 * moments, moments=moments)
+    graph = index_kind("moments")
+    kind, found = graph.within(target, scope, ef_search=ef_search, rows=10)
+    assert (kind, found) == ((EVERY_MOMENT, ef_search) if walked is None else (graph, walked))
+    everywhere = Scope(time_range=(1.0, 2.0))
+    assert graph.within(target, everywhere, ef_search=ef_search, rows=10) == (graph, ef_search)
+
+
+def test_a_walk_in_a_scope_meets_enough_for_the_rows_that_are_asked_for() -> None:
+    target = Generation(model_id=1, dim=32, generation=1, kind="moments", rows=32_000)
+    scope = Scope(video_ids=[1], moments=9_600)
+    assert index_kind("moments").within(target, scope, ef_search=1, rows=60)[1] == 400
+
+
+def test_a_scope_far_from_the_query_is_compared_in_full(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A walk ends among moments that the filter leaves out: what it meets in scope is chance."""
+    monkeypatch.setattr("siglip_pipeline.store.kinds.moment_index.WALK_COST", 0)
+    monkeypatch.setattr("siglip_pipeline.store.kinds.hnsw.EF_FILTERED", 1)
+    videos = 60
+    model_id = made.collection(database, videos=videos)
+    build_index(database, model_id, options=made.index_options(index_kind="moments"))
+    kind, short = index_kind("moments"), 0
+    for seed in range(100, 110):
+        query_D = made.footage(seed)[0]
+        best = {i + 1: float((made.footage(i) @ query_D).max()) for i in range(videos)}
+        far = sorted(best, key=lambda video_id: best[video_id])[: videos // 3]
+        scope = Scope(video_ids=far, frames=24 * len(far), moments=3 * len(far))
+        with database.connection() as connection:
+            connection.execute("SET LOCAL enable_sort = off")  # else it reads so small a table
+            target = generations.live(connection, model_id)
+            assert target is not None
+            search = NearFrames(
+                connection, kind, target, k=8, scope=scope, effort=Effort(ef_search=1, rows=1)
+            )
+            assert tables.index_name(model_id, target.generation) in "".join(search.plan(query_D))
+            found = search._execute(search._bytes, query_D)
+            walk = sql.SQL(
+                "SELECT FROM {} m WHERE video_id = ANY(%(video_ids)s)"
+                " ORDER BY m.embedding <#> %(query)s LIMIT 8"
+            ).format(tables.index(model_id, target.generation))
+            values = {"video_ids": far, "query": HalfVector(query_D)}
+            short += len(connection.execute(walk, values).fetchall()) < 8
+        assert len(found) == 8
+        assert best[found[0][0]] == pytest.approx(max(best[i] for i in far), abs=2e-3)
+    assert short > 5, "of most walks"
 
 
 def test_the_videos_of_a_filter_are_compared_with_moments_not_with_each_frame() -> None:
