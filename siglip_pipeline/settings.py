@@ -203,7 +203,8 @@ class Settings(BaseSettings):
         20_000_000,
         ge=0,
         description="Frames of a model from which `similarity_index` divides their table into 16 "
-        "partitions by video, while loads and searches go on; 0: never.",
+        "partitions by video, while loads and searches go on; 0: never, and an unfinished copy is "
+        "dropped.",
     )
 
     recall_texts: Path | None = Field(

@@ -122,8 +122,12 @@ def partition_if_large(
     """Partition the table of frames if it has reached the limit; None if there is nothing to do.
 
     A table that cannot be partitioned now is said and left: an index is built over it all the same.
+    Where no table is to be partitioned any more, what a conversion has copied so far is dropped.
     """
     with database.connection() as connection:
+        if table_limit == 0 and _exists(connection, tables.frames_copied(model_id)):
+            drop_copy(connection, model_id)
+            progress("SIGLIP_FRAMES_TABLE_LIMIT=0: the unfinished partitioned copy is dropped")
         frames = counts.stored(connection, model_id).frames
         if not 0 < table_limit <= frames or count_partitions(connection, model_id):
             return None

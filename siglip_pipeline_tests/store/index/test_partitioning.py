@@ -308,6 +308,24 @@ def test_a_reader_that_never_ends_leaves_the_copy_for_the_next_time(
         assert frames_table.count_partitions(connection, model_id)
 
 
+def test_without_a_limit_an_unfinished_copy_is_dropped(
+    database: Database, small_batches: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitioning, "SWAP_ATTEMPTS", 1)
+    model_id = made.collection(database)
+    with database.snapshot(reading=tables.frames(model_id)), pytest.raises(StoreError):
+        partition_frames(database, model_id)
+    assert left_over(database)
+    said: list[str] = []
+    for limit in (12 * 24 + 1, 0):  # a limit that is not reached keeps it for later
+        assert left_over(database)
+        options = made.index_options(frames_table_limit=limit)
+        build_index(database, model_id, options=options, progress=said.append)
+    assert left_over(database) == []
+    assert any("copy is dropped" in line for line in said)
+    assert len(rows(database, model_id)) == 12 * 24
+
+
 def test_an_autovacuum_that_holds_the_table_is_stopped(
     database: Database, small_batches: None
 ) -> None:

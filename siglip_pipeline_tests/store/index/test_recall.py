@@ -117,8 +117,8 @@ def test_no_frames_no_queries(database: Database) -> None:
 
 
 def test_every_number_in_half_precision_is_read_exactly() -> None:
-    halves_ND = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
-    halves_ND = halves_ND[np.isfinite(halves_ND)].reshape(-1, 32)
+    numbers = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    halves_ND = numbers[np.isfinite(numbers)].reshape(-1, 32)
     read_ND = to_float32(halves_ND.astype(">f2"))
     np.testing.assert_array_equal(read_ND.view(np.int32), halves_ND.astype(np.float32).view("i4"))
 
