@@ -1,4 +1,4 @@
-"""Find packets of VP8 and VP9 that are decoded but not shown, by the first bits of their header."""
+"""Find packets that show no frame, by their first bits: hidden frames, and headers of Theora."""
 
 from collections.abc import Callable
 from typing import Final
@@ -22,7 +22,13 @@ def _vp9_is_hidden(packet: memoryview) -> bool:
     return len(packet) > 1 and not show_existing and not show
 
 
+def _is_theora_header(packet: memoryview) -> bool:
+    """Return whether it is a header (Theora Specification, 6.1), as each of joined streams has."""
+    return len(packet) > 0 and packet[0] >> 7 == 1
+
+
 HIDDEN: Final[dict[str, Callable[[memoryview], bool]]] = {
     "vp8": _vp8_is_hidden,
     "vp9": _vp9_is_hidden,
+    "theora": _is_theora_header,
 }

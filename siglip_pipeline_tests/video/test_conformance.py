@@ -287,6 +287,17 @@ def test_frames_that_are_never_shown_are_none(codec: str, sampling: str, tmp_pat
     assert_shown(out, shown(made, size="160x128")[::step])
 
 
+def test_headers_of_a_joined_ogg_are_not_lost_frames(tmp_path: Path) -> None:
+    part, path = tmp_path / "part.ogg", tmp_path / "joined.ogg"
+    film = "testsrc2=s=64x48:r=25:d=0.4,eq=brightness='0.2*sin(2.4*n)':eval=frame"
+    ffmpeg(*TESTSRC, film, "-c:v", "libtheora", "-q:v", "8", part)
+    path.write_bytes(2 * part.read_bytes())
+    out = indexed(path, tmp_path)
+    assert out.report.damaged_packets == 0
+    assert [warning[:27] for warning in out.report.warnings] == ["timestamps begin again 1 ti"]
+    assert_shown(out, np.concatenate(2 * [shown(part, size="64x48")]))
+
+
 @pytest.mark.parametrize("suffix", ["avi", "mov", "dv"])
 def test_the_aspect_of_a_container_precedes_that_of_the_stream(suffix: str, tmp_path: Path) -> None:
     """FFmpeg writes 1:1 into AVI and QuickTime, and DV says 16:15."""
