@@ -17,9 +17,13 @@ from siglip_pipeline.search import dataset_files
 from siglip_pipeline.search.collection_export import export_collection
 from siglip_pipeline.search.dataset_files import write_fiftyone
 from siglip_pipeline.settings import process_environment
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.index.partitioning import partition_frames
+from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline_tests.search.conftest import Films
+from siglip_pipeline_tests.store import made
 
 
 def test_parquet_holds_every_vector(films: Films, tmp_path: Path) -> None:
@@ -37,6 +41,22 @@ def test_parquet_holds_every_vector(films: Films, tmp_path: Path) -> None:
         assert [row["time_seconds"] for row in rows] == stored.time_seconds_N.tolist()
         vectors_ND = np.array([row["vector"] for row in rows], np.float32)
         np.testing.assert_array_equal(vectors_ND, stored.embeddings_ND)
+
+
+def test_the_files_are_the_same_from_one_table_and_from_partitions(
+    database: Database, tmp_path: Path
+) -> None:
+    model_id = made.collection(database)
+    build_index(database, model_id, options=made.index_options())
+    before, after, some = (tmp_path / f"{name}.parquet" for name in ("before", "after", "some"))
+    export_collection(database, before)
+    assert partition_frames(database, model_id).videos == 12
+    assert export_collection(database, after).frames == 12 * 24
+    table = pq.read_table(before)
+    assert pq.read_table(after).equals(table)
+    export_collection(database, some, videos=["v0[37].mp4"])
+    chosen = [video in ("v03.mp4", "v07.mp4") for video in table["video"].to_pylist()]
+    assert pq.read_table(some).equals(table.filter(chosen))
 
 
 def test_some_videos_are_chosen(films: Films, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from siglip_pipeline.settings import Settings
 from siglip_pipeline.similarity.compare import compare_videos
 from siglip_pipeline.similarity.similar_videos import VideoSimilarityStore
 from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.index.partitioning import partition_frames
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.search.conftest import index_folder
@@ -23,9 +24,12 @@ from siglip_pipeline_tests.video.copies import TRANSFORMS, transformed_copy
 DIM = 64
 
 
-@pytest.fixture
-def model_id(database: Database) -> int:
-    return ModelStore(database).register(made.spec(dim=DIM))
+@pytest.fixture(params=["one table", "partitions"])
+def model_id(database: Database, request: pytest.FixtureRequest) -> int:
+    model_id = ModelStore(database).register(made.spec(dim=DIM))
+    if request.param == "partitions":
+        partition_frames(database, model_id)
+    return model_id
 
 
 def load(database: Database, model_id: int, **videos: FloatArray) -> None:
