@@ -20,7 +20,7 @@ def s3_server() -> Iterator[str]:
     try:
         host, port = server.get_host_and_port()
         # What an earlier server of this process held is there otherwise.
-        httpx.post(f"http://{host}:{port}/moto-api/reset").raise_for_status()
+        httpx.post(f"http://{host}:{port}/moto-api/reset", timeout=60).raise_for_status()
         yield f"http://{host}:{port}"
     finally:
         server.stop()

@@ -81,7 +81,7 @@ def test_connections_that_were_cut_are_replaced(
         _report_events(instance)
         with psycopg.connect(dagster_url, autocommit=True) as connection:
             cut = connection.execute(
-                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                "SELECT count(pg_terminate_backend(pid, 60000)) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             ).fetchone()
         assert cut is not None

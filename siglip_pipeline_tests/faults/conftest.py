@@ -73,7 +73,7 @@ def dagster_template(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPa
         instance.all_instigator_state()
     with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
         connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
+            "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = %s",
             [DAGSTER_TEMPLATE],
         )
     return DAGSTER_TEMPLATE

@@ -248,7 +248,9 @@ def test_the_status_page_links_to_dagster_where_it_can_be_reached(shared: Launch
 
 def test_materialize_brings_the_key_to_the_dagster_that_runs(shared: Launcher) -> None:
     url = shared.endpoints.dagster_url
-    assert httpx.post(f"{url}/graphql", json={"query": "{ version }"}).status_code == 401
+    assert (
+        httpx.post(f"{url}/graphql", json={"query": "{ version }"}, timeout=60).status_code == 401
+    )
     video = Path(shared.settings.uploads) / "a.mp4"
     render_video(video, demo_scenes()[:1], seconds_per_scene=1)
     arguments = ("materialize", "a.mp4", "--no-wait", "--json", "--dagster-url", url)

@@ -33,7 +33,7 @@ def test_a_lost_session_claims_nothing_and_stops_nothing(
         assert mine.take("a.mp4")
         with psycopg.connect(database_url, autocommit=True) as admin:
             admin.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
+                "SELECT pg_terminate_backend(pid, 60000) FROM pg_locks WHERE locktype = 'advisory'"
             )
         with open_claims(database, 1) as theirs:
             assert theirs.take("a.mp4")

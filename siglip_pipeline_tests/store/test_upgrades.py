@@ -193,7 +193,7 @@ def test_a_migration_that_is_cut_off_leaves_the_version_before(database: Databas
         ended: tuple[Any, ...] | None = None
         while not ended and time.monotonic() < deadline:
             ended = admin.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND wait_event = 'PgSleep'"
             ).fetchone()
     thread.join()

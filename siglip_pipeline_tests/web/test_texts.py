@@ -231,7 +231,7 @@ def test_requests_that_are_none_are_refused_and_the_next_is_answered(
     answer = _raw(served, request_bytes)
     assert answer == b"" or b" 4" in answer.split(b"\r\n")[0], answer[:200]
     assert b"Traceback" not in answer
-    assert httpx.get(f"{served.url}/healthz").status_code == 200
+    assert httpx.get(f"{served.url}/healthz", timeout=60).status_code == 200
 
 
 def test_many_parts_of_a_form_are_refused(client: httpx.Client) -> None:
