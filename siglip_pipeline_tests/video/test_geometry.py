@@ -50,6 +50,16 @@ def test_a_picture_is_shown_where_the_matrix_puts_its_pixels(degrees: int, mirro
     assert geometry.display_size == (shown_HWC.shape[1], shown_HWC.shape[0])
 
 
+def test_a_picture_is_upright_with_square_pixels_unless_more_is_known() -> None:
+    assert DisplayGeometry(coded_width=WIDTH, coded_height=HEIGHT) == DisplayGeometry(
+        coded_width=WIDTH,
+        coded_height=HEIGHT,
+        sample_aspect_ratio=Fraction(1),
+        rotation_degrees=0,
+        mirrored=False,
+    )
+
+
 @pytest.mark.parametrize(
     ("degrees", "found"), [(44, 44), (-46, 314), (89.6, 90), (-0.4, 0), (359, 359), (180.4, 180)]
 )
