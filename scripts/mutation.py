@@ -7,6 +7,7 @@ that no test can notice are in scripts/mutation_equivalents.toml, with reasons; 
 """
 
 import argparse
+import ast
 import json
 import os
 import random
@@ -110,8 +111,7 @@ def _mutate(module: str, copy: Path, sample: int | None, seed: int) -> list[tupl
         '[cosmic-ray.distributor]\nname = "local"\n'
     )
     _cosmic_ray(copy, "init", config, session)
-    if sample is not None:
-        _keep_sample(session, sample, seed)
+    _keep_sample(session, (copy / "siglip_pipeline" / module).read_text(), sample, seed)
     _cosmic_ray(copy, "baseline", config)  # raises if the tests fail as they are
     _cosmic_ray(copy, "exec", config, session)
     dumped = _cosmic_ray(copy, "dump", session)
@@ -132,17 +132,39 @@ def _cosmic_ray(copy: Path, command: str, *arguments: Path) -> str:
     ).stdout
 
 
-def _keep_sample(session: Path, sample: int, seed: int) -> None:
-    """Remove all changes but some from a session."""
+def _keep_sample(session: Path, source: str, sample: int | None, seed: int) -> None:
+    """Remove changes of annotations, which no test needs to notice, and all but a sample."""
+    annotations = _annotations(source)
     with sqlite3.connect(session) as database:
-        jobs = [job for (job,) in database.execute("SELECT job_id FROM work_items ORDER BY rowid")]
         # Job ids are random; the order is not.
-        places = random.Random(seed).sample(range(len(jobs)), min(sample, len(jobs)))
-        dropped: Sequence[tuple[str]] = [
-            (job,) for place, job in enumerate(jobs) if place not in places
+        places = database.execute(
+            "SELECT job_id, start_pos_row, start_pos_col FROM work_items"
+            " JOIN mutation_specs USING (job_id) ORDER BY work_items.rowid"
+        ).fetchall()
+        jobs = [
+            job
+            for job, *place in places
+            if not any(start <= tuple(place) < end for start, end in annotations)
         ]
+        if sample is not None:
+            jobs = random.Random(seed).sample(jobs, min(sample, len(jobs)))
+        dropped: Sequence[tuple[str]] = [(job,) for job, *_ in places if job not in jobs]
         for table in ("mutation_specs", "work_items"):
             database.executemany(f"DELETE FROM {table} WHERE job_id = ?", dropped)
+
+
+def _annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Return where annotations begin and end, as rows and columns."""
+    found = (
+        getattr(node, name, None)
+        for node in ast.walk(ast.parse(source))
+        for name in ("annotation", "returns")
+    )
+    return [
+        ((node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0))
+        for node in found
+        if isinstance(node, ast.expr)
+    ]
 
 
 def _is_noticed(result: Any) -> bool:
