@@ -73,6 +73,7 @@ def test_a_stream_that_begins_within_a_group_is_decoded_from_its_beginning() -> 
     assert steps(plan_decode(packets, np.array([1]))) == "rT---"
     assert steps(plan_decode(packets, np.array([3]))) == "--rT-"
     assert steps(plan_decode(stream([0, 1, 2], []), np.array([1]))) == "rT-"
+    assert steps(plan_decode(stream([0, 2, 1], [1]), np.array([1]))) == "rrT", "it leads its key"
 
 
 def test_what_nothing_refers_to_is_skipped_unless_it_is_a_target() -> None:
