@@ -20,6 +20,7 @@ from typing import Any
 
 from siglip_pipeline.embedded_postgres.programs import run_program
 from siglip_pipeline.errors import EmbeddedDatabaseError
+from siglip_pipeline.files.flushing import tree_to_disk
 from siglip_pipeline.files.private_files import SERVER_USER
 
 logger = logging.getLogger(__name__)
@@ -165,6 +166,7 @@ def _copied_binaries(install: Path, account: Account) -> Path:
         unneeded = shutil.ignore_patterns("include", "*.a")
         shutil.copytree(install, partial, dirs_exist_ok=True, ignore=unneeded)
         partial.chmod(0o755)
+        tree_to_disk(partial)
         try:
             partial.rename(copy)
         except OSError:  # another process was faster

@@ -11,6 +11,7 @@ from siglip_pipeline.embedded_postgres import binaries
 from siglip_pipeline.embedded_postgres.postmaster import SUPERUSER
 from siglip_pipeline.embedded_postgres.programs import run_program
 from siglip_pipeline.errors import EmbeddedDatabaseError
+from siglip_pipeline.files.flushing import to_disk
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,9 @@ def initialise(data: Path, account: binaries.Account) -> None:
     with (partial / "postgresql.conf").open("a") as configuration:
         configuration.write("\n# Written at each start by siglip-pipeline:\n")
         configuration.write("include = 'siglip.conf'\n")
+    to_disk(partial / "postgresql.conf")  # initdb has flushed the others
     partial.rename(data)
+    to_disk(parent)
 
 
 def write_configuration(

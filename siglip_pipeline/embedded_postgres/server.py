@@ -28,6 +28,7 @@ from psycopg import sql
 from siglip_pipeline.embedded_postgres import binaries, cluster, postmaster, tuning
 from siglip_pipeline.embedded_postgres.postmaster import SUPERUSER
 from siglip_pipeline.errors import EmbeddedDatabaseError
+from siglip_pipeline.files.flushing import to_disk
 from siglip_pipeline.files.log_rotation import shorten
 from siglip_pipeline.files.private_files import private_home
 
@@ -347,6 +348,8 @@ class EmbeddedPostgres:
             descriptor = os.open(self._password_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w") as file:
                 file.write(secrets.token_urlsafe(24))
+            to_disk(self._password_file)
+            to_disk(self.home)
         connection.execute(
             sql.SQL("ALTER ROLE {} PASSWORD {}").format(
                 sql.Identifier(SUPERUSER), sql.Literal(self._password_file.read_text().strip())

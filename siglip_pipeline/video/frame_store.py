@@ -5,7 +5,6 @@ the permissions of the store's folder; a folder that is created here is open onl
 """
 
 import contextlib
-import errno
 import hashlib
 import os
 import re
@@ -27,6 +26,7 @@ from siglip_pipeline.errors import (
     FrameStoreError,
     StorageFullError,
 )
+from siglip_pipeline.files.flushing import to_disk
 from siglip_pipeline.records import FrameBatch, VideoInfo
 from siglip_pipeline.text.secret import SecretUrl
 from siglip_pipeline.uploads.names import percent_encoded, unusable
@@ -164,7 +164,7 @@ class FrameStore:
             folder.mkdir(mode=0o700)
             if folder.is_relative_to(root) and folder != root:
                 folder.chmod(stat.S_IMODE(root.stat().st_mode))
-        _to_disk(folder.parent)
+        to_disk(folder.parent)
 
     def remove_abandoned_drafts(self, *, older_than_seconds: float) -> int:
         """Remove drafts of processes that were killed; return their number.
@@ -194,9 +194,9 @@ class FrameStore:
                 folder = Path(target).parent
                 self._make_folder(folder)
                 draft.chmod(Path(self._root).stat().st_mode & 0o666)
-                _to_disk(draft)
+                to_disk(draft)
                 draft.replace(target)
-                _to_disk(folder)
+                to_disk(folder)
             elif self._protocols & BUCKET_PROTOCOLS:
                 # A put is atomic; a move would copy the file once more.
                 self._fs.put_file(str(draft), target)
@@ -421,18 +421,6 @@ def _temporary_drafts() -> Path:
         )
     folder.chmod(0o700)  # earlier versions let others read it
     return folder
-
-
-def _to_disk(path: Path) -> None:
-    """Flush a file or folder to disk, to survive a power loss."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some file systems cannot flush folders
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _batch(video: str, rows: list[FrameRow]) -> FrameBatch:

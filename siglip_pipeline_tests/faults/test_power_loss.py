@@ -122,6 +122,9 @@ def test_a_cluster_found_after_power_loss(
     assert pipeline.run("db", "migrate", "--json") == 0, pipeline.said[-4000:]
     plain = cluster.server_environment()
     server, copy = EmbeddedPostgres(folder / "home"), EmbeddedPostgres(folder / "found")
+    written_once = server.data / "postgresql.conf"
+    flushed = disk.folder / "tree" / written_once.relative_to(disk.of)
+    assert flushed.read_text() == written_once.read_text()
     with monkeypatch.context() as patched:
         patched.setattr(cluster, "server_environment", lambda: {**plain, **disk.environment})
         server.start()
