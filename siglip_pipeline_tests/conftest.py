@@ -21,12 +21,13 @@ from siglip_pipeline.cli.interrupts import heed_interrupts
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.embedded_postgres import binaries
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
-from siglip_pipeline.files.private_files import current_umask
+from siglip_pipeline.files import private_files
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database, migrate
 from siglip_pipeline.video.extract import available_cpus
 
 TEMPLATE = "template_migrated"
+UMASK = private_files.current_umask()
 
 
 def pytest_configure() -> None:
@@ -93,11 +94,15 @@ def pytest_report_header() -> str:
 
 
 @pytest.fixture(autouse=True)
-def _same_umask() -> Iterator[None]:
-    """Commands that run in this process close files to others; the next test starts as usual."""
-    umask = current_umask()
+def _same_umask(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Commands that run in this process close files to others; the next test starts as usual.
+
+    As the session did: commands that fixtures of modules run come before this.
+    """
+    os.umask(UMASK)
+    monkeypatch.setattr(private_files, "_usual_umask", None)
     yield
-    os.umask(umask)
+    os.umask(UMASK)
 
 
 class QuickPostgres(EmbeddedPostgres):

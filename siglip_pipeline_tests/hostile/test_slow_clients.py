@@ -1,6 +1,5 @@
 """Clients that send little or take little: dropped within their bounds, others are served."""
 
-import os
 import socket
 import statistics
 import time
@@ -15,7 +14,6 @@ import pytest
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.store import videos
 from siglip_pipeline.store.database import Database
-from siglip_pipeline.video.extract import available_cpus
 from siglip_pipeline_tests.conftest import collection_settings, fresh_database
 from siglip_pipeline_tests.web.conftest import Served, serving
 
@@ -115,10 +113,11 @@ def is_served_at_once(served: Served) -> None:
     took = []
     for _ in range(5):
         began = time.monotonic()
-        assert httpx.get(f"{served.url}/healthz", timeout=60).status_code == 200
+        # Without reading certificates, which takes longer than the answer on a busy machine.
+        answer = httpx.get(f"{served.url}/healthz", timeout=60, verify=False)
+        assert answer.status_code == 200
         took.append(time.monotonic() - began)
-    busy = os.getloadavg()[0] > 2 * available_cpus()
-    assert statistics.median(took) < (BUSY_SLACK if busy else 0.5), took
+    assert statistics.median(took) < SECONDS / 2, took
 
 
 @pytest.mark.parametrize(

@@ -200,9 +200,8 @@ def test_the_real_ui_works_in_a_browser(up: Launcher, browser: webdriver.Chrome)
     browser.get(f"{url}/locations/siglip_pipeline/jobs/remove_old_logs")
     wait.until(lambda b: _click(b, "a", "Launchpad"))
     wait.until(lambda b: _click(b, "button", "Launch Run"))
-    wait.until(lambda _: _runs(up))
-    (run,) = _runs(up)
-    assert run["jobName"] == "remove_old_logs"
+    # Others may have been started by a schedule, or by a click that was tried again.
+    run = wait.until(lambda _: next(iter(_runs(up, of="remove_old_logs")), None))
     # What the run's page shows arrives over a websocket: an acknowledgement, then events.
     browser.get(f"{url}/runs/{run['runId']}")
     wait.until(lambda b: b.execute_script("return window.heard") > 1)
@@ -218,9 +217,9 @@ def _click(browser: webdriver.Chrome, tag: str, text: str) -> bool:
     return False
 
 
-def _runs(up: Launcher) -> Any:
+def _runs(up: Launcher, *, of: str) -> list[Any]:
     query = "{ runsOrError { ... on Runs { results { runId jobName } } } }"
-    return _ask(up, query)["runsOrError"]["results"]
+    return [run for run in _ask(up, query)["runsOrError"]["results"] if run["jobName"] == of]
 
 
 @pytest.fixture(scope="module")
