@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from siglip_pipeline_tests.video.ffmpeg_reference import ffmpeg
+from siglip_pipeline_tests.video.rendering import ONE_THREAD
 
 WIDTH, HEIGHT, RATE, FRAMES = 64, 48, 25, 14
 COUNT: Final = 360
@@ -99,7 +100,7 @@ PIXEL_FORMATS: Final = {
 }
 
 OPTIONS: Final = {
-    "libx265": ["-x265-params", "log-level=none:pools=1:frame-threads=1", "-preset", "ultrafast"],
+    "libx265": ["-x265-params", f"log-level=none:{ONE_THREAD}", "-preset", "ultrafast"],
     "libaom-av1": ["-cpu-used", "8", "-usage", "realtime", "-row-mt", "0"],
     "libvpx": ["-deadline", "realtime", "-cpu-used", "8", "-b:v", "400k"],
     "libvpx-vp9": ["-deadline", "realtime", "-cpu-used", "8", "-b:v", "400k"],
