@@ -3,6 +3,7 @@
 A test gets a database of its own, copied from a migrated template in some ten milliseconds.
 """
 
+import gc
 import os
 import subprocess
 import sys
@@ -33,6 +34,7 @@ UMASK = private_files.current_umask()
 def pytest_configure() -> None:
     """Processes that tests start must end on SIGINT, even in `make test &`."""
     heed_interrupts()
+    gc.disable()  # importing makes no garbage
     # Hundreds of child processes import the package: compile it once.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
@@ -52,6 +54,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first: none is left to run alone at the end, on one core."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: each look for garbage would go through all of it."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -106,11 +114,14 @@ def _same_umask(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class QuickPostgres(EmbeddedPostgres):
-    """A server that flushes nothing to the disk: its data ends with the session."""
+    """A server for many small databases that flushes nothing: its data ends with the session."""
 
     def configuration(self) -> dict[str, str]:
         flushes = ("fsync", "synchronous_commit", "full_page_writes")
-        return super().configuration() | dict.fromkeys(flushes, "off")
+        quick = dict.fromkeys(flushes, "off")
+        # All of them are searched for the pages of a database that is copied or dropped.
+        quick["shared_buffers"] = "64MB"
+        return super().configuration() | quick
 
 
 @pytest.fixture(scope="session")
@@ -178,9 +189,9 @@ def fresh_database(postgres: EmbeddedPostgres, template: str = TEMPLATE) -> Iter
     database = f"test_{uuid.uuid4().hex}"
     name = sql.Identifier(database)
     with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
-        admin.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(name, sql.Identifier(template))
-        )
+        # By files: where nothing is flushed, that takes half the time of a copy through the log.
+        copied = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY")
+        admin.execute(copied.format(name, sql.Identifier(template)))
         try:
             yield postgres.url(database)
         finally:

@@ -24,7 +24,7 @@ from websockets.typing import Subprotocol
 
 from siglip_pipeline.errors import LaunchError
 from siglip_pipeline.services.binding import check_exposure
-from siglip_pipeline.services.ports import free_port, key_headers
+from siglip_pipeline.services.ports import answers, free_port, key_headers
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline_tests.web.conftest import wait_until
 
@@ -54,13 +54,6 @@ class Ui:
         return bool(self.ask("{ instance { autoMaterializePaused } }")["instance"].popitem()[1])
 
 
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, headers={"X-API-Key": KEY}).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
 @contextmanager
 def dagster_ui(folder: Path, **values: Any) -> Iterator[Ui]:
     (folder / "workspace.yaml").write_text("load_from: []\n")
@@ -75,7 +68,8 @@ def dagster_ui(folder: Path, **values: Any) -> Iterator[Ui]:
         )
     ui = Ui(settings, process)
     try:
-        wait_until(lambda: process.poll() is not None or _answers(f"{ui.url}/server_info"))
+        address, key = f"{ui.url}/server_info", settings.api_key
+        wait_until(lambda: process.poll() is not None or answers(address, api_key=key))
         assert process.poll() is None, (folder / "log").read_text()
         yield ui
     finally:

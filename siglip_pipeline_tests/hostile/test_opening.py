@@ -125,7 +125,7 @@ def ask_in_a_race(served: Served, url: str) -> Counter[tuple[int, bool]]:
     def ask(_: int) -> Counter[tuple[int, bool]]:
         seen: Counter[tuple[int, bool]] = Counter()
         least, most = (time.monotonic() + s for s in (RACE_SECONDS, MOST_RACE_SECONDS))
-        with httpx.Client(base_url=served.url, timeout=10) as client:
+        with httpx.Client(base_url=served.url, timeout=10, verify=False) as client:
             while (
                 seen.total() < RACE_ANSWERS
                 or time.monotonic() < least

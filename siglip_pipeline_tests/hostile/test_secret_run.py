@@ -147,11 +147,11 @@ def settings(
         )
 
 
-def until(condition: Callable[[], object], *, seconds: float) -> None:
+def until(condition: Callable[[], object], *, seconds: float, pause: float = 0.1) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "this should have happened by now"
-        time.sleep(0.05)
+        time.sleep(pause)
 
 
 @contextmanager
@@ -198,23 +198,29 @@ def test_a_real_run_leaves_no_secret(
     settings: Settings, neighbours: Neighbours, tmp_path: Path
 ) -> None:
     log = tmp_path / "up.log"
-    headers = {"X-API-Key": f"{MARK}-of-enough-length"}
-    page = f"http://127.0.0.1:{settings.page_port}"
+    page = httpx.Client(
+        base_url=f"http://127.0.0.1:{settings.page_port}",
+        headers={"X-API-Key": f"{MARK}-of-enough-length"},
+        timeout=60,
+    )
     places: dict[str, str] = {}
 
-    def is_done() -> bool:
+    def look_at_decoders() -> bool:
         for child in descendants("siglip_pipeline.video", of=family.pid):
             with contextlib.suppress(psutil.Error):
                 places[f"environment of decoder {child.pid}"] = str(child.environ())
-        with contextlib.suppress(httpx.HTTPError):
-            answer = httpx.get(f"{page}/api/status", headers=headers)
-            places["/api/status"] = answer.text
-            counts = answer.json()["videos"] if answer.is_success else {}
-            return (counts["indexed"], counts["failed"]) == (1, 1)
-        return False
+        return bool(places)
 
-    with running(settings, log, "up") as family:
-        until(is_done, seconds=240)
+    def is_done() -> bool:
+        look_at_decoders()
+        answer = page.get("/api/status")
+        places["/api/status"] = answer.text
+        counts = answer.json()["videos"]
+        return (counts["indexed"], counts["failed"]) == (1, 1)
+
+    with running(settings, log, "up") as family, page:
+        until(look_at_decoders, seconds=240)
+        until(is_done, seconds=240, pause=0.5)
         FrameStore(settings.frame_store_url).delete("a.mp4")
         api = DagsterApi(f"http://127.0.0.1:{settings.dagster_port}", api_key=settings.api_key)
         api.launch_run(
@@ -224,7 +230,7 @@ def test_a_real_run_leaves_no_secret(
         )
         until(lambda: neighbours.alerts, seconds=120)
         for path in ("/", "/status", "/api/search?q=circle", "/api/videos/1/stream", "/readyz"):
-            places[path] = httpx.get(page + path, headers=headers, timeout=60).text
+            places[path] = page.get(path).text
     for url in (settings.database_url, settings.dagster_postgres_url):
         assert url is not None
         places |= rows(url.reveal().replace("+psycopg2", ""))

@@ -174,7 +174,8 @@ def serving(settings: Settings, **changes: Any) -> Iterator[Served]:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         try:
             wait_until(lambda: server.started)
-            with httpx.Client(base_url=url, timeout=60) as client:
+            # Without reading certificates, which takes longer than most tests.
+            with httpx.Client(base_url=url, timeout=60, verify=False) as client:
                 yield Served(url, client, app)
         finally:
             server.should_exit = True
