@@ -213,7 +213,10 @@ class Settings(BaseSettings):
         "as its text queries. Unset: made-up ones.",
     )
     index_recall_queries: int = Field(
-        200, ge=1, description="Picture queries, and text queries, that a recall check asks."
+        200,
+        ge=1,
+        description="Picture queries, and text queries, that a recall check asks; a tenth of the "
+        "frames, but at least 20, where that is fewer.",
     )
     promote_automatically: bool = Field(
         False,

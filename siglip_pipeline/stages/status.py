@@ -165,4 +165,9 @@ def _watch_totals(database: Database) -> WatchTotals:
 def _index_status(index: LiveIndex | None) -> IndexStatus | None:
     if index is None:
         return None
-    return IndexStatus(kind=index.kind, recall_at_10=index.recall_at_10, rows=index.frames)
+    return IndexStatus(
+        kind=index.kind,
+        recall_at_10=index.recall_at_10,
+        recall_queries=index.recall_queries,
+        rows=index.frames,
+    )

@@ -63,6 +63,9 @@ class IndexStatus:
     kind: str
     state: str = "ready"
     recall_at_10: float | None
+    recall_queries: Annotated[
+        int, Field(description="Queries of its recall check; a small collection has fewer.")
+    ]
     rows: Annotated[int, Field(description="Frames that it covers.")]
 
 

@@ -12,6 +12,8 @@ class LiveIndex:
 
     kind: str
     recall_at_10: float | None
+    recall_queries: int
+    """Queries that its recall check asks: fewer than wanted in a small collection."""
     frames: int
     """Frames that it covers."""
 
@@ -21,12 +23,13 @@ def live_index(database: Database, model_id: int) -> LiveIndex | None:
     with database.connection() as connection:
         row = connection.execute(
             """
-            SELECT generation, kind, recall_at_10 FROM generations
-            WHERE model_id = %s AND state = 'live'
+            SELECT generation, kind, recall_at_10,
+                   (SELECT count(*) FROM recall_queries q WHERE q.model_id = g.model_id)
+            FROM generations g WHERE model_id = %s AND state = 'live'
             """,
             [model_id],
         ).fetchone()
         if row is None:
             return None
         frames = counts.answered_frames(connection, model_id, row[0])
-    return LiveIndex(kind=row[1], recall_at_10=row[2], frames=frames)
+    return LiveIndex(kind=row[1], recall_at_10=row[2], recall_queries=row[3], frames=frames)

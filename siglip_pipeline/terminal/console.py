@@ -131,7 +131,8 @@ def status_table(status: "PipelineStatus") -> Table:
         )
     if status.index:
         recall = status.index.recall_at_10
-        measured = "not measured" if recall is None else f"{recall:.3f}"
+        asked = f"{status.index.recall_queries} queries"
+        measured = "not measured" if recall is None else f"{recall:.3f} of {asked}"
         table.add_row(
             "index",
             f"{status.index.kind}, {status.index.state}, recall@10 {measured}, "

@@ -272,7 +272,7 @@ def test_status_json_is_as_documented(
     assert set(document["videos"]) == {"total", "indexed", "failed", "pending"}
     assert set(document["failures"][0]) == {"video", "stage", "reason"}
     assert set(document["model"]) == {"name", "key", "dim"}
-    assert set(document["index"]) == {"kind", "state", "recall_at_10", "rows"}
+    assert set(document["index"]) == {"kind", "state", "recall_at_10", "recall_queries", "rows"}
     assert document["index"]["kind"] == "moments"
     assert document["index"]["state"] == "ready"
 

@@ -48,6 +48,10 @@ class IndexReport:
     """Memory and workers of the build."""
     recall: RecallReport | None
     """The recall check; None if there was nothing to check."""
+    recall_queries: int = 0
+    """Pictures and texts that a recall check asks now."""
+    recall_queries_wanted: int = 0
+    """Those of ``SIGLIP_INDEX_RECALL_QUERIES``: a small collection has fewer."""
     partitioned: PartitionReport | None = None
     """How the table of frames was partitioned before; None if it was not."""
 
@@ -74,6 +78,8 @@ class IndexReport:
             "recall_at_10": report.recall_at_10 if report else None,
             "maintenance_work_mem_bytes": self.settings.memory_bytes if self.settings else None,
             "workers": self.settings.workers if self.settings else None,
+            "recall_queries": self.recall_queries,
+            "recall_queries_wanted": self.recall_queries_wanted,
             "partitioned": self.partitioned and self.partitioned.to_json(),
         }
 
@@ -126,8 +132,19 @@ def build_index(
             embed_texts=embed_texts,
             count=options.recall_queries,
         )
+        wanted_queries = 2 * options.recall_queries
+        if queries and len(queries) < wanted_queries:
+            progress(
+                f"recall check: {len(queries)} queries instead of {wanted_queries}, as the "
+                "collection is small"
+            )
         report = _bring_up_to_date(database, model, wanted, queries, options, progress, force=force)
-    return replace(report, partitioned=partitioned)
+    return replace(
+        report,
+        recall_queries=len(queries),
+        recall_queries_wanted=wanted_queries,
+        partitioned=partitioned,
+    )
 
 
 def _bring_up_to_date(

@@ -16,10 +16,11 @@ from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index import build as building
 from siglip_pipeline.store.index import recall
 from siglip_pipeline.store.index.recall import RecallCase, RecallReport
+from siglip_pipeline.store.index.recall import queries as drawing
 from siglip_pipeline.store.index.recall.check import choose_effort
 from siglip_pipeline.store.index.recall.looks import is_clear, looks
 from siglip_pipeline.store.index.recall.plot import recall_plot
-from siglip_pipeline.store.index.recall.queries import Query, prepare_queries
+from siglip_pipeline.store.index.recall.queries import Query, fitting, prepare_queries
 from siglip_pipeline.store.index.recall.truth import bootstrap, find_truth, found_share
 from siglip_pipeline.store.kinds import Generation, Scope, index_kind
 from siglip_pipeline.store.kinds.effort import Effort, chosen_efforts, effort_for
@@ -39,7 +40,9 @@ def embed_texts(labels: list[str]) -> np.ndarray:
 def queries(module_database: Database) -> list[Query]:
     model_id = made.collection(module_database, videos=VIDEOS)
     model = ModelStore(module_database).get(model_id)
-    return prepare_queries(module_database, model, embed_texts=embed_texts)  # type: ignore[arg-type]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(drawing, "FRAMES_PER_QUERY", 1)
+        return prepare_queries(module_database, model, embed_texts=embed_texts)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +59,10 @@ def test_there_are_200_queries_of_each_kind(queries: list[Query]) -> None:
     assert all(query.held_out for query in queries[:200])
 
 
-def test_queries_are_kept(module_database: Database, queries: list[Query]) -> None:
+def test_queries_are_kept(
+    module_database: Database, queries: list[Query], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drawing, "FRAMES_PER_QUERY", 1)
     model = ModelStore(module_database).get(1)
     again = prepare_queries(module_database, model, embed_texts=embed_texts)  # type: ignore[arg-type]
     assert [(q.label, q.held_out) for q in again] == [(q.label, q.held_out) for q in queries]
@@ -81,10 +87,38 @@ def test_texts_of_a_user_come_first_and_are_used(database: Database) -> None:
         drawn = prepare_queries(database, model, texts=given_texts, embed_texts=embed)  # type: ignore[arg-type]
     texts = [query for query in drawn if query.modality == "text"]
     assert [query.label for query in texts[:2]] == ["a red bus", "rain"]
-    assert len(texts) == 200
+    assert len(texts) == 20
     assert len(asked) == 1, "kept, not embedded again"
-    prepare_queries(database, model, texts=["snow"], embed_texts=embed)  # type: ignore[arg-type]
-    assert asked[1][0] == "snow"
+    prepare_queries(database, model, texts=["snow", "rain"], embed_texts=embed)  # type: ignore[arg-type]
+    assert asked[1] == ["snow"], "the others are kept"
+
+
+def test_a_small_collection_has_few_queries_and_keeps_their_texts_as_it_grows(
+    database: Database,
+) -> None:
+    assert [fitting(200, frames) for frames in (1, 200, 600, 2000, 10**6)] == [20, 20, 60, 200, 200]
+    assert fitting(12, 10**6) == 12
+    model_id = made.collection(database, videos=9)
+    model = ModelStore(database).get(model_id)
+    asked: list[list[str]] = []
+
+    def embed(labels: list[str]) -> np.ndarray:
+        asked.append(labels)
+        return embed_texts(labels)
+
+    few = prepare_queries(database, model, embed_texts=embed)  # type: ignore[arg-type]
+    assert [q.modality for q in few] == ["picture"] * 21 + ["text"] * 21, "a tenth of 216 frames"
+    for i in range(9, 18):
+        made.load(database, model_id, f"v{i:02d}.mp4", made.footage(i))
+    more = prepare_queries(database, model, embed_texts=embed)  # type: ignore[arg-type]
+    texts = [query for query in more if query.modality == "text"]
+    assert len(texts) == len(more) / 2 == 43
+    assert asked == [[q.label for q in texts[:21]], [q.label for q in texts[21:]]]
+    np.testing.assert_allclose(
+        np.array([query.embedding_D for query in texts]),
+        np.concatenate([embed_texts(labels) for labels in asked]),
+        atol=1e-3,
+    )
 
 
 def test_queries_are_drawn_anew_when_the_collection_has_doubled(database: Database) -> None:
@@ -104,7 +138,7 @@ def test_without_a_text_tower_texts_are_made_and_said_to_be(database: Database) 
     model_id = made.collection(database, videos=3)
     drawn = prepare_queries(database, ModelStore(database).get(model_id))
     texts = [query for query in drawn if query.modality == "text"]
-    assert len(texts) == 200
+    assert len(texts) == 20
     assert all(query.made for query in texts)
     pictures_ND = np.concatenate([made.footage(i) for i in range(3)])
     best_Q = np.max([q.embedding_D @ pictures_ND.T for q in texts], axis=1)

@@ -428,3 +428,15 @@ def test_the_texts_of_a_user_are_asked_first(database: Database, model_id: int) 
     assert len(asked) == 12
     assert report.recall is not None
     assert not report.recall.made_texts
+
+
+def test_fewer_queries_of_a_small_collection_are_said(database: Database, model_id: int) -> None:
+    said: list[str] = []
+    options = made.index_options(index_recall_queries=200)
+    report = build_index(database, model_id, options=options, progress=said.append)
+    assert "recall check: 40 queries instead of 400, as the collection is small" in said
+    document = report.to_json()
+    assert (document["recall_queries"], document["recall_queries_wanted"]) == (40, 400)
+    live = live_index(database, model_id)
+    assert live is not None
+    assert live.recall_queries == 40

@@ -1,7 +1,8 @@
 """The queries of the recall check: drawn once per model from a seed, then stored.
 
 Results of different days are comparable only if the queries stay the same. They are drawn again
-when the collection has doubled, their frames are gone, or other texts are given.
+when the collection has doubled, their frames are gone, or other texts are given. A small collection
+has fewer: to embed 200 texts would take most of the time of its first index.
 """
 
 import itertools
@@ -21,6 +22,9 @@ from siglip_pipeline.store.models import ModelRow
 EmbedTexts = Callable[[Sequence[str]], FloatArray]
 
 QUERIES = 200
+FRAMES_PER_QUERY = 10
+"""A query looks for its ten nearest frames: more queries than this look for the same again."""
+LEAST_QUERIES = 20
 SEED = 20_250_117
 
 _SUBJECTS = (
@@ -46,7 +50,7 @@ MADE_TEXTS = tuple(f"{subject} {scene}" for subject, scene in itertools.product(
 LIKE_TEXT = 0.15
 
 _QUERIES = """
-SELECT q.modality, q.label, q.embedding, q.video_id, q.frame_index
+SELECT q.modality, q.label, q.embedding, q.video_id, q.frame_index, q.sampled_of
 FROM recall_queries q
 WHERE q.model_id = %s
   AND (q.modality = 'text' OR EXISTS (
@@ -79,6 +83,11 @@ class Query:
         return self.modality == "text" and self.label.startswith("like ")
 
 
+def fitting(count: int, frames: int) -> int:
+    """Return how many queries of a modality a collection has: ``count``, or fewer if small."""
+    return min(count, max(LEAST_QUERIES, frames // FRAMES_PER_QUERY))
+
+
 def prepare_queries(
     database: Database,
     model: ModelRow,
@@ -92,35 +101,44 @@ def prepare_queries(
     Args:
         database: holds the frames and the queries.
         model: the model of the vectors.
-        texts: the user's queries; generated ones fill them up to ``count``.
+        texts: the user's queries, all of which are used; generated ones fill them up.
         embed_texts: the model's text tower; None to make text-like vectors from pictures.
-        count: the number of queries of each modality.
+        count: the number of queries of each modality; fewer in a small collection.
     """
     with database.connection() as connection:
         frames = counts.stored(connection, model.model_id).frames
         if frames == 0:
             return []
-        kept = _read(connection, model.model_id)
+        kept, drawn_of = _read(connection, model.model_id)
         pictures = [query for query in kept if query.modality == "picture"]
         written = [query for query in kept if query.modality == "text"]
-        outgrown = frames >= 2 * _sampled_of(connection, model.model_id)
-        if outgrown or len(pictures) < min(count, frames):
-            pictures = _draw_pictures(connection, model, count)
-            _keep(connection, model.model_id, pictures, frames)
-            kept = []  # text-like vectors must be made from the new pictures
-        labels = _labels(texts, count)
+        if frames >= 2 * drawn_of or len(pictures) < min(fitting(count, drawn_of), frames):
+            drawn_of = frames
+            pictures = _draw_pictures(connection, model, fitting(count, drawn_of))
+            _keep(connection, model.model_id, pictures, drawn_of)
+            written = [query for query in written if not query.made]
         if embed_texts is None:
-            if not kept or not written:
-                written = _make_text_like(pictures, count)
-                _keep(connection, model.model_id, written, frames)
-        elif [query.label for query in written] != labels:
-            vectors_QD = embed_texts(labels)
-            written = [
-                Query(modality="text", label=label, embedding_D=vector_D)
-                for label, vector_D in zip(labels, vectors_QD, strict=True)
-            ]
-            _keep(connection, model.model_id, written, frames)
+            if not written:
+                written = _make_text_like(pictures, fitting(count, drawn_of))
+                _keep(connection, model.model_id, written, drawn_of)
+        else:
+            labels = _labels(texts, fitting(count, drawn_of))
+            if [query.label for query in written] != labels:
+                written = _embed(labels, written, embed_texts)
+                _keep(connection, model.model_id, written, drawn_of)
     return [*pictures, *written]
+
+
+def _embed(labels: Sequence[str], kept: Sequence[Query], embed_texts: EmbedTexts) -> list[Query]:
+    """Return text queries; only those that are not kept are embedded."""
+    known = {query.label: query for query in kept if not query.made}
+    missing = [label for label in labels if label not in known]
+    if missing:
+        known |= {
+            label: Query(modality="text", label=label, embedding_D=vector_D)
+            for label, vector_D in zip(missing, embed_texts(missing), strict=True)
+        }
+    return [known[label] for label in labels]
 
 
 def _labels(texts: Sequence[str], count: int) -> list[str]:
@@ -131,32 +149,26 @@ def _labels(texts: Sequence[str], count: int) -> list[str]:
     return given + made[: max(0, count - len(given))]
 
 
-def _sampled_of(connection: Connection, model_id: int) -> int:
-    [row] = connection.execute(
-        """
-        SELECT coalesce(min(sampled_of), 0) FROM recall_queries
-        WHERE model_id = %s AND modality = 'picture'
-        """,
-        [model_id],
-    )
-    return int(row[0])
+def _read(connection: Connection, model_id: int) -> tuple[list[Query], int]:
+    """Return the stored queries, and how many frames there were when the pictures were drawn.
 
-
-def _read(connection: Connection, model_id: int) -> list[Query]:
-    """Return the stored queries, without pictures whose frame is gone."""
-    rows = connection.cursor(binary=True).execute(
-        sql.SQL(_QUERIES).format(tables.frames(model_id)),
-        [model_id],
+    Pictures whose frame is gone are left out.
+    """
+    rows = (
+        connection.cursor(binary=True)
+        .execute(sql.SQL(_QUERIES).format(tables.frames(model_id)), [model_id])
+        .fetchall()
     )
-    return [
+    queries = [
         Query(
             modality=modality,
             label=label,
             embedding_D=vector.to_numpy().astype(np.float32),
             held_out=None if video_id is None else (video_id, frame_index),
         )
-        for modality, label, vector, video_id, frame_index in rows
+        for modality, label, vector, video_id, frame_index, _ in rows
     ]
+    return queries, min((row[5] for row in rows if row[0] == "picture"), default=0)
 
 
 def _draw_pictures(connection: Connection, model: ModelRow, count: int) -> list[Query]:
