@@ -43,7 +43,7 @@ from siglip_pipeline_tests.hostile.names import (
     REFUSED_BY_FOLDERS,
 )
 from siglip_pipeline_tests.s3 import s3_environment, s3_server
-from siglip_pipeline_tests.web.conftest import Served, serving
+from siglip_pipeline_tests.web.conftest import Served, sent, serving
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -190,10 +190,10 @@ def test_every_name_is_answered_over_http(named: Named, answering: Served) -> No
     assert [video["video"] for video in videos] == sorted(named.good)
     for video in videos:
         name, address = video["video"], f"/api/videos/{video['video_id']}"
-        assert client.get(f"{address}/stream").content == named.contents[name]
+        assert sent(client.get(f"{address}/stream")) == named.contents[name]
         detail = client.get(address).json()
         thumbnail = client.get(detail["timeline"][0]["thumbnail_url"])
-        assert thumbnail.content.startswith(b"\xff\xd8\xff")
+        assert sent(thumbnail).startswith(b"\xff\xd8\xff")
         similar = client.get("/api/similar", params={"like": f"{name}@0.5", "videos": name})
         assert name in {hit["video"] for hit in similar.json()["hits"]}
 

@@ -22,6 +22,7 @@ from siglip_pipeline_tests.video.ffmpeg_reference import (
     difference,
     ffmpeg,
     indexed,
+    indexed_many,
 )
 from siglip_pipeline_tests.video.heif_boxes import clap
 from siglip_pipeline_tests.video.test_combinations import differences, reference
@@ -111,53 +112,57 @@ def test_matroska_is_turned_by_its_projection(roll: float, degrees: int, tmp_pat
     assert same_as_ffmpeg(path, tmp_path).report.info.rotation_degrees == degrees
 
 
-@pytest.mark.parametrize(
-    ("name", "matrix"),
-    [
-        *((f"turned by {n}", turned(n)) for n in (2, 30, 45, 89, 90, 120, 180, 200, 270, 315, 359)),
-        *((f"mirrored and turned by {n}", turned(n, mirrored=True)) for n in (0, 20, 90, 135, 180)),
-        ("enlarged", (2, 0, 0, 2)),
-        ("wide", (2, 0, 0, 1)),
-        ("wide, upside down", (2, 0, 0, -1)),
-        ("wide, turned by 90", (0, 1, -2, 0)),
-        ("wide, turned by 30", (2 * 0.866, 0.5, -2 * 0.5, 0.866)),
-        ("sheared", (1, 0, 0.5, 1)),
-        ("sheared the other way", (1, 0.5, 0, 1)),
-        ("sheared and turned by 90", (0, 1, -1, 0.3)),
-        ("flat", (1, 2, 2, 4)),
-        ("nothing", (1, 0, 1, 0)),
-    ],
-)
-def test_an_mp4_is_turned_by_its_matrix(
-    name: str, matrix: tuple[float, float, float, float], tmp_path: Path
-) -> None:
-    path = tmp_path / f"{name}.mp4"
-    path.write_bytes(
-        with_matrix(film(tmp_path / "film.mp4", size="320x240").read_bytes(), matrix_of(*matrix))
-    )
-    out = same_as_ffmpeg(path, tmp_path)
-    assert out.report.warnings == ()
+MATRICES = {
+    **{f"turned by {n}": turned(n) for n in (2, 30, 45, 89, 90, 120, 180, 200, 270, 315, 359)},
+    **{f"mirrored and turned by {n}": turned(n, mirrored=True) for n in (0, 20, 90, 135, 180)},
+    "enlarged": (2, 0, 0, 2),
+    "wide": (2, 0, 0, 1),
+    "wide, upside down": (2, 0, 0, -1),
+    "wide, turned by 90": (0, 1, -2, 0),
+    "wide, turned by 30": (2 * 0.866, 0.5, -2 * 0.5, 0.866),
+    "sheared": (1, 0, 0.5, 1),
+    "sheared the other way": (1, 0.5, 0, 1),
+    "sheared and turned by 90": (0, 1, -1, 0.3),
+    "flat": (1, 2, 2, 4),
+    "nothing": (1, 0, 1, 0),
+}
 
 
-@pytest.mark.parametrize("lost", [(41,), (40,), (1,), (41, 100, 201)])
+def test_an_mp4_is_turned_by_its_matrix(tmp_path: Path) -> None:
+    """All in one child and one call of ffmpeg: to start them takes longer than to decode."""
+    upright = film(tmp_path / "film.mp4", size="320x240").read_bytes()
+    paths = [tmp_path / f"{name}.mp4" for name in MATRICES]
+    for path in paths:
+        path.write_bytes(with_matrix(upright, matrix_of(*MATRICES[path.stem])))
+    ours, theirs = indexed_many(paths, tmp_path), reference(paths, tmp_path)
+    found = {name: differences(out, theirs[name]) for name, out in ours.items()}
+    assert found == {path.name: [] for path in paths}
+    reports = [out.report for out in ours.values() if isinstance(out, Indexed)]
+    assert [report.warnings for report in reports] == [()] * len(paths)
+
+
+LOST_FIELDS = [(41,), (40,), (1,), (41, 100, 201)]
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "h264"])
-def test_fields_of_which_some_are_missing(
-    suffix: str, lost: tuple[int, ...], tmp_path: Path
-) -> None:
-    path = tmp_path / f"fields.{suffix}"
-    with av.open(str(PAFF)) as source, av.open(str(path), "w") as target:
-        stream = target.add_stream_from_template(source.streams.video[0])
-        packets = (packet for packet in source.demux(video=0) if packet.size)
-        for number, packet in enumerate(packets):
-            if number not in lost:
-                packet.stream = stream
-                target.mux(packet)
-    out = indexed(path, tmp_path)
-    theirs = reference([path], tmp_path)[path.name]
-    assert out.report.warnings == ()
-    assert len(out.pictures) == len(theirs.pictures) == 240 - len(lost)
-    # A stream without a container has no times of its own.
-    assert suffix == "h264" or differences(out, theirs) == []
+def test_fields_of_which_some_are_missing(suffix: str, tmp_path: Path) -> None:
+    paths = {tmp_path / f"{len(lost)} from {lost[0]}.{suffix}": lost for lost in LOST_FIELDS}
+    for path, lost in paths.items():
+        with av.open(str(PAFF)) as source, av.open(str(path), "w") as target:
+            stream = target.add_stream_from_template(source.streams.video[0])
+            packets = (packet for packet in source.demux(video=0) if packet.size)
+            for number, packet in enumerate(packets):
+                if number not in lost:
+                    packet.stream = stream
+                    target.mux(packet)
+    ours, theirs = indexed_many([*paths], tmp_path), reference([*paths], tmp_path)
+    for path, lost in paths.items():
+        out, shown = ours[path.name], theirs[path.name]
+        assert isinstance(out, Indexed), out
+        assert out.report.warnings == ()
+        assert len(out.pictures) == len(shown.pictures) == 240 - len(lost), lost
+        # A stream without a container has no times of its own.
+        assert suffix == "h264" or differences(out, shown) == [], lost
 
 
 def test_a_recording_that_changes_from_frames_to_fields(tmp_path: Path) -> None:

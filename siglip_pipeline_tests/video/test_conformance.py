@@ -20,6 +20,7 @@ from siglip_pipeline_tests.video.ffmpeg_reference import (
     difference,
     ffmpeg,
     indexed,
+    indexed_many,
     shown,
 )
 from siglip_pipeline_tests.video.field_pictures import field_picture, sequence
@@ -154,30 +155,39 @@ def test_one_missing_time_leaves_all_others(tmp_path: Path) -> None:
 TESTSRC = ("-f", "lavfi", "-i")
 
 
-@pytest.mark.parametrize("offset", [0.0, 1.9, 0.02, -3.98, 95_440.0])
+OFFSETS = (0.0, 1.9, 0.02, -3.98, 95_440.0)
+"""Seconds from the first timestamp of a recording to that of the next."""
+
+
 @pytest.mark.parametrize("codec", ["mpeg2video", "libx264"])
 @pytest.mark.parametrize("suffix", ["ts", "vob"])
 def test_recordings_that_were_joined_follow_each_other(
-    suffix: str, codec: str, offset: float, tmp_path: Path
+    suffix: str, codec: str, tmp_path: Path
 ) -> None:
     """Timestamps that begin again, overlap, jump back, or wrap."""
-    path = tmp_path / f"joined.{suffix}"
-    with path.open("wb") as joined:
-        for number, start in enumerate((10.0, 10.0 + offset)):
-            part = tmp_path / f"part{number}.{suffix}"
-            source = ("testsrc2", "smptebars")[number]
-            ffmpeg(
-                *(*TESTSRC, f"{source}=s=160x128:r=25:d=2", "-c:v", codec, "-bf", "2", "-g", "12"),
-                *("-q:v", "3", "-output_ts_offset", str(start), part),
-            )
-            joined.write(part.read_bytes())
-    out = indexed(path, tmp_path)
-    count = 100 if codec != "libx264" or suffix == "ts" else len(out.seconds_N)
-    assert len(out.seconds_N) == count >= 98
-    assert np.diff(out.seconds_N) == pytest.approx(np.full(count - 1, 0.04), abs=0.021)
-    (warning,) = out.report.warnings
-    assert warning.startswith("timestamps begin again 1 time")
-    assert_shown(out, shown(path, size="160x128")[:count])
+
+    def recording(picture: str, start: float) -> bytes:
+        part = tmp_path / f"part.{suffix}"
+        ffmpeg(
+            *(*TESTSRC, f"{picture}=s=160x128:r=25:d=2", "-c:v", codec, "-bf", "2", "-g", "12"),
+            *("-q:v", "3", "-output_ts_offset", str(start), part),
+        )
+        return part.read_bytes()
+
+    first = recording("testsrc2", 10.0)
+    paths = {offset: tmp_path / f"joined {offset}.{suffix}" for offset in OFFSETS}
+    for offset, path in paths.items():
+        path.write_bytes(first + recording("smptebars", 10.0 + offset))
+    outcomes = indexed_many([*paths.values()], tmp_path)
+    for offset, path in paths.items():
+        out = outcomes[path.name]
+        assert isinstance(out, Indexed), (offset, out)
+        count = 100 if codec != "libx264" or suffix == "ts" else len(out.seconds_N)
+        assert len(out.seconds_N) == count >= 98, offset
+        assert np.diff(out.seconds_N) == pytest.approx(np.full(count - 1, 0.04), abs=0.021), offset
+        (warning,) = out.report.warnings
+        assert warning.startswith("timestamps begin again 1 time"), offset
+        assert_shown(out, shown(path, size="160x128")[:count])
 
 
 @pytest.mark.parametrize("suffix", ["ts", "mkv", "mp4"])

@@ -182,6 +182,12 @@ def serving(settings: Settings, **changes: Any) -> Iterator[Served]:
             thread.join(timeout=30)
 
 
+def sent(answer: httpx.Response) -> bytes:
+    """The body of an answer that is no error; an error is shown before bytes are compared."""
+    assert answer.is_success, f"{answer.request.url}: {answer.status_code} {answer.text[:1000]}"
+    return answer.content
+
+
 def wait_until(condition: Callable[[], object], *, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():

@@ -13,7 +13,7 @@ from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import Upload
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.clip_cache import ClipCache, ClipOptions, KeptClip, Span
-from siglip_pipeline_tests.web.conftest import Collection, Served, serving, wait_until
+from siglip_pipeline_tests.web.conftest import Collection, Served, sent, serving, wait_until
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -48,7 +48,7 @@ def test_a_part_of_a_video_is_made_once_and_sent_in_ranges(
     assert made.status_code == 200, made.text
     assert made.headers["content-type"] == "video/mp4"
     assert 'filename="old 0.03.0-0.06.0.mp4"' in made.headers["content-disposition"]
-    assert _seconds_of(made.content) == pytest.approx(3, abs=0.2)
+    assert _seconds_of(sent(made)) == pytest.approx(3, abs=0.2)
     again = client.get(address, headers={"Range": "bytes=10-19"})
     assert (again.status_code, again.content) == (206, made.content[10:20])
     assert again.headers["etag"] == made.headers["etag"]
@@ -69,7 +69,7 @@ def test_the_whole_video_is_made_on_request(client: httpx.Client, avi: str) -> N
         "reason": None,
         "url": f"{avi}/playable.mp4",
     }
-    assert _seconds_of(client.get(state["url"]).content) == pytest.approx(12, abs=0.2)
+    assert _seconds_of(sent(client.get(state["url"]))) == pytest.approx(12, abs=0.2)
 
 
 def test_what_ends_while_it_is_asked_for_is_not_said_to_be_absent(

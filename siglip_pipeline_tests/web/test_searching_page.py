@@ -12,7 +12,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from siglip_pipeline_tests.web.browser import IN_A_BROWSER, Page
-from siglip_pipeline_tests.web.conftest import Collection, wait_until
+from siglip_pipeline_tests.web.conftest import Collection, sent, wait_until
 
 pytestmark = IN_A_BROWSER
 
@@ -141,7 +141,7 @@ def test_chosen_hits_are_exported(page: Page, client: httpx.Client, tmp_path: Pa
     assert [row["video"] for row in table] == [name.text for name in page.all(".hit .name")[:2]]
     archive = client.get(f"/export?{query}&format=pictures")
     assert 'filename="moments.zip"' in archive.headers["content-disposition"]
-    with zipfile.ZipFile(io.BytesIO(archive.content)) as pictures:
+    with zipfile.ZipFile(io.BytesIO(sent(archive))) as pictures:
         assert len(pictures.namelist()) == 2
         assert pictures.read(pictures.namelist()[0]).startswith(b"\xff\xd8\xff")
     assert client.get("/export?hit=7").status_code == 422
