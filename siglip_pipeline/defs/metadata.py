@@ -193,6 +193,7 @@ def _case_row(case: RecallCase) -> dict[str, Any]:
         "recall_at_10": round(case.recall_at_10, 4),
         "interval": f"{case.low:.4f} – {case.high:.4f}",
         "recall_at_100": None if case.recall_at_100 is None else round(case.recall_at_100, 4),
+        "queries_at_100": case.queries_at_100,
         "rows_share": round(case.rows_share, 4),
         "p50_ms": round(1000 * case.p50_seconds, 2),
         "p99_ms": round(1000 * case.p99_seconds, 2),

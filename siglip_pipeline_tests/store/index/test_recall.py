@@ -199,6 +199,9 @@ def test_an_index_is_measured_without_and_with_filters(
     for case in report.cases:
         assert case.searched == ("moments" if case.share == 1 else "exact")
         assert case.queries == (200 if case.share == 1 else 20)
+        assert case.queries_at_100 == (50 if case.share == 1 else 20)
+        assert case.recall_at_100 is not None
+        assert case.recall_at_100 > 0.95
         assert case.rows_share == 1
         assert case.low <= case.recall_at_10 <= case.high
         assert case.p50_seconds <= case.p99_seconds
@@ -335,6 +338,7 @@ def case(**values: object) -> RecallCase:
         "recall_at_1": 1.0,
         "recall_at_10": 1.0,
         "recall_at_100": 1.0,
+        "queries_at_100": 50,
         "low": 1.0,
         "high": 1.0,
         "rows_share": 1.0,
