@@ -3,6 +3,7 @@
 A test gets a database of its own, copied from a migrated template in some ten milliseconds.
 """
 
+import fcntl
 import gc
 import os
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 from psycopg import sql
 
 from siglip_pipeline.cli.interrupts import heed_interrupts
+from siglip_pipeline.demo.films import DemoVideo, render_demo_videos
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.embedded_postgres import binaries
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
@@ -137,6 +139,17 @@ def postgres() -> Iterator[EmbeddedPostgres]:
             with Database(server.url(TEMPLATE)) as template:
                 migrate(template)
             yield server
+
+
+@pytest.fixture(scope="session")
+def demo_videos(tmp_path_factory: pytest.TempPathFactory) -> list[DemoVideo]:
+    """The demo's films, which the processes of a run render once: to be copied, not changed."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with (shared / "demo_videos.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return render_demo_videos(shared / "demo_videos")
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from siglip_pipeline.demo.drawing import render_picture
-from siglip_pipeline.demo.films import DemoVideo, render_demo_videos
+from siglip_pipeline.demo.films import DemoVideo
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.demo.scenes import SEEN_PAIRS
 from siglip_pipeline.records import FloatArray
@@ -167,8 +167,9 @@ def _frames_each_second(
     return pictures, moments
 
 
-def test_captions_find_their_moment_in_the_demo_videos(model: DemoModel, tmp_path: Path) -> None:
-    demo_videos = render_demo_videos(tmp_path)
+def test_captions_find_their_moment_in_the_demo_videos(
+    model: DemoModel, demo_videos: list[DemoVideo]
+) -> None:
     pictures, moments = _frames_each_second(demo_videos)
     assert len(pictures) >= 100
     images_ND = model.embed_images(pictures)

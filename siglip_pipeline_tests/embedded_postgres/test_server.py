@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
@@ -95,9 +96,11 @@ def test_after_a_crash_the_committed_rows_are_there(server: EmbeddedPostgres) ->
             connection.execute("CREATE TABLE IF NOT EXISTS crash (i int)")
             connection.execute("INSERT INTO crash VALUES (1)")
         count = query(url, "SELECT count(*) FROM crash")
-        os.kill(pid_of(server), signal.SIGKILL)
-        time.sleep(0.1)
+        dead = psutil.Process(pid_of(server))
+        dead.kill()
         # The dead server is our child, not waited for: a zombie. It must not pass for alive.
+        while dead.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
         assert not server.is_running()
         assert (server.data / "postmaster.pid").exists()
         with EmbeddedPostgres(server.home).lease() as again:

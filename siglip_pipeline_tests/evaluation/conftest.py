@@ -1,5 +1,6 @@
 """The demo's films, indexed with the demo's model and without Dagster."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,14 @@ class Reels:
 
 
 @pytest.fixture(scope="session")
-def reels(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reels]:
+def reels(
+    postgres: EmbeddedPostgres,
+    demo_videos: list[DemoVideo],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Reels]:
     home = tmp_path_factory.mktemp("reels")
     uploads = home / "uploads"
+    shutil.copytree(demo_videos[0].path.parent, uploads)
     films = {
         film.path.relative_to(uploads).as_posix(): film for film in render_demo_videos(uploads)
     }

@@ -308,7 +308,7 @@ def test_requests_in_a_row_are_answered_in_order(served: Served) -> None:
             block = client.recv(65536)
             assert block
             answers += block
-        time.sleep(SECONDS / 2)  # kept open for the next one
+        time.sleep(SECONDS / 5)  # kept open for the next one
         client.sendall(HEAD + b"\r\n")
         assert b" 200 OK" in client.recv(65536)
 

@@ -175,11 +175,11 @@ def test_a_slow_caller_holds_the_engine_back(model: SiglipModel) -> None:
 
     results = EmbeddingEngine(model, batch_size=8).embed(many())
     next(results)
-    time.sleep(0.5)
-    # Nobody takes results: only the frames in flight and the waiting vectors were read.
-    before = read
-    time.sleep(0.3)
-    assert read == before
+    # Nobody takes results: only the frames in flight and the waiting vectors are read, in the end.
+    before = -1
+    while before != read:
+        before = read
+        time.sleep(0.5)
     assert read < 400
     assert len(list(results)) == 399
 
@@ -433,10 +433,11 @@ def test_progress_comes_at_most_so_often_and_once_at_the_end(
         on_progress=lambda p: seen.append((time.monotonic(), p)),
         progress_seconds=0.2,
     )
+    began = time.monotonic()
     assert len(list(engine.embed(films(10, 50), frames_total=60))) == 2
-    times = [at for at, _ in seen]
     assert len(seen) >= 3
-    assert min(np.diff(times[:-1])) >= 0.2
+    # All but the last; one that came late was due earlier.
+    assert seen[-2][0] - began >= 0.2 * (len(seen) - 1)
     assert seen[-1][1].frames == 60
     assert seen[-1][1].seconds_left == 0
     halfway = seen[len(seen) // 2][1]

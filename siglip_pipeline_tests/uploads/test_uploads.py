@@ -118,26 +118,40 @@ def test_a_change_that_keeps_size_and_time_shows_in_the_fingerprint(tmp_path: Pa
     assert not after.has_fingerprint(None)
 
 
-def test_a_growing_file_is_left_until_it_has_settled(tmp_path: Path) -> None:
+SETTLES = 1000.0
+
+
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listings see the clock a little after what was written until now has settled."""
+    now = time.time() + SETTLES + 1
+    monkeypatch.setattr("siglip_pipeline.uploads.listing.time.time", lambda: now)
+
+
+def test_a_growing_file_is_left_until_it_has_settled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = put(tmp_path, "growing.mp4")
-    store = UploadStore(tmp_path, settle_seconds=0.5)
+    store = UploadStore(tmp_path, settle_seconds=SETTLES)
     # A copy that keeps the old time of its source is still being written.
     os.utime(file, (1_000_000_000, 1_000_000_000))
     assert paths(store) == []
     assert store.get("growing.mp4").size_bytes == 5, "asked for by name it is there"
-    time.sleep(0.6)
-    assert paths(store) == ["growing.mp4"]
+    with monkeypatch.context() as patched:
+        later(patched)
+        assert paths(store) == ["growing.mp4"]
     file.write_bytes(b"more")
     assert paths(store) == []
 
 
-def test_a_file_from_the_future_settles_like_any_other(tmp_path: Path) -> None:
+def test_a_file_from_the_future_settles_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = put(tmp_path, "future.mp4")
-    later = time.time() + 10_000
-    os.utime(file, (later, later))
-    store = UploadStore(tmp_path, settle_seconds=0.5)
+    future = time.time() + 10_000
+    os.utime(file, (future, future))
+    store = UploadStore(tmp_path, settle_seconds=SETTLES)
     assert paths(store) == [], "it may still grow, whatever its time says"
-    time.sleep(0.6)
+    later(monkeypatch)
     assert paths(store) == ["future.mp4"]
 
 

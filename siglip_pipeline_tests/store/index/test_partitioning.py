@@ -580,7 +580,8 @@ def server_setting(database: Database, name: str, value: str) -> Iterator[None]:
         connection.execute(f"ALTER SYSTEM SET {name} = '{value}'".encode())
         connection.execute("SELECT pg_reload_conf()")
         try:
-            time.sleep(0.3)
+            while connection.execute(f"SHOW {name}".encode()).fetchone() != (value,):
+                time.sleep(0.01)
             yield
         finally:
             connection.execute(f"ALTER SYSTEM RESET {name}".encode())
