@@ -38,7 +38,7 @@ def against_library(
     with database.connection() as connection:
         blocks = read_vectors(connection, tables.frames(target.model_id), target.dim)
         vectors_ND = np.concatenate([vectors_RD.astype(np.float16) for _, _, vectors_RD in blocks])
-        truth = find_truth(connection, target, queries, [Scope()], 11)[0]
+        truth = find_truth(connection, target, queries, [Scope()], 11)[0].distances_QK
     graph = faiss.IndexHNSWFlat(target.dim, 16, faiss.METRIC_INNER_PRODUCT)
     graph.hnsw.efConstruction = 200
     graph.hnsw.efSearch = index_kind("hnsw").default_ef_search

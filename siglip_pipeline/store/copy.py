@@ -6,7 +6,7 @@ https://www.postgresql.org/docs/18/sql-copy.html. A ``halfvec`` is sent as int16
 zero, then IEEE 754 binary16 values, all big-endian (``halfvec_send`` in pgvector).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,13 +95,22 @@ def _row_type(kinds: list[str], dim: int | None) -> np.dtype[Any]:
 
 
 def read_vectors(
-    connection: Connection, table: sql.Identifier, dim: int
+    connection: Connection,
+    table: sql.Identifier,
+    dim: int,
+    video_ids: Sequence[int] | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], FloatArray]]:
-    """Yield a frames table in blocks: video ids, frame indexes, float32 vectors [rows, D]."""
+    """Yield a frames table in blocks: video ids, frame indexes, float32 vectors [rows, D].
+
+    Only frames of ``video_ids``, if they are given.
+    """
     row_type = _row_type(["int4", "int4"], dim)
+    chosen = sql.SQL("true").format()
+    if video_ids is not None:
+        chosen = sql.SQL("video_id = ANY({}::integer[])").format(sql.Literal(list(video_ids)))
     statement = sql.SQL(
-        "COPY (SELECT video_id, frame_index, embedding FROM {}) TO STDOUT (FORMAT BINARY)"
-    ).format(table)
+        "COPY (SELECT video_id, frame_index, embedding FROM {} WHERE {}) TO STDOUT (FORMAT BINARY)"
+    ).format(table, chosen)
     pending = bytearray()
     skip = len(HEADER)
     with connection.cursor() as cursor, cursor.copy(statement) as copy:

@@ -162,7 +162,8 @@ def test_dropping_a_model_frees_everything_of_it(database: Database) -> None:
         rows = connection.execute(
             "SELECT (SELECT count(*) FROM ingests WHERE model_id = %(old)s)"
             " + (SELECT count(*) FROM generation_videos WHERE model_id = %(old)s)"
-            " + (SELECT count(*) FROM recall_queries WHERE model_id = %(old)s)",
+            " + (SELECT count(*) FROM recall_queries WHERE model_id = %(old)s)"
+            " + (SELECT count(*) FROM recall_truths WHERE model_id = %(old)s)",
             {"old": old},
         ).fetchone()
     assert (left, rows) == ((0,), (0,))

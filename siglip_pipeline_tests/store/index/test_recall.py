@@ -2,7 +2,9 @@
 
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,13 +13,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from psycopg import sql
 
-from siglip_pipeline.store.copy import to_float32
+from siglip_pipeline.store.copy import read_vectors, to_float32
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index import build as building
 from siglip_pipeline.store.index import recall
-from siglip_pipeline.store.index.recall import RecallCase, RecallReport
+from siglip_pipeline.store.index.recall import RecallCase, RecallReport, truth
 from siglip_pipeline.store.index.recall import queries as drawing
 from siglip_pipeline.store.index.recall.check import choose_effort
+from siglip_pipeline.store.index.recall.kept_truths import read_truths
 from siglip_pipeline.store.index.recall.looks import is_clear, looks
 from siglip_pipeline.store.index.recall.plot import recall_plot
 from siglip_pipeline.store.index.recall.queries import Query, fitting, prepare_queries
@@ -27,6 +30,7 @@ from siglip_pipeline.store.kinds.effort import Effort, chosen_efforts, effort_fo
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.search import execution
 from siglip_pipeline.store.search.execution import effort_of
+from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.store import made
 
 VIDEOS = 30
@@ -172,7 +176,7 @@ def test_the_truth_is_what_numpy_finds(
     some = [*queries[:5], *queries[200:205]]
     scope = Scope(video_ids=video_ids)
     with module_database.connection() as connection:
-        truth_QK = find_truth(connection, built, some, [Scope(), scope], 100)[1]
+        truth_QK = find_truth(connection, built, some, [Scope(), scope], 100)[1].distances_QK
     chosen = range(VIDEOS) if video_ids is None else [i - 1 for i in video_ids]
     for query, found_K in zip(some, truth_QK, strict=True):
         distances = {
@@ -187,6 +191,69 @@ def test_the_truth_is_what_numpy_finds(
         np.testing.assert_allclose(finite, expected, atol=3e-3)
 
 
+@pytest.fixture
+def read_videos(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """The videos whose frames the truth reads."""
+    read: set[int] = set()
+
+    def reading(*arguments: Any) -> Iterator[Any]:
+        for block in read_vectors(*arguments):
+            read.update(block[0].tolist())
+            yield block
+
+    monkeypatch.setattr(truth, "read_vectors", reading)
+    return read
+
+
+def checked_truth(database: Database) -> dict[float, truth.Truth]:
+    """What a recall check of a new generation keeps of its truth."""
+    model = ModelStore(database).get(1)
+    asked = prepare_queries(database, model)
+    target = building.begin(database, 1, "moments")
+    building.fill(database, target)
+    recall.check_recall(database, target, asked, min_recall=0.0, progress=lambda _: None)
+    with database.connection() as connection:
+        return read_truths(connection, 1, asked)
+
+
+@pytest.mark.parametrize("change", ["none", "added", "replaced", "deleted"])
+def test_a_check_reads_only_new_videos_and_finds_the_whole_truth(
+    database: Database, read_videos: set[int], change: str
+) -> None:
+    made.collection(database, videos=10)
+    checked_truth(database)
+    assert read_videos == set(range(1, 11))
+    read_videos.clear()
+    if change == "added":
+        for i in (10, 11):
+            made.record(database, f"v{i}.mp4")
+            made.load(database, 1, f"v{i}.mp4", made.footage(i))
+    elif change == "replaced":
+        made.load(database, 1, "v03.mp4", made.footage(77))
+    elif change == "deleted":
+        VideoStore(database).delete("v03.mp4")
+    continued = checked_truth(database)
+    expected = {"none": set(), "added": {11, 12}, "replaced": {*range(1, 11)}}
+    assert read_videos == expected.get(change, {*range(1, 11)} - {4})
+    with database.connection() as connection:
+        connection.execute("DELETE FROM recall_truths")
+    anew = checked_truth(database)
+    assert continued.keys() == anew.keys() > {1.0, 0.3}
+    for share, found in anew.items():
+        assert continued[share].loads == found.loads
+        np.testing.assert_allclose(continued[share].distances_QK, found.distances_QK, atol=1e-6)
+
+
+def test_a_share_keeps_its_videos_as_others_are_added(database: Database) -> None:
+    made.collection(database, videos=10)
+    before = checked_truth(database)[0.3].loads
+    for i in range(10, 16):
+        made.record(database, f"v{i}.mp4")
+        made.load(database, 1, f"v{i}.mp4", made.footage(i))
+    after = checked_truth(database)[0.3].loads
+    assert before.items() < after.items()
+
+
 def test_an_index_is_measured_without_and_with_filters(
     module_database: Database, built: Generation, queries: list[Query]
 ) -> None:
@@ -194,7 +261,7 @@ def test_an_index_is_measured_without_and_with_filters(
         module_database, built, queries, min_recall=0.95, progress=lambda _: None
     )
     shares = {case.share for case in report.cases}
-    assert shares == {1.0, 0.001, 0.05, 0.3}, "1% of 30 videos is one video, as is 0.1%"
+    assert shares == {1.0, 0.001, 0.3}, "of 30 videos 0.1, 1 and 5% are one video"
     assert {case.modality for case in report.cases} == {"picture", "text"}
     for case in report.cases:
         assert case.searched == ("moments" if case.share == 1 else "exact")

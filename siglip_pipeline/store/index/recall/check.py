@@ -16,6 +16,7 @@ from psycopg import sql
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store import counts, tables
 from siglip_pipeline.store.database import Connection, Database
+from siglip_pipeline.store.index.recall.kept_truths import keep_truths, read_truths
 from siglip_pipeline.store.index.recall.looks import is_clear, looks
 from siglip_pipeline.store.index.recall.queries import SEED, Query
 from siglip_pipeline.store.index.recall.recall_report import RecallCase, RecallReport
@@ -29,6 +30,7 @@ from siglip_pipeline.store.search.search_run import GROWN_ROWS
 
 DEPTHS = (1, 10, 100)
 SHARES = (0.001, 0.01, 0.05, 0.3)
+GOLDEN_RATIO = (1 + 5**0.5) / 2
 # Recall@10 for which the effort is chosen: above what publishing requires by default.
 AIM = 0.99
 # Asked where every frame in scope is compared, which misses nothing: they show that, and the time.
@@ -68,7 +70,16 @@ def check_recall(
     with database.snapshot(reading=tables.frames(target.model_id)) as connection:
         scopes = _scopes(connection, target)
         progress(f"recall check: exact search for {len(queries)} queries, {len(scopes)} filters")
-        truth = find_truth(connection, target, queries, list(scopes.values()), max(DEPTHS))
+        kept = read_truths(connection, target.model_id, queries)
+        truths = find_truth(
+            connection,
+            target,
+            queries,
+            list(scopes.values()),
+            max(DEPTHS),
+            known=[kept.get(share) for share in scopes],
+        )
+        truth = [one.distances_QK for one in truths]
         kind = index_kind(target.kind)
         groups = _groups(queries)
         rows_count, table_bytes, ann_bytes = sizes(connection, target)
@@ -78,6 +89,7 @@ def check_recall(
         cases = _cases(connection, target, queries, groups, scopes, truth, min_recall)
         plan, uses_index = explain(connection, target, queries[0]) if queries else ("", True)
         frames = counts.answered_frames(connection, target.model_id, target.generation)
+    keep_truths(database, target.model_id, queries, dict(zip(scopes, truths, strict=True)))
     return RecallReport(
         kind=target.kind,
         ef_search=max((c.ef_search for c in cases if c.share == 1), default=kind.default_ef_search),
@@ -150,21 +162,24 @@ def _cases(
 
 
 def _scopes(connection: Connection, target: Generation) -> dict[float, Scope]:
-    """Return the scope of all videos, and of random shares of them, which are reproducible."""
+    """Return the scope of all videos, and of shares of them.
+
+    A share keeps its videos as others are added, so that its truth can be kept: multiples of the
+    golden ratio spread the ids evenly over the numbers from 0 to 1.
+    """
     rows = connection.execute(_VIDEOS, [target.model_id, target.generation]).fetchall()
-    rng = np.random.default_rng(SEED)
+    places = sorted((row[0] * GOLDEN_RATIO % 1, row) for row in rows)
     scopes = {1.0: Scope()}
     counts = {len(rows)}
     for share in SHARES:
-        count = max(1, round(share * len(rows)))
-        if count in counts:  # with few videos, two shares may be the same
+        picked = [row for place, row in places if place < share] or [row for _, row in places[:1]]
+        if len(picked) in counts:  # with few videos, two shares may be the same
             continue
-        counts.add(count)
-        picked = rng.choice(len(rows), size=count, replace=False)
+        counts.add(len(picked))
         scopes[share] = Scope(
-            video_ids=[rows[i][0] for i in picked],
-            frames=sum(rows[i][1] for i in picked),
-            moments=sum(rows[i][2] for i in picked),
+            video_ids=[row[0] for row in picked],
+            frames=sum(row[1] for row in picked),
+            moments=sum(row[2] for row in picked),
         )
     return scopes
 

@@ -1,12 +1,14 @@
 """Search exactly, and compute how much of it an index found.
 
-One pass over the frames gives the truth for all queries and filters. A frame counts as found if it
+One pass over the frames gives the truth for all queries and filters; over new frames alone, where
+a truth of the others is known. A frame counts as found if it
 is as near as the last frame of the truth, so that ties and equal frames do not lower the recall.
 
 Shapes: Q queries, K depth of the truth, R rows of a block of frames.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,20 @@ from siglip_pipeline.store.kinds import Generation, Scope
 # Two frames whose inner products differ by less than this rounding error are equally near.
 TIE = 1e-5
 
+_LOADS = "SELECT video_id, ingest_id FROM ingests WHERE model_id = %s"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Truth:
+    """The nearest frames of each query among those of some loads."""
+
+    loads: dict[int, int]
+    """The ``ingest_id`` of each video that was compared."""
+    distances_QK: FloatArray
+    """Ascending, padded with ``inf``."""
+    videos_QK: NDArray[np.int32]
+    """The video of each."""
+
 
 def find_truth(
     connection: Connection,
@@ -28,45 +44,102 @@ def find_truth(
     queries: Sequence[Query],
     scopes: Sequence[Scope],
     depth: int,
-) -> list[FloatArray]:
-    """Return the ascending distances [Q, K] of the nearest frames per scope, padded with ``inf``.
+    *,
+    known: Sequence[Truth | None] | None = None,
+) -> list[Truth]:
+    """Return the nearest frames of each query, per scope.
 
-    Every frame is compared with every query, in one pass. Vectors and queries are rounded to half
-    precision as the database rounds them.
+    Every frame is compared with every query, in one pass; where a truth is known, only frames of
+    loads that it lacks. Vectors and queries are rounded to half precision as the database rounds
+    them.
     """
     q = len(queries)
     rounded_QD = np.array([query.embedding_D for query in queries], dtype=np.float16)
     # Distances are negative products.
     away_QD = -rounded_QD.astype(np.float32).reshape(q, target.dim)
-    best = [np.full((q, depth), np.inf, np.float32) for _ in scopes]
-    ids = [None if s.video_ids is None else np.array(s.video_ids) for s in scopes]
+    loads: dict[int, int] = dict(connection.execute(_LOADS, [target.model_id]).fetchall())
+    truths = [
+        _begin(before, loads if s.video_ids is None else _of_videos(loads, s.video_ids), (q, depth))
+        for s, before in zip(scopes, known or [None] * len(scopes), strict=True)
+    ]
+    fresh = [np.array([*now.keys() - truth.loads.keys()], np.int64) for now, truth in truths]
+    best = [(truth.distances_QK, truth.videos_QK) for _, truth in truths]
     held = {int(_keys(*query.held_out)): i for i, query in enumerate(queries) if query.held_out}
-    for video_id_R, frame_index_R, vectors_RD in read_vectors(
-        connection, tables.frames(target.model_id), target.dim
-    ):
+    for video_id_R, frame_index_R, vectors_RD in _frames(connection, target, fresh, len(loads)):
         distances_QR = away_QD @ vectors_RD.T
         keys_R = _keys(video_id_R, frame_index_R)
         for row in np.flatnonzero(np.isin(keys_R, list(held))):
             distances_QR[held[int(keys_R[row])], row] = np.inf
-        for i, wanted in enumerate(ids):
-            inside_QR = distances_QR
-            if wanted is not None:
-                inside_QR = distances_QR[:, np.isin(video_id_R, wanted)]
-            best[i] = _nearest(best[i], inside_QR)
-    return [np.sort(nearest_QK, axis=1) for nearest_QK in best]
+        for i, wanted in enumerate(fresh):
+            inside_R = np.isin(video_id_R, wanted)
+            if inside_R.all():
+                best[i] = _nearest(best[i], distances_QR, video_id_R)
+            elif inside_R.any():
+                best[i] = _nearest(best[i], distances_QR[:, inside_R], video_id_R[inside_R])
+    return [
+        Truth(loads=now, distances_QK=distances_QK, videos_QK=videos_QK)
+        for (now, _), (distances_QK, videos_QK) in zip(truths, map(_sorted, best), strict=True)
+    ]
 
 
-def _nearest(best_QK: FloatArray, distances_QR: FloatArray) -> FloatArray:
-    """Return the K least of both [Q, K], in any order.
+def _of_videos(loads: dict[int, int], video_ids: Sequence[int]) -> dict[int, int]:
+    return {video_id: loads[video_id] for video_id in video_ids if video_id in loads}
+
+
+def _begin(
+    before: Truth | None, loads: dict[int, int], shape: tuple[int, int]
+) -> tuple[dict[int, int], Truth]:
+    """Return the loads to compare, and what is known of them: nothing if a frame of it is gone."""
+    if before is not None and before.distances_QK.shape == shape:
+        same = {video: load for video, load in before.loads.items() if loads.get(video) == load}
+        found_QK = np.isfinite(before.distances_QK)
+        if np.isin(before.videos_QK[found_QK], list(same)).all():
+            return loads, replace(before, loads=same)
+    nothing_QK = np.full(shape, np.inf, np.float32)
+    return loads, Truth(loads={}, distances_QK=nothing_QK, videos_QK=np.zeros(shape, np.int32))
+
+
+def _frames(
+    connection: Connection, target: Generation, fresh: Sequence[NDArray[np.int64]], videos: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], FloatArray]]:
+    """Yield the frames of fresh videos in blocks, and others too where most are fresh."""
+    wanted = np.unique(np.concatenate(fresh)).tolist()
+    if wanted:
+        some = wanted if 2 * len(wanted) < videos else None
+        yield from read_vectors(connection, tables.frames(target.model_id), target.dim, some)
+
+
+def _nearest(
+    best: tuple[FloatArray, NDArray[np.int32]],
+    distances_QR: FloatArray,
+    video_id_R: NDArray[np.int64],
+) -> tuple[FloatArray, NDArray[np.int32]]:
+    """Return the K least of both [Q, K] with their videos, in any order.
 
     After the first blocks few frames are nearer to any query than what is known: only these are
     sorted.
     """
+    best_QK, videos_QK = best
     nearer_R = (distances_QR < best_QK.max(axis=1, keepdims=True)).any(axis=0)
     if not nearer_R.any():
-        return best_QK
+        return best
     both = np.concatenate([best_QK, distances_QR[:, nearer_R]], axis=1)
-    return np.partition(both, best_QK.shape[1] - 1, axis=1)[:, : best_QK.shape[1]]
+    fresh_QR = np.broadcast_to(video_id_R[nearer_R].astype(np.int32), (len(both), nearer_R.sum()))
+    picked_QK = np.argpartition(both, best_QK.shape[1] - 1, axis=1)[:, : best_QK.shape[1]]
+    videos = np.concatenate([videos_QK, fresh_QR], axis=1)
+    return (
+        np.take_along_axis(both, picked_QK, axis=1),
+        np.take_along_axis(videos, picked_QK, axis=1),
+    )
+
+
+def _sorted(
+    best: tuple[FloatArray, NDArray[np.int32]],
+) -> tuple[FloatArray, NDArray[np.int32]]:
+    order_QK = np.argsort(best[0], axis=1)
+    return np.take_along_axis(best[0], order_QK, axis=1), np.take_along_axis(
+        best[1], order_QK, axis=1
+    )
 
 
 def _keys(
