@@ -253,6 +253,7 @@ def test_copies_of_real_films_are_found_and_nothing_else(
             uploads / f"film{number}.mp4",
             scenes[8 * number : 8 * number + 6],
             seconds_per_scene=2,
+            fps=12,
             size=(160, 120),
         ).path
         for number in range(4)
