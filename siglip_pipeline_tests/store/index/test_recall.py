@@ -2,6 +2,7 @@
 
 import io
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -557,3 +558,19 @@ def test_the_plot_is_a_small_picture_that_shows_the_curve(sweep: bool) -> None:
 
 def test_a_check_without_cases_still_plots() -> None:
     assert recall_plot(report()).startswith(b"\x89PNG")
+
+
+def test_reading_ahead_changes_nothing_and_hides_no_error() -> None:
+    assert list(truth.read_ahead(iter("abc"))) == ["a", "b", "c"]
+    made_by: list[int] = []
+
+    def broken() -> Iterator[int]:
+        made_by.append(threading.get_ident())
+        yield 1
+        raise ConnectionError
+
+    items = truth.read_ahead(broken())
+    assert next(items) == 1
+    assert made_by != [threading.get_ident()]
+    with pytest.raises(ConnectionError):
+        next(items)

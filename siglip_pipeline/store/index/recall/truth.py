@@ -8,7 +8,9 @@ Shapes: Q queries, K depth of the truth, R rows of a block of frames.
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,8 @@ from siglip_pipeline.store.kinds import Generation, Scope
 
 # Two frames whose inner products differ by less than this rounding error are equally near.
 TIE = 1e-5
+
+T = TypeVar("T")
 
 _LOADS = "SELECT video_id, ingest_id FROM ingests WHERE model_id = %s"
 
@@ -106,7 +110,17 @@ def _frames(
     wanted = np.unique(np.concatenate(fresh)).tolist()
     if wanted:
         some = wanted if 2 * len(wanted) < videos else None
-        yield from read_vectors(connection, tables.frames(target.model_id), target.dim, some)
+        frames = tables.frames(target.model_id)
+        yield from read_ahead(read_vectors(connection, frames, target.dim, some))
+
+
+def read_ahead(items: Iterator[T]) -> Iterator[T]:
+    """Yield items; while one is used, a thread makes the next."""
+    with ThreadPoolExecutor(1, "read-ahead") as reader:
+        coming = reader.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = reader.submit(next, items, None)
+            yield item
 
 
 def _nearest(
