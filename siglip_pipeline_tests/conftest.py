@@ -141,15 +141,22 @@ def postgres() -> Iterator[EmbeddedPostgres]:
             yield server
 
 
-@pytest.fixture(scope="session")
-def demo_videos(tmp_path_factory: pytest.TempPathFactory) -> list[DemoVideo]:
-    """The demo's films, which the processes of a run render once: to be copied, not changed."""
+@contextmanager
+def shared_folder(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """A folder of all processes of a run, for one at a time: to be copied, not changed."""
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
-    with (shared / "demo_videos.lock").open("w") as lock:
+    with (shared / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return render_demo_videos(shared / "demo_videos")
+        yield shared / name
+
+
+@pytest.fixture(scope="session")
+def demo_videos(tmp_path_factory: pytest.TempPathFactory) -> list[DemoVideo]:
+    """The demo's films, which the processes of a run render once."""
+    with shared_folder(tmp_path_factory, "demo_videos") as folder:
+        return render_demo_videos(folder)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The real service in front of a real index: rendered films, the demo model, Postgres, uvicorn."""
 
 import json
+import shutil
 import socket
 import threading
 import time
@@ -38,7 +39,7 @@ from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline.web.app import create_app
 from siglip_pipeline.web.guard import Guard
 from siglip_pipeline.web.serve import http_server
-from siglip_pipeline_tests.conftest import collection_settings, fresh_database
+from siglip_pipeline_tests.conftest import collection_settings, fresh_database, shared_folder
 from siglip_pipeline_tests.web.browser import Page, chromium
 
 SCENES_PER_FILM = 6
@@ -73,24 +74,32 @@ class Served:
 Serve = Callable[..., Any]
 
 
+def _films(folder: Path) -> dict[str, DemoVideo]:
+    """Three films below a folder, by name; those that are there already are kept."""
+    scenes = demo_scenes()
+    names = {"one.mp4": "libx264", "more/two words.webm": "libvpx-vp9", "old.avi": "mpeg4"}
+    return {
+        name: render_video(
+            folder / name,
+            scenes[number * SCENES_PER_FILM : (number + 1) * SCENES_PER_FILM],
+            seconds_per_scene=SECONDS_PER_SCENE,
+            codec=codec,
+            overwrite=False,
+        )
+        for number, (name, codec) in enumerate(names.items())
+    }
+
+
 @pytest.fixture(scope="session")
 def collection(
     postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Collection]:
     home = tmp_path_factory.mktemp("web")
     uploads = home / "uploads"
-    (uploads / "more").mkdir(parents=True)
-    scenes = demo_scenes()
-    names = {"one.mp4": "libx264", "more/two words.webm": "libvpx-vp9", "old.avi": "mpeg4"}
-    films = {
-        name: render_video(
-            uploads / name,
-            scenes[number * SCENES_PER_FILM : (number + 1) * SCENES_PER_FILM],
-            seconds_per_scene=SECONDS_PER_SCENE,
-            codec=codec,
-        )
-        for number, (name, codec) in enumerate(names.items())
-    }
+    with shared_folder(tmp_path_factory, "web_films") as folder:
+        _films(folder)
+        shutil.copytree(folder, uploads)
+    films = _films(uploads)
     (uploads / "broken <b>.mp4").write_text("this is no film")
     with fresh_database(postgres) as url:
         settings = collection_settings(home, url)
