@@ -23,7 +23,12 @@ from siglip_pipeline.cli import watch as watch_cli
 from siglip_pipeline.cli.common import Json
 from siglip_pipeline.cli.common import load_settings as _settings
 from siglip_pipeline.cli.completion import complete_video
-from siglip_pipeline.cli.interrupts import ending_soon, heed_interrupts
+from siglip_pipeline.cli.interrupts import (
+    INTERRUPTED,
+    end_after_interrupt,
+    ending_soon,
+    heed_interrupts,
+)
 from siglip_pipeline.errors import NO_ROOM, SiglipPipelineError
 from siglip_pipeline.files.private_files import keep_files_private, make_folders
 from siglip_pipeline.settings import Settings
@@ -341,8 +346,11 @@ def main() -> None:
             "to another one"
         )
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except (KeyboardInterrupt, SystemExit) as ended:
+        # Typer makes the one of the other.
+        if isinstance(ended, SystemExit) and ended.code != INTERRUPTED:
+            raise
+        end_after_interrupt()
 
 
 def _make_uploads_folder(settings: Settings) -> None:

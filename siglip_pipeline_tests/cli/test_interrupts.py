@@ -68,6 +68,29 @@ HANGING = textwrap.dedent(
 )
 
 
+COMPUTING = textwrap.dedent(
+    """
+    import sys, threading, time, torch
+    from siglip_pipeline.cli import main as cli
+
+    def compute():
+        numbers = torch.ones(300, 300)
+        while True:
+            numbers.matmul(numbers)
+
+    @cli.app.command()
+    def hang():
+        for _ in range(4):
+            threading.Thread(target=compute, daemon=True).start()
+        print("ready", flush=True)
+        time.sleep(60)
+
+    sys.argv[1:] = ["hang"]
+    cli.main()
+    """
+)
+
+
 @contextmanager
 def started(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
@@ -105,9 +128,10 @@ def test_the_end_of_a_command_looks_for_no_garbage() -> None:
     assert done.stdout == f"siglip-pipeline {__version__}\nTrue\n"
 
 
-def test_ctrl_c_ends_any_command_within_seconds() -> None:
-    """Its clean-up hangs, and a thread of it goes on."""
-    with started("-c", HANGING) as process:
+@pytest.mark.parametrize("script", [HANGING, COMPUTING], ids=["clean-up hangs", "threads of C++"])
+def test_ctrl_c_ends_any_command_within_seconds(script: str) -> None:
+    """Also if a thread of it goes on."""
+    with started("-c", script) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         assert_ctrl_c_ends(process)
