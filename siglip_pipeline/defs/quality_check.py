@@ -72,7 +72,8 @@ def check_quality(
         objection = promote_automatically(database, model_id, gate) if promoting else None
     except (JudgedQueriesError, NothingIndexedError) as error:
         return dg.AssetCheckResult(check_name=NAME, passed=False, metadata={"reason": str(error)})
-    history = quality_history(database, judged=report.judged, purpose="check")
+    with database.connection() as connection:
+        history = quality_history(connection, judged=report.judged, purpose="check")
     best = best_quality(
         database, gate.metric, judged=report.judged, digest=report.digest, purpose="check"
     )

@@ -72,7 +72,11 @@ def past_evaluations(
         limit: so many.
         offset: skip so many of the newest.
     """
-    history = quality_history(database, judged=judged, purpose=purpose, limit=limit, offset=offset)
+    with database.snapshot() as connection:  # a page and the total that agree
+        history = quality_history(
+            connection, judged=judged, purpose=purpose, limit=limit, offset=offset
+        )
+        total = count_quality(connection, judged=judged, purpose=purpose)
     return EvaluationsDocument(
         evaluations=tuple(
             _PAST.validate_python(
@@ -85,7 +89,7 @@ def past_evaluations(
             )
             for past in history
         ),
-        total=count_quality(database, judged=judged, purpose=purpose),
+        total=total,
     )
 
 

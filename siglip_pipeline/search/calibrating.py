@@ -69,14 +69,13 @@ def moments_around(service: SearchService, watch: Watch) -> list[Hit]:
         QueryError: its globs match no video.
     """
     _, [query_D] = service.vectors_of_texts([watch.query])
-    found = service.by_vector(
-        query_D,
-        kind="text",
-        k=MAX_K,
-        filter=SearchFilter(videos=watch.videos, min_probability=0.0),
-    ).hits
-    hits = sorted(found, key=lambda hit: -hit.probability)
-    above = sum(hit.probability >= watch.min_probability for hit in hits)
+    filter = SearchFilter(videos=watch.videos, min_probability=0.0)
+    for k in (2 * SHOWN, 10 * SHOWN, MAX_K):
+        found = service.by_vector(query_D, kind="text", k=k, filter=filter).hits
+        hits = sorted(found, key=lambda hit: -hit.probability)
+        above = sum(hit.probability >= watch.min_probability for hit in hits)
+        if len(hits) < k or len(hits) >= above + SHOWN:
+            break
     first = max(0, min(above - SHOWN // 2, len(hits) - SHOWN))
     return hits[first : first + SHOWN]
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from psycopg.rows import class_row
 
-from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.database import Connection, Database
 
 Purpose = Literal["command", "check", "promotion"]
 """What an evaluation was made for."""
@@ -70,7 +70,7 @@ def record_quality(database: Database, report: dict[str, Any], *, purpose: Purpo
 
 
 def quality_history(
-    database: Database,
+    connection: Connection,
     *,
     judged: str | None = None,
     purpose: Purpose | None = None,
@@ -80,16 +80,13 @@ def quality_history(
     """Return the last evaluations, newest first.
 
     Args:
-        database: holds them.
+        connection: to the database that holds them.
         judged: of the file of this name only.
         purpose: only those that were made for this.
         limit: so many.
         offset: skip so many of the newest.
     """
-    with (
-        database.connection() as connection,
-        connection.cursor(row_factory=class_row(PastQuality)) as cursor,
-    ):
+    with connection.cursor(row_factory=class_row(PastQuality)) as cursor:
         return cursor.execute(
             f"""
             SELECT model_key, generation, purpose, evaluated_at, report - 'queries' AS report,
@@ -102,15 +99,13 @@ def quality_history(
 
 
 def count_quality(
-    database: Database, *, judged: str | None = None, purpose: Purpose | None = None
+    connection: Connection, *, judged: str | None = None, purpose: Purpose | None = None
 ) -> int:
     """Return the number of evaluations that :func:`quality_history` reads page by page."""
-    with database.connection() as connection:
-        row = connection.execute(
-            f"SELECT count(*) FROM quality_results WHERE {_CHOSEN}",
-            {"judged": judged, "purpose": purpose},
-        ).fetchone()
-    assert row is not None
+    [row] = connection.execute(
+        f"SELECT count(*) FROM quality_results WHERE {_CHOSEN}",
+        {"judged": judged, "purpose": purpose},
+    )
     return int(row[0])
 
 

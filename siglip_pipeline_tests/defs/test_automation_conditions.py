@@ -120,8 +120,10 @@ class Collection:
             return self._launch(requests[0]) if requests else []
 
     def _launch(self, request: dg.RunRequest) -> list[str]:
-        """Create what the daemon would: a run of one video, or a backfill of several."""
+        """Create what the daemon would: a run of one video or none, or a backfill of several."""
         subset = request.asset_graph_subset
+        if subset is None and not GRAPH.get(self._asset).is_partitioned:
+            return ["the collection"]
         if subset is None:
             assert request.partition_key is not None
             self.make(self._asset, [request.partition_key])

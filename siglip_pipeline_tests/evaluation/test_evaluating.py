@@ -29,6 +29,7 @@ from siglip_pipeline.store.index.index_options import IndexOptions
 from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.quality_results import (
+    PastQuality,
     best_quality,
     promotions,
     quality_history,
@@ -130,12 +131,17 @@ def run_cli(
     return exited.value.code
 
 
+def stored_by_command(reels: Reels) -> list[PastQuality]:
+    with reels.database.connection() as connection:
+        return quality_history(connection, judged=JUDGED.name, purpose="command")
+
+
 def test_the_command_shows_and_stores(
     reels: Reels, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = str(JUDGED_QUERIES)
     compare = ("--compare", "SIGLIP_SEARCH_MIN_PROBABILITY=0.9")
-    before = len(quality_history(reels.database, judged=JUDGED.name, purpose="command"))
+    before = len(stored_by_command(reels))
     assert not run_cli(monkeypatch, reels, "evaluate", file, "--min-probability", "0.3", *compare)
     shown = capsys.readouterr().out
     for part in ("R@1 IoU0.7", "R@10 IoU0.3", "nDCG@10", "caption", "losses"):
@@ -146,14 +152,15 @@ def test_the_command_shows_and_stores(
     assert document["compared"]["min_probability"] == 0.9
     rows = {row["metric"]: row for row in document["comparison"]}
     assert rows["R@1"]["ties"] == 160, "ranks do not depend on what is hidden"
-    history = quality_history(reels.database, judged=JUDGED.name, purpose="command")
+    history = stored_by_command(reels)
     assert len(history) == before + 4
     assert history[0].queries == len(document["compared"].pop("queries")) == 200
     assert history[0].report == document["compared"]
     listing = ("evaluations", "--judged", JUDGED.name, "--limit", "2")
     assert not run_cli(monkeypatch, reels, *listing, "--json")
     listed = json.loads(capsys.readouterr().out)
-    assert listed["total"] == len(quality_history(reels.database, judged=JUDGED.name))
+    with reels.database.connection() as connection:
+        assert listed["total"] == len(quality_history(connection, judged=JUDGED.name))
     assert [past["min_probability"] for past in listed["evaluations"]] == [0.9, 0]
     assert listed["evaluations"][0]["tags"] == document["compared"]["tags"]
     assert not run_cli(monkeypatch, reels, *listing)
@@ -305,7 +312,14 @@ def test_two_models_are_compared(
     assert not run_cli(monkeypatch, reels, *arguments)
     document = json.loads(capsys.readouterr().out)
     row = next(r for r in document["comparison"] if r["metric"] == "nDCG@10")
-    assert row["before"] > row["after"] + 0.05
+    for side, report in (("before", "report"), ("after", "compared")):
+        [alone] = [
+            value["mean"]
+            for value in document[report]["tags"][0]["metrics"]
+            if value["metric"] == "nDCG@10"
+        ]
+        assert row[side] == pytest.approx(alone, abs=2e-6)
+    assert row["before"] > row["after"]
     assert row["losses"] > row["wins"]
     assert row["p_value"] < 0.001
     assert document["worse"][0]["before"] > document["worse"][0]["after"]

@@ -1,11 +1,12 @@
 """Thresholds of standing queries: the moments that are shown, the answers, and what they give."""
 
 import json
+from typing import Any
 
 import pytest
 
 from siglip_pipeline.errors import QueryError
-from siglip_pipeline.search import Hit, SearchFilter, SearchOptions, SearchService
+from siglip_pipeline.search import Hit, SearchFilter, SearchOptions, SearchResult, SearchService
 from siglip_pipeline.search.calibrating import (
     Answer,
     JudgedMoment,
@@ -65,7 +66,9 @@ def test_the_interval_is_wilsons() -> None:
         calibrate([], model_key="m")
 
 
-def test_the_moments_around_the_threshold_are_shown(database: Database) -> None:
+def test_the_moments_around_the_threshold_are_shown(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made.collection(database, videos=20)
     build_index(database, 1, options=made.index_options(index_min_recall=0.0))
     service = SearchService(
@@ -74,10 +77,20 @@ def test_the_moments_around_the_threshold_are_shown(database: Database) -> None:
     store = WatchStore(database)
     every = service.by_text(QUERY, k=1000, filter=SearchFilter(min_probability=0.0)).hits
     assert len(every) > 40
+    asked: list[int] = []
+    search = SearchService.by_vector
+
+    def by_vector(*given: Any, k: int, **options: Any) -> SearchResult:
+        asked.append(k)
+        return search(*given, k=k, **options)
+
+    monkeypatch.setattr(SearchService, "by_vector", by_vector)
     for above in (0, 3, 20, len(every)):
         least = 1.0 if above == 0 else every[above - 1].probability
         watch: Watch = store.add(f"{above}", QUERY, min_probability=least)
+        asked.clear()
         shown = moments_around(service, watch)
+        assert asked == ([40] if above < 40 else [40, 200]), "no more hits than decide"
         first = max(0, min(above - 10, len(every) - 20))
         assert [h.score for h in shown] == [h.score for h in every[first : first + 20]]
 

@@ -97,6 +97,12 @@ def _cli(settings: Settings, *arguments: str) -> "subprocess.CompletedProcess[st
     )
 
 
+def _error_of(url: str) -> str:
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(url, timeout=60)
+    return str(json.load(caught.value)["error"]["type"])
+
+
 @contextmanager
 def _up(settings: Settings, log: Path) -> Iterator[Up]:
     with log.open("ab") as output:
@@ -148,8 +154,7 @@ def test_an_upload_becomes_searchable_and_everything_stops_and_goes_on(
         assert up_now is not None
         assert up_now.page_url == f"http://127.0.0.1:{settings.page_port}"
         assert up_now.page_url in log.read_text()
-        with urllib.request.urlopen(f"{up_now.page_url}/healthz", timeout=60) as answer:
-            assert answer.status == 200
+        assert _error_of(f"{up_now.page_url}/readyz") == "NotReady"
         render_video(Path(settings.uploads) / "a.mp4", scenes, seconds_per_scene=2)
         assert str(settings.dagster_port) in log.read_text()
         # One process group, but for Postgres: the terminal's Ctrl-C must not reach it first.

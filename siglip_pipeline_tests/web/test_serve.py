@@ -15,6 +15,11 @@ import pytest
 
 from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.settings import Settings, child_environment
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.index.similarity_index import build_index
+from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.store.videos import VideoStore
+from siglip_pipeline_tests.store import made
 from siglip_pipeline_tests.web.conftest import Collection, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -138,8 +143,16 @@ def test_it_is_ready_once_the_model_is_there_that_it_was_to_load(collection: Col
     assert set(seen[:-1]) <= {(503, "NotReady")}
 
 
-def test_nothing_is_indexed_yet(database_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("index_was_asked_for", [False, True])
+def test_nothing_is_indexed_yet(
+    database_url: str, tmp_path: Path, index_was_asked_for: bool
+) -> None:
     settings = Settings.load(home=tmp_path, uploads=str(tmp_path), database_url=database_url)
+    if index_was_asked_for:
+        with Database(database_url) as database:
+            build_index(
+                database, ModelStore(database).register(made.spec()), options=made.index_options()
+            )
     with serving(settings, "--port", str(free_port())) as (_, url):
         assert _get(f"{url}/readyz") == (
             503,
@@ -149,6 +162,21 @@ def test_nothing_is_indexed_yet(database_url: str, tmp_path: Path) -> None:
         assert (status, document["error"]["type"]) == (409, "NothingIndexedError")
         assert str(tmp_path) not in document["error"]["message"]
         assert _get(f"{url}/api/videos") == (200, {"videos": [], "total": 0, "next": None})
+
+
+def test_a_collection_that_became_empty_is_ready_and_has_no_hits(
+    database_url: str, tmp_path: Path
+) -> None:
+    settings = Settings.load(home=tmp_path, uploads=str(tmp_path), database_url=database_url)
+    with Database(database_url) as database:
+        model_id = made.collection(database, videos=1)
+        build_index(database, model_id, options=made.index_options())
+        with serving(settings, "--port", str(free_port())) as (_, url):
+            for _ in range(2):
+                assert _get(f"{url}/readyz")[0] == 200
+                VideoStore(database).delete("v00.mp4")
+                build_index(database, model_id, options=made.index_options())
+            assert _get(f"{url}/api/videos")[1]["total"] == 0
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from siglip_pipeline.text.in_words import duration_in_words
 
 logger = logging.getLogger(__name__)
 
-Outcome = Literal["published", "refused", "current"]
+Outcome = Literal["published", "refused", "current", "empty"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +33,13 @@ class IndexReport:
 
     outcome: Outcome
     """``published``; ``refused``: the recall check failed, and the live index stays;
-    ``current``: the live index is good enough, and nothing was built."""
+    ``current``: the live index is good enough, and nothing was built; ``empty``: there is no live
+    index, and no frame to make one of."""
     reason: str
     """The reason, as a sentence."""
     kind: str
-    generation: int
-    """The new generation; the live one if nothing was built."""
+    generation: int | None
+    """The new generation; the live one if nothing was built; None if there is none."""
     active: bool
     """Whether search answers with this model now."""
     changed_share: float
@@ -100,7 +101,8 @@ def build_index(
     Small changes are in the live index already. A new generation is built beside it if there is
     none, if another kind or threshold is set, if more than ``rebuild_share`` of the frames
     changed, or if recall fell below ``min_recall``. It is published in one transaction, and only if
-    its recall check passes; the old one answers until then.
+    its recall check passes; the old one answers until then. The first one is built once there is a
+    frame, so that a search before says that nothing is indexed yet. A live one may become empty.
 
     Args:
         database: holds the vectors and the index.
@@ -165,6 +167,8 @@ def _bring_up_to_date(
     if model.moment_threshold != options.moment_threshold:
         building.recut(database, model_id, options.moment_threshold, progress)
     chosen = wanted if wanted != AUTO else _choose(database, model_id, live, progress)
+    if live is None and not queries:
+        return _empty(model, chosen)
     why = "requested" if force else _reason_to_build(model, live, changed, chosen, options)
     if why is None and live is not None:
         checked = _check_live(database, live, changed, queries, options, progress)
@@ -238,6 +242,20 @@ def _current(
         build_seconds=0.0,
         settings=None,
         recall=report,
+    )
+
+
+def _empty(model: ModelRow, kind: str) -> IndexReport:
+    return IndexReport(
+        outcome="empty",
+        reason=f"there are no vectors of model {model.name} yet, so there is nothing to index",
+        kind=kind,
+        generation=None,
+        active=model.is_active,
+        changed_share=0.0,
+        build_seconds=0.0,
+        settings=None,
+        recall=None,
     )
 
 

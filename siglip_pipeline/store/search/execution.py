@@ -29,19 +29,28 @@ def effort_of(
     return Effort(ef_search=ef_search, rows=ef_search)
 
 
-def apply_settings(
-    connection: Connection, kind: IndexKind, *, rows: int, scope: Scope, ef_search: int
-) -> None:
-    """Apply the server settings of a search, to the transaction or else to the session.
+def set_up(
+    connection: Connection,
+    kind: IndexKind,
+    target: Generation,
+    scope: Scope,
+    *,
+    ef_search: int,
+    rows: int,
+) -> IndexKind:
+    """Return what searches a scope for so many rows, and apply its server settings.
 
-    A session that has the same settings from its last search is left as it is.
+    They apply to the transaction or else to the session. A session that has the same settings from
+    its last search is left as it is.
     """
+    kind, ef_search = kind.within(target, scope, ef_search=ef_search, rows=rows)
     settings = kind.settings(ef_search=ef_search, rows=rows, scope=scope)
     if not connection.autocommit:
         _set(connection, settings, local=True)
     elif _SESSION_SETTINGS.get(connection) != settings:
         _set(connection, settings, local=False)
         _SESSION_SETTINGS[connection] = settings
+    return kind
 
 
 _SESSION_SETTINGS: WeakKeyDictionary[Connection, dict[str, str]] = WeakKeyDictionary()

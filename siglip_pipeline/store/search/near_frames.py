@@ -10,7 +10,7 @@ from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store.database import Connection
 from siglip_pipeline.store.kinds import Generation, IndexKind, Scope, index_kind
 from siglip_pipeline.store.kinds.effort import Effort
-from siglip_pipeline.store.search.execution import apply_settings
+from siglip_pipeline.store.search.execution import set_up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +51,9 @@ class NearFrames:
         least_rows: int = 0,
     ) -> None:
         rows = max(k, least_rows, effort.rows if kind.groups_frames else 0)
-        kind, ef_search = kind.within(target, scope, ef_search=effort.ef_search, rows=rows)
+        kind = set_up(connection, kind, target, scope, ef_search=effort.ef_search, rows=rows)
         self._connection, self._kind, self._target = connection, kind, target
         self._k, self._scope = k, scope
-        apply_settings(connection, kind, rows=rows, scope=scope, ef_search=ef_search)
         self._statement = _NEAREST.format(
             near=kind.near(target, rows=rows, scope=scope, best_of_moment=False), k=sql.Literal(k)
         )

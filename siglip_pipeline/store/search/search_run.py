@@ -8,7 +8,7 @@ from siglip_pipeline.store.database import Connection
 from siglip_pipeline.store.kinds import Generation, IndexKind, Scope, index_kind
 from siglip_pipeline.store.kinds.effort import Effort
 from siglip_pipeline.store.models import ModelRow
-from siglip_pipeline.store.search.execution import apply_settings, choose_kind, effort_of
+from siglip_pipeline.store.search.execution import choose_kind, effort_of, set_up
 from siglip_pipeline.store.search.near_moments import NearMoments, near_moments
 
 ROWS_MAX = 20_000
@@ -49,9 +49,8 @@ def find_hits(
     kind = index_kind("exact") if request.exact else choose_kind(target, scope)
     effort = effort_of(kind, target, request.query_QD, request.ef_search)
     kept, rows = _rows_at_first(kind, target, request, effort)
-    kind, ef_search = kind.within(target, scope, ef_search=effort.ef_search, rows=rows)
     while True:
-        apply_settings(connection, kind, rows=rows, scope=scope, ef_search=ef_search)
+        kind = set_up(connection, kind, target, scope, ef_search=effort.ef_search, rows=rows)
         near = near_moments(connection, target, kind, scope, request, rows=rows, kept=kept)
         if near.live is None or (must_be_active and not near.live):
             return None

@@ -11,7 +11,7 @@ import pytest
 from psycopg import sql
 
 from siglip_pipeline.embedded_postgres import tuning
-from siglip_pipeline.errors import SimilarityIndexError, StoreError
+from siglip_pipeline.errors import NothingIndexedError, SimilarityIndexError, StoreError
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store import generations, vectors, videos
 from siglip_pipeline.store.database import LOCK_BUILD, Database
@@ -324,11 +324,34 @@ def test_an_unknown_kind_names_those_that_there_are() -> None:
         index_kind("lsh")
 
 
-def test_an_empty_collection_is_published_and_filled_later(database: Database) -> None:
+@pytest.mark.parametrize("kind", ["auto", "exact"])
+def test_nothing_is_published_before_there_is_a_frame(database: Database, kind: str) -> None:
     model_id = ModelStore(database).register(made.spec())
-    report = build_index(database, model_id, options=OPTIONS)
-    assert report.published
+    options = made.index_options(index_kind=kind)
+    for force in (False, True):
+        report = build_index(database, model_id, options=options, force=force)
+        assert (report.outcome, report.generation, report.active) == ("empty", None, False)
+    assert generation_states(database) == []
     model = ModelStore(database).get(model_id)
+    with pytest.raises(NothingIndexedError):
+        made.search(database, model, made.footage(1)[0], k=3)
+    made.load(database, model_id, "v.mp4", made.footage(1))
+    assert build_index(database, model_id, options=options).active
+    assert len(made.search(database, model, made.footage(1)[0], k=3)) == 3
+
+
+@pytest.mark.parametrize("kind", ["moments", "exact"])
+def test_what_became_empty_answers_with_nothing_and_can_be_filled_again(
+    database: Database, kind: str
+) -> None:
+    model_id = made.collection(database, videos=2)
+    options = made.index_options(index_kind=kind)
+    build_index(database, model_id, options=options)
+    model = ModelStore(database).get(model_id)
+    for video in VideoStore(database).paths():
+        VideoStore(database).delete(video)
+    assert made.search(database, model, made.footage(1)[0], k=3) == []
+    assert build_index(database, model_id, options=options).outcome in ("published", "current")
     assert made.search(database, model, made.footage(1)[0], k=3) == []
     made.load(database, model_id, "v.mp4", made.footage(1))
     assert len(made.search(database, model, made.footage(1)[0], k=3)) == 3
