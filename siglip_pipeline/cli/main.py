@@ -325,6 +325,9 @@ def main() -> None:
     """Run a command; turn an error of this package into one message and exit code 2."""
     heed_interrupts()
     keep_files_private()
+    # Or imports spend a sixth of their CPU time on the search for garbage among what stays: torch,
+    # transformers and Dagster are half a million objects.
+    gc.set_threshold(10_000)
     # Or the interpreter looks for garbage as it ends: seconds where torch and Dagster are loaded.
     atexit.register(gc.freeze)
     try:

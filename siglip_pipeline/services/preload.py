@@ -6,9 +6,11 @@ Importing it connects to nothing and reads no model.
 import gc
 from importlib import import_module
 
-from siglip_pipeline.definitions import defs
-from siglip_pipeline.defs.internals import MODULES_OF_RUNS
-from siglip_pipeline.settings import Settings
+gc.disable()  # what is imported below stays
+
+from siglip_pipeline.definitions import defs  # noqa: E402
+from siglip_pipeline.defs.internals import MODULES_OF_RUNS  # noqa: E402
+from siglip_pipeline.settings import Settings  # noqa: E402
 
 # With Celery the steps run on other machines; these modules would only take memory here.
 EMBEDDING_MODULES = (
@@ -26,3 +28,4 @@ if Settings.load().executor == "in_process":
 defs.get_repository_def()
 # Freeze, so that runs share these pages: garbage collection would write to every object.
 gc.freeze()
+gc.enable()

@@ -84,7 +84,7 @@ class VectorStore:
 
     def is_current(self, model_id: int, video: str, *, source_sha256: str, sampling: str) -> bool:
         """Return whether vectors of this source and sampling are stored."""
-        with self._database.autocommit() as connection:  # one round trip for each video
+        with self._database.connection() as connection:
             row = connection.execute(
                 """
                 SELECT 1 FROM ingests JOIN videos USING (video_id) WHERE model_id = %s
@@ -142,7 +142,7 @@ class VectorStore:
 
     def video_of_content(self, model_id: int, *, source_sha256: str, sampling: str) -> str | None:
         """Return a video with vectors of this content and sampling; None if there is none."""
-        with self._database.autocommit() as connection:
+        with self._database.connection() as connection:
             row = connection.execute(
                 """
                 SELECT path FROM ingests JOIN videos USING (video_id) WHERE model_id = %s
