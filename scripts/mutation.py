@@ -21,6 +21,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator
+
 ROOT: Final = Path(__file__).parents[1]
 MODULES: Final = {
     "video/sampling.py": ["video/test_sampling.py"],
@@ -32,7 +35,7 @@ MODULES: Final = {
     "siglip/preprocess.py": ["siglip/test_preprocess.py", "siglip/test_embeddings.py"],
     "siglip/similarity.py": ["siglip/test_similarity.py"],
     "siglip/collect.py": ["siglip/test_collect.py", "siglip/test_engine.py"],
-    "store/copy.py": ["store/test_vectors.py"],
+    "store/copy.py": ["store/test_copy.py"],
     "store/moments.py": ["store/test_moments.py"],
     "store/search/scope.py": ["store/search/test_scope.py", "store/search/test_moment_search.py"],
     "store/search/globs.py": ["store/search/test_globs.py"],
@@ -43,13 +46,13 @@ MODULES: Final = {
     ],
     "uploads/listing.py": ["uploads/test_uploads.py"],
     "uploads/names.py": ["defs/test_partitions.py", "hostile/test_names.py"],
-    "stages/duplicates.py": ["stages/test_stages.py"],
-    "stages/reconcile.py": ["stages/test_stages.py", "defs/test_upkeep.py"],
+    "stages/duplicates.py": ["stages/test_duplicates.py"],
+    "stages/reconcile.py": ["stages/test_reconcile.py"],
     "web/ranges.py": ["web/test_media.py"],
     "web/guard.py": ["web/test_guard.py", "web/test_limits.py", "hostile/test_other_pages.py"],
     "search/query_terms.py": ["search/test_query_terms.py"],
     "defs/outcomes.py": ["defs/test_outcomes.py"],
-    "defs/in_flight.py": ["defs/test_upkeep.py"],
+    "defs/in_flight.py": ["defs/test_in_flight.py"],
 }
 """Modules of the package, and the tests that hold them."""
 EQUIVALENTS: Final = Path(__file__).with_name("mutation_equivalents.toml")
@@ -63,7 +66,8 @@ class Change(NamedTuple):
 
     module: str
     before: str
-    after: str
+    after: str | None
+    """None in the list of equivalents: any change of these lines."""
 
     def __str__(self) -> str:
         return f"  {self.module} survived:\n  - {self.before}\n  + {self.after}"
@@ -86,7 +90,11 @@ def main() -> int:
         for module in (module for module in MODULES if options.only in module):
             results = _mutate(module, copy, None if options.all else options.sample, options.seed)
             unnoticed = [_change_of(*result) for result in results if not _is_noticed(result[1])]
-            survived = [change for change in unnoticed if change not in equivalents]
+            survived = [
+                change
+                for change in unnoticed
+                if not equivalents & {change, change._replace(after=None)}
+            ]
             count = len(results) - len(unnoticed)
             equal = len(unnoticed) - len(survived)
             of = f"{count + len(survived)} noticed" + (f", {equal} equivalent" if equal else "")
@@ -133,19 +141,14 @@ def _cosmic_ray(copy: Path, command: str, *arguments: Path) -> str:
 
 
 def _keep_sample(session: Path, source: str, sample: int | None, seed: int) -> None:
-    """Remove changes of annotations, which no test needs to notice, and all but a sample."""
-    annotations = _annotations(source)
+    """Remove all but a sample of the changes that a test can notice."""
     with sqlite3.connect(session) as database:
         # Job ids are random; the order is not.
         places = database.execute(
-            "SELECT job_id, start_pos_row, start_pos_col FROM work_items"
+            "SELECT job_id, operator_name, occurrence FROM work_items"
             " JOIN mutation_specs USING (job_id) ORDER BY work_items.rowid"
         ).fetchall()
-        jobs = [
-            job
-            for job, *place in places
-            if not any(start <= tuple(place) < end for start, end in annotations)
-        ]
+        jobs = [job for job, *place in places if _is_change(source, *place)]
         if sample is not None:
             jobs = random.Random(seed).sample(jobs, min(sample, len(jobs)))
         dropped: Sequence[tuple[str]] = [(job,) for job, *_ in places if job not in jobs]
@@ -153,18 +156,32 @@ def _keep_sample(session: Path, source: str, sample: int | None, seed: int) -> N
             database.executemany(f"DELETE FROM {table} WHERE job_id = ?", dropped)
 
 
-def _annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Return where annotations begin and end, as rows and columns."""
-    found = (
-        getattr(node, name, None)
-        for node in ast.walk(ast.parse(source))
-        for name in ("annotation", "returns")
-    )
-    return [
-        ((node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0))
-        for node in found
-        if isinstance(node, ast.expr)
-    ]
+def _is_change(source: str, operator: str, occurrence: int) -> bool:
+    """Return whether a change is one of behaviour, into what Python can read."""
+    changed = mutate_code(source, get_operator(operator)(), occurrence)
+    try:
+        return changed is not None and _behaviour(changed) != _behaviour(source)
+    except SyntaxError:
+        return False
+
+
+def _behaviour(source: str) -> str:
+    """Return the syntax tree of a module as text, without what only mypy or a programmer heeds.
+
+    That is annotations, whether records are frozen and have slots, and what is named in calls.
+    """
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        for name in {"annotation", "returns"} & {*node._fields}:
+            setattr(node, name, None)
+        for decorator in node.decorator_list if isinstance(node, ast.ClassDef) else ():
+            if isinstance(decorator, ast.Call):
+                decorator.keywords.clear()
+        if isinstance(node, ast.arguments):
+            node.args = [*node.posonlyargs, *node.args, *node.kwonlyargs]
+            node.defaults += filter(None, node.kw_defaults)
+            node.posonlyargs, node.kwonlyargs, node.kw_defaults = [], [], []
+    return ast.dump(tree)
 
 
 def _is_noticed(result: Any) -> bool:
@@ -173,13 +190,18 @@ def _is_noticed(result: Any) -> bool:
 
 def _read_equivalents() -> frozenset[Change]:
     entries = tomllib.loads(EQUIVALENTS.read_text()).get("equivalent", ())
-    return frozenset(Change(entry["module"], entry["before"], entry["after"]) for entry in entries)
+    return frozenset(
+        Change(entry["module"], entry["before"], entry.get("after")) for entry in entries
+    )
 
 
 def _change_of(work: Any, result: Any) -> Change:
     (mutation,) = work["mutations"]
-    rows = (result["diff"] or "").splitlines()[2:]
-    before, after = ("\n".join(row[1:].strip() for row in rows if row[:1] == sign) for sign in "-+")
+    # The diff begins with a title and the names of both files.
+    rows = (result["diff"] or "").splitlines()[3:]
+    before, after = (
+        "\n".join(row[1:].strip() for row in rows if row[:1] == sign).strip() for sign in "-+"
+    )
     module = Path(mutation["module_path"]).relative_to("siglip_pipeline")
     return Change(module.as_posix(), before, after)
 

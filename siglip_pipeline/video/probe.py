@@ -14,7 +14,7 @@ from siglip_pipeline.video.source import MediaSource
 
 
 def probe(source: MediaSource | str | Path, video: str | None = None) -> VideoInfo:
-    """Return the properties of a video. Its first frame is decoded, which holds its orientation.
+    """Return the properties of a video. Its first frame that decodes holds its orientation.
 
     Args:
         source: the video, or the path of a local file.
@@ -26,8 +26,7 @@ def probe(source: MediaSource | str | Path, video: str | None = None) -> VideoIn
     if not isinstance(source, MediaSource):
         source = MediaSource(video or Path(source).name, path=Path(source))
     scanned = index_frames(source)
-    for position in range(min(8, int(scanned.packets.pts_N.size))):
-        plan = plan_decode(scanned.packets, np.array([position], np.int64))
-        for decoded in decode_frames(source, scanned, plan):
-            return scanned.info(scanned.geometry(decoded.frame, decoded.sample_aspect_ratio))
+    # If the first frame is damaged, the nearest that is not comes in its place.
+    for decoded in decode_frames(source, scanned, plan_decode(scanned.packets, np.array([0]))):
+        return scanned.info(scanned.geometry(decoded.frame, decoded.sample_aspect_ratio))
     raise VideoError(source.video, nothing_decoded_reason(scanned))

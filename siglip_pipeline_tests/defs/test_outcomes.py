@@ -75,7 +75,7 @@ def test_good_partitions_are_green_and_the_bad_one_is_named(instance: dg.Dagster
     assert failure.user_failure_data.description == "1 of 4 videos failed:\nbad: it is bad"
 
 
-@pytest.mark.parametrize(("bad", "more"), [(20, []), (22, ["… and 2 more"])])
+@pytest.mark.parametrize(("bad", "more"), [(20, []), (21, ["… and 1 more"])])
 def test_of_many_that_failed_twenty_are_named_and_all_counted(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, bad: int, more: list[str]
 ) -> None:
@@ -111,6 +111,19 @@ def test_a_good_run_materializes_each_partition_once_with_its_version(
         assert event.tags is not None
         assert event.tags["dagster/data_version"] == f"v-{event.partition}"
         assert event.metadata["length"].value == 1
+
+
+def test_what_follows_in_the_run_of_one_partition_goes_on(instance: dg.DagsterInstance) -> None:
+    @dg.asset(
+        partitions_def=partitions,
+        deps=[graded],
+        backfill_policy=dg.BackfillPolicy.multi_run(10),
+    )
+    def below() -> None:
+        pass
+
+    assert dg.materialize([graded, below], instance=instance, partition_key="a").success
+    assert instance.get_materialized_partitions(below.key) == {"a"}
 
 
 def _checked(instance: dg.DagsterInstance) -> dict[str, set[str]]:
@@ -173,6 +186,29 @@ def test_what_was_interrupted_is_tried_again_and_the_rest_is_kept(
     assert failure.user_failure_data is not None
     assert failure.user_failure_data.description == "1 of 4 videos failed:\nbad: it is bad"
     assert tries == 4
+
+
+def test_a_bad_file_is_not_tried_again_though_other_failures_are(
+    instance: dg.DagsterInstance,
+) -> None:
+    tries: list[str] = []
+
+    @dg.asset(
+        partitions_def=partitions,
+        output_required=False,
+        retry_policy=dg.RetryPolicy(max_retries=2),
+    )
+    def stubborn(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        tries.append(context.partition_key)
+        collected = PartitionOutcomes(context)
+        collected.fail(context.partition_key, VideoError("bad", "it is bad"))
+        yield from collected.finish()
+
+    result = dg.materialize(
+        [stubborn], instance=instance, partition_key="bad", raise_on_error=False
+    )
+    assert not result.success
+    assert tries == ["bad"]
 
 
 def test_a_warning_stays_a_warning(

@@ -615,31 +615,6 @@ def test_what_dagster_shows_of_frames(bench: Bench, film: Path) -> None:
     assert totals["video_seconds_per_second"] == 2.0
 
 
-def test_a_difference_that_a_second_look_does_not_find_is_none(bench: Bench, film: Path) -> None:
-    shutil.copyfile(film, bench.folder / "a.mp4")
-    bench.sample("a.mp4")
-    bench.embed("a.mp4")
-    bench.frames.delete("a.mp4")
-    asked: list[InDagster] = []
-
-    def a_run_begins_and_ends_meanwhile() -> InDagster:
-        if len(asked) == 2:
-            bench.sample("a.mp4")
-        asked.append(InDagster(partitions={"a.mp4"}))
-        return asked[-1]
-
-    found = reconcile(
-        uploads=bench.uploads,
-        frame_store=bench.frames,
-        database=bench.database,
-        in_dagster=a_run_begins_and_ends_meanwhile,
-        awaited_seconds=0,
-        pause_seconds=0,
-    )
-    assert len(asked) == 4
-    assert [d.video for d in found.differences] == []
-
-
 def test_damaged_frames_are_made_again_though_their_footer_is_whole(
     bench: Bench, film: Path
 ) -> None:

@@ -59,11 +59,19 @@ def load(database: Database, model_id: int, video: str, vectors_ND: FloatArray) 
     )
 
 
-def record(database: Database, video: str, *, modified_at: float = 1e9, frames: int = 24) -> None:
+def record(
+    database: Database,
+    video: str,
+    *,
+    modified_at: float = 1e9,
+    frames: int = 24,
+    upload: Upload | None = None,
+    sha256: str | None = None,
+) -> None:
     """Note a video as decoded."""
     from fractions import Fraction
 
-    upload = Upload(path=video, size_bytes=10, modified_at=modified_at)
+    upload = upload or Upload(path=video, size_bytes=10, modified_at=modified_at)
     info = VideoInfo(
         video=video,
         container="mov",
@@ -81,7 +89,7 @@ def record(database: Database, video: str, *, modified_at: float = 1e9, frames: 
     VideoStore(database).record_frames(
         upload=upload,
         info=info,
-        source_sha256=sha(video),
+        source_sha256=sha256 or sha(video),
         sampling="fps:1",
         frames=frames,
         damaged_share=0.0,

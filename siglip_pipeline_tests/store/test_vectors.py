@@ -4,7 +4,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
 
 import numpy as np
 import psycopg
@@ -17,7 +16,6 @@ from psycopg import sql
 from siglip_pipeline.errors import ModelNotFoundError, VectorError
 from siglip_pipeline.records import EmbeddingBatch
 from siglip_pipeline.store import generations, tables, vectors, videos
-from siglip_pipeline.store.copy import encode, read_vectors
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.vectors import VectorStore, check_vectors
@@ -44,62 +42,6 @@ def test_what_is_loaded_comes_back(database: Database, dim: int) -> None:
     np.testing.assert_array_equal(
         stored.embeddings_ND, batch.embeddings_ND.astype(np.float16).astype(np.float32)
     )
-
-
-def test_the_whole_table_is_read_in_blocks(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model_id = made.collection(database, videos=3)
-    monkeypatch.setattr("siglip_pipeline.store.copy.READ_BYTES", 700)  # some rows a block
-    with database.connection() as connection:
-        blocks = list(read_vectors(connection, tables.frames(model_id), made.DIM))
-    assert len(blocks) > 3
-    read_ND = np.concatenate([vectors_RD for _, _, vectors_RD in blocks])
-    loaded_ND = np.concatenate([made.footage(i) for i in range(3)])
-    np.testing.assert_allclose(read_ND, loaded_ND, atol=1e-3)
-    assert np.concatenate([index for _, index, _ in blocks]).tolist() == [*range(0, 600, 25)] * 3
-
-
-def test_rows_that_have_arrived_are_read_without_a_wait_for_each(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A wait costs more than the row."""
-    model_id = made.collection(database, videos=20)
-    waits = 0
-    wait = psycopg.Connection.wait
-
-    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
-        nonlocal waits
-        waits += 1
-        return wait(self, *args, **kwargs)
-
-    monkeypatch.setattr(psycopg.Connection, "wait", counted)
-    with database.connection() as connection:
-        read = sum(len(v) for v, _, _ in read_vectors(connection, tables.frames(model_id), 32))
-    assert read == 20 * 24
-    assert waits < read / 3
-
-
-@given(rows=st.integers(0, 9), dim=st.integers(1, 5), chunk=st.integers(1, 200))
-@hypothesis_settings(deadline=None, max_examples=40)
-def test_blocks_of_any_size_encode_the_same_bytes(rows: int, dim: int, chunk: int) -> None:
-    vectors_ND = np.arange(rows * dim, dtype=np.float32).reshape(rows, dim)
-    columns: dict[str, tuple[str, Any]] = {
-        "a": ("int4", 7),
-        "b": ("float8", np.arange(rows) / 2),
-    }
-    whole = b"".join(encode(columns, vectors_ND))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("siglip_pipeline.store.copy.CHUNK_BYTES", chunk)
-        assert b"".join(encode(columns, vectors_ND)) == whole
-    assert len(whole) == 19 + rows * (2 + 8 + 12 + 8 + 2 * dim) + 2
-
-
-@pytest.mark.parametrize("dim", [32, 768, 1152])
-def test_blocks_are_as_large_as_psycopg_passes_on_undivided(dim: int) -> None:
-    vectors_ND = np.ones((400, dim), np.float32)
-    sizes = [len(block) for block in encode({"video_id": ("int4", 7)}, vectors_ND)]
-    assert max(sizes) <= 4 * 32 * 1024, "psycopg's MAX_BUFFER_SIZE: more is copied to be divided"
 
 
 def test_a_forced_load_overwrites_what_is_current(database: Database) -> None:

@@ -1,11 +1,13 @@
 """Timestamps of every kind are read, and a file that is not a video gives a clear reason."""
 
+import io
 import struct
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+import PIL.Image
 import pytest
 
 from siglip_pipeline.errors import VideoError
@@ -213,6 +215,42 @@ def test_names_that_look_like_ffmpeg_protocols(tmp_path: Path) -> None:
 def test_absurd_dimensions(width: int, height: int) -> None:
     with pytest.raises(VideoError, match=f"{width}x{height}"):
         check_dimensions("a.mp4", width, height)
+
+
+def pictures(path: Path, sizes: list[tuple[int, int]], bad: int = 0) -> Path:
+    """A picture of each size, as JPEG; the first ones are damaged."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = *sizes[0], "yuvj420p"
+        for n, (width, height) in enumerate(sizes):
+            jpeg = io.BytesIO()
+            PIL.Image.new("RGB", (width, height), "green").save(jpeg, "JPEG")
+            packet = av.Packet(bytes(500) if n < bad else jpeg.getvalue())
+            packet.pts = packet.dts = n * 40
+            packet.time_base, packet.is_keyframe, packet.stream = Fraction(1, 1000), True, stream
+            container.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("bad", [0, 1, 11, 12])
+def test_a_video_that_begins_with_damage_is_read_if_any_frame_is_good(
+    tmp_path: Path, bad: int
+) -> None:
+    path = pictures(tmp_path / "damaged.mkv", [(160, 96)] * 12, bad)
+    if bad < 12:
+        info = probe(path)
+        assert (info.width, info.height, info.frame_count) == (160, 96, 12)
+    else:
+        with pytest.raises(VideoError, match="none of its frames could be decoded as mjpeg"):
+            probe(path)
+
+
+@pytest.mark.parametrize("later", [[], [(320, 96)], [(320, 96), (96, 160)]])
+def test_a_video_is_as_large_as_its_first_picture(
+    tmp_path: Path, later: list[tuple[int, int]]
+) -> None:
+    info = probe(pictures(tmp_path / "sizes.mkv", [(160, 96), *later]))
+    assert (info.width, info.height, info.frame_count) == (160, 96, 1 + len(later))
 
 
 def test_equal_timestamps_count_once() -> None:
