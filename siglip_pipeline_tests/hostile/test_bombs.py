@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -59,13 +60,14 @@ def avi_of_giant_pictures(path: Path) -> None:
 
 
 def mp4_of_a_thousand_tracks(path: Path) -> None:
+    black = np.zeros((48, 32), np.uint8)
     with av.open(str(path), "w") as container:
         streams = [container.add_stream("mpeg4", rate=5) for _ in range(1000)]
         for stream in streams:
             stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
             stream.codec_context.thread_count = 1
         for stream in streams:
-            frame = av.VideoFrame(32, 32, "yuv420p")
+            frame = av.VideoFrame.from_ndarray(black, format="yuv420p")
             frame.pts = 0
             for packet in [*stream.encode(frame), *stream.encode()]:
                 container.mux(packet)
