@@ -148,7 +148,8 @@ def _keep_sample(session: Path, source: str, sample: int | None, seed: int) -> N
             "SELECT job_id, operator_name, occurrence FROM work_items"
             " JOIN mutation_specs USING (job_id) ORDER BY work_items.rowid"
         ).fetchall()
-        jobs = [job for job, *place in places if _is_change(source, *place)]
+        before = _behaviour(source)
+        jobs = [job for job, *place in places if _is_change(source, before, *place)]
         if sample is not None:
             jobs = random.Random(seed).sample(jobs, min(sample, len(jobs)))
         dropped: Sequence[tuple[str]] = [(job,) for job, *_ in places if job not in jobs]
@@ -156,11 +157,11 @@ def _keep_sample(session: Path, source: str, sample: int | None, seed: int) -> N
             database.executemany(f"DELETE FROM {table} WHERE job_id = ?", dropped)
 
 
-def _is_change(source: str, operator: str, occurrence: int) -> bool:
+def _is_change(source: str, before: str, operator: str, occurrence: int) -> bool:
     """Return whether a change is one of behaviour, into what Python can read."""
     changed = mutate_code(source, get_operator(operator)(), occurrence)
     try:
-        return changed is not None and _behaviour(changed) != _behaviour(source)
+        return changed is not None and _behaviour(changed) != before
     except SyntaxError:
         return False
 

@@ -3,7 +3,7 @@
 import io
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -78,15 +78,21 @@ def test_queries_are_kept(
     )
 
 
-def test_texts_of_a_user_come_first_and_are_used(database: Database) -> None:
-    model_id = made.collection(database, videos=2)
-    model = ModelStore(database).get(model_id)
+def noted_embedding() -> tuple[Callable[[list[str]], np.ndarray], list[list[str]]]:
+    """The text tower, and what it is asked."""
     asked: list[list[str]] = []
 
     def embed(labels: list[str]) -> np.ndarray:
         asked.append(labels)
         return embed_texts(labels)
 
+    return embed, asked
+
+
+def test_texts_of_a_user_come_first_and_are_used(database: Database) -> None:
+    model_id = made.collection(database, videos=2)
+    model = ModelStore(database).get(model_id)
+    embed, asked = noted_embedding()
     given_texts = [" a red bus ", "rain", "rain", ""]
     for _ in range(2):
         drawn = prepare_queries(database, model, texts=given_texts, embed_texts=embed)  # type: ignore[arg-type]
@@ -105,12 +111,7 @@ def test_a_small_collection_has_few_queries_and_keeps_their_texts_as_it_grows(
     assert fitting(12, 10**6) == 12
     model_id = made.collection(database, videos=9)
     model = ModelStore(database).get(model_id)
-    asked: list[list[str]] = []
-
-    def embed(labels: list[str]) -> np.ndarray:
-        asked.append(labels)
-        return embed_texts(labels)
-
+    embed, asked = noted_embedding()
     few = prepare_queries(database, model, embed_texts=embed)  # type: ignore[arg-type]
     assert [q.modality for q in few] == ["picture"] * 21 + ["text"] * 21, "a tenth of 216 frames"
     for i in range(9, 18):

@@ -1,8 +1,8 @@
 """Search exactly, and compute how much of it an index found.
 
 One pass over the frames gives the truth for all queries and filters; over new frames alone, where
-a truth of the others is known. A frame counts as found if it
-is as near as the last frame of the truth, so that ties and equal frames do not lower the recall.
+a truth of the others is known. A frame counts as found if it is as near as the last frame of the
+truth, so that ties and equal frames do not lower the recall.
 
 Shapes: Q queries, K depth of the truth, R rows of a block of frames.
 """
@@ -62,12 +62,16 @@ def find_truth(
     # Distances are negative products.
     away_QD = -rounded_QD.astype(np.float32).reshape(q, target.dim)
     loads: dict[int, int] = dict(connection.execute(_LOADS, [target.model_id]).fetchall())
+    inside = [_inside(scope, loads) for scope in scopes]
     truths = [
-        _begin(before, loads if s.video_ids is None else _of_videos(loads, s.video_ids), (q, depth))
-        for s, before in zip(scopes, known or [None] * len(scopes), strict=True)
+        _still_true(before, now, (q, depth))
+        for before, now in zip(known or [None] * len(scopes), inside, strict=True)
     ]
-    fresh = [np.array([*now.keys() - truth.loads.keys()], np.int64) for now, truth in truths]
-    best = [(truth.distances_QK, truth.videos_QK) for _, truth in truths]
+    fresh = [
+        np.array([*now.keys() - truth.loads.keys()], np.int64)
+        for now, truth in zip(inside, truths, strict=True)
+    ]
+    best = [(truth.distances_QK, truth.videos_QK) for truth in truths]
     held = {int(_keys(*query.held_out)): i for i, query in enumerate(queries) if query.held_out}
     for video_id_R, frame_index_R, vectors_RD in _frames(connection, target, fresh, len(loads)):
         distances_QR = away_QD @ vectors_RD.T
@@ -82,25 +86,26 @@ def find_truth(
                 best[i] = _nearest(best[i], distances_QR[:, inside_R], video_id_R[inside_R])
     return [
         Truth(loads=now, distances_QK=distances_QK, videos_QK=videos_QK)
-        for (now, _), (distances_QK, videos_QK) in zip(truths, map(_sorted, best), strict=True)
+        for now, (distances_QK, videos_QK) in zip(inside, map(_sorted, best), strict=True)
     ]
 
 
-def _of_videos(loads: dict[int, int], video_ids: Sequence[int]) -> dict[int, int]:
-    return {video_id: loads[video_id] for video_id in video_ids if video_id in loads}
+def _inside(scope: Scope, loads: dict[int, int]) -> dict[int, int]:
+    """Return the loads of the videos in a scope."""
+    if scope.video_ids is None:
+        return loads
+    return {video_id: loads[video_id] for video_id in scope.video_ids if video_id in loads}
 
 
-def _begin(
-    before: Truth | None, loads: dict[int, int], shape: tuple[int, int]
-) -> tuple[dict[int, int], Truth]:
-    """Return the loads to compare, and what is known of them: nothing if a frame of it is gone."""
+def _still_true(before: Truth | None, loads: dict[int, int], shape: tuple[int, int]) -> Truth:
+    """Return what is known of some loads: nothing if a frame that was found is gone."""
     if before is not None and before.distances_QK.shape == shape:
         same = {video: load for video, load in before.loads.items() if loads.get(video) == load}
         found_QK = np.isfinite(before.distances_QK)
         if np.isin(before.videos_QK[found_QK], list(same)).all():
-            return loads, replace(before, loads=same)
+            return replace(before, loads=same)
     nothing_QK = np.full(shape, np.inf, np.float32)
-    return loads, Truth(loads={}, distances_QK=nothing_QK, videos_QK=np.zeros(shape, np.int32))
+    return Truth(loads={}, distances_QK=nothing_QK, videos_QK=np.zeros(shape, np.int32))
 
 
 def _frames(
