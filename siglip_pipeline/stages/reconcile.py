@@ -80,9 +80,9 @@ class InDagster:
 class _Survey:
     """What one survey of all places found."""
 
-    uploads: int = 0
-    partitions: int = 0
-    videos: int = 0
+    uploads: int
+    partitions: int
+    videos: int
     differences: list[Difference] = field(default_factory=list)
     damaged: set[str] = field(default_factory=set)
     miscounted: set[str] = field(default_factory=set)

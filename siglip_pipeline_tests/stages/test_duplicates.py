@@ -113,6 +113,16 @@ def test_only_what_shares_its_size_is_hashed_and_large_uploads_come_last(
     assert planner.hashed[1:] == [["c", "d"], ["a", "b"]]
 
 
+def test_uploads_of_up_to_a_gibibyte_are_hashed_in_one_batch(planner: Planner) -> None:
+    planner.options = DecodeOptions(max_upload_gib=0)  # none is read, but for its size
+    for name, size_bytes in {"small": 5, "full": 2**30, "large": 2**30 + 1}.items():
+        for copy in "ab":
+            with (planner.folder / f"{name}_{copy}.mp4").open("wb") as file:
+                file.truncate(size_bytes)
+    assert len(list(planner.plans())) == 2
+    assert planner.hashed == [["full_a", "full_b", "small_a", "small_b"], ["large_a", "large_b"]]
+
+
 def test_nothing_to_decode_is_no_plan(planner: Planner) -> None:
     assert list(planner.plans()) == []
     planner.write(a=b"1", b=b"1")

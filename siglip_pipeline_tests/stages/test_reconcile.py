@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from siglip_pipeline.records import Stage
-from siglip_pipeline.stages import reconcile as reconciling
 from siglip_pipeline.stages.reconcile import InDagster, Reconciliation, reconcile
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database
@@ -47,7 +46,7 @@ class Collection:
 
     def sample(self, video: str, *, frames: int = FRAMES) -> None:
         self.announce(video)
-        made.record(self.database, video, upload=self.uploads().get(video), frames=FRAMES)
+        made.record(self.database, video, upload=self.uploads().get(video), frames=frames)
         self.write_frames(video, frames)
 
     def write_frames(self, video: str, frames: int, sha256: str | None = None) -> None:
@@ -55,9 +54,9 @@ class Collection:
         kept = {"source_sha256": sha256, "sampling": "fps:1", "decoder_version": "1 test"}
         self.frame_store.write(video, replace(INFO, video=video), stored(frames), **kept)
 
-    def embed(self, video: str) -> None:
-        self.sample(video)
-        made.load(self.database, self.model_id, video, made.footage(len(video), FRAMES))
+    def embed(self, video: str, *, frames: int = FRAMES) -> None:
+        self.sample(video, frames=frames)
+        made.load(self.database, self.model_id, video, made.footage(len(video), frames))
 
     def execute(self, statement: str) -> None:
         with self.database.connection() as connection:
@@ -258,7 +257,7 @@ def test_a_second_look_is_after_a_pause_and_only_at_what_differed(
         places.frame_store.delete(video)
     found = reconcile(**stores, **ask)  # type: ignore[arg-type]
     assert [d.video for d in found.differences] == ["a.mp4"]
-    assert pauses == [reconciling.PAUSE_SECONDS]
+    assert pauses == [5.0]
     assert places.announced_again() == {"a.mp4"}
 
 
@@ -297,10 +296,11 @@ def test_a_file_that_cannot_be_registered_is_reported(places: Collection) -> Non
 
 
 def test_an_index_that_lacks_vectors_is_reported_when_nothing_runs(places: Collection) -> None:
+    places.embed("long.mp4", frames=300)
     build_index(places.database, places.model_id, options=made.index_options(index_min_recall=0))
     assert _told(places.look()) == []
-    places.execute("UPDATE generation_videos SET frames = frames - 1")
-    gap = ("", f"the index covers {FRAMES - 1} of {FRAMES} vectors", "reported")
+    places.execute("UPDATE generation_videos SET frames = frames - 1 WHERE frames = 300")
+    gap = ("", f"the index covers {FRAMES + 299} of {FRAMES + 300} vectors", "reported")
     assert _told(places.look()) == [gap]
     quiet = InDagster(partitions=places.partitions)
     working = replace(quiet, is_quiet=False)

@@ -99,18 +99,33 @@ def test_the_mean_runs_along_with_a_slow_change() -> None:
 
 def test_a_static_camera_is_cut_into_pieces() -> None:
     still_ND = np.tile(made.footage(1, frames=1), (200, 1))
-    assert np.diff(cut(still_ND).start_row_M).tolist() == [MAX_FRAMES] * 3
+    assert np.diff(cut(still_ND).start_row_M).tolist() == [64] * 3
 
 
 def test_no_frames_no_moments() -> None:
     moments = cut(np.zeros((0, 4)))
-    assert len(moments) == 0
+    assert (len(moments), moments.frames) == (0, 0)
     assert moments.means_MD.shape == (0, 4)
+    for rows in (moments.start_row_M, moments.first_frame_M, moments.last_frame_M):
+        assert rows.size == 0
+    assert moments.start_seconds_M.size == moments.end_seconds_M.size == 0
 
 
 def test_one_frame_is_a_moment_of_a_second() -> None:
     moments = cut(made.footage(1, frames=1))
     assert (moments.start_seconds_M[0], moments.end_seconds_M[0]) == (0.0, 1.0)
+
+
+def test_the_last_frame_lasts_as_long_as_the_median_one() -> None:
+    vectors_ND = np.array([[1, 0], [1, 0], [0, 1], [0, 1]], np.float32)
+    times = np.array([10.0, 10.5, 12.5, 22.5])
+    moments = cut_moments(vectors_ND, np.array([0, 12, 60, 300]), times, threshold=0.9)
+    assert moments.first_frame_M.tolist() == [0, 60]
+    assert moments.last_frame_M.tolist() == [12, 300]
+    assert moments.start_seconds_M.tolist() == [10.0, 12.5]
+    assert moments.end_seconds_M.tolist() == [12.5, 24.5]
+    two = cut_moments(vectors_ND[:2], np.array([0, 12]), times[:2], threshold=0.9)
+    assert two.end_seconds_M.tolist() == [11.0]
 
 
 @pytest.mark.parametrize(("threshold", "fewer"), [(0.9, 0.999), (0.5, 0.9)])

@@ -14,21 +14,11 @@ from numpy.typing import NDArray
 
 from siglip_pipeline.video.decode import decode_frames
 from siglip_pipeline.video.geometry import DisplayGeometry, usable_sample_aspect_ratio
-from siglip_pipeline.video.matrices import _CHROMATICITIES
 from siglip_pipeline.video.picture import PictureMaker, encode_jpeg, hash_distance, perceptual_hash
 from siglip_pipeline.video.plan import plan_decode
 from siglip_pipeline.video.probe import probe
 from siglip_pipeline.video.scan import scan
 from siglip_pipeline.video.source import MediaSource
-from siglip_pipeline.video.tone import (
-    TO_BT709,
-    Primaries,
-    ToneMapper,
-    hlg_to_scene,
-    nits_to_pq,
-    pq_to_nits,
-    roll_off,
-)
 from siglip_pipeline_tests.video.rendering import numbered_picture, render
 
 CORNERS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "grey": (90,) * 3}
@@ -246,123 +236,6 @@ def test_damaged_colour_descriptions_are_survived() -> None:
         frame.color_trc, frame.color_primaries = transfer, primaries
         pixel = PictureMaker(longest_side=None).rgb(frame, geometry)[0, 0]
         assert np.abs(pixel.astype(int) - 128).max() <= 3
-
-
-def test_pq_by_the_values_of_its_standard() -> None:
-    # BT.2408 table 1 and ST 2084: code value of 100, 203, 1000 and 10,000 nits.
-    for nits, code in ((0, 0), (100, 0.508), (203, 0.581), (1000, 0.752), (10_000, 1.0)):
-        assert float(nits_to_pq(nits)) == pytest.approx(code, abs=0.001)
-    codes = np.linspace(0, 1, 101)
-    assert np.allclose(nits_to_pq(pq_to_nits(codes)), codes, atol=1e-6)
-
-
-def test_hlg_by_the_values_of_its_standard() -> None:
-    # BT.2100 table 5: half of the code values hold the lower twelfth of the light.
-    light = hlg_to_scene(np.array([0, 0.5, 0.75, 1.0]))
-    assert light.tolist() == pytest.approx([0, 1 / 12, 0.2650, 1.0], abs=1e-3)
-
-
-def test_highlights_are_rolled_off_and_the_rest_stays() -> None:
-    nits = np.array([0.0, 1, 10, 80, 203, 500, 1000, 5000])
-    mapped = roll_off(nits, peak_nits=1000, target_nits=203)
-    assert mapped[:4] == pytest.approx(nits[:4], rel=1e-3)
-    assert (np.diff(mapped) >= 0).all()
-    assert mapped[4] < 203
-    assert mapped[6] == pytest.approx(203, rel=1e-3)
-    assert mapped[7] == pytest.approx(203, rel=1e-3)
-    assert roll_off(nits, peak_nits=100, target_nits=203).max() == 203
-
-
-def hdr_frame(transfer: int, codes: list[float]) -> VideoFrame:
-    """Grey columns of 64 pixels with these code values, limited-range 10 bits, BT.2020."""
-    frame = VideoFrame(64 * len(codes), 32, "yuv420p10le")
-    luma = np.repeat([round(64 + 876 * code) for code in codes], 64).astype(np.uint16)
-    for plane, row in zip(frame.planes, (luma, *2 * [np.full(luma.size // 2, 512)]), strict=True):
-        rows = np.zeros((plane.height, plane.line_size // 2), np.uint16)
-        rows[:, : row.size] = row
-        plane.update(rows.tobytes())
-    frame.colorspace, frame.color_range, frame.color_trc, frame.color_primaries = 9, 1, transfer, 9
-    return frame
-
-
-def greys(frame: VideoFrame) -> list[int]:
-    geometry = DisplayGeometry(coded_width=frame.width, coded_height=frame.height)
-    pixels = PictureMaker(longest_side=None).rgb(frame, geometry).astype(int)
-    assert np.ptp(pixels, axis=2).max() <= 1, "grey stays grey"
-    return [int(value) for value in pixels[16, 32::64, 1]]
-
-
-def test_pq_greys_end_where_bt1886_puts_them() -> None:
-    nits = [0.0, 1, 10, 50, 203, 400, 1000]
-    found = greys(hdr_frame(16, [float(nits_to_pq(n)) for n in nits]))
-    mapped = roll_off(np.array(nits), peak_nits=1000, target_nits=203)
-    truth = 255 * (mapped / 203) ** (1 / 2.4)
-    assert found == pytest.approx(truth, abs=2)
-    assert found[4] > 220, "white paper looks white"
-    assert found[-1] == 255
-
-
-def test_hlg_is_mapped_by_its_own_curve() -> None:
-    codes = [0.0, 0.25, 0.5, 0.75, 1.0]
-    found = greys(hdr_frame(18, codes))
-    nits = 1000 * hlg_to_scene(np.array(codes)) ** 1.2
-    truth = 255 * (roll_off(nits, peak_nits=1000, target_nits=203) / 203) ** (1 / 2.4)
-    assert found == pytest.approx(truth, abs=2)
-    # BT.2408: HLG's reference white is code value 0.75, the same 203 nits as in PQ.
-    assert found[3] == pytest.approx(greys(hdr_frame(16, [0.5807]))[0], abs=2)
-
-
-def test_wide_gamut_becomes_bt709() -> None:
-    """BT.709's red, written in BT.2020 primaries, must come back as BT.709's red."""
-    to_bt2020 = np.array(
-        [[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]]
-    )  # BT.2087, M2
-    for colour in np.eye(3) * 0.6 + 0.2:
-        light = to_bt2020 @ colour**2.4
-        codes = np.rint(65535 * light ** (1 / 2.4)).astype(np.uint16)
-        mapped = ToneMapper("sdr", "bt2020").apply(codes.reshape(1, 1, 3))[0, 0]
-        assert np.abs(mapped - 255 * colour).max() <= 2
-
-
-@pytest.mark.parametrize(("name", "number"), [("bt2020", 9), ("p3", 12)])
-def test_matrices_to_bt709_follow_from_the_chromaticities(name: Primaries, number: int) -> None:
-    """H.273, equations 32 to 37, with both whites D65: white stays white, grey is not tinted."""
-
-    def to_xyz(primaries: int) -> NDArray[np.float64]:
-        x_y = np.array(_CHROMATICITIES[primaries]).reshape(4, 2)
-        xyz = np.column_stack([x_y, 1 - x_y.sum(axis=1)]) / x_y[:, 1:]
-        return np.asarray(xyz[:3].T * np.linalg.solve(xyz[:3].T, xyz[3]))
-
-    expected = np.linalg.inv(to_xyz(1)) @ to_xyz(number)
-    np.testing.assert_allclose(TO_BT709[name], expected, atol=1e-4)
-    greys = np.repeat(np.linspace(0, 65535, 9).astype(np.uint16), 3).reshape(1, 9, 3)
-    mapped = ToneMapper("sdr", name).apply(greys).astype(int)
-    assert np.abs(mapped - np.rint(greys / 257)).max() <= 1
-
-
-def test_hdr_files_are_recognised_and_their_peak_is_read(tmp_path: Path) -> None:
-    parameters = (
-        "hdr10=1:colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc:log-level=none:"
-        "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(40000000,50)"
-    )
-    for extra, peak_nits in ((":max-cll=600,200", 600), ("", 4000)):
-        path = render(
-            tmp_path / "hdr.mkv",
-            codec="libx265",
-            frames=2,
-            pixel_format="yuv420p10le",
-            options={"x265-params": parameters + extra},
-        )
-        with av.open(str(path)) as container:
-            mapper = ToneMapper.for_frame(next(container.decode(video=0)))
-        assert mapper is not None
-        assert (mapper.transfer, mapper.primaries) == ("pq", "bt2020")
-        assert mapper.peak_nits == peak_nits
-
-
-def test_standard_pictures_are_left_alone(tmp_path: Path) -> None:
-    with av.open(str(render(tmp_path / "sdr.mp4", frames=2))) as container:
-        assert ToneMapper.for_frame(next(container.decode(video=0))) is None
 
 
 def test_perceptual_hashes_tell_pictures_apart() -> None:

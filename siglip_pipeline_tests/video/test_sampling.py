@@ -1,5 +1,6 @@
 """Sampling policies as pure functions, over any timestamps."""
 
+import weakref
 from fractions import Fraction
 from itertools import pairwise
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from siglip_pipeline.errors import SettingsError
 from siglip_pipeline.records import IntArray
 from siglip_pipeline.video.frame_selection import select_frames
-from siglip_pipeline.video.sampling import SCENE_MAX_GAP_SECONDS, Sampling
+from siglip_pipeline.video.sampling import SCENE_MAX_GAP_SECONDS, Sampling, SceneSampler
 from siglip_pipeline.video.shots import SHORTEST_SHOT_SECONDS, THRESHOLD
 from siglip_pipeline_tests.video.test_shots import cuts_of
 
@@ -118,6 +119,47 @@ def test_scenes_hold_the_ends_of_each_shot_and_no_gap_is_too_long(
         )
 
 
+def samples_of_a_shot(frames: int) -> tuple[list[int], int]:
+    """Samples of even footage, 25 frames a second, and how many frames were held at once."""
+
+    class Frame:
+        pass
+
+    sampler = SceneSampler[tuple[int, Frame]](Fraction(1, 25))
+    held = weakref.WeakSet[Frame]()
+    chosen: list[int] = []
+    most = 0
+    for number in range(frames):
+        held.add(frame := Frame())
+        chosen += [n for n, _ in sampler.add(number, (number, frame), begins_shot=False)]
+        del frame
+        most = max(most, len(held))
+    return chosen + [n for n, _ in sampler.finish()], most
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 4, 10, 100, 250, 251, 252, 300, 400, 401])
+def test_a_shot_of_up_to_sixteen_seconds_is_its_ends_and_middle(frames: int) -> None:
+    chosen, held = samples_of_a_shot(frames)
+    if frames < 3:
+        assert chosen == [*range(frames)]
+        return
+    first, middle, last = chosen
+    assert (first, last) == (0, frames - 1)
+    assert abs(2 * middle - last) <= max(1, last / 9 + 1)
+    assert held <= 6, "memory is that of a few frames"
+
+
+@pytest.mark.parametrize("frames", [402, 500, 750, 1001, 2500, 5000])
+def test_a_long_shot_has_a_sample_every_eight_to_ten_seconds(frames: int) -> None:
+    chosen, held = samples_of_a_shot(frames)
+    assert (chosen[0], chosen[-1]) == (0, frames - 1)
+    gaps = np.diff(chosen)
+    assert gaps.max() <= 250
+    assert gaps[:-2].min() >= 200
+    assert gaps[-2:].sum() > 100
+    assert held <= 6
+
+
 def test_scenes_of_even_footage() -> None:
     pts_N = np.arange(0, 3000, dtype=np.int64)  # 25 a second: two minutes
     chosen = select_frames(
@@ -142,6 +184,8 @@ def test_scenes_of_even_footage() -> None:
         ("fps:0.5", "fps:1/2"),
         ("fps:.25", "fps:1/4"),
         ("fps:30000/1001", "fps:30000/1001"),
+        ("fps:1000", "fps:1000"),
+        ("every:1", "every:1"),
         ("every:007", "every:7"),
         ("keyframes", "keyframes"),
         ("Scenes", "scenes"),

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
+from siglip_pipeline.records import RgbArray
+from siglip_pipeline.video import shots
 from siglip_pipeline.video.decode import DecodeCounts, decode_frames
 from siglip_pipeline.video.plan import plan_everything
 from siglip_pipeline.video.scan import scan
@@ -100,6 +103,13 @@ def test_footage_without_cuts_has_none(name: str) -> None:
     assert scores_of(DATA / name)[1] == []
 
 
+def test_a_cut_is_a_change_of_27_six_tenths_of_a_second_after_the_last() -> None:
+    assert cuts_of(np.array([0, 27.0]), [100, 115], Fraction(1, 25)) == [1]
+    assert cuts_of(np.array([0, 26.99]), [100, 115], Fraction(1, 25)) == []
+    assert cuts_of(np.array([0, 27.0]), [100, 114], Fraction(1, 25)) == []
+    assert cuts_of(np.array([255.0, 0]), [100, 200], Fraction(1, 25)) == [], "the first is of none"
+
+
 def test_a_flash_makes_no_shots() -> None:
     scores_N = np.zeros(100)
     scores_N[[50, 52, 54]] = 90
@@ -120,3 +130,38 @@ def test_hue_is_a_circle() -> None:
     reds = np.array([[[255, 0, 9]], [[255, 9, 0]]], np.uint8)
     first, second = (hue_saturation_value(red[None]) for red in reds)
     assert content_difference(first, second) < 3
+
+
+def test_the_difference_is_the_mean_over_three_scales_with_180_for_a_full_circle() -> None:
+    rng = np.random.default_rng(3)
+    first, second = rng.integers(0, 256, (2, 9, 7, 3), dtype=np.uint8)
+    total = 0.0
+    for a, b in zip(first.reshape(-1, 3).tolist(), second.reshape(-1, 3).tolist(), strict=True):
+        apart = abs(a[0] - b[0])
+        total += min(apart, HUES - apart) * 180 / HUES + abs(a[1] - b[1]) + abs(a[2] - b[2])
+    assert content_difference(first, second) == pytest.approx(total / (9 * 7 * 3))
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "looked_at"),
+    [(64, 36, (36, 64)), (1280, 720, (36, 64)), (4000, 2, (1, 64)), (100, 900, (128, 64))],
+)
+def test_pictures_are_compared_small(
+    width: int, height: int, looked_at: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[tuple[int, ...]] = []
+
+    def noted(pixels_HWC: RgbArray) -> RgbArray:
+        sizes.append(pixels_HWC.shape)
+        return hue_saturation_value(pixels_HWC)
+
+    monkeypatch.setattr(shots, "hue_saturation_value", noted)
+    score = ContentScore()
+    black, white = (
+        VideoFrame.from_ndarray(np.full((height, width, 3), value, np.uint8), format="rgb24")
+        for value in (0, 255)
+    )
+    assert [score.of(frame) for frame in (black, black, white)] == [0, 0, pytest.approx(85, abs=1)]
+    assert sizes == [(*looked_at, 3)] * 3
+    turned = VideoFrame.from_ndarray(np.zeros((width, height, 3), np.uint8), format="rgb24")
+    assert score.of(turned) == 0, "of another size"

@@ -12,42 +12,10 @@ import pytest
 from PIL import Image
 
 from siglip_pipeline.video.frame_store import FrameStore
-from siglip_pipeline.web.ranges import ByteRange, UnsatisfiableRangeError, parse_range
 from siglip_pipeline_tests.s3 import s3_environment, s3_server
 from siglip_pipeline_tests.web.conftest import Collection, sent, serving
 
 pytestmark = pytest.mark.timeout(600)
-
-SIZE = 1000
-
-
-@pytest.mark.parametrize(
-    ("header", "expected"),
-    [
-        ("bytes=0-99", (0, 100)),
-        ("bytes=990-", (990, 1000)),
-        ("bytes=-10", (990, 1000)),
-        ("bytes=-5000", (0, 1000)),
-        ("bytes=0-5000", (0, 1000)),
-        ("bytes=999-999", (999, 1000)),
-        ("BYTES=5-6", (5, 7)),
-        (None, None),
-        ("", None),
-        ("bytes=-", None),
-        ("bytes=9-5", None),
-        ("bytes=0-1,5-6", None),
-        ("items=0-1", None),
-        ("bytes=a-b", None),
-    ],
-)
-def test_ranges(header: str | None, expected: tuple[int, int] | None) -> None:
-    assert parse_range(header, SIZE) == (None if expected is None else ByteRange(*expected))
-
-
-@pytest.mark.parametrize("header", ["bytes=1000-", "bytes=5000-6000", "bytes=-0"])
-def test_ranges_outside_of_the_file(header: str) -> None:
-    with pytest.raises(UnsatisfiableRangeError):
-        parse_range(header, SIZE)
 
 
 @pytest.fixture(scope="module", params=["folder", "memory", "s3"])
