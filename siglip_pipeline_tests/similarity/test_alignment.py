@@ -174,10 +174,19 @@ def test_weak_matches_count_when_many_line_up() -> None:
     assert times(segment) == pytest.approx([5, 17, 9, 21])
 
 
-def test_few_weak_matches_prove_nothing() -> None:
-    shared = frames(1, 2)
-    a = footage(frames(2, 5), shared)
-    assert weakly_shared_segments(a, footage(frames(3, 9), copied(shared, noise=0.055))) == []
+@pytest.mark.parametrize(
+    ("places", "count"),
+    [([0, 1], 0), ([0, 1, 2], 1), ([0, 1, 3], 1), ([0, 2, 3, 5, 6], 0), ([0, 1, 2, 4, 5, 7], 1)],
+)
+def test_weak_matches_are_at_least_three_and_most_of_their_segment(
+    places: list[int], count: int
+) -> None:
+    """Places of the same pictures in both videos; all between them are different ones."""
+    shared, a_ND, b_ND = frames(1, len(places)), frames(2, 20), frames(3, 20)
+    a_ND[[5 + place for place in places]] = shared
+    b_ND[[9 + place for place in places]] = copied(shared, noise=0.055)
+    segments = weakly_shared_segments(footage(a_ND), footage(b_ND))
+    assert [len(segment.rows) for segment in segments] == [len(places)] * count
 
 
 def test_outliers_hardly_move_the_line() -> None:
