@@ -23,7 +23,7 @@ LOGGER = "siglip_pipeline.uploads.upload_store"
 
 
 def _clock(monkeypatch: pytest.MonkeyPatch, now: float) -> None:
-    monkeypatch.setattr(listing.time, "time", lambda: now)
+    monkeypatch.setattr("siglip_pipeline.uploads.listing.time.time", lambda: now)
 
 
 @pytest.mark.parametrize(
