@@ -43,7 +43,11 @@ class Footage:
 
     def __iter__(self) -> Iterator[EmbeddingBatch]:
         """Video by video."""
-        for video in range(self.videos):
+        return self.since(0)
+
+    def since(self, first: int) -> Iterator[EmbeddingBatch]:
+        """From that video on."""
+        for video in range(first, self.videos):
             count = min(FRAMES_PER_VIDEO, self.frames - video * FRAMES_PER_VIDEO)
             yield EmbeddingBatch(
                 video=f"made/{video:06d}.mp4",
