@@ -127,10 +127,9 @@ def database_urls(settings: Settings, *, start: bool) -> dict[str, str]:
 
 def database_status(settings: Settings) -> DatabaseStatus:
     """Return the database's location, versions, settings and size."""
-    with (
-        open_database(DatabaseOptions.from_settings(settings)) as database,
-        database.connection() as connection,
-    ):
+    options = DatabaseOptions.from_settings(settings)
+    is_embedded = settings.database_url is None
+    with open_database(options) as database, database.connection() as connection:
         version, size_bytes = connection.execute(
             "SELECT current_setting('server_version'), pg_database_size(current_database())"
         ).fetchone() or ("", 0)
@@ -141,7 +140,8 @@ def database_status(settings: Settings) -> DatabaseStatus:
         ).fetchall()
         return DatabaseStatus(
             where=where(database.url),
-            embedded=settings.database_url is None,
+            embedded=is_embedded,
+            folder=str(embedded_server(options).data) if is_embedded else None,
             postgres=version,
             pgvector=".".join(map(str, database.pgvector_version)),
             size_bytes=size_bytes,

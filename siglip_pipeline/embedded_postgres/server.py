@@ -25,7 +25,7 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
-from siglip_pipeline.embedded_postgres import binaries, cluster, postmaster, tuning
+from siglip_pipeline.embedded_postgres import binaries, cluster, home_record, postmaster, tuning
 from siglip_pipeline.embedded_postgres.postmaster import SUPERUSER
 from siglip_pipeline.errors import EmbeddedDatabaseError
 from siglip_pipeline.files.flushing import to_disk
@@ -146,12 +146,14 @@ class EmbeddedPostgres:
     def _start(self) -> str:
         self.shorten_log()
         with self._alone():
+            home_record.warn_of_change(self.home, self.data)
             if postmaster.find(self.data) is None:
                 binaries.check_processor()
                 postmaster.remove_remains(self.data)
                 cluster.initialise(self.data, self.account)
                 self._launch()
             self._await_ready()
+            home_record.record(self.home, self.data)
             self._ensure_database(DATABASE)
         return self.url()
 

@@ -165,6 +165,8 @@ def database_table(status: "DatabaseStatus") -> Table:
     table = FoldingTable.of_facts()
     kind = "embedded" if status.embedded else "external"
     table.add_row("database", f"{status.where} ({kind})")
+    if status.folder is not None:
+        table.add_row("files", status.folder)
     table.add_row("versions", f"Postgres {status.postgres}, pgvector {status.pgvector}")
     table.add_row("size", size_in_words(status.size_bytes))
     for name, value in status.settings.items():

@@ -54,6 +54,8 @@ class DatabaseStatus:
 
     where: str
     embedded: bool
+    folder: str | None
+    """Of the embedded server's files."""
     postgres: str
     pgvector: str
     size_bytes: int

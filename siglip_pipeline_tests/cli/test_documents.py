@@ -42,8 +42,9 @@ def test_the_database_says_what_it_runs_and_how_it_is_tuned(
     database: Database, database_url: str
 ) -> None:
     document = to_json(database_status(Settings.load(database_url=database_url)))
-    assert [*document] == ["where", "embedded", "postgres", "pgvector", "size_bytes", "settings"]
-    assert document["embedded"] is False
+    about = ("postgres", "pgvector", "size_bytes", "settings")
+    assert [*document] == ["where", "embedded", "folder", *about]
+    assert (document["embedded"], document["folder"]) == (False, None)
     assert document["size_bytes"] > 0
     assert "shared_buffers" in document["settings"]
 

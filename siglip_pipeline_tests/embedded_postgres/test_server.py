@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -346,6 +347,44 @@ def test_private_folders_stay_private(tmp_path: Path, monkeypatch: pytest.Monkey
             assert query(url, "SELECT 1") == 1
             assert not (private / "home" / "postgres").exists()
         assert {path: path.stat().st_mode for path in modes} == modes
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="only root needs another user")
+def test_a_database_that_its_home_does_not_know_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It lies outside the home, by the home's path: one made again there gets it."""
+
+    def warnings_of(home: Path) -> list[str]:
+        caplog.clear()
+        with EmbeddedPostgres(home).lease():
+            pass
+        return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+    with tempfile.TemporaryDirectory(prefix="siglip-system-") as system:
+        Path(system).chmod(0o755)
+        monkeypatch.setattr(binaries, "SYSTEM_FOLDER", Path(system))
+        tmp_path.chmod(0o700)
+        home, moved = tmp_path / "home", tmp_path / "moved"
+        assert warnings_of(home) == []
+        assert warnings_of(home) == [], "it is its own"
+        data = EmbeddedPostgres(home).data
+
+        shutil.rmtree(home)
+        (left,) = warnings_of(home)
+        assert f"no record of the database in {data}, which an earlier home" in left
+        assert left.endswith(f"rm -r {data}")
+        assert warnings_of(home) == [], "it is known from now on"
+
+        home.rename(moved)
+        (former,) = warnings_of(moved)
+        made = EmbeddedPostgres(moved).data
+        assert f"has used the database in {data} until now, and gets a new, empty one" in former
+        assert former.endswith(f"rm -r {made} && mv {data} {made}")
+
+        shutil.rmtree(made)
+        data.rename(made)
+        assert warnings_of(moved) == [], "it has its own again"
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="only root needs another user")
