@@ -95,7 +95,8 @@ def orientation_of(matrix: bytes | None) -> tuple[int, bool]:
     The matrix is FFmpeg's AV_FRAME_DATA_DISPLAYMATRIX, nine 32-bit integers (libavutil/display.h),
     of which a, b, c, d map the axes:  x' = a·x + c·y,  y' = b·x + d·y. A mirrored picture has a
     negative determinant. As in the ffmpeg program, angles are rounded to degrees, scale and shear
-    are not applied, and a tilted picture (no multiple of 90 degrees) is not mirrored.
+    are not applied, a tilted picture (no multiple of 90 degrees) is not mirrored, and one that is
+    tilted by 1 degree clockwise is shown as it is.
     """
     if matrix is None or len(matrix) < 36:
         return 0, False
@@ -104,6 +105,8 @@ def orientation_of(matrix: bytes | None) -> tuple[int, bool]:
     if not width or not height:
         return 0, False
     degrees = round(math.degrees(math.atan2(b / height, a / width))) % 360
+    if degrees == 1:
+        return 0, False
     if degrees % 90 or a * d - b * c >= 0:
         return degrees, False
     return (degrees + 180) % 360, True  # without the flip of x, which is applied first

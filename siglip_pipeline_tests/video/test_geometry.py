@@ -70,6 +70,13 @@ def test_angles_are_rounded_to_degrees(degrees: float, found: int) -> None:
     assert mirrored == (((found + 180) % 360, False) if is_tilted else (found, True))
 
 
+@pytest.mark.parametrize("degrees", [0.6, 1, 1.4])
+def test_a_tilt_of_a_degree_is_left_as_it_is(degrees: float) -> None:
+    assert orientation_of(matrix_of(*turned(degrees))) == (0, False)
+    assert orientation_of(matrix_of(*turned(-degrees))) == (359, False)
+    assert orientation_of(matrix_of(*turned(180 + degrees, mirrored=True))) == (0, False)
+
+
 def test_a_tilted_picture_keeps_its_size_on_black() -> None:
     white_HWC = np.full((40, 80, 3), 255, np.uint8)
     geometry = DisplayGeometry(coded_width=80, coded_height=40, rotation_degrees=45)
