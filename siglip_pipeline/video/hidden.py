@@ -1,7 +1,15 @@
-"""Find packets that show no frame, by their first bits: hidden frames, and headers of Theora."""
+"""Find packets that show no frame, by their first bits: hidden frames, and headers.
+
+The headers are those of Theora, and what is no picture in Dirac, such as the end of a raw stream.
+"""
 
 from collections.abc import Callable
 from typing import Final
+
+_DIRAC_PICTURE: Final = 8
+"""A bit of the parse codes of pictures."""
+
+_DIRAC_HEADER_BYTES: Final = 13
 
 
 def _vp8_is_hidden(packet: memoryview) -> bool:
@@ -27,8 +35,22 @@ def _is_theora_header(packet: memoryview) -> bool:
     return len(packet) > 0 and packet[0] >> 7 == 1
 
 
+def _has_no_dirac_picture(packet: memoryview) -> bool:
+    """Return whether no parse code of its data units is a picture's (Dirac Specification, 9.6)."""
+    units, at = bytes(packet), 0
+    while units[at : at + 4] == b"BBCD":
+        code, size = units[at + 4 : at + 5], int.from_bytes(units[at + 5 : at + 9], "big")
+        if not code or code[0] & _DIRAC_PICTURE:
+            return False
+        if size < _DIRAC_HEADER_BYTES:  # 0: the last one
+            return True
+        at += size
+    return at == len(units)
+
+
 HIDDEN: Final[dict[str, Callable[[memoryview], bool]]] = {
     "vp8": _vp8_is_hidden,
     "vp9": _vp9_is_hidden,
     "theora": _is_theora_header,
+    "dirac": _has_no_dirac_picture,
 }

@@ -261,7 +261,7 @@ def _read_packets(
         discards.append(packet.is_discard or hidden)
         is_packed = is_packed or (is_mpeg4 and bytes(packet).count(_VOP) > 1)
         references.append(reader is None or reader.is_reference(memoryview(packet)))
-        if packet.pts is not None and (last_pts is None or packet.pts >= last_pts):
+        if packet.pts is not None and not hidden and (last_pts is None or packet.pts >= last_pts):
             last_pts, last_duration = packet.pts, packet.duration or 0
         on_progress(len(pts))
         if len(pts) > MAX_PACKETS:

@@ -113,8 +113,11 @@ def test_matroska_is_turned_by_its_projection(roll: float, degrees: int, tmp_pat
 
 
 MATRICES = {
-    **{f"turned by {n}": turned(n) for n in (2, 30, 45, 89, 90, 120, 180, 200, 270, 315, 359)},
-    **{f"mirrored and turned by {n}": turned(n, mirrored=True) for n in (0, 20, 90, 135, 180)},
+    **{f"turned by {n}": turned(n) for n in (1, 2, 30, 45, 89, 90, 120, 180, 200, 270, 315, 359)},
+    **{
+        f"mirrored and turned by {n}": turned(n, mirrored=True)
+        for n in (0, 1, 20, 90, 135, 180, 181)
+    },
     "enlarged": (2, 0, 0, 2),
     "wide": (2, 0, 0, 1),
     "wide, upside down": (2, 0, 0, -1),
@@ -255,3 +258,27 @@ def test_an_image_sequence_of_heif_is_a_video(brands: tuple[bytes, bytes], tmp_p
     path.write_bytes(head[:size] + made[size:])
     out = same_as_ffmpeg(path, tmp_path)
     assert (len(out.pictures), out.report.warnings) == (25, ())
+
+
+@pytest.mark.parametrize(
+    ("suffix", "muxer"), [("drc", "dirac"), ("ts", "mpegts"), ("mkv", "matroska")]
+)
+def test_the_end_of_a_dirac_stream_is_no_frame(suffix: str, muxer: str, tmp_path: Path) -> None:
+    path = film(tmp_path / f"film.{suffix}", "-f", muxer, codec="vc2")
+    out = same_as_ffmpeg(path, tmp_path)
+    assert (len(out.pictures), out.report.warnings) == (25, ())
+    # The times of a raw stream are numbers of pictures, here as in ffmpeg.
+    assert suffix == "drc" or out.report.info.duration_seconds == pytest.approx(1, abs=0.002)
+
+
+@pytest.mark.parametrize("turn", ["rotate=90", "rotate=180", "flip=horizontal"])
+def test_an_h264_message_of_orientation_turns_the_frames_that_carry_it(
+    turn: str, tmp_path: Path
+) -> None:
+    """The first one alone, as FFmpeg shows it, although the message speaks of those that follow."""
+    message = f"h264_metadata=display_orientation=insert:{turn}"
+    out = indexed(film(tmp_path / "turned.mp4", "-bsf:v", message), tmp_path)
+    upright = indexed(film(tmp_path / "upright.mp4"), tmp_path)
+    pairs = itertools.zip_longest(out.pictures, upright.pictures)
+    is_other = [a.shape != b.shape or difference(a, b) > 6 for a, b in pairs]
+    assert is_other == [True] + [False] * 24
