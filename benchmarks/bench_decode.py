@@ -52,12 +52,12 @@ from siglip_pipeline.video.extraction import extract
 from siglip_pipeline.video.frame_selection import select_frames
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline.video.plan import plan_decode, plan_everything
-from siglip_pipeline.video.probe import probe
 from siglip_pipeline.video.sampling import Sampling
 from siglip_pipeline.video.scan import Scan, scan
 from siglip_pipeline.video.scene_sampling import compared
 from siglip_pipeline.video.shots import ContentScore, CutFinder
 from siglip_pipeline.video.source import MediaSource
+from siglip_pipeline_tests.video.probing import probe
 
 RATE = 25
 LONGEST_SIDE = 768

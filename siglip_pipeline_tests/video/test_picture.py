@@ -16,9 +16,9 @@ from siglip_pipeline.video.decode import decode_frames
 from siglip_pipeline.video.geometry import DisplayGeometry, usable_sample_aspect_ratio
 from siglip_pipeline.video.picture import PictureMaker, encode_jpeg, hash_distance, perceptual_hash
 from siglip_pipeline.video.plan import plan_decode
-from siglip_pipeline.video.probe import probe
 from siglip_pipeline.video.scan import scan
 from siglip_pipeline.video.source import MediaSource
+from siglip_pipeline_tests.video.probing import probe
 from siglip_pipeline_tests.video.rendering import numbered_picture, render
 
 CORNERS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "grey": (90,) * 3}

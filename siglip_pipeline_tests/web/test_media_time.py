@@ -16,10 +16,9 @@ from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
-from siglip_pipeline.video.probe import probe
-from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline_tests.conftest import collection_settings, fresh_database
 from siglip_pipeline_tests.video.ffmpeg_reference import ffmpeg
+from siglip_pipeline_tests.video.probing import probe
 from siglip_pipeline_tests.web.browser import CHROMIUM, DRIVER, Page, chromium
 from siglip_pipeline_tests.web.conftest import index_uploads, serving, wait_until
 
@@ -133,7 +132,7 @@ def test_the_offset_is_what_ffprobe_says_of_the_first_frame(name: str, made: Pat
     )
     first = float(told["frames"][0]["pts_time"])
     zero = float(told["format"]["start_time"]) if name.endswith(".ts") else 0.0
-    info = probe(MediaSource(name, path=made / name))
+    info = probe(made / name)
     assert info.media_time_seconds == pytest.approx(first - zero, abs=0.002)
     assert (info.media_time_seconds > 0.5) == (name != "plain.ts")
 

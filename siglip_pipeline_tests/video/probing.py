@@ -1,4 +1,4 @@
-"""Probe a video: read its properties from its packets and its first frame."""
+"""Properties of a video, from its packets and its first frame: nothing is extracted."""
 
 from pathlib import Path
 
@@ -13,18 +13,13 @@ from siglip_pipeline.video.scan import nothing_decoded_reason
 from siglip_pipeline.video.source import MediaSource
 
 
-def probe(source: MediaSource | str | Path, video: str | None = None) -> VideoInfo:
-    """Return the properties of a video. Its first frame that decodes holds its orientation.
-
-    Args:
-        source: the video, or the path of a local file.
-        video: path below UPLOADS, for messages; by default the file's name.
+def probe(path: Path) -> VideoInfo:
+    """The properties of a local file, turned as its first frame that decodes.
 
     Raises:
         VideoError: the video cannot be decoded, with the reason.
     """
-    if not isinstance(source, MediaSource):
-        source = MediaSource(video or Path(source).name, path=Path(source))
+    source = MediaSource(path.name, path=path)
     scanned = index_frames(source)
     # If the first frame is damaged, the nearest that is not comes in its place.
     for decoded in decode_frames(source, scanned, plan_decode(scanned.packets, np.array([0]))):
