@@ -6,14 +6,16 @@ A test gets a database of its own, copied from a migrated template in some ten m
 import fcntl
 import gc
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
 import psycopg
 import pytest
@@ -150,6 +152,22 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterat
     with (shared / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield shared / name
+
+
+Films = TypeVar("Films")
+
+
+def shared_films(
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+    uploads: Path,
+    render: Callable[[Path], Films],
+) -> Films:
+    """The films in a new folder of uploads, copied from those that a run renders once."""
+    with shared_folder(tmp_path_factory, name) as folder:
+        render(folder)
+        shutil.copytree(folder, uploads)
+    return render(uploads)  # nothing: they are there
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """The demo's films, indexed with the demo's model and without Dagster."""
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from siglip_pipeline.demo.films import DemoVideo, render_demo_videos
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database
-from siglip_pipeline_tests.conftest import collection_settings, fresh_database
+from siglip_pipeline_tests.conftest import collection_settings, fresh_database, shared_films
 from siglip_pipeline_tests.search.conftest import index_folder
 
 
@@ -26,17 +25,11 @@ class Reels:
 
 
 @pytest.fixture(scope="session")
-def reels(
-    postgres: EmbeddedPostgres,
-    demo_videos: list[DemoVideo],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Reels]:
+def reels(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reels]:
     home = tmp_path_factory.mktemp("reels")
     uploads = home / "uploads"
-    shutil.copytree(demo_videos[0].path.parent, uploads)
-    films = {
-        film.path.relative_to(uploads).as_posix(): film for film in render_demo_videos(uploads)
-    }
+    rendered = shared_films(tmp_path_factory, "demo_videos", uploads, render_demo_videos)
+    films = {film.path.relative_to(uploads).as_posix(): film for film in rendered}
     with fresh_database(postgres) as url, Database(url) as database:
         settings = collection_settings(home, url, index_min_recall=0.0, index_recall_queries=4)
         yield Reels(database, settings, films, index_folder(database, settings))

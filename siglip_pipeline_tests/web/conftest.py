@@ -1,7 +1,6 @@
 """The real service in front of a real index: rendered films, the demo model, Postgres, uvicorn."""
 
 import json
-import shutil
 import socket
 import threading
 import time
@@ -39,7 +38,7 @@ from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline.web.app import create_app
 from siglip_pipeline.web.guard import Guard
 from siglip_pipeline.web.serve import http_server
-from siglip_pipeline_tests.conftest import collection_settings, fresh_database, shared_folder
+from siglip_pipeline_tests.conftest import collection_settings, fresh_database, shared_films
 from siglip_pipeline_tests.web.browser import Page, chromium
 
 SCENES_PER_FILM = 6
@@ -96,10 +95,7 @@ def collection(
 ) -> Iterator[Collection]:
     home = tmp_path_factory.mktemp("web")
     uploads = home / "uploads"
-    with shared_folder(tmp_path_factory, "web_films") as folder:
-        _films(folder)
-        shutil.copytree(folder, uploads)
-    films = _films(uploads)
+    films = shared_films(tmp_path_factory, "web_films", uploads, _films)
     (uploads / "broken <b>.mp4").write_text("this is no film")
     with fresh_database(postgres) as url:
         settings = collection_settings(home, url)
