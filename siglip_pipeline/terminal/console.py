@@ -117,35 +117,14 @@ def status_table(status: "PipelineStatus") -> Table:
     table.add_row("decoding", f"held by {status.sandbox}")
     for warning in status.warnings:
         table.add_row(Text("warning", style="yellow"), warning)
-    stale = status.out_of_date
-    if stale.videos:
-        table.add_row(
-            "out of date",
-            f"frames of {len(stale.frames):,} and vectors of {len(stale.vectors):,} videos; "
-            "`siglip-pipeline materialize --stale` updates them",
-        )
-    if status.model:
-        table.add_row(
-            "model",
-            f"{status.model.name} ({status.model.dim} dimensions, {status.model.key})",
-        )
-    if status.index:
-        recall = status.index.recall_at_10
-        asked = f"{status.index.recall_queries} queries"
-        measured = "not measured" if recall is None else f"{recall:.3f} of {asked}"
-        table.add_row(
-            "index",
-            f"{status.index.kind}, {status.index.state}, recall@10 {measured}, "
-            f"{status.index.rows:,} rows",
-        )
-    watches = status.watches
-    if watches.watches:
-        unsent = f"; {watches.late} not sent so far, {watches.failed} given up"
-        table.add_row(
-            "watches",
-            f"{watches.watches} with {watches.hits} hits"
-            f"{unsent if watches.late or watches.failed else ''}",
-        )
+    for name, fact in (
+        ("out of date", _out_of_date(status)),
+        ("model", _model(status)),
+        ("index", _index(status)),
+        ("watches", _watches(status)),
+    ):
+        if fact is not None:
+            table.add_row(name, fact)
     for video in status.video_warnings:
         reasons = "; ".join(video.warnings)
         table.add_row(Text("warning", style="yellow"), f"{shown(video.video)}: {reasons}")
@@ -158,6 +137,41 @@ def status_table(status: "PipelineStatus") -> Table:
     for file in status.refused:
         table.add_row("refused", f"{shown(file.path)}: {file.reason}")
     return table
+
+
+def _out_of_date(status: "PipelineStatus") -> str | None:
+    stale = status.out_of_date
+    if not stale.videos:
+        return None
+    return (
+        f"frames of {len(stale.frames):,} and vectors of {len(stale.vectors):,} videos; "
+        "`siglip-pipeline materialize --stale` updates them"
+    )
+
+
+def _model(status: "PipelineStatus") -> str | None:
+    model = status.model
+    return None if model is None else f"{model.name} ({model.dim} dimensions, {model.key})"
+
+
+def _index(status: "PipelineStatus") -> str | None:
+    index = status.index
+    if index is None:
+        return None
+    recall = "not measured"
+    if index.recall_at_10 is not None:
+        recall = f"{index.recall_at_10:.3f} of {index.recall_queries} queries"
+    return f"{index.kind}, {index.state}, recall@10 {recall}, {index.rows:,} rows"
+
+
+def _watches(status: "PipelineStatus") -> str | None:
+    watches = status.watches
+    if not watches.watches:
+        return None
+    fact = f"{watches.watches} with {watches.hits} hits"
+    if watches.late or watches.failed:
+        fact += f"; {watches.late} not sent so far, {watches.failed} given up"
+    return fact
 
 
 def database_table(status: "DatabaseStatus") -> Table:
