@@ -23,6 +23,12 @@ _RESULTS_KEPT_SECONDS: Final = 24 * 3600
 _AWAY_SECONDS: Final = 600
 _PUBLISH_RETRIES: Final = 120
 _PUBLISH_WAIT_SECONDS: Final = 5.0
+_RETRY_POLICY: Final = {
+    "max_retries": _PUBLISH_RETRIES,
+    "interval_start": 0.2,
+    "interval_step": 0.5,
+    "interval_max": _PUBLISH_WAIT_SECONDS,
+}
 # A worker that waits for steps waits without this limit; it is for answers to what was sent.
 _ANSWER_SECONDS: Final = 30
 
@@ -78,7 +84,7 @@ def celery_config(settings: Settings) -> dict[str, Any]:
     Raises:
         SettingsError: as :func:`broker_url`.
     """
-    config: dict[str, Any] = {
+    return {
         # Acknowledge a step when it is done: if the worker dies, the broker delivers it again.
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
@@ -88,35 +94,27 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "broker_connection_max_retries": None,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "task_publish_retry": True,
-        "task_publish_retry_policy": {
-            "max_retries": _PUBLISH_RETRIES,
-            "interval_start": 0.2,
-            "interval_step": 0.5,
-            "interval_max": _PUBLISH_WAIT_SECONDS,
-        },
+        "task_publish_retry_policy": _RETRY_POLICY,
         "result_backend_always_retry": True,
         # By default Celery gives up on a database backend after three attempts within a second.
         "result_backend_max_retries": _PUBLISH_RETRIES,
         "result_backend_base_sleep_between_retries_ms": 200,
         "result_backend_max_sleep_between_retries_ms": int(_PUBLISH_WAIT_SECONDS * 1000),
         "result_expires": _RESULTS_KEPT_SECONDS,
-        "result_backend_transport_options": {
-            "retry_policy": {
-                "max_retries": _PUBLISH_RETRIES,
-                "interval_start": 0.2,
-                "interval_step": 0.5,
-                "interval_max": _PUBLISH_WAIT_SECONDS,
-            }
-        },
+        "result_backend_transport_options": {"retry_policy": _RETRY_POLICY},
         # A solo worker cannot send heartbeats during a step; a dead one closes its connection.
         "broker_heartbeat": 0,
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
+        "broker_transport_options": _transport_options(settings),
     }
+
+
+def _transport_options(settings: Settings) -> dict[str, Any]:
     # A run connects when it has a step to send; without this it gives up after four seconds.
-    config["broker_transport_options"] = {"connect_retries_timeout": _AWAY_SECONDS}
+    patient: dict[str, Any] = {"connect_retries_timeout": _AWAY_SECONDS}
     if is_redis(broker_url(settings)):
-        config["broker_transport_options"] |= {
+        return patient | {
             "visibility_timeout": settings.celery_visibility_seconds,
             # Seconds between searches for steps of dead workers; the default is 100.
             "unacked_restore_interval": max(1, min(10, settings.celery_visibility_seconds // 4)),
@@ -125,7 +123,5 @@ def celery_config(settings: Settings) -> dict[str, Any]:
             # Without a timeout, a client waits forever for a Redis whose machine was lost.
             "socket_timeout": _ANSWER_SECONDS,
         }
-    else:
-        # A RabbitMQ that is being stopped may accept a connection and answer nothing more.
-        config["broker_transport_options"] |= {"read_timeout": _ANSWER_SECONDS}
-    return config
+    # A RabbitMQ that is being stopped may accept a connection and answer nothing more.
+    return patient | {"read_timeout": _ANSWER_SECONDS}
