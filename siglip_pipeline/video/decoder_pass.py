@@ -81,7 +81,6 @@ class Pass:
             steps: a :class:`Step` for each packet.
             flush: also yield the frames that the decoder holds after the last packet.
         """
-        packets = self._scan.packets
         # Search from the end: a list of all wanted packets would stay in memory during the pass.
         last = len(steps) - 1 - int(np.argmax(steps[::-1] != Step.SKIP)) if steps.any() else -1
         step_of = steps.tobytes()  # numbers of numpy and of enumerations are slow
@@ -91,14 +90,6 @@ class Pass:
             stream = container.streams[self._scan.stream_index]
             assert isinstance(stream, VideoStream)
             context = self._decoder(stream, options)
-            if self._scan.codec == "av1":
-                # Threads share a frame: as fast, and without a frame's memory for each.
-                context.options = {**options, "max_frame_delay": "1"}
-            context.thread_count = self.threads
-            if self.threads > 1:
-                context.thread_type = (
-                    "AUTO"  # by default only slices, of which most videos have one
-                )
             skipped = False
             header = None
             mode = None
@@ -124,10 +115,7 @@ class Pass:
                     context.skip_frame = "DEFAULT" if step == _TARGET else "NONREF"
                     mode = step
                 self._counts.packets_given += 1
-                if packets.shift_P is not None:
-                    shift = int(packets.shift_P[ordinal])
-                    packet.pts = None if packet.pts is None else packet.pts + shift
-                    packet.dts = None if packet.dts is None else packet.dts + shift
+                self._shift(packet, ordinal)
                 if packet.is_keyframe:
                     key = ordinal
                 yield from self._give(context, packet, key)
@@ -135,12 +123,28 @@ class Pass:
                 yield from self._give(context, None)
 
     def _decoder(self, stream: VideoStream, options: dict[str, str]) -> VideoCodecContext:
-        if self._scan.decoder is None:
-            return stream.codec_context
-        context = av.CodecContext.create(self._scan.decoder, "r")
-        assert isinstance(context, VideoCodecContext)
-        context.extradata, context.options = stream.codec_context.extradata, options
+        """Return the decoder of a stream, with its options and threads."""
+        context = stream.codec_context
+        if self._scan.decoder is not None:
+            own = av.CodecContext.create(self._scan.decoder, "r")
+            assert isinstance(own, VideoCodecContext)
+            own.extradata, own.options = context.extradata, options
+            context = own
+        if self._scan.codec == "av1":
+            # Threads share a frame: as fast, and without a frame's memory for each.
+            context.options = {**options, "max_frame_delay": "1"}
+        context.thread_count = self.threads
+        if self.threads > 1:
+            context.thread_type = "AUTO"  # by default only slices, of which most videos have one
         return context
+
+    def _shift(self, packet: "av.Packet[VideoStream]", ordinal: int) -> None:
+        """Move a packet to its place on the continuous time line."""
+        shift_P = self._scan.packets.shift_P
+        if shift_P is not None:
+            shift = int(shift_P[ordinal])
+            packet.pts = None if packet.pts is None else packet.pts + shift
+            packet.dts = None if packet.dts is None else packet.dts + shift
 
     def _give(
         self, context: VideoCodecContext, packet: "av.Packet[VideoStream] | None", key: int = 0
