@@ -142,13 +142,7 @@ def new_uploads(
         if changes.restated:
             records.restate(changes.restated)
         _warn_of(context, sorted(refused, key=lambda file: file.path))
-        if len(reported) > 1 and len(changes.deleted) == len(reported):
-            context.log.warning(
-                f"all {len(reported)} known uploads are missing: nothing is marked as deleted, "
-                "because the storage is probably not mounted"
-            )
-        else:
-            records.note_missing(changes.deleted, shard=PART)
+        _note_missing(context, records, changes.deleted, known=len(reported))
         waiting = [*changes.new, *changes.changed]
         if not waiting:
             return dg.SkipReason("no new or changed upload")
@@ -160,21 +154,39 @@ def new_uploads(
         )
         partitions = context.instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)
         runs = [*frame_runs(announcements, partitions)]
-        records.note_runs(
-            {
-                path_of_partition(key): run.run_key
-                for run in runs
-                for key in keys_between(
-                    partitions, run.tags[RANGE_START_TAG], run.tags[RANGE_END_TAG]
-                )
-            }
-        )
+        records.note_runs(_run_keys(runs, partitions))
     left = len(waiting) - len(announcements)
     context.log.info(f"{len(announcements)} uploads announced, {left} left for the next tick")
     limit = Settings.load().partition_limit
     if (warning := partition_warning(len(partitions), shard=PART, limit=limit)) is not None:
         context.log.warning(warning)
     return dg.SensorResult(run_requests=runs)
+
+
+def _note_missing(
+    context: dg.SensorEvaluationContext,
+    records: AnnouncedUploads,
+    missing: Sequence[str],
+    *,
+    known: int,
+) -> None:
+    """Mark missing uploads as deleted, unless all are missing."""
+    if known > 1 and len(missing) == known:
+        context.log.warning(
+            f"all {known} known uploads are missing: nothing is marked as deleted, because the "
+            "storage is probably not mounted"
+        )
+    else:
+        records.note_missing(missing, shard=PART)
+
+
+def _run_keys(runs: Sequence[dg.RunRequest], partitions: Sequence[str]) -> dict[str, str | None]:
+    """Return the key of the run of each video."""
+    return {
+        path_of_partition(key): run.run_key
+        for run in runs
+        for key in keys_between(partitions, run.tags[RANGE_START_TAG], run.tags[RANGE_END_TAG])
+    }
 
 
 def _ask_again_for_lost_runs(
