@@ -10,7 +10,7 @@ from siglip_pipeline.text.secret import Secret
 _MOST_CHARACTERS = 3000
 
 
-def failure_summary(context: dg.RunFailureSensorContext) -> str:
+def _failure_summary(context: dg.RunFailureSensorContext) -> str:
     """Return a few lines that name the assets, the videos and the reasons of the failure."""
     run = context.dagster_run
     assets = ", ".join(sorted(key.to_user_string() for key in run.asset_selection or ()))
@@ -32,7 +32,7 @@ def _reason(event: dg.DagsterEvent) -> str:
     return cause.message.strip() if cause is not None else ""
 
 
-def post_alert(url: Secret, text: str) -> None:
+def _post_alert(url: Secret, text: str) -> None:
     """Post ``{"text": ...}``, which Slack, Mattermost and most others show as a message.
 
     Raises:
@@ -50,13 +50,13 @@ def post_alert(url: Secret, text: str) -> None:
 )
 def run_failures(context: dg.RunFailureSensorContext) -> None:
     """Log a summary of the failed run, and post it to the webhook."""
-    summary = failure_summary(context)
+    summary = _failure_summary(context)
     context.log.error(summary)
     url = Settings.load().alert_webhook
     if url is None:
         return
     try:
-        post_alert(url, summary)
+        _post_alert(url, summary)
     except (OSError, ValueError) as error:
         reason = f"{type(error).__name__}: {url.masked(error)}"
         context.log.error(f"posting to SIGLIP_ALERT_WEBHOOK failed: {reason}; check its address")

@@ -55,7 +55,7 @@ JOBS: Final = {
 """The job of each asset, in order from upstream to downstream."""
 
 
-def request_instead_of(
+def _request_instead_of(
     run: dg.DagsterRun, assets: Set[dg.AssetKey], existing: Sequence[str]
 ) -> dg.RunRequest | None:
     """Return a request for the same work; None if its partitions are gone or after too many times.
@@ -124,7 +124,7 @@ def lost_runs(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipR
             continue
         if existing is None:
             existing = [*instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)]
-        request = request_instead_of(run, assets, existing)
+        request = _request_instead_of(run, assets, existing)
         if request is not None:
             requests.append(request)
             context.log.warning(f"run {run.run_id} was lost and not retried: requested again")

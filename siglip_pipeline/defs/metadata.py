@@ -38,7 +38,7 @@ FRAME_COLUMNS = dg.TableSchema(
 _PICTURE_BYTES = 44_000
 
 
-def inline_picture(data: bytes, *, media_type: str = "image/jpeg") -> dg.MarkdownMetadataValue:
+def _inline_picture(data: bytes, *, media_type: str = "image/jpeg") -> dg.MarkdownMetadataValue:
     """Return a small picture as Markdown that contains its bytes."""
     encoded = base64.b64encode(data).decode("ascii")
     return dg.MetadataValue.md(f"![](data:{media_type};base64,{encoded})")
@@ -60,7 +60,7 @@ def frames_metadata(result: FramesStored | NoFrames, frame_store: FrameStore) ->
         "source_sha256": result.stored.source_sha256,
         "damaged": f"{result.damaged_share:.2%}",
         "warnings": [*result.stored.warnings],
-        "contact_sheet": inline_picture(
+        "contact_sheet": _inline_picture(
             frame_store.contact_sheet(result.video, max_bytes=_PICTURE_BYTES)
         ),
     }
@@ -147,7 +147,7 @@ def engine_metadata(report: EngineReport) -> Mapping[str, Any]:
             }
             for point in report.throughput
         ),
-        "throughput_plot": inline_picture(
+        "throughput_plot": _inline_picture(
             throughput_plot(report.throughput), media_type="image/png"
         ),
     }
@@ -174,7 +174,7 @@ def index_metadata(report: IndexReport, history: Sequence[PastCheck]) -> Mapping
     )
     if (recall := report.recall) is not None:
         metadata["recall_cases"] = _table(_case_row(case) for case in recall.cases)
-        metadata["recall_against_latency"] = inline_picture(
+        metadata["recall_against_latency"] = _inline_picture(
             recall_plot(recall), media_type="image/png"
         )
         metadata["plan"] = dg.MetadataValue.md(f"```\n{recall.plan}\n```")

@@ -113,10 +113,10 @@ class Object:
         """Return the object in words: size (unless medium), colour, shape, motion, place."""
         size = "" if self.size == "medium" else f"{self.size} "
         motion = "" if self.motion == "still" else f" moving {self.motion}"
-        return f"{size}{self.colour} {self.shape}{motion} {place_in_words(self.row, self.column)}"
+        return f"{size}{self.colour} {self.shape}{motion} {_place_in_words(self.row, self.column)}"
 
 
-def place_in_words(row: str, column: str) -> str:
+def _place_in_words(row: str, column: str) -> str:
     """Return the place as a caption names it, e.g. ``at the top left``."""
     if (row, column) == ("middle", "center"):
         return "in the center"
@@ -173,7 +173,7 @@ class Scene:
         return any(item.pair in HELD_OUT for item in self.objects)
 
 
-def random_object(
+def _random_object(
     rng: np.random.Generator,
     *,
     pairs: Sequence[tuple[str, str]],
@@ -226,7 +226,7 @@ def random_scene(
         sizes: tuple[Size, ...] = SIZES if number == 0 and count < 3 else ("small", "medium")
         free = [p for p in visible if all(p[0] != o.colour and p[1] != o.shape for o in items)]
         items.append(
-            random_object(
+            _random_object(
                 rng,
                 pairs=free or visible,
                 sizes=sizes,

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 NAME = "postgres.cluster"
 
 
-def cluster_id(data: Path) -> str | None:
+def _cluster_id(data: Path) -> str | None:
     """Return a cluster's ``Database system identifier`` (pg_controldata); None if none can be read.
 
     It begins the control file, in the byte order of the machine.
@@ -37,9 +37,11 @@ def warn_of_change(home: Path, data: Path) -> None:
         home: ``SIGLIP_HOME``.
         data: the folder of the cluster that it uses now; missing if it is to be made.
     """
-    known, found = _read(home), cluster_id(data)
+    known, found = _read(home), _cluster_id(data)
     if found is None:
-        formers = [Path(folder) for id_, folder in known.items() if cluster_id(Path(folder)) == id_]
+        formers = [
+            Path(folder) for id_, folder in known.items() if _cluster_id(Path(folder)) == id_
+        ]
         if formers:
             logger.warning(
                 "%s has used the database in %s until now, and gets a new, empty one in %s: the "
@@ -59,7 +61,7 @@ def warn_of_change(home: Path, data: Path) -> None:
 
 def record(home: Path, data: Path) -> None:
     """Write into the home which cluster it uses."""
-    known, found = _read(home), cluster_id(data)
+    known, found = _read(home), _cluster_id(data)
     if found is not None and known.get(found) != str(data):
         known.pop(found, None)
         with replacing(home / NAME) as file:

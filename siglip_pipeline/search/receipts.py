@@ -43,7 +43,7 @@ def prove_hits(
     between = time.perf_counter()
     exact = finder.find(model, vectors, k, filter, exact=True)
     ended = time.perf_counter()
-    missed = missed_hits(found, exact)
+    missed = _missed_hits(found, exact)
     return found, Proof(
         complete=not missed,
         recall=1 - len(missed) / len(exact) if exact else 1.0,
@@ -53,7 +53,7 @@ def prove_hits(
     )
 
 
-def missed_hits(found: Sequence[Hit], exact: Sequence[Hit]) -> tuple[Hit, ...]:
+def _missed_hits(found: Sequence[Hit], exact: Sequence[Hit]) -> tuple[Hit, ...]:
     """Return the hits of an exact search that the index has neither found nor matched in score."""
     shown = {(hit.video_id, hit.frame_index) for hit in found}
     # Where the index returned as many hits, one that is no better than its last is a tie.

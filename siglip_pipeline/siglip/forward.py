@@ -86,7 +86,7 @@ class GraphForward:
     """
 
     def __init__(self, record: Record | None = None) -> None:
-        self._record = record or record_cuda
+        self._record = record or _record_cuda
         self._graphs: dict[int, tuple[torch.Tensor, Replay]] = {}
         self._failure: str | None = None
 
@@ -163,7 +163,7 @@ def _capture_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
-def record_cuda(run: Callable[[], torch.Tensor], device: torch.device) -> Replay:
+def _record_cuda(run: Callable[[], torch.Tensor], device: torch.device) -> Replay:
     """Capture the kernels that ``run`` launches on a card."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.device(device):

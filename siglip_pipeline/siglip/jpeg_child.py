@@ -48,12 +48,12 @@ def main(connection: int, file: int) -> None:
         while True:
             try:
                 jpegs: list[bytes] = engine.recv()
-                engine.send(write_pictures(jpegs, recipe, shared))
+                engine.send(_write_pictures(jpegs, recipe, shared))
             except (EOFError, ConnectionError):
                 return
 
 
-def write_pictures(jpegs: Sequence[bytes], recipe: Recipe, shared: mmap.mmap) -> list[Answer]:
+def _write_pictures(jpegs: Sequence[bytes], recipe: Recipe, shared: mmap.mmap) -> list[Answer]:
     """Decode JPEGs into ``shared``, one after the other; return what became of each."""
     answers: list[Answer] = []
     begin = 0

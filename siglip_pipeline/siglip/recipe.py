@@ -148,10 +148,10 @@ def target_size(height: int, width: int, recipe: Recipe) -> tuple[int, int]:
     if recipe.size is not None:
         return recipe.size, recipe.size
     assert recipe.max_num_patches is not None
-    return naflex_size(height, width, recipe.patch_size, recipe.max_num_patches)
+    return _naflex_size(height, width, recipe.patch_size, recipe.max_num_patches)
 
 
-def naflex_size(height: int, width: int, patch: int, max_num_patches: int) -> tuple[int, int]:
+def _naflex_size(height: int, width: int, patch: int, max_num_patches: int) -> tuple[int, int]:
     """Return the largest size of similar aspect ratio with at most ``max_num_patches`` patches.
 
     Both sides are multiples of ``patch``. The search repeats the one of NaFlex training

@@ -104,7 +104,7 @@ def send_due(store: WatchStore, *, page_address: Callable[[str], str]) -> Delive
     while time.monotonic() < end and (claimed := store.claim(besides=failed)):
         found, url = claimed
         try:
-            post_json(url, message_of(found, page_address=page_address))
+            post_json(url, _message_of(found, page_address=page_address))
         except (OSError, ValueError) as error:
             store.note_failure(found.hit_id, _reason(url, error))
             failed.add(found.watch)
@@ -120,7 +120,7 @@ def _reason(url: Secret, error: Exception) -> str:
     return "".join(c if c.isprintable() else " " for c in said)[:_MOST_REASON]
 
 
-def message_of(found: WatchHit, *, page_address: Callable[[str], str]) -> dict[str, Any]:
+def _message_of(found: WatchHit, *, page_address: Callable[[str], str]) -> dict[str, Any]:
     """Return the document about a hit; chats show its ``text``, ``id`` tells a repeated one."""
     hit = found.hit
     place = f"{hit.video} at {timecode(hit.media_time_seconds)}"

@@ -69,7 +69,7 @@ class Database:
         self, url: str | SecretUrl, *, max_connections: int = 8, vectors: bool = True
     ) -> None:
         self.url = SecretUrl.of(url)
-        check_url(self.url)
+        _check_url(self.url)
         self.pgvector_version = _check_versions(self.url)
         self._pool: psycopg_pool.ConnectionPool[Connection] = psycopg_pool.ConnectionPool(
             self.url.reveal(),
@@ -169,7 +169,7 @@ def _translated_errors(url: SecretUrl) -> Iterator[None]:
         raise StoreError(f"{where(url)} refused: {error}") from error
 
 
-def check_url(url: SecretUrl) -> None:
+def _check_url(url: SecretUrl) -> None:
     """Refuse a URL that cannot be parsed, without repeating it.
 
     Raises:

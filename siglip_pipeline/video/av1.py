@@ -87,12 +87,12 @@ class ReferenceReader:
     def _fills_slots(self, kind: int, payload: bytes) -> bool | None:
         """Return whether a frame fills a reference slot; None for a unit that is not a frame."""
         if kind == SEQUENCE_HEADER:
-            self._sequence = read_sequence_header(Bits(payload))
+            self._sequence = _read_sequence_header(Bits(payload))
             return None
         if kind in (FRAME_HEADER, FRAME):
             if self._sequence is None:
                 raise UnreadableError
-            return read_refresh_flags(Bits(payload), self._sequence) != 0
+            return _read_refresh_flags(Bits(payload), self._sequence) != 0
         if kind in PADDING_AND_MORE:
             return None
         raise UnreadableError
@@ -124,7 +124,7 @@ def units(data: bytes | memoryview) -> Iterator[tuple[int, bytes]]:
         position += size
 
 
-def read_sequence_header(bits: Bits) -> SequenceHeader:
+def _read_sequence_header(bits: Bits) -> SequenceHeader:
     """Read the fields of a sequence header that frame headers need (section 5.5.1)."""
     bits.read(3 + 1)  # profile, still_picture
     reduced = bool(bits.read())
@@ -168,7 +168,7 @@ def read_sequence_header(bits: Bits) -> SequenceHeader:
     )
 
 
-def read_refresh_flags(bits: Bits, sequence: SequenceHeader) -> int:
+def _read_refresh_flags(bits: Bits, sequence: SequenceHeader) -> int:
     """Return the reference slots that a frame fills, one bit each (section 5.9.2)."""
     if sequence.reduced:
         return 0xFF

@@ -78,7 +78,7 @@ def open_container(
             file = stack.enter_context(contextlib.closing(source.open_for_ffmpeg()))
             container = _open_input(file, source, options or {})
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise VideoError(source.video, open_failure_reason(source, error)) from error
+            raise VideoError(source.video, _open_failure_reason(source, error)) from error
         assert isinstance(container, InputContainer)
         yield stack.enter_context(container)
 
@@ -117,7 +117,7 @@ def _open(
     return av.open(file, mode, options={**options, **_LISTS}, **more)
 
 
-def open_failure_reason(source: MediaSource, error: Exception) -> str:
+def _open_failure_reason(source: MediaSource, error: Exception) -> str:
     """Return a sentence that says why FFmpeg does not open a file, and the remedy."""
     try:
         with source.open() as file:

@@ -31,17 +31,17 @@ def select_frames(
         return np.empty(0, np.int64)
     if sampling.kind == "fps":
         assert sampling.rate is not None
-        return select_fps(pts_N, sampling.rate, time_base=time_base, end_pts=end_pts)
+        return _select_fps(pts_N, sampling.rate, time_base=time_base, end_pts=end_pts)
     if sampling.kind == "every":
         return np.arange(0, pts_N.size, sampling.stride, dtype=np.int64)
     if sampling.kind == "keyframes":
         if key_N is None:
             raise ValueError("keyframes sampling needs key_N")
         return np.union1d(np.flatnonzero(key_N), [0]).astype(np.int64)
-    return select_scenes(pts_N, cuts, time_base=time_base)
+    return _select_scenes(pts_N, cuts, time_base=time_base)
 
 
-def select_fps(pts_N: IntArray, rate: Fraction, *, time_base: Fraction, end_pts: int) -> IntArray:
+def _select_fps(pts_N: IntArray, rate: Fraction, *, time_base: Fraction, end_pts: int) -> IntArray:
     """Return positions of the frames on screen at 0, 1/rate, 2/rate … seconds from the first frame.
 
     Frame i is on screen over [t_i, t_{i+1}). It is chosen if a multiple of 1/rate lies in this
@@ -59,7 +59,7 @@ def select_fps(pts_N: IntArray, rate: Fraction, *, time_base: Fraction, end_pts:
     return np.flatnonzero(ticks[:-1] < ticks[1:]).astype(np.int64)
 
 
-def select_scenes(pts_N: IntArray, cuts: IntArray | None, *, time_base: Fraction) -> IntArray:
+def _select_scenes(pts_N: IntArray, cuts: IntArray | None, *, time_base: Fraction) -> IntArray:
     """Return the positions that :class:`SceneSampler` selects."""
     begins = set() if cuts is None else set(cuts.tolist())
     sampler = SceneSampler[int](time_base)

@@ -92,7 +92,7 @@ class PictureMaker:
         mapper = self._tone[1]
         is_yuv = not frame.format.is_rgb and len(frame.format.components) >= 3
         if is_yuv and frame.colorspace in OWN:
-            codes = by_own_matrix(self._reformatter, frame, size)
+            codes = _by_own_matrix(self._reformatter, frame, size)
             return mapper.apply(codes) if mapper else (codes // 257).astype(np.uint8)
         pixel_format = "rgb24" if mapper is None else "rgb48le"
         pixels = convert(self._reformatter, frame, size, pixel_format, interpolation=SCALING)
@@ -114,7 +114,7 @@ def on_white(pixels_HWC: RgbArray, alpha_HW: NDArray[np.uint8]) -> RgbArray:
     return (255 - (darkness + 127) // 255).astype(np.uint8)
 
 
-def by_own_matrix(
+def _by_own_matrix(
     reformatter: VideoReformatter, frame: VideoFrame, size: tuple[int, int]
 ) -> NDArray[np.uint16]:
     """Return full-range RGB [H, W, C] in 16 bits, of a frame in a matrix that swscale lacks."""

@@ -285,7 +285,7 @@ def _read_packets(
         reference_P=np.frombuffer(references, np.bool_),
         last_duration=last_duration,
         frame_duration=_frame_duration(stream),
-        max_pause=int(MAX_PAUSE_SECONDS / time_base) if has_one_clock(container) else 0,
+        max_pause=int(MAX_PAUSE_SECONDS / time_base) if _has_one_clock(container) else 0,
         is_plain=_has_whole_frames(stream) and not hides_order,
         expected=len(pts) + _missing(container, stream, len(pts)),
     )
@@ -330,7 +330,7 @@ def _tells_aspect(container: InputContainer, stream: VideoStream) -> bool:
     )
 
 
-def has_one_clock(container: InputContainer) -> bool:
+def _has_one_clock(container: InputContainer) -> bool:
     """Return whether timestamps are those of a broadcaster's clock, which wraps and is reset."""
     return container.format.name in ("mpegts", "mpeg")
 

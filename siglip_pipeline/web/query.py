@@ -86,13 +86,13 @@ def moment_of(
     if like is None and video_id is None and seconds is None:
         return None
     if like is not None and video_id is None and seconds is None:
-        return MomentTerm(*parsed_moment("like", like))
+        return MomentTerm(*_parsed_moment("like", like))
     if like is None and video_id is not None and seconds is not None:
         return MomentTerm(services.name(video_id).video, seconds)
     raise HttpError(422, "give either like=VIDEO@SECONDS, or video_id and seconds")
 
 
-def parsed_moment(parameter: str, text: str) -> tuple[str, float]:
+def _parsed_moment(parameter: str, text: str) -> tuple[str, float]:
     """Return the video and the seconds of a parameter ``VIDEO@SECONDS``.
 
     Raises:
@@ -123,7 +123,7 @@ def explain_moment(
         SearchError: as :class:`~siglip_pipeline.search.SearchService`.
     """
     page.check(services)
-    video, seconds = parsed_moment("moment", expected)
+    video, seconds = _parsed_moment("moment", expected)
     k = page.offset + page.k
     with _terms(services, words_of(services, q), moment, picture) as terms:
         return services.search.explain(terms, video, seconds, k=k, filter=filter)
@@ -147,7 +147,7 @@ def _terms(
     if moment is not None:
         terms.append(moment)
     if picture is not None:
-        pixels_HWC = stored_picture(services, picture)
+        pixels_HWC = _stored_picture(services, picture)
     if pixels_HWC is not None:
         terms.append(ImageTerm(pixels_HWC))
     if not terms:
@@ -238,7 +238,7 @@ def checked_text(services: Services, text: str) -> str:
     return text
 
 
-def stored_picture(services: Services, picture: str) -> RgbArray:
+def _stored_picture(services: Services, picture: str) -> RgbArray:
     """Return a picture that was searched by before.
 
     Raises:

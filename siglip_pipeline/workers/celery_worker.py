@@ -103,7 +103,7 @@ class StepTask(Task):  # type: ignore[misc]  # Celery has no types
         try:
             with self._lease():
                 events = self.run(execute_step_args_packed=own, executable_dict=executable_dict)
-                return what_the_run_needs(events)
+                return _what_the_run_needs(events)
         except DagsterExecutionInterruptedError as error:
             # Dagster takes SIGTERM and SIGINT while a step runs. What is done of it is stored.
             logger.warning("stopping: a step of run %s goes back to the queue", run_id)
@@ -118,7 +118,7 @@ class StepTask(Task):  # type: ignore[misc]  # Celery has no types
         return renewed_lease(self.app, tag, every_seconds=every)
 
 
-def what_the_run_needs(events: Sequence[str]) -> list[str]:
+def _what_the_run_needs(events: Sequence[str]) -> list[str]:
     """Return a step's serialized events without those that concern single videos.
 
     The worker has told Dagster all of them. The run only waits for the step's outcome, and events

@@ -242,7 +242,7 @@ def _watched(database: Database, pid: int, progress: Progress) -> Iterator[None]
         last = None
         while not ended.wait(PROGRESS_SECONDS):
             with contextlib.suppress(StoreError), database.connection() as connection:
-                now = build_progress(connection, pid)
+                now = _build_progress(connection, pid)
                 if now is not None and now != last:
                     progress(now)
                     last = now
@@ -256,7 +256,7 @@ def _watched(database: Database, pid: int, progress: Progress) -> Iterator[None]
         thread.join()
 
 
-def build_progress(connection: Connection, pid: int) -> str | None:
+def _build_progress(connection: Connection, pid: int) -> str | None:
     """Return a build's row of ``pg_stat_progress_create_index`` as text; None if there is none."""
     row = connection.execute(
         """

@@ -126,7 +126,7 @@ def partition_if_large(
     """
     with database.connection() as connection:
         if table_limit == 0 and _exists(connection, tables.frames_copied(model_id)):
-            drop_copy(connection, model_id)
+            _drop_copy(connection, model_id)
             progress("SIGLIP_FRAMES_TABLE_LIMIT=0: the unfinished partitioned copy is dropped")
         frames = counts.stored(connection, model_id).frames
         if not 0 < table_limit <= frames or count_partitions(connection, model_id):
@@ -173,7 +173,7 @@ def partition_frames(
             )
     except DatabaseFullError:
         with database.connection() as connection:
-            drop_copy(connection, model_id)
+            _drop_copy(connection, model_id)
         raise
     report = PartitionReport(
         frames=frames, partitions=PARTITIONS, videos=videos, seconds=time.monotonic() - began
@@ -185,7 +185,7 @@ def partition_frames(
     return report
 
 
-def drop_copy(connection: Connection, model_id: int) -> None:
+def _drop_copy(connection: Connection, model_id: int) -> None:
     """Drop what an unfinished conversion has copied."""
     for table in (tables.frames_copy(model_id), tables.frames_copied(model_id)):
         connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table))

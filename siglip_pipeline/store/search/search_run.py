@@ -60,7 +60,7 @@ def find_hits(
             or near.least_score < request.min_score
             or (exhausted and kind.name == "exact")
         ):
-            return as_hits(near, model)
+            return _as_hits(near, model)
         if kept < near.rows_read:
             kept = rows
             continue
@@ -91,7 +91,7 @@ def _rows_at_first(
     return (kept if all_count else rows), rows
 
 
-def as_hits(near: NearMoments, model: ModelRow) -> list[Hit]:
+def _as_hits(near: NearMoments, model: ModelRow) -> list[Hit]:
     """Return the hits of a statement; the probability is that of the score."""
     scores_K = np.array([row[4] for row in near.hits])
     probabilities_K = probability(scores_K, model.logit_scale, model.logit_bias).tolist()
