@@ -274,31 +274,7 @@ def measure(
         )
         if bound is not None and is_clear(np.array([one.recalls[10] for one in asked]), bound):
             break
-    recalls = {
-        depth: np.array([one.recalls[depth] for one in asked if depth in one.recalls])
-        for depth in asked[0].recalls
-    }
-    low, high = bootstrap(recalls[10])
-    existing = sum(one.existing for one in asked)
-    seconds = [one.seconds for one in asked]
-    most = max(one.effort for one in asked)
-    return RecallCase(
-        modality=queries[0].modality,
-        share=share,
-        ef_search=most.ef_search,
-        rows_read=most.rows,
-        searched=kind.name,
-        queries=len(asked),
-        recall_at_1=float(recalls[1].mean()),
-        recall_at_10=float(recalls[10].mean()),
-        recall_at_100=float(recalls[100].mean()) if 100 in recalls else None,
-        queries_at_100=len(recalls[100]) if 100 in recalls else 0,
-        low=low,
-        high=high,
-        rows_share=sum(one.returned for one in asked) / existing if existing else 1.0,
-        p50_seconds=float(np.percentile(seconds, 50)),
-        p99_seconds=float(np.percentile(seconds, 99)),
-    )
+    return _case(asked, modality=queries[0].modality, share=share, searched=kind.name)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -353,6 +329,37 @@ def _ask(
                 for depth in (d for d in DEPTHS if d <= deep):
                     one.recalls.setdefault(depth, found_share(truth_K, others[:deep], depth))
     return asked
+
+
+def _case(
+    asked: Sequence[_Asked], *, modality: Modality, share: float, searched: str
+) -> RecallCase:
+    """Return the figures of all queries of a case."""
+    recalls = {
+        depth: np.array([one.recalls[depth] for one in asked if depth in one.recalls])
+        for depth in asked[0].recalls
+    }
+    low, high = bootstrap(recalls[10])
+    existing = sum(one.existing for one in asked)
+    seconds = [one.seconds for one in asked]
+    most = max(one.effort for one in asked)
+    return RecallCase(
+        modality=modality,
+        share=share,
+        ef_search=most.ef_search,
+        rows_read=most.rows,
+        searched=searched,
+        queries=len(asked),
+        recall_at_1=float(recalls[1].mean()),
+        recall_at_10=float(recalls[10].mean()),
+        recall_at_100=float(recalls[100].mean()) if 100 in recalls else None,
+        queries_at_100=len(recalls[100]) if 100 in recalls else 0,
+        low=low,
+        high=high,
+        rows_share=sum(one.returned for one in asked) / existing if existing else 1.0,
+        p50_seconds=float(np.percentile(seconds, 50)),
+        p99_seconds=float(np.percentile(seconds, 99)),
+    )
 
 
 def explain(connection: Connection, target: Generation, query: Query) -> tuple[str, bool]:
