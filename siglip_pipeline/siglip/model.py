@@ -6,6 +6,7 @@ process that only searches loads the text tower and never reads the vision weigh
 
 import logging
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -182,16 +183,24 @@ def _load_network(checkpoint: Checkpoint, tower: Tower, dtype: torch.dtype, devi
             f"{checkpoint.name!r}: its weights cannot be loaded ({error}). Download them again, or "
             "check that config.json belongs to them"
         ) from error
-    # transformers fills missing weights with random numbers and continues.
+    _check_complete(checkpoint, info)
+    if vocabulary is not None and vocabulary.dtype is not dtype:
+        _convert_rows_when_used(network.get_input_embeddings(), vocabulary, dtype)
+    return network
+
+
+def _check_complete(checkpoint: Checkpoint, info: Mapping[str, Any]) -> None:
+    """Refuse what transformers fills with random numbers: weights that are missing or do not fit.
+
+    Raises:
+        CorruptWeightsError: names the first ones.
+    """
     lacking = sorted(info["missing_keys"]) + sorted(str(k) for k in info["mismatched_keys"])
     if lacking:
         raise CorruptWeightsError(
             f"{checkpoint.name!r}: {len(lacking)} of its weights are missing or of another shape "
             f"({', '.join(lacking[:3])}…): config.json does not belong to them"
         )
-    if vocabulary is not None and vocabulary.dtype is not dtype:
-        _convert_rows_when_used(network.get_input_embeddings(), vocabulary, dtype)
-    return network
 
 
 def _convert_rows_when_used(
