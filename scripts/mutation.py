@@ -29,7 +29,7 @@ MODULES: Final = {
     "video/sampling.py": ["video/test_sampling.py"],
     "video/frame_selection.py": ["video/test_sampling.py"],
     "video/plan.py": ["video/test_plan.py", "video/test_decode.py"],
-    "video/scan.py": ["video/test_scan.py"],
+    "video/packet_index.py": ["video/test_scan.py", "video/test_decode.py"],
     "video/geometry.py": ["video/test_geometry.py", "video/test_picture.py"],
     "video/tone.py": ["video/test_tone.py"],
     "video/shots.py": ["video/test_shots.py"],

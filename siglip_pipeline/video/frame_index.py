@@ -14,8 +14,9 @@ from av.video.frame import PictureType
 
 from siglip_pipeline.records import IntArray
 from siglip_pipeline.video.decoder_pass import Pass, PassCounts
+from siglip_pipeline.video.packet_index import PacketIndex
 from siglip_pipeline.video.plan import Step
-from siglip_pipeline.video.scan import FIELD_CODED, PacketIndex, Scan, scan
+from siglip_pipeline.video.scan import FIELD_CODED, Scan, scan
 from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline.video.timeline import MAX_REORDERED
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siglip_pipeline.records import IntArray
-from siglip_pipeline.video.scan import PacketIndex
+from siglip_pipeline.video.packet_index import PacketIndex
 
 
 class Step(IntEnum):

@@ -15,10 +15,9 @@ import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
-from numpy.typing import NDArray
 
 from siglip_pipeline.errors import VideoError
-from siglip_pipeline.records import IntArray, VideoInfo
+from siglip_pipeline.records import VideoInfo
 from siglip_pipeline.video.av1 import ReferenceReader
 from siglip_pipeline.video.container import PLAYLIST, demux, leads_elsewhere, open_container
 from siglip_pipeline.video.dolby_vision import WARNING as DOLBY_WARNING
@@ -30,13 +29,12 @@ from siglip_pipeline.video.geometry import (
     usable_sample_aspect_ratio,
 )
 from siglip_pipeline.video.hidden import HIDDEN
+from siglip_pipeline.video.packet_index import PacketIndex, build_index
 from siglip_pipeline.video.side_data import side_data
 from siglip_pipeline.video.source import MediaSource
-from siglip_pipeline.video.timeline import UNKNOWN, time_line
+from siglip_pipeline.video.timeline import UNKNOWN
 from siglip_pipeline.video.tracks import choose_track, late_tracks, other_codecs
 from siglip_pipeline.video.trailing import trailing_data
-
-BoolArray = NDArray[np.bool_]
 
 MAX_SIDE: Final = 32_768
 MAX_PIXELS: Final = 16_384 * 8_704
@@ -57,40 +55,6 @@ PROGRESSIVE: Final = 1
 
 FIELD_CODED: Final = frozenset({"h264", "mpeg2video", "vc1", "cavs"})
 """Codecs that can code each field by itself. If the order of fields is unknown, they may have."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PacketIndex:
-    """The video packets of a container in decoding order (P), and its frames in time order (N)."""
-
-    pts_P: IntArray
-    key_P: BoolArray
-    shift_P: IntArray | None = None
-    """Shift of each packet's timestamps that makes the time line continuous; None for no shift."""
-    restarts: int = 0
-    """How often the timestamps restart."""
-    reference_P: BoolArray
-    """False for packets to which no other refers (AV1 only: decoders of other codecs skip them)."""
-    packet_N: NDArray[np.int32]
-    """The packet of each frame; 32 bits hold MAX_PACKETS, in half the memory."""
-    key_N: BoolArray
-    """Which frames are key frames."""
-    pts_N: IntArray
-    """Strictly increasing."""
-    end_pts: int
-    """End of the last frame."""
-    frame_duration: int
-    """Duration of one frame at the header's rate, in units of the time base; at least 1."""
-    timestamps_known: bool
-    """False if packets lack timestamps; frames are then numbered in order."""
-    vouched: bool
-    """False if decoding may give other frames than the packets list: fields, hidden frames, frames
-    without their references. :func:`.index_frames` verifies it."""
-    expected: int
-    """Packets that the container's index lists; more than there are if the file was cut off."""
-
-    def __len__(self) -> int:
-        return int(self.pts_P.size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,75 +305,6 @@ def _frame_duration(stream: VideoStream) -> int:
     if not rate or not stream.time_base or rate <= 0:
         return 1
     return max(1, round(1 / (rate * stream.time_base)))
-
-
-def build_index(
-    pts_P: IntArray,
-    *,
-    dts_P: IntArray,
-    key_P: BoolArray,
-    discard_P: BoolArray,
-    reference_P: BoolArray,
-    last_duration: int,
-    frame_duration: int,
-    max_pause: int,
-    is_plain: bool,
-    expected: int,
-) -> PacketIndex:
-    """Index packets on one continuous time line, in time order.
-
-    Packets that an edit list removes are not frames, unless it removes all. Of packets with the
-    same PTS the first one counts. If a packet has no PTS, frames are numbered in the order in which
-    the decoder gives them, one ``frame_duration`` each.
-    """
-    known_P = pts_P != UNKNOWN
-    line = None
-    if known_P.any():
-        line = time_line(
-            np.where(discard_P, UNKNOWN, pts_P) if not discard_P.all() else pts_P,
-            dts_P,
-            key_P,
-            frame_duration=frame_duration,
-            max_pause=max_pause,
-        )
-    if line is not None:
-        pts_P = np.where(known_P, pts_P + line.shift_P, UNKNOWN)
-    if known_P.all():
-        shown = np.flatnonzero(~discard_P) if not discard_P.all() else np.arange(pts_P.size)
-        pts_N, first = np.unique(pts_P[shown], return_index=True)
-        packet_N = shown[first]
-        is_plain = is_plain and _is_plain(pts_P, key_P) and packet_N.size == shown.size
-    else:
-        packet_N = np.arange(pts_P.size)
-        pts_N = packet_N * frame_duration
-        last_duration = frame_duration
-        is_plain = False
-    if last_duration <= 0:
-        last_duration = int(np.median(np.diff(pts_N))) if pts_N.size > 1 else frame_duration
-    return PacketIndex(
-        pts_P=pts_P,
-        key_P=key_P,
-        shift_P=None if line is None else line.shift_P,
-        restarts=0 if line is None else line.restarts,
-        reference_P=reference_P,
-        packet_N=packet_N.astype(np.int32),
-        key_N=key_P[packet_N],
-        pts_N=pts_N.astype(np.int64),
-        end_pts=int(pts_N[-1]) + max(1, last_duration),
-        frame_duration=frame_duration,
-        timestamps_known=bool(known_P.all()),
-        vouched=is_plain,
-        expected=expected,
-    )
-
-
-def _is_plain(pts_P: IntArray, key_P: BoolArray) -> bool:
-    """Return whether the first packet is a key frame, and no frame is shown before it."""
-    keys = np.flatnonzero(key_P)
-    if keys.size == 0 or keys[0] != 0:
-        return False
-    end = int(keys[1]) if keys.size > 1 else pts_P.size
-    return bool(pts_P[0] == pts_P[:end].min())
 
 
 def nothing_decoded_reason(scanned: Scan) -> str:

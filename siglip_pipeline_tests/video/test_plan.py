@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from siglip_pipeline.records import IntArray
+from siglip_pipeline.video.packet_index import PacketIndex
 from siglip_pipeline.video.plan import (
     DecodePlan,
     Step,
@@ -13,7 +14,6 @@ from siglip_pipeline.video.plan import (
     plan_everything,
     plan_references,
 )
-from siglip_pipeline.video.scan import PacketIndex
 
 
 def stream(pts: list[int] | IntArray, keys: list[int], *, references: str = "") -> PacketIndex:

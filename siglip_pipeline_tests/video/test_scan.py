@@ -12,8 +12,9 @@ import pytest
 
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.video.decode import decode_frames
+from siglip_pipeline.video.packet_index import build_index
 from siglip_pipeline.video.plan import plan_decode
-from siglip_pipeline.video.scan import build_index, check_dimensions, scan
+from siglip_pipeline.video.scan import check_dimensions, scan
 from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline_tests.video.probing import probe
 from siglip_pipeline_tests.video.rendering import numbered_picture, read_number, render
