@@ -200,7 +200,7 @@ def frame_embeddings(
     ):
         spec = siglip.spec()
         engine = siglip.engine(context.log.info)
-        model_id = ModelStore(db).register(spec, table_limit=siglip.settings().frames_table_limit)
+        model_id = ModelStore(db).register(spec, table_limit=settings.frames_table_limit)
         vectors = VectorStore(db)
         for result in embed_videos(
             [path_of_partition(key) for key in own],
