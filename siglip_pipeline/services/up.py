@@ -171,28 +171,36 @@ class Launcher:
             self._start_daemon_anew(seconds)
         for service in self._services:
             shorten(service.log_path)
-            if service.process is None or service.process.poll() is None:
-                continue
-            now = time.monotonic()
-            if service.due_at is None:
-                if now - service.started_at > _STABLE_SECONDS:
-                    service.restarts = 0
-                if service.restarts >= _RESTARTS:
-                    raise LaunchError(
-                        f"{service.name} ended {_RESTARTS + 1} times: {_ended(service)}"
-                    )
-                wait_seconds = min(2.0**service.restarts - 1, _LONGEST_WAIT_SECONDS)
-                again = f" in {duration_in_words(wait_seconds)}" if wait_seconds else ""
-                code = service.process.returncode
-                logger.warning(
-                    "%s ended with status %d: starting it again%s", service.name, code, again
-                )
-                for line in _log_tail(service)[-_LINES_SHOWN:]:
-                    logger.warning("%s: %s", service.log_path, line)
-                service.restarts += 1
-                service.due_at = now + wait_seconds
-            if now >= service.due_at:
-                self._start(service)
+            if service.process is not None and service.process.poll() is not None:
+                self._restart(service)
+
+    def _restart(self, service: _Service) -> None:
+        """Restart a service that ended, once its waiting time is over."""
+        now = time.monotonic()
+        if service.due_at is None:
+            service.due_at = now + self._wait_seconds(service, now)
+        if now >= service.due_at:
+            self._start(service)
+
+    def _wait_seconds(self, service: _Service, now: float) -> float:
+        """Log the end of a service, and return how long to wait before its restart.
+
+        Raises:
+            LaunchError: it keeps ending.
+        """
+        assert service.process is not None
+        if now - service.started_at > _STABLE_SECONDS:
+            service.restarts = 0
+        if service.restarts >= _RESTARTS:
+            raise LaunchError(f"{service.name} ended {_RESTARTS + 1} times: {_ended(service)}")
+        wait_seconds = min(2.0**service.restarts - 1, _LONGEST_WAIT_SECONDS)
+        again = f" in {duration_in_words(wait_seconds)}" if wait_seconds else ""
+        code = service.process.returncode
+        logger.warning("%s ended with status %d: starting it again%s", service.name, code, again)
+        for line in _log_tail(service)[-_LINES_SHOWN:]:
+            logger.warning("%s: %s", service.log_path, line)
+        service.restarts += 1
+        return wait_seconds
 
     def _start_daemon_anew(self, seconds: float) -> None:
         (daemon,) = (service for service in self._services if service.name == "daemon")
