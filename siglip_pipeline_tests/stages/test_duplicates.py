@@ -156,20 +156,33 @@ def test_frames_of_an_unchanged_file_that_waits_are_not_used(planner: Planner) -
     assert planner.hashed == [["first", "second"]]
 
 
+def test_another_name_of_the_same_file_uses_its_frames(planner: Planner) -> None:
+    """Hard links have the fingerprint of the file whose own frames cannot be used."""
+    planner.write(m=b"linked")
+    for name in "az":
+        (planner.folder / f"{name}.mp4").hardlink_to(planner.folder / "m.mp4")
+    planner.stored("m", b"linked", planner.uploads.get("m.mp4"))
+    assert [_shown(plan) for plan in planner.plans()] == [
+        {"decode": ["m"], "stored": {"a": "m.mp4", "z": "m.mp4"}}
+    ]
+
+
 def test_what_failed_before_fails_again_only_with_the_same_content(planner: Planner) -> None:
-    planner.write(touched=b"no film", changed=b"no film at all", fresh=b"of its own size")
+    planner.write(touched=b"no film", fresh=b"of its own size")
+    planner.write(changed=b"no film, again", altered=b"no film, again")
     for upload in planner.uploads.list():
         VideoStore(planner.database).record_failure(
             upload.path, stage=Stage.FRAMES, reason=f"{upload.path} is bad", upload=upload
         )
         content = (planner.folder / upload.path).read_bytes()
         planner.failed_contents.note(upload, sha256(content).hexdigest())
-    planner.write(touched=b"no film", changed=b"no film, again")
+    # The hash of one is below that of what failed, the other's is above.
+    planner.write(touched=b"no film", changed=b"no film, later", altered=b"no film, other")
     assert [_shown(plan) for plan in planner.plans()] == [
         {"decode": ["fresh"]},  # asked for, though it has not changed
-        {"decode": ["changed"], "failed before": {"touched": "touched.mp4 is bad"}},
+        {"decode": ["altered", "changed"], "failed before": {"touched": "touched.mp4 is bad"}},
     ]
-    assert planner.hashed == [["changed", "touched"]]
+    assert planner.hashed == [["altered", "changed", "touched"]]
 
 
 def test_what_cannot_be_hashed_is_decoded_for_its_reason(planner: Planner) -> None:

@@ -1,5 +1,6 @@
 """What a listing leaves, takes up and refuses, and what it knows of each upload."""
 
+import errno
 import logging
 import os
 from collections.abc import Mapping
@@ -173,6 +174,41 @@ def test_what_is_refused_in_a_folder_is_named_with_its_reason(tmp_path: Path) ->
         "d.mp4": "not a regular file",
     }
     assert len(listed) == 4
+
+
+def test_a_folder_that_cannot_be_read_is_refused_and_the_rest_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless it is the one that was asked for."""
+    for path in ("a/locked/b.mp4", "a/c.mp4", "d.mp4"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(b"1")
+    scan = os.scandir
+
+    def refusing(folder: str) -> Any:
+        if Path(folder).name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scan(folder)
+
+    monkeypatch.setattr("siglip_pipeline.uploads.listing.os.scandir", refusing)
+    listed = [*local_uploads(tmp_path, settle_seconds=0)]
+    refused = Refused(path="a/locked", reason="this folder cannot be read: Permission denied")
+    assert refused in listed
+    assert sorted(one.path for one in listed) == ["a/c.mp4", "a/locked", "d.mp4"]
+    for folder, part in ((tmp_path / "a" / "locked", None), (tmp_path, "a/locked")):
+        with pytest.raises(PermissionError):
+            list(local_uploads(folder, settle_seconds=0, part=part))
+
+
+def test_a_file_that_is_deleted_during_the_walk_is_left(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).write_bytes(b"1")
+    walk = local_uploads(tmp_path, settle_seconds=0)
+    first = next(walk)
+    for file in tmp_path.iterdir():
+        file.unlink()
+    assert first.path in {"a.mp4", "b.mp4"}
+    assert [*walk] == []
 
 
 def test_a_shard_is_walked_alone_and_must_be_there(tmp_path: Path) -> None:

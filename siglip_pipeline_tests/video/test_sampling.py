@@ -93,6 +93,22 @@ def test_every_and_keyframes() -> None:
     assert chosen.tolist() == [0, 2, 5, 9]  # the first frame, key frame or not
 
 
+@pytest.mark.parametrize("text", ["fps:1", "every:2", "keyframes", "scenes"])
+def test_of_no_frame_there_is_none_and_of_one_it_is_it(text: str) -> None:
+    for pts_N in (np.array([], np.int64), np.array([7], np.int64)):
+        key_N = np.zeros(pts_N.size, bool)
+        chosen = select_frames(
+            Sampling.parse(text), pts_N, time_base=Fraction(1), end_pts=8, key_N=key_N
+        )
+        assert chosen.tolist() == [0] * pts_N.size
+        assert chosen.dtype == np.int64
+
+
+def test_keyframes_must_be_known() -> None:
+    with pytest.raises(ValueError, match="keyframes sampling needs key_N"):
+        select_frames(Sampling.parse("keyframes"), np.arange(3), time_base=Fraction(1), end_pts=3)
+
+
 @given(
     pts_N=timestamps(),
     time_base=st.sampled_from(TIME_BASES),
@@ -158,6 +174,18 @@ def test_a_long_shot_has_a_sample_every_eight_to_ten_seconds(frames: int) -> Non
     assert gaps[:-2].min() >= 200
     assert gaps[-2:].sum() > 100
     assert held <= 6
+
+
+@pytest.mark.parametrize(
+    ("frames", "seconds"), [(9, [0, 8, 16]), (10, [0, 10, 14, 18]), (16, [0, 10, 20, 24, 30])]
+)
+def test_a_gap_of_exactly_ten_seconds_is_allowed(frames: int, seconds: list[int]) -> None:
+    """A frame every two seconds."""
+    pts_N = np.arange(0, 2 * frames, 2, dtype=np.int64)
+    chosen = select_frames(
+        Sampling.parse("scenes"), pts_N, time_base=Fraction(1), end_pts=2 * frames
+    )
+    assert pts_N[chosen].tolist() == seconds
 
 
 def test_scenes_of_even_footage() -> None:

@@ -20,6 +20,12 @@ PATHS = [
     "clip^2.mp4",
     "brackets/].txt",
     "brackets/x.txt",
+    "ends/,.txt",
+    "ends/-.txt",
+    "ends/[.txt",
+    "ends/\\.txt",
+    "ends/].txt",
+    "ends/^.txt",
 ]
 
 
@@ -41,6 +47,14 @@ PATHS = [
         ("brackets/[]x].txt", ["brackets/].txt", "brackets/x.txt"]),
         ("brackets/[]].txt", ["brackets/].txt"]),
         ("brackets/[!]].txt", ["brackets/x.txt"]),
+        ("holiday/[1*", ["holiday/[1] x+y (z).mp4"]),
+        ("holiday/[!1*", []),
+        ("[a-].mp4", ["a.mp4", "holiday/a.mp4"]),
+        ("[!z-a].txt", [p for p in PATHS if p.endswith(".txt")]),
+        ("ends/[+--].txt", ["ends/,.txt", "ends/-.txt"]),
+        ("ends/[[-^].txt", ["ends/[.txt", "ends/\\.txt", "ends/].txt", "ends/^.txt"]),
+        ("ends/[]-^].txt", ["ends/].txt", "ends/^.txt"]),
+        ("ends/[^-z].txt", ["ends/^.txt"]),
     ],
 )
 def test_globs_match(database: Database, pattern: str, expected: list[str]) -> None:
