@@ -35,7 +35,7 @@ TEMPLATE = "template_migrated"
 UMASK = private_files.current_umask()
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Processes that tests start must end on SIGINT, even in `make test &`."""
     heed_interrupts()
     gc.disable()  # importing makes no garbage
@@ -45,7 +45,8 @@ def pytest_configure() -> None:
     # Several processes share the cores: threads of torch would wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # What all homes of a user share: tests share it with one another alone.
-    os.environ["SIGLIP_CACHE"] = tempfile.mkdtemp(prefix="siglip-cache-")
+    os.environ["SIGLIP_CACHE"] = cache = tempfile.mkdtemp(prefix="siglip-cache-")
+    config.add_cleanup(lambda: shutil.rmtree(cache, ignore_errors=True))
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -128,13 +129,22 @@ class QuickPostgres(EmbeddedPostgres):
         return super().configuration() | quick
 
 
+@contextmanager
+def folder_for_postgres() -> Iterator[Path]:
+    """A folder that the user that root runs Postgres as can enter; those of pytest are closed.
+
+    In one that it cannot enter, a home's cluster lies below ``/var/lib``, and stays there.
+    """
+    with tempfile.TemporaryDirectory(prefix="siglip-tests-") as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
     """The session's server, with a migrated template database."""
-    # Not tmp_path: pytest keeps that closed to the user that root runs Postgres as.
-    with tempfile.TemporaryDirectory(prefix="siglip-tests-") as folder:
-        Path(folder).chmod(0o755)
-        server = QuickPostgres(Path(folder))
+    with folder_for_postgres() as folder:
+        server = QuickPostgres(folder)
         with server.lease() as url:
             with psycopg.connect(url, autocommit=True) as connection:
                 connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(TEMPLATE)))

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from siglip_pipeline.embedded_postgres import binaries
 from siglip_pipeline.embedded_postgres.server import LOG_BYTES_KEPT, EmbeddedPostgres
 from siglip_pipeline.files.private_files import current_umask, private_home, usual_mode
+from siglip_pipeline_tests.conftest import folder_for_postgres
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -39,10 +39,8 @@ def open_to_others(home: Path) -> list[str]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Not tmp_path: pytest keeps that closed to the user that root runs Postgres as."""
-    with tempfile.TemporaryDirectory(prefix="siglip-tests-") as made:
-        Path(made).chmod(0o755)
-        yield Path(made)
+    with folder_for_postgres() as made:
+        yield made
 
 
 def test_a_home_is_made_for_one_user(folder: Path) -> None:

@@ -28,6 +28,7 @@ from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline.stages.status import StatusOptions, collect_status
 from siglip_pipeline.store.database import DatabaseOptions, open_database
 from siglip_pipeline.text.json_form import to_json
+from siglip_pipeline_tests.conftest import folder_for_postgres
 from siglip_pipeline_tests.files.test_private_files import open_to_others
 from siglip_pipeline_tests.processes import descendants
 
@@ -127,18 +128,28 @@ def _up(settings: Settings, log: Path) -> Iterator[Up]:
                     child.kill()
 
 
+@contextmanager
+def settings_of_up(**values: Any) -> Iterator[Settings]:
+    """Settings of an `up` with a cluster of its own; all of it goes on leaving."""
+    with folder_for_postgres() as folder:
+        (folder / "uploads").mkdir()
+        yield Settings.load(
+            **{
+                "home": folder / "home",
+                "uploads": str(folder / "uploads"),
+                "model_name": str(MODEL_FOLDER),
+                "uploads_settle_seconds": 0.2,
+                "dagster_port": free_port(),
+                "page_port": free_port(),
+            }
+            | values
+        )
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    uploads = tmp_path / "uploads"
-    uploads.mkdir()
-    return Settings.load(
-        home=tmp_path / "home",
-        uploads=str(uploads),
-        model_name=str(MODEL_FOLDER),
-        uploads_settle_seconds=0.2,
-        dagster_port=free_port(),
-        page_port=free_port(),
-    )
+def settings() -> Iterator[Settings]:
+    with settings_of_up() as made:
+        yield made
 
 
 def test_an_upload_becomes_searchable_and_everything_stops_and_goes_on(
@@ -155,6 +166,7 @@ def test_an_upload_becomes_searchable_and_everything_stops_and_goes_on(
         assert up_now.page_url == f"http://127.0.0.1:{settings.page_port}"
         assert up_now.page_url in log.read_text()
         assert _error_of(f"{up_now.page_url}/readyz") == "NotReady"
+        assert (settings.home / "postgres").is_dir()  # below /var/lib, it would outlive the test
         render_video(Path(settings.uploads) / "a.mp4", scenes, seconds_per_scene=2)
         assert str(settings.dagster_port) in log.read_text()
         # One process group, but for Postgres: the terminal's Ctrl-C must not reach it first.

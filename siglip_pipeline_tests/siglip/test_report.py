@@ -2,6 +2,7 @@
 
 import pytest
 
+from siglip_pipeline.defs.metadata import engine_metadata
 from siglip_pipeline.siglip.engine_report import Meter
 
 
@@ -72,6 +73,7 @@ def test_shares(clock: Clock) -> None:
     assert found.padding_share == pytest.approx(12 / (12 + 360))
     assert found.batch_fill_share == 0.75
     assert found.throughput[-1].seconds == 2
+    assert engine_metadata(found)["device_name"] == "c, d"
 
 
 @pytest.mark.parametrize("seconds", [3, 239, 240, 1000, 100_000])

@@ -1,4 +1,4 @@
-"""`siglip-pipeline serve` as a process of its own."""
+"""`siglip-pipeline serve` as a process of its own, and what it answers while nothing is indexed."""
 
 import json
 import signal
@@ -21,6 +21,7 @@ from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.store import made
 from siglip_pipeline_tests.web.conftest import Collection, wait_until
+from siglip_pipeline_tests.web.conftest import serving as serving_here
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -119,12 +120,11 @@ def test_it_answers_until_it_is_stopped(collection: Collection, number: signal.S
 
 def test_nobody_is_believed_who_names_another_client(collection: Collection) -> None:
     limit = {"http_requests_per_second": 0.01, "http_request_burst": 2}
-    settings = collection.settings.model_copy(update=limit)
-    with serving(settings, "--port", str(free_port())) as (_, url):
+    with serving_here(collection.settings, **limit) as served:
         statuses = []
         for number in range(3):
             address = {"X-Forwarded-For": f"203.0.113.{number}"}
-            request = urllib.request.Request(f"{url}/api/videos", headers=address)
+            request = urllib.request.Request(f"{served.url}/api/videos", headers=address)
             statuses.append(_get(request)[0])
     assert statuses == [200, 200, 429]
 
@@ -153,15 +153,15 @@ def test_nothing_is_indexed_yet(
             build_index(
                 database, ModelStore(database).register(made.spec()), options=made.index_options()
             )
-    with serving(settings, "--port", str(free_port())) as (_, url):
-        assert _get(f"{url}/readyz") == (
+    with serving_here(settings) as served:
+        assert _get(f"{served.url}/readyz") == (
             503,
             {"error": {"type": "NotReady", "message": "nothing is indexed yet"}},
         )
-        status, document = _get(f"{url}/api/similar?like=a.mp4@3")
+        status, document = _get(f"{served.url}/api/similar?like=a.mp4@3")
         assert (status, document["error"]["type"]) == (409, "NothingIndexedError")
         assert str(tmp_path) not in document["error"]["message"]
-        assert _get(f"{url}/api/videos") == (200, {"videos": [], "total": 0, "next": None})
+        assert _get(f"{served.url}/api/videos") == (200, {"videos": [], "total": 0, "next": None})
 
 
 def test_a_collection_that_became_empty_is_ready_and_has_no_hits(
@@ -171,12 +171,12 @@ def test_a_collection_that_became_empty_is_ready_and_has_no_hits(
     with Database(database_url) as database:
         model_id = made.collection(database, videos=1)
         build_index(database, model_id, options=made.index_options())
-        with serving(settings, "--port", str(free_port())) as (_, url):
+        with serving_here(settings) as served:
             for _ in range(2):
-                assert _get(f"{url}/readyz")[0] == 200
+                assert _get(f"{served.url}/readyz")[0] == 200
                 VideoStore(database).delete("v00.mp4")
                 build_index(database, model_id, options=made.index_options())
-            assert _get(f"{url}/api/videos")[1]["total"] == 0
+            assert _get(f"{served.url}/api/videos")[1]["total"] == 0
 
 
 @pytest.mark.parametrize(
