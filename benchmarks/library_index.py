@@ -1,17 +1,23 @@
-"""Indexes of a library, in this process: what a search costs without a database."""
+"""Indexes of a library, in this process: what a search costs without a database.
+
+An index that needs more memory than is free, or takes too long to build, is left out, and what it
+would need is printed.
+"""
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 from store_report import Case
 from timing import alternate, searcher
 
+from siglip_pipeline.embedded_postgres.tuning import this_machine
 from siglip_pipeline.records import FloatArray
-from siglip_pipeline.store import tables
+from siglip_pipeline.store import counts, tables
 from siglip_pipeline.store.copy import read_vectors
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index.recall.queries import Query
@@ -23,7 +29,12 @@ CODE_BYTES = 96
 PROBES = 32
 TRAINED_ON = 50
 """Frames per list of IVF-PQ; faiss advises at least 39."""
+TRAINING_ROUNDS = 10
+"""Of faiss's k-means for the lists."""
 BLOCK = 10_000
+LINKS = 16
+"""Of HNSW: half as many as in its lowest layer."""
+SECONDS_LIMIT = 600
 
 
 def against_library(
@@ -36,19 +47,17 @@ def against_library(
         print("faiss is not installed: left out", file=sys.stderr)
         return []
     with database.connection() as connection:
-        blocks = read_vectors(connection, tables.frames(target.model_id), target.dim)
-        vectors_ND = np.concatenate([vectors_RD.astype(np.float16) for _, _, vectors_RD in blocks])
+        frames = counts.stored(connection, target.model_id).frames
+        vectors_ND = np.empty((frames, target.dim), np.float16)
+        start = 0
+        table = tables.frames(target.model_id)
+        for _, _, vectors_RD in read_vectors(connection, table, target.dim):
+            vectors_ND[start : start + len(vectors_RD)] = vectors_RD
+            start += len(vectors_RD)
         truth = find_truth(connection, target, queries, [Scope()], 11)[0].distances_QK
-    graph = faiss.IndexHNSWFlat(target.dim, 16, faiss.METRIC_INNER_PRODUCT)
-    graph.hnsw.efConstruction = 200
-    graph.hnsw.efSearch = index_kind("hnsw").default_ef_search
-    lists = int(4 * len(vectors_ND) ** 0.5)
-    codes = faiss.index_factory(
-        target.dim, f"IVF{lists},PQ{CODE_BYTES}", faiss.METRIC_INNER_PRODUCT
-    )
-    faiss.ParameterSpace().set_index_parameter(codes, "nprobe", PROBES)
+    lists = int(4 * frames**0.5)
     cases = []
-    for name, index in (("HNSW", graph), ("IVF-PQ", codes)):
+    for name, index in _fitting(faiss, frames, target.dim, lists):
         began = time.monotonic()
         _fill(index, vectors_ND, TRAINED_ON * lists)
         spent = time.monotonic() - began
@@ -57,6 +66,51 @@ def against_library(
             database, prefix, target, queries, truth, vectors_ND, index, title, (seconds, spent)
         )
     return cases
+
+
+def _fitting(faiss: Any, frames: int, dim: int, lists: int) -> Iterator[tuple[str, Any]]:
+    """Yield the empty indexes that this machine can hold and build; print why others are not."""
+    # A vector of C++ that grows holds its elements up to three times.
+    needed = 3 * frames * (4 * dim + 4 * 2 * LINKS)
+    if _fits("HNSW", needed, 0.0):
+        graph = faiss.IndexHNSWFlat(dim, LINKS, faiss.METRIC_INNER_PRODUCT)
+        graph.hnsw.efConstruction = 200
+        graph.hnsw.efSearch = index_kind("hnsw").default_ef_search
+        yield "HNSW", graph
+        del graph  # its memory is needed by the next
+    sample = TRAINED_ON * lists
+    needed = 4 * dim * (2 * sample + lists) + 3 * frames * (CODE_BYTES + 8)
+    # At least: training compares its sample with all lists in each round, filling each frame once.
+    products = 2.0 * dim * lists * (TRAINING_ROUNDS * sample + frames)
+    if _fits("IVF-PQ", needed, products / _products_a_second(faiss, dim)):
+        codes = faiss.index_factory(dim, f"IVF{lists},PQ{CODE_BYTES}", faiss.METRIC_INNER_PRODUCT)
+        faiss.ParameterSpace().set_index_parameter(codes, "nprobe", PROBES)
+        yield "IVF-PQ", codes
+
+
+def _fits(name: str, needed: int, seconds: float) -> bool:
+    """Return whether an index can be held and built; print what it needs if it cannot."""
+    free = min(psutil.virtual_memory().available, this_machine().memory_bytes)
+    if needed <= free and seconds <= SECONDS_LIMIT:
+        return True
+    print(
+        f"faiss {name} is left out: it needs some {needed / 2**30:.1f} GiB of memory "
+        f"({free / 2**30:.1f} are free) and at least {seconds:.0f} s to compare frames with lists "
+        f"(at most {SECONDS_LIMIT})",
+        file=sys.stderr,
+    )
+    return False
+
+
+def _products_a_second(faiss: Any, dim: int) -> float:
+    """Return how many operations faiss does a second as it compares vectors with lists."""
+    made_ND = np.random.default_rng(0).standard_normal((4096, dim), dtype=np.float32)
+    flat = faiss.IndexFlatIP(dim)
+    flat.add(made_ND)
+    flat.search(made_ND, 1)
+    began = time.perf_counter()
+    flat.search(made_ND, 1)
+    return float(2.0 * dim * len(made_ND) ** 2 / (time.perf_counter() - began))
 
 
 def _fill(index: Any, vectors_ND: NDArray[np.float16], sample: int) -> None:

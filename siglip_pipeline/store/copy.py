@@ -23,8 +23,8 @@ TRAILER = b"\xff\xff"
 # psycopg sends this much in one piece, and a socket buffers more: the server reads one block
 # while the next is encoded.
 CHUNK_BYTES = 128 * 1024
-# Products with smaller blocks cost more: BLAS's threads wait for each other after each of them.
-READ_BYTES = 16 * 1024**2
+# A product of such a block with some hundred queries stays in the core's cache.
+READ_BYTES = 4 * 1024**2
 _DECODED_ROWS = 64
 """Rows whose vectors are decoded at a time: they stay in the core's cache."""
 

@@ -271,9 +271,10 @@ def _build(
     began = time.monotonic()
     target = building.begin(database, model.model_id, kind)
     try:
-        rows = building.fill(database, target)
-        progress(f"generation {target.generation}: {rows:,} rows are written")
-        used = building.create_index(database, target, rows, progress=progress)
+        with recall.truth_ahead(database, target, queries):
+            rows = building.fill(database, target)
+            progress(f"generation {target.generation}: {rows:,} rows are written")
+            used = building.create_index(database, target, rows, progress=progress)
         publishing.catch_up_early(database, target)
     except BaseException as error:
         publishing.discard(database, target, f"the build failed: {error}")

@@ -96,4 +96,5 @@ class NearFrames:
             statement,
             values | {"query": HalfVector(query_D)},
             prepare=prepare,
+            binary=True,
         ).fetchall()

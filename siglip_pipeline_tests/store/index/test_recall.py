@@ -1,6 +1,7 @@
 """The recall check: its truth is the truth, its figures move when an index gets worse."""
 
 import io
+import itertools
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from siglip_pipeline.store.index.recall import queries as drawing
 from siglip_pipeline.store.index.recall.check import choose_effort
 from siglip_pipeline.store.index.recall.kept_truths import read_truths
 from siglip_pipeline.store.index.recall.looks import is_clear, looks
+from siglip_pipeline.store.index.recall.nearest import Nearest, use_in_threads
 from siglip_pipeline.store.index.recall.plot import recall_plot
 from siglip_pipeline.store.index.recall.queries import Query, fitting, prepare_queries
 from siglip_pipeline.store.index.recall.truth import bootstrap, find_truth, found_share
@@ -502,13 +504,27 @@ def test_a_measurement_stops_on_the_wrong_side_of_a_bound_in_fewer_than_5_percen
 
 
 def test_a_measurement_stops_early_where_the_answer_is_plain() -> None:
-    assert list(looks(200)) == [50, 100, 150, 200]
+    assert list(looks(200))[:3] == [20, 30, 40]
+    assert list(looks(200, 0.25))[-3:] == [180, 190, 200]
+    assert [list(looks(count)) for count in (1, 3)] == [[1], [1, 2, 3]]
     assert not is_clear(np.ones(50), 0.95), "0.95 ** 50 is 0.077"
-    assert is_clear(np.ones(100), 0.95)
-    assert is_clear(np.full(50, 0.8), 0.99)
+    assert is_clear(np.ones(70), 0.95), "0.95 ** 70 is 0.028"
+    assert is_clear(np.full(20, 0.9), 0.99)
     assert not is_clear(np.full(200, 0.95), 0.95)
     assert is_clear(np.ones(2), 0.0)
     assert is_clear(np.full(2, 0.5), 1.0)
+    assert not is_clear(np.ones(2), 1.0)
+
+
+@pytest.mark.parametrize(("found", "bound", "most"), [(0.995, 0.95, 85), (0.95, 0.99, 30)])
+def test_a_few_missed_hits_decide_soon(found: float, bound: float, most: int) -> None:
+    """Queries of ten hits of which each is found with the same probability."""
+    rng = np.random.default_rng(4)
+    asked = []
+    for _ in range(100):
+        values_Q = rng.binomial(10, found, 200) / 10
+        asked.append(next(n for n in looks(200) if n == 200 or is_clear(values_Q[:n], bound)))
+    assert np.mean(asked) < most
 
 
 @given(
@@ -561,17 +577,44 @@ def test_a_check_without_cases_still_plots() -> None:
     assert recall_plot(report()).startswith(b"\x89PNG")
 
 
-def test_reading_ahead_changes_nothing_and_hides_no_error() -> None:
-    assert list(truth.read_ahead(iter("abc"))) == ["a", "b", "c"]
-    made_by: list[int] = []
+def test_threads_that_add_blocks_find_what_one_sort_finds() -> None:
+    rng = np.random.default_rng(8)
+    all_QN = rng.integers(-60, 0, (7, 3000)).astype(np.float32)  # many ties
+    video_id_N = rng.permutation(3000)
+    known = Nearest(np.full((7, 20), np.inf, np.float32), np.zeros((7, 20), np.int32))
+    starts = iter(range(0, 3000, 50))
+    use_in_threads(starts, lambda i: known.add(all_QN[:, i : i + 50], video_id_N[i : i + 50]))
+    distances_QK, videos_QK = known.ascending()
+    np.testing.assert_array_equal(distances_QK, np.sort(all_QN, axis=1)[:, :20])
+    place_N = np.argsort(video_id_N)
+    own_QK = np.take_along_axis(all_QN, place_N[videos_QK], axis=1)
+    np.testing.assert_array_equal(own_QK, distances_QK)
+    assert all(len(set(videos_K)) == 20 for videos_K in videos_QK.tolist())
 
-    def broken() -> Iterator[int]:
-        made_by.append(threading.get_ident())
-        yield 1
-        raise ConnectionError
 
-    items = truth.read_ahead(broken())
-    assert next(items) == 1
-    assert made_by != [threading.get_ident()]
+def test_two_threads_use_items_at_the_same_time_and_each_item_once() -> None:
+    both = threading.Barrier(2, timeout=20)
+    used: list[int] = []
+
+    def use(item: int) -> None:
+        both.wait()  # breaks unless another thread comes
+        used.append(item)
+
+    use_in_threads(iter(range(6)), use)
+    assert sorted(used) == [*range(6)]
+
+
+@pytest.mark.parametrize("broken", ["making", "using"])
+def test_an_error_of_one_thread_ends_all(broken: str) -> None:
+    def items() -> Iterator[int]:
+        yield from range(10)
+        if broken == "making":
+            raise ConnectionError
+        yield from itertools.count(10)
+
+    def use(item: int) -> None:
+        if broken == "using" and item == 10:
+            raise ConnectionError
+
     with pytest.raises(ConnectionError):
-        next(items)
+        use_in_threads(items(), use)

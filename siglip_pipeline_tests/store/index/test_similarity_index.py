@@ -2,8 +2,9 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import psycopg
@@ -14,10 +15,12 @@ from siglip_pipeline.embedded_postgres import tuning
 from siglip_pipeline.errors import NothingIndexedError, SimilarityIndexError, StoreError
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store import generations, vectors, videos
+from siglip_pipeline.store.copy import read_vectors
 from siglip_pipeline.store.database import LOCK_BUILD, Database
 from siglip_pipeline.store.index import build as building
 from siglip_pipeline.store.index import publish as publishing
 from siglip_pipeline.store.index import recall
+from siglip_pipeline.store.index.recall import truth
 from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.kinds import index_kind
 from siglip_pipeline.store.live_index import live_index
@@ -463,3 +466,75 @@ def test_fewer_queries_of_a_small_collection_are_said(database: Database, model_
     live = live_index(database, model_id)
     assert live is not None
     assert live.recall_queries == 40
+
+
+@pytest.fixture
+def no_threads_stay() -> Iterator[None]:
+    yield
+    names = [thread.name for thread in threading.enumerate()]
+    assert not [name for name in names if name.startswith(("truth-ahead", "recall-truth"))]
+
+
+def test_the_truth_of_the_check_is_found_while_the_index_is_built(
+    database: Database, model_id: int, no_threads_stay: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[str] = []
+
+    def read(*arguments: Any) -> Iterator[Any]:
+        passes.append(threading.current_thread().name)
+        yield from read_vectors(*arguments)
+
+    def create(*arguments: Any, **named: Any) -> tuning.BuildSettings | None:
+        until = time.monotonic() + 30
+        while not kept_truths(database):
+            assert time.monotonic() < until, "the truth waits for the index"
+            time.sleep(0.01)
+        return create_index(*arguments, **named)
+
+    create_index = building.create_index
+    monkeypatch.setattr(building, "create_index", create)
+    monkeypatch.setattr(truth, "read_vectors", read)
+    assert build_index(database, model_id, options=OPTIONS).published
+    assert len(passes) == 1, "the check reads no frame again"
+    assert passes[0].startswith("recall-truth")
+
+
+def kept_truths(database: Database) -> int:
+    with database.connection() as connection:
+        [row] = connection.execute("SELECT count(*) FROM recall_truths")
+    return int(row[0])
+
+
+def test_a_build_that_fails_ends_the_search_for_its_truth(
+    database: Database, model_id: int, no_threads_stay: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = threading.Event()
+
+    def endless(*_: Any) -> Iterator[Any]:
+        while True:
+            begun.set()
+            yield np.zeros(1, np.int64), np.zeros(1, np.int64), made.footage(0, 1)
+
+    def fail(*_: Any, **__: Any) -> None:
+        assert begun.wait(30)
+        raise StoreError("no space left")
+
+    monkeypatch.setattr(truth, "read_vectors", endless)
+    monkeypatch.setattr(building, "create_index", fail)
+    with pytest.raises(StoreError, match="no space left"):
+        build_index(database, model_id, options=OPTIONS)
+    assert generation_states(database) == [(1, "failed")]
+    assert kept_truths(database) == 0, "half a truth is none"
+
+
+def test_an_error_in_the_search_for_the_truth_fails_the_build(
+    database: Database, model_id: int, no_threads_stay: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Iterator[Any]:
+        raise StoreError("the connection is lost")
+        yield
+
+    monkeypatch.setattr(truth, "read_vectors", broken)
+    with pytest.raises(StoreError, match="the connection is lost"):
+        build_index(database, model_id, options=OPTIONS)
+    assert generation_states(database) == [(1, "failed")]

@@ -5,6 +5,7 @@ The same code measures every kind of index.
 Shapes: Q queries, K depth of the truth.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,11 +17,13 @@ from psycopg import sql
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store import counts, tables
 from siglip_pipeline.store.database import Connection, Database
-from siglip_pipeline.store.index.recall.kept_truths import keep_truths, read_truths
-from siglip_pipeline.store.index.recall.looks import is_clear, looks
+from siglip_pipeline.store.index.recall.kept_truths import keep_truths
+from siglip_pipeline.store.index.recall.looks import FIRST_LOOK, is_clear, looks
 from siglip_pipeline.store.index.recall.queries import SEED, Query
 from siglip_pipeline.store.index.recall.recall_report import RecallCase, RecallReport
-from siglip_pipeline.store.index.recall.truth import bootstrap, find_truth, found_share
+from siglip_pipeline.store.index.recall.shares import scopes_of
+from siglip_pipeline.store.index.recall.truth import bootstrap, found_share
+from siglip_pipeline.store.index.recall.truth_ahead import DEPTH, continue_truths
 from siglip_pipeline.store.kinds import Generation, IndexKind, Scope, index_kind
 from siglip_pipeline.store.kinds.effort import Effort, chosen_efforts, effort_for_all
 from siglip_pipeline.store.kinds.modality import Modality
@@ -28,22 +31,15 @@ from siglip_pipeline.store.search.execution import choose_kind, effort_of
 from siglip_pipeline.store.search.near_frames import NearFrames
 from siglip_pipeline.store.search.search_run import GROWN_ROWS
 
-DEPTHS = (1, 10, 100)
-SHARES = (0.001, 0.01, 0.05, 0.3)
-GOLDEN_RATIO = (1 + 5**0.5) / 2
+DEPTHS = (1, 10, DEPTH)
 # Recall@10 for which the effort is chosen: above what publishing requires by default.
 AIM = 0.99
+# Of the queries: those for the plot alone, and those to all depths where there is no early stop.
+PART = 0.25
 # Asked where every frame in scope is compared, which misses nothing: they show that, and the time.
 EXACT_QUERIES = 20
 # With fewer rows, the planner may rightly prefer a scan to the index.
 INDEX_EXPECTED_ROWS = 10_000
-
-_VIDEOS = """
-SELECT g.video_id, i.frames, i.moments
-FROM generation_videos g JOIN ingests i USING (model_id, video_id)
-WHERE g.model_id = %s AND g.generation = %s AND g.ingest_id IS NOT NULL
-ORDER BY g.video_id
-"""
 
 
 def check_recall(
@@ -68,18 +64,10 @@ def check_recall(
     began = time.monotonic()
     # One snapshot, so that the exact and the approximate search see the same frames.
     with database.snapshot(reading=tables.frames(target.model_id)) as connection:
-        scopes = _scopes(connection, target)
+        scopes = scopes_of(connection, target)
         progress(f"recall check: exact search for {len(queries)} queries, {len(scopes)} filters")
-        kept = read_truths(connection, target.model_id, queries)
-        truths = find_truth(
-            connection,
-            target,
-            queries,
-            list(scopes.values()),
-            max(DEPTHS),
-            known=[kept.get(share) for share in scopes],
-        )
-        truth = [one.distances_QK for one in truths]
+        truths = continue_truths(connection, target, queries, scopes)
+        truth = [one.distances_QK for one in truths.values()]
         kind = index_kind(target.kind)
         groups = _groups(queries)
         rows_count, table_bytes, ann_bytes = sizes(connection, target)
@@ -89,7 +77,7 @@ def check_recall(
         cases = _cases(connection, target, queries, groups, scopes, truth, min_recall)
         plan, uses_index = explain(connection, target, queries[0]) if queries else ("", True)
         frames = counts.answered_frames(connection, target.model_id, target.generation)
-    keep_truths(database, target.model_id, queries, dict(zip(scopes, truths, strict=True)))
+    keep_truths(database, target.model_id, queries, truths)
     return RecallReport(
         kind=target.kind,
         ef_search=max((c.ef_search for c in cases if c.share == 1), default=kind.default_ef_search),
@@ -161,29 +149,6 @@ def _cases(
     ]
 
 
-def _scopes(connection: Connection, target: Generation) -> dict[float, Scope]:
-    """Return the scope of all videos, and of shares of them.
-
-    A share keeps its videos as others are added, so that its truth can be kept: multiples of the
-    golden ratio spread the ids evenly over the numbers from 0 to 1.
-    """
-    rows = connection.execute(_VIDEOS, [target.model_id, target.generation]).fetchall()
-    places = sorted((row[0] * GOLDEN_RATIO % 1, row) for row in rows)
-    scopes = {1.0: Scope()}
-    counts = {len(rows)}
-    for share in SHARES:
-        picked = [row for place, row in places if place < share] or [row for _, row in places[:1]]
-        if len(picked) in counts:  # with few videos, two shares may be the same
-            continue
-        counts.add(len(picked))
-        scopes[share] = Scope(
-            video_ids=[row[0] for row in picked],
-            frames=sum(row[1] for row in picked),
-            moments=sum(row[2] for row in picked),
-        )
-    return scopes
-
-
 def _sweep(
     connection: Connection,
     target: Generation,
@@ -209,7 +174,7 @@ def _sweep_one(
     cases: list[RecallCase] = []
     for effort in index_kind(target.kind).efforts:
         reached = bool(cases) and cases[-1].recall_at_10 >= AIM
-        some = next(looks(len(queries))) if reached else len(queries)
+        some = math.ceil(PART * len(queries)) if reached else len(queries)
         cases.append(
             measure(
                 connection,
@@ -245,17 +210,17 @@ def measure(
     least_rows: int = 0,
     bound: float | None = None,
 ) -> RecallCase:
-    """Search with each query to the first depth, with a quarter to all, and compare with the truth.
+    """Search with each query to the first depth, with some to all, and compare with the truth.
 
     The latency is that of the first depth. At least ``least_rows`` of the index are read. With a
-    bound, stop when recall@10 is clear of it.
+    bound, stop when recall@10 is clear of it; only queries before the first look go to all depths.
     """
     scope = scope or Scope()
     kind = choose_kind(target, scope)
     if kind.name == "exact" != target.kind:
         queries = queries[:EXACT_QUERIES]
     asked: list[_Asked] = []
-    for count in looks(len(queries)):
+    for count in looks(len(queries), PART if bound is None else FIRST_LOOK):
         some = slice(len(asked), count)
         if kind.name == "exact":  # its first rows are those of a search for fewer
             depths = depths[-1:]
@@ -319,7 +284,7 @@ def _ask(
                 if one.effort != chosen:
                     continue
                 began = time.perf_counter()
-                found = search(query.embedding_D)
+                found = search(query.embedding_D, prepare=scope.everything)
                 one.seconds = one.seconds or time.perf_counter() - began
                 others = [
                     f.distance for f in found if (f.video_id, f.frame_index) != query.held_out

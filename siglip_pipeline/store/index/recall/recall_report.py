@@ -30,7 +30,7 @@ class RecallCase:
     recall_at_100: float | None
     """None in the sweep, which measures recall@10 only."""
     queries_at_100: int
-    """Of how many queries: the first quarter, or all where every frame in scope is compared."""
+    """Of how many queries: the first ones, or all where every frame in scope is compared."""
     low: float
     """95% bootstrap interval of recall@10, lower end."""
     high: float

@@ -7,10 +7,11 @@ truth, so that ties and equal frames do not lower the recall.
 Shapes: Q queries, K depth of the truth, R rows of a block of frames.
 """
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import contextlib
+import threading
+from collections.abc import Generator, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +20,15 @@ from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store import tables
 from siglip_pipeline.store.copy import read_vectors
 from siglip_pipeline.store.database import Connection
+from siglip_pipeline.store.index.recall.nearest import Nearest, use_in_threads
 from siglip_pipeline.store.index.recall.queries import SEED, Query
 from siglip_pipeline.store.kinds import Generation, Scope
 
 # Two frames whose inner products differ by less than this rounding error are equally near.
 TIE = 1e-5
 
-T = TypeVar("T")
+_Block = tuple[NDArray[np.int64], NDArray[np.int64], FloatArray]
+"""Video ids, frame indexes and vectors of some frames."""
 
 _LOADS = "SELECT video_id, ingest_id FROM ingests WHERE model_id = %s"
 
@@ -50,12 +53,16 @@ def find_truth(
     depth: int,
     *,
     known: Sequence[Truth | None] | None = None,
+    stop: threading.Event | None = None,
 ) -> list[Truth]:
     """Return the nearest frames of each query, per scope.
 
     Every frame is compared with every query, in one pass; where a truth is known, only frames of
     loads that it lacks. Vectors and queries are rounded to half precision as the database rounds
     them.
+
+    Raises:
+        CancelledError: ``stop`` was set by another thread.
     """
     q = len(queries)
     rounded_QD = np.array([query.embedding_D for query in queries], dtype=np.float16)
@@ -71,22 +78,29 @@ def find_truth(
         np.array([*now.keys() - truth.loads.keys()], np.int64)
         for now, truth in zip(inside, truths, strict=True)
     ]
-    best = [(truth.distances_QK, truth.videos_QK) for truth in truths]
+    best = [Nearest(truth.distances_QK, truth.videos_QK) for truth in truths]
     held = {int(_keys(*query.held_out)): i for i, query in enumerate(queries) if query.held_out}
-    for video_id_R, frame_index_R, vectors_RD in _frames(connection, target, fresh, len(loads)):
+
+    def compare(block: _Block) -> None:
+        video_id_R, frame_index_R, vectors_RD = block
         distances_QR = away_QD @ vectors_RD.T
         keys_R = _keys(video_id_R, frame_index_R)
         for row in np.flatnonzero(np.isin(keys_R, list(held))):
             distances_QR[held[int(keys_R[row])], row] = np.inf
-        for i, wanted in enumerate(fresh):
+        for nearest, wanted in zip(best, fresh, strict=True):
             inside_R = np.isin(video_id_R, wanted)
             if inside_R.all():
-                best[i] = _nearest(best[i], distances_QR, video_id_R)
+                nearest.add(distances_QR, video_id_R)
             elif inside_R.any():
-                best[i] = _nearest(best[i], distances_QR[:, inside_R], video_id_R[inside_R])
+                nearest.add(np.compress(inside_R, distances_QR, axis=1), video_id_R[inside_R])
+
+    with contextlib.closing(_frames(connection, target, fresh, len(loads), stop)) as blocks:
+        use_in_threads(blocks, compare)
     return [
         Truth(loads=now, distances_QK=distances_QK, videos_QK=videos_QK)
-        for now, (distances_QK, videos_QK) in zip(inside, map(_sorted, best), strict=True)
+        for now, (distances_QK, videos_QK) in zip(
+            inside, (nearest.ascending() for nearest in best), strict=True
+        )
     ]
 
 
@@ -109,56 +123,25 @@ def _still_true(before: Truth | None, loads: dict[int, int], shape: tuple[int, i
 
 
 def _frames(
-    connection: Connection, target: Generation, fresh: Sequence[NDArray[np.int64]], videos: int
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], FloatArray]]:
-    """Yield the frames of fresh videos in blocks, and others too where most are fresh."""
+    connection: Connection,
+    target: Generation,
+    fresh: Sequence[NDArray[np.int64]],
+    videos: int,
+    stop: threading.Event | None,
+) -> Generator[_Block, None, None]:
+    """Yield the frames of fresh videos in blocks, and others too where most are fresh.
+
+    Raises:
+        CancelledError: ``stop`` was set.
+    """
     wanted = np.unique(np.concatenate(fresh)).tolist()
     if wanted:
         some = wanted if 2 * len(wanted) < videos else None
         frames = tables.frames(target.model_id)
-        yield from read_ahead(read_vectors(connection, frames, target.dim, some))
-
-
-def read_ahead(items: Iterator[T]) -> Iterator[T]:
-    """Yield items; while one is used, a thread makes the next."""
-    with ThreadPoolExecutor(1, "read-ahead") as reader:
-        coming = reader.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = reader.submit(next, items, None)
-            yield item
-
-
-def _nearest(
-    best: tuple[FloatArray, NDArray[np.int32]],
-    distances_QR: FloatArray,
-    video_id_R: NDArray[np.int64],
-) -> tuple[FloatArray, NDArray[np.int32]]:
-    """Return the K least of both [Q, K] with their videos, in any order.
-
-    After the first blocks few frames are nearer to any query than what is known: only these are
-    sorted.
-    """
-    best_QK, videos_QK = best
-    nearer_R = (distances_QR < best_QK.max(axis=1, keepdims=True)).any(axis=0)
-    if not nearer_R.any():
-        return best
-    both = np.concatenate([best_QK, distances_QR[:, nearer_R]], axis=1)
-    fresh_QR = np.broadcast_to(video_id_R[nearer_R].astype(np.int32), (len(both), nearer_R.sum()))
-    picked_QK = np.argpartition(both, best_QK.shape[1] - 1, axis=1)[:, : best_QK.shape[1]]
-    videos = np.concatenate([videos_QK, fresh_QR], axis=1)
-    return (
-        np.take_along_axis(both, picked_QK, axis=1),
-        np.take_along_axis(videos, picked_QK, axis=1),
-    )
-
-
-def _sorted(
-    best: tuple[FloatArray, NDArray[np.int32]],
-) -> tuple[FloatArray, NDArray[np.int32]]:
-    order_QK = np.argsort(best[0], axis=1)
-    return np.take_along_axis(best[0], order_QK, axis=1), np.take_along_axis(
-        best[1], order_QK, axis=1
-    )
+        for block in read_vectors(connection, frames, target.dim, some):
+            if stop is not None and stop.is_set():
+                raise CancelledError
+            yield block
 
 
 def _keys(
