@@ -9,11 +9,6 @@ import warnings
 
 from dagster import BetaWarning, PreviewWarning
 
-from siglip_pipeline.settings import compute_in_one_thread
-
-# Before any module of this room imports numpy: recall checks compute in threads of their own.
-compute_in_one_thread()
-
 # Dagster marks backfill policies and automation conditions as beta, and warns at every load.
 for _category in (BetaWarning, PreviewWarning):
     warnings.filterwarnings("ignore", category=_category)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from psycopg import sql
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from siglip_pipeline.store.copy import read_vectors, to_float32
 from siglip_pipeline.store.database import Database
@@ -575,6 +576,27 @@ def test_the_plot_is_a_small_picture_that_shows_the_curve(sweep: bool) -> None:
 
 def test_a_check_without_cases_still_plots() -> None:
     assert recall_plot(report()).startswith(b"\x89PNG")
+
+
+def test_the_exact_search_computes_with_one_thread_of_blas(
+    module_database: Database,
+    built: Generation,
+    queries: list[Query],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def threads() -> set[int]:
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    def read(*arguments: Any) -> Iterator[Any]:
+        seen.append(threads())
+        yield from read_vectors(*arguments)
+
+    seen: list[set[int]] = []
+    monkeypatch.setattr(truth, "read_vectors", read)
+    with threadpool_limits(2, "blas"), module_database.connection() as connection:
+        find_truth(connection, built, queries[:5], [Scope()], 5)
+        assert threads() == {2}, "what others compute keeps its threads"
+    assert seen == [{1}]
 
 
 def test_threads_that_add_blocks_find_what_one_sort_finds() -> None:

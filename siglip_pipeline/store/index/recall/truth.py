@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store import tables
@@ -94,7 +95,9 @@ def find_truth(
             elif inside_R.any():
                 nearest.add(np.compress(inside_R, distances_QR, axis=1), video_id_R[inside_R])
 
-    with contextlib.closing(_frames(connection, target, fresh, len(loads), stop)) as blocks:
+    blocks = _frames(connection, target, fresh, len(loads), stop)
+    # Threads of BLAS spin while they wait for each other, and here are threads already.
+    with contextlib.closing(blocks), threadpool_limits(1, "blas"):
         use_in_threads(blocks, compare)
     return [
         Truth(loads=now, distances_QK=distances_QK, videos_QK=videos_QK)
