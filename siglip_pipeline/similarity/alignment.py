@@ -167,10 +167,13 @@ def _best_segment(
     cosines = matches.cosine_N[left_N]
     time_a, time_b = a.time_seconds_N[rows], b.time_seconds_N[columns]
     weights = _match_weights(rows, columns, cosines)
-    speed, offset = _vote(a, b, rows, columns, weights)
+    possible = _support(rows, columns, weights, np.ones(len(rows), bool))
+    speed, offset = _vote(a, b, rows, columns, weights, possible)
     voted = speed
     support = _support(rows, columns, weights, _near(a, b, time_a, time_b, speed, offset))
     for _ in range(_FIT_ROUNDS):
+        if support >= possible:
+            break
         near = _near(a, b, time_a, time_b, speed, offset)
         fitted = _fit(time_a[near], time_b[near], weights[near], voted)
         if fitted is None:
@@ -203,9 +206,17 @@ def _match_weights(rows: IntArray, columns: IntArray, cosines: FloatArray) -> Se
 
 
 def _vote(
-    a: Footage, b: Footage, rows: IntArray, columns: IntArray, weights: SecondsArray
+    a: Footage,
+    b: Footage,
+    rows: IntArray,
+    columns: IntArray,
+    weights: SecondsArray,
+    possible: float,
 ) -> tuple[float, float]:
-    """Return the speed and offset with the most votes; among equals, the original speed."""
+    """Return the speed and offset with the most votes; among equals, the original speed.
+
+    Once a line has the support of all matches, ``possible``, no other is tried.
+    """
     time_a, time_b = a.time_seconds_N[rows], b.time_seconds_N[columns]
     step = max(a.step_seconds, b.step_seconds)
     most, line = -1.0, (1.0, 0.0)
@@ -222,6 +233,8 @@ def _vote(
         support = _support(rows, columns, weights, near)
         if support > most + 1e-9:
             most, line = support, (speed, offset)
+        if most + 1e-9 >= possible:
+            break
     return line
 
 

@@ -11,7 +11,6 @@ Shapes: M moments of all videos, D dimensions.
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +41,7 @@ from siglip_pipeline.store.vectors import VectorStore
 CANDIDATE_COSINE = 0.85
 """Two videos are compared frame by frame if two of their moments have this cosine."""
 _BLOCK, _COLUMNS = 2048, 16384
-_FOOTAGE_KEPT = 256
+_KEPT_BYTES = 2**28
 _MOST = 0.9
 
 
@@ -166,16 +165,25 @@ def rules_of(model: ModelRow) -> str:
 
 
 class _Library:
-    """Read the frames of videos on demand; cache the last ones."""
+    """Read the frames of videos on demand; keep the last ones, up to :data:`_KEPT_BYTES`."""
 
     def __init__(self, database: Database, model: ModelRow, videos: Mapping[int, str]) -> None:
         self._vectors = VectorStore(database)
         self._videos = videos
-        self._kept = lru_cache(maxsize=_FOOTAGE_KEPT)(self._read)
+        self._kept: dict[int, Footage] = {}
+        self._kept_bytes = 0
         self.model = model
 
     def __getitem__(self, video_id: int) -> Footage:
-        return self._kept(video_id)
+        footage = self._kept.pop(video_id, None)
+        if footage is None:
+            footage = self._read(video_id)
+            self._kept_bytes += footage.embeddings_ND.nbytes
+        self._kept[video_id] = footage  # the last one now
+        while self._kept_bytes > _KEPT_BYTES and len(self._kept) > 1:
+            first = next(iter(self._kept))
+            self._kept_bytes -= self._kept.pop(first).embeddings_ND.nbytes
+        return footage
 
     def _read(self, video_id: int) -> Footage:
         batch = self._vectors.vectors(self.model.model_id, self._videos[video_id])

@@ -109,7 +109,7 @@ def test_each_usual_speed_gets_the_votes_of_its_matches(speed: float) -> None:
     a, b = footage(frames(1, 130)), footage(frames(2, 260))
     rows = np.array([0, 60, 120])
     columns = np.round(speed * rows).astype(np.int64) + 7
-    assert _vote(a, b, rows, columns, np.ones(3)) == pytest.approx((speed, 7))
+    assert _vote(a, b, rows, columns, np.ones(3), 3.0) == pytest.approx((speed, 7))
 
 
 def test_a_single_frame_in_common_is_a_segment_of_one() -> None:

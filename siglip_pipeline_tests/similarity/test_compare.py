@@ -1,6 +1,7 @@
 """Which videos are called copies: made footage for the rules, rendered films for the real thing."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.similarity import compare
 from siglip_pipeline.similarity.compare import compare_videos
 from siglip_pipeline.similarity.similar_videos import VideoSimilarityStore
 from siglip_pipeline.store.database import Database
@@ -133,6 +135,27 @@ def test_stills_are_copies_only_when_both_are_the_same_still(
         shown=np.concatenate([frames(2, 10), still(1, 10)]),
     )
     assert copies(database, model_id) == {("slide", "again")}
+
+
+@pytest.mark.parametrize(("kept_videos", "reads"), [(0, 5), (1, 5), (2, 4), (3, 3)])
+def test_frames_are_kept_up_to_a_number_of_bytes(
+    kept_videos: int,
+    reads: int,
+    database: Database,
+    model_id: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    load(database, model_id, a=frames(1, 6), b=frames(2, 6), c=frames(3, 6))
+    videos = {row.video_id: row.video for row in VideoStore(database).list()}
+    library = compare._Library(database, ModelStore(database).get(model_id), videos)
+    read = Mock(wraps=library._read)
+    monkeypatch.setattr(compare, "_KEPT_BYTES", kept_videos * 6 * DIM * 4)
+    monkeypatch.setattr(library, "_read", read)
+    a, b, c = videos
+    found = [library[video] for video in (a, b, a, c, b)]
+    assert read.call_count == reads
+    for first, again in ((0, 2), (1, 4)):
+        np.testing.assert_array_equal(found[first].embeddings_ND, found[again].embeddings_ND)
 
 
 def test_each_run_replaces_what_was_found(database: Database, model_id: int) -> None:
