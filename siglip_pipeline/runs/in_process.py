@@ -6,6 +6,7 @@ behave as they would under the daemon.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Final
 
 import dagster as dg
 import psycopg2
@@ -36,6 +37,9 @@ from siglip_pipeline.uploads.upload_store import UploadStore
 
 PER_VIDEO = (video_frames, frame_embeddings)
 OF_ALL_VIDEOS = (similarity_index, video_similarity)
+
+MOST_PER_RUN: Final = 256
+"""With each check that is planned for a video, Dagster stores the keys of all videos of the run."""
 
 
 def materialize_videos(
@@ -129,7 +133,7 @@ def _run_ranges(
 ) -> bool:
     ok = True
     existing = instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)
-    for first, last in contiguous_ranges(existing, keys):
+    for first, last in contiguous_ranges(existing, keys, most=MOST_PER_RUN):
         tags = {RANGE_START_TAG: first, RANGE_END_TAG: last}
         ops = {asset_key.to_python_identifier(): {"config": config}} if config else {}
         ok &= _run(instance, asset_key, tags, ops)

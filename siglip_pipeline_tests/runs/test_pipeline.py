@@ -20,6 +20,8 @@ from siglip_pipeline.demo.drawing import render_picture
 from siglip_pipeline.demo.films import DemoVideo, demo_scenes, render_video
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.errors import UploadNotFoundError
+from siglip_pipeline.records import Stage
+from siglip_pipeline.runs import in_process
 from siglip_pipeline.runs.in_process import materialize_videos
 from siglip_pipeline.search import SearchOptions, SearchService
 from siglip_pipeline.services.home import pipeline_environment
@@ -170,6 +172,18 @@ def test_what_is_current_is_not_done_again(collection: Collection) -> None:
     before = ingests()
     assert materialize_videos(collection.settings, ["one.mp4"])
     assert ingests() == before
+
+
+def test_a_run_covers_a_limited_number_of_videos(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(in_process, "MOST_PER_RUN", 1)
+    with dg.DagsterInstance.get() as instance:
+        before = instance.get_runs_count()
+        assert materialize_videos(
+            collection.settings, ["one.mp4", "sub/two.mkv"], assets=[Stage.FRAMES]
+        )
+        assert instance.get_runs_count() - before == 2
 
 
 def test_a_changed_upload_replaces_its_vectors(collection: Collection) -> None:
