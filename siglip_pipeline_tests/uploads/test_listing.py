@@ -31,9 +31,12 @@ def _clock(monkeypatch: pytest.MonkeyPatch, now: float) -> None:
     ("name", "reason"),
     [
         *((name, None) for name in ("a.mp4", "a", "a.b.MOV", "part", "tmp.mp4", "a~b.mp4", "$~a")),
-        *((f"a{suffix}", "temporary") for suffix in listing.TEMPORARY_SUFFIXES),
+        *((f"a{suffix}", "temporary") for suffix in sorted(listing.TEMPORARY_SUFFIXES)),
         *((name, "temporary") for name in ("x.PART", "film.mp4.tmp", "a.mp4~", "~$a.mp4")),
-        *((f"a{s}", f"{s} is text that travels with videos") for s in listing.SIDECAR_SUFFIXES),
+        *(
+            (f"a{suffix}", f"{suffix} is text that travels with videos")
+            for suffix in sorted(listing.SIDECAR_SUFFIXES)
+        ),
         ("a.SRT", ".srt is text that travels with videos"),
         *((name, "hidden") for name in (".a.mp4", ".part", ".txt")),
     ],
