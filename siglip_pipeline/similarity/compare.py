@@ -9,6 +9,7 @@ Shapes: M moments of all videos, D dimensions.
 """
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
@@ -170,19 +171,19 @@ class _Library:
     def __init__(self, database: Database, model: ModelRow, videos: Mapping[int, str]) -> None:
         self._vectors = VectorStore(database)
         self._videos = videos
-        self._kept: dict[int, Footage] = {}
+        self._kept: OrderedDict[int, Footage] = OrderedDict()
         self._kept_bytes = 0
         self.model = model
 
     def __getitem__(self, video_id: int) -> Footage:
-        footage = self._kept.pop(video_id, None)
+        footage = self._kept.get(video_id)
         if footage is None:
-            footage = self._read(video_id)
+            footage = self._kept[video_id] = self._read(video_id)
             self._kept_bytes += footage.embeddings_ND.nbytes
-        self._kept[video_id] = footage  # the last one now
+        self._kept.move_to_end(video_id)
         while self._kept_bytes > _KEPT_BYTES and len(self._kept) > 1:
-            first = next(iter(self._kept))
-            self._kept_bytes -= self._kept.pop(first).embeddings_ND.nbytes
+            _, first = self._kept.popitem(last=False)
+            self._kept_bytes -= first.embeddings_ND.nbytes
         return footage
 
     def _read(self, video_id: int) -> Footage:

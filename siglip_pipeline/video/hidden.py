@@ -37,15 +37,15 @@ def _is_theora_header(packet: memoryview) -> bool:
 
 def _has_no_dirac_picture(packet: memoryview) -> bool:
     """Return whether no parse code of its data units is a picture's (Dirac Specification, 9.6)."""
-    units, at = bytes(packet), 0
-    while units[at : at + 4] == b"BBCD":
-        code, size = units[at + 4 : at + 5], int.from_bytes(units[at + 5 : at + 9], "big")
+    at = 0
+    while bytes(packet[at : at + 4]) == b"BBCD":
+        code, size = packet[at + 4 : at + 5], int.from_bytes(packet[at + 5 : at + 9], "big")
         if not code or code[0] & _DIRAC_PICTURE:
             return False
         if size < _DIRAC_HEADER_BYTES:  # 0: the last one
             return True
         at += size
-    return at == len(units)
+    return at == len(packet)
 
 
 HIDDEN: Final[dict[str, Callable[[memoryview], bool]]] = {
