@@ -231,6 +231,7 @@ class FrameFile:
     def __init__(self, video: str, file: Any) -> None:
         self.video = video
         self._parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        self._last: tuple[int, pa.Table] | None = None
         raw = (self._parquet.metadata.metadata or {}).get(METADATA_KEY)
         if raw is None:
             raise FrameStoreError(f"{video}: its frame file was not written by this program")
@@ -266,14 +267,14 @@ class FrameFile:
                 yield index, pts, seconds, kept
 
     def jpeg(self, frame_index: int) -> bytes:
-        """Return one picture; reads the row group that holds it.
+        """Return one picture; reads the row group that holds it, unless the last one had it too.
 
         Raises:
             FrameStoreError: the frame is not stored.
         """
         group = self._row_group(frame_index)
         if group is not None:
-            table = self._parquet.read_row_group(group, columns=["frame_index", "jpeg", "same_as"])
+            table = self._pictures_of(group)
             indices = table["frame_index"].to_numpy()
             found = np.flatnonzero(indices == frame_index)
             if found.size:
@@ -285,6 +286,12 @@ class FrameFile:
             f"{self.video}: frame {frame_index} is not among the {self.metadata.frames} stored "
             f"frames ({self.metadata.sampling})"
         )
+
+    def _pictures_of(self, group: int) -> pa.Table:
+        if self._last is None or self._last[0] != group:
+            columns = ["frame_index", "jpeg", "same_as"]
+            self._last = group, self._parquet.read_row_group(group, columns=columns)
+        return self._last[1]
 
     def _row_group(self, frame_index: int) -> int | None:
         for group in range(self._parquet.metadata.num_row_groups):

@@ -12,6 +12,7 @@ from typing import Any
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.local import LocalFileSystem
@@ -363,6 +364,41 @@ def test_a_contact_sheet_is_small_and_holds_the_video(tmp_path: Path) -> None:
     assert len(store.contact_sheet("a/b.mp4", max_bytes=6000)) <= 6000
     write(store, frames[:1])
     assert Image.open(io.BytesIO(store.contact_sheet("a/b.mp4"))).height < 120
+
+
+def test_a_contact_sheet_reads_rows_once_and_decodes_at_half_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (768, 432), (200, 30, 30)).save(buffer, "JPEG")
+    store = FrameStore(tmp_path)
+    write(
+        store,
+        [
+            StoredFrame(
+                frame_index=k, pts=k, time_seconds=float(k), width=768, height=432,
+                jpeg=buffer.getvalue(), perceptual_hash=0,
+            )
+            for k in range(6)
+        ],
+    )  # fmt: skip
+    read, sizes = [], []
+    read_row_group, thumbnail = pq.ParquetFile.read_row_group, Image.Image.thumbnail
+
+    def counted(file: pq.ParquetFile, group: int, **options: Any) -> pa.Table:
+        read.append(group)
+        return read_row_group(file, group, **options)
+
+    def noted(picture: Image.Image, size: tuple[float, float]) -> None:
+        sizes.append(picture.size)
+        thumbnail(picture, size)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
+    monkeypatch.setattr(Image.Image, "thumbnail", noted)
+    sheet = Image.open(io.BytesIO(store.contact_sheet("a/b.mp4")))
+    assert read == [0]
+    assert sizes == [(384, 216)] * 6
+    assert sheet.getpixel((80, 45)) == pytest.approx((200, 30, 30), abs=6)
 
 
 def test_evenly_spaced_positions() -> None:
