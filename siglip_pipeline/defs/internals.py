@@ -7,6 +7,7 @@ command line use it too.
 """
 
 import logging
+import select
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -367,9 +368,9 @@ def held_connections(instance: dg.DagsterInstance) -> Iterator[None]:
     Outside its webserver Dagster opens a connection for every query. A run over partitions makes
     about thirty queries per video, and Postgres starts a process for each: this is most of the cost
     of a video. Within the block, connections are reused; one that a restart of Postgres has closed
-    is replaced; the list of tables is read once. Other storages than Postgres and nested blocks
-    change nothing. The public `optimize_for_webserver` cannot be undone, keeps overflow
-    connections, and does not replace closed ones.
+    is replaced, without a query before each query; the list of tables is read once. Other storages
+    than Postgres and nested blocks change nothing. The public `optimize_for_webserver` cannot be
+    undone, keeps overflow connections, and does not replace closed ones.
     """
     events: Any = instance.event_log_storage
     if "has_table" in vars(events):
@@ -387,6 +388,7 @@ def held_connections(instance: dg.DagsterInstance) -> Iterator[None]:
                 max_overflow=_MOST_CONNECTIONS - 1,
                 pool_pre_ping=True,
             )
+            _ask_only_if_there_is_news(storage._engine.dialect)
     if held:
         events.has_table = cache(events.has_table)
     try:
@@ -397,3 +399,21 @@ def held_connections(instance: dg.DagsterInstance) -> Iterator[None]:
         for storage, engine in held:
             storage._engine.dispose()
             storage._engine = engine
+
+
+def _ask_only_if_there_is_news(dialect: Any) -> None:
+    """Let a ping answer at once for a connection on which nothing has arrived.
+
+    The end of a server's process closes its connections, which makes them readable. A server that
+    the network separated is noticed by the next query, as it would be by a query sent before it.
+    """
+    ask = dialect.do_ping
+
+    def ping(connection: Any) -> bool:
+        if connection.closed:
+            return bool(ask(connection))
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLIN)
+        return bool(ask(connection)) if poll.poll(0) else True
+
+    dialect.do_ping = ping

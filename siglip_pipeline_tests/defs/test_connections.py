@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import psycopg
 import pytest
 import sqlalchemy
+from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 
 from siglip_pipeline.defs.internals import held_connections
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
@@ -72,6 +74,22 @@ def test_a_connection_is_opened_once_not_for_every_query(instance: dg.DagsterIns
         assert len(opened) <= 3
         _report_events(instance)
     assert len(opened) > EVENTS
+
+
+def test_the_server_is_not_asked_whether_a_connection_still_works(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    do_ping: Any = PGDialect_psycopg2.do_ping
+
+    def count(dialect: object, connection: object) -> bool:
+        asked.append(connection)
+        return bool(do_ping(dialect, connection))
+
+    monkeypatch.setattr(PGDialect_psycopg2, "do_ping", count)
+    with held_connections(instance):
+        _report_events(instance)
+    assert not asked
 
 
 def test_connections_that_were_cut_are_replaced(
