@@ -113,17 +113,26 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
 
 @torch.inference_mode()
 def product_seconds(*formats: torch.dtype) -> list[float]:
-    """Return the least seconds that a layer takes in each number format; they take turns."""
+    """Return the least seconds that a layer takes in each number format; they take turns.
+
+    One thread computes, as for each worker of the engine. Of two, on a busy machine, one waits for
+    the other for longer than both compute, in either format.
+    """
     pairs = [
         (torch.ones(_ROWS, _INNER, dtype=dtype), torch.ones(_OUTER, _INNER, dtype=dtype))
         for dtype in formats
     ]
     best = [float("inf")] * len(pairs)
-    for _ in range(30):
-        for number, (rows, weights) in enumerate(pairs):
-            began = time.perf_counter()
-            torch.nn.functional.linear(rows, weights)
-            best[number] = min(best[number], time.perf_counter() - began)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for _ in range(30):
+            for number, (rows, weights) in enumerate(pairs):
+                began = time.perf_counter()
+                torch.nn.functional.linear(rows, weights)
+                best[number] = min(best[number], time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(threads)
     return best
 
 

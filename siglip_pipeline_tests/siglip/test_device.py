@@ -97,6 +97,24 @@ def test_a_layer_takes_time_in_each_number_format() -> None:
     assert all(0 < spent < 60 for spent in seconds)
 
 
+def test_a_layer_is_timed_in_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = torch.get_num_threads()
+    used = set()
+    linear = torch.nn.functional.linear
+
+    def noted(rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        used.add(torch.get_num_threads())
+        return linear(rows, weights)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", noted)
+    torch.set_num_threads(2)
+    try:
+        devices.product_seconds(torch.float32, torch.bfloat16)
+        assert (used, torch.get_num_threads()) == ({1}, 2)
+    finally:
+        torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize("has", [True, False])
 def test_auto_dtype_asks_the_hardware(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "cpu_is_faster_in_bfloat16", lambda: has)
