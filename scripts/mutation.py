@@ -8,21 +8,23 @@ that no test can notice are in scripts/mutation_equivalents.toml, with reasons; 
 
 import argparse
 import ast
+import difflib
+import itertools
 import json
 import os
 import random
 import shutil
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from cosmic_ray.mutating import mutate_code
-from cosmic_ray.plugins import get_operator
+from cosmic_ray.plugins import get_operator, operator_names
 
 ROOT: Final = Path(__file__).parents[1]
 MODULES: Final = {
@@ -57,8 +59,9 @@ MODULES: Final = {
 }
 """Modules of the package, and the tests that hold them."""
 EQUIVALENTS: Final = Path(__file__).with_name("mutation_equivalents.toml")
-TEST_SECONDS: Final = 600
-MODULE_SECONDS: Final = 4 * 3600
+TEST_SECONDS: Final = 60
+"""Of each test: a change may make it endless."""
+_TIMES: Final = itertools.count(1)
 _LEFT_OUT: Final = shutil.ignore_patterns(".*", "build", "__pycache__")
 
 
@@ -83,96 +86,100 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="TEXT", help="modules with TEXT in the path")
     parser.add_argument("--least", type=float, default=0.0, metavar="SHARE")
     options = parser.parse_args()
-    equivalents = _read_equivalents()
-    noticed, survivors = 0, []
+    noticed, survived = 0, 0
     with tempfile.TemporaryDirectory(prefix="siglip-mutation-") as folder:
         copy = Path(folder).resolve() / "copy"
         shutil.copytree(ROOT, copy, ignore=_LEFT_OUT)
+        tests = _Tests(copy)
         for module in (module for module in MODULES if options.only in module):
-            results = _mutate(module, copy, None if options.all else options.sample, options.seed)
-            unnoticed = [_change_of(*result) for result in results if not _is_noticed(result[1])]
-            survived = [
-                change
-                for change in unnoticed
-                if not equivalents & {change, change._replace(after=None)}
-            ]
-            count = len(results) - len(unnoticed)
-            equal = len(unnoticed) - len(survived)
-            of = f"{count + len(survived)} noticed" + (f", {equal} equivalent" if equal else "")
-            print("\n".join([f"{module}: {count} of {of}", *map(str, survived)]), flush=True)
-            noticed += count
-            survivors += survived
-    total = noticed + len(survivors)
+            counts = _mutate(module, tests, None if options.all else options.sample, options.seed)
+            noticed += counts["noticed"]
+            survived += counts["survived"]
+        tests.close()
+    total = noticed + survived
     print(f"{noticed} of {total} changes were noticed (seed {options.seed})")
     return 0 if total and noticed >= options.least * total else 1
 
 
-def _mutate(module: str, copy: Path, sample: int | None, seed: int) -> list[tuple[Any, Any]]:
-    """Apply changes of a module; return each with its result."""
-    tests = " ".join(f"siglip_pipeline_tests/{test}" for test in MODULES[module])
-    python = ROOT / ".venv" / "bin" / "python"
-    pytest = f"{python} -m pytest -x -q -p no:cacheprovider --hypothesis-seed=0 {tests}"
-    config, session = copy / "mutation.toml", copy / "mutation.sqlite"
-    session.unlink(missing_ok=True)
-    config.write_text(
-        f'[cosmic-ray]\nmodule-path = "siglip_pipeline/{module}"\ntimeout = {TEST_SECONDS}\n'
-        f"excluded-modules = []\ntest-command = {json.dumps(pytest)}\n"
-        '[cosmic-ray.distributor]\nname = "local"\n'
-    )
-    _cosmic_ray(copy, "init", config, session)
-    _keep_sample(session, (copy / "siglip_pipeline" / module).read_text(), sample, seed)
-    _cosmic_ray(copy, "baseline", config)  # raises if the tests fail as they are
-    _cosmic_ray(copy, "exec", config, session)
-    dumped = _cosmic_ray(copy, "dump", session)
-    return [(work, result) for work, result in map(json.loads, dumped.splitlines()) if result]
+class _Tests:
+    """Tests of a copy, in forks of a process that has imported the libraries."""
+
+    def __init__(self, copy: Path) -> None:
+        self.copy = copy
+        self._process = subprocess.Popen(
+            [ROOT / ".venv/bin/python", "-m", "siglip_pipeline_tests.sabotage.forked", copy],
+            cwd=copy,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def pass_(self, module: str) -> bool:
+        """Return whether those of a module pass."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        tests = [f"siglip_pipeline_tests/{test}" for test in MODULES[module]]
+        json.dump([f"--timeout={TEST_SECONDS}", *tests], self._process.stdin)
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline()) == 0
+
+    def close(self) -> None:
+        self._process.communicate(timeout=TEST_SECONDS)
 
 
-def _cosmic_ray(copy: Path, command: str, *arguments: Path) -> str:
-    # Nothing compiled: a change within a second of the last one would not be seen.
-    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(
-        [Path(sys.executable).with_name("cosmic-ray"), command, *arguments],
-        cwd=copy,
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        timeout=MODULE_SECONDS,
-    ).stdout
+def _mutate(module: str, tests: _Tests, sample: int | None, seed: int) -> Counter[str]:
+    """Apply changes of a module; return how many were noticed, survived, or are equivalent."""
+    path = tests.copy / "siglip_pipeline" / module
+    source = path.read_text()
+    if not tests.pass_(module):
+        raise SystemExit(f"the tests of {module} do not pass as they are")
+    equivalents = _read_equivalents()
+    behaviour = _behaviour(source)
+    changed = [text for text in _changes(source) if _behaviour(text) not in (None, behaviour)]
+    if sample is not None:
+        changed = random.Random(seed).sample(changed, min(sample, len(changed)))
+    counts = Counter[str]()
+    for text in changed:
+        path.write_text(text)
+        # Python recognises a changed file by its time in seconds and its size.
+        os.utime(path, (next(_TIMES),) * 2)
+        change = _difference(module, source, text)
+        if not tests.pass_(module):
+            counts["noticed"] += 1
+        elif equivalents & {change, change._replace(after=None)}:
+            counts["equivalent"] += 1
+        else:
+            counts["survived"] += 1
+            print(change, flush=True)
+    path.write_text(source)
+    of = f"{counts['noticed'] + counts['survived']} noticed"
+    if counts["equivalent"]:
+        of += f", {counts['equivalent']} equivalent"
+    print(f"{module}: {counts['noticed']} of {of}", flush=True)
+    return counts
 
 
-def _keep_sample(session: Path, source: str, sample: int | None, seed: int) -> None:
-    """Remove all but a sample of the changes that a test can notice."""
-    with sqlite3.connect(session) as database:
-        # Job ids are random; the order is not.
-        places = database.execute(
-            "SELECT job_id, operator_name, occurrence FROM work_items"
-            " JOIN mutation_specs USING (job_id) ORDER BY work_items.rowid"
-        ).fetchall()
-        before = _behaviour(source)
-        jobs = [job for job, *place in places if _is_change(source, before, *place)]
-        if sample is not None:
-            jobs = random.Random(seed).sample(jobs, min(sample, len(jobs)))
-        dropped: Sequence[tuple[str]] = [(job,) for job, *_ in places if job not in jobs]
-        for table in ("mutation_specs", "work_items"):
-            database.executemany(f"DELETE FROM {table} WHERE job_id = ?", dropped)
+def _changes(source: str) -> Iterator[str]:
+    """Yield the source with each change that cosmic-ray knows, one at a time."""
+    for operator in map(get_operator, operator_names()):
+        if not operator.arguments():
+            for occurrence in itertools.count():
+                if (text := mutate_code(source, operator(), occurrence)) is None:
+                    break
+                yield text
 
 
-def _is_change(source: str, before: str, operator: str, occurrence: int) -> bool:
-    """Return whether a change is one of behaviour, into what Python can read."""
-    changed = mutate_code(source, get_operator(operator)(), occurrence)
-    try:
-        return changed is not None and _behaviour(changed) != before
-    except SyntaxError:
-        return False
-
-
-def _behaviour(source: str) -> str:
+def _behaviour(source: str) -> str | None:
     """Return the syntax tree of a module as text, without what only mypy or a programmer heeds.
 
     That is annotations, whether records are frozen and have slots, and what is named in calls.
+    None if Python cannot read it.
     """
-    tree = ast.parse(source)
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return None
     for node in ast.walk(tree):
         for name in {"annotation", "returns"} & {*node._fields}:
             setattr(node, name, None)
@@ -186,10 +193,6 @@ def _behaviour(source: str) -> str:
     return ast.dump(tree)
 
 
-def _is_noticed(result: Any) -> bool:
-    return bool(result["test_outcome"] != "survived")
-
-
 def _read_equivalents() -> frozenset[Change]:
     entries = tomllib.loads(EQUIVALENTS.read_text()).get("equivalent", ())
     return frozenset(
@@ -197,15 +200,12 @@ def _read_equivalents() -> frozenset[Change]:
     )
 
 
-def _change_of(work: Any, result: Any) -> Change:
-    (mutation,) = work["mutations"]
-    # The diff begins with a title and the names of both files.
-    rows = (result["diff"] or "").splitlines()[3:]
+def _difference(module: str, source: str, text: str) -> Change:
+    rows = [*difflib.unified_diff(source.splitlines(), text.splitlines(), n=0)][2:]
     before, after = (
-        "\n".join(row[1:].strip() for row in rows if row[:1] == sign).strip() for sign in "-+"
+        "\n".join(row[1:].strip() for row in rows if row[0] == sign).strip() for sign in "-+"
     )
-    module = Path(mutation["module_path"]).relative_to("siglip_pipeline")
-    return Change(module.as_posix(), before, after)
+    return Change(module, before, after)
 
 
 if __name__ == "__main__":

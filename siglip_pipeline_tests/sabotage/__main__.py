@@ -6,9 +6,7 @@ First all named tests must pass on the copy as it is.
 """
 
 import argparse
-import importlib
 import itertools
-import multiprocessing
 import os
 import shutil
 import subprocess
@@ -18,23 +16,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
-
+from siglip_pipeline_tests.sabotage.forked import OUTPUT, import_libraries, run
 from siglip_pipeline_tests.sabotage.sabotages import ROOT, Sabotage, read_sabotages
 
-TEST_SECONDS = 600
-OUTPUT = "output.txt"
-FORK = multiprocessing.get_context("fork")
-PACKAGES = ("siglip_pipeline", "siglip_pipeline_tests")
-LIBRARIES = (
-    "dagster",
-    "hypothesis.extra.numpy",
-    "psycopg",
-    "pyarrow.parquet",
-    "torch",
-    "transformers",
-)
-"""Imported once, before tests run in forks: their import takes longer than most tests."""
 _TIMES = itertools.count(1)
 _FAILED = 1
 """Exit status of pytest if tests ran and failed; others mean that they did not run."""
@@ -47,8 +31,7 @@ def main() -> int:
     parser.add_argument("--no-baseline", action="store_true", help="the tests are known to pass")
     options = parser.parse_args()
     chosen = [s for s in read_sabotages() if options.only in f"{s.breaks} {s.file} {s.test}"]
-    for library in LIBRARIES:
-        importlib.import_module(library)
+    import_libraries()
     with tempfile.TemporaryDirectory(prefix="siglip-sabotage-") as folder:
         copy = Path(folder).resolve() / "copy"
         _copy_to(copy)
@@ -95,29 +78,11 @@ def _is_noticed(sabotage: Sabotage, copy: Path) -> bool:
 
 
 def _run(copy: Path, tests: Sequence[str]) -> int:
-    """Run tests on the copy in a process that has the libraries already; its exit status."""
-    process = FORK.Process(target=_run_pytest, args=(copy, tests))
-    process.start()
-    process.join(TEST_SECONDS + 10 * len(tests))
-    if process.exitcode is None:
-        process.kill()
-        process.join()
-    if process.exitcode not in (0, _FAILED):
+    """Run tests on the copy; pytest's exit status."""
+    status = run(copy, ["-m", "", *tests])
+    if status not in (0, _FAILED):
         print((copy / OUTPUT).read_text()[-2000:])
-    return -1 if process.exitcode is None else process.exitcode
-
-
-def _run_pytest(copy: Path, tests: Sequence[str]) -> None:
-    output = os.open(copy / OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for number in (1, 2):
-        os.dup2(output, number)
-    for name in [name for name in sys.modules if name.partition(".")[0] in PACKAGES]:
-        del sys.modules[name]
-    os.chdir(copy)
-    sys.path.insert(0, str(copy))
-    os.environ["PYTHONPATH"] = str(copy)  # of processes that tests start
-    options = ["-q", "-x", "-p", "no:cacheprovider", "-m", "", "--hypothesis-seed=0"]
-    sys.exit(int(pytest.main([*options, *tests])))
+    return status
 
 
 if __name__ == "__main__":
