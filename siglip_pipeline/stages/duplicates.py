@@ -64,7 +64,7 @@ def plan_frames(
     failed_contents: FailedContents,
     sampling: str,
     options: DecodeOptions,
-    workers: int = 0,
+    workers: int,
 ) -> Iterator[FramesPlan]:
     """Find uploads of equal content. Hash only those that share their size with another video, and
     those that changed and kept their size.

@@ -106,11 +106,8 @@ class _Walk:
         # ctime too: a copy that keeps the source's mtime may still grow. Ignore a future time:
         # the file is from a clock that is ahead, or this clock was set back.
         now = time.time()
-        changed = max(status.st_mtime, status.st_ctime)
-        if changed > now:
-            past = [t for t in (status.st_mtime, status.st_ctime) if t <= now]
-            changed = max(past, default=-math.inf)
-        age_seconds = now - changed
+        past = [t for t in (status.st_mtime, status.st_ctime) if t <= now]
+        age_seconds = now - max(past, default=-math.inf)
         if age_seconds < self._settle_seconds:
             logger.debug("uploads: %r left for later: changed %.1f s ago", path, age_seconds)
             return None
@@ -175,8 +172,8 @@ def reason_to_ignore(name: str, *, is_folder: bool) -> str | None:
         return "hidden"
     if is_folder:
         return None
-    dot = name.rfind(".")
-    suffix = name[dot:].lower() if dot > 0 else ""
+    _, dot, ending = name.rpartition(".")
+    suffix = dot + ending.lower()
     if suffix in TEMPORARY_SUFFIXES or name.endswith("~") or name.startswith("~$"):
         return "temporary"
     if suffix in SIDECAR_SUFFIXES:

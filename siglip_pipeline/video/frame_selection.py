@@ -51,8 +51,8 @@ def _select_fps(pts_N: IntArray, rate: Fraction, *, time_base: Fraction, end_pts
     ratio = time_base * rate
     start = int(pts_N[0])
     end = max(end_pts, int(pts_N[-1]) + 1)
-    if (end - start) * ratio.numerator < 2**62 and end < 2**62:
-        edges = np.append(pts_N, end) - start
+    if (end - start) * ratio.numerator < 2**62:
+        edges = np.append(pts_N - start, end - start)
     else:  # with Python's integers, which do not overflow
         edges = np.array([int(pts) - start for pts in pts_N] + [end - start], dtype=object)
     ticks = -((-edges * ratio.numerator) // ratio.denominator)

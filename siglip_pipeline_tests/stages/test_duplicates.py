@@ -28,6 +28,8 @@ class Planner:
     database: Database
     hashed: list[list[str]] = field(default_factory=list)
     options: DecodeOptions = field(default_factory=DecodeOptions)
+    workers: int = 2
+    children: list[int] = field(default_factory=list)
 
     @property
     def uploads(self) -> UploadStore:
@@ -59,7 +61,7 @@ class Planner:
             failed_contents=self.failed_contents,
             sampling="fps:1",
             options=self.options,
-            workers=2,
+            workers=self.workers,
         )
 
 
@@ -69,6 +71,7 @@ def planner(tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch)
 
     def noted(batch: Iterable[Upload], *arguments: Any, **options: Any) -> Any:
         planner.hashed.append(_names(batch := list(batch)))
+        planner.children.append(options["workers"])
         return sha256_many(batch, *arguments, **options)
 
     monkeypatch.setattr(duplicates, "sha256_many", noted)
@@ -121,6 +124,17 @@ def test_uploads_of_up_to_a_gibibyte_are_hashed_in_one_batch(planner: Planner) -
                 file.truncate(size_bytes)
     assert len(list(planner.plans())) == 2
     assert planner.hashed == [["full_a", "full_b", "small_a", "small_b"], ["large_a", "large_b"]]
+
+
+@pytest.mark.parametrize(("workers", "children"), [(2, 2), (1, 1), (0, 3)])
+def test_as_many_are_hashed_at_once_as_was_said_or_as_there_are_cores(
+    planner: Planner, workers: int, children: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(duplicates, "available_cpus", lambda: 3)
+    planner.write(a=b"1", b=b"1")
+    planner.workers = workers
+    assert len(list(planner.plans())) == 1
+    assert planner.children == [children]
 
 
 def test_nothing_to_decode_is_no_plan(planner: Planner) -> None:

@@ -102,6 +102,12 @@ def test_a_static_camera_is_cut_into_pieces() -> None:
     assert np.diff(cut(still_ND).start_row_M).tolist() == [64] * 3
 
 
+def test_a_frame_at_exactly_the_threshold_stays() -> None:
+    vectors_ND = np.array([[1, 0, 0, 0], [0.5, 0.5, 0.5, 0.5]])  # of cosine 0.5, without rounding
+    assert cut(vectors_ND, 0.5).start_row_M.tolist() == [0]
+    assert cut(vectors_ND, np.nextafter(0.5, 1)).start_row_M.tolist() == [0, 1]
+
+
 def test_no_frames_no_moments() -> None:
     moments = cut(np.zeros((0, 4)))
     assert (len(moments), moments.frames) == (0, 0)

@@ -58,7 +58,8 @@ def test_only_files_below_the_root_are_taken_up(caplog: pytest.LogCaptureFixture
     names = ["a.mp4", "b/c.mp4", "b/.d/e.mp4", ".f/g/h.mp4", "b/i.part", "", "j//k.mp4", "l/"]
     found: dict[str, dict[str, Any]] = {f"bucket/in/{name}": {} for name in names}
     found |= {"bucket/in": {}, "bucket/other.mp4": {}}
-    found |= {"bucket/in/folder.mp4": {"type": "directory"}, "bucket/in/m.mp4": {"type": "file"}}
+    types = {"folder.mp4": "directory", "link.mp4": "link", "pipe.mp4": "other", "m.mp4": "file"}
+    found |= {f"bucket/in/{name}": {"type": kind} for name, kind in types.items()}
     with caplog.at_level(logging.DEBUG, LOGGER):
         listed = _remote(found)
     odd = "a folder in its name is empty, . or ..; rename it"

@@ -37,6 +37,7 @@ def test_a_name_that_can_be_kept(path: str) -> None:
         ("%" * 667, "its name takes 2001 bytes, at most 2000 can be kept; rename it"),
         ("\n" * 667, "its name takes 2001 bytes, at most 2000 can be kept; rename it"),
         ("é" * 1001, "its name takes 2002 bytes, at most 2000 can be kept; rename it"),
+        ("\U0001f600" * 501, "its name takes 2004 bytes, at most 2000 can be kept; rename it"),
     ],
 )
 def test_a_name_that_cannot_be_kept_is_refused_for_its_reason(path: str, reason: str) -> None:

@@ -74,10 +74,14 @@ def test_fps_takes_the_frames_on_screen_at_each_tick(
         assert on_screen <= set(chosen.tolist())
 
 
-def test_a_timestamp_of_a_thousand_years_costs_nothing() -> None:
-    pts_N = np.array([0, 40, 2**62], np.int64)
+@pytest.mark.parametrize(
+    ("start", "end"), [(0, 2**62), (0, 2**55), (-(2**54), 2**54), (2**61, 2**63 - 50)]
+)
+def test_a_timestamp_of_a_thousand_years_costs_nothing(start: int, end: int) -> None:
+    """Products of timestamps and the rate are exact where 64 bits do not hold them."""
+    pts_N = np.array([start, start + 40, end], np.int64)
     chosen = select_frames(
-        Sampling.parse("fps:30"), pts_N, time_base=Fraction(1001, 1000), end_pts=2**62 + 40
+        Sampling.parse("fps:30"), pts_N, time_base=Fraction(1001, 1000), end_pts=end + 40
     )
     assert chosen.tolist() == [0, 1, 2]
 
@@ -135,19 +139,23 @@ def test_scenes_hold_the_ends_of_each_shot_and_no_gap_is_too_long(
         )
 
 
-def samples_of_a_shot(frames: int) -> tuple[list[int], int]:
-    """Samples of even footage, 25 frames a second, and how many frames were held at once."""
+def samples_of_a_shot(frames: int, late: int = 0) -> tuple[list[int], int]:
+    """Samples of even footage, 25 frames a second, and how many frames were held at once.
+
+    All but the first frame are late by a number of hundredths of a second.
+    """
 
     class Frame:
         pass
 
-    sampler = SceneSampler[tuple[int, Frame]](Fraction(1, 25))
+    sampler = SceneSampler[tuple[int, Frame]](Fraction(1, 100))
     held = weakref.WeakSet[Frame]()
     chosen: list[int] = []
     most = 0
     for number in range(frames):
         held.add(frame := Frame())
-        chosen += [n for n, _ in sampler.add(number, (number, frame), begins_shot=False)]
+        pts = 4 * number + (late if number else 0)
+        chosen += [n for n, _ in sampler.add(pts, (number, frame), begins_shot=False)]
         del frame
         most = max(most, len(held))
     return chosen + [n for n, _ in sampler.finish()], most
@@ -163,6 +171,12 @@ def test_a_shot_of_up_to_sixteen_seconds_is_its_ends_and_middle(frames: int) -> 
     assert (first, last) == (0, frames - 1)
     assert abs(2 * middle - last) <= max(1, last / 9 + 1)
     assert held <= 6, "memory is that of a few frames"
+
+
+@pytest.mark.parametrize("late", [1, 2, 3])
+def test_memory_is_that_of_a_few_frames_at_uneven_times(late: int) -> None:
+    """No frame comes exactly when twice the time of another one has passed."""
+    assert samples_of_a_shot(400, late)[1] <= 6
 
 
 @pytest.mark.parametrize("frames", [402, 500, 750, 1001, 2500, 5000])
@@ -230,7 +244,7 @@ def test_text_and_back(text: str, canonical: str) -> None:
     [
         *("", "fps", "fps:", "fps:0", "fps:-1", "fps:1/0", "fps:nan", "fps:inf", "fps:1e3"),
         *("fps:1001", "every:0", "every:1.5", "every:-3", "every:", "keyframes:2", "scenes:"),
-        "hourly",
+        *("hourly", "days:7", "seconds:7"),
     ],
 )
 def test_what_is_not_a_sampling(text: str) -> None:

@@ -98,6 +98,16 @@ def test_motion_over_frames_that_are_left_out_is_no_cut() -> None:
     assert finder.begins_shot(60.0, 109, frames=3)
 
 
+@pytest.mark.parametrize(("frames", "least"), [(1, 27), (2, 27 + 11), (3, 27 + 22)])
+def test_what_a_steady_change_explains_is_that_of_the_frames_left_out(
+    frames: int, least: int
+) -> None:
+    for score, is_cut in ((least, True), (least - 0.01, False)):
+        finder = CutFinder(Fraction(1, 25))
+        assert not any(finder.begins_shot(11.0, pts) for pts in range(100))
+        assert finder.begins_shot(score, 100, frames=frames) == is_cut
+
+
 @pytest.mark.parametrize("name", ["pxt_test_462_frames.mp4", "testsrc2_vp9.webm", "av1_video.mkv"])
 def test_footage_without_cuts_has_none(name: str) -> None:
     assert scores_of(DATA / name)[1] == []

@@ -39,6 +39,9 @@ PATHS = [
         ("**/a.mp4", ["a.mp4", "holiday/a.mp4"]),
         ("?.m*", ["Holiday/d.mp4", "a.mp4", "b.mkv", "holiday/2024/c.mp4", "holiday/a.mp4"]),
         ("[ab].mp4", ["a.mp4", "holiday/a.mp4"]),
+        ("[axd].mp4", ["Holiday/d.mp4", "a.mp4", "holiday/a.mp4"]),
+        ("[a,d].mp4", ["Holiday/d.mp4", "a.mp4", "holiday/a.mp4"]),
+        ("[a-bd].mp4", ["Holiday/d.mp4", "a.mp4", "holiday/a.mp4"]),
         ("[a-c].mp4", ["a.mp4", "holiday/2024/c.mp4", "holiday/a.mp4"]),
         ("[!a-c].mp4", ["Holiday/d.mp4"]),
         ("clip[-^][12].mp4", ["clip-1.mp4", "clip^2.mp4"]),
@@ -47,6 +50,7 @@ PATHS = [
         ("brackets/[]x].txt", ["brackets/].txt", "brackets/x.txt"]),
         ("brackets/[]].txt", ["brackets/].txt"]),
         ("brackets/[!]].txt", ["brackets/x.txt"]),
+        ("[!]x].txt", [f"ends/{name}.txt" for name in ",-[\\^"]),
         ("holiday/[1*", ["holiday/[1] x+y (z).mp4"]),
         ("holiday/[!1*", []),
         ("[a-].mp4", ["a.mp4", "holiday/a.mp4"]),
@@ -66,6 +70,10 @@ def test_globs_match(database: Database, pattern: str, expected: list[str]) -> N
             "SELECT p FROM unnest(%s::text[]) p WHERE p ~ %s", [PATHS, regex]
         ).fetchall()
     assert sorted(path for (path,) in rows) == sorted(expected)
+
+
+def test_a_long_pattern_ends() -> None:
+    assert glob_regex("a" * 300 + "/*") == "^" + "a" * 300 + "/[^/]*$"
 
 
 @settings(max_examples=200, deadline=None)

@@ -76,6 +76,16 @@ def test_a_filter_that_is_not_about_videos_names_none(
     assert allows_video(module_database, model_id, wanted, "a/one.mp4")
 
 
+def test_a_pattern_that_postgres_refuses_is_named(
+    module_database: Database, model_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("siglip_pipeline.store.search.scope.glob_regex", lambda glob: "(")
+    wanted = SearchFilter(videos=("a/one.mp4", "x" * 70 + "*"))
+    said = r"(?s)^a pattern among \['x{60}'\] cannot be used \(.*paren.*\); make it simpler$"
+    with module_database.snapshot() as connection, pytest.raises(QueryError, match=said):
+        resolve_scope(connection, model_id, wanted)
+
+
 @pytest.mark.parametrize(
     ("videos", "said"),
     [
