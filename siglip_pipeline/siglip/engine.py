@@ -15,7 +15,7 @@ from siglip_pipeline.siglip.jpeg_choice import available_cores, choose_decoder
 from siglip_pipeline.siglip.jpeg_decoders import PictureDecoder
 from siglip_pipeline.siglip.model import SiglipModel
 from siglip_pipeline.siglip.pipeline import PipelineRun, Videos
-from siglip_pipeline.siglip.runner import BatchSize
+from siglip_pipeline.siglip.runner import BatchSize, cpu_batch_limit
 
 __all__ = ["EmbeddingEngine", "EngineReport", "Progress", "Videos"]
 
@@ -105,7 +105,9 @@ class EmbeddingEngine:
         else:
             if model.torch_device.type == "cuda" and model.settled_batch_size is None:
                 model.settled_batch_size = probed_batch_size(model, kept=self._batch_sizes)
-            sizes = BatchSize(kind=model.torch_device.type, start=model.settled_batch_size)
+            kind = model.torch_device.type
+            most = cpu_batch_limit(model.recipe, model.spec.dim) if kind == "cpu" else None
+            sizes = BatchSize(kind=kind, start=model.settled_batch_size, most=most)
         run = PipelineRun(model, sizes, self._decoder())
         self._run = run
         last_progress = time.monotonic()

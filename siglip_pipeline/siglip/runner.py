@@ -12,6 +12,7 @@ from siglip_pipeline.records import FloatArray
 from siglip_pipeline.siglip.device import give_back_memory, is_out_of_memory
 from siglip_pipeline.siglip.model import SiglipModel
 from siglip_pipeline.siglip.preprocess import ImageBatch
+from siglip_pipeline.siglip.recipe import Recipe
 
 _START = {"cpu": 4, "mps": 8, "cuda": 32}
 _LIMIT = {"cpu": 64, "mps": 128, "cuda": 1024}
@@ -19,6 +20,19 @@ _LIMIT = {"cpu": 64, "mps": 128, "cuda": 1024}
 _TRIALS = 3
 _WORTH_DOUBLING = 1.03
 """The larger size is kept if its throughput is at least this many times that of the smaller."""
+_MOST_NUMBERS = 2**21
+"""Numbers that one layer hands to the next for a batch on a CPU. A larger batch is no faster there,
+and each of these numbers takes some 40 to 60 bytes of memory in every worker (decision 0117)."""
+
+
+def cpu_batch_limit(recipe: Recipe, dim: int) -> int:
+    """Return the largest batch worth trying on a CPU: 10 frames for a base model of 256 patches."""
+    if recipe.size is not None:
+        patches = (recipe.size // recipe.patch_size) ** 2
+    else:
+        assert recipe.max_num_patches is not None
+        patches = recipe.max_num_patches
+    return max(1, _MOST_NUMBERS // (patches * dim))
 
 
 class BatchSize:
@@ -27,13 +41,26 @@ class BatchSize:
     ``auto`` is tuned on the batches of the run: the size doubles while throughput grows by at least
     3%, and settles on the best. Lack of memory halves it permanently. Shared by the threads of an
     engine.
+
+    Args:
+        fixed: the size, where it is not tuned.
+        kind: of the device.
+        start: the size on which an earlier run settled.
+        most: the largest size to try.
     """
 
-    def __init__(self, *, fixed: int | None = None, kind: str = "cpu", start: int | None = None):
+    def __init__(
+        self,
+        *,
+        fixed: int | None = None,
+        kind: str = "cpu",
+        start: int | None = None,
+        most: int | None = None,
+    ) -> None:
         self._lock = threading.Lock()
         self._settled = fixed is not None or start is not None
-        self._current = fixed or start or _START[kind]
-        self._limit = fixed or _LIMIT[kind]
+        self._limit = fixed or min(most or _LIMIT[kind], _LIMIT[kind])
+        self._current = fixed or start or min(_START[kind], self._limit)
         self._seconds_per_frame: dict[int, list[float]] = defaultdict(list)
         self.out_of_memory_count = 0
 

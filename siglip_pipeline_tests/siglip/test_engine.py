@@ -15,7 +15,8 @@ from siglip_pipeline.siglip.embeddings import extract_image_embeddings
 from siglip_pipeline.siglip.engine import EmbeddingEngine, Progress
 from siglip_pipeline.siglip.jpeg_decoders import Decoding, ThreadDecoder
 from siglip_pipeline.siglip.model import SiglipModel, get_model, load_model
-from siglip_pipeline.siglip.runner import BatchSize
+from siglip_pipeline.siglip.recipe import Recipe
+from siglip_pipeline.siglip.runner import BatchSize, cpu_batch_limit
 from siglip_pipeline_tests.siglip.checkpoints import Kind
 from siglip_pipeline_tests.siglip.conftest import Make, Video, jpeg, picture, video
 
@@ -394,8 +395,10 @@ def test_the_settled_batch_size_is_remembered(model: SiglipModel) -> None:
     assert engine.report.batch_size == settled
 
 
-def climb(seconds_of: Callable[[int], float], kind: str = "cpu") -> BatchSize:
-    sizes = BatchSize(kind=kind)
+def climb(
+    seconds_of: Callable[[int], float], kind: str = "cpu", most: int | None = None
+) -> BatchSize:
+    sizes = BatchSize(kind=kind, most=most)
     while not sizes.settled:
         sizes.measured(sizes.current, seconds_of(sizes.current))
     return sizes
@@ -413,6 +416,31 @@ def climb(seconds_of: Callable[[int], float], kind: str = "cpu") -> BatchSize:
 )
 def test_the_batch_grows_while_that_pays(seconds_of: Callable[[int], float], settles: int) -> None:
     assert climb(seconds_of).current == settles
+
+
+def of_base(**changes: Any) -> Recipe:
+    values: dict[str, Any] = {
+        "family": "siglip", "resample": "bilinear", "scale": 1 / 255, "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5), "patch_size": 16, "size": 256, "max_num_patches": None,
+        "text_length": 64,
+    }  # fmt: skip
+    return Recipe(**values | changes)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "dim", "settles"),
+    [
+        (of_base(), 768, 8),
+        (of_base(size=384, patch_size=14), 1152, 2),  # so400m
+        (of_base(size=None, max_num_patches=256), 768, 8),
+        (of_base(size=None, max_num_patches=65_536), 1536, 1),
+        (of_base(size=72, patch_size=12), 128, 64),  # of the demo
+    ],
+)
+def test_batches_of_large_models_stay_small_on_a_cpu(
+    recipe: Recipe, dim: int, settles: int
+) -> None:
+    assert climb(lambda n: 1.0, most=cpu_batch_limit(recipe, dim)).current == settles
 
 
 def test_partial_batches_teach_nothing() -> None:
