@@ -48,8 +48,8 @@ def _draw(jpegs: Sequence[bytes], side: int) -> Image.Image:
     cells = []
     for jpeg in jpegs:
         with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as picture:
-            # libjpeg shrinks while decoding, to no less than twice the size on each side.
-            scale = 2 * side / max(picture.size)
+            # libjpeg shrinks while decoding, to no less than this; it averages as a resize does.
+            scale = side / max(picture.size)
             picture.draft("RGB", (int(picture.width * scale), int(picture.height * scale)))
             cell = picture.convert("RGB")
         cell.thumbnail((side, side))

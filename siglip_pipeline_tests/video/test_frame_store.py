@@ -366,7 +366,7 @@ def test_a_contact_sheet_is_small_and_holds_the_video(tmp_path: Path) -> None:
     assert Image.open(io.BytesIO(store.contact_sheet("a/b.mp4"))).height < 120
 
 
-def test_a_contact_sheet_reads_rows_once_and_decodes_at_half_size(
+def test_a_contact_sheet_reads_rows_once_and_decodes_little(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     buffer = io.BytesIO()
@@ -397,7 +397,7 @@ def test_a_contact_sheet_reads_rows_once_and_decodes_at_half_size(
     monkeypatch.setattr(Image.Image, "thumbnail", noted)
     sheet = Image.open(io.BytesIO(store.contact_sheet("a/b.mp4")))
     assert read == [0]
-    assert sizes == [(384, 216)] * 6
+    assert sizes == [(192, 108)] * 6
     assert sheet.getpixel((80, 45)) == pytest.approx((200, 30, 30), abs=6)
 
 
