@@ -23,7 +23,7 @@ from siglip_pipeline.store.kinds.hnsw import EF_MAX, HnswIndex
 EXACT_MOMENTS = 20_000
 WALK_COST = 10
 """Moments that are compared in the time of one more ``ef_search``."""
-FILTERED_FACTOR = 4
+FILTERED_FACTOR = 2
 """A walk in a scope goes further: the best there may be far from the best of all."""
 
 
@@ -89,12 +89,13 @@ class MomentIndex(HnswIndex):
 
     name: ClassVar[str] = "moments"
     default_ef_search: ClassVar[int] = 100
-    # Walking the graph costs a tenth of comparing the frames of what it finds. Texts need the walk.
+    # In the order of their cost: a row costs as much as about three of ``ef_search``. Texts need
+    # the walk; the rows are for footage whose best frames are unlike the mean of their moment.
     efforts: ClassVar[tuple[Effort, ...]] = tuple(
         Effort(ef_search=ef_search, rows=rows)
         for ef_search, rows in (
-            *((25, 25), (50, 25), (100, 25), (200, 50), (400, 100)),
-            *((400, 400), (800, 200), (800, 800)),
+            *((25, 25), (50, 25), (100, 25), (200, 25), (200, 50), (300, 25), (400, 25)),
+            *((400, 100), (800, 50), (800, 200), (400, 400), (800, 800)),
         )
     )
 

@@ -34,6 +34,7 @@ from siglip_pipeline.store.kinds.effort import Effort, chosen_efforts, effort_fo
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.search import execution
 from siglip_pipeline.store.search.execution import effort_of
+from siglip_pipeline.store.search.near_frames import NearFrames
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.store import made
 
@@ -292,6 +293,36 @@ def test_an_index_is_measured_without_and_with_filters(
         ("picture", 50, 50),
         ("text", 25, 200),
     ]
+
+
+def test_the_index_is_read_as_by_searches_for_ten_and_for_a_hundred_hits(
+    module_database: Database,
+    built: Generation,
+    queries: list[Query],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: set[tuple[int, int, float]] = set()
+
+    class Recorded(NearFrames):
+        def __init__(self, *args: Any, k: int, scope: Scope, **rest: Any) -> None:
+            super().__init__(*args, k=k, scope=scope, **rest)
+            read.add((k, rest.get("least_rows", 0), scope.everything))
+
+    monkeypatch.setattr("siglip_pipeline.store.index.recall.check.NearFrames", Recorded)
+    recall.check_recall(
+        module_database, built, queries, min_recall=0.95, progress=lambda _: None, sweep=False
+    )
+    # One frame more, as the query's own is none; four moments for a hit, as in find_hits.
+    unfiltered = {(k, rows) for k, rows, everything in read if everything}
+    assert unfiltered - {(10, 0)} == {(11, 40), (101, 400)}, "(10, 0) is for the plan alone"
+
+
+def test_efforts_rise_in_cost() -> None:
+    efforts = index_kind("moments").efforts
+    costs = [effort.ef_search + 3 * effort.rows for effort in efforts]
+    assert costs == sorted(costs), "decision 0117: a row costs as much as three of ef_search"
+    assert len(set(efforts)) == len(efforts)
+    assert all(later.ef_search <= 1000 for later in efforts), "pgvector's own limit"
 
 
 def test_with_made_texts_all_are_searched_with_the_larger_effort(

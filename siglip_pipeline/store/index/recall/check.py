@@ -131,7 +131,7 @@ def _cases(
     truth: Sequence[FloatArray],
     min_recall: float,
 ) -> list[RecallCase]:
-    """Measure each modality under each filter, as searches for ten hits do."""
+    """Measure each modality under each filter, with as many rows as searches for hits read."""
     return [
         measure(
             connection,
@@ -140,7 +140,7 @@ def _cases(
             truth_QK[rows],
             share=share,
             scope=scope,
-            least_rows=10 * GROWN_ROWS,
+            rows_each=GROWN_ROWS,
             bound=min_recall if share < 1 else None,
         )
         for rows in groups.values()
@@ -207,13 +207,14 @@ def measure(
     scope: Scope | None = None,
     effort: Effort | None = None,
     depths: Sequence[int] = (10, 100),
-    least_rows: int = 0,
+    rows_each: int = 0,
     bound: float | None = None,
 ) -> RecallCase:
     """Search with each query to the first depth, with some to all, and compare with the truth.
 
-    The latency is that of the first depth. At least ``least_rows`` of the index are read. With a
-    bound, stop when recall@10 is clear of it; only queries before the first look go to all depths.
+    The latency is that of the first depth. At least ``rows_each`` rows of the index are read for
+    each frame of a depth. With a bound, stop when recall@10 is clear of it; only queries before the
+    first look go to all depths.
     """
     scope = scope or Scope()
     kind = choose_kind(target, scope)
@@ -235,7 +236,7 @@ def measure(
             scope,
             effort,
             depths,
-            least_rows,
+            rows_each,
         )
         if bound is not None and is_clear(np.array([one.recalls[10] for one in asked]), bound):
             break
@@ -263,7 +264,7 @@ def _ask(
     scope: Scope,
     effort: Effort | None,
     depths: Sequence[int],
-    least_rows: int,
+    rows_each: int,
 ) -> list[_Asked]:
     asked = [
         _Asked(effort=effort or effort_of(kind, target, query.embedding_D)) for query in queries
@@ -278,7 +279,7 @@ def _ask(
                 k=deep + 1,
                 scope=scope,
                 effort=chosen,
-                least_rows=least_rows,
+                least_rows=rows_each * deep,
             )
             for one, query, truth_K in zip(asked, queries, truth_QK, strict=True):
                 if one.effort != chosen:
