@@ -320,7 +320,7 @@ def test_the_index_is_read_as_by_searches_for_ten_and_for_a_hundred_hits(
 def test_efforts_rise_in_cost() -> None:
     efforts = index_kind("moments").efforts
     costs = [effort.ef_search + 3 * effort.rows for effort in efforts]
-    assert costs == sorted(costs), "decision 0117: a row costs as much as three of ef_search"
+    assert costs == sorted(costs), "decision 0118: a row costs as much as three of ef_search"
     assert len(set(efforts)) == len(efforts)
     assert all(later.ef_search <= 1000 for later in efforts), "pgvector's own limit"
 
