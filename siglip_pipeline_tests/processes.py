@@ -13,6 +13,13 @@ def command_of(process: psutil.Process) -> str:
     return ""
 
 
+def has_ended(pid: int) -> bool:
+    """Return whether a process runs no more; its parent may not have asked for its status yet."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    return True
+
+
 def descendants(word: str, *, of: int | None = None) -> list[psutil.Process]:
     """Return the running descendants of a process with a word on their command line.
 

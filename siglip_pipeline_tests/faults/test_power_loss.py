@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -51,26 +52,35 @@ def folder() -> Iterator[Path]:
             EmbeddedPostgres(Path(made) / home).stop(force=True)
 
 
-def server_processes(server: EmbeddedPostgres) -> list[psutil.Process]:
+def postmaster_of(server: EmbeddedPostgres) -> psutil.Process:
     running = postmaster.find(server.data)
     assert running is not None
-    process = psutil.Process(running.pid)
-    return [process, *process.children(recursive=True)]
+    return psutil.Process(running.pid)
 
 
 @contextmanager
-def frozen(processes: list[psutil.Process]) -> Iterator[None]:
-    _send(processes, signal.SIGSTOP)
+def frozen(*processes: psutil.Process) -> Iterator[None]:
+    """Hold processes and all that they have started.
+
+    A process is held before its children are listed: else it may start one that goes on.
+    """
+    found = [*processes]
     try:
+        for process in found:  # which grows
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGSTOP)
+                wait_until(partial(_is_held, process), f"{process} is held")
+                found += process.children()
         yield
     finally:
-        _send(processes, signal.SIGCONT)
+        for process in found:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGCONT)
 
 
-def _send(processes: list[psutil.Process], number: int) -> None:
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.send_signal(number)
+def _is_held(process: psutil.Process) -> bool:
+    """Whether it does nothing more: what it was writing at the signal is written."""
+    return process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
 
 
 def count(url: str) -> int:
@@ -134,7 +144,7 @@ def test_a_cluster_found_after_power_loss(
             connection.execute("INSERT INTO kept SELECT generate_series(1, 1000)")
         with psycopg.connect(url) as half:
             half.execute("INSERT INTO kept SELECT generate_series(1, 1000)")
-            with frozen(server_processes(server)):
+            with frozen(postmaster_of(server)):
                 disk.lose_power(server.home, copy.home, draw)
             half.rollback()
         assert (copy.data / "postmaster.pid").exists()
@@ -173,8 +183,7 @@ def test_a_collection_found_after_power_loss(
     pid = pipeline.start()
     time.sleep(share * reference.seconds)
     run = psutil.Process(pid)  # it fails where the run is over: then nothing was struck
-    family = [run, *run.children(recursive=True)]
-    with frozen([*family, *server_processes(server)]):
+    with frozen(run, postmaster_of(server)):
         disk.lose_power(settings.home, folder / "found", draw)
         end_family(pid)
     pipeline.zygote.status()

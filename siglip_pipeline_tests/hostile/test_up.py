@@ -3,6 +3,7 @@
 One `up` without a key is looked at in Chromium, one with a key from a shell.
 """
 
+import contextlib
 import json
 import os
 import stat
@@ -145,7 +146,8 @@ def _ask(up: Launcher, query: str) -> Any:
 def _listening(process: psutil.Process) -> set[str]:
     found: set[str] = set()
     for one in [process, *process.children(recursive=True)]:
-        found |= {c.laddr.ip for c in one.net_connections("inet") if c.status == "LISTEN"}
+        with contextlib.suppress(psutil.NoSuchProcess):  # one that had little to do
+            found |= {c.laddr.ip for c in one.net_connections("inet") if c.status == "LISTEN"}
     return found
 
 

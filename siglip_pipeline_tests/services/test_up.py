@@ -1,5 +1,6 @@
 """`siglip-pipeline up` for real: its processes, its signals, and a video on its way."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -124,7 +125,7 @@ def _up(settings: Settings, log: Path) -> Iterator[Up]:
             except subprocess.TimeoutExpired:
                 process.kill()
             for child in family:
-                if child.is_running():
+                with contextlib.suppress(psutil.NoSuchProcess):
                     child.kill()
 
 

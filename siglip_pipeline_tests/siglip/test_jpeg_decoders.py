@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 
@@ -22,6 +21,7 @@ from siglip_pipeline.siglip.jpeg_decoders import Decoded, Decoding, PictureDecod
 from siglip_pipeline.siglip.jpeg_processes import ProcessDecoder
 from siglip_pipeline.siglip.model import SiglipModel, get_model
 from siglip_pipeline.siglip.preprocess import ImageBatch
+from siglip_pipeline_tests.processes import descendants, has_ended
 from siglip_pipeline_tests.siglip.conftest import Make, jpeg, picture, real_jpegs, video
 from siglip_pipeline_tests.siglip.fake_card import FakeCodec
 
@@ -96,12 +96,8 @@ def test_processes_give_what_threads_give(model: SiglipModel, kept: Kept) -> Non
 
 def process_ids() -> list[int]:
     """The processes of this one that decode, oldest first."""
-    found = [p for p in psutil.Process().children() if "jpeg_child" in " ".join(p.cmdline())]
+    found = descendants("jpeg_child")
     return [p.pid for p in sorted(found, key=lambda p: p.create_time())]
-
-
-def ended(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def shared_with(pid: int) -> list[str]:
@@ -152,7 +148,7 @@ def test_closing_leaves_no_process_and_no_memory(model: SiglipModel) -> None:
     for _ in range(3):
         decoder.begin(MIXED)
     decoder.close()
-    assert all(ended(pid) for pid in pids)
+    assert all(has_ended(pid) for pid in pids)
     assert shared_with(os.getpid()) == []
 
 
@@ -168,7 +164,7 @@ def test_an_engine_that_is_left_early_ends_its_processes(model: SiglipModel) -> 
     assert isinstance(next(results), EmbeddingBatch)
     pids = process_ids()
     results.close()  # type: ignore[attr-defined]
-    assert all(ended(pid) for pid in pids)
+    assert all(has_ended(pid) for pid in pids)
 
 
 def test_processes_that_cannot_start_are_said(
