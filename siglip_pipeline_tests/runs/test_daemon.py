@@ -88,6 +88,8 @@ class Services:
             (draft / name).parent.mkdir(exist_ok=True)
             (self.uploads / name).parent.mkdir(exist_ok=True)
             (draft / name).write_bytes(content + name.encode())
+        # Else a tick that comes now would find those that were written first, and no others.
+        time.sleep(self.up.settings.uploads_settle_seconds)
         for name in names:
             (draft / name).rename(self.uploads / name)
 
