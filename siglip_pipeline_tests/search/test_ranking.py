@@ -303,13 +303,13 @@ def test_the_biases_of_a_long_video_are_read_once(database: Database, hits: int)
         )
         for i in range(hits)
     ]
-    seconds = []
-    for with_biases in (False, True):
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    for with_biases in (False, True) * 3:
         began = time.monotonic()
         scored = score_hit_frames(database, model_id, found, QUERY[None], with_biases=with_biases)
-        seconds.append(time.monotonic() - began)
+        seconds[with_biases].append(time.monotonic() - began)
     assert scored[-1].biases_F[-1] == frames - 1
-    assert seconds[1] < 10 * seconds[0]
+    assert min(seconds[True]) < 10 * min(seconds[False]), seconds
 
 
 def test_a_video_that_is_removed_while_its_bias_is_estimated_gets_none(
