@@ -105,3 +105,11 @@ def test_a_promise_without_a_test_is_named(tmp_path: Path) -> None:
         "there is no test web/test_texts.py::test_patterns_are_long",
     ):
         assert any(part in line for line in said), part
+
+
+def test_every_decision_has_a_number_of_its_own() -> None:
+    decisions = sorted((ROOT / "docs/decisions").glob("*.md"))
+    numbers = [decision.name[:4] for decision in decisions]
+    assert len(set(numbers)) == len(numbers)
+    for decision, number in zip(decisions, numbers, strict=True):
+        assert decision.read_text().startswith(f"# {number}: "), decision.name
