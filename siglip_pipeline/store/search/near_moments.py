@@ -24,6 +24,7 @@ from siglip_pipeline.store import tables
 from siglip_pipeline.store.database import Connection
 from siglip_pipeline.store.kinds import Generation, IndexKind, Scope
 from siglip_pipeline.store.kinds.base import query_vector
+from siglip_pipeline.store.kinds.moment_index import EVERY_MOMENT
 
 _STATEMENT = sql.SQL("""
 WITH RECURSIVE {near},
@@ -241,11 +242,13 @@ def near_moments(
         | dict(zip(_names(shape.vectors), vectors, strict=True))
     )
     cursor: psycopg.Cursor[tuple[Any, ...]]
-    if scope.everything:
-        statement, names = _unfiltered(target, shape)
+    if scope.everything or kind is EVERY_MOMENT:
+        statement, names = _numbered(
+            target, shape, scope.video_ids is not None, scope.time_range is not None
+        )
         cursor = psycopg.RawCursor(connection)
         cursor.execute(statement, [values[name] for name in names], prepare=True, binary=True)
-    else:  # a prepared plan does not know the filter and may avoid the index
+    else:  # a prepared plan does not know the filter and may avoid the graph
         cursor = connection.execute(
             _statement(target, scope, shape), values, prepare=False, binary=True
         )
@@ -260,18 +263,22 @@ def near_moments(
 
 
 @lru_cache(maxsize=256)
-def _unfiltered(target: Generation, shape: _Shape) -> tuple[bytes, tuple[str, ...]]:
-    """Return a statement without a filter, and the names of ``$1``, ``$2`` …
+def _numbered(
+    target: Generation, shape: _Shape, in_videos: bool, in_time: bool
+) -> tuple[bytes, tuple[str, ...]]:
+    """Return a statement whose plan suits all values of its filter, and its parameters' names.
 
-    Cached: composing it costs as much as a short search. psycopg would look for the parameters of
-    so long a statement at every search.
+    They are ``$1``, ``$2`` … in the text. Cached: composing it costs as much as a short search.
+    psycopg would look for the parameters of so long a statement at every search.
     """
     names: dict[str, int] = {}
 
     def number(found: re.Match[bytes]) -> bytes:
         return b"$%d" % names.setdefault(found[1].decode(), len(names) + 1)
 
-    statement = _statement(target, Scope(), shape).as_bytes(None)
+    # Of a filter, the text holds only what it is about.
+    scope = Scope(video_ids=[] if in_videos else None, time_range=(0.0, 0.0) if in_time else None)
+    statement = _statement(target, scope, shape).as_bytes(None)
     return re.sub(rb"%\((\w+)\)[sb]", number, statement), tuple(names)
 
 

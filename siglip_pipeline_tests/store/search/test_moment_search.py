@@ -1,6 +1,6 @@
 """Search returns the right k moments, for every index and filter."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +21,8 @@ from siglip_pipeline.store.kinds.moment_index import EVERY_MOMENT
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.search.moment_search import MomentSearch
 from siglip_pipeline.store.search.near_frames import NearFrames
+from siglip_pipeline.store.search.scope import resolve_scope
+from siglip_pipeline.store.search.search_run import find_hits
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.store import made
 
@@ -308,6 +310,35 @@ def test_a_filter_over_many_frames_finds_the_best_moments(
     hits = made.search(database, model, query_D, k=4, videos=chosen)
     expected = [hit for hit in truth(query_D) if hit[0] in chosen][:4]
     assert [(hit.video, hit.frame_index) for hit in hits] == [hit[:2] for hit in expected]
+
+
+@pytest.mark.parametrize("most", [0, 20_000])
+def test_a_plan_is_kept_where_it_suits_every_filter(
+    database: Database, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """That which compares all moments in scope; a walk of the graph is planned for each filter."""
+    model_id = made.collection(database, videos=8)
+    build_index(database, model_id, options=made.index_options(index_kind="moments"))
+    model = ModelStore(database).get(model_id)
+    monkeypatch.setattr("siglip_pipeline.store.search.execution.EXACT_FRAMES", 0)
+    monkeypatch.setattr("siglip_pipeline.store.kinds.moment_index.EXACT_MOMENTS", most)
+    query_D = made.footage(77)[0]
+    with database.connection() as connection:
+        target = generations.live(connection, model_id)
+        assert target is not None
+        for number in range(8):  # the server keeps a plan from the sixth time on
+            names = [f"v{video:02d}.mp4" for video in range(number % 3 + 1, number % 3 + 4)]
+            for start in (None, 8.0):
+                request = made.request(query_D, k=3, videos=names, from_seconds=start)
+                scope = resolve_scope(connection, model_id, request.filter)
+                hits = find_hits(connection, model, target, scope, request)
+                exact = find_hits(connection, model, target, scope, replace(request, exact=True))
+                assert hits == exact
+        [row] = connection.execute(
+            "SELECT coalesce(sum(generic_plans), 0) FROM pg_prepared_statements "
+            "WHERE strpos(statement, 'index_') > 0 AND strpos(statement, 'video_id = ANY') > 0"
+        )
+    assert (row[0] > 0) == (most > 0)
 
 
 @pytest.mark.parametrize(
