@@ -18,7 +18,9 @@ from siglip_pipeline.text.json_form import DOCUMENTED, Given, Rounded3, Rounded6
 MAX_K = 1000
 """Most hits of one search."""
 MAX_WILDCARDS = 40
-"""Most asterisks in a glob; the database's work grows with their square."""
+"""Most wildcards in a glob; the database's work grows with the square of the asterisks."""
+MAX_DIFFERENT = 128
+"""Most different characters in a glob: the database compares each with each wildcard."""
 MAX_PATTERN = 2000
 """Longest path or glob, in characters; no upload has a longer name."""
 APART = -1.0
@@ -55,9 +57,16 @@ def _check_pattern(video: str) -> None:
     check_text(video)
     if len(video) > MAX_PATTERN:
         raise QueryError(f"videos={video[:40]!r}…: {len(video)} characters, at most {MAX_PATTERN}")
-    if video.count("*") > MAX_WILDCARDS:
+    wildcards = sum(map(video.count, "*?["))
+    if wildcards > MAX_WILDCARDS:
         raise QueryError(
-            f"videos={video[:40]!r}…: {video.count('*')} asterisks, at most {MAX_WILDCARDS}"
+            f"videos={video[:40]!r}…: {wildcards} of the wildcards * ? and [, at most "
+            f"{MAX_WILDCARDS}"
+        )
+    if wildcards and len(set(video)) > MAX_DIFFERENT:
+        raise QueryError(
+            f"videos={video[:40]!r}…: {len(set(video))} different characters beside wildcards, at "
+            f"most {MAX_DIFFERENT}; give the whole path, or a shorter pattern"
         )
 
 

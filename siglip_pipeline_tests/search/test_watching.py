@@ -244,7 +244,7 @@ def test_names_are_unique_and_unknown_ones_named(store: WatchStore) -> None:
         ({"name": "-a"}, "of which the first is not - or ."),
         ({"query": " "}, "empty"),
         ({"min_probability": 1.5}, r"min_probability=1\.5 is not between 0 and 1"),
-        ({"videos": ["*" * 41]}, "asterisks"),
+        ({"videos": ["*" * 41]}, "41 of the wildcards"),
     ],
 )
 def test_what_cannot_be_watched_is_refused(values: dict[str, object], said: str) -> None:

@@ -150,6 +150,10 @@ def test_what_is_no_text_is_refused(text: str) -> None:
             make()
 
 
+DIFFERENT = "".join(chr(0x4E00 + i) for i in range(900))
+"""Each is compared with each wildcard when the database compiles the pattern."""
+
+
 @pytest.mark.parametrize(
     "pattern",
     [
@@ -164,8 +168,11 @@ def test_what_is_no_text_is_refused(text: str) -> None:
         "{1000}" * 300 + "*",
         "?" * 1900,
         "[\u0001-\uffff]" * 300,
+        DIFFERENT + "[!a]" * 250,
+        "*".join(DIFFERENT),
+        DIFFERENT + "?" * 1000,
     ],
-    ids=lambda pattern: pattern[:6],
+    ids=lambda pattern: f"{pattern[:6]}-{pattern[-1]}",
 )
 def test_patterns_take_no_time_and_are_taken_or_refused(
     client: httpx.Client, counts: dict[str, int], pattern: str
@@ -180,6 +187,13 @@ def test_patterns_are_short(client: httpx.Client) -> None:
     answer = client.get("/api/search", params={"q": "x", "videos": "a" * 2001})
     assert answer.status_code == 400
     assert "at most 2000" in answer.json()["error"]["message"]
+    for pattern, said in [
+        (DIFFERENT[:128] + "[!b]" * 41, "41 of the wildcards * ? and [, at most 40"),
+        (DIFFERENT[:128] + "?", "129 different characters beside wildcards, at most 128"),
+    ]:
+        answer = client.get("/api/search", params={"q": "x", "videos": pattern})
+        assert answer.status_code == 400
+        assert said in answer.json()["error"]["message"]
     many = client.get("/api/search", params={"q": "x", "videos": ["a"] * 51})
     assert many.status_code == 422
 
