@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,10 +43,38 @@ def _loaded_by(module: str) -> set[str]:
     return set(json.loads(done.stdout))
 
 
+@functools.cache
+def _definitions_loaded() -> "subprocess.CompletedProcess[str]":
+    """Import what is light; print what that loads, then how many assets there are.
+
+    A connection ends the process: Python's hook sees the sockets; for libpq, which it does not see,
+    nothing listens.
+    """
+    code = (
+        "import sys; refuse = lambda event, _: event != 'socket.connect' or sys.exit(event); "
+        f"sys.addaudithook(refuse); import json, {', '.join(LIGHT)}; "
+        "print(json.dumps(sorted(sys.modules))); from siglip_pipeline.definitions import defs; "
+        "print(len(list(defs.resolve_all_asset_specs())))"
+    )
+    nowhere = "127.0.0.1:1/none?connect_timeout=1"
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={
+            **os.environ,
+            "SIGLIP_DATABASE_URL": f"postgresql://{nowhere}",
+            "DAGSTER_POSTGRES_URL": f"postgresql+psycopg2://{nowhere}",
+        },
+        capture_output=True,
+        text=True,
+    )
+
+
 def test_light_modules_load_no_torch_transformers_or_av() -> None:
     """All of them in one process; each in its own to name the one that does."""
     heavy = {"torch", "transformers", "av"}
-    together = _loaded_by(", ".join(LIGHT)) & heavy
+    done = _definitions_loaded()
+    assert done.stdout, done.stderr
+    together = set(json.loads(done.stdout.splitlines()[0])) & heavy
     assert not together, {
         module: found for module in LIGHT if (found := _loaded_by(module) & heavy)
     }
@@ -133,25 +162,9 @@ def test_defs_do_not_postpone_annotations() -> None:
 
 
 def test_loading_the_definitions_connects_to_nothing() -> None:
-    code = (
-        "import sys; refuse = lambda event, _: event != 'socket.connect' or sys.exit(event); "
-        "sys.addaudithook(refuse); from siglip_pipeline.definitions import defs; "
-        "print(len(list(defs.resolve_all_asset_specs())))"
-    )
-    # Nothing listens there: libpq, which Python's hook does not see, would fail.
-    nowhere = "127.0.0.1:1/none?connect_timeout=1"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={
-            **os.environ,
-            "SIGLIP_DATABASE_URL": f"postgresql://{nowhere}",
-            "DAGSTER_POSTGRES_URL": f"postgresql+psycopg2://{nowhere}",
-        },
-        capture_output=True,
-        text=True,
-    )
+    done = _definitions_loaded()
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= 4
+    assert int(done.stdout.splitlines()[1]) >= 4
 
 
 COUNT_COLLECTIONS = """
@@ -170,31 +183,14 @@ except SystemExit:
 """
 
 
-@pytest.mark.parametrize(
-    ("code", "most"), [(IN_A_COMMAND, 250), ("import siglip_pipeline.services.preload", 10)]
-)
-def test_no_garbage_is_looked_for_among_what_is_imported(code: str, most: int) -> None:
-    """By default that is a sixth of the CPU time of a start: 564 and 1,383 collections."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            f"{COUNT_COLLECTIONS}{code}\nprint(len(collections) // 2, gc.isenabled())",
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    count, enabled = done.stdout.splitlines()[-1].split()
-    assert int(count) <= most
-    assert enabled == "True"
-
-
-def test_what_runs_are_forked_from_is_safe_to_fork() -> None:
-    """All is imported, a device is not touched, and only libraries that heed forks have threads."""
+@functools.cache
+def _preloaded() -> list[str]:
+    """What a process says of its collections, then of the rest, that imports what is forked."""
     code = (
-        "import json, sys, pathlib, siglip_pipeline.services.preload, torch; "
-        "tasks = pathlib.Path('/proc/self/task').glob('*/comm'); "
+        f"{COUNT_COLLECTIONS}import siglip_pipeline.services.preload\n"
+        "print(len(collections) // 2, gc.isenabled())\n"
+        "import json, pathlib, torch\n"
+        "tasks = pathlib.Path('/proc/self/task').glob('*/comm')\n"
         "print(json.dumps([sorted(sys.modules), torch.cuda.is_initialized(), "
         "sorted(task.read_text().strip() for task in tasks)]))"
     )
@@ -205,7 +201,32 @@ def test_what_runs_are_forked_from_is_safe_to_fork() -> None:
         text=True,
         check=True,
     )
-    modules, has_device, threads = json.loads(done.stdout)
+    return done.stdout.splitlines()[-2:]
+
+
+def _collections_of_a_command() -> str:
+    code = f"{COUNT_COLLECTIONS}{IN_A_COMMAND}\nprint(len(collections) // 2, gc.isenabled())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("said", "most"),
+    [(_collections_of_a_command, 250), (lambda: _preloaded()[0], 10)],
+    ids=["a command", "what runs are forked from"],
+)
+def test_no_garbage_is_looked_for_among_what_is_imported(
+    said: Callable[[], str], most: int
+) -> None:
+    """By default that is a sixth of the CPU time of a start: 564 and 1,383 collections."""
+    count, enabled = said().split()
+    assert int(count) <= most
+    assert enabled == "True"
+
+
+def test_what_runs_are_forked_from_is_safe_to_fork() -> None:
+    """All is imported, a device is not touched, and only libraries that heed forks have threads."""
+    modules, has_device, threads = json.loads(_preloaded()[1])
     assert {"torch", "siglip_pipeline.definitions", "dagster_postgres"} <= set(modules)
     assert not has_device
     assert len([name for name in threads if not name.startswith("jemalloc")]) == 1, threads
