@@ -1,5 +1,6 @@
 """Pictures of clients: decoded in a sandboxed child that is ended when it takes too long."""
 
+import functools
 import io
 import threading
 import time
@@ -30,11 +31,17 @@ def encoded(format: str, *, width: int = 60, height: int = 40, exif: bool = Fals
     return buffer.getvalue()
 
 
-def endless_jpeg(scans: int = 2000, side: int = 7000) -> bytes:
-    """A progressive JPEG of 49 megapixels whose scans, which say nothing, are each gone through."""
+@functools.cache
+def _progressive_jpeg() -> bytes:
+    """A picture of 49 megapixels."""
     buffer = io.BytesIO()
-    Image.new("RGB", (side, side)).save(buffer, "JPEG", progressive=True, quality=1)
-    data = buffer.getvalue()
+    Image.new("RGB", (7000, 7000)).save(buffer, "JPEG", progressive=True, quality=1)
+    return buffer.getvalue()
+
+
+def endless_jpeg(scans: int = 2000) -> bytes:
+    """A progressive JPEG of 49 megapixels whose scans, which say nothing, are each gone through."""
+    data = _progressive_jpeg()
     last = data.rindex(b"\xff\xda")
     return data[:-2] + data[last:-2] * scans + data[-2:]
 

@@ -29,7 +29,7 @@ from siglip_pipeline_tests.search.conftest import films as films  # a fixture
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 PICTURES = 50
-SECONDS = 2.0
+SECONDS = 1.0
 """Of decoding, here."""
 HEADERS = {"Content-Type": "image/jpeg"}
 
@@ -90,7 +90,7 @@ def test_the_picture_takes_long() -> None:
     assert len(data) < 500_000
     code = "import sys; from PIL import Image; Image.open(sys.stdin.buffer).load()"
     with pytest.raises(subprocess.TimeoutExpired):
-        subprocess.run([sys.executable, "-c", code], input=data, timeout=2 * SECONDS, check=False)
+        subprocess.run([sys.executable, "-c", code], input=data, timeout=4 * SECONDS, check=False)
     subprocess.run([sys.executable, "-c", code], input=endless_jpeg(scans=5), check=True)
 
 
@@ -117,7 +117,7 @@ def test_fifty_at_once_are_in_nobodys_way(films: Films) -> None:
         readyz.result()
         answered = [future.result() for future in sent]
         counts = Counter(answer.status_code for answer in answered)
-        # Ten at once; more where they did not all come within two seconds.
+        # Ten at once; more where they did not all come within a second.
         assert set(counts) == {422, 503}, counts
         assert counts[422] >= 10, counts
         for answer in answered:
