@@ -29,7 +29,10 @@ from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.files import private_files
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database, migrate
+from siglip_pipeline.video import child_pool
+from siglip_pipeline.video.children import Child
 from siglip_pipeline.video.extract import available_cpus
+from siglip_pipeline_tests.decoders import end_kept_children, kept_child
 
 TEMPLATE = "template_migrated"
 UMASK = private_files.current_umask()
@@ -116,6 +119,22 @@ def _same_umask(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(private_files, "_usual_umask", None)
     yield
     os.umask(UMASK)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _decoders() -> Iterator[None]:
+    """Batches that are decoded in this process take over the children of earlier ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(child_pool, "Child", kept_child)
+        yield
+    end_kept_children()
+
+
+@pytest.fixture
+def own_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children as in production, for tests that look at them: each batch has its own."""
+    end_kept_children()
+    monkeypatch.setattr(child_pool, "Child", Child)
 
 
 class QuickPostgres(EmbeddedPostgres):

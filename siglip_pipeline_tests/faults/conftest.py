@@ -33,6 +33,11 @@ DAGSTER_TEMPLATE = "template_dagster"
 Make = Callable[..., Pipeline]
 
 
+@pytest.fixture(autouse=True)
+def _decoders_of_their_own(own_decoders: None) -> None:
+    """What a fault leaves behind is of this test."""
+
+
 @dataclass(frozen=True)
 class Reference:
     """What an undisturbed run stored, and how long it took."""

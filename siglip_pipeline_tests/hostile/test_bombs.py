@@ -16,7 +16,7 @@ from siglip_pipeline.video.extract import DecodeOptions, FrameReport, extract_ma
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline_tests.video.rendering import render
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("own_decoders")]
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:

@@ -18,7 +18,7 @@ from siglip_pipeline_tests.hostile.crafted import PLAYLISTS, Target
 from siglip_pipeline_tests.processes import descendants
 from siglip_pipeline_tests.video.rendering import render
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("own_decoders")]
 
 BESIDE = "beside.mp4"
 

@@ -31,6 +31,8 @@ from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline_tests.processes import descendants
 from siglip_pipeline_tests.video.rendering import numbered_picture, read_number, render
 
+pytestmark = pytest.mark.usefixtures("own_decoders")
+
 OPTIONS = DecodeOptions(stall_seconds=20)
 
 

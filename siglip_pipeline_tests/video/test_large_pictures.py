@@ -13,6 +13,8 @@ from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline_tests.video.ffmpeg_reference import ffmpeg, indexed
 from siglip_pipeline_tests.video.rendering import render
 
+pytestmark = pytest.mark.usefixtures("own_decoders")  # the peak of a child is of all its jobs
+
 
 @pytest.fixture(scope="module")
 def av1_4k(tmp_path_factory: pytest.TempPathFactory) -> Path:
