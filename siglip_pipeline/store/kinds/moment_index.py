@@ -23,7 +23,7 @@ from siglip_pipeline.store.kinds.hnsw import EF_MAX, HnswIndex
 EXACT_MOMENTS = 20_000
 WALK_COST = 10
 """Moments that are compared in the time of one more ``ef_search``."""
-FILTERED_FACTOR = 2
+FILTERED_FACTOR = 4
 """A walk in a scope goes further: the best there may be far from the best of all."""
 
 
