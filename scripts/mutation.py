@@ -19,7 +19,7 @@ import sys
 import tempfile
 import tomllib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -86,13 +86,15 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="TEXT", help="modules with TEXT in the path")
     parser.add_argument("--least", type=float, default=0.0, metavar="SHARE")
     options = parser.parse_args()
+    equivalents = _read_equivalents()
     noticed, survived = 0, 0
     with tempfile.TemporaryDirectory(prefix="siglip-mutation-") as folder:
         copy = Path(folder).resolve() / "copy"
         shutil.copytree(ROOT, copy, ignore=_LEFT_OUT)
         tests = _Tests(copy)
         for module in (module for module in MODULES if options.only in module):
-            counts = _mutate(module, tests, None if options.all else options.sample, options.seed)
+            sample = None if options.all else options.sample
+            counts = _mutate(module, tests, equivalents, sample, options.seed)
             noticed += counts["noticed"]
             survived += counts["survived"]
         tests.close()
@@ -128,13 +130,14 @@ class _Tests:
         self._process.communicate(timeout=TEST_SECONDS)
 
 
-def _mutate(module: str, tests: _Tests, sample: int | None, seed: int) -> Counter[str]:
+def _mutate(
+    module: str, tests: _Tests, equivalents: Set[Change], sample: int | None, seed: int
+) -> Counter[str]:
     """Apply changes of a module; return how many were noticed, survived, or are equivalent."""
     path = tests.copy / "siglip_pipeline" / module
     source = path.read_text()
     if not tests.pass_(module):
         raise SystemExit(f"the tests of {module} do not pass as they are")
-    equivalents = _read_equivalents()
     behaviour = _behaviour(source)
     changed = [text for text in _changes(source) if _behaviour(text) not in (None, behaviour)]
     if sample is not None:

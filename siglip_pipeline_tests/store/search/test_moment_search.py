@@ -295,44 +295,46 @@ def test_changes_between_generations_are_searchable_at_once(
     assert {hit.video for hit in hits} == {f"v0{i}.mp4" for i in range(4)}
 
 
-@pytest.mark.parametrize("most", [0, 20_000])
-def test_a_filter_over_many_frames_finds_the_best_moments(
-    database: Database, monkeypatch: pytest.MonkeyPatch, most: int
-) -> None:
-    """Past the number of frames that are compared one by one; with and without the graph."""
+@pytest.fixture
+def many_frames(database: Database, monkeypatch: pytest.MonkeyPatch, most: int) -> ModelRow:
+    """A model whose frames count as too many to compare, and more moments than ``most`` too."""
     model_id = made.collection(database, videos=8)
     build_index(database, model_id, options=made.index_options(index_kind="moments"))
-    model = ModelStore(database).get(model_id)
     monkeypatch.setattr("siglip_pipeline.store.search.execution.EXACT_FRAMES", 0)
     monkeypatch.setattr("siglip_pipeline.store.kinds.moment_index.EXACT_MOMENTS", most)
+    return ModelStore(database).get(model_id)
+
+
+@pytest.mark.parametrize("most", [0, 20_000])
+def test_a_filter_over_many_frames_finds_the_best_moments(
+    database: Database, many_frames: ModelRow
+) -> None:
+    """Past the number of frames that are compared one by one; with and without the graph."""
     chosen = ["v01.mp4", "v04.mp4", "v06.mp4"]
     query_D = made.footage(77)[0]
-    hits = made.search(database, model, query_D, k=4, videos=chosen)
+    hits = made.search(database, many_frames, query_D, k=4, videos=chosen)
     expected = [hit for hit in truth(query_D) if hit[0] in chosen][:4]
     assert [(hit.video, hit.frame_index) for hit in hits] == [hit[:2] for hit in expected]
 
 
 @pytest.mark.parametrize("most", [0, 20_000])
 def test_a_plan_is_kept_where_it_suits_every_filter(
-    database: Database, monkeypatch: pytest.MonkeyPatch, most: int
+    database: Database, many_frames: ModelRow, most: int
 ) -> None:
     """That which compares all moments in scope; a walk of the graph is planned for each filter."""
-    model_id = made.collection(database, videos=8)
-    build_index(database, model_id, options=made.index_options(index_kind="moments"))
-    model = ModelStore(database).get(model_id)
-    monkeypatch.setattr("siglip_pipeline.store.search.execution.EXACT_FRAMES", 0)
-    monkeypatch.setattr("siglip_pipeline.store.kinds.moment_index.EXACT_MOMENTS", most)
     query_D = made.footage(77)[0]
     with database.connection() as connection:
-        target = generations.live(connection, model_id)
+        target = generations.live(connection, many_frames.model_id)
         assert target is not None
         for number in range(8):  # the server keeps a plan from the sixth time on
             names = [f"v{video:02d}.mp4" for video in range(number % 3 + 1, number % 3 + 4)]
             for start in (None, 8.0):
                 request = made.request(query_D, k=3, videos=names, from_seconds=start)
-                scope = resolve_scope(connection, model_id, request.filter)
-                hits = find_hits(connection, model, target, scope, request)
-                exact = find_hits(connection, model, target, scope, replace(request, exact=True))
+                scope = resolve_scope(connection, many_frames.model_id, request.filter)
+                hits = find_hits(connection, many_frames, target, scope, request)
+                exact = find_hits(
+                    connection, many_frames, target, scope, replace(request, exact=True)
+                )
                 assert hits == exact
         [row] = connection.execute(
             "SELECT coalesce(sum(generic_plans), 0) FROM pg_prepared_statements "
