@@ -53,6 +53,7 @@ def test_a_name_that_cannot_be_kept_is_refused_for_its_reason(path: str, reason:
         ("a\tb\u202ec", "a%09b%E2%80%AEc"),
         ("\udcff\udc80", "%FF%80"),
         ("a\u200db", "a%E2%80%8Db"),
+        ("a\u3164b", "a%E3%85%A4b"),  # Python calls this filler printable
         ("\u0915\u094d\u200d\u0937", "\u0915\u094d\u200d\u0937"),
     ],
 )

@@ -86,6 +86,15 @@ def test_a_timestamp_of_a_thousand_years_costs_nothing(start: int, end: int) -> 
     assert chosen.tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("end_pts", [-100, 0, 49, 50])
+def test_the_last_frame_is_on_screen_though_the_stream_is_said_to_end_before(end_pts: int) -> None:
+    pts_N = np.array([0, 25, 50], np.int64)
+    chosen = select_frames(
+        Sampling.parse("fps:1"), pts_N, time_base=Fraction(1, 25), end_pts=end_pts
+    )
+    assert chosen.tolist() == [0, 1, 2]
+
+
 def test_every_and_keyframes() -> None:
     pts_N = np.arange(10, dtype=np.int64)
     key_N = np.array([0, 0, 1, 0, 0, 1, 0, 0, 0, 1], bool)
