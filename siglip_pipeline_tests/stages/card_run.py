@@ -1,16 +1,18 @@
 """A run of the vectors' stage on a machine with two cards that are not there; for test_cards.py.
 
-Reads its task as JSON, waits for a line once its model is loaded, and prints the card that it took
-and what it wrote.
+Forked from a process that has imported all this: importing takes longer than the run. It says when
+its model is loaded, waits for an answer, and tells the card that it took and what it wrote.
 """
 
-import json
-import sys
+import os
 import time
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+import transformers.models.siglip.modeling_siglip  # noqa: F401  # for the forks
 
 from siglip_pipeline.defs.metadata import engine_metadata
 from siglip_pipeline.errors import VideoError
@@ -49,32 +51,32 @@ def pretend_two_cards() -> None:
     vars(loader)["load_model"] = load
 
 
-def main() -> None:
-    task = json.loads(sys.argv[1])
+def run(
+    caller: "Connection[object, object]",
+    videos: Sequence[str],
+    ahead: tuple[str, ...],
+    environment: Mapping[str, str],
+) -> None:
+    """Embed videos, and then those that wait."""
+    os.environ.update(environment)
     pretend_two_cards()
     settings = Settings.load(device="cuda", dtype="float32")
     model = get_model(ModelOptions.from_settings(settings), tower="image")
     engine = EmbeddingEngine(model, batch_size=4)
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    sys.stdin.readline()
+    caller.send("ready")
+    caller.recv()
     written: list[str] = []
-    found: list[str] = []
     with Database(settings.database_url or "") as database:
         for outcome in embed_videos(
-            task["videos"],
+            videos,
             frame_store=FrameStore(settings.frame_store_url),
             database=database,
             model_id=ModelStore(database).register(model.spec),
             model_key=model.spec.key,
             engine=lambda: engine,
-            ahead=lambda: task["ahead"],
+            ahead=lambda: ahead,
         ):
             assert not isinstance(outcome, VideoError), outcome
-            (written if outcome.written else found).append(outcome.video)
-    device = engine_metadata(engine.report)["device_name"]
-    sys.stdout.write(json.dumps({"device": device, "written": written, "found": found}) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+            if outcome.written:
+                written.append(outcome.video)
+    caller.send({"device": engine_metadata(engine.report)["device_name"], "written": written})

@@ -1,12 +1,12 @@
 """Runs at once on a machine with two cards: two processes, one real database, made-up cards."""
 
-import json
-import os
+import multiprocessing
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,29 @@ from siglip_pipeline.store.database import Database
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline_tests.conftest import collection_settings
+from siglip_pipeline_tests.stages import card_run
 
 VIDEOS = [f"{number}.mp4" for number in range(8)]
-Start = Callable[..., "subprocess.Popen[str]"]
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([card_run.__name__])
+
+
+@dataclass
+class Run:
+    """A process that embeds, and how to speak to it."""
+
+    process: ForkServerProcess
+    asked: "Connection[object, Any]"
+
+    def go(self) -> None:
+        self.asked.send("go")
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+Start = Callable[[list[str], list[str]], Run]
 
 
 @pytest.fixture
@@ -47,40 +67,34 @@ def start(tmp_path: Path, database: Database, database_url: str) -> Iterator[Sta
         options=FramesOptions.from_settings(settings),
     ):
         assert isinstance(sampled, FramesStored), sampled
-    runs: list[subprocess.Popen[str]] = []
+    names = ("home", "uploads", "model_name", "database_url", "cache")
+    environment = {
+        key: value
+        for key, value in settings.environment().items()
+        if key.removeprefix("SIGLIP_").lower() in names
+    }
+    runs: list[Run] = []
 
-    def begin(videos: list[str], ahead: list[str]) -> "subprocess.Popen[str]":
-        names = ("home", "uploads", "model_name", "database_url", "cache")
-        environment = {
-            key: value
-            for key, value in settings.environment().items()
-            if key.removeprefix("SIGLIP_").lower() in names
-        }
-        task = {"videos": videos, "ahead": ahead}
-        run = subprocess.Popen(
-            [sys.executable, "-m", "siglip_pipeline_tests.stages.card_run", json.dumps(task)],
-            env={**os.environ, **environment, "HF_HUB_OFFLINE": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+    def begin(videos: list[str], ahead: list[str]) -> Run:
+        asked, answers = FORKS.Pipe()
+        task = (answers, videos, tuple(ahead), environment)
+        run = Run(FORKS.Process(target=card_run.run, args=task), asked)
         runs.append(run)
-        assert run.stdout is not None
-        assert run.stdout.readline() == "ready\n"
+        run.process.start()
+        answers.close()  # or its end would not be noticed
+        assert run.asked.recv() == "ready"
         return run
 
     yield begin
     for run in runs:
-        run.kill()
-        run.wait()
+        run.end()
 
 
-def _go(*runs: "subprocess.Popen[str]") -> list[dict[str, Any]]:
+def _go(*runs: Run) -> list[dict[str, Any]]:
     for run in runs:
-        assert run.stdin is not None
-        run.stdin.write("go\n")
-        run.stdin.flush()
-    return [json.loads(run.communicate(timeout=60)[0]) for run in runs]
+        run.go()
+    assert all(run.asked.poll(60) for run in runs)
+    return [run.asked.recv() for run in runs]
 
 
 def _stored(database: Database) -> list[str]:
@@ -106,15 +120,12 @@ def test_a_run_that_is_killed_leaves_its_card_and_its_videos_to_others(
     start: Start, database: Database
 ) -> None:
     killed = start(VIDEOS[:1], VIDEOS[1:])
-    assert killed.stdin is not None
-    killed.stdin.write("go\n")
-    killed.stdin.flush()
+    killed.go()
     deadline = time.monotonic() + 30
     while not _stored(database):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    killed.kill()
-    killed.wait()
+    killed.end()
     _wait_for_no_claims(database)
     [again] = _go(start(VIDEOS, []))
     assert again["device"] == "a card (cuda:0)"
