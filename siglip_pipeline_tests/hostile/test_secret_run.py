@@ -1,8 +1,12 @@
-"""A real `up` and a real worker with a secret in every setting: what they leave holds none."""
+"""A real `up` and a real worker with a secret in every setting: what they leave holds none.
+
+The `up` listens for other machines, with a key; what they reach of it is looked at first.
+"""
 
 import base64
 import contextlib
 import html
+import json
 import pickle
 import re
 import secrets
@@ -13,7 +17,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +33,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
+from siglip_pipeline.cli import main
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
@@ -43,14 +47,16 @@ from siglip_pipeline.text.secret import SecretUrl
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline_tests.conftest import fresh_database
-from siglip_pipeline_tests.processes import descendants
+from siglip_pipeline_tests.processes import command_of, descendants
 from siglip_pipeline_tests.s3 import s3_server
+from siglip_pipeline_tests.services.test_up import cli, listening
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 MARK = "hunter2"
 FOREIGN = {"AWS_SECRET_ACCESS_KEY": f"{MARK}-aws", "HF_TOKEN": f"hf_{MARK}"}
 """What libraries of storages and of the model hub read by themselves."""
+KEY = f"{MARK}-of-enough-length"
 COMMAND = [sys.executable, "-m", "siglip_pipeline.cli.main"]
 
 
@@ -91,7 +97,6 @@ class Neighbours:
 @pytest.fixture(scope="module")
 def neighbours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Neighbours]:
     made = Neighbours(tmp_path_factory.mktemp("in"))
-    render_video(made.folder / "a.mp4", demo_scenes()[:2], seconds_per_scene=2)
     (made.folder / "broken.mp4").write_text("this is no film")
     config = uvicorn.Config(made.app(), port=made.port, log_config=None)
     server = uvicorn.Server(config)
@@ -137,7 +142,8 @@ def settings(
             database_url=own,
             DAGSTER_POSTGRES_URL=dagsters.replace("postgresql:", "postgresql+psycopg2:"),
             model_name=str(MODEL_FOLDER),
-            api_key=f"{MARK}-of-enough-length",
+            host="0.0.0.0",
+            api_key=KEY,
             alert_webhook=f"http://127.0.0.1:{neighbours.port}/services/{MARK}",
             celery_broker_url=f"redis://:{MARK}@127.0.0.1:9/0",
             celery_backend_url=f"redis://:{MARK}@127.0.0.1:9/1",
@@ -165,14 +171,20 @@ def running(settings: Settings, log: Path, *arguments: str) -> Iterator[psutil.P
     try:
         yield family
     finally:
+        end(family)
+        process.wait()
+
+
+def end(family: psutil.Process) -> None:
+    """End a process, as one that is asked to; then all that it has left."""
+    with contextlib.suppress(psutil.NoSuchProcess):
         children = family.children(recursive=True)
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=30)
+        family.terminate()
+        with contextlib.suppress(psutil.TimeoutExpired):
+            family.wait(timeout=30)
         for left in [family, *children]:
             with contextlib.suppress(psutil.Error):
                 left.kill()
-        process.wait()
 
 
 def tells(text: str) -> str | None:
@@ -194,19 +206,76 @@ def rows(url: str) -> dict[str, str]:
     return found
 
 
-def test_a_real_run_leaves_no_secret(
-    settings: Settings, neighbours: Neighbours, tmp_path: Path
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("up") / "up.log"
+
+
+@pytest.fixture(scope="module")
+def page(settings: Settings) -> Iterator[httpx.Client]:
+    """A client with the key."""
+    url = f"http://127.0.0.1:{settings.page_port}"
+    with httpx.Client(base_url=url, headers={"X-API-Key": KEY}, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def up(settings: Settings, log: Path) -> Iterator[psutil.Process]:
+    with running(settings, log, "up") as family:
+        until(lambda: "Running." in log.read_text(), seconds=240)
+        yield family
+
+
+@pytest.fixture(scope="module")
+def dagster_url(settings: Settings) -> str:
+    return f"http://127.0.0.1:{settings.dagster_port}"
+
+
+def service(up: psutil.Process, word: str) -> psutil.Process:
+    (found,) = [child for child in up.children() if word in command_of(child).split()]
+    return found
+
+
+def test_dagster_stays_on_loopback_when_the_page_does_not(up: psutil.Process) -> None:
+    assert listening(service(up, "serve")) == {"0.0.0.0"}
+    assert listening(service(up, "dagster-ui")) == {"127.0.0.1"}
+
+
+def test_the_status_page_links_to_dagster_where_it_can_be_reached(
+    up: psutil.Process, page: httpx.Client, dagster_url: str
 ) -> None:
-    log = tmp_path / "up.log"
-    page = httpx.Client(
-        base_url=f"http://127.0.0.1:{settings.page_port}",
-        headers={"X-API-Key": f"{MARK}-of-enough-length"},
-        timeout=60,
-    )
+    assert dagster_url in page.get("/status").text
+    elsewhere = page.get("/status", headers={"Host": "search.example"}).text
+    assert dagster_url.rpartition(":")[2] not in elsewhere
+
+
+def test_materialize_brings_the_key_to_the_dagster_that_runs(
+    up: psutil.Process, settings: Settings, dagster_url: str
+) -> None:
+    asked = httpx.post(f"{dagster_url}/graphql", json={"query": "{ version }"}, timeout=60)
+    assert asked.status_code == 401
+    arguments = ("materialize", "broken.mp4", "--no-wait", "--json", "--dagster-url", dagster_url)
+    done = cli(settings, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["backfills"]
+    keyless = cli(settings.model_copy(update={"api_key": None}), *arguments)
+    assert keyless.returncode == 2
+    assert "401" in keyless.stderr
+
+
+def test_a_real_run_leaves_no_secret(
+    up: psutil.Process,
+    log: Path,
+    page: httpx.Client,
+    dagster_url: str,
+    settings: Settings,
+    neighbours: Neighbours,
+) -> None:
+    """The last of those that share it: it ends."""
     places: dict[str, str] = {}
 
     def look_at_decoders() -> bool:
-        for child in descendants("siglip_pipeline.video", of=family.pid):
+        for child in descendants("siglip_pipeline.video", of=up.pid):
             with contextlib.suppress(psutil.Error):
                 places[f"environment of decoder {child.pid}"] = str(child.environ())
         return bool(places)
@@ -218,19 +287,27 @@ def test_a_real_run_leaves_no_secret(
         counts = answer.json()["videos"]
         return (counts["indexed"], counts["failed"]) == (1, 1)
 
-    with running(settings, log, "up") as family, page:
-        until(look_at_decoders, seconds=240)
-        until(is_done, seconds=240, pause=0.5)
-        FrameStore(settings.frame_store_url).delete("a.mp4")
-        api = DagsterApi(f"http://127.0.0.1:{settings.dagster_port}", api_key=settings.api_key)
-        api.launch_run(
-            "embed_frames",
-            asset="frame_embeddings",
-            tags={RANGE_START_TAG: "a.mp4", RANGE_END_TAG: "a.mp4"},
-        )
-        until(lambda: neighbours.alerts, seconds=120)
-        for path in ("/", "/status", "/api/search?q=circle", "/api/videos/1/stream", "/readyz"):
-            places[path] = page.get(path).text
+    render_video(neighbours.folder / "a.mp4", demo_scenes()[:2], seconds_per_scene=2)
+    until(look_at_decoders, seconds=240)
+    until(is_done, seconds=240, pause=0.5)
+    FrameStore(settings.frame_store_url).delete("a.mp4")
+    api = DagsterApi(dagster_url, api_key=settings.api_key)
+    api.launch_run(
+        "embed_frames",
+        asset="frame_embeddings",
+        tags={RANGE_START_TAG: "a.mp4", RANGE_END_TAG: "a.mp4"},
+    )
+    until(lambda: neighbours.alerts, seconds=120)
+    for path in (
+        "/",
+        "/status",
+        "/api/search?q=circle",
+        "/api/videos/1/stream",
+        "/api/videos/2/stream",
+        "/readyz",
+    ):
+        places[path] = page.get(path).text
+    end(up)
     for url in (settings.database_url, settings.dagster_postgres_url):
         assert url is not None
         places |= rows(url.reveal().replace("+psycopg2", ""))
@@ -273,27 +350,25 @@ def test_a_worker_whose_broker_is_down_tells_none(settings: Settings, tmp_path: 
     ],
 )
 def test_commands_tell_none(
-    settings: Settings, neighbours: Neighbours, changes: dict[str, str], commands: list[str]
+    settings: Settings,
+    neighbours: Neighbours,
+    changes: dict[str, str],
+    commands: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    """In this process: to start one takes longer than most of them, and to load Dagster seconds."""
     wrong = f"http://user:{MARK}-wrong@127.0.0.1:{neighbours.port}/in"
     changes = {name: wrong if value == "IN" else value for name, value in changes.items()}
-    environment = {**child_environment(settings), **FOREIGN, **changes}
-
-    def said(command: str) -> str:
-        done = subprocess.run(
-            [*COMMAND, *command.split()],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        return done.stdout + done.stderr
-
-    with ThreadPoolExecutor() as pool:  # most of them wait for a server that is not there
-        for output in pool.map(said, commands):
-            assert output
-            assert tells(output) is None
+    for name, value in {**child_environment(settings), **FOREIGN, **changes}.items():
+        monkeypatch.setenv(name, value)
+    for command in commands:
+        monkeypatch.setattr("sys.argv", ["siglip-pipeline", *command.split()])
+        with pytest.raises(SystemExit):
+            main.main()
+        output = "".join(capfd.readouterr())
+        assert output
+        assert tells(output) is None
 
 
 def test_errors_of_servers_that_refuse_tell_none(

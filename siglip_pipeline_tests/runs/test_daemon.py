@@ -39,7 +39,7 @@ from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.text.secret import SecretUrl
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline_tests.processes import descendants
-from siglip_pipeline_tests.services.test_up import Up, _cli, _up
+from siglip_pipeline_tests.services.test_up import Up, _up, cli
 
 PUSHED = Path(__file__).parents[2] / "scripts" / "index_pushed_videos"
 
@@ -208,7 +208,7 @@ def test_a_batch_with_bad_files_is_searchable_but_for_those(services: Services) 
 def test_one_video_is_made_in_seconds_and_shown_everywhere(services: Services) -> None:
     services.render("small.mp4", "small-2.mp4")
     began = time.monotonic()
-    done = _cli(services.up.settings, "materialize", "small.mp4", "--json")
+    done = cli(services.up.settings, "materialize", "small.mp4", "--json")
     took = time.monotonic() - began
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["indexed"] == ["small.mp4"]
@@ -269,7 +269,7 @@ def test_failed_ones_alone_are_made_again(services: Services) -> None:
     services.render("01.mp4")
     # Through the running Dagster, as a shell does it; two stay broken.
     before = {run["id"] for run in services.runs("video_frames")}
-    done = _cli(services.up.settings, "materialize", "--failed", "--wait", "--json")
+    done = cli(services.up.settings, "materialize", "--failed", "--wait", "--json")
     document = json.loads(done.stdout)
     assert done.returncode == 1, done.stderr
     assert document["videos"] == list(BAD)
@@ -279,7 +279,7 @@ def test_failed_ones_alone_are_made_again(services: Services) -> None:
     # Of the good file its check is good. 30 films, two that are none, and the two small ones.
     assert services.checked("video_frames")["can_be_decoded"] == (32, 2)
     assert services.checked("frame_embeddings")["vectors_match_frames"] == (34, 0)
-    missing = _cli(services.up.settings, "materialize", "absent.mp4", "--json")
+    missing = cli(services.up.settings, "materialize", "absent.mp4", "--json")
     assert missing.returncode == 2
 
 
@@ -358,7 +358,7 @@ def test_cancelling_a_run_keeps_what_is_done_and_frees_the_slot(services: Servic
             assert time.monotonic() - began < 15
         assert out_of_date(database, wanted).vectors == (held,)
     # The slot of the pool is free again: the next run gets it.
-    again = _cli(settings, "materialize", "--stale", "--assets", "frame_embeddings", "--json")
+    again = cli(settings, "materialize", "--stale", "--assets", "frame_embeddings", "--json")
     assert again.returncode == 0, again.stderr
     document = json.loads(again.stdout)
     assert document["videos"] == document["indexed"] == [held]
@@ -377,9 +377,9 @@ def test_a_killed_daemon_is_started_again_and_goes_on(services: Services) -> Non
     services.wait(lambda: [p for p in daemons() if p.pid != daemon.pid])
     services.render("late-3.mp4")
     services.wait(lambda: services.states()["pending"] == 0, seconds=300)
-    states = json.loads(_cli(services.up.settings, "status", "--json").stdout)
+    states = json.loads(cli(services.up.settings, "status", "--json").stdout)
     assert not [f for f in states["failures"] if f["video"].startswith("late")]
-    hits = _cli(services.up.settings, "search", "--like", "late-3.mp4@0", "--k", "1", "--json")
+    hits = cli(services.up.settings, "search", "--like", "late-3.mp4@0", "--k", "1", "--json")
     assert json.loads(hits.stdout)["hits"][0]["video"] == "late-3.mp4"
 
 
@@ -528,7 +528,7 @@ def test_a_deleted_upload_does_not_stop_the_others(services: Services, flag: str
     """It is named and skipped, and the services make the others."""
     stays, goes = f"stays{flag}.mp4", f"goes{flag}.mp4"
     services.render(stays, goes)
-    assert _cli(services.up.settings, "materialize", stays, goes, "--json").returncode == 0
+    assert cli(services.up.settings, "materialize", stays, goes, "--json").returncode == 0
     with _active_model(services) as (database, model_id):
         if flag == "--stale":
             VectorStore(database).mark_outdated(model_id, [stays, goes])
@@ -537,7 +537,7 @@ def test_a_deleted_upload_does_not_stop_the_others(services: Services, flag: str
                 VideoStore(database).record_failure(video, stage=Stage.FRAMES, reason="a test")
     (services.uploads / goes).unlink()
     before = {run["id"] for run in services.runs("video_frames")}
-    done = _cli(services.up.settings, "materialize", flag, "--json")
+    done = cli(services.up.settings, "materialize", flag, "--json")
     assert done.returncode == 1, done.stderr
     document = json.loads(done.stdout)
     assert [skipped["video"] for skipped in document["skipped"]] == [goes]
