@@ -197,7 +197,7 @@ def wait_until(condition: Callable[[], object], *, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "this should have happened by now"
-        time.sleep(0.01)
+        time.sleep(0.05)  # to ask a browser is work for it, the driver and this process
 
 
 @pytest.fixture(scope="session")

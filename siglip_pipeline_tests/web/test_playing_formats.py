@@ -23,7 +23,7 @@ from siglip_pipeline_tests.web.conftest import (
 
 pytestmark = IN_A_BROWSER
 
-SECONDS, RATE = 20, 25
+SECONDS, RATE = 17, 25
 FOUND = 12.0
 FILES = {
     "hevc.mp4": ("libx265", "aac"),
