@@ -23,7 +23,7 @@ from psycopg import sql
 from store_report import Case, print_report
 from vectors import Footage
 
-from siglip_pipeline.hits import Hit, SearchRequest
+from siglip_pipeline.hits import Hit, SearchFilter, SearchRequest
 from siglip_pipeline.records import EmbeddingBatch, FloatArray
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store import generations, tables
@@ -32,6 +32,7 @@ from siglip_pipeline.store.index.index_options import IndexOptions
 from siglip_pipeline.store.index.similarity_index import IndexReport, build_index
 from siglip_pipeline.store.kinds import Scope
 from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.store.search.scope import resolve_scope
 from siglip_pipeline.store.search.search_run import find_hits
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoStore
@@ -70,7 +71,7 @@ def main() -> None:
         with open_database(DatabaseOptions.from_settings(settings_of(home))) as database:
             cases = said(first_build(database, home, footage))
             searches = Searches(database, footage)
-            cases += said(searches_by_filter(searches))
+            cases += said(searches_by_filter(searches) + filters_resolved(database))
             cases += said(new_videos(searches, footage, options.new_videos))
             cases += said(embedded_again(searches, footage))
             cases += said(deleted(searches, footage))
@@ -224,6 +225,22 @@ def searches_by_filter(searches: Searches) -> list[Case]:
                 percentile(f"{name}_p50", seconds, 50, goal=25, note=f"{scope.moments:,} moments"),
                 percentile(f"{name}_p99", seconds, 99, goal=80),
             ]
+    return cases
+
+
+def filters_resolved(database: Database) -> list[Case]:
+    """Return the time to find the videos of a filter, which comes before such a search."""
+    cases = []
+    for glob in ("**", "*1*.mp4"):
+        seconds = []
+        for _ in range(20):
+            began = time.perf_counter()
+            with database.snapshot() as connection:
+                scope = resolve_scope(connection, MODEL, SearchFilter(videos=(glob,)))
+            seconds.append(time.perf_counter() - began)
+        assert scope.video_ids
+        note = f"{len(scope.video_ids):,} videos"
+        cases.append(percentile(f"videos_of_{glob}_p50", np.array(seconds), 50, note=note))
     return cases
 
 

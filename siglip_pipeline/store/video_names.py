@@ -10,8 +10,11 @@ from unicodedata import normalize
 from siglip_pipeline.store.database import Connection, Database
 from siglip_pipeline.uploads.names import same_name
 
+# To normalize takes a microsecond for each video; a path of ASCII alone is its own form.
 _CANDIDATES = """
-SELECT path FROM videos WHERE path = ANY(%(names)s) OR normalize(path, NFC) = ANY(%(forms)s)
+SELECT path FROM videos
+WHERE path = ANY(%(names)s) OR path = ANY(%(forms)s)
+      OR (octet_length(path) > length(path) AND normalize(path, NFC) = ANY(%(forms)s))
 """
 
 
@@ -34,6 +37,8 @@ def stored_names(connection: Connection, names: Sequence[str]) -> list[str]:
     Raises:
         QueryError: several videos have a name in other Unicode forms.
     """
+    if not names:
+        return []
     forms = [normalize("NFC", name) for name in names]
     rows = connection.execute(_CANDIDATES, {"names": [*names], "forms": forms})
     paths = {path for (path,) in rows}

@@ -59,6 +59,19 @@ def test_the_very_name_goes_before_others_and_two_others_are_not_guessed_between
         assert ascii(NFD) in str(failed.value)
 
 
+@pytest.mark.parametrize(("stored", "typed"), [("K.mp4", "\u212a.mp4"), ("\u212a.mp4", "K.mp4")])
+def test_a_sign_whose_normal_form_is_ascii_is_met(
+    database: Database, stored: str, typed: str
+) -> None:
+    """The sign of the kelvin is canonically the letter K."""
+    model_id = made.collection(database, videos=1)
+    made.record(database, stored)
+    made.load(database, model_id, stored, made.footage(0))
+    assert stored_name(database, typed) == stored
+    assert _found(database, model_id, typed) == [stored]
+    assert _found(database, model_id, typed[:1] + "*") == [stored]
+
+
 def test_uploads_are_found_in_either_form(tmp_path: Path) -> None:
     store = UploadStore(tmp_path, settle_seconds=0)
     (tmp_path / "o\u0308.mp4").write_bytes(b"x")

@@ -72,6 +72,8 @@ _WALK_OR_ALL = sql.SQL("""
     UNION ALL ({all})
 """)
 
+_ALWAYS = sql.SQL("true")
+
 _NEAR = sql.SQL("""
 SELECT best.*
 FROM ({moments}) near
@@ -101,8 +103,6 @@ class MomentIndex(HnswIndex):
 
     groups_frames: ClassVar[bool] = True
     adds_changes: ClassVar[bool] = True
-    compares_all: ClassVar[bool] = False
-    """Whether every moment in scope is compared, without the graph."""
 
     def create(self, connection: Connection, target: Generation) -> None:
         """Create a table of moments: their bounds, and the unit vector of their frames' mean."""
@@ -134,14 +134,14 @@ class MomentIndex(HnswIndex):
             return self, ef_search
         share = scope.moments / max(target.rows, scope.moments, 1)
         far = math.ceil(max(FILTERED_FACTOR * ef_search, 2 * rows) / share) if share else EF_MAX + 1
-        if _is_small(scope) and (far > EF_MAX or scope.moments < WALK_COST * far):
+        small = scope.moments <= EXACT_MOMENTS
+        if scope.moments < WALK_COST * far or (small and far > EF_MAX):
             return EVERY_MOMENT, ef_search
-        return self, min(far, EF_MAX)
+        return WALK_ONCE if small else self, min(far, EF_MAX)
 
-    def settings(self, *, ef_search: int, rows: int, scope: Scope) -> dict[str, str]:
-        """Return settings that walk a small scope once; where it finds too few, all is compared."""
-        once = {"hnsw.iterative_scan": "off"} if _is_small(scope) else {}
-        return super().settings(ef_search=ef_search, rows=rows, scope=scope) | once
+    def keeps_plan(self, scope: Scope) -> bool:
+        """Return true but for times: of few moments in a range, each is better compared."""
+        return scope.time_range is None
 
     def near(
         self,
@@ -163,36 +163,53 @@ class MomentIndex(HnswIndex):
         )
         parts = {
             "table": tables.index(target.model_id, target.generation),
-            "videos": scope.video_condition("m"),
             "overlap": overlap,
             "query": query_vector(target.dim, query),
             "rows": sql.Literal(rows),
         }
-        if self.compares_all:
-            moments = _ALL.format(**parts, wanted=sql.SQL("true"))
-        else:
-            moments = _WALK.format(**parts)
-            if _is_small(scope):
-                too_few = sql.SQL("(SELECT count(*) FROM walked) < {}").format(parts["rows"])
-                every = _ALL.format(**parts, wanted=too_few)
-                moments = _WALK_OR_ALL.format(walk=moments, all=every, rows=parts["rows"])
         return _NEAR.format(
-            moments=moments,
+            moments=self._moments(scope, parts),
             query=parts["query"],
             frames=tables.frames(target.model_id),
             scope=scope.time_condition("f"),
             best=best,
         )
 
-
-def _is_small(scope: Scope) -> bool:
-    return scope.video_ids is not None and scope.moments <= EXACT_MOMENTS
+    def _moments(self, scope: Scope, parts: dict[str, sql.Composable]) -> sql.Composed:
+        """Return SQL for the moments nearest to a vector."""
+        videos = scope.video_filter if self.keeps_plan(scope) else scope.video_condition
+        return _WALK.format(**parts, videos=videos("m"))
 
 
 class EveryMoment(MomentIndex):
     """The same table without its graph: every moment in scope is compared, and none is missed."""
 
-    compares_all: ClassVar[bool] = True
+    def keeps_plan(self, scope: Scope) -> bool:
+        """Return true: the moments are found by the ids of their videos, however many."""
+        return True
+
+    def _moments(
+        self, scope: Scope, parts: dict[str, sql.Composable], wanted: sql.Composable = _ALWAYS
+    ) -> sql.Composed:
+        return _ALL.format(**parts, videos=scope.video_condition("m"), wanted=wanted)
+
+
+class WalkOnce(MomentIndex):
+    """One walk of the graph; where it meets too few, every moment in scope is compared."""
+
+    def settings(self, *, ef_search: int, rows: int, scope: Scope) -> dict[str, str]:
+        """Return settings without further walks."""
+        once = {"hnsw.iterative_scan": "off"}
+        return super().settings(ef_search=ef_search, rows=rows, scope=scope) | once
+
+    def _moments(self, scope: Scope, parts: dict[str, sql.Composable]) -> sql.Composed:
+        too_few = sql.SQL("(SELECT count(*) FROM walked) < {}").format(parts["rows"])
+        return _WALK_OR_ALL.format(
+            walk=super()._moments(scope, parts),
+            all=EVERY_MOMENT._moments(scope, parts, too_few),
+            rows=parts["rows"],
+        )
 
 
 EVERY_MOMENT = EveryMoment()
+WALK_ONCE = WalkOnce()

@@ -24,7 +24,6 @@ from siglip_pipeline.store import tables
 from siglip_pipeline.store.database import Connection
 from siglip_pipeline.store.kinds import Generation, IndexKind, Scope
 from siglip_pipeline.store.kinds.base import query_vector
-from siglip_pipeline.store.kinds.moment_index import EVERY_MOMENT
 
 _STATEMENT = sql.SQL("""
 WITH RECURSIVE {near},
@@ -242,7 +241,7 @@ def near_moments(
         | dict(zip(_names(shape.vectors), vectors, strict=True))
     )
     cursor: psycopg.Cursor[tuple[Any, ...]]
-    if scope.everything or kind is EVERY_MOMENT:
+    if kind.keeps_plan(scope):
         statement, names = _numbered(
             target, shape, scope.video_ids is not None, scope.time_range is not None
         )

@@ -12,13 +12,23 @@ from siglip_pipeline.store.kinds import Scope
 from siglip_pipeline.store.search.globs import glob_regex, is_glob
 from siglip_pipeline.store.video_names import stored_names
 
+# One row: thousands of videos cost more to fetch one by one than to find.
 _VIDEOS = """
-SELECT v.path, v.video_id, i.frames, i.moments,
-       (%(uploaded_since)s::timestamptz IS NULL OR v.modified_at >= %(uploaded_since)s)
-       AND (%(uploaded_until)s::timestamptz IS NULL OR v.modified_at < %(uploaded_until)s)
-FROM videos v LEFT JOIN ingests i ON i.video_id = v.video_id AND i.model_id = %(model)s
-WHERE %(videos)s::text[] IS NULL OR v.path = ANY(%(videos)s) OR v.path ~ ANY(%(globs)s::text[])
-      OR (v.path IS NOT NFC NORMALIZED AND normalize(v.path, NFC) ~ ANY(%(globs)s))
+SELECT coalesce(array_agg(video_id) FILTER (WHERE inside), '{}'),
+       coalesce(sum(frames) FILTER (WHERE inside), 0)::bigint,
+       coalesce(sum(moments) FILTER (WHERE inside), 0)::bigint,
+       coalesce(array_agg(path) FILTER (WHERE path = ANY(%(videos)s)), '{}'), count(*)
+FROM (
+    SELECT v.path, v.video_id, i.frames, i.moments,
+           i.frames IS NOT NULL
+           AND (%(uploaded_since)s::timestamptz IS NULL OR v.modified_at >= %(uploaded_since)s)
+           AND (%(uploaded_until)s::timestamptz IS NULL OR v.modified_at < %(uploaded_until)s)
+           AS inside
+    FROM videos v LEFT JOIN ingests i ON i.video_id = v.video_id AND i.model_id = %(model)s
+    WHERE %(videos)s::text[] IS NULL OR v.path = ANY(%(videos)s) OR v.path ~ ANY(%(globs)s::text[])
+          OR (octet_length(v.path) > length(v.path) AND v.path IS NOT NFC NORMALIZED
+              AND normalize(v.path, NFC) ~ ANY(%(globs)s))
+) video
 """
 
 
@@ -53,20 +63,15 @@ def resolve_scope(
         "globs": [glob_regex(glob) for glob in forms],
     }
     try:
-        rows = connection.execute(_VIDEOS, values).fetchall()
+        rows = connection.execute(_VIDEOS, values, binary=True)
+        [(video_ids, frames, moments, named, count)] = rows
     except psycopg.errors.InvalidRegularExpression as error:
         raise QueryError(
             f"a pattern among {[glob[:60] for glob in globs]} cannot be used ({error}); make it "
             "simpler"
         ) from error
-    _check_known(videos, globs, [row[0] for row in rows])
-    inside = [row[1:4] for row in rows if row[2] is not None and row[4]]
-    return Scope(
-        video_ids=[video_id for video_id, _, _ in inside],
-        frames=sum(frames for _, frames, _ in inside),
-        moments=sum(moments for _, _, moments in inside),
-        time_range=filter.time_range,
-    )
+    _check_known(videos, globs, named, count)
+    return Scope(video_ids=video_ids, frames=frames, moments=moments, time_range=filter.time_range)
 
 
 def allows_video(database: Database, model_id: int, filter: SearchFilter, video: str) -> bool:
@@ -81,8 +86,10 @@ def allows_video(database: Database, model_id: int, filter: SearchFilter, video:
     return scope.video_ids is None or (row is not None and row[0] in scope.video_ids)
 
 
-def _check_known(videos: Sequence[str], globs: Sequence[str], found: Sequence[str]) -> None:
-    unknown = sorted(set(videos) - set(globs) - set(found))
+def _check_known(
+    videos: Sequence[str], globs: Sequence[str], named: Sequence[str], found: int
+) -> None:
+    unknown = sorted(set(videos) - set(globs) - set(named))
     if unknown:
         raise QueryError(
             f"no video {unknown[0]!r} ({len(unknown)} of {len(videos)} unknown); give its path "

@@ -17,7 +17,7 @@ from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.kinds import KINDS, Generation, Scope, index_kind
 from siglip_pipeline.store.kinds.effort import Effort
-from siglip_pipeline.store.kinds.moment_index import EVERY_MOMENT
+from siglip_pipeline.store.kinds.moment_index import EVERY_MOMENT, EXACT_MOMENTS, WALK_ONCE
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.search.moment_search import MomentSearch
 from siglip_pipeline.store.search.near_frames import NearFrames
@@ -296,16 +296,18 @@ def test_changes_between_generations_are_searchable_at_once(
 
 
 @pytest.fixture
-def many_frames(database: Database, monkeypatch: pytest.MonkeyPatch, most: int) -> ModelRow:
-    """A model whose frames count as too many to compare, and more moments than ``most`` too."""
+def many_frames(database: Database, monkeypatch: pytest.MonkeyPatch, walks: bool) -> ModelRow:
+    """A model whose frames count as too many to compare; its moments too where it ``walks``."""
     model_id = made.collection(database, videos=8)
     build_index(database, model_id, options=made.index_options(index_kind="moments"))
     monkeypatch.setattr("siglip_pipeline.store.search.execution.EXACT_FRAMES", 0)
-    monkeypatch.setattr("siglip_pipeline.store.kinds.moment_index.EXACT_MOMENTS", most)
+    if walks:
+        monkeypatch.setattr("siglip_pipeline.store.kinds.moment_index.EXACT_MOMENTS", 0)
+        monkeypatch.setattr("siglip_pipeline.store.kinds.moment_index.WALK_COST", 0)
     return ModelStore(database).get(model_id)
 
 
-@pytest.mark.parametrize("most", [0, 20_000])
+@pytest.mark.parametrize("walks", [False, True])
 def test_a_filter_over_many_frames_finds_the_best_moments(
     database: Database, many_frames: ModelRow
 ) -> None:
@@ -317,11 +319,11 @@ def test_a_filter_over_many_frames_finds_the_best_moments(
     assert [(hit.video, hit.frame_index) for hit in hits] == [hit[:2] for hit in expected]
 
 
-@pytest.mark.parametrize("most", [0, 20_000])
+@pytest.mark.parametrize("walks", [False, True])
 def test_a_plan_is_kept_where_it_suits_every_filter(
-    database: Database, many_frames: ModelRow, most: int
+    database: Database, many_frames: ModelRow, walks: bool
 ) -> None:
-    """That which compares all moments in scope; a walk of the graph is planned for each filter."""
+    """Of all but walks among times, of which a few moments are better compared."""
     query_D = made.footage(77)[0]
     with database.connection() as connection:
         target = generations.live(connection, many_frames.model_id)
@@ -336,11 +338,12 @@ def test_a_plan_is_kept_where_it_suits_every_filter(
                     connection, many_frames, target, scope, replace(request, exact=True)
                 )
                 assert hits == exact
-        [row] = connection.execute(
-            "SELECT coalesce(sum(generic_plans), 0) FROM pg_prepared_statements "
-            "WHERE strpos(statement, 'index_') > 0 AND strpos(statement, 'video_id = ANY') > 0"
-        )
-    assert (row[0] > 0) == (most > 0)
+        kept = connection.execute(
+            "SELECT strpos(statement, 'm.start_seconds <') > 0, "
+            "strpos(statement, 'IN (SELECT unnest(') > 0 FROM pg_prepared_statements "
+            "WHERE strpos(statement, 'WITH RECURSIVE') > 0 AND generic_plans > 0 ORDER BY 1"
+        ).fetchall()
+    assert kept == ([(False, True)] if walks else [(False, False), (True, False)])
 
 
 @pytest.mark.parametrize(
@@ -352,7 +355,8 @@ def test_a_plan_is_kept_where_it_suits_every_filter(
         (9_600, 32_000, 25, 334),  # 30%: a walk meets 100 in scope among 334
         (9_600, 32_000, 100, None),
         (20_000, 32_000, 100, 640),
-        (45_000, 150_000, 400, 1_000),  # too many to compare
+        (60_000, 150_000, 400, 1_000),  # too many to compare
+        (45_000, 150_000, 400, None),  # a walk of 1,000 meets a third of what is due
     ],
 )
 def test_a_filter_walks_the_graph_where_that_is_quicker_than_to_compare_all(
@@ -362,7 +366,8 @@ def test_a_filter_walks_the_graph_where_that_is_quicker_than_to_compare_all(
     scope = Scope(video_ids=[1], frames=30 * moments, moments=moments)
     graph = index_kind("moments")
     kind, found = graph.within(target, scope, ef_search=ef_search, rows=10)
-    assert (kind, found) == ((EVERY_MOMENT, ef_search) if walked is None else (graph, walked))
+    walks = WALK_ONCE if moments <= EXACT_MOMENTS else graph
+    assert (kind, found) == ((EVERY_MOMENT, ef_search) if walked is None else (walks, walked))
     everywhere = Scope(time_range=(1.0, 2.0))
     assert graph.within(target, everywhere, ef_search=ef_search, rows=10) == (graph, ef_search)
 
