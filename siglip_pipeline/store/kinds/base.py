@@ -146,10 +146,10 @@ class IndexKind(ABC):
         """
 
     def within(
-        self, target: Generation, scope: Scope, *, ef_search: int, rows: int
+        self, target: Generation, scope: Scope, *, effort: Effort, rows: int
     ) -> tuple["IndexKind", int]:
-        """Return what searches a scope as ``ef_search`` searches everything, and its own value."""
-        return self, ef_search
+        """Return what searches a scope as an effort searches everything, and its ``ef_search``."""
+        return self, effort.ef_search
 
     def keeps_plan(self, scope: Scope) -> bool:
         """Return whether one plan of :meth:`near` suits all values of a filter of this form.

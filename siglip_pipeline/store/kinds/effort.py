@@ -8,7 +8,10 @@ from siglip_pipeline.store.kinds.modality import Modality, dividing_plane, modal
 
 # One value for all queries: of earlier versions, and where no texts are known.
 _EF_SEARCH = "effort"
-_EF_SEARCHES, _ROWS, _PLANE = "efforts", "rows", "plane"
+_EF_SEARCHES, _ROWS, _IN_SCOPE, _PLANE = "efforts", "rows", "in_scope", "plane"
+
+IN_SCOPE = (2, 4)
+"""What the recall check tries as :attr:`Effort.in_scope`; the last where no check has chosen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -19,6 +22,8 @@ class Effort:
     """Of HNSW: how many rows of the graph it holds while it walks; ``probes`` of IVFFlat."""
     rows: int
     """The nearest of these whose frames are compared with the query."""
+    in_scope: int = IN_SCOPE[-1]
+    """How many times as far a walk in a filter goes: its best may be far from the best of all."""
 
 
 def efforts(*ef_searches: int) -> tuple[Effort, ...]:
@@ -39,6 +44,7 @@ def chosen_efforts(
     return effort_for_all(chosen) | {
         _EF_SEARCHES: {modality: effort.ef_search for modality, effort in chosen.items()},
         _ROWS: {modality: effort.rows for modality, effort in chosen.items()},
+        _IN_SCOPE: {modality: effort.in_scope for modality, effort in chosen.items()},
         _PLANE: dividing_plane(pictures_QD, texts_QD),
     }
 
@@ -55,4 +61,8 @@ def effort_for(parameters: dict[str, Any], query_QD: FloatArray) -> Effort | Non
         return None if ef_search is None else Effort(ef_search=ef_search, rows=ef_search)
     modality = modality_of(parameters[_PLANE], query_QD)
     ef_search = parameters[_EF_SEARCHES][modality]
-    return Effort(ef_search=ef_search, rows=parameters.get(_ROWS, {}).get(modality, ef_search))
+    return Effort(
+        ef_search=ef_search,
+        rows=parameters.get(_ROWS, {}).get(modality, ef_search),
+        in_scope=parameters.get(_IN_SCOPE, {}).get(modality, IN_SCOPE[-1]),
+    )

@@ -23,9 +23,6 @@ from siglip_pipeline.store.kinds.hnsw import EF_MAX, HnswIndex
 EXACT_MOMENTS = 20_000
 WALK_COST = 10
 """Moments that are compared in the time of one more ``ef_search``."""
-FILTERED_FACTOR = 4
-"""A walk in a scope goes further: the best there may be far from the best of all."""
-
 
 _CREATE = sql.SQL("""
 CREATE TABLE {} (
@@ -123,7 +120,7 @@ class MomentIndex(HnswIndex):
         )
 
     def within(
-        self, target: Generation, scope: Scope, *, ef_search: int, rows: int
+        self, target: Generation, scope: Scope, *, effort: Effort, rows: int
     ) -> tuple[IndexKind, int]:
         """Walk so far that as many moments in scope are met as without a filter; or compare all.
 
@@ -131,12 +128,13 @@ class MomentIndex(HnswIndex):
         the scope is not about something else than the query. Twice the rows leave room for luck.
         """
         if scope.video_ids is None:
-            return self, ef_search
+            return self, effort.ef_search
         share = scope.moments / max(target.rows, scope.moments, 1)
-        far = math.ceil(max(FILTERED_FACTOR * ef_search, 2 * rows) / share) if share else EF_MAX + 1
+        due = max(effort.in_scope * effort.ef_search, 2 * rows)
+        far = math.ceil(due / share) if share else EF_MAX + 1
         small = scope.moments <= EXACT_MOMENTS
         if scope.moments < WALK_COST * far or (small and far > EF_MAX):
-            return EVERY_MOMENT, ef_search
+            return EVERY_MOMENT, effort.ef_search
         return WALK_ONCE if small else self, min(far, EF_MAX)
 
     def keeps_plan(self, scope: Scope) -> bool:

@@ -35,7 +35,7 @@ def set_up(
     target: Generation,
     scope: Scope,
     *,
-    ef_search: int,
+    effort: Effort,
     rows: int,
 ) -> IndexKind:
     """Return what searches a scope for so many rows, and apply its server settings.
@@ -43,7 +43,7 @@ def set_up(
     They apply to the transaction or else to the session. A session that has the same settings from
     its last search is left as it is.
     """
-    kind, ef_search = kind.within(target, scope, ef_search=ef_search, rows=rows)
+    kind, ef_search = kind.within(target, scope, effort=effort, rows=rows)
     settings = kind.settings(ef_search=ef_search, rows=rows, scope=scope)
     if not connection.autocommit:
         _set(connection, settings, local=True)

@@ -51,7 +51,7 @@ class NearFrames:
         least_rows: int = 0,
     ) -> None:
         rows = max(k, least_rows, effort.rows if kind.groups_frames else 0)
-        kind = set_up(connection, kind, target, scope, ef_search=effort.ef_search, rows=rows)
+        kind = set_up(connection, kind, target, scope, effort=effort, rows=rows)
         self._connection, self._kind, self._target = connection, kind, target
         self._k, self._scope = k, scope
         self._statement = _NEAREST.format(

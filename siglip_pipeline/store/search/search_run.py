@@ -50,7 +50,7 @@ def find_hits(
     effort = effort_of(kind, target, request.query_QD, request.ef_search)
     kept, rows = _rows_at_first(kind, target, request, effort)
     while True:
-        kind = set_up(connection, kind, target, scope, ef_search=effort.ef_search, rows=rows)
+        kind = set_up(connection, kind, target, scope, effort=effort, rows=rows)
         near = near_moments(connection, target, kind, scope, request, rows=rows, kept=kept)
         if near.live is None or (must_be_active and not near.live):
             return None

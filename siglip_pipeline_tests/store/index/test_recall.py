@@ -317,6 +317,54 @@ def test_the_index_is_read_as_by_searches_for_ten_and_for_a_hundred_hits(
     assert unfiltered - {(10, 0)} == {(11, 40), (101, 400)}, "(10, 0) is for the plan alone"
 
 
+@pytest.fixture
+def walks_in_scopes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No scope is so small that its frames or its moments are compared."""
+    monkeypatch.setattr("siglip_pipeline.store.search.execution.EXACT_FRAMES", 0)
+    monkeypatch.setattr("siglip_pipeline.store.kinds.moment_index.EXACT_MOMENTS", 0)
+    monkeypatch.setattr("siglip_pipeline.store.kinds.moment_index.WALK_COST", 0)
+
+
+@pytest.mark.usefixtures("walks_in_scopes")
+@pytest.mark.parametrize(
+    ("share", "chosen"), [(0.3, {"picture": 2, "text": 4}), (1.0, {"picture": 2, "text": 2})]
+)
+def test_a_walk_in_a_scope_goes_as_far_as_its_modality_needs(
+    module_database: Database,
+    built: Generation,
+    queries: list[Query],
+    monkeypatch: pytest.MonkeyPatch,
+    share: float,
+    chosen: dict[str, int],
+) -> None:
+    """Short walks are said to miss hits of texts in one scope; without a filter none is short."""
+
+    def missing(*args: Any, **how: Any) -> RecallCase:
+        case = measure(*args, **how)
+        short = how.get("effort") is not None and how["effort"].in_scope == 2
+        at_fault = short and (case.modality, case.share) == ("text", share) and share < 1
+        return replace(case, recall_at_10=recall.check.AIM - 0.001) if at_fault else case
+
+    measure = recall.check.measure
+    monkeypatch.setattr("siglip_pipeline.store.index.recall.check.measure", missing)
+    report = recall.check_recall(
+        module_database, built, queries, min_recall=0.95, progress=lambda _: None
+    )
+    assert report.parameters["in_scope"] == chosen
+    for rows, modality in ((slice(0, 200), "picture"), (slice(200, None), "text")):
+        efforts = {effort_for(report.parameters, query.embedding_D) for query in queries[rows]}
+        assert {effort.in_scope for effort in efforts if effort} <= {chosen[modality], 4}
+
+
+def test_where_no_scope_is_walked_a_walk_would_go_furthest(
+    module_database: Database, built: Generation, queries: list[Query]
+) -> None:
+    report = recall.check_recall(
+        module_database, built, queries, min_recall=0.95, progress=lambda _: None
+    )
+    assert report.parameters["in_scope"] == {"picture": 4, "text": 4}
+
+
 def test_efforts_rise_in_cost() -> None:
     efforts = index_kind("moments").efforts
     costs = [effort.ef_search + 3 * effort.rows for effort in efforts]

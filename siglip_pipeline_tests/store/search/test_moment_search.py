@@ -347,35 +347,38 @@ def test_a_plan_is_kept_where_it_suits_every_filter(
 
 
 @pytest.mark.parametrize(
-    ("moments", "of", "ef_search", "walked"),
+    ("moments", "of", "ef_search", "in_scope", "walked"),
     [
-        (1_600, 32_000, 25, None),  # 2,000 are due, more than pgvector walks
-        (4_800, 32_000, 25, None),  # 667 are due, and to compare all takes less time
-        (4_850, 16_188, 50, None),  # a walk of 334 found 0.905 of ten (decision 0118)
-        (9_600, 32_000, 25, 334),  # 30%: a walk meets 100 in scope among 334
-        (9_600, 32_000, 100, None),
-        (20_000, 32_000, 100, 640),
-        (60_000, 150_000, 400, 1_000),  # too many to compare
-        (45_000, 150_000, 400, None),  # a walk of 1,000 meets a third of what is due
+        (1_600, 32_000, 25, 4, None),  # 2,000 are due, more than pgvector walks
+        (4_800, 32_000, 25, 4, None),  # 667 are due, and to compare all takes less time
+        (4_850, 16_188, 50, 4, None),  # a walk of 334 found 0.905 of ten (decision 0118)
+        (4_850, 16_188, 50, 2, 334),
+        (9_600, 32_000, 25, 4, 334),  # 30%: a walk meets 100 in scope among 334
+        (9_600, 32_000, 100, 4, None),
+        (20_000, 32_000, 100, 4, 640),
+        (48_803, 162_602, 100, 2, 667),
+        (60_000, 150_000, 400, 4, 1_000),  # too many to compare
+        (45_000, 150_000, 400, 4, None),  # a walk of 1,000 meets a fifth of what is due
     ],
 )
 def test_a_filter_walks_the_graph_where_that_is_quicker_than_to_compare_all(
-    moments: int, of: int, ef_search: int, walked: int | None
+    moments: int, of: int, ef_search: int, in_scope: int, walked: int | None
 ) -> None:
     target = Generation(model_id=1, dim=32, generation=1, kind="moments", rows=of)
     scope = Scope(video_ids=[1], frames=30 * moments, moments=moments)
-    graph = index_kind("moments")
-    kind, found = graph.within(target, scope, ef_search=ef_search, rows=10)
+    graph, effort = index_kind("moments"), Effort(ef_search=ef_search, rows=1, in_scope=in_scope)
+    kind, found = graph.within(target, scope, effort=effort, rows=10)
     walks = WALK_ONCE if moments <= EXACT_MOMENTS else graph
     assert (kind, found) == ((EVERY_MOMENT, ef_search) if walked is None else (walks, walked))
     everywhere = Scope(time_range=(1.0, 2.0))
-    assert graph.within(target, everywhere, ef_search=ef_search, rows=10) == (graph, ef_search)
+    assert graph.within(target, everywhere, effort=effort, rows=10) == (graph, ef_search)
 
 
 def test_a_walk_in_a_scope_meets_enough_for_the_rows_that_are_asked_for() -> None:
     target = Generation(model_id=1, dim=32, generation=1, kind="moments", rows=32_000)
     scope = Scope(video_ids=[1], moments=9_600)
-    assert index_kind("moments").within(target, scope, ef_search=1, rows=60)[1] == 400
+    effort = Effort(ef_search=1, rows=1)
+    assert index_kind("moments").within(target, scope, effort=effort, rows=60)[1] == 400
 
 
 def test_a_scope_far_from_the_query_is_compared_in_full(

@@ -25,7 +25,7 @@ from siglip_pipeline.store.index.recall.shares import scopes_of
 from siglip_pipeline.store.index.recall.truth import bootstrap, found_share
 from siglip_pipeline.store.index.recall.truth_ahead import DEPTH, continue_truths
 from siglip_pipeline.store.kinds import Generation, IndexKind, Scope, index_kind
-from siglip_pipeline.store.kinds.effort import Effort, chosen_efforts, effort_for_all
+from siglip_pipeline.store.kinds.effort import IN_SCOPE, Effort, chosen_efforts, effort_for_all
 from siglip_pipeline.store.kinds.modality import Modality
 from siglip_pipeline.store.search.execution import choose_kind, effort_of
 from siglip_pipeline.store.search.near_frames import NearFrames
@@ -73,7 +73,8 @@ def check_recall(
         rows_count, table_bytes, ann_bytes = sizes(connection, target)
         target = replace(target, rows=rows_count)
         sweeps = _sweep(connection, target, queries, groups, truth[0]) if sweep else []
-        target = replace(target, parameters=target.parameters | _parameters(queries, sweeps))
+        parameters = _parameters(connection, target, queries, groups, scopes, truth, sweeps)
+        target = replace(target, parameters=target.parameters | parameters)
         cases = _cases(connection, target, queries, groups, scopes, truth, min_recall)
         plan, uses_index = explain(connection, target, queries[0]) if queries else ("", True)
         frames = counts.answered_frames(connection, target.model_id, target.generation)
@@ -104,22 +105,73 @@ def _groups(queries: Sequence[Query]) -> dict[Modality, list[int]]:
     }
 
 
-def _parameters(queries: Sequence[Query], sweep: Sequence[RecallCase]) -> dict[str, Any]:
+def _parameters(
+    connection: Connection,
+    target: Generation,
+    queries: Sequence[Query],
+    groups: dict[Modality, list[int]],
+    scopes: dict[float, Scope],
+    truth: Sequence[FloatArray],
+    sweep: Sequence[RecallCase],
+) -> dict[str, Any]:
     """Return the parameters of a generation that tell searches their effort."""
     if not sweep:
         return {}
-    modalities: tuple[Modality, ...] = ("picture", "text")
-    pictures_QD, texts_QD = (
-        np.array([query.embedding_D for query in queries if query.modality == modality])
-        for modality in modalities
-    )
     chosen = {
         modality: choose_effort([case for case in sweep if case.modality == modality])
-        for modality in modalities
+        for modality in groups
     }
     if any(query.made for query in queries):  # they say nothing of where texts lie
         return effort_for_all(chosen)
+    for modality, rows in groups.items():
+        some = [queries[i] for i in rows]
+        truths = [truth_QK[rows] for truth_QK in truth]
+        chosen[modality] = _in_scopes(connection, target, some, scopes, truths, chosen[modality])
+    pictures_QD, texts_QD = (
+        np.array([queries[i].embedding_D for i in rows]) for rows in groups.values()
+    )
     return chosen_efforts(chosen, pictures_QD, texts_QD)
+
+
+def _in_scopes(
+    connection: Connection,
+    target: Generation,
+    queries: Sequence[Query],
+    scopes: dict[float, Scope],
+    truth: Sequence[FloatArray],
+    effort: Effort,
+) -> Effort:
+    """Return an effort that goes as far in scopes as the aim needs, if that matters in any."""
+    efforts = [replace(effort, in_scope=in_scope) for in_scope in IN_SCOPE]
+    concerned = [
+        (share, scope, truth_QK)
+        for (share, scope), truth_QK in zip(scopes.items(), truth, strict=True)
+        if _walk(target, scope, efforts[0]) != _walk(target, scope, efforts[-1])
+    ]
+    for less in efforts[:-1] if concerned else ():
+        cases = (
+            measure(
+                connection,
+                target,
+                queries,
+                truth_QK,
+                share=share,
+                scope=scope,
+                effort=less,
+                depths=(10,),
+                rows_each=GROWN_ROWS,
+                bound=AIM,
+            )
+            for share, scope, truth_QK in concerned
+        )
+        if all(case.recall_at_10 >= AIM for case in cases):
+            return less
+    return efforts[-1]
+
+
+def _walk(target: Generation, scope: Scope, effort: Effort) -> tuple[IndexKind, int]:
+    kind = choose_kind(target, scope)
+    return kind.within(target, scope, effort=effort, rows=max(effort.rows, 10 * GROWN_ROWS))
 
 
 def _cases(
