@@ -90,6 +90,13 @@ def count(url: str) -> int:
     return int(row[0])
 
 
+def pages_are_whole(url: str) -> bool:
+    """Return whether pages that the disk had begun to write hold the rows that were left."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        rows = connection.execute("SELECT i, t FROM pages ORDER BY i").fetchall()
+    return rows == [(i, str(i) * 20) for i in range(1, 20_000, 2)]
+
+
 @pytest.fixture
 def disk(folder: Path) -> LossyDisk:
     """The disk of the home in that folder."""
@@ -138,9 +145,19 @@ def test_a_cluster_found_after_power_loss(
     with monkeypatch.context() as patched:
         patched.setattr(cluster, "server_environment", lambda: {**plain, **disk.environment})
         server.start()
+        with server.lease() as url, psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("CREATE TABLE kept (i int)")
+            connection.execute("CREATE TABLE pages (i int, t text) WITH (autovacuum_enabled=off)")
+            connection.execute(
+                "INSERT INTO pages SELECT i, repeat(i::text, 20) FROM generate_series(1, 20000) i"
+            )
+            connection.execute("DELETE FROM pages WHERE i % 2 = 0")
+        server.stop()
+        server.start()
     with server.lease() as url:
         with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute("CREATE TABLE kept (i int)")
+            # Its pages are in no buffer, so that all but the last few are written as it goes on.
+            connection.execute("VACUUM (BUFFER_USAGE_LIMIT '128 kB') pages")
             connection.execute("INSERT INTO kept SELECT generate_series(1, 1000)")
         with psycopg.connect(url) as half:
             half.execute("INSERT INTO kept SELECT generate_series(1, 1000)")
@@ -151,6 +168,7 @@ def test_a_cluster_found_after_power_loss(
         assert not copy.is_running(), "the pid in it is the other server's"
         with copy.lease() as found:
             assert count(found) == 1000
+            assert pages_are_whole(found)
             # The first one was not harmed: its socket is named in the copy's pid file.
             assert count(url) == 1000
         assert count(url) == 1000
