@@ -4,6 +4,7 @@ The runs are real ones: they are recorded in the same Dagster instance, appear i
 behave as they would under the daemon.
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
@@ -85,6 +86,7 @@ def materialize_videos(
             done = _materialized(instance, video_frames.key, keys)
             wanted = keys if asset is video_frames else [key for key in keys if key in done]
             ok &= _run_ranges(instance, asset.key, wanted, force=force)
+        _release_model()
         if Stage.VECTORS in assets and watched:
             done = _materialized(instance, frame_embeddings.key, keys)
             ok &= _run_ranges(instance, watch_hits.key, [key for key in keys if key in done])
@@ -92,6 +94,16 @@ def materialize_videos(
             if asset.key.path[-1] in assets:
                 ok &= _run(instance, asset.key, {}, {})
         return ok
+
+
+def _release_model() -> None:
+    """Release the image tower before the recall check loads the text tower: they need not be there
+    at once. A process that has embedded nothing does not import torch for it.
+    """
+    if "siglip_pipeline.siglip.model" in sys.modules:
+        from siglip_pipeline.siglip.model import release_model
+
+        release_model()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ The first call of ``get_model`` loads the model (seconds); later calls return th
 process that only searches loads the text tower and never reads the vision weights.
 """
 
+import gc
 import logging
 import threading
 from collections.abc import Mapping
@@ -76,6 +77,7 @@ def get_model(options: ModelOptions, *, tower: Tower = "both") -> SiglipModel:
         for other in [held for held in _loaded if held != slot]:
             _log.info("releasing %r: another model was requested", _loaded[other])
             del _loaded[other]
+            _give_back_memory()
         held = _loaded.get(slot)
         if held is None:
             _loaded[slot] = load_model(options, slot.device, slot.dtype, tower=tower)
@@ -93,10 +95,17 @@ def get_model(options: ModelOptions, *, tower: Tower = "both") -> SiglipModel:
 def release_model() -> None:
     """Release the loaded model, its memory and its card. The next :func:`get_model` loads again."""
     with _lock:
-        _loaded.clear()
-        devices.give_back_memory()
+        if _loaded:
+            _loaded.clear()
+            _give_back_memory()
         while _leases:
             _leases.pop().release()
+
+
+def _give_back_memory() -> None:
+    # Errors that transformers keeps from its imports hold the frames of our loader, with the model.
+    gc.collect()
+    devices.give_back_memory()
 
 
 def _device_for(options: ModelOptions) -> str:

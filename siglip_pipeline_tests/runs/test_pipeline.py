@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from siglip_pipeline.cli import main as cli
+from siglip_pipeline.defs.assets import similarity_index
 from siglip_pipeline.demo.drawing import render_picture
 from siglip_pipeline.demo.films import DemoVideo, demo_scenes, render_video
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
@@ -26,6 +27,9 @@ from siglip_pipeline.runs.in_process import materialize_videos
 from siglip_pipeline.search import SearchOptions, SearchService
 from siglip_pipeline.services.home import pipeline_environment
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.siglip import model as loader
+from siglip_pipeline.siglip.model import get_model
+from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.stages.status import StatusOptions, collect_status
 from siglip_pipeline.store.database import DatabaseOptions, open_database
 from siglip_pipeline.store.vectors import VectorStore
@@ -184,6 +188,24 @@ def test_a_run_covers_a_limited_number_of_videos(
             collection.settings, ["one.mp4", "sub/two.mkv"], assets=[Stage.FRAMES]
         )
         assert instance.get_runs_count() - before == 2
+
+
+def test_the_image_tower_is_gone_before_the_recall_check(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Together with the text tower, it took a third of the memory of the whole command."""
+    loaded: list[list[str]] = []
+    run = in_process._run
+
+    def looking(instance: dg.DagsterInstance, asset_key: dg.AssetKey, *rest: Any) -> bool:
+        if asset_key == similarity_index.key:
+            loaded.append([model.tower for model in loader._loaded.values()])
+        return run(instance, asset_key, *rest)
+
+    monkeypatch.setattr(in_process, "_run", looking)
+    get_model(ModelOptions.from_settings(collection.settings), tower="image")
+    assert materialize_videos(collection.settings, ["one.mp4"])
+    assert loaded == [[]]
 
 
 def test_a_changed_upload_replaces_its_vectors(collection: Collection) -> None:
