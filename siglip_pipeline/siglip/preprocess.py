@@ -204,8 +204,8 @@ def model_inputs(batch: ImageBatch, recipe: Recipe, dtype: torch.dtype) -> Model
         parts.append(resized.to(torch.float32).mul_(scale).add_(shift).to(dtype))
     if recipe.size is not None:
         pixels_NHWC = _gather(batch, parts)
-        count = len(batch) * (recipe.size // recipe.patch_size) ** 2
-        return ModelInputs({"pixel_values": pixels_NHWC.permute(0, 3, 1, 2)}, count, 0)
+        patches = len(batch) * recipe.most_patches
+        return ModelInputs({"pixel_values": pixels_NHWC.permute(0, 3, 1, 2)}, patches, 0)
     return _naflex_inputs(batch, recipe, parts)
 
 

@@ -53,6 +53,14 @@ class Recipe:
     text_length: int
     """Tokens; every text is padded or truncated to exactly this many."""
 
+    @property
+    def most_patches(self) -> int:
+        """Return the number of patches of a picture; for NaFlex, its upper bound."""
+        if self.size is not None:
+            return (self.size // self.patch_size) ** 2
+        assert self.max_num_patches is not None
+        return self.max_num_patches
+
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as it is stored with the model."""
         image: dict[str, Any] = {

@@ -27,12 +27,7 @@ and each of these numbers takes some 40 to 60 bytes of memory in every worker (d
 
 def cpu_batch_limit(recipe: Recipe, dim: int) -> int:
     """Return the largest batch worth trying on a CPU: 10 frames for a base model of 256 patches."""
-    if recipe.size is not None:
-        patches = (recipe.size // recipe.patch_size) ** 2
-    else:
-        assert recipe.max_num_patches is not None
-        patches = recipe.max_num_patches
-    return max(1, _MOST_NUMBERS // (patches * dim))
+    return max(1, _MOST_NUMBERS // (recipe.most_patches * dim))
 
 
 class BatchSize:
