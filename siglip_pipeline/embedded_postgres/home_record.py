@@ -6,6 +6,8 @@ record holds the folder of each cluster by the identifier that initdb gave it, t
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
 
@@ -30,14 +32,27 @@ def _cluster_id(data: Path) -> str | None:
     return head.hex() if len(head) == 8 else None
 
 
-def warn_of_change(home: Path, data: Path) -> None:
-    """Warn if a home is about to use a cluster that it has not used before.
+@contextmanager
+def recorded(home: Path, data: Path) -> Iterator[None]:
+    """Warn if a home is about to use a cluster that it has not used before; then record its use.
 
     Args:
-        home: ``SIGLIP_HOME``.
-        data: the folder of the cluster that it uses now; missing if it is to be made.
+        home: ``SIGLIP_HOME``; no other process writes its record meanwhile.
+        data: the folder of the cluster; missing if the block makes it.
     """
-    known, found = _read(home), _cluster_id(data)
+    known = _read(home)
+    _warn_of_change(home, data, known)
+    yield
+    found = _cluster_id(data)
+    if found is not None and known.get(found) != str(data):
+        known.pop(found, None)
+        with replacing(home / NAME) as file:
+            file.write(json.dumps({**known, found: str(data)}).encode())
+        to_disk(home)
+
+
+def _warn_of_change(home: Path, data: Path, known: dict[str, str]) -> None:
+    found = _cluster_id(data)
     if found is None:
         formers = [
             Path(folder) for id_, folder in known.items() if _cluster_id(Path(folder)) == id_
@@ -57,16 +72,6 @@ def warn_of_change(home: Path, data: Path) -> None:
             "do nothing. To begin with an empty one: stop everything, then rm -r %s",
             *(home, data, quote(str(data))),
         )
-
-
-def record(home: Path, data: Path) -> None:
-    """Write into the home which cluster it uses."""
-    known, found = _read(home), _cluster_id(data)
-    if found is not None and known.get(found) != str(data):
-        known.pop(found, None)
-        with replacing(home / NAME) as file:
-            file.write(json.dumps({**known, found: str(data)}).encode())
-        to_disk(home)
 
 
 def _read(home: Path) -> dict[str, str]:

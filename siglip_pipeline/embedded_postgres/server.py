@@ -146,14 +146,13 @@ class EmbeddedPostgres:
     def _start(self) -> str:
         self.shorten_log()
         with self._alone():
-            home_record.warn_of_change(self.home, self.data)
-            if postmaster.find(self.data) is None:
-                binaries.check_processor()
-                postmaster.remove_remains(self.data)
-                cluster.initialise(self.data, self.account)
-                self._launch()
-            self._await_ready()
-            home_record.record(self.home, self.data)
+            with home_record.recorded(self.home, self.data):
+                if postmaster.find(self.data) is None:
+                    binaries.check_processor()
+                    postmaster.remove_remains(self.data)
+                    cluster.initialise(self.data, self.account)
+                    self._launch()
+                self._await_ready()
             self._ensure_database(DATABASE)
         return self.url()
 
