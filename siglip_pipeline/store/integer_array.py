@@ -4,7 +4,6 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import psycopg
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
@@ -28,6 +27,8 @@ class _IntegerArrayDumper(Dumper):
     oid = _INTEGER.array_oid
 
     def dump(self, obj: IntegerArray) -> bytes:
+        import numpy as np  # not by commands that only count, such as `status`
+
         elements_N2 = np.full((len(obj.values), 2), 4, ">i4")
         elements_N2[:, 1] = obj.values
         return _HEAD.pack(1, 0, _INTEGER.oid, len(elements_N2), 1) + elements_N2.tobytes()
