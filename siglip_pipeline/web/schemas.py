@@ -14,9 +14,11 @@ from siglip_pipeline.similarity.similar_videos import SharedSegment
 from siglip_pipeline.stages.watch_documents import WatchHitShown, WatchShown
 from siglip_pipeline.store.library import Folder
 from siglip_pipeline.store.videos import VideoRow, VideoState
-from siglip_pipeline.text.json_form import DOCUMENTED, Given
+from siglip_pipeline.text.json_form import DOCUMENTED, Given, describe_fields
 from siglip_pipeline.web.query import MAX_ID
 from siglip_pipeline.web.search_parameters import SearchBody
+
+describe_fields()
 
 _HIT: dict[str, JsonValue] = {
     "video": "holiday/beach.mp4",

@@ -1,6 +1,8 @@
 """The JSON of records is what the docs promise: keys in order, rounded numbers, nothing None."""
 
 import json
+import subprocess
+import sys
 
 from siglip_pipeline.hits import Hit, Moment, SearchFilter
 from siglip_pipeline.search import QueryShown, SearchResult
@@ -33,3 +35,14 @@ def test_a_result_is_the_document_of_search() -> None:
     )
     assert to_json_bytes(result).decode() == expected
     assert json.dumps(to_json(result), ensure_ascii=False, separators=(",", ":")) == expected
+
+
+def test_a_command_reads_no_source_code_to_print_a_result() -> None:
+    """Schemas describe fields by it; a command that asks a service prints none."""
+    code = (
+        "import linecache; from pydantic import TypeAdapter; "
+        "from siglip_pipeline.hits import SearchResult; import siglip_pipeline.cli.service_search; "
+        "TypeAdapter(SearchResult); print(*linecache.cache)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

@@ -307,6 +307,8 @@ def test_openapi_describes_every_path_with_examples(client: httpx.Client) -> Non
         "/readyz",
     }
     assert schema["components"]["schemas"]["SearchAnswer"]["examples"]
+    for answer, field in (("HitAnswer", "score"), ("QueryShown", "tokens")):
+        assert schema["components"]["schemas"][answer]["properties"][field]["description"]
     assert schema["components"]["schemas"]["ErrorAnswer"]
     error = {"$ref": "#/components/schemas/ErrorAnswer"}
     for path in schema["paths"].values():
