@@ -142,6 +142,7 @@ def settings(
             database_url=own,
             DAGSTER_POSTGRES_URL=dagsters.replace("postgresql:", "postgresql+psycopg2:"),
             model_name=str(MODEL_FOLDER),
+            uploads_settle_seconds=0.2,
             host="0.0.0.0",
             api_key=KEY,
             alert_webhook=f"http://127.0.0.1:{neighbours.port}/services/{MARK}",
@@ -288,8 +289,8 @@ def test_a_real_run_leaves_no_secret(
         return (counts["indexed"], counts["failed"]) == (1, 1)
 
     render_video(neighbours.folder / "a.mp4", demo_scenes()[:2], seconds_per_scene=2)
-    until(look_at_decoders, seconds=240)
-    until(is_done, seconds=240, pause=0.5)
+    until(look_at_decoders, seconds=240, pause=0.2)
+    until(is_done, seconds=240, pause=1)
     FrameStore(settings.frame_store_url).delete("a.mp4")
     api = DagsterApi(dagster_url, api_key=settings.api_key)
     api.launch_run(

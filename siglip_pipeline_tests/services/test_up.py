@@ -428,7 +428,7 @@ def test_an_upload_becomes_searchable_and_everything_stops_and_goes_on(
     fork_server = min(forked, key=lambda process: process.create_time())
     before = fork_server.cpu_times().children_user
     render_video(Path(settings.uploads) / "a.mp4", scenes, seconds_per_scene=2)
-    up.wait_until(lambda: up.status()["videos"]["indexed"] == 1, seconds=300, pause=0.5)
+    up.wait_until(lambda: up.status()["videos"]["indexed"] == 1, seconds=300, pause=2)
     assert fork_server.cpu_times().children_user > before
     found = cli(settings, "search", scenes[2].caption, "--k", "1", "--json")
     hit = json.loads(found.stdout)["hits"][0]
@@ -452,7 +452,7 @@ def test_an_upload_becomes_searchable_and_everything_stops_and_goes_on(
         for url in (f"{up_now.page_url}/healthz", f"{up_now.dagster_url}/server_info"):
             with urllib.request.urlopen(url, timeout=60) as answer:
                 assert answer.status == 200
-        again.wait_until(lambda: again.status()["videos"]["indexed"] == 2, seconds=300, pause=0.5)
+        again.wait_until(lambda: again.status()["videos"]["indexed"] == 2, seconds=300, pause=2)
         shown = json.loads(cli(settings, "status", "--json").stdout)
         assert shown["videos"] == again.status()["videos"]
         assert again.interrupt() < 10
