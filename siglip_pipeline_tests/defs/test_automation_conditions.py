@@ -177,7 +177,7 @@ def test_300_videos_become_one_backfill(collection: Collection) -> None:
     assert len(requested) > 12
     assert [keys for keys in requested if keys] == [videos]
     collection.embed()
-    assert [keys for keys in (collection.tick(seconds=20) for _ in range(40)) if keys] == []
+    assert [keys for keys in (collection.tick(seconds=60) for _ in range(14)) if keys] == []
 
 
 def test_what_arrives_during_a_backfill_becomes_the_next_one(collection: Collection) -> None:
@@ -230,7 +230,7 @@ def test_a_run_that_hangs_holds_no_other_video_back_for_long(
         assert collection.now - began < LONGEST_WAIT
     assert requested == others
     collection.embed()
-    assert [keys for keys in (collection.tick(seconds=20) for _ in range(40)) if keys] == []
+    assert [keys for keys in (collection.tick(seconds=60) for _ in range(14)) if keys] == []
 
 
 def test_what_could_not_be_matched_is_requested_again_each_hour() -> None:
@@ -240,7 +240,7 @@ def test_what_could_not_be_matched_is_requested_again_each_hour() -> None:
         collection.make(VECTORS, videos)
         assert collection.tick() == videos
         collection.fail(made=1)
-        assert [keys for keys in (collection.tick(seconds=60) for _ in range(40)) if keys] == []
+        assert [keys for keys in (collection.tick(seconds=120) for _ in range(20)) if keys] == []
         assert collection.tick(seconds=1800) == videos[1:]
         collection.fail(made=0)
         assert collection.tick(seconds=60) == []
