@@ -142,7 +142,6 @@ def settings(
             database_url=own,
             DAGSTER_POSTGRES_URL=dagsters.replace("postgresql:", "postgresql+psycopg2:"),
             model_name=str(MODEL_FOLDER),
-            uploads_settle_seconds=0.2,
             host="0.0.0.0",
             api_key=KEY,
             alert_webhook=f"http://127.0.0.1:{neighbours.port}/services/{MARK}",
@@ -223,7 +222,7 @@ def page(settings: Settings) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="module")
 def up(settings: Settings, log: Path) -> Iterator[psutil.Process]:
     with running(settings, log, "up") as family:
-        until(lambda: "Running." in log.read_text(), seconds=240)
+        until(lambda: "Running." in log.read_text(), seconds=360)
         yield family
 
 
