@@ -29,8 +29,9 @@ test-faults: $(STAMP) ## run the tests that end processes and services at work; 
 	$(BIN)/python -m pytest -m faults $(ARGS)
 
 # Fails where no card answers: tests that skip there prove nothing.
-test-gpu: $(STAMP) ## run the tests of the model and the engine on a CUDA device
-	SIGLIP_EXPECT_GPU=1 $(BIN)/python -m pytest -m "gpu or not (long or faults)" siglip_pipeline_tests/siglip $(ARGS)
+test-gpu: $(STAMP) ## run the tests of the model, the engine and the whole way on a CUDA device
+	SIGLIP_EXPECT_GPU=1 $(BIN)/python -m pytest -m "gpu or not (long or faults)" \
+		siglip_pipeline_tests/siglip siglip_pipeline_tests/runs/test_pipeline.py $(ARGS)
 
 test-sabotage: $(STAMP) ## break one promise after the other in a copy; name those that no test notices; takes long
 	$(BIN)/python -m siglip_pipeline_tests.sabotage $(ARGS)
