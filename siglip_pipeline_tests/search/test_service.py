@@ -100,7 +100,7 @@ def test_a_narrow_filter_finds_as_many_as_there_are(
 ) -> None:
     """Past the exact path, where the index walks its graph and names too few."""
     monkeypatch.setattr("siglip_pipeline.store.search.execution.EXACT_FRAMES", 0)
-    monkeypatch.setattr("siglip_pipeline.store.kinds.moment_index.EXACT_MOMENTS", 0)
+    monkeypatch.setattr("siglip_pipeline.store.kinds.moment_index.WALK_COST", 0)
     for k in (1, 2, 3, 50):
         limits = SearchFilter(videos=("v06.mp4",))
         hits = service.by_text("v02 3 0.5", k=k, filter=limits).hits

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import ClassVar
 
 from psycopg import sql
@@ -19,8 +20,6 @@ from siglip_pipeline.store.kinds.base import (
 from siglip_pipeline.store.kinds.effort import Effort
 from siglip_pipeline.store.kinds.hnsw import EF_MAX, HnswIndex
 
-# Up to this many moments in scope, each is compared unless a walk of the graph is much quicker.
-EXACT_MOMENTS = 20_000
 WALK_COST = 10
 """Moments that are compared in the time of one more ``ef_search``."""
 
@@ -62,9 +61,19 @@ _ALL = sql.SQL("""
     ORDER BY (m.embedding <#> {query}) + 0 LIMIT {rows}
 """)
 
-# Where the walk meets too few, the scope lies far from the query: none of it can be relied on.
+# A graph is accurate only about what is nearest of all. Where too little of that is in scope, the
+# scope is about something else than the query, and what else a walk meets in it is chance. To walk
+# on (``hnsw.iterative_scan``) takes a hundred times as long there, and misses half.
 _WALK_OR_ALL = sql.SQL("""
-    WITH walked AS MATERIALIZED ({walk})
+    WITH walked AS MATERIALIZED (
+        SELECT m.video_id, m.first_frame, m.last_frame
+        FROM (
+            SELECT m.*, m.embedding <#> {query} AS distance
+            FROM {table} m ORDER BY m.embedding <#> {query} LIMIT {nearest}
+        ) m
+        WHERE {videos} AND {overlap}
+        ORDER BY m.distance LIMIT {rows}
+    )
     SELECT * FROM walked WHERE (SELECT count(*) FROM walked) >= {rows}
     UNION ALL ({all})
 """)
@@ -127,19 +136,15 @@ class MomentIndex(HnswIndex):
         Of the moments that a walk meets, those in scope are as large a part as of all moments, if
         the scope is not about something else than the query. Twice the rows leave room for luck.
         """
-        if scope.video_ids is None:
-            return self, effort.ef_search
+        if scope.video_ids is None:  # how many moments lie within times is not known
+            further = 1 if scope.everything else effort.in_scope
+            return self, min(further * effort.ef_search, EF_MAX)
         share = scope.moments / max(target.rows, scope.moments, 1)
         due = max(effort.in_scope * effort.ef_search, 2 * rows)
-        far = math.ceil(due / share) if share else EF_MAX + 1
-        small = scope.moments <= EXACT_MOMENTS
-        if scope.moments < WALK_COST * far or (small and far > EF_MAX):
+        if scope.moments * share <= WALK_COST * due or 2 * rows > EF_MAX * share:
             return EVERY_MOMENT, effort.ef_search
-        return WALK_ONCE if small else self, min(far, EF_MAX)
-
-    def keeps_plan(self, scope: Scope) -> bool:
-        """Return true but for times: of few moments in a range, each is better compared."""
-        return scope.time_range is None
+        nearest = 100 * math.ceil(2 * rows / share / 100)
+        return walk_once(nearest), min(math.ceil(due / share), EF_MAX)
 
     def near(
         self,
@@ -175,8 +180,7 @@ class MomentIndex(HnswIndex):
 
     def _moments(self, scope: Scope, parts: dict[str, sql.Composable]) -> sql.Composed:
         """Return SQL for the moments nearest to a vector."""
-        videos = scope.video_filter if self.keeps_plan(scope) else scope.video_condition
-        return _WALK.format(**parts, videos=videos("m"))
+        return _WALK.format(**parts, videos=scope.video_condition("m"))
 
 
 class EveryMoment(MomentIndex):
@@ -195,19 +199,32 @@ class EveryMoment(MomentIndex):
 class WalkOnce(MomentIndex):
     """One walk of the graph; where it meets too few, every moment in scope is compared."""
 
+    def __init__(self, nearest: int) -> None:
+        self._nearest = nearest
+
     def settings(self, *, ef_search: int, rows: int, scope: Scope) -> dict[str, str]:
         """Return settings without further walks."""
         once = {"hnsw.iterative_scan": "off"}
         return super().settings(ef_search=ef_search, rows=rows, scope=scope) | once
 
+    def keeps_plan(self, scope: Scope) -> bool:
+        """Return true: the walk is without the filter."""
+        return True
+
     def _moments(self, scope: Scope, parts: dict[str, sql.Composable]) -> sql.Composed:
         too_few = sql.SQL("(SELECT count(*) FROM walked) < {}").format(parts["rows"])
         return _WALK_OR_ALL.format(
-            walk=super()._moments(scope, parts),
+            **parts,
+            nearest=sql.Literal(self._nearest),
+            videos=scope.video_filter("m"),
             all=EVERY_MOMENT._moments(scope, parts, too_few),
-            rows=parts["rows"],
         )
 
 
 EVERY_MOMENT = EveryMoment()
-WALK_ONCE = WalkOnce()
+
+
+@lru_cache
+def walk_once(nearest: int) -> WalkOnce:
+    """Return the search that takes the rows in scope among so many nearest moments of all."""
+    return WalkOnce(nearest)

@@ -321,7 +321,6 @@ def test_the_index_is_read_as_by_searches_for_ten_and_for_a_hundred_hits(
 def walks_in_scopes(monkeypatch: pytest.MonkeyPatch) -> None:
     """No scope is so small that its frames or its moments are compared."""
     monkeypatch.setattr("siglip_pipeline.store.search.execution.EXACT_FRAMES", 0)
-    monkeypatch.setattr("siglip_pipeline.store.kinds.moment_index.EXACT_MOMENTS", 0)
     monkeypatch.setattr("siglip_pipeline.store.kinds.moment_index.WALK_COST", 0)
 
 

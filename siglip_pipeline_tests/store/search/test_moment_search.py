@@ -17,7 +17,7 @@ from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.kinds import KINDS, Generation, Scope, index_kind
 from siglip_pipeline.store.kinds.effort import Effort
-from siglip_pipeline.store.kinds.moment_index import EVERY_MOMENT, EXACT_MOMENTS, WALK_ONCE
+from siglip_pipeline.store.kinds.moment_index import EVERY_MOMENT, WalkOnce
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.search.moment_search import MomentSearch
 from siglip_pipeline.store.search.near_frames import NearFrames
@@ -302,7 +302,6 @@ def many_frames(database: Database, monkeypatch: pytest.MonkeyPatch, walks: bool
     build_index(database, model_id, options=made.index_options(index_kind="moments"))
     monkeypatch.setattr("siglip_pipeline.store.search.execution.EXACT_FRAMES", 0)
     if walks:
-        monkeypatch.setattr("siglip_pipeline.store.kinds.moment_index.EXACT_MOMENTS", 0)
         monkeypatch.setattr("siglip_pipeline.store.kinds.moment_index.WALK_COST", 0)
     return ModelStore(database).get(model_id)
 
@@ -323,7 +322,7 @@ def test_a_filter_over_many_frames_finds_the_best_moments(
 def test_a_plan_is_kept_where_it_suits_every_filter(
     database: Database, many_frames: ModelRow, walks: bool
 ) -> None:
-    """Of all but walks among times, of which a few moments are better compared."""
+    """A walk is made without the filter, and all moments of videos are found by their key."""
     query_D = made.footage(77)[0]
     with database.connection() as connection:
         target = generations.live(connection, many_frames.model_id)
@@ -343,7 +342,7 @@ def test_a_plan_is_kept_where_it_suits_every_filter(
             "strpos(statement, 'IN (SELECT unnest(') > 0 FROM pg_prepared_statements "
             "WHERE strpos(statement, 'WITH RECURSIVE') > 0 AND generic_plans > 0 ORDER BY 1"
         ).fetchall()
-    assert kept == ([(False, True)] if walks else [(False, False), (True, False)])
+    assert kept == [(False, walks), (True, walks)]
 
 
 @pytest.mark.parametrize(
@@ -359,6 +358,7 @@ def test_a_plan_is_kept_where_it_suits_every_filter(
         (48_803, 162_602, 100, 2, 667),
         (60_000, 150_000, 400, 4, 1_000),  # too many to compare
         (45_000, 150_000, 400, 4, None),  # a walk of 1,000 meets a fifth of what is due
+        (1_500_000, 150_000_000, 25, 2, None),  # rows are due that no walk meets
     ],
 )
 def test_a_filter_walks_the_graph_where_that_is_quicker_than_to_compare_all(
@@ -368,10 +368,15 @@ def test_a_filter_walks_the_graph_where_that_is_quicker_than_to_compare_all(
     scope = Scope(video_ids=[1], frames=30 * moments, moments=moments)
     graph, effort = index_kind("moments"), Effort(ef_search=ef_search, rows=1, in_scope=in_scope)
     kind, found = graph.within(target, scope, effort=effort, rows=10)
-    walks = WALK_ONCE if moments <= EXACT_MOMENTS else graph
-    assert (kind, found) == ((EVERY_MOMENT, ef_search) if walked is None else (walks, walked))
-    everywhere = Scope(time_range=(1.0, 2.0))
-    assert graph.within(target, everywhere, effort=effort, rows=10) == (graph, ef_search)
+    if walked is None:
+        assert (kind, found) == (EVERY_MOMENT, ef_search)
+    else:
+        assert isinstance(kind, WalkOnce)
+        assert found == walked
+    everywhere = graph.within(target, Scope(), effort=effort, rows=10)
+    assert everywhere == (graph, ef_search)
+    any_video = graph.within(target, Scope(time_range=(1.0, 2.0)), effort=effort, rows=10)
+    assert any_video == (graph, min(1000, in_scope * ef_search))
 
 
 def test_a_walk_in_a_scope_meets_enough_for_the_rows_that_are_asked_for() -> None:
@@ -414,6 +419,35 @@ def test_a_scope_far_from_the_query_is_compared_in_full(
         assert len(found) == 8
         assert best[found[0][0]] == pytest.approx(max(best[i] for i in far), abs=2e-3)
     assert short > 5, "of most walks"
+
+
+def test_only_what_is_nearest_of_all_is_taken_from_a_walk(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows in scope that a walk meets far from the query are not the nearest in scope."""
+    monkeypatch.setattr("siglip_pipeline.store.kinds.moment_index.WALK_COST", 0)
+    videos = 120
+    model_id = made.collection(database, videos=videos)
+    build_index(database, model_id, options=made.index_options(index_kind="moments"))
+    query_D = made.footage(100)[0]
+    best = {i + 1: float((made.footage(i) @ query_D).max()) for i in range(videos)}
+    order = sorted(best, key=lambda video_id: best[video_id])
+    with database.connection() as connection:
+        connection.execute("SET LOCAL enable_sort = off")  # else it reads so small a table
+        target = generations.live(connection, model_id)
+        assert target is not None
+        for chosen, compares_all in ((order[:20], True), (order[::6], False)):
+            search = NearFrames(
+                connection,
+                index_kind("moments"),
+                target,
+                k=8,
+                scope=Scope(video_ids=chosen, frames=24 * 20, moments=3 * 20),
+                effort=Effort(ef_search=60, rows=1),  # all 360 moments are met
+            )
+            plan = search._execute(b"EXPLAIN ANALYZE " + search._bytes, query_D)
+            [skipped] = [line for (line,) in plan if "never executed" in line]
+            assert ("CTE Scan on walked" in skipped) is compares_all, skipped
 
 
 def test_the_videos_of_a_filter_are_compared_with_moments_not_with_each_frame() -> None:
