@@ -20,7 +20,7 @@ from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.store import made
-from siglip_pipeline_tests.web.conftest import Collection, wait_until
+from siglip_pipeline_tests.web.conftest import Collection
 from siglip_pipeline_tests.web.conftest import serving as serving_here
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -100,7 +100,8 @@ def serving(settings: Settings, *options: str) -> Iterator[tuple[Any, str]]:
         process.communicate()
 
 
-def _get(url: str | urllib.request.Request) -> tuple[int, Any]:
+def get_json(url: str | urllib.request.Request) -> tuple[int, Any]:
+    """The status of an answer, and its document."""
     try:
         with urllib.request.urlopen(url, timeout=60) as answer:
             return answer.status, json.load(answer)
@@ -113,7 +114,7 @@ def test_it_answers_until_it_is_stopped(collection: Collection, number: signal.S
     port = free_port()
     with serving(collection.settings, "--port", str(port)) as (process, url):
         assert url == f"http://127.0.0.1:{port}"
-        assert _get(f"{url}/api/videos")[1]["total"] == 4
+        assert get_json(f"{url}/api/videos")[1]["total"] == 4
         process.send_signal(number)
         assert process.wait(timeout=60) == 0
 
@@ -125,22 +126,8 @@ def test_nobody_is_believed_who_names_another_client(collection: Collection) -> 
         for number in range(3):
             address = {"X-Forwarded-For": f"203.0.113.{number}"}
             request = urllib.request.Request(f"{served.url}/api/videos", headers=address)
-            statuses.append(_get(request)[0])
+            statuses.append(get_json(request)[0])
     assert statuses == [200, 200, 429]
-
-
-def test_it_is_ready_once_the_model_is_there_that_it_was_to_load(collection: Collection) -> None:
-    with serving(collection.settings, "--port", str(free_port()), "--load-model") as (_, url):
-        assert _get(f"{url}/healthz")[0] == 200
-        seen = []
-
-        def is_ready() -> bool:
-            status, document = _get(f"{url}/readyz")
-            seen.append((status, document.get("error", {}).get("type")))
-            return status == 200
-
-        wait_until(is_ready, seconds=300)
-    assert set(seen[:-1]) <= {(503, "NotReady")}
 
 
 @pytest.mark.parametrize("index_was_asked_for", [False, True])
@@ -154,14 +141,17 @@ def test_nothing_is_indexed_yet(
                 database, ModelStore(database).register(made.spec()), options=made.index_options()
             )
     with serving_here(settings) as served:
-        assert _get(f"{served.url}/readyz") == (
+        assert get_json(f"{served.url}/readyz") == (
             503,
             {"error": {"type": "NotReady", "message": "nothing is indexed yet"}},
         )
-        status, document = _get(f"{served.url}/api/similar?like=a.mp4@3")
+        status, document = get_json(f"{served.url}/api/similar?like=a.mp4@3")
         assert (status, document["error"]["type"]) == (409, "NothingIndexedError")
         assert str(tmp_path) not in document["error"]["message"]
-        assert _get(f"{served.url}/api/videos") == (200, {"videos": [], "total": 0, "next": None})
+        assert get_json(f"{served.url}/api/videos") == (
+            200,
+            {"videos": [], "total": 0, "next": None},
+        )
 
 
 def test_a_collection_that_became_empty_is_ready_and_has_no_hits(
@@ -173,10 +163,10 @@ def test_a_collection_that_became_empty_is_ready_and_has_no_hits(
         build_index(database, model_id, options=made.index_options())
         with serving_here(settings) as served:
             for _ in range(2):
-                assert _get(f"{served.url}/readyz")[0] == 200
+                assert get_json(f"{served.url}/readyz")[0] == 200
                 VideoStore(database).delete("v00.mp4")
                 build_index(database, model_id, options=made.index_options())
-            assert _get(f"{served.url}/api/videos")[1]["total"] == 0
+            assert get_json(f"{served.url}/api/videos")[1]["total"] == 0
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from siglip_pipeline.demo.films import demo_scenes
 from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.services.serving import find_service
 from siglip_pipeline.settings import Settings, child_environment
-from siglip_pipeline_tests.web.conftest import Collection
-from siglip_pipeline_tests.web.test_serve import serving
+from siglip_pipeline_tests.web.conftest import Collection, wait_until
+from siglip_pipeline_tests.web.test_serve import get_json, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -50,6 +50,19 @@ def _scores(document: dict[str, Any]) -> list[float]:
     return [hit["score"] for hit in document["hits"]]
 
 
+def _is_ready_once_the_model_is_there(url: str) -> None:
+    assert get_json(f"{url}/healthz")[0] == 200
+    seen = []
+
+    def is_ready() -> bool:
+        status, document = get_json(f"{url}/readyz")
+        seen.append((status, document.get("error", {}).get("type")))
+        return status == 200
+
+    wait_until(is_ready, seconds=300)
+    assert set(seen[:-1]) <= {(503, "NotReady")}
+
+
 def test_a_running_service_answers_as_this_process_would(collection: Collection) -> None:
     queries = [
         [demo_scenes()[1].caption, "-k", "3"],
@@ -59,7 +72,8 @@ def test_a_running_service_answers_as_this_process_would(collection: Collection)
     # The service embeds in torch: in bfloat16, where the processor has it, unless it is told.
     settings = collection.settings.model_copy(update={"dtype": "float32"})
     here = [_search(settings, *query) for query in queries]
-    with serving(settings, "--port", str(free_port())) as (_, url):
+    with serving(settings, "--port", str(free_port()), "--load-model") as (_, url):
+        _is_ready_once_the_model_is_there(url)
         assert find_service(settings) == url
         there = [_search(settings, *query) for query in queries]
         # A database of another name is another collection.
