@@ -242,9 +242,16 @@ def worse_model(reels: Reels, tmp_path_factory: pytest.TempPathFactory) -> Itera
     models.promote(models.get(reels.model_id).key)
 
 
+@pytest.fixture(scope="module")
+def some(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fourth of the demo's judged queries: models are compared by them many times."""
+    lines = JUDGED_QUERIES.read_text().splitlines()[::4]
+    return write_lines(tmp_path_factory.mktemp("some") / JUDGED_QUERIES.name, *lines)
+
+
 @pytest.fixture
-def gate(reels: Reels) -> QualityGate:
-    settings = reels.settings.model_copy(update={"judged_queries": JUDGED_QUERIES})
+def gate(reels: Reels, some: Path) -> QualityGate:
+    settings = reels.settings.model_copy(update={"judged_queries": some})
     found = QualityGate.from_settings(settings)
     assert found is not None
     assert QualityGate.from_settings(reels.settings) is None
@@ -283,11 +290,12 @@ def test_a_model_that_answers_worse_is_not_promoted(
 def test_the_command_refuses_names_the_worse_queries_and_records_force(
     reels: Reels,
     worse_model: str,
+    some: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     good = ModelStore(reels.database).get(reels.model_id).key
-    gate = {"SIGLIP_JUDGED_QUERIES": str(JUDGED_QUERIES)}
+    gate = {"SIGLIP_JUDGED_QUERIES": str(some)}
     assert run_cli(monkeypatch, reels, "models", "promote", worse_model, **gate) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert f"model {worse_model} answers judged_queries.jsonl worse than {good}" in said
