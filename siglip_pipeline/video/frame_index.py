@@ -108,12 +108,18 @@ def _decoded(source: MediaSource, scanned: Scan, on_progress: Callable[[int], No
     steps = np.full(len(packets), Step.TARGET, np.uint8)
     everything = Pass(source, scanned, PassCounts(), 1, on_progress)
     pts: list[int | None] = []
+    dts: list[int | None] = []
     keys: list[bool] = []
     for frame in everything.frames(steps):
         pts.append(frame.pts)
+        dts.append(frame.dts)
         keys.append(frame.key_frame or frame.pict_type == PictureType.I)
     if not pts:
         return packets
+    if _falls_back(pts) and (np.diff(packets.pts_P) > 0).all():
+        # Decoding times that pass for presentation times, as in AVI: a frame is shown when it comes
+        # out, as the ffmpeg program has it. Its own time is that at which its packet was there.
+        pts = dts
     pts_N = increasing(pts, packets.frame_duration)
     return dataclasses.replace(
         packets,
@@ -123,6 +129,12 @@ def _decoded(source: MediaSource, scanned: Scan, on_progress: Callable[[int], No
         end_pts=int(pts_N[-1]) + packets.frame_duration,
         timestamps_known=False,
     )
+
+
+def _falls_back(pts: Sequence[int | None]) -> bool:
+    """Return whether a frame has an earlier time than one that is shown before it."""
+    known = [value for value in pts if value is not None]
+    return known != sorted(known)
 
 
 def increasing(pts: Sequence[int | None], frame_duration: int) -> IntArray:

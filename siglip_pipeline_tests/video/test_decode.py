@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siglip_pipeline.video.decode import DecodeCounts, DecodedFrame, decode_frames
+from siglip_pipeline.video.frame_index import index_frames
 from siglip_pipeline.video.frame_selection import select_frames
 from siglip_pipeline.video.plan import Step, plan_decode
 from siglip_pipeline.video.sampling import Sampling
 from siglip_pipeline.video.scan import Scan, scan
 from siglip_pipeline.video.source import MediaSource
-from siglip_pipeline_tests.video.rendering import render
+from siglip_pipeline_tests.video.rendering import read_number, render
 
 DATA = Path(__file__).parent.parent / "data" / "videos"
 REAL = sorted(path.name for path in DATA.iterdir() if path.suffix in (".mp4", ".mkv", ".webm"))
@@ -244,6 +245,20 @@ def test_raw_streams_without_timestamps_are_told_apart_by_order(tmp_path: Path) 
         truth = [digest(frame) for frame in container.decode(video=0)]
     assert [frame.time_seconds for frame in frames] == [0.0, 1.0, 2.0]
     assert digests == [truth[0], truth[25], truth[50]]
+
+
+@pytest.mark.parametrize("b_frames", [1, 2, 3])
+def test_h264_in_avi_is_shown_in_even_steps(tmp_path: Path, b_frames: int) -> None:
+    """AVI has the times at which packets are decoded; a frame must not be shown at its packet's."""
+    path = render(tmp_path / "h264.avi", frames=100, options={"bf": str(b_frames), "g": "40"})
+    scanned = index_frames(MediaSource(path.name, path=path))
+    pts_N = scanned.packets.pts_N
+    assert (pts_N - pts_N[0]).tolist() == list(range(100))
+    assert scanned.packets.end_pts - pts_N[0] == 100
+    plan = plan_decode(scanned.packets, np.array([0, 1, 50, 99]))
+    found = decode_frames(MediaSource(path.name, path=path), scanned, plan)
+    numbers = {f.pts - pts_N[0]: read_number(f.frame.to_ndarray(format="rgb24")) for f in found}
+    assert numbers == {0: 0, 1: 1, 50: 50, 99: 99}
 
 
 def test_time_base_arithmetic_does_not_drift(tmp_path: Path) -> None:
