@@ -47,10 +47,13 @@ def test_cosine_of_arrays_agrees_with_row_by_row(dtype: Any) -> None:
         np.testing.assert_allclose(cosine_similarity(b[j], a), both[:, j], atol=1e-6)
 
 
-@pytest.mark.parametrize("magnitude", [1e-30, 1e30])
-def test_extreme_lengths_neither_overflow_nor_vanish(magnitude: float) -> None:
-    rows = RNG.normal(size=(4, 16)).astype(np.float32)
-    huge = rows * np.float32(magnitude)
+@pytest.mark.parametrize(
+    ("dtype", "magnitude"),
+    [(np.float32, 1e-30), (np.float32, 1e30), (np.float64, 1e-300), (np.float64, 1e300)],
+)
+def test_extreme_lengths_neither_overflow_nor_vanish(dtype: Any, magnitude: float) -> None:
+    rows = RNG.normal(size=(4, 16)).astype(dtype)
+    huge = rows * dtype(magnitude)
     np.testing.assert_allclose(
         cosine_similarity(huge, rows), cosine_similarity(rows, rows), atol=1e-6
     )

@@ -1,5 +1,6 @@
 """Sampling policies as pure functions, over any timestamps."""
 
+import pickle
 import weakref
 from fractions import Fraction
 from itertools import pairwise
@@ -98,8 +99,10 @@ def test_the_last_frame_is_on_screen_though_the_stream_is_said_to_end_before(end
 def test_every_and_keyframes() -> None:
     pts_N = np.arange(10, dtype=np.int64)
     key_N = np.array([0, 0, 1, 0, 0, 1, 0, 0, 0, 1], bool)
-    every = select_frames(Sampling.parse("every:4"), pts_N, time_base=Fraction(1, 25), end_pts=10)
-    assert every.tolist() == [0, 4, 8]
+    every = Sampling.parse("every:4")
+    for sampling in (every, pickle.loads(pickle.dumps(every))):  # as children get it
+        chosen = select_frames(sampling, pts_N, time_base=Fraction(1, 25), end_pts=10)
+        assert chosen.tolist() == [0, 4, 8]
     chosen = select_frames(
         Sampling.parse("keyframes"), pts_N, time_base=Fraction(1, 25), end_pts=10, key_N=key_N
     )
@@ -170,7 +173,7 @@ def samples_of_a_shot(frames: int, late: int = 0) -> tuple[list[int], int]:
     return chosen + [n for n, _ in sampler.finish()], most
 
 
-@pytest.mark.parametrize("frames", [1, 2, 3, 4, 10, 100, 250, 251, 252, 300, 400, 401])
+@pytest.mark.parametrize("frames", [1, 2, 3, 4, 10, 24, 37, 100, 250, 251, 252, 300, 366, 400, 401])
 def test_a_shot_of_up_to_sixteen_seconds_is_its_ends_and_middle(frames: int) -> None:
     chosen, held = samples_of_a_shot(frames)
     if frames < 3:
