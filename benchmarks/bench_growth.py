@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from bench_index import BUILD_SECONDS_GOAL, RECALL_GOAL, MadeFootage, log, recall_cases
 from numpy.typing import NDArray
+from pgvector import HalfVector
 from psycopg import sql
 from store_report import Case, print_report
 from vectors import Footage
@@ -71,7 +72,8 @@ def main() -> None:
         with open_database(DatabaseOptions.from_settings(settings_of(home))) as database:
             cases = said(first_build(database, home, footage))
             searches = Searches(database, footage)
-            cases += said(searches_by_filter(searches) + filters_resolved(database))
+            cases += said(searches_by_filter(searches))
+            cases += said(searches_about_something_else(searches) + filters_resolved(database))
             cases += said(new_videos(searches, footage, options.new_videos))
             cases += said(embedded_again(searches, footage))
             cases += said(deleted(searches, footage))
@@ -226,6 +228,51 @@ def searches_by_filter(searches: Searches) -> list[Case]:
                 percentile(f"{name}_p99", seconds, 99, goal=80),
             ]
     return cases
+
+
+def searches_about_something_else(searches: Searches) -> list[Case]:
+    """Search 30% of the videos, none of them among the 2% nearest to the query."""
+    cases = []
+    for modality, queries_QD in searches.queries.items():
+        seconds, found = [], []
+        for query_D in queries_QD[:10]:
+            scope = scope_away_from(searches.database, query_D)
+            began = time.perf_counter()
+            hits = searches.once(query_D, scope)
+            seconds.append(time.perf_counter() - began)
+            best = searches.once(query_D, scope, exact=True)
+            found.append(sum(hit.score >= best[-1].score - 1e-6 for hit in hits) / len(best))
+        name = f"{modality}_away_from_the_query"
+        recall = float(np.mean(found))
+        assert recall > 0.9, f"{name}: {recall}"
+        cases += [
+            percentile(f"{name}_p50", np.array(seconds), 50, note=f"{scope.moments:,} moments"),
+            Case(
+                name=f"{name}_recall_at_10", value=recall, unit="recall", goal=0.98, better="higher"
+            ),
+        ]
+    return cases
+
+
+def scope_away_from(database: Database, query_D: FloatArray) -> Scope:
+    with database.connection() as connection:
+        target = generations.live(connection, MODEL)
+        assert target is not None
+        rows = connection.execute(
+            sql.SQL(
+                "SELECT video_id, sum(last_frame - first_frame + 1)::bigint, count(*) FROM {} "
+                "GROUP BY 1 ORDER BY min(embedding <#> %s) DESC"
+            ).format(tables.index(target.model_id, target.generation)),
+            [HalfVector(query_D)],
+        ).fetchall()
+    away = rows[: round(0.98 * len(rows))]
+    chosen = np.random.default_rng(1).permutation(len(away))[: round(0.3 * len(rows))]
+    kept = [away[i] for i in chosen]
+    return Scope(
+        video_ids=[row[0] for row in kept],
+        frames=sum(row[1] for row in kept),
+        moments=sum(row[2] for row in kept),
+    )
 
 
 def filters_resolved(database: Database) -> list[Case]:
