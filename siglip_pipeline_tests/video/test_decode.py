@@ -257,7 +257,9 @@ def test_h264_in_avi_is_shown_in_even_steps(tmp_path: Path, b_frames: int) -> No
     assert scanned.packets.end_pts - pts_N[0] == 100
     plan = plan_decode(scanned.packets, np.array([0, 1, 50, 99]))
     found = decode_frames(MediaSource(path.name, path=path), scanned, plan)
-    numbers = {f.pts - pts_N[0]: read_number(f.frame.to_ndarray(format="rgb24")) for f in found}
+    numbers = {
+        f.pts - pts_N[0]: read_number(np.asarray(f.frame.to_ndarray(format="rgb24"))) for f in found
+    }
     assert numbers == {0: 0, 1: 1, 50: 50, 99: 99}
 
 
