@@ -22,6 +22,9 @@ from siglip_pipeline.store.kinds.hnsw import EF_MAX, HnswIndex
 
 WALK_COST = 10
 """Moments that are compared in the time of one more ``ef_search``."""
+FAR_FACTOR = 10
+"""Where nothing in scope is like the query, the scores of moments differ less than those of the
+frames of one: the frames of so many times the moments are compared (decision 0121)."""
 
 _CREATE = sql.SQL("""
 CREATE TABLE {} (
@@ -213,11 +216,12 @@ class WalkOnce(MomentIndex):
 
     def _moments(self, scope: Scope, parts: dict[str, sql.Composable]) -> sql.Composed:
         too_few = sql.SQL("(SELECT count(*) FROM walked) < {}").format(parts["rows"])
+        more = sql.SQL("{} * {}").format(parts["rows"], sql.Literal(FAR_FACTOR))
         return _WALK_OR_ALL.format(
             **parts,
             nearest=sql.Literal(self._nearest),
             videos=scope.video_filter("m"),
-            all=EVERY_MOMENT._moments(scope, parts, too_few),
+            all=EVERY_MOMENT._moments(scope, parts | {"rows": more}, too_few),
         )
 
 

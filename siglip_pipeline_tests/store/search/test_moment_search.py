@@ -448,6 +448,9 @@ def test_only_what_is_nearest_of_all_is_taken_from_a_walk(
             plan = search._execute(b"EXPLAIN ANALYZE " + search._bytes, query_D)
             [skipped] = [line for (line,) in plan if "never executed" in line]
             assert ("CTE Scan on walked" in skipped) is compares_all, skipped
+            # Far from the query, the frames of all 60 moments in scope are compared.
+            [frames] = [line for (line,) in plan if "frames_1_pkey" in line]
+            assert f"loops={60 if compares_all else 8})" in frames
 
 
 def test_the_videos_of_a_filter_are_compared_with_moments_not_with_each_frame() -> None:
