@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -267,14 +267,7 @@ def scope_away_from(database: Database, query_D: FloatArray) -> Scope:
             ).format(tables.index(target.model_id, target.generation)),
             [HalfVector(query_D)],
         ).fetchall()
-    away = rows[: round(0.98 * len(rows))]
-    chosen = np.random.default_rng(1).permutation(len(away))[: round(0.3 * len(rows))]
-    kept = [away[i] for i in chosen]
-    return Scope(
-        video_ids=[row[0] for row in kept],
-        frames=sum(row[1] for row in kept),
-        moments=sum(row[2] for row in kept),
-    )
+    return random_scope(rows[: round(0.98 * len(rows))], round(0.3 * len(rows)))
 
 
 def filters_resolved(database: Database) -> list[Case]:
@@ -299,7 +292,11 @@ def scope_of(database: Database, share: float) -> Scope:
         rows = connection.execute(
             "SELECT video_id, frames, moments FROM ingests WHERE model_id = %s ORDER BY 1", [MODEL]
         ).fetchall()
-    count = max(1, round(share * len(rows)))
+    return random_scope(rows, max(1, round(share * len(rows))))
+
+
+def random_scope(rows: Sequence[tuple[int, int, int]], count: int) -> Scope:
+    """Return so many of the videos, of which ids, frames and moments are given."""
     chosen = np.random.default_rng(1).permutation(len(rows))[:count]
     kept = [rows[i] for i in chosen]
     return Scope(
