@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline_tests.video.combinations import CONTAINERS, COUNT, combinations, make
 from siglip_pipeline_tests.video.ffmpeg_reference import (
+    EXACTLY,
     Indexed,
     difference,
     ffmpeg,
@@ -46,10 +47,9 @@ class Shown:
 
 def reference(paths: list[Path], folder: Path) -> dict[str, Shown]:
     """Decode all files in one call of ffmpeg, to uncompressed video with times."""
-    # One thread: Theora comes out wrong now and then with more.
     arguments: list[str | Path] = []
     for path in paths:
-        arguments += ["-threads", "1", "-i", path]
+        arguments += [*EXACTLY, "-i", path]
     for number, path in enumerate(paths):
         times = ("-fps_mode", "passthrough", "-enc_time_base", "-1", "-c:v", "rawvideo")
         arguments += ["-map", f"{number}:v:0", "-vf", AS_SHOWN, *times, "-f", "nut"]

@@ -15,6 +15,7 @@ from siglip_pipeline.video.hidden import HIDDEN
 from siglip_pipeline.video.plan import plan_decode
 from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline_tests.video.ffmpeg_reference import (
+    EXACTLY,
     REPORTS,
     Indexed,
     difference,
@@ -28,9 +29,11 @@ from siglip_pipeline_tests.video.field_pictures import field_picture, sequence
 
 def assert_same_planes(path: Path, *, size: str) -> None:
     """Decoded 4:2:0 frames are those of ffmpeg, byte by byte and in the same order."""
-    arguments = ["-i", path, "-fps_mode", "passthrough", "-pix_fmt", "yuv420p", "-f", "rawvideo"]
+    arguments = [*EXACTLY, "-i", path, "-fps_mode", "passthrough", "-pix_fmt", "yuv420p"]
     raw = subprocess.run(
-        ["ffmpeg", "-v", "quiet", *map(str, arguments), "-"], check=True, stdout=subprocess.PIPE
+        ["ffmpeg", "-v", "quiet", *map(str, arguments), "-f", "rawvideo", "-"],
+        check=True,
+        stdout=subprocess.PIPE,
     ).stdout
     width, height = map(int, size.split("x"))
     expected = np.frombuffer(raw, np.uint8).reshape(-1, height * 3 // 2, width)
