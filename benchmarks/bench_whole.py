@@ -54,26 +54,24 @@ class Timed(NamedTuple):
     seconds: float
     cpu_seconds: float
     peak_mb: int
-    """Memory of all processes below it together (PSS), sampled; mapped weights count."""
-    largest_mb: int
-    """Resident memory of the largest of these processes."""
+    """Memory of all processes below it and its Postgres together (PSS), sampled; mapped weights
+    count."""
 
     def figures(self) -> dict[str, float]:
         return {
             "seconds": round(self.seconds, 2),
             "cpu_seconds": round(self.cpu_seconds, 2),
             "peak_mb": self.peak_mb,
-            "largest_mb": self.largest_mb,
         }
 
 
-def timed(command: list[str], environment: dict[str, str]) -> Timed:
-    """Run a command to its end."""
+def timed(command: list[str], environment: dict[str, str], data: Path) -> Timed:
+    """Run a command, which uses the Postgres of a data folder, to its end."""
     with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as said:
         began = time.perf_counter()
         process = subprocess.Popen(command, env=environment, stdout=printed, stderr=said)
         peaks = [0]
-        watcher = threading.Thread(target=watch_memory, args=(process.pid, peaks))
+        watcher = threading.Thread(target=watch_memory, args=(process.pid, data, peaks))
         watcher.start()
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - began
@@ -83,20 +81,36 @@ def timed(command: list[str], environment: dict[str, str]) -> Timed:
             stream.seek(0)
         assert process.returncode == 0, said.read()
         cpu_seconds = usage.ru_utime + usage.ru_stime
-        return Timed(printed.read(), seconds, cpu_seconds, max(peaks), usage.ru_maxrss // 1024)
+        return Timed(printed.read(), seconds, cpu_seconds, max(peaks))
 
 
-def watch_memory(pid: int, peaks: list[int]) -> None:
-    """Add the MB of a process and all below it to ``peaks``, until it ends."""
+def watch_memory(pid: int, data: Path, peaks: list[int]) -> None:
+    """Add the MB of a process, all below it and the Postgres of a folder to ``peaks``.
+
+    Until the process ends. A Postgres that another process started counts too.
+    """
     with contextlib.suppress(psutil.NoSuchProcess):
-        root = psutil.Process(pid)
-        while root.is_running() and root.status() != psutil.STATUS_ZOMBIE:
+        command = psutil.Process(pid)
+        while command.is_running() and command.status() != psutil.STATUS_ZOMBIE:
+            roots = [command]
+            # The file is missing, or empty for a moment, until the server has started.
+            with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
+                roots.append(
+                    psutil.Process(int((data / "postmaster.pid").read_text().split("\n")[0]))
+                )
             total = 0
-            for process in (root, *root.children(recursive=True)):
-                with contextlib.suppress(psutil.Error):
+            for process in {*roots, *(one for root in roots for one in below(root))}:
+                with contextlib.suppress(psutil.NoSuchProcess):
                     total += process.memory_full_info().pss
             peaks.append(total >> 20)
             time.sleep(0.25)
+
+
+def below(process: psutil.Process) -> list[psutil.Process]:
+    """All processes below one, which may be gone."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.children(recursive=True)
+    return []
 
 
 def median(runs: Iterable[Timed]) -> Timed:
@@ -148,15 +162,19 @@ def measure(videos: int, model: str, folder: Path, pixeltable: str | None) -> di
     }
     command = [sys.executable, "-m", "siglip_pipeline.cli.main"]
     ingest = [*command, "ingest", str(films), "--wait", "--json"]
-    ingested = timed(ingest, environment)
-    assert len(json.loads(ingested.printed)["indexed"]) == videos, ingested.printed
     server = EmbeddedPostgres(folder / "home")
+    data = folder / "home" / "postgres"
+    ingested = timed(ingest, environment, data)
+    assert server.data == data
+    assert len(json.loads(ingested.printed)["indexed"]) == videos, ingested.printed
     with server.lease():
-        status = json.loads(timed([*command, "status", "--json"], environment).printed)
+        status = json.loads(timed([*command, "status", "--json"], environment, data).printed)
         search = [*command, "search", scenes[0].caption, "--json"]
         small = {
-            "status": median(timed([*command, "status", "--json"], environment) for _ in range(5)),
-            "search": median(timed(search, environment) for _ in range(5)),
+            "status": median(
+                timed([*command, "status", "--json"], environment, data) for _ in range(5)
+            ),
+            "search": median(timed(search, environment, data) for _ in range(5)),
         }
     vectors = status["vectors"]
     assert vectors == status["frames"] >= videos * SECONDS
@@ -165,14 +183,15 @@ def measure(videos: int, model: str, folder: Path, pixeltable: str | None) -> di
     with server.lease() as url:
         script = [sys.executable, str(Path(__file__).with_name("plain_script.py")), model, url]
         paths = sorted(map(str, films.iterdir()))
-        plain = timed([*script, *paths], environment)
+        plain = timed([*script, *paths], environment, data)
     assert int(plain.printed) >= videos * SECONDS, plain.printed
     others = {}
     if pixeltable is not None:
         script = [pixeltable, str(Path(__file__).with_name("pixeltable_script.py"))]
         home = {**environment, "PIXELTABLE_HOME": str(folder / "pixeltable")}
-        done = timed([*script, *paths], home)
-        server_file = folder / "pixeltable" / "pgdata" / "postmaster.pid"
+        pgdata = folder / "pixeltable" / "pgdata"
+        done = timed([*script, *paths], home, pgdata)
+        server_file = pgdata / "postmaster.pid"
         if server_file.exists():  # it lets its Postgres run on
             os.kill(int(server_file.read_text().split()[0]), signal.SIGINT)
         embedded = int(done.printed.split()[-1])

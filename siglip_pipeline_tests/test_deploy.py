@@ -12,6 +12,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 from typer.testing import CliRunner
 
 from siglip_pipeline.cli.main import app
@@ -114,6 +115,19 @@ def test_the_image_installs_nothing_that_is_not_pinned() -> None:
         if "==" in line
     }
     assert {canonicalize_name(Requirement(text).name) for text in wanted} <= pinned
+
+
+def test_the_nightly_job_has_the_oldest_versions_that_are_permitted() -> None:
+    nightly = (ROOT / ".github" / "workflows" / "nightly.yml").read_text()
+    job = nightly.partition("- name: oldest")[2].partition("- name:")[0]
+    installed = dict(re.findall(r"'([a-z-]+)==([0-9.]+)'", job))
+    assert {"transformers", "huggingface-hub"} <= set(installed)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for requirement in map(Requirement, project["dependencies"]):
+        if requirement.name in installed:
+            (least,) = (one.version for one in requirement.specifier if one.operator == ">=")
+            assert Version(least) == Version(installed.pop(requirement.name)), requirement
+    assert not installed
 
 
 def test_the_cluster_launches_runs_with_what_the_image_holds() -> None:

@@ -75,7 +75,8 @@ class Handler(BaseHTTPRequestHandler):
             if path.startswith(begins):
                 return self.send(status, b"{}", {"X-Error-Code": code} if code else {}, body=body)
         if path.startswith(f"/api/models/{NAME}/revision/"):
-            about = {"id": NAME, "sha": COMMIT, "siblings": []}
+            siblings = [{"rfilename": name} for name in self.server.files]
+            about = {"id": NAME, "sha": COMMIT, "siblings": siblings}
             return self.send(200, json.dumps(about).encode(), {}, body=body)
         if path.startswith(f"/api/models/{NAME}/tree/{COMMIT}"):
             tree = [
