@@ -1,12 +1,13 @@
 """What else could find frames? Other designs beside the one of the program, on the same frames.
 
 Each is built beside the live index of a made collection (``vectors.py``) and asked the same queries
-for ten frames, in turns, at rising ``ef_search``; recall is against exact search:
+in turns, at rising ``ef_search``, for what a search for ten hits needs: the ten best moments, each
+by its best frame. Recall is against a comparison of all frames:
 
 - ``means``: as the program does, a graph of one mean per moment, then all frames of forty moments;
 - ``centred``: the same graph over means less their common part, which texts do not have;
 - ``representatives``: frames chosen so that each frame is near one, up to four per moment;
-- ``codes``: forty moments, the best sixty of their frames by one bit per dimension, then vectors;
+- ``codes``: forty moments, the best two frames of each by one bit per dimension, then vectors;
 - ``one_row``: the frames of a moment as an array in one row;
 - ``scattered``: frames stored in random order, which is how much order is worth.
 
@@ -38,12 +39,10 @@ from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store import generations, tables
 from siglip_pipeline.store.copy import copy_rows
 from siglip_pipeline.store.database import Connection, Database, DatabaseOptions, open_database
-from siglip_pipeline.store.index.recall.queries import Query
-from siglip_pipeline.store.index.recall.truth import find_truth, found_share
+from siglip_pipeline.store.index.recall.truth import found_share
 from siglip_pipeline.store.kinds import Generation, Scope
 from siglip_pipeline.store.moments import cut_moments
-from siglip_pipeline.store.search.execution import choose_kind, effort_of
-from siglip_pipeline.store.search.near_frames import NearFrames
+from siglip_pipeline.store.search.execution import choose_kind, effort_of, set_up
 
 QUERIES = 60
 """Of each modality."""
@@ -52,17 +51,19 @@ MOMENTS = 40
 REPRESENTATIVES = 4
 NEAR_ONE = 0.95
 """Cosine of each frame with a representative, as far as four can."""
-SHORTLIST = 60
+SHORTLIST = 2
+"""Frames of a moment."""
 SHARES = (0.05, 0.3)
 EF_SEARCH = (40, 100, 200, 400, 800)
 
-_FRAMES = """
-SELECT f.video_id, f.frame_index, f.embedding <#> {query} AS distance
+_BEST = """
+SELECT near.video_id, near.first_frame, best.distance
 FROM ({moments}) near
 CROSS JOIN LATERAL (
-    SELECT * FROM {frames} f
+    SELECT f.embedding <#> {query} AS distance FROM {frames} f
     WHERE f.video_id = near.video_id AND f.frame_index BETWEEN near.first_frame AND near.last_frame
-) f
+    ORDER BY distance LIMIT 1
+) best
 ORDER BY distance LIMIT 10
 """
 
@@ -86,29 +87,35 @@ SELECT * FROM (
 """
 
 _CODES = """
-SELECT f.video_id, f.frame_index, f.embedding <#> {query} AS distance
-FROM (
-    SELECT near.video_id, frame.frame_index
-    FROM ({moments}) near
-    JOIN candidate_codes c USING (video_id, first_frame)
-    CROSS JOIN unnest(c.frame_indexes, c.codes) AS frame(frame_index, code)
-    ORDER BY frame.code <~> binary_quantize({query} - %(mean)s::{vector})::bit({dim}) LIMIT {short}
+SELECT near.video_id, near.first_frame, best.distance
+FROM ({moments}) near
+JOIN candidate_codes c USING (video_id, first_frame)
+CROSS JOIN LATERAL (
+    SELECT f.embedding <#> {query} AS distance
+    FROM (
+        SELECT frame.frame_index FROM unnest(c.frame_indexes, c.codes) AS frame(frame_index, code)
+        ORDER BY frame.code <~> binary_quantize({query} - %(mean)s::{vector})::bit({dim})
+        LIMIT {short}
+    ) likely
+    JOIN {frames} f ON f.video_id = near.video_id AND f.frame_index = likely.frame_index
+    ORDER BY distance LIMIT 1
 ) best
-JOIN {frames} f USING (video_id, frame_index)
 ORDER BY distance LIMIT 10
 """
 
 _ONE_ROW = """
-SELECT near.video_id, frame.frame_index, frame.embedding <#> {query} AS distance
+SELECT near.video_id, near.first_frame, best.distance
 FROM ({moments}) near
 JOIN candidate_one_row c USING (video_id, first_frame)
-CROSS JOIN unnest(c.frame_indexes, c.embeddings) AS frame(frame_index, embedding)
+CROSS JOIN LATERAL (
+    SELECT min(embedding <#> {query}) AS distance FROM unnest(c.embeddings) AS embedding
+) best
 ORDER BY distance LIMIT 10
 """
 
 _EACH_FRAME = """
 FROM {table} m CROSS JOIN LATERAL (
-    SELECT array_agg(f.frame_index) AS frame_indexes, {values}
+    SELECT {values}
     FROM (SELECT * FROM {frames} f WHERE f.video_id = m.video_id
           AND f.frame_index BETWEEN m.first_frame AND m.last_frame) f
 ) frames
@@ -117,7 +124,7 @@ FROM {table} m CROSS JOIN LATERAL (
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A statement with ``%(query)s`` for the ten nearest frames."""
+    """A statement with ``%(query)s`` for the ten best moments; the distance is the third column."""
 
     name: str
     statement: str
@@ -130,7 +137,10 @@ class Collection:
         self.database, self.footage = database, footage
         with database.connection() as connection:
             target = generations.live(connection, MODEL)
-        assert target is not None
+            assert target is not None
+            [(self.threshold,)] = connection.execute(
+                "SELECT moment_threshold FROM models WHERE model_id = %s", [MODEL]
+            ).fetchall()
         self.target: Generation = target
         self.queries = {
             "pictures": footage.picture_queries(QUERIES),
@@ -170,8 +180,9 @@ def main() -> None:
             first_build(database, home, footage)
             collection = Collection(database, footage)
             candidates, cases = built(collection, options.without)
-            cases += without_filter(collection, candidates)
-            cases += with_filters(collection)
+            truth = Truth(collection)
+            cases += without_filter(collection, truth, candidates)
+            cases += with_filters(collection, truth)
     print_report("candidates", cases, as_json=options.json)
 
 
@@ -179,15 +190,15 @@ def built(collection: Collection, without: Sequence[str]) -> tuple[list[Candidat
     """Build each candidate's table; return them with the bytes a frame and the seconds of each."""
     walk = collection.walk()
     statements = {
-        "means": (None, collection.near(_FRAMES, moments=walk)),
+        "means": (None, collection.near(_BEST, moments=walk)),
         "centred": (
             centre,
-            collection.near(_FRAMES, moments=collection.walk(table="candidate_centred")),
+            collection.near(_BEST, moments=collection.walk(table="candidate_centred")),
         ),
         "representatives": (
             represent,
             collection.near(
-                _FRAMES,
+                _BEST,
                 moments=collection.near(_REPRESENTATIVES, rows=REPRESENTATIVES * MOMENTS),
             ),
         ),
@@ -195,7 +206,7 @@ def built(collection: Collection, without: Sequence[str]) -> tuple[list[Candidat
         "one_row": (put_in_one_row, collection.near(_ONE_ROW, moments=walk)),
         "scattered": (
             scatter,
-            collection.near(_FRAMES, moments=walk, frames="candidate_scattered"),
+            collection.near(_BEST, moments=walk, frames="candidate_scattered"),
         ),
     }
     candidates, cases = [], []
@@ -262,13 +273,13 @@ def represent(connection: Connection, collection: Collection) -> None:
         )
     )
     ids: dict[str, int] = dict(connection.execute("SELECT path, video_id FROM videos").fetchall())
-    [(threshold,)] = connection.execute(
-        "SELECT moment_threshold FROM models WHERE model_id = %s", [MODEL]
-    ).fetchall()
     count = 0
     for batch in collection.footage:
         moments = cut_moments(
-            batch.embeddings_ND, batch.frame_index_N, batch.time_seconds_N, threshold=threshold
+            batch.embeddings_ND,
+            batch.frame_index_N,
+            batch.time_seconds_N,
+            threshold=collection.threshold,
         )
         bounds = [*moments.start_row_M, len(batch)]
         rows, chosen = [], []
@@ -311,6 +322,7 @@ def code(connection: Connection, collection: Collection) -> None:
             "CREATE TABLE candidate_codes AS SELECT m.video_id, m.first_frame, frames.* "
             + _EACH_FRAME,
             values=collection.near(
+                "array_agg(f.frame_index) AS frame_indexes, "
                 "array_agg(binary_quantize(f.embedding - '{mean}'::{vector})::bit({dim})) AS codes",
                 mean=mean,
             ),
@@ -331,7 +343,7 @@ def put_in_one_row(connection: Connection, collection: Collection) -> None:
         collection.near(
             """
             CREATE TABLE candidate_one_row (
-                video_id integer, first_frame integer, frame_indexes integer[],
+                video_id integer, first_frame integer,
                 embeddings {vector}[] STORAGE EXTERNAL, PRIMARY KEY (video_id, first_frame)
             )
             """
@@ -355,22 +367,46 @@ def scatter(connection: Connection, collection: Collection) -> None:
     connection.execute("ALTER TABLE candidate_scattered ADD PRIMARY KEY (video_id, frame_index)")
 
 
-def truths(collection: Collection, scope: Scope) -> dict[str, FloatArray]:
-    """Return the distances of the ten nearest frames of each query."""
-    queries = [
-        Query(modality="picture", label="", embedding_D=query_D)
-        for queries_QD in collection.queries.values()
-        for query_D in queries_QD
-    ]
-    with collection.database.snapshot() as connection:
-        [truth] = find_truth(connection, collection.target, queries, [scope], 10)
-    halves = truth.distances_QK[:QUERIES], truth.distances_QK[QUERIES:]
-    return dict(zip(collection.queries, halves, strict=True))
+class Truth:
+    """The scores of every moment, each by its best frame."""
+
+    def __init__(self, collection: Collection) -> None:
+        with collection.database.connection() as connection:
+            ids: dict[str, int] = dict(
+                connection.execute("SELECT path, video_id FROM videos").fetchall()
+            )
+        queries_QD = np.concatenate(list(collection.queries.values()))
+        scores, videos = [], []
+        for batch in collection.footage:
+            # As the database rounds them.
+            rounded_ND = batch.embeddings_ND.astype(np.float16).astype(np.float32)
+            moments = cut_moments(
+                batch.embeddings_ND,
+                batch.frame_index_N,
+                batch.time_seconds_N,
+                threshold=collection.threshold,
+            )
+            of_frames_NQ = rounded_ND @ queries_QD.T
+            scores.append(np.maximum.reduceat(of_frames_NQ, moments.start_row_M, axis=0))
+            videos.append(np.full(len(moments), ids[batch.video]))
+        self.scores_MQ = np.concatenate(scores)
+        self.videos_M = np.concatenate(videos)
+        self._modalities = list(collection.queries)
+        assert len(self.videos_M) == collection.target.rows
+
+    def nearest(self, modality: str, scope: Scope) -> FloatArray:
+        """Return [Q, 10]: the ascending distances of the best moments in scope."""
+        start = QUERIES * self._modalities.index(modality)
+        scores_MQ = self.scores_MQ[:, start : start + QUERIES]
+        if scope.video_ids is not None:
+            scores_MQ = scores_MQ[np.isin(self.videos_M, scope.video_ids)]
+        return -np.sort(np.partition(scores_MQ, -10, axis=0)[-10:], axis=0)[::-1].T
 
 
-def without_filter(collection: Collection, candidates: Sequence[Candidate]) -> list[Case]:
+def without_filter(
+    collection: Collection, truth: Truth, candidates: Sequence[Candidate]
+) -> list[Case]:
     """Ask each candidate with rising ``ef_search``."""
-    truth = truths(collection, Scope())
     cases = []
     for ef_search in EF_SEARCH:
         with collection.database.snapshot() as connection:
@@ -383,12 +419,16 @@ def without_filter(collection: Collection, candidates: Sequence[Candidate]) -> l
                 values = {"mean": means[modality]}
                 searches = {one.name: asks(connection, one.statement, values) for one in candidates}
                 cases += in_turns(
-                    searches, queries_QD, truth[modality], f"{modality}_ef_{ef_search}", "means"
+                    searches,
+                    queries_QD,
+                    truth.nearest(modality, Scope()),
+                    f"{modality}_ef_{ef_search}",
+                    "means",
                 )
     return cases
 
 
-def with_filters(collection: Collection) -> list[Case]:
+def with_filters(collection: Collection, truth: Truth) -> list[Case]:
     """Ask within random shares of the videos, in the ways that a filter can be applied."""
     with collection.database.connection() as connection:
         videos = connection.execute(
@@ -412,7 +452,6 @@ def with_filters(collection: Collection) -> list[Case]:
             "iterative_walk_looked_up": collection.walk(wanted=looked_up),
             "iterative_walk_by_bitmap": collection.walk(wanted=bitmap),
         }
-        truth = truths(collection, scope)
         for modality, queries_QD in collection.queries.items():
             kind = choose_kind(collection.target, scope)
             effort = effort_of(kind, collection.target, queries_QD[0])
@@ -423,30 +462,26 @@ def with_filters(collection: Collection) -> list[Case]:
                 others.execute(f"SET LOCAL hnsw.ef_search = {min(1000, 4 * effort.ef_search)}")
                 others.execute("SET LOCAL hnsw.iterative_scan = relaxed_order")
                 others.execute("SET LOCAL hnsw.max_scan_tuples = 200000")
-                program = NearFrames(
-                    own,
-                    kind,
-                    collection.target,
-                    k=10,
-                    scope=scope,
-                    effort=effort,
-                    least_rows=MOMENTS,
-                )
-                searches: dict[str, Search] = {"program": frames_of(program)}
+                kind = set_up(own, kind, collection.target, scope, effort=effort, rows=MOMENTS)
+                near = kind.near(collection.target, rows=MOMENTS, scope=scope, best_of_moment=True)
+                best = sql.SQL(
+                    "SELECT video_id, frame_index, distance FROM ({}) n ORDER BY 3 LIMIT 10"
+                ).format(near)
+                searches = {"program": asks(own, best.as_string(), values)}
                 for name, moments in statements.items():
-                    statement = collection.near(_FRAMES, moments=moments)
+                    statement = collection.near(_BEST, moments=moments)
                     searches[name] = asks(others, statement, values)
                 cases += in_turns(
-                    searches, queries_QD, truth[modality], f"{modality}_in_{share:g}", "program"
+                    searches,
+                    queries_QD,
+                    truth.nearest(modality, scope),
+                    f"{modality}_in_{share:g}",
+                    "program",
                 )
     return cases
 
 
 Search = Callable[[FloatArray], list[float]]
-
-
-def frames_of(program: NearFrames) -> Search:
-    return lambda query_D: [frame.distance for frame in program(query_D, prepare=True)]
 
 
 def asks(connection: Connection, statement: str, values: dict[str, Any]) -> Search:
