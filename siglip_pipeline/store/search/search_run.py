@@ -62,7 +62,7 @@ def find_hits(
         ):
             return _as_hits(near, model)
         if kept < near.rows_read:
-            kept = rows
+            kept = near.rows_read  # which may be more than were asked for
             continue
         if exhausted or rows >= ROWS_MAX:
             # The index returns no more rows; an exact search finds what it missed.

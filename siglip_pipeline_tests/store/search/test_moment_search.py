@@ -17,7 +17,7 @@ from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.kinds import KINDS, Generation, Scope, index_kind
 from siglip_pipeline.store.kinds.effort import Effort
-from siglip_pipeline.store.kinds.moment_index import EVERY_MOMENT, WalkOnce
+from siglip_pipeline.store.kinds.moment_index import EveryMoment, WalkOnce, every_moment
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.search.moment_search import MomentSearch
 from siglip_pipeline.store.search.near_frames import NearFrames
@@ -369,7 +369,8 @@ def test_a_filter_walks_the_graph_where_that_is_quicker_than_to_compare_all(
     graph, effort = index_kind("moments"), Effort(ef_search=ef_search, rows=1, in_scope=in_scope)
     kind, found = graph.within(target, scope, effort=effort, rows=10)
     if walked is None:
-        assert (kind, found) == (EVERY_MOMENT, ef_search)
+        assert isinstance(kind, EveryMoment)
+        assert found == ef_search
     else:
         assert isinstance(kind, WalkOnce)
         assert found == walked
@@ -377,6 +378,21 @@ def test_a_filter_walks_the_graph_where_that_is_quicker_than_to_compare_all(
     assert everywhere == (graph, ef_search)
     any_video = graph.within(target, Scope(time_range=(1.0, 2.0)), effort=effort, rows=10)
     assert any_video == (graph, min(1000, in_scope * ef_search))
+
+
+@pytest.mark.parametrize(
+    ("moments", "further"), [(0, 1), (400, 1), (401, 2), (2_434, 3), (14_600, 7), (90_000, 10)]
+)
+def test_the_frames_of_more_moments_are_compared_in_larger_scopes(
+    moments: int, further: int
+) -> None:
+    """More moments lie as near as the nearest, where none is like the query."""
+    target = Generation(model_id=1, dim=32, generation=1, kind="moments", rows=10_000_000)
+    scope = Scope(video_ids=[1], moments=moments)
+    kind, _ = index_kind("moments").within(
+        target, scope, effort=Effort(ef_search=50, rows=25), rows=40
+    )
+    assert kind is every_moment(further)
 
 
 def test_a_walk_in_a_scope_meets_enough_for_the_rows_that_are_asked_for() -> None:
@@ -421,11 +437,44 @@ def test_a_scope_far_from_the_query_is_compared_in_full(
     assert short > 5, "of most walks"
 
 
+@pytest.mark.parametrize("walks", [False, True])
+def test_a_search_ends_where_all_moments_in_scope_are_one_hit(
+    database: Database, many_frames: ModelRow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More moments are read than were asked for, and there is one hit where two are wanted."""
+    monkeypatch.setattr("siglip_pipeline.store.kinds.moment_index._MOMENTS_FOR_ONE", 10)
+    query_D = made.footage(3)[0]
+    like_ND = made.footage(98, frames=2_400) + query_D
+    like_ND /= np.linalg.norm(like_ND, axis=1, keepdims=True)
+    for video, vectors_ND in (("like.mp4", like_ND), ("long.mp4", made.footage(99, frames=800))):
+        made.record(database, video)
+        made.load(database, many_frames.model_id, video, vectors_ND)
+    build_index(database, many_frames.model_id, options=made.index_options(index_kind="moments"))
+    hits = made.search(database, many_frames, query_D, k=2, within=3.0, videos=["long.mp4"])
+    assert [hit.video for hit in hits] == ["long.mp4"]
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "hnsw_binary", "ivfflat"])
+def test_a_search_ends_where_frames_of_changed_videos_come_beside_those_of_the_index(
+    database: Database, kind: str
+) -> None:
+    """Together they are more rows than were asked for, and still one hit where two are wanted."""
+    model_id = made.collection(database, videos=1)
+    options = made.index_options(index_kind=kind, index_min_recall=0.0)
+    build_index(database, model_id, options=options, force=True)
+    made.record(database, "late.mp4")
+    made.load(database, model_id, "late.mp4", made.footage(50, frames=80))
+    model = ModelStore(database).get(model_id)
+    hits = made.search(database, model, made.footage(50)[0], k=3, within=3.0)
+    assert [hit.video for hit in hits] == ["late.mp4", "v00.mp4"]
+
+
 def test_only_what_is_nearest_of_all_is_taken_from_a_walk(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows in scope that a walk meets far from the query are not the nearest in scope."""
     monkeypatch.setattr("siglip_pipeline.store.kinds.moment_index.WALK_COST", 0)
+    monkeypatch.setattr("siglip_pipeline.store.kinds.moment_index._MOMENTS_FOR_ONE", 10)
     videos = 120
     model_id = made.collection(database, videos=videos)
     build_index(database, model_id, options=made.index_options(index_kind="moments"))
@@ -448,9 +497,9 @@ def test_only_what_is_nearest_of_all_is_taken_from_a_walk(
             plan = search._execute(b"EXPLAIN ANALYZE " + search._bytes, query_D)
             [skipped] = [line for (line,) in plan if "never executed" in line]
             assert ("CTE Scan on walked" in skipped) is compares_all, skipped
-            # Far from the query, the frames of all 60 moments in scope are compared.
+            # Far from the query, the frames of three times the moments are compared.
             [frames] = [line for (line,) in plan if "frames_1_pkey" in line]
-            assert f"loops={60 if compares_all else 8})" in frames
+            assert f"loops={24 if compares_all else 8})" in frames
 
 
 def test_the_videos_of_a_filter_are_compared_with_moments_not_with_each_frame() -> None:
