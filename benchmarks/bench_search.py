@@ -268,7 +268,7 @@ def nearest_frames(database: Database, target: Generation, vectors_ND: FloatArra
         kind = index_kind(target.kind)
         effort = effort_of(kind, target, vectors_ND)
         near = NearFrames(connection, kind, target, k=K, scope=Scope(), effort=effort)
-        yield lambda query: near(vectors_ND[query], prepare=True)
+        yield lambda query: near(vectors_ND[query])
 
 
 @contextmanager

@@ -59,14 +59,13 @@ class NearFrames:
         )
         self._bytes = self._statement.as_bytes(connection)
 
-    def __call__(self, query_D: FloatArray, *, prepare: bool = False) -> list[NearFrame]:
+    def __call__(self, query_D: FloatArray) -> list[NearFrame]:
         """Return frames by rising distance; fewer than ``k`` only if fewer exist.
 
         Args:
             query_D: unit vector.
-            prepare: use a prepared statement, which is safe only without a filter.
         """
-        found = self._execute(self._bytes, query_D, prepare=prepare)
+        found = self._execute(self._bytes, query_D, prepare=self._kind.keeps_plan(self._scope))
         if len(found) < self._k and self._kind.name != "exact":
             kind = index_kind("exact")
             everywhere = NearFrames(

@@ -22,7 +22,7 @@ from siglip_pipeline.store.index.recall.looks import FIRST_LOOK, is_clear, looks
 from siglip_pipeline.store.index.recall.queries import SEED, Query
 from siglip_pipeline.store.index.recall.recall_report import RecallCase, RecallReport
 from siglip_pipeline.store.index.recall.shares import scopes_of
-from siglip_pipeline.store.index.recall.truth import bootstrap, found_share
+from siglip_pipeline.store.index.recall.truth import Truth, bootstrap, found_share
 from siglip_pipeline.store.index.recall.truth_ahead import DEPTH, continue_truths
 from siglip_pipeline.store.kinds import Generation, IndexKind, Scope, index_kind
 from siglip_pipeline.store.kinds.effort import IN_SCOPE, Effort, chosen_efforts, effort_for_all
@@ -67,15 +67,14 @@ def check_recall(
         scopes = scopes_of(connection, target)
         progress(f"recall check: exact search for {len(queries)} queries, {len(scopes)} filters")
         truths = continue_truths(connection, target, queries, scopes)
-        truth = [one.distances_QK for one in truths.values()]
         kind = index_kind(target.kind)
-        groups = _groups(queries)
         rows_count, table_bytes, ann_bytes = sizes(connection, target)
         target = replace(target, rows=rows_count)
-        sweeps = _sweep(connection, target, queries, groups, truth[0]) if sweep else []
-        parameters = _parameters(connection, target, queries, groups, scopes, truth, sweeps)
+        asked = _asked(queries, scopes, truths)
+        sweeps = _sweep(connection, target, asked) if sweep else []
+        parameters = _parameters(connection, target, asked, sweeps)
         target = replace(target, parameters=target.parameters | parameters)
-        cases = _cases(connection, target, queries, groups, scopes, truth, min_recall)
+        cases = _cases(connection, target, asked, min_recall)
         plan, uses_index = explain(connection, target, queries[0]) if queries else ("", True)
         frames = counts.answered_frames(connection, target.model_id, target.generation)
     keep_truths(database, target.model_id, queries, truths)
@@ -96,56 +95,64 @@ def check_recall(
     )
 
 
-def _groups(queries: Sequence[Query]) -> dict[Modality, list[int]]:
-    """Return the queries of each modality, in the random order that an early stop assumes."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Group:
+    """The queries of one modality, in the random order that an early stop assumes."""
+
+    modality: Modality
+    queries: Sequence[Query]
+    wanted: Sequence[tuple[float, Scope, FloatArray]]
+    """For each filter: the share of videos, the scope, and the distances [Q, K] of the truth.
+    The first is without a filter."""
+
+
+def _asked(
+    queries: Sequence[Query], scopes: dict[float, Scope], truths: dict[float, Truth]
+) -> list[_Group]:
+    """Return the groups of the modalities that there are queries of."""
     order = np.random.default_rng(SEED).permutation(len(queries)).tolist()
     modalities: tuple[Modality, ...] = ("picture", "text")
-    return {
-        modality: [i for i in order if queries[i].modality == modality] for modality in modalities
-    }
+    groups = []
+    for modality in modalities:
+        rows = [i for i in order if queries[i].modality == modality]
+        if rows:
+            wanted = [
+                (share, scope, truths[share].distances_QK[rows]) for share, scope in scopes.items()
+            ]
+            some = [queries[i] for i in rows]
+            groups.append(_Group(modality=modality, queries=some, wanted=wanted))
+    return groups
 
 
 def _parameters(
     connection: Connection,
     target: Generation,
-    queries: Sequence[Query],
-    groups: dict[Modality, list[int]],
-    scopes: dict[float, Scope],
-    truth: Sequence[FloatArray],
+    groups: Sequence[_Group],
     sweep: Sequence[RecallCase],
 ) -> dict[str, Any]:
     """Return the parameters of a generation that tell searches their effort."""
     if not sweep:
         return {}
     chosen = {
-        modality: choose_effort([case for case in sweep if case.modality == modality])
-        for modality in groups
+        group.modality: choose_effort([case for case in sweep if case.modality == group.modality])
+        for group in groups
     }
-    if any(query.made for query in queries):  # they say nothing of where texts lie
-        return effort_for_all(chosen)
-    for modality, rows in groups.items():
-        some = [queries[i] for i in rows]
-        truths = [truth_QK[rows] for truth_QK in truth]
-        chosen[modality] = _in_scopes(connection, target, some, scopes, truths, chosen[modality])
+    if any(query.made for group in groups for query in group.queries):
+        return effort_for_all(chosen)  # they say nothing of where texts lie
+    for group in groups:
+        chosen[group.modality] = _in_scopes(connection, target, group, chosen[group.modality])
     pictures_QD, texts_QD = (
-        np.array([queries[i].embedding_D for i in rows]) for rows in groups.values()
+        np.array([query.embedding_D for query in group.queries]) for group in groups
     )
     return chosen_efforts(chosen, pictures_QD, texts_QD)
 
 
-def _in_scopes(
-    connection: Connection,
-    target: Generation,
-    queries: Sequence[Query],
-    scopes: dict[float, Scope],
-    truth: Sequence[FloatArray],
-    effort: Effort,
-) -> Effort:
+def _in_scopes(connection: Connection, target: Generation, group: _Group, effort: Effort) -> Effort:
     """Return an effort that goes as far in scopes as the aim needs, if that matters in any."""
     efforts = [replace(effort, in_scope=in_scope) for in_scope in IN_SCOPE]
     concerned = [
         (share, scope, truth_QK)
-        for (share, scope), truth_QK in zip(scopes.items(), truth, strict=True)
+        for share, scope, truth_QK in group.wanted
         if _walk(target, scope, efforts[0]) != _walk(target, scope, efforts[-1])
     ]
     for less in efforts[:-1] if concerned else ():
@@ -153,7 +160,7 @@ def _in_scopes(
             measure(
                 connection,
                 target,
-                queries,
+                group.queries,
                 truth_QK,
                 share=share,
                 scope=scope,
@@ -175,38 +182,27 @@ def _walk(target: Generation, scope: Scope, effort: Effort) -> tuple[IndexKind, 
 
 
 def _cases(
-    connection: Connection,
-    target: Generation,
-    queries: Sequence[Query],
-    groups: dict[Modality, list[int]],
-    scopes: dict[float, Scope],
-    truth: Sequence[FloatArray],
-    min_recall: float,
+    connection: Connection, target: Generation, groups: Sequence[_Group], min_recall: float
 ) -> list[RecallCase]:
     """Measure each modality under each filter, with as many rows as searches for hits read."""
     return [
         measure(
             connection,
             target,
-            [queries[i] for i in rows],
-            truth_QK[rows],
+            group.queries,
+            truth_QK,
             share=share,
             scope=scope,
             rows_each=GROWN_ROWS,
             bound=min_recall if share < 1 else None,
         )
-        for rows in groups.values()
-        if rows
-        for (share, scope), truth_QK in zip(scopes.items(), truth, strict=True)
+        for group in groups
+        for share, scope, truth_QK in group.wanted
     ]
 
 
 def _sweep(
-    connection: Connection,
-    target: Generation,
-    queries: Sequence[Query],
-    groups: dict[Modality, list[int]],
-    truth_QK: FloatArray,
+    connection: Connection, target: Generation, groups: Sequence[_Group]
 ) -> list[RecallCase]:
     """Measure rising efforts for each modality, up to the first that reaches the aim.
 
@@ -214,9 +210,8 @@ def _sweep(
     """
     return [
         case
-        for rows in groups.values()
-        if rows
-        for case in _sweep_one(connection, target, [queries[i] for i in rows], truth_QK[rows])
+        for group in groups
+        for case in _sweep_one(connection, target, group.queries, group.wanted[0][2])
     ]
 
 
@@ -272,7 +267,7 @@ def measure(
     kind = choose_kind(target, scope)
     if kind.name == "exact" != target.kind:
         queries = queries[:EXACT_QUERIES]
-    asked: list[_Asked] = []
+    asked: list[_Answer] = []
     for count in looks(len(queries), PART if bound is None else FIRST_LOOK):
         some = slice(len(asked), count)
         if kind.name == "exact":  # its first rows are those of a search for fewer
@@ -296,7 +291,7 @@ def measure(
 
 
 @dataclass(slots=True, kw_only=True)
-class _Asked:
+class _Answer:
     """One query, searched with to each of the depths."""
 
     effort: Effort
@@ -317,9 +312,9 @@ def _ask(
     effort: Effort | None,
     depths: Sequence[int],
     rows_each: int,
-) -> list[_Asked]:
+) -> list[_Answer]:
     asked = [
-        _Asked(effort=effort or effort_of(kind, target, query.embedding_D)) for query in queries
+        _Answer(effort=effort or effort_of(kind, target, query.embedding_D)) for query in queries
     ]
     for deep in depths:
         for chosen in sorted({one.effort for one in asked}):
@@ -337,7 +332,7 @@ def _ask(
                 if one.effort != chosen:
                     continue
                 began = time.perf_counter()
-                found = search(query.embedding_D, prepare=scope.everything)
+                found = search(query.embedding_D)
                 one.seconds = one.seconds or time.perf_counter() - began
                 others = [
                     f.distance for f in found if (f.video_id, f.frame_index) != query.held_out
@@ -350,7 +345,7 @@ def _ask(
 
 
 def _case(
-    asked: Sequence[_Asked], *, modality: Modality, share: float, searched: str
+    asked: Sequence[_Answer], *, modality: Modality, share: float, searched: str
 ) -> RecallCase:
     """Return the figures of all queries of a case."""
     recalls = {
