@@ -12,10 +12,11 @@ import pytest
 
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.video.decode import decode_frames
-from siglip_pipeline.video.packet_index import build_index
+from siglip_pipeline.video.packet_index import PacketIndex, build_index
 from siglip_pipeline.video.plan import plan_decode
 from siglip_pipeline.video.scan import check_dimensions, scan
 from siglip_pipeline.video.source import MediaSource
+from siglip_pipeline.video.timeline import UNKNOWN
 from siglip_pipeline_tests.video.probing import probe
 from siglip_pipeline_tests.video.rendering import numbered_picture, read_number, render
 
@@ -254,19 +255,67 @@ def test_a_video_is_as_large_as_its_first_picture(
     assert (info.width, info.height, info.frame_count) == (160, 96, 1 + len(later))
 
 
-def test_equal_timestamps_count_once() -> None:
-    index = build_index(
-        np.array([0, 1, 1, 2]),
-        dts_P=np.array([0, 1, 2, 3]),
-        key_P=np.array([True, False, False, False]),
-        discard_P=np.zeros(4, bool),
-        reference_P=np.ones(4, bool),
-        last_duration=0,
-        frame_duration=1,
+def index_of(
+    pts: list[int], *, keys: tuple[int, ...] = (0,), last_duration: int = 0
+) -> PacketIndex:
+    """The index of packets that come in the order of their decoding times."""
+    return build_index(
+        np.array(pts),
+        dts_P=np.array(pts),
+        key_P=np.isin(np.arange(len(pts)), keys),
+        discard_P=np.zeros(len(pts), bool),
+        reference_P=np.ones(len(pts), bool),
+        last_duration=last_duration,
+        frame_duration=40,
         max_pause=0,
         is_plain=True,
-        expected=4,
+        expected=len(pts),
     )
+
+
+def test_equal_timestamps_count_once() -> None:
+    index = index_of([0, 1, 1, 2])
     assert index.pts_N.tolist() == [0, 1, 2]
     assert index.packet_N.tolist() == [0, 1, 3]
     assert index.end_pts == 3
+    assert not index.vouched
+
+
+@pytest.mark.parametrize(("last_duration", "end"), [(0, 350), (1, 251), (30, 280), (500, 750)])
+def test_the_last_frame_ends_when_its_packet_says_or_as_others_do(
+    last_duration: int, end: int
+) -> None:
+    assert index_of([0, 100, 150, 250], last_duration=last_duration).end_pts == end
+
+
+def test_times_that_begin_again_are_moved_behind_the_others() -> None:
+    index = index_of([1000, 1040, 1080, 500, 540, 2**40, 2**40 + 40], keys=(0, 3, 5))
+    shifts = [0, 0, 0, 620, 620, 620, 620]
+    assert index.restarts == 1
+    assert index.shift_P is not None
+    assert index.shift_P.tolist() == shifts
+    moved = [1000, 1040, 1080, 1120, 1160, 2**40 + 620, 2**40 + 660]
+    assert index.pts_P.tolist() == index.pts_N.tolist() == moved
+
+
+def test_packets_without_times_are_numbered_and_not_believed() -> None:
+    index = index_of([0, UNKNOWN, 80], last_duration=500)
+    assert index.pts_N.tolist() == [0, 40, 80]
+    assert index.end_pts == 120
+    assert not index.timestamps_known
+    assert not index.vouched
+
+
+@pytest.mark.parametrize(
+    ("pts", "keys", "vouched"),
+    [
+        ([0, 80, 40, 120, 200, 160], (0, 3), True),
+        ([40, 0, 80, 120], (0, 3), False),  # a frame is shown before the key frame
+        ([0, 40, 80, 120], (1, 3), False),  # the first cannot be decoded alone
+        ([0, 40, 80, 120], (), False),
+        ([40, 0, 80, 120], (0,), False),
+        ([40, 0, 80, 120], (0, 1, 2, 3), True),  # each is a picture of its own
+    ],
+)
+def test_a_plain_index_is_believed(pts: list[int], keys: tuple[int, ...], vouched: bool) -> None:
+    assert index_of(pts, keys=keys).vouched is vouched
