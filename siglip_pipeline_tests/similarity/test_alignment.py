@@ -112,6 +112,30 @@ def test_each_usual_speed_gets_the_votes_of_its_matches(speed: float) -> None:
     assert _vote(a, b, rows, columns, np.ones(3), 3.0) == pytest.approx((speed, 7))
 
 
+def test_among_speeds_with_equal_votes_the_original_is_taken() -> None:
+    """Four matches in a row lie on the lines of several speeds; the fifth lies on none of them."""
+    a, b = footage(frames(1, 130)), footage(frames(2, 260))
+    rows, columns = np.array([0, 1, 2, 3, 100]), np.array([7, 8, 9, 10, 0])
+    assert _vote(a, b, rows, columns, np.ones(5), 5.0) == pytest.approx((1, 7))
+
+
+@pytest.mark.parametrize(
+    ("time_a", "time_b", "line"),
+    [
+        ([0, 1, 2], [5, 6, 7], False),
+        ([0, 1, 2, 3], [5, 6, 7, 8], True),
+        ([0, 1, 2, 3, 4], [5, 6, 7, 8, 9], True),
+        ([0, 1, 2, 2], [5, 6, 7, 7.1], False),
+        ([0, 1, 2, 2.1], [5, 6, 7, 7], False),
+    ],
+)
+def test_a_line_is_fitted_to_four_frames_of_either_video(
+    time_a: list[float], time_b: list[float], line: bool
+) -> None:
+    fitted = _fit(np.array(time_a), np.array(time_b), np.ones(len(time_a)), 1.0)
+    assert fitted == (pytest.approx((1, 5)) if line else None)
+
+
 def test_a_single_frame_in_common_is_a_segment_of_one() -> None:
     one = frames(1, 1)
     (segment,) = align(footage(frames(2, 9), one), footage(copied(one), frames(3, 5)))
