@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import dagster as dg
+import sqlalchemy
 from dagster._core.definitions.asset_checks.asset_check_evaluation import (
-    AssetCheckEvaluationTargetMaterializationData,
+    AssetCheckEvaluationTargetMaterializationData as CheckTarget,
 )
 from dagster._core.definitions.data_version import (
     CODE_VERSION_TAG,
@@ -51,6 +52,7 @@ from dagster._core.storage.tags import (
 from dagster._grpc.types import ExecuteStepArgs
 from dagster._serdes import pack_value, unpack_value
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage
+from dagster_postgres.event_log.event_log import CHANNEL_NAME
 from dagster_postgres.utils import create_pg_engine
 from dagster_shared.record import copy
 
@@ -63,12 +65,14 @@ __all__ = [
     "PARTITION_NAME_TAG",
     "RUN_KEY_TAG",
     "WILL_RETRY_TAG",
+    "CheckTarget",
     "check_target",
     "copy_step_for",
     "forget_loaded_jobs",
     "has_active_backfill",
     "held_connections",
     "input_tags",
+    "log_materialization",
     "report_lost_run",
     "reset_instigator_times",
     "retry_was_dropped",
@@ -152,7 +156,7 @@ def input_tags(context: dg.AssetExecutionContext, keys: Sequence[str]) -> dict[s
 
 def check_target(
     instance: dg.DagsterInstance, asset_key: dg.AssetKey, partition: str
-) -> AssetCheckEvaluationTargetMaterializationData | None:
+) -> CheckTarget | None:
     """Return the target of a check of this partition: its latest materialization.
 
     Dagster shows a check evaluation without this target as missing. It sets the target of an
@@ -162,13 +166,42 @@ def check_target(
     records = instance.fetch_materializations(of_partition, limit=1).records
     return next(
         (
-            AssetCheckEvaluationTargetMaterializationData(
+            CheckTarget(
                 storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
             )
             for record in records
         ),
         None,
     )
+
+
+def log_materialization(
+    context: dg.AssetExecutionContext, materialization: dg.AssetMaterialization
+) -> CheckTarget | None:
+    """Log a materialization from a step, and return the target of its checks.
+
+    `log_event` does not return the id under which the event is stored, and `check_target` takes
+    two queries to find it.
+    """
+    storage: Any = context.instance.event_log_storage
+    store = storage._store_asset_event
+    wanted = materialization.asset_key, materialization.partition
+    stored: list[CheckTarget] = []
+
+    def note(connection: Any, entry: dg.EventLogEntry, storage_id: int) -> None:
+        made = entry.asset_materialization
+        if made is not None and (made.asset_key, made.partition) == wanted:
+            stored.append(
+                CheckTarget(storage_id=storage_id, run_id=entry.run_id, timestamp=entry.timestamp)
+            )
+        store(connection, entry, storage_id)
+
+    storage._store_asset_event = note
+    try:
+        context.log_event(materialization)
+    finally:
+        del storage._store_asset_event
+    return stored[-1] if stored else None
 
 
 # Backfills: the public API of an instance does not list them.
@@ -368,9 +401,10 @@ def held_connections(instance: dg.DagsterInstance) -> Iterator[None]:
     Outside its webserver Dagster opens a connection for every query. A run over partitions makes
     about thirty queries per video, and Postgres starts a process for each: this is most of the cost
     of a video. Within the block, connections are reused; one that a restart of Postgres has closed
-    is replaced, without a query before each query; the list of tables is read once. Other storages
-    than Postgres and nested blocks change nothing. The public `optimize_for_webserver` cannot be
-    undone, keeps overflow connections, and does not replace closed ones.
+    is replaced, without a query before each query; the list of tables is read once; and no event is
+    announced by `NOTIFY`, for which no Dagster of today listens. Other storages than Postgres and
+    nested blocks change nothing. The public `optimize_for_webserver` cannot be undone, keeps
+    overflow connections, and does not replace closed ones.
     """
     events: Any = instance.event_log_storage
     if "has_table" in vars(events):
@@ -389,6 +423,7 @@ def held_connections(instance: dg.DagsterInstance) -> Iterator[None]:
                 pool_pre_ping=True,
             )
             _ask_only_if_there_is_news(storage._engine.dialect)
+            sqlalchemy.event.listen(storage._engine, "do_execute", _is_notification)
     if held:
         events.has_table = cache(events.has_table)
     try:
@@ -399,6 +434,15 @@ def held_connections(instance: dg.DagsterInstance) -> Iterator[None]:
         for storage, engine in held:
             storage._engine.dispose()
             storage._engine = engine
+
+
+def _is_notification(cursor: object, statement: str, *_: object) -> bool:
+    """Return whether a statement need not be executed.
+
+    Dagster still notifies for versions long before 1.13. A commit with a notification waits for the
+    disk as one with an event does.
+    """
+    return statement.startswith(f"NOTIFY {CHANNEL_NAME},")
 
 
 def _ask_only_if_there_is_news(dialect: Any) -> None:

@@ -7,7 +7,14 @@ from typing import Any
 
 import dagster as dg
 
-from siglip_pipeline.defs.internals import check_target, held_connections, input_tags, version_tags
+from siglip_pipeline.defs.internals import (
+    CheckTarget,
+    check_target,
+    held_connections,
+    input_tags,
+    log_materialization,
+    version_tags,
+)
 from siglip_pipeline.errors import SiglipPipelineError, VideoError
 
 _MAX_RETRIES = 5
@@ -69,12 +76,11 @@ class PartitionOutcomes:
             self._pending_checks = [*checks]
         else:
             tags = version_tags(data_version) | self._provenance[key]
-            self._context.log_event(
-                dg.AssetMaterialization(
-                    self._context.asset_key, partition=key, metadata=metadata, tags=tags
-                )
+            materialization = dg.AssetMaterialization(
+                self._context.asset_key, partition=key, metadata=metadata, tags=tags
             )
-            self._log_checks(key, checks)
+            target = log_materialization(self._context, materialization)
+            self._log_checks(key, checks, target)
 
     def fail(self, key: str, error: VideoError) -> None:
         """Record a partition as failed, and log the reason."""
@@ -105,19 +111,21 @@ class PartitionOutcomes:
         if self._pending is not None:
             yield self._pending
             # Dagster stores the materialization before it resumes here: checks can now refer to it.
-            self._log_checks(self.keys[0], self._pending_checks)
+            key, instance = self.keys[0], self._context.instance
+            target = check_target(instance, self._context.asset_key, key)
+            self._log_checks(key, self._pending_checks, target)
         # The checks were reported by partition; Dagster still requires an output for each.
         for spec in self._context.assets_def.check_specs:
             yield dg.Output(None, output_name=spec.get_python_identifier())
 
-    def _log_checks(self, key: str, checks: Iterable[CheckOutcome]) -> None:
-        """Report the checks of a partition's latest materialization."""
-        asset_key = self._context.asset_key
-        target = check_target(self._context.instance, asset_key, key)
+    def _log_checks(
+        self, key: str, checks: Iterable[CheckOutcome], target: CheckTarget | None
+    ) -> None:
+        """Report the checks of a partition's materialization."""
         for check in checks:
             self._context.log_event(
                 dg.AssetCheckEvaluation(
-                    asset_key=asset_key,
+                    asset_key=self._context.asset_key,
                     check_name=check.name,
                     passed=check.passed,
                     metadata=check.metadata,

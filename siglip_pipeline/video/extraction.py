@@ -27,10 +27,10 @@ from siglip_pipeline.video.stills import is_picture, picture_frames, scan_pictur
 if TYPE_CHECKING:
     from siglip_pipeline.video.child_jobs import ExtractJob
 
-DECODER_VERSION: Final = f"2 pyav {av.__version__} libavcodec " + ".".join(
+DECODER_VERSION: Final = f"3 pyav {av.__version__} libavcodec " + ".".join(
     str(number) for number in av.library_versions["libavcodec"]
 )
-"""The versions that determine the pixels of a file."""
+"""The versions that determine pixels and times of a file; noted in it, and compared with nothing."""
 
 NEAR_IDENTICAL_BITS: Final = 2
 """Frames are duplicates if at most this many of the 64 bits of their perceptual hashes differ."""

@@ -9,6 +9,7 @@ import dagster as dg
 import psycopg
 import pytest
 import sqlalchemy
+from dagster_postgres.event_log.event_log import CHANNEL_NAME
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 
 from siglip_pipeline.defs.internals import held_connections
@@ -90,6 +91,20 @@ def test_the_server_is_not_asked_whether_a_connection_still_works(
     with held_connections(instance):
         _report_events(instance)
     assert not asked
+
+
+def test_no_event_is_announced(instance: dg.DagsterInstance, dagster_url: str) -> None:
+    with psycopg.connect(dagster_url, autocommit=True) as connection:
+        connection.execute(f"LISTEN {CHANNEL_NAME}")
+        _report_events(instance)
+        heard = [*connection.notifies(timeout=0.5)]
+        assert len(heard) == EVENTS  # or there is nothing left to save
+        with held_connections(instance):
+            _report_events(instance)
+        assert [*connection.notifies(timeout=0.5)] == []
+    records = instance.fetch_materializations(dg.AssetKey("made"), limit=2 * EVENTS).records
+    last = max(int(notify.payload.split("_")[-1]) for notify in heard)
+    assert sum(record.storage_id > last for record in records) == EVENTS
 
 
 def test_connections_that_were_cut_are_replaced(

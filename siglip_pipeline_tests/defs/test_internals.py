@@ -141,7 +141,7 @@ def test_tags_of_versions_are_those_that_dagster_writes(instance: dg.DagsterInst
     }
 
 
-@holds("check_target")
+@holds("check_target", "log_materialization", "CheckTarget")
 def test_a_check_names_what_it_is_of(instance: dg.DagsterInstance) -> None:
     """What Dagster itself writes for a run over one partition."""
 
@@ -158,8 +158,22 @@ def test_a_check_names_what_it_is_of(instance: dg.DagsterInstance) -> None:
     assert record.evaluation is not None
     written = record.evaluation.target_materialization_data
     assert written is not None
-    assert internals.check_target(instance, checked.key, "a") == written
+    assert written == internals.check_target(instance, checked.key, "a")
+    assert isinstance(written, internals.CheckTarget)
     assert internals.check_target(instance, checked.key, "b") is None
+
+    told: dict[str, Any] = {}
+
+    @dg.asset(name="checked", partitions_def=PARTITIONS, output_required=False)
+    def logs(context: dg.AssetExecutionContext) -> Iterator[dg.Output[None]]:
+        for key in KEYS:
+            event = dg.AssetMaterialization(context.asset_key, partition=key)
+            told[key] = internals.log_materialization(context, event)
+        yield from ()
+
+    assert dg.materialize([logs], instance=instance, partition_key="a").success
+    assert told == {key: internals.check_target(instance, checked.key, key) for key in KEYS}
+    assert told["a"].storage_id > written.storage_id
 
 
 def _backfill(instance: dg.DagsterInstance, *keys: str) -> Any:
