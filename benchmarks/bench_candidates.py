@@ -375,18 +375,16 @@ class Truth:
             ids: dict[str, int] = dict(
                 connection.execute("SELECT path, video_id FROM videos").fetchall()
             )
-        queries_QD = np.concatenate(list(collection.queries.values()))
+        queries_QD = rounded(np.concatenate(list(collection.queries.values())))
         scores, videos = [], []
         for batch in collection.footage:
-            # As the database rounds them.
-            rounded_ND = batch.embeddings_ND.astype(np.float16).astype(np.float32)
             moments = cut_moments(
                 batch.embeddings_ND,
                 batch.frame_index_N,
                 batch.time_seconds_N,
                 threshold=collection.threshold,
             )
-            of_frames_NQ = rounded_ND @ queries_QD.T
+            of_frames_NQ = rounded(batch.embeddings_ND) @ queries_QD.T
             scores.append(np.maximum.reduceat(of_frames_NQ, moments.start_row_M, axis=0))
             videos.append(np.full(len(moments), ids[batch.video]))
         self.scores_MQ = np.concatenate(scores)
@@ -401,6 +399,11 @@ class Truth:
         if scope.video_ids is not None:
             scores_MQ = scores_MQ[np.isin(self.videos_M, scope.video_ids)]
         return -np.sort(np.partition(scores_MQ, -10, axis=0)[-10:], axis=0)[::-1].T
+
+
+def rounded(vectors_ND: FloatArray) -> FloatArray:
+    """Return vectors as the database rounds them: else the tenth best would count as missed."""
+    return vectors_ND.astype(np.float16).astype(np.float32)
 
 
 def without_filter(
