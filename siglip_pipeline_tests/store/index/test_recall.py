@@ -541,6 +541,23 @@ def test_the_least_effort_that_reaches_the_aim_is_chosen() -> None:
     assert choose_effort(sweep[:1]) == Effort(ef_search=25, rows=25), "none reaches it: the last"
 
 
+def test_an_effort_for_ten_hits_finds_a_hundred_frames_unless_that_takes_too_long() -> None:
+    """Ten hits are ten moments: of some, the frames are farther from the query than ten frames."""
+    sweep = [
+        case(ef_search=50, recall_at_10=0.995, recall_at_100=0.968),
+        case(ef_search=200, recall_at_10=1.0, recall_at_100=0.990),
+    ]
+    assert choose_effort(sweep).ef_search == 200
+    sweep = [
+        case(ef_search=200, recall_at_10=0.995, recall_at_100=0.95),
+        case(ef_search=300, recall_at_10=1.0, recall_at_100=0.98),
+        case(ef_search=400, recall_at_10=1.0, recall_at_100=1.0),
+    ]
+    assert choose_effort(sweep).ef_search == 300
+    sweep = [case(ef_search=800, recall_at_10=0.99, recall_at_100=0.9)]
+    assert choose_effort([case(ef_search=400, recall_at_10=0.9), *sweep]).ef_search == 800
+
+
 @pytest.mark.parametrize("gap", [0.0, 4.0])
 def test_pictures_and_texts_are_searched_with_efforts_of_their_own(gap: float) -> None:
     rng = np.random.default_rng(5)
