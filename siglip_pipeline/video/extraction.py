@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 DECODER_VERSION: Final = f"3 pyav {av.__version__} libavcodec " + ".".join(
     str(number) for number in av.library_versions["libavcodec"]
 )
-"""The versions that determine pixels and times of a file; noted in it, and compared with nothing."""
+"""Versions that determine pixels and times of a file; noted in it, and compared with nothing."""
 
 NEAR_IDENTICAL_BITS: Final = 2
 """Frames are duplicates if at most this many of the 64 bits of their perceptual hashes differ."""
