@@ -7,14 +7,16 @@ command line use it too.
 """
 
 import logging
+import os
 import select
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakSet
 
 import dagster as dg
 import sqlalchemy
@@ -50,11 +52,22 @@ from dagster._core.storage.tags import (
     WILL_RETRY_TAG,
 )
 from dagster._grpc.types import ExecuteStepArgs
-from dagster._serdes import pack_value, unpack_value
-from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage
+from dagster._serdes import ConfigurableClassData, pack_value, unpack_value
+from dagster_postgres import (
+    DagsterPostgresStorage,
+    PostgresEventLogStorage,
+    PostgresRunStorage,
+    PostgresScheduleStorage,
+)
 from dagster_postgres.event_log.event_log import CHANNEL_NAME
-from dagster_postgres.utils import create_pg_engine
+from dagster_postgres.utils import (
+    create_pg_engine,
+    get_token_provider_from_config,
+    pg_url_from_config,
+)
 from dagster_shared.record import copy
+from sqlalchemy import Engine
+from sqlalchemy.pool import NullPool
 
 # The tags are documented by Dagster, but have no public constants.
 __all__ = [
@@ -66,6 +79,7 @@ __all__ = [
     "RUN_KEY_TAG",
     "WILL_RETRY_TAG",
     "CheckTarget",
+    "PooledPostgresStorage",
     "check_target",
     "copy_step_for",
     "forget_loaded_jobs",
@@ -86,7 +100,8 @@ __all__ = [
 MODULES_OF_RUNS: Final = ("dagster._core.execution.api", "dagster._grpc.impl", "dagster_postgres")
 """Modules that a run imports besides `dagster` itself. Dagster documents no such list."""
 
-_MOST_CONNECTIONS: Final = 8
+_KEPT_CONNECTIONS: Final = 2
+_LONGEST_KEPT_SECONDS: Final = 300
 _LIVE_DATA_POLL_MS: Final = 2000
 
 
@@ -394,38 +409,104 @@ def webserver_app(instance: dg.DagsterInstance, workspace: Path) -> Iterator[Any
 # Connections to Dagster's own Postgres.
 
 
+class PooledPostgresStorage(DagsterPostgresStorage):
+    """Store what Dagster does in Postgres, over connections that a process opens once.
+
+    `dagster.yaml` names this class. Outside its webserver, `DagsterPostgresStorage` opens a
+    connection for every query, and Postgres starts a process for each: more than half of the work
+    of services that have nothing to do. Here all instances of a process share one pool for each
+    URL; a forked process begins with an empty one. An existing table is looked for once.
+
+    dagster-postgres has no option for a pool.
+    """
+
+    def __init__(
+        self,
+        postgres_url: str,
+        should_autocreate_tables: bool = True,
+        inst_data: ConfigurableClassData | None = None,
+        token_provider: Any = None,
+    ) -> None:
+        # The code server makes an instance for each tick: it need not look for tables again.
+        known = _pool_of_process.url == postgres_url
+        super().__init__(
+            postgres_url, should_autocreate_tables and not known, inst_data, token_provider
+        )
+        events, runs, schedules = self.event_log_storage, self.run_storage, self.schedule_storage
+        assert isinstance(events, PostgresEventLogStorage)
+        assert isinstance(runs, PostgresRunStorage)
+        assert isinstance(schedules, PostgresScheduleStorage)
+        engine, tables = _pool_of_process.get(events)
+        for storage in (events, runs, schedules):
+            storage._engine = engine
+        _remember_tables(events, tables)
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData | None, config_value: Any
+    ) -> "PooledPostgresStorage":
+        """Make the storage that a `dagster.yaml` describes."""
+        return cls(
+            pg_url_from_config(config_value),
+            config_value.get("should_autocreate_tables", True),
+            inst_data,
+            get_token_provider_from_config(config_value),
+        )
+
+
+class _PoolOfProcess:
+    """The connections to one URL, and the tables that were found there."""
+
+    def __init__(self) -> None:
+        self.url: str | None = None
+        self._engine: Engine | None = None
+        self._tables: set[str] = set()
+        self._lock = threading.Lock()
+
+    def get(self, storage: PostgresEventLogStorage) -> tuple[Engine, set[str]]:
+        """Return them for a storage; those to another URL are closed when their queries end."""
+        with self._lock:
+            if self._engine is None or self.url != storage.postgres_url:
+                if self._engine is not None:
+                    self._engine.dispose()
+                self._engine, self._tables = _pooled_engine(storage), set()
+                self.url = storage.postgres_url
+            return self._engine, self._tables
+
+
+_pool_of_process: Final = _PoolOfProcess()
+_pooled_engines: Final[WeakSet[Engine]] = WeakSet()
+
+
+def _forget_connections() -> None:
+    """Leave the connections of the process that forked this one to that process."""
+    for engine in _pooled_engines:
+        engine.dispose(close=False)
+
+
+os.register_at_fork(after_in_child=_forget_connections)
+
+
 @contextmanager
 def held_connections(instance: dg.DagsterInstance) -> Iterator[None]:
     """Keep connections to Dagster's storage open for the length of the block.
 
-    Outside its webserver Dagster opens a connection for every query. A run over partitions makes
-    about thirty queries per video, and Postgres starts a process for each: this is most of the cost
-    of a video. Within the block, connections are reused; one that a restart of Postgres has closed
-    is replaced, without a query before each query; the list of tables is read once; and no event is
-    announced by `NOTIFY`, for which no Dagster of today listens. Other storages than Postgres and
-    nested blocks change nothing. The public `optimize_for_webserver` cannot be undone, keeps
-    overflow connections, and does not replace closed ones.
+    For an instance whose `dagster.yaml` names Dagster's own class, as that of the Helm chart does:
+    a run over partitions makes about thirty queries per video, and opening a connection for each is
+    most of the cost of a video. Any other storage, and a nested block, changes nothing. The public
+    `optimize_for_webserver` cannot be undone, keeps overflow connections, and does not replace
+    those that a restart of Postgres has closed.
     """
+    held: list[tuple[Any, Engine]] = []
     events: Any = instance.event_log_storage
-    if "has_table" in vars(events):
-        yield
-        return
-    held: list[tuple[Any, Any]] = []
     for storage in (instance.event_log_storage, instance.run_storage):
-        if isinstance(storage, PostgresEventLogStorage | PostgresRunStorage):
+        if not isinstance(storage, PostgresEventLogStorage | PostgresRunStorage):
+            continue
+        if isinstance(storage._engine.pool, NullPool):
             held.append((storage, storage._engine))
-            storage._engine = create_pg_engine(
-                storage.postgres_url,
-                storage._token_provider,
-                isolation_level="AUTOCOMMIT",
-                pool_size=1,
-                max_overflow=_MOST_CONNECTIONS - 1,
-                pool_pre_ping=True,
-            )
-            _ask_only_if_there_is_news(storage._engine.dialect)
-            sqlalchemy.event.listen(storage._engine, "do_execute", _is_notification)
+            storage._engine = _pooled_engine(storage)
     if held:
-        events.has_table = cache(events.has_table)
+        _remember_tables(events, set())
     try:
         yield
     finally:
@@ -443,6 +524,42 @@ def _is_notification(cursor: object, statement: str, *_: object) -> bool:
     disk as one with an event does.
     """
     return statement.startswith(f"NOTIFY {CHANNEL_NAME},")
+
+
+def _pooled_engine(storage: PostgresEventLogStorage | PostgresRunStorage) -> Engine:
+    """Return a pool that opens as many connections as are needed, and keeps a few.
+
+    One that a restart of Postgres has closed is replaced, without a query before each query. No
+    event is announced by `NOTIFY`, for which no Dagster of today listens.
+    A connection is used for `_LONGEST_KEPT_SECONDS` at most: what watches connections on the way
+    (a firewall, a translation of addresses) often forgets those that are silent for longer.
+    """
+    engine = create_pg_engine(
+        storage.postgres_url,
+        storage._token_provider,
+        isolation_level="AUTOCOMMIT",
+        pool_size=_KEPT_CONNECTIONS,
+        max_overflow=-1,
+        pool_use_lifo=True,
+        pool_recycle=_LONGEST_KEPT_SECONDS,
+        pool_pre_ping=True,
+    )
+    _ask_only_if_there_is_news(engine.dialect)
+    sqlalchemy.event.listen(engine, "do_execute", _is_notification)
+    _pooled_engines.add(engine)
+    return engine
+
+
+def _remember_tables(events: Any, found: set[str]) -> None:
+    """Look for a table once it is there no more: Dagster looks before many of its queries."""
+    look = events.has_table
+
+    def has_table(name: str) -> bool:
+        if name not in found and look(name):
+            found.add(name)
+        return name in found
+
+    events.has_table = has_table
 
 
 def _ask_only_if_there_is_news(dialect: Any) -> None:

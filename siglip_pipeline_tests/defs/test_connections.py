@@ -1,6 +1,13 @@
-"""`held_connections` reuses connections to Dagster's Postgres, and replaces closed ones."""
+"""Connections to Dagster's Postgres are reused, and replaced when they were closed.
 
+In every process by the storage that `dagster.yaml` names, and in a run by `held_connections` where
+it names Dagster's own.
+"""
+
+import os
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,6 +16,8 @@ import dagster as dg
 import psycopg
 import pytest
 import sqlalchemy
+import yaml
+from dagster_postgres import PostgresRunStorage
 from dagster_postgres.event_log.event_log import CHANNEL_NAME
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 
@@ -19,6 +28,7 @@ from siglip_pipeline.settings import Settings, process_environment
 from siglip_pipeline_tests.conftest import fresh_database
 
 EVENTS = 10
+THREADS = 6
 
 
 @pytest.fixture(scope="module")
@@ -27,17 +37,35 @@ def dagster_url(postgres: EmbeddedPostgres) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture
-def instance(dagster_url: str, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+@contextmanager
+def _instance(home: Path, dagster_url: str, *, own_storage: bool) -> Iterator[dg.DagsterInstance]:
     settings = Settings.load(
-        home=tmp_path,
+        home=home,
         dagster_postgres_url=dagster_url.replace("postgresql://", "postgresql+psycopg2://"),
     )
-    home = prepare_dagster_home(tmp_path)
+    folder = prepare_dagster_home(home)
+    if own_storage:
+        document = yaml.safe_load((folder / "dagster.yaml").read_text())
+        document["storage"] = {"postgres": document["storage"]["custom"]["config"]}
+        (folder / "dagster.yaml").write_text(yaml.safe_dump(document))
     with (
-        process_environment(settings, DAGSTER_HOME=str(home)),
+        process_environment(settings, DAGSTER_HOME=str(folder)),
         dg.DagsterInstance.get() as instance,
     ):
+        yield instance
+
+
+@pytest.fixture
+def instance(dagster_url: str, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """With Dagster's own storage, as under the Helm chart."""
+    with _instance(tmp_path, dagster_url, own_storage=True) as instance:
+        yield instance
+
+
+@pytest.fixture
+def pooled_instance(dagster_url: str, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """With the storage of the project's `dagster.yaml`."""
+    with _instance(tmp_path, dagster_url, own_storage=False) as instance:
         yield instance
 
 
@@ -107,28 +135,122 @@ def test_no_event_is_announced(instance: dg.DagsterInstance, dagster_url: str) -
     assert sum(record.storage_id > last for record in records) == EVENTS
 
 
+def _cut_connections(dagster_url: str) -> int:
+    """End the server's processes, as a restart does; return how many."""
+    with psycopg.connect(dagster_url, autocommit=True) as connection:
+        cut = connection.execute(
+            "SELECT count(pg_terminate_backend(pid, 60000)) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        ).fetchone()
+    assert cut is not None
+    return int(cut[0])
+
+
+def _connections(dagster_url: str) -> int:
+    with psycopg.connect(dagster_url) as connection:
+        found = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        ).fetchone()
+    assert found is not None
+    return int(found[0])
+
+
 def test_connections_that_were_cut_are_replaced(
     instance: dg.DagsterInstance, dagster_url: str
 ) -> None:
     with held_connections(instance):
         _report_events(instance)
-        with psycopg.connect(dagster_url, autocommit=True) as connection:
-            cut = connection.execute(
-                "SELECT count(pg_terminate_backend(pid, 60000)) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            ).fetchone()
-        assert cut is not None
-        assert cut[0] >= 1
+        assert _cut_connections(dagster_url) >= 1
         _report_events(instance)
         assert instance.get_runs_count() == 0
-    with psycopg.connect(dagster_url) as connection:
-        left = connection.execute(
-            "SELECT count(*) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        ).fetchone()
-    assert left == (0,)
+    assert _connections(dagster_url) == 0
 
 
 def test_other_storages_are_left_alone() -> None:
     with dg.DagsterInstance.ephemeral() as instance, held_connections(instance):
         assert instance.get_runs_count() == 0
+
+
+def test_all_instances_of_a_process_use_the_same_connections(
+    pooled_instance: dg.DagsterInstance, dagster_url: str
+) -> None:
+    _report_events(pooled_instance)
+    with counted_connections() as opened:
+        for _ in range(EVENTS):
+            with dg.DagsterInstance.from_ref(pooled_instance.get_ref()) as another:
+                _report_events(another)
+                assert another.all_instigator_state() == []
+        with held_connections(pooled_instance):
+            _report_events(pooled_instance)
+    assert not opened
+    assert 1 <= _connections(dagster_url) <= 2
+
+
+def test_connections_of_a_process_that_were_cut_are_replaced(
+    pooled_instance: dg.DagsterInstance, dagster_url: str
+) -> None:
+    _report_events(pooled_instance)
+    with counted_connections() as opened:
+        assert _cut_connections(dagster_url) >= 1
+        _report_events(pooled_instance)
+        assert pooled_instance.get_runs_count() == 0
+    assert len(opened) == 1
+
+
+def test_more_threads_than_connections_are_kept_wait_for_nothing(
+    pooled_instance: dg.DagsterInstance, dagster_url: str
+) -> None:
+    together = threading.Barrier(THREADS, timeout=60)
+    storage = pooled_instance.run_storage
+    assert isinstance(storage, PostgresRunStorage)
+
+    def query() -> None:
+        with storage.connect():
+            together.wait()
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        for done in [threads.submit(query) for _ in range(THREADS)]:
+            done.result()
+    assert _connections(dagster_url) == 2
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["storage", "held"])
+def test_a_forked_process_opens_connections_of_its_own(
+    held: bool, dagster_url: str, tmp_path: Path
+) -> None:
+    with (
+        _instance(tmp_path, dagster_url, own_storage=held) as instance,
+        held_connections(instance),
+    ):
+        _report_events(instance)
+        instance.get_runs_count()
+        before = _connections(dagster_url)
+        with counted_connections() as opened:
+            child = os.fork()
+            if child == 0:
+                try:
+                    _report_events(instance)
+                    instance.get_runs_count()
+                    os._exit(0 if opened else 2)
+                finally:
+                    os._exit(1)
+            _, status = os.waitpid(child, 0)
+            _report_events(instance)
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert not opened  # the end of the child has closed none of its parent's
+        assert _connections(dagster_url) == before
+
+
+def test_one_process_asks_two_databases(
+    pooled_instance: dg.DagsterInstance, postgres: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    _report_events(pooled_instance)
+    with (
+        fresh_database(postgres, "template1") as url,
+        _instance(tmp_path / "other", url, own_storage=False) as other,
+    ):
+        _report_events(other)
+        pooled_instance.add_dynamic_partitions("videos", ["a"])
+        assert other.get_dynamic_partitions("videos") == []
+        assert pooled_instance.get_dynamic_partitions("videos") == ["a"]

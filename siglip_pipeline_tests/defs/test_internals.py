@@ -16,7 +16,11 @@ import dagster as dg
 import pytest
 from starlette.testclient import TestClient
 
-from siglip_pipeline_tests.defs.test_connections import counted_connections, dagster_url
+from siglip_pipeline_tests.defs.test_connections import (
+    counted_connections,
+    dagster_url,
+    pooled_instance,
+)
 from siglip_pipeline_tests.defs.test_connections import instance as postgres_instance
 
 try:
@@ -27,7 +31,7 @@ except ImportError as error:
         "Mend siglip_pipeline/defs/internals.py, or pin the Dagster before it in pyproject.toml."
     ) from error
 
-__all__ = ["dagster_url", "postgres_instance"]
+__all__ = ["dagster_url", "pooled_instance", "postgres_instance"]
 
 KEYS: Final = ["a", "b", "c"]
 PARTITIONS: Final = dg.DynamicPartitionsDefinition(name="videos")
@@ -322,6 +326,24 @@ def test_connections_are_held(postgres_instance: dg.DagsterInstance) -> None:
             )
             assert postgres_instance.get_runs_count() == 0
     assert 1 <= len(opened) <= 3
+
+
+@holds("PooledPostgresStorage")
+def test_connections_of_a_process_are_pooled(pooled_instance: dg.DagsterInstance) -> None:
+    storages: tuple[Any, ...] = (
+        pooled_instance.event_log_storage,
+        pooled_instance.run_storage,
+        pooled_instance.schedule_storage,
+    )
+    with counted_connections() as opened:
+        for key in KEYS:
+            pooled_instance.report_runless_asset_event(
+                dg.AssetMaterialization("pooled", partition=key)
+            )
+            assert pooled_instance.get_runs_count() == 0
+            assert pooled_instance.all_instigator_state() == []
+    assert len(opened) <= 2
+    assert len({id(storage._engine) for storage in storages}) == 1
 
 
 def test_the_code_server_starts_runs_from_its_context() -> None:

@@ -29,6 +29,7 @@ from urllib.parse import urlencode
 
 import httpx
 import psutil
+import psycopg
 import pytest
 from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
@@ -37,6 +38,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
+from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.services.state import end_leftovers, running, write_state
 from siglip_pipeline.settings import Settings, child_environment
@@ -292,6 +294,27 @@ def test_the_code_server_can_be_reached_by_this_user_alone(up: Up) -> None:
     assert path.parent.stat().st_uid == os.geteuid()
     assert listening(up.service("siglip_pipeline.services.code_server")) == set()
     assert listening(up.service("dagster._daemon")) == set()
+
+
+def test_services_that_have_nothing_to_do_keep_their_connections(up: Up) -> None:
+    server = EmbeddedPostgres(up.settings.home)
+
+    def opened() -> int:
+        with psycopg.connect(server.url("postgres")) as connection:
+            row = connection.execute(
+                "SELECT sum(sessions) FROM pg_stat_database WHERE datname <> 'postgres'"
+            ).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    # What the start left to do ends first. Without a pool it is some twenty a second.
+    up.wait_until(lambda: _fewer_than(10, opened, seconds=5), seconds=60)
+
+
+def _fewer_than(most: int, count: Callable[[], int], *, seconds: float) -> bool:
+    before = count()
+    time.sleep(seconds)
+    return count() - before < most
 
 
 @needs_browser
