@@ -275,7 +275,6 @@ def _fit(
     if len(np.unique(time_a)) < 4 or len(np.unique(time_b)) < 4:
         return None
     w = weights.copy()
-    slope, offset = speed, float(np.average(time_b - speed * time_a, weights=w))
     for _ in range(_FIT_ROUNDS):
         mean_a, mean_b = np.average(time_a, weights=w), np.average(time_b, weights=w)
         spread = float(np.sum(w * (time_a - mean_a) ** 2))
