@@ -12,7 +12,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
@@ -232,6 +232,40 @@ def module_database(postgres: EmbeddedPostgres) -> Iterator[Database]:
     """A pool on a migrated database that the tests of one module share."""
     with fresh_database(postgres) as url, Database(url) as opened:
         yield opened
+
+
+@contextmanager
+def shared_collection(
+    postgres: EmbeddedPostgres,
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+    fill: Callable[[Path, str], None],
+) -> Iterator[tuple[Path, str]]:
+    """A home and the URL of its database, which the processes of a run fill once, and then copy.
+
+    Args:
+        fill: indexes in a new home and a migrated database; called in one process of a run.
+    """
+    home = tmp_path_factory.mktemp(name)
+
+    def run(program: str, *arguments: str | Path) -> None:
+        folder = binaries.find_binaries(binaries.server_account())
+        subprocess.run([str(folder / program), *map(str, arguments)], check=True)
+
+    with ExitStack() as stack:
+        with shared_folder(tmp_path_factory, name) as shared:
+            if shared.exists():
+                url = stack.enter_context(fresh_database(postgres, "template1"))
+                run("pg_restore", "--exit-on-error", "-d", url, shared / "database")
+                shutil.copytree(shared / "home", home, dirs_exist_ok=True)
+            else:
+                url = stack.enter_context(fresh_database(postgres))
+                fill(home, url)
+                draft = Path(tempfile.mkdtemp(dir=shared.parent))
+                run("pg_dump", "-Fc", "--statistics", "-f", draft / "database", url)
+                shutil.copytree(home, draft / "home")
+                draft.rename(shared)
+        yield home, url
 
 
 def collection_settings(home: Path, database_url: str, **values: object) -> Settings:

@@ -10,7 +10,8 @@ from siglip_pipeline.demo.films import DemoVideo, render_demo_videos
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database
-from siglip_pipeline_tests.conftest import collection_settings, fresh_database, shared_films
+from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline_tests.conftest import collection_settings, shared_collection, shared_films
 from siglip_pipeline_tests.search.conftest import index_folder
 
 
@@ -26,13 +27,25 @@ class Reels:
 
 @pytest.fixture(scope="session")
 def reels(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reels]:
-    home = tmp_path_factory.mktemp("reels")
-    uploads = home / "uploads"
-    rendered = shared_films(tmp_path_factory, "demo_videos", uploads, render_demo_videos)
-    films = {film.path.relative_to(uploads).as_posix(): film for film in rendered}
-    with fresh_database(postgres) as url, Database(url) as database:
-        settings = collection_settings(home, url, index_min_recall=0.0, index_recall_queries=4)
-        yield Reels(database, settings, films, index_folder(database, settings))
+    def fill(home: Path, url: str) -> None:
+        shared_films(tmp_path_factory, "demo_videos", home / "uploads", render_demo_videos)
+        with Database(url) as database:
+            index_folder(database, _settings(home, url))
+
+    with (
+        shared_collection(postgres, tmp_path_factory, "reels", fill) as (home, url),
+        Database(url) as database,
+    ):
+        uploads = home / "uploads"
+        films = {
+            film.path.relative_to(uploads).as_posix(): film for film in render_demo_videos(uploads)
+        }
+        (model,) = ModelStore(database).list()
+        yield Reels(database, _settings(home, url), films, model.model_id)
+
+
+def _settings(home: Path, url: str) -> Settings:
+    return collection_settings(home, url, index_min_recall=0.0, index_recall_queries=4)
 
 
 def write_lines(path: Path, *lines: str) -> Path:

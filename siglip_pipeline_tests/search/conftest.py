@@ -24,7 +24,7 @@ from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.extract import extract_many
 from siglip_pipeline.video.frame_store import FrameStore
-from siglip_pipeline_tests.conftest import collection_settings, fresh_database
+from siglip_pipeline_tests.conftest import collection_settings, shared_collection
 
 SIZE = (160, 120)
 SECONDS = 2.0
@@ -42,22 +42,33 @@ class Films:
 
 @pytest.fixture(scope="session")
 def films(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Films]:
-    home = tmp_path_factory.mktemp("films")
-    uploads = home / "uploads"
+    def fill(home: Path, url: str) -> None:
+        _render(home / "uploads")
+        with Database(url) as database:
+            index_folder(database, _settings(home, url))
+
+    with (
+        shared_collection(postgres, tmp_path_factory, "films", fill) as (home, url),
+        Database(url) as database,
+    ):
+        settings = _settings(home, url)
+        service = SearchService(database, SearchOptions.from_settings(settings))
+        yield Films(database, settings, service, _render(home / "uploads"))
+
+
+def _render(uploads: Path) -> dict[str, DemoVideo]:
+    """The films by name; those that are there already are kept."""
     scenes = demo_scenes()
-    rendered = {
-        name: render_video(uploads / name, part, seconds_per_scene=SECONDS, size=SIZE)
+    return {
+        name: render_video(
+            uploads / name, part, seconds_per_scene=SECONDS, size=SIZE, overwrite=False
+        )
         for name, part in (("one.mp4", scenes[:6]), ("sub/two.mp4", scenes[8:14]))
     }
-    with fresh_database(postgres) as url, Database(url) as database:
-        settings = collection_settings(home, url, index_min_recall=0.0, index_recall_queries=4)
-        index_folder(database, settings)
-        yield Films(
-            database,
-            settings,
-            SearchService(database, SearchOptions.from_settings(settings)),
-            rendered,
-        )
+
+
+def _settings(home: Path, url: str) -> Settings:
+    return collection_settings(home, url, index_min_recall=0.0, index_recall_queries=4)
 
 
 def index_folder(database: Database, settings: Settings) -> int:

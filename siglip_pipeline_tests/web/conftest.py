@@ -38,7 +38,7 @@ from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline.web.app import create_app
 from siglip_pipeline.web.guard import Guard
 from siglip_pipeline.web.serve import http_server
-from siglip_pipeline_tests.conftest import collection_settings, fresh_database, shared_films
+from siglip_pipeline_tests.conftest import collection_settings, shared_collection
 from siglip_pipeline_tests.web.browser import Page, chromium
 
 SCENES_PER_FILM = 6
@@ -93,14 +93,13 @@ def _films(folder: Path) -> dict[str, DemoVideo]:
 def collection(
     postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Collection]:
-    home = tmp_path_factory.mktemp("web")
-    uploads = home / "uploads"
-    films = shared_films(tmp_path_factory, "web_films", uploads, _films)
-    (uploads / "broken <b>.mp4").write_text("this is no film")
-    with fresh_database(postgres) as url:
-        settings = collection_settings(home, url)
-        index_uploads(settings)
-        yield Collection(settings, films)
+    def fill(home: Path, url: str) -> None:
+        _films(home / "uploads")
+        (home / "uploads" / "broken <b>.mp4").write_text("this is no film")
+        index_uploads(collection_settings(home, url))
+
+    with shared_collection(postgres, tmp_path_factory, "web", fill) as (home, url):
+        yield Collection(collection_settings(home, url), _films(home / "uploads"))
 
 
 @pytest.fixture(scope="session")
