@@ -151,6 +151,10 @@ class IndexKind(ABC):
         """Return what searches a scope as an effort searches everything, and its ``ef_search``."""
         return self, effort.ef_search
 
+    def in_full(self, target: Generation) -> "IndexKind":
+        """Return what compares every row of the index; itself where that is not possible."""
+        return self
+
     def keeps_plan(self, scope: Scope) -> bool:
         """Return whether one plan of :meth:`near` suits all values of a filter of this form.
 

@@ -154,6 +154,10 @@ class MomentIndex(HnswIndex):
         nearest = 100 * math.ceil(2 * rows / share / 100)
         return walk_once(nearest, further), min(math.ceil(due / share), EF_MAX)
 
+    def in_full(self, target: Generation) -> IndexKind:
+        """Return the search that compares all moments."""
+        return every_moment(_further(target.rows))
+
     def near(
         self,
         target: Generation,

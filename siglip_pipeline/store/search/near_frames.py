@@ -36,7 +36,8 @@ class NearFrames:
     """Find the ``k`` frames nearest to a query by an index, ungrouped.
 
     The statement is composed once, for many queries in one transaction. It reads
-    ``least_rows`` of the index, or more if ``k`` or the effort needs more.
+    ``least_rows`` of the index, or more if ``k`` or the effort needs more. With ``best_of_moment``
+    each moment of an index that groups frames is found by its best frame.
     """
 
     def __init__(
@@ -49,13 +50,15 @@ class NearFrames:
         scope: Scope,
         effort: Effort,
         least_rows: int = 0,
+        best_of_moment: bool = False,
     ) -> None:
         rows = max(k, least_rows, effort.rows if kind.groups_frames else 0)
         kind = set_up(connection, kind, target, scope, effort=effort, rows=rows)
         self._connection, self._kind, self._target = connection, kind, target
         self._k, self._scope = k, scope
         self._statement = _NEAREST.format(
-            near=kind.near(target, rows=rows, scope=scope, best_of_moment=False), k=sql.Literal(k)
+            near=kind.near(target, rows=rows, scope=scope, best_of_moment=best_of_moment),
+            k=sql.Literal(k),
         )
         self._bytes = self._statement.as_bytes(connection)
 

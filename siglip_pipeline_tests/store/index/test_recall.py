@@ -16,6 +16,7 @@ from PIL import Image
 from psycopg import sql
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store.copy import read_vectors, to_float32
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index import build as building
@@ -31,10 +32,11 @@ from siglip_pipeline.store.index.recall.queries import Query, fitting, prepare_q
 from siglip_pipeline.store.index.recall.truth import bootstrap, find_truth, found_share
 from siglip_pipeline.store.kinds import Generation, Scope, index_kind
 from siglip_pipeline.store.kinds.effort import Effort, chosen_efforts, effort_for
+from siglip_pipeline.store.kinds.moment_index import EveryMoment
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.search import execution
 from siglip_pipeline.store.search.execution import effort_of
-from siglip_pipeline.store.search.near_frames import NearFrames
+from siglip_pipeline.store.search.near_frames import NearFrame, NearFrames
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.store import made
 
@@ -541,21 +543,49 @@ def test_the_least_effort_that_reaches_the_aim_is_chosen() -> None:
     assert choose_effort(sweep[:1]) == Effort(ef_search=25, rows=25), "none reaches it: the last"
 
 
-def test_an_effort_for_ten_hits_finds_a_hundred_frames_unless_that_takes_too_long() -> None:
-    """Ten hits are ten moments: of some, the frames are farther from the query than ten frames."""
-    sweep = [
-        case(ef_search=50, recall_at_10=0.995, recall_at_100=0.968),
-        case(ef_search=200, recall_at_10=1.0, recall_at_100=0.990),
-    ]
-    assert choose_effort(sweep).ef_search == 200
-    sweep = [
-        case(ef_search=200, recall_at_10=0.995, recall_at_100=0.95),
-        case(ef_search=300, recall_at_10=1.0, recall_at_100=0.98),
-        case(ef_search=400, recall_at_10=1.0, recall_at_100=1.0),
-    ]
-    assert choose_effort(sweep).ef_search == 300
-    sweep = [case(ef_search=800, recall_at_10=0.99, recall_at_100=0.9)]
-    assert choose_effort([case(ef_search=400, recall_at_10=0.9), *sweep]).ef_search == 800
+@pytest.mark.parametrize(
+    ("found_of_ten", "chosen"),
+    [
+        ({}, 25),
+        ({25: 9, 50: 9}, 100),
+        ({25: 7, 50: 8, 100: 9, 200: 9, 300: 9}, 100),  # farther finds no more
+        ({25: 6, 50: 6, 100: 6, 200: 6, 300: 8}, 300),  # not as far as 400, which takes too long
+    ],
+)
+def test_an_effort_also_finds_ten_moments_unless_that_takes_too_long(
+    module_database: Database,
+    built: Generation,
+    queries: list[Query],
+    monkeypatch: pytest.MonkeyPatch,
+    found_of_ten: dict[int, int],
+    chosen: int,
+) -> None:
+    """Ten hits are ten moments; the last of them are farther from the query than ten frames."""
+    usual = NearFrames.__call__
+
+    def efforts(report: RecallReport) -> set[int | None]:
+        found = [effort_for(report.parameters, query.embedding_D) for query in queries]
+        return {None if effort is None else effort.ef_search for effort in found}
+
+    def miss(search: NearFrames, query_D: FloatArray) -> list[NearFrame]:
+        found = usual(search, query_D)
+        walked = not isinstance(search._kind, EveryMoment)
+        if search._k == 10 and walked:  # ten moments; the check asks for one frame more than ten
+            [(ef_search,)] = search._connection.execute("SHOW hnsw.ef_search").fetchall()
+            some = [n for ef, n in found_of_ten.items() if max(ef, 40) == int(ef_search)]
+            return found[: some[0] if some else 10]
+        return found
+
+    monkeypatch.setattr(NearFrames, "__call__", miss)
+    report = recall.check_recall(
+        module_database, built, queries, min_recall=0.95, progress=lambda _: None
+    )
+    assert efforts(report) == {chosen}
+    monkeypatch.setattr("siglip_pipeline.store.index.recall.check.MOST_MOMENTS", 1)
+    report = recall.check_recall(
+        module_database, built, queries, min_recall=0.95, progress=lambda _: None
+    )
+    assert efforts(report) == {25}, "a walk of a large index is long"
 
 
 @pytest.mark.parametrize("gap", [0.0, 4.0])

@@ -28,7 +28,7 @@ class RecallCase:
     recall_at_1: float
     recall_at_10: float
     recall_at_100: float | None
-    """None in the sweep of a kind that does not group frames: it measures recall@10 only."""
+    """None in the sweep, which measures recall@10 only."""
     queries_at_100: int
     """Of how many queries: the first ones, or all where every frame in scope is compared."""
     low: float
