@@ -21,7 +21,7 @@ import argparse
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,13 +35,13 @@ from psycopg import sql
 from store_report import Case, print_report
 from vectors import Footage
 
-from siglip_pipeline.records import FloatArray
+from siglip_pipeline.records import EmbeddingBatch, FloatArray
 from siglip_pipeline.store import generations, tables
 from siglip_pipeline.store.copy import copy_rows
 from siglip_pipeline.store.database import Connection, Database, DatabaseOptions, open_database
 from siglip_pipeline.store.index.recall.truth import found_share
 from siglip_pipeline.store.kinds import Generation, Scope
-from siglip_pipeline.store.moments import cut_moments
+from siglip_pipeline.store.moments import Moments, cut_moments
 from siglip_pipeline.store.search.execution import choose_kind, effort_of, set_up
 
 QUERIES = 60
@@ -160,8 +160,23 @@ class Collection:
     def near(self, text: str, **parts: Any) -> str:
         return text.format(**self.parts | parts)
 
-    def walk(self, rows: int = MOMENTS, wanted: str = "true", **parts: Any) -> str:
-        return self.near(_WALK, rows=rows, wanted=wanted, **parts)
+    def walk(self, wanted: str = "true", **parts: Any) -> str:
+        return self.near(_WALK, rows=MOMENTS, wanted=wanted, **parts)
+
+    def cut(self) -> Iterator[tuple[int, EmbeddingBatch, Moments]]:
+        """Make each video again, and cut it as the index did; yield its id with it."""
+        with self.database.connection() as connection:
+            ids: dict[str, int] = dict(
+                connection.execute("SELECT path, video_id FROM videos").fetchall()
+            )
+        for batch in self.footage:
+            moments = cut_moments(
+                batch.embeddings_ND,
+                batch.frame_index_N,
+                batch.time_seconds_N,
+                threshold=self.threshold,
+            )
+            yield ids[batch.video], batch, moments
 
 
 def main() -> None:
@@ -272,15 +287,8 @@ def represent(connection: Connection, collection: Collection) -> None:
             """
         )
     )
-    ids: dict[str, int] = dict(connection.execute("SELECT path, video_id FROM videos").fetchall())
     count = 0
-    for batch in collection.footage:
-        moments = cut_moments(
-            batch.embeddings_ND,
-            batch.frame_index_N,
-            batch.time_seconds_N,
-            threshold=collection.threshold,
-        )
+    for video_id, batch, moments in collection.cut():
         bounds = [*moments.start_row_M, len(batch)]
         rows, chosen = [], []
         for moment, (start, end) in enumerate(itertools.pairwise(bounds)):
@@ -292,7 +300,7 @@ def represent(connection: Connection, collection: Collection) -> None:
                 connection,
                 sql.Identifier("candidate_representatives"),
                 {
-                    "video_id": ("int4", ids[batch.video]),
+                    "video_id": ("int4", video_id),
                     "first_frame": ("int4", moments.first_frame_M[rows]),
                     "last_frame": ("int4", moments.last_frame_M[rows]),
                 },
@@ -371,22 +379,12 @@ class Truth:
     """The scores of every moment, each by its best frame."""
 
     def __init__(self, collection: Collection) -> None:
-        with collection.database.connection() as connection:
-            ids: dict[str, int] = dict(
-                connection.execute("SELECT path, video_id FROM videos").fetchall()
-            )
         queries_QD = rounded(np.concatenate(list(collection.queries.values())))
         scores, videos = [], []
-        for batch in collection.footage:
-            moments = cut_moments(
-                batch.embeddings_ND,
-                batch.frame_index_N,
-                batch.time_seconds_N,
-                threshold=collection.threshold,
-            )
+        for video_id, batch, moments in collection.cut():
             of_frames_NQ = rounded(batch.embeddings_ND) @ queries_QD.T
             scores.append(np.maximum.reduceat(of_frames_NQ, moments.start_row_M, axis=0))
-            videos.append(np.full(len(moments), ids[batch.video]))
+            videos.append(np.full(len(moments), video_id))
         self.scores_MQ = np.concatenate(scores)
         self.videos_M = np.concatenate(videos)
         self._modalities = list(collection.queries)
