@@ -310,7 +310,7 @@ def measure(
     rounds end after ``MODEL_SECONDS``.
     """
     began = time.perf_counter()
-    settings = Settings(model_name=str(folder), home=store.url, device=options.device)
+    settings = Settings.load(model_name=str(folder), home=store.url, device=options.device)
     model = get_model(ModelOptions.from_settings(settings), tower="image")
     names = store_frames(store, frames, videos=max(1, frames // 48))
     jpegs = [data for video in names for part in store.read(video) for data in part.jpegs]

@@ -83,8 +83,13 @@ def test_light_modules_load_no_torch_transformers_or_av() -> None:
 # What commands that take tenths of a second do without.
 SLOW_TO_IMPORT = {
     "siglip_pipeline.web.app": {"dagster", "mcp"},
-    "siglip_pipeline.cli.main": {"dagster", "fastapi", "psycopg", "pyarrow", "PIL", "fsspec"},
-    "siglip_pipeline.cli.service_search": {"dagster", "fastapi", "psycopg", "pyarrow", "PIL"},
+    "siglip_pipeline.cli.main": {
+        *("dagster", "fastapi", "psycopg", "pyarrow", "PIL", "fsspec"),
+        *("asyncio", "pydantic_settings", "urllib.request"),
+    },
+    "siglip_pipeline.cli.service_search": {
+        *("dagster", "fastapi", "psycopg", "pyarrow", "PIL", "asyncio", "pydantic_settings"),
+    },
     "siglip_pipeline.cli.main, siglip_pipeline.stages.status, siglip_pipeline.store.database": {
         "dagster",
         "fastapi",
@@ -92,6 +97,7 @@ SLOW_TO_IMPORT = {
         "PIL",
         "numpy",
         "fsspec",
+        "pydantic_settings",
     },
     "siglip_pipeline.cli.search_work": {"dagster", "fastapi"},
 }

@@ -18,7 +18,11 @@ def test_environment_is_read_with_its_prefix(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("SIGLIP_MODEL_NAME", "google/siglip2-so400m-patch14-384")
     monkeypatch.setenv("SIGLIP_BATCH_SIZE", "12")
     monkeypatch.setenv("DAGSTER_POSTGRES_URL", "postgresql+psycopg2://somewhere/dagster")
+    monkeypatch.setenv("SIGLIP_DEVICE", "")
+    monkeypatch.setenv("siglip_sampling", "every:9")
     settings = Settings.load()
+    assert settings.device == "auto", "an empty variable is as good as none"
+    assert settings.sampling == "every:9", "names are read in any case"
     assert settings.model_name == "google/siglip2-so400m-patch14-384"
     assert settings.batch_size == 12
     assert settings.dagster_postgres_url == SecretUrl("postgresql+psycopg2://somewhere/dagster")

@@ -73,7 +73,7 @@ def test_two_sparse_files_of_one_size_hold_up_nothing(
     render(folder / "b.mp4", frames=20)
     for name in ("sparse_1.mp4", "sparse_2.mp4"):
         sparse(folder / name, movie, size_bytes)
-    outcomes, at = sampled(folder, database, tmp_path, Settings(hash_seconds_per_gib=0.01))
+    outcomes, at = sampled(folder, database, tmp_path, Settings.load(hash_seconds_per_gib=0.01))
     for name in ("a.mp4", "b.mp4", "copy of a.mp4"):
         assert isinstance(outcomes[name], FramesStored), (name, outcomes[name])
     for name in ("sparse_1.mp4", "sparse_2.mp4"):

@@ -77,10 +77,10 @@ def test_stored_frames_are_those_of_the_video(
 
 
 def test_options_come_from_the_settings() -> None:
-    settings = Settings(frame_longest_side=99, jpeg_quality=55, decode_stall_seconds=7.5)
+    settings = Settings.load(frame_longest_side=99, jpeg_quality=55, decode_stall_seconds=7.5)
     options = DecodeOptions.from_settings(settings)
     assert (options.longest_side, options.jpeg_quality, options.stall_seconds) == (99, 55, 7.5)
-    assert DecodeOptions.from_settings(Settings()) == DecodeOptions()
+    assert DecodeOptions.from_settings(Settings.load()) == DecodeOptions()
 
 
 def test_pictures_are_shrunk_but_never_enlarged(
