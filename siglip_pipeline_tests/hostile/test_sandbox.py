@@ -163,5 +163,6 @@ def test_a_machine_without_the_locks_is_warned_about(
     report: SandboxReport, words: str | None, monkeypatch: pytest.MonkeyPatch, database: Database
 ) -> None:
     monkeypatch.setattr(sandbox, "sandbox_report", lambda: report)
-    warnings = " ".join(collect_status(database, StatusOptions.from_settings(Settings.load())).warnings)
+    options = StatusOptions.from_settings(Settings.load())
+    warnings = " ".join(collect_status(database, options).warnings)
     assert (words in warnings) if words else ("decode" not in warnings)
