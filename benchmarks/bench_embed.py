@@ -14,6 +14,9 @@ with seeded random weights, built in a temporary folder; their text tower is sma
 embedded (``--memory`` builds it whole and measures what each tower takes). The demo model is the
 one that ships, where the model is cheap and everything else shows.
 
+On a CPU the base model also runs eagerly and compiled in turns, as with ``SIGLIP_COMPILE=on``
+(``--only compile`` for that alone; not with ``--quick``).
+
 Then stored frames are embedded again, from a folder and from S3, with their vectors stored
 (:mod:`reembedding`): 100,000 with the base model on a GPU, few with the demo model on a CPU.
 
@@ -55,7 +58,8 @@ from PIL import Image
 import siglip_pipeline
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import FloatArray, VideoInfo
-from siglip_pipeline.settings import Settings
+from siglip_pipeline.settings import Settings, keep_compiled_code
+from siglip_pipeline.siglip.compiled import CompiledForward, inductor
 from siglip_pipeline.siglip.device import device_name, is_out_of_memory
 from siglip_pipeline.siglip.engine import EmbeddingEngine, EngineReport
 from siglip_pipeline.siglip.forward import GraphForward
@@ -142,6 +146,12 @@ def stored_frame(i: int, jpeg: bytes) -> StoredFrame:
     )  # fmt: skip
 
 
+def jpeg_of(picture: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    picture.convert("RGB").save(stream, "JPEG", quality=90)
+    return stream.getvalue()
+
+
 def store_frames(store: FrameStore, count: int, *, videos: int) -> list[str]:
     """768 x 432 JPEGs made from real frames, at most ``DISTINCT`` of them, spread over videos."""
     pictures = [Image.open(file).convert("RGB") for file in sorted(FRAMES.glob("*.jpg"))]
@@ -158,9 +168,7 @@ def store_frames(store: FrameStore, count: int, *, videos: int) -> list[str]:
             left, top = rng.uniform(0, 0.15, 2) * base.size
             right, bottom = base.size - rng.uniform(0, 0.15, 2) * base.size
             shown = base.resize((768, 432), Image.Resampling.BICUBIC, (left, top, right, bottom))
-            stream = io.BytesIO()
-            shown.save(stream, "JPEG", quality=90)
-            made.append(stream.getvalue())
+            made.append(jpeg_of(shown))
             frames.append(stored_frame(i, made[-1]))
         info = VideoInfo(
             video=f"{number}.mp4", container="mp4", codec="h264", width=768, height=432,
@@ -359,6 +367,49 @@ def measure(
         yield share_of_peak(name, model, statistics.median(rates["engine"]))
 
 
+def compilation(
+    name: str, model: SiglipModel, batch: int, rounds: int, skipped: list[str]
+) -> Iterator[dict[str, Any]]:
+    """Cases of the vision tower compiled as a long run compiles it, by threads of the model.
+
+    Eager and compiled take turns on one batch; the value is the median of the rounds.
+    """
+    usual = torch.get_num_threads()
+    pictures = [Image.open(file) for file in sorted(FRAMES.glob("*.jpg"))]
+    jpegs = [jpeg_of(pictures[i % len(pictures)].rotate(i)) for i in range(batch)]
+    inputs = model.inputs(assemble([prepare(jpeg, model.recipe) for jpeg in jpegs]))
+    for threads in sorted({1, usual}):
+        torch.set_num_threads(threads)
+        torch.compiler.reset()
+        forward = CompiledForward(model.vision, inductor)
+        forward.compile_for(batch)
+        began = time.perf_counter()
+        eager_ND = forward(model, inputs, capacity=batch)
+        assert forward.thread is not None
+        forward.thread.join()
+        seconds = time.perf_counter() - began
+        compiled_ND = forward(model, inputs, capacity=batch)
+        if forward.notes:
+            skipped.append(f"{name} compiled: {forward.notes[0]}")
+            break
+        rates: dict[str, list[float]] = {"compiled": [], "eager": []}
+        for _ in range(rounds):
+            once = lambda: forward(model, inputs, capacity=batch)  # noqa: B023, E731
+            rates["compiled"].append(batch / timed(once, batch, batch))
+            assert forward.name == "compiled", forward.name
+            rates["eager"].append(batch / timed(lambda: model.encode_images(inputs), batch, batch))
+        yield {
+            "name": f"{name} compiled, {model.dtype}, {threads} threads",
+            **compared(rates["compiled"], rates["eager"], "eager"),
+            "goal": None,
+            "better": "higher",
+            "batch_size": batch,
+            "least_cosine": float((eager_ND * compiled_ND).sum(dim=1).min()),
+            "seconds_to_compile": round(seconds, 1),
+        }
+    torch.set_num_threads(usual)
+
+
 def compared(own: list[float], others: list[float], way: str) -> dict[str, Any]:
     """Return the rates of the engine and of one way, round by round, as fields of a case."""
     ratios = [a / b for a, b in zip(own, others, strict=True)]
@@ -514,6 +565,19 @@ def cases(options: argparse.Namespace, work: Path, skipped: list[str]) -> Iterat
             skipped.append(f"{name}: not enough memory ({error})")
         release_model()
         log(f"{name}: {time.perf_counter() - began:.0f} s")
+    if cuda:
+        skipped.append("SIGLIP_COMPILE: for CPUs; on a card the ceiling has a compiled way")
+    elif options.only == "compile" or not (options.only or options.quick):
+        keep_compiled_code(work / "compiled")  # nothing from earlier runs
+        folder = build(work / f"{base}-compiled", base)
+        usual = get_model(ModelOptions(name=str(folder), device="cpu"), tower="image").dtype
+        for dtype in dict.fromkeys(("bfloat16", usual)):
+            release_model()
+            chosen = ModelOptions(name=str(folder), device="cpu", dtype=dtype)
+            yield from compilation(base, get_model(chosen, tower="image"), 8, 5, skipped)
+        release_model()
+    elif options.quick:
+        skipped.append("SIGLIP_COMPILE: some minutes on two CPU cores; left out by --quick")
     if not options.only or options.only in "re-embedding":
         name, count = (base, 100_000) if cuda else ("demo", 400 if options.quick else 2000)
         folder = DEMO if name == "demo" and demo_is_there else build(work / f"{name}-again", name)

@@ -81,3 +81,49 @@ def test_stored_frames_are_embedded_again_from_a_folder_and_from_s3(
         assert case["ratio"] == pytest.approx(case["value"] / case["reference_value"])
         assert case["forward"] == "graph"
     assert graphs.replayed
+
+
+class FakeCompiler:
+    """What the tower returns, counted; or the error of a compiler that is missing."""
+
+    def __init__(self, *, missing: bool = False) -> None:
+        self.missing = missing
+        self.ran = 0
+
+    def __call__(self, vision: torch.nn.Module) -> Any:
+        def compiled(**arguments: Any) -> Any:
+            if self.missing:
+                raise RuntimeError("no C++ compiler is here")
+            self.ran += 1
+            return vision(**arguments)
+
+        return compiled
+
+
+def test_eager_and_compiled_take_turns(
+    bench: Any, model: SiglipModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = FakeCompiler()
+    monkeypatch.setattr(bench, "inductor", compiler)
+    skipped: list[str] = []
+    cases = list(bench.compilation("tiny", model, 4, 3, skipped))
+    assert skipped == []
+    threads = sorted({1, torch.get_num_threads()})
+    assert [case["name"] for case in cases] == [
+        f"tiny compiled, float32, {number} threads" for number in threads
+    ]
+    for case in cases:
+        assert len(case["ratios"]) == 3
+        assert case["least_cosine"] == pytest.approx(1, abs=1e-5)
+        assert case["reference"] == "eager"
+    assert compiler.ran == len(cases) * (1 + 1 + 3), "compiled, compared, and once a round"
+
+
+def test_a_missing_compiler_is_named(
+    bench: Any, model: SiglipModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "inductor", FakeCompiler(missing=True))
+    skipped: list[str] = []
+    assert list(bench.compilation("tiny", model, 4, 3, skipped)) == []
+    [reason] = skipped
+    assert reason.startswith("tiny compiled: not compiled (RuntimeError: no C++ compiler is here)")
