@@ -86,13 +86,14 @@ class CardDecoder:
         """Return the parsed JPEG if the card should decode it."""
         if not jpeg.endswith(_END_OF_IMAGE):
             return None
+        stream = self._codec.CodeStream(jpeg)
         try:
-            stream = self._codec.CodeStream(jpeg)
+            height, width = stream.height, stream.width  # parsed now, not by the constructor
         except RuntimeError:
             return None
-        target = target_size(stream.height, stream.width, self._recipe)
+        target = target_size(height, width, self._recipe)
         fits = stream.codec_name == "jpeg" and stream.num_channels == 3
-        return stream if fits and suits_a_gpu(stream.height, stream.width, *target) else None
+        return stream if fits and suits_a_gpu(height, width, *target) else None
 
     def _images(self, streams: list[Any]) -> list[Any]:
         """Return each picture on the card, or None where it could not be decoded."""

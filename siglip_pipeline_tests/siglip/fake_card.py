@@ -104,14 +104,28 @@ class FakeCodec:
 
 
 class FakeStream:
-    """A parsed JPEG."""
+    """A JPEG, parsed when it is first asked for something, as by the module (0.9)."""
 
     codec_name = "jpeg"
 
     def __init__(self, jpeg: bytes) -> None:
+        self.jpeg = jpeg
+
+    def _header(self) -> tuple[int, int, str, str]:
         try:
-            self.height, self.width, colours, _ = simplejpeg.decode_jpeg_header(jpeg)
+            header: tuple[int, int, str, str] = simplejpeg.decode_jpeg_header(self.jpeg)
         except ValueError as error:
             raise RuntimeError("Failed to get image info") from error
-        self.num_channels = 1 if colours == "Gray" else 3
-        self.jpeg = jpeg
+        return header
+
+    @property
+    def height(self) -> int:
+        return self._header()[0]
+
+    @property
+    def width(self) -> int:
+        return self._header()[1]
+
+    @property
+    def num_channels(self) -> int:
+        return 1 if self._header()[2] == "Gray" else 3

@@ -22,6 +22,7 @@ BLACK = jpeg(np.zeros((64, 64, 3), np.uint8))
 FILMS = [
     video("good.mp4", real_jpegs()),
     video("damaged.mp4", [*real_jpegs()[:5], b"no jpeg", real_jpegs()[6]]),
+    video("ends as a JPEG does.mp4", [*real_jpegs()[:5], b"no jpeg\xff\xd9"]),
     video("not finite.mp4", [*real_jpegs()[:2], BLACK, jpeg(picture(64, 64))]),
     video("long.mp4", real_jpegs()[::-1] * 12),
 ]
@@ -49,7 +50,7 @@ def test_memory_that_runs_out_vectors_without_number_and_damaged_pictures(
     engine = EmbeddingEngine(model, batch_size=8, decoder=decoder)
     on_card = list(engine.embed(FILMS))
     assert [type(result) for result in on_card] == [
-        EmbeddingBatch, VideoError, VideoError, EmbeddingBatch,
+        EmbeddingBatch, VideoError, VideoError, VideoError, EmbeddingBatch,
     ]  # fmt: skip
     for found, wanted in zip(on_card, on_cpu, strict=True):
         if isinstance(found, VideoError):
