@@ -109,27 +109,29 @@ class PipelineRun:
         for number, (name, batches) in enumerate(videos):
             self._put(self._outbox, Begin(number, name))
             count = 0
-            try:
-                for batch in batches:
-                    if number in self._failed:
-                        break
-                    self._fill(filling, number, count, batch)
-                    count += len(batch)
-            except Stopped:
-                raise
-            # The caller's iterator may raise anything; its error is that of this video.
-            except Exception as error:
-                if self._threads.stopping:  # the decoder is closed: nothing is wrong with the video
-                    raise Stopped from error
-                if not isinstance(error, SiglipPipelineError):
-                    _log.warning("reading the frames of %s failed", name, exc_info=True)
-                self._put(self._outbox, Failed(number, _reason(error)))
+            for batch in self._read(number, name, batches):
+                if number in self._failed:
+                    break
+                self._fill(filling, number, count, batch)
+                count += len(batch)
             self._put(self._outbox, End(number, count))
         if filling.jpegs:
             self._ship(filling)
         for _ in self._workers:
             self._put(self._ready, None)
         self._put(self._outbox, AllRead())
+
+    def _read(self, video: int, name: str, batches: Iterable[FrameBatch]) -> Iterator[FrameBatch]:
+        """Yield what the caller's iterator gives; its error is that of this video alone."""
+        try:
+            yield from batches
+        # It may raise anything. What is done with a batch raises elsewhere: that ends the run.
+        except Exception as error:
+            if self._threads.stopping:  # what it reads from may be closed
+                raise Stopped from error
+            if not isinstance(error, SiglipPipelineError):
+                _log.warning("reading the frames of %s failed", name, exc_info=True)
+            self._put(self._outbox, Failed(video, _reason(error)))
 
     def _fill(self, filling: "_Filling", video: int, position: int, batch: FrameBatch) -> None:
         """Add frames of a video; ship each batch that is full."""

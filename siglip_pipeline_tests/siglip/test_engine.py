@@ -314,6 +314,25 @@ class _ClosedBeneath:
         self._closed.set()
 
 
+class _Broken:
+    """A decoder that cannot begin a batch."""
+
+    name, notes = "broken", ()
+
+    def begin(self, jpegs: Sequence[bytes]) -> Decoding:
+        raise RuntimeError(f"{len(jpegs)} pictures cannot be parsed")
+
+    def close(self) -> None:
+        pass
+
+
+def test_an_error_of_the_decoder_is_raised(model: SiglipModel) -> None:
+    """Of more videos than the budget of frames holds: none of theirs would ever be released."""
+    with pytest.raises(RuntimeError, match="2 pictures cannot be parsed"):
+        run(EmbeddingEngine(model, batch_size=2, decoder=_Broken), films(*[2] * 30))
+    assert_no_threads()
+
+
 def test_closing_early_is_no_failure_of_a_video(
     model: SiglipModel, caplog: pytest.LogCaptureFixture
 ) -> None:
