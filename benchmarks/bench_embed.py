@@ -64,7 +64,7 @@ from siglip_pipeline.siglip.device import device_name, is_out_of_memory
 from siglip_pipeline.siglip.engine import EmbeddingEngine, EngineReport
 from siglip_pipeline.siglip.forward import GraphForward
 from siglip_pipeline.siglip.model import SiglipModel, get_model, release_model
-from siglip_pipeline.siglip.model_options import ModelOptions
+from siglip_pipeline.siglip.model_options import DType, ModelOptions
 from siglip_pipeline.siglip.preprocess import assemble, prepare
 from siglip_pipeline.siglip.workers import plan_workers
 from siglip_pipeline.video.frame_store import FrameStore, StoredFrame
@@ -468,7 +468,7 @@ _MEMORY = """
 import sys, psutil
 from siglip_pipeline.siglip.embeddings import extract_image_embeddings
 from siglip_pipeline.siglip.model import get_model
-from siglip_pipeline.siglip.model_options import ModelOptions
+from siglip_pipeline.siglip.model_options import DType, ModelOptions
 import numpy, transformers.models.siglip.modeling_siglip
 before = psutil.Process().memory_info().rss
 options = ModelOptions(name=sys.argv[1], device="cpu", dtype="float32")
@@ -570,12 +570,13 @@ def cases(options: argparse.Namespace, work: Path, skipped: list[str]) -> Iterat
     elif options.only == "compile" or not (options.only or options.quick):
         keep_compiled_code(work / "compiled")  # nothing from earlier runs
         folder = build(work / f"{base}-compiled", base)
-        usual = get_model(ModelOptions(name=str(folder), device="cpu"), tower="image").dtype
-        for dtype in dict.fromkeys(("bfloat16", usual)):
-            release_model()
+        formats: tuple[DType, ...] = ("bfloat16", "auto")
+        for dtype in formats:
             chosen = ModelOptions(name=str(folder), device="cpu", dtype=dtype)
-            yield from compilation(base, get_model(chosen, tower="image"), 8, 5, skipped)
-        release_model()
+            model = get_model(chosen, tower="image")
+            if dtype != "auto" or model.dtype != "bfloat16":
+                yield from compilation(base, model, 8, 5, skipped)
+            release_model()
     elif options.quick:
         skipped.append("SIGLIP_COMPILE: some minutes on two CPU cores; left out by --quick")
     if not options.only or options.only in "re-embedding":
