@@ -10,8 +10,9 @@ from siglip_pipeline.store.kinds.modality import Modality, dividing_plane, modal
 _EF_SEARCH = "effort"
 _EF_SEARCHES, _ROWS, _IN_SCOPE, _PLANE = "efforts", "rows", "in_scope", "plane"
 
-IN_SCOPE = (2, 4)
-"""What the recall check tries as :attr:`Effort.in_scope`; the last where no check has chosen."""
+IN_SCOPE = (0.7, 1, 2, 4)
+"""What the recall check tries as :attr:`Effort.in_scope`; the last where no check has chosen. With
+0.5, texts lost a hit of a hundred at five million frames (decision 0127)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -22,8 +23,9 @@ class Effort:
     """Of HNSW: how many rows of the graph it holds while it walks; ``probes`` of IVFFlat."""
     rows: int
     """The nearest of these whose frames are compared with the query."""
-    in_scope: int = IN_SCOPE[-1]
-    """How many times as far a walk in a filter goes: its best may be far from the best of all."""
+    in_scope: float = IN_SCOPE[-1]
+    """How many times as far a walk in a filter goes for the share of the moments that the filter
+    keeps: its best may be far from the best of all."""
 
 
 def efforts(*ef_searches: int) -> tuple[Effort, ...]:

@@ -22,6 +22,8 @@ from siglip_pipeline.store.kinds.hnsw import EF_MAX, HnswIndex
 
 WALK_COST = 10
 """Moments that are compared in the time of one more ``ef_search``."""
+_FURTHER_IN_TIMES = 2
+"""How many times as far a walk within times goes at least."""
 FAR_FACTOR = 10
 """Where nothing in scope is like the query, the scores of moments differ less than those of the
 frames of one: the frames of up to so many times the moments are compared (decision 0122)."""
@@ -144,8 +146,8 @@ class MomentIndex(HnswIndex):
         the scope is not about something else than the query. Twice the rows leave room for luck.
         """
         if scope.video_ids is None:  # how many moments lie within times is not known
-            further = 1 if scope.everything else effort.in_scope
-            return self, min(further * effort.ef_search, EF_MAX)
+            further = 1 if scope.everything else max(_FURTHER_IN_TIMES, effort.in_scope)
+            return self, min(math.ceil(further * effort.ef_search), EF_MAX)
         share = scope.moments / max(target.rows, scope.moments, 1)
         due = max(effort.in_scope * effort.ef_search, 2 * rows)
         further = _further(scope.moments)

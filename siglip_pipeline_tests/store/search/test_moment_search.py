@@ -355,14 +355,17 @@ def test_a_plan_is_kept_where_it_suits_every_filter(
         (9_600, 32_000, 25, 4, 334),  # 30%: a walk meets 100 in scope among 334
         (9_600, 32_000, 100, 4, None),
         (20_000, 32_000, 100, 4, 640),
+        (9_600, 32_000, 300, 1, None),
+        (9_600, 32_000, 300, 0.7, 700),
         (48_803, 162_602, 100, 2, 667),
+        (48_803, 162_602, 100, 0.7, 234),
         (60_000, 150_000, 400, 4, 1_000),  # too many to compare
         (45_000, 150_000, 400, 4, None),  # a walk of 1,000 meets a fifth of what is due
         (1_500_000, 150_000_000, 25, 2, None),  # rows are due that no walk meets
     ],
 )
 def test_a_filter_walks_the_graph_where_that_is_quicker_than_to_compare_all(
-    moments: int, of: int, ef_search: int, in_scope: int, walked: int | None
+    moments: int, of: int, ef_search: int, in_scope: float, walked: int | None
 ) -> None:
     target = Generation(model_id=1, dim=32, generation=1, kind="moments", rows=of)
     scope = Scope(video_ids=[1], frames=30 * moments, moments=moments)
@@ -377,7 +380,7 @@ def test_a_filter_walks_the_graph_where_that_is_quicker_than_to_compare_all(
     everywhere = graph.within(target, Scope(), effort=effort, rows=10)
     assert everywhere == (graph, ef_search)
     any_video = graph.within(target, Scope(time_range=(1.0, 2.0)), effort=effort, rows=10)
-    assert any_video == (graph, min(1000, in_scope * ef_search))
+    assert any_video == (graph, min(1000, max(2, in_scope) * ef_search))
 
 
 @pytest.mark.parametrize(
