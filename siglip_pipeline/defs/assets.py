@@ -21,7 +21,6 @@ from siglip_pipeline.defs.checks import (
     check_vectors,
 )
 from siglip_pipeline.defs.in_flight import partitions_that_wait
-from siglip_pipeline.defs.internals import held_connections
 from siglip_pipeline.defs.metadata import (
     FRAME_COLUMNS,
     embedding_metadata,
@@ -125,11 +124,7 @@ def video_frames(
     frames = frame_store.store()
     results = []
     began = time.monotonic()
-    with (
-        held_connections(context.instance),
-        retrying_temporary_errors(context),
-        database.open() as db,
-    ):
+    with retrying_temporary_errors(context), database.open() as db:
         for result in sample_videos(
             [path_of_partition(key) for key in outcomes.keys],
             uploads=uploads.store(),
@@ -193,11 +188,7 @@ def frame_embeddings(
         waiting = partitions_that_wait(context.instance, context.asset_key, after=own[-1])
         return [path_of_partition(key) for key in waiting]
 
-    with (
-        held_connections(context.instance),
-        retrying_temporary_errors(context),
-        database.open() as db,
-    ):
+    with retrying_temporary_errors(context), database.open() as db:
         spec = siglip.spec()
         engine = siglip.engine(context.log.info)
         model_id = ModelStore(db).register(spec, table_limit=settings.frames_table_limit)

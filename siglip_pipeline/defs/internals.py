@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from weakref import WeakSet
 
 import dagster as dg
@@ -84,8 +84,8 @@ __all__ = [
     "copy_step_for",
     "forget_loaded_jobs",
     "has_active_backfill",
-    "held_connections",
     "input_tags",
+    "keep_connections",
     "log_materialization",
     "report_lost_run",
     "reset_instigator_times",
@@ -103,6 +103,8 @@ MODULES_OF_RUNS: Final = ("dagster._core.execution.api", "dagster._grpc.impl", "
 _KEPT_CONNECTIONS: Final = 2
 _LONGEST_KEPT_SECONDS: Final = 300
 _LIVE_DATA_POLL_MS: Final = 2000
+
+_PostgresStorage: TypeAlias = PostgresEventLogStorage | PostgresRunStorage | PostgresScheduleStorage
 
 
 # Materializations of many partitions.
@@ -432,14 +434,7 @@ class PooledPostgresStorage(DagsterPostgresStorage):
         super().__init__(
             postgres_url, should_autocreate_tables and not known, inst_data, token_provider
         )
-        events, runs, schedules = self.event_log_storage, self.run_storage, self.schedule_storage
-        assert isinstance(events, PostgresEventLogStorage)
-        assert isinstance(runs, PostgresRunStorage)
-        assert isinstance(schedules, PostgresScheduleStorage)
-        engine, tables = _pool_of_process.get(events)
-        for storage in (events, runs, schedules):
-            storage._engine = engine
-        _remember_tables(events, tables)
+        _use_pool(self.event_log_storage, self.run_storage, self.schedule_storage)
 
     @classmethod
     def from_config_value(
@@ -463,7 +458,7 @@ class _PoolOfProcess:
         self._tables: set[str] = set()
         self._lock = threading.Lock()
 
-    def get(self, storage: PostgresEventLogStorage) -> tuple[Engine, set[str]]:
+    def get(self, storage: _PostgresStorage) -> tuple[Engine, set[str]]:
         """Return them for a storage; those to another URL are closed when their queries end."""
         with self._lock:
             if self._engine is None or self.url != storage.postgres_url:
@@ -487,34 +482,25 @@ def _forget_connections() -> None:
 os.register_at_fork(after_in_child=_forget_connections)
 
 
-@contextmanager
-def held_connections(instance: dg.DagsterInstance) -> Iterator[None]:
-    """Keep connections to Dagster's storage open for the length of the block.
+def keep_connections(instance: dg.DagsterInstance) -> None:
+    """Have an instance use the connections of its process, as `PooledPostgresStorage` does.
 
-    For an instance whose `dagster.yaml` names Dagster's own class, as that of the Helm chart does:
-    a run over partitions makes about thirty queries per video, and opening a connection for each is
-    most of the cost of a video. Any other storage, and a nested block, changes nothing. The public
-    `optimize_for_webserver` cannot be undone, keeps overflow connections, and does not replace
-    those that a restart of Postgres has closed.
+    For a run of an instance whose `dagster.yaml` names Dagster's own classes, as that of the Helm
+    chart does: about thirty queries per video, and opening a connection for each is most of the
+    cost of a video. Other storages stay as they are. The public `optimize_for_webserver` keeps
+    overflow connections, and does not replace those that a restart of Postgres has closed.
     """
-    held: list[tuple[Any, Engine]] = []
-    events: Any = instance.event_log_storage
-    for storage in (instance.event_log_storage, instance.run_storage):
-        if not isinstance(storage, PostgresEventLogStorage | PostgresRunStorage):
+    _use_pool(instance.event_log_storage, instance.run_storage, instance.schedule_storage)
+
+
+def _use_pool(*storages: object) -> None:
+    for storage in storages:
+        if not isinstance(storage, _PostgresStorage):
             continue
         if isinstance(storage._engine.pool, NullPool):
-            held.append((storage, storage._engine))
-            storage._engine = _pooled_engine(storage)
-    if held:
-        _remember_tables(events, set())
-    try:
-        yield
-    finally:
-        if held:
-            del events.has_table
-        for storage, engine in held:
-            storage._engine.dispose()
-            storage._engine = engine
+            storage._engine, tables = _pool_of_process.get(storage)
+            if isinstance(storage, PostgresEventLogStorage):
+                _remember_tables(storage, tables)
 
 
 def _is_notification(cursor: object, statement: str, *_: object) -> bool:
@@ -526,7 +512,7 @@ def _is_notification(cursor: object, statement: str, *_: object) -> bool:
     return statement.startswith(f"NOTIFY {CHANNEL_NAME},")
 
 
-def _pooled_engine(storage: PostgresEventLogStorage | PostgresRunStorage) -> Engine:
+def _pooled_engine(storage: _PostgresStorage) -> Engine:
     """Return a pool that opens as many connections as are needed, and keeps a few.
 
     One that a restart of Postgres has closed is replaced, without a query before each query. No

@@ -10,8 +10,8 @@ import dagster as dg
 from siglip_pipeline.defs.internals import (
     CheckTarget,
     check_target,
-    held_connections,
     input_tags,
+    keep_connections,
     log_materialization,
     version_tags,
 )
@@ -42,6 +42,7 @@ class PartitionOutcomes:
     """
 
     def __init__(self, context: dg.AssetExecutionContext) -> None:
+        keep_connections(context.instance)
         self._context = context
         self._failures: dict[str, VideoError] = {}
         self._succeeded: list[str] = []
@@ -54,8 +55,7 @@ class PartitionOutcomes:
         # Read before the work begins: an input that changes during the work shows as newer.
         self._provenance: dict[str, dict[str, str]] = {}
         if not self._is_single:
-            with held_connections(context.instance):
-                self._provenance = input_tags(context, self.keys)
+            self._provenance = input_tags(context, self.keys)
 
     def succeed(
         self,

@@ -7,7 +7,6 @@ import dagster as dg
 
 from siglip_pipeline.defs.assets import OWNERS, frame_embeddings
 from siglip_pipeline.defs.automation_conditions import VECTORS_UNMATCHED
-from siglip_pipeline.defs.internals import held_connections
 from siglip_pipeline.defs.outcomes import (
     CheckOutcome,
     PartitionOutcomes,
@@ -67,11 +66,7 @@ def watch_hits(
     `watch_messages` repeats what could not be sent.
     """
     outcomes = PartitionOutcomes(context)
-    with (
-        held_connections(context.instance),
-        retrying_temporary_errors(context),
-        database.open() as db,
-    ):
+    with retrying_temporary_errors(context), database.open() as db:
         model_id = ModelStore(db).register(siglip.spec())
         matcher = WatchMatcher(db, model_id, embed_texts=siglip.embed_texts)
         new: dict[str, int] = {}

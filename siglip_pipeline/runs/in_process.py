@@ -16,7 +16,7 @@ from dagster_postgres.utils import DagsterPostgresException
 
 from siglip_pipeline.definitions import defs
 from siglip_pipeline.defs.assets import frame_embeddings, similarity_index, video_frames
-from siglip_pipeline.defs.internals import held_connections
+from siglip_pipeline.defs.internals import keep_connections
 from siglip_pipeline.defs.partitions import VIDEOS_PARTITIONS_NAME
 from siglip_pipeline.defs.registration import InstanceRegistry
 from siglip_pipeline.defs.video_similarity import video_similarity
@@ -73,8 +73,8 @@ def materialize_videos(
     with (
         _translated_storage_errors(settings.dagster_postgres_url or SecretUrl("")),
         dg.DagsterInstance.get() as instance,
-        held_connections(instance),
     ):
+        keep_connections(instance)
         with open_database(DatabaseOptions.from_settings(settings)) as database:
             uploads = UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
             keys = register_videos(InstanceRegistry(instance), database, uploads, videos)

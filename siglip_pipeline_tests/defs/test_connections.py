@@ -1,11 +1,12 @@
 """Connections to Dagster's Postgres are reused, and replaced when they were closed.
 
-In every process by the storage that `dagster.yaml` names, and in a run by `held_connections` where
+In every process by the storage that `dagster.yaml` names, and in a run by `keep_connections` where
 it names Dagster's own.
 """
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,11 +18,11 @@ import psycopg
 import pytest
 import sqlalchemy
 import yaml
-from dagster_postgres import PostgresRunStorage
+from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage
 from dagster_postgres.event_log.event_log import CHANNEL_NAME
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 
-from siglip_pipeline.defs.internals import held_connections
+from siglip_pipeline.defs.internals import keep_connections
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.services.home import prepare_dagster_home
 from siglip_pipeline.settings import Settings, process_environment
@@ -95,14 +96,11 @@ def test_a_connection_is_opened_once_not_for_every_query(instance: dg.DagsterIns
         _report_events(instance)
     assert len(otherwise) > EVENTS  # or there is nothing left to save
     with counted_connections() as opened:
-        with held_connections(instance):
+        for _ in range(3):
+            keep_connections(instance)
             _report_events(instance)
-            with held_connections(instance):
-                _report_events(instance)
-            _report_events(instance)
-        assert len(opened) <= 3
-        _report_events(instance)
-    assert len(opened) > EVENTS
+            assert instance.all_instigator_state() == []
+    assert len(opened) <= 2
 
 
 def test_the_server_is_not_asked_whether_a_connection_still_works(
@@ -116,8 +114,8 @@ def test_the_server_is_not_asked_whether_a_connection_still_works(
         return bool(do_ping(dialect, connection))
 
     monkeypatch.setattr(PGDialect_psycopg2, "do_ping", count)
-    with held_connections(instance):
-        _report_events(instance)
+    keep_connections(instance)
+    _report_events(instance)
     assert not asked
 
 
@@ -127,8 +125,8 @@ def test_no_event_is_announced(instance: dg.DagsterInstance, dagster_url: str) -
         _report_events(instance)
         heard = [*connection.notifies(timeout=0.5)]
         assert len(heard) == EVENTS  # or there is nothing left to save
-        with held_connections(instance):
-            _report_events(instance)
+        keep_connections(instance)
+        _report_events(instance)
         assert [*connection.notifies(timeout=0.5)] == []
     records = instance.fetch_materializations(dg.AssetKey("made"), limit=2 * EVENTS).records
     last = max(int(notify.payload.split("_")[-1]) for notify in heard)
@@ -156,19 +154,17 @@ def _connections(dagster_url: str) -> int:
     return int(found[0])
 
 
-def test_connections_that_were_cut_are_replaced(
-    instance: dg.DagsterInstance, dagster_url: str
-) -> None:
-    with held_connections(instance):
-        _report_events(instance)
-        assert _cut_connections(dagster_url) >= 1
-        _report_events(instance)
-        assert instance.get_runs_count() == 0
-    assert _connections(dagster_url) == 0
+def _await_connections(dagster_url: str, *, least: int, most: int) -> None:
+    """Wait until the server has as many: it notices later that a client has left."""
+    deadline = time.monotonic() + 60
+    while not least <= (found := _connections(dagster_url)) <= most:
+        assert time.monotonic() < deadline, f"{found} connections"
+        time.sleep(0.05)
 
 
 def test_other_storages_are_left_alone() -> None:
-    with dg.DagsterInstance.ephemeral() as instance, held_connections(instance):
+    with dg.DagsterInstance.ephemeral() as instance:
+        keep_connections(instance)
         assert instance.get_runs_count() == 0
 
 
@@ -181,20 +177,23 @@ def test_all_instances_of_a_process_use_the_same_connections(
             with dg.DagsterInstance.from_ref(pooled_instance.get_ref()) as another:
                 _report_events(another)
                 assert another.all_instigator_state() == []
-        with held_connections(pooled_instance):
-            _report_events(pooled_instance)
-    assert not opened
-    assert 1 <= _connections(dagster_url) <= 2
-
-
-def test_connections_of_a_process_that_were_cut_are_replaced(
-    pooled_instance: dg.DagsterInstance, dagster_url: str
-) -> None:
-    _report_events(pooled_instance)
-    with counted_connections() as opened:
-        assert _cut_connections(dagster_url) >= 1
+        keep_connections(pooled_instance)
         _report_events(pooled_instance)
-        assert pooled_instance.get_runs_count() == 0
+    assert not opened
+    _await_connections(dagster_url, least=1, most=2)
+
+
+@pytest.mark.parametrize("own_storage", [False, True], ids=["pooled", "own"])
+def test_connections_that_were_cut_are_replaced(
+    own_storage: bool, dagster_url: str, tmp_path: Path
+) -> None:
+    with _instance(tmp_path, dagster_url, own_storage=own_storage) as instance:
+        keep_connections(instance)
+        _report_events(instance)
+        with counted_connections() as opened:
+            assert _cut_connections(dagster_url) >= 1
+            _report_events(instance)
+            assert instance.get_runs_count() == 0
     assert len(opened) == 1
 
 
@@ -212,20 +211,17 @@ def test_more_threads_than_connections_are_kept_wait_for_nothing(
     with ThreadPoolExecutor(THREADS) as threads:
         for done in [threads.submit(query) for _ in range(THREADS)]:
             done.result()
-    assert _connections(dagster_url) == 2
+    _await_connections(dagster_url, least=2, most=2)
 
 
-@pytest.mark.parametrize("held", [False, True], ids=["storage", "held"])
+@pytest.mark.parametrize("own_storage", [False, True], ids=["pooled", "own"])
 def test_a_forked_process_opens_connections_of_its_own(
-    held: bool, dagster_url: str, tmp_path: Path
+    own_storage: bool, dagster_url: str, tmp_path: Path
 ) -> None:
-    with (
-        _instance(tmp_path, dagster_url, own_storage=held) as instance,
-        held_connections(instance),
-    ):
+    with _instance(tmp_path, dagster_url, own_storage=own_storage) as instance:
+        keep_connections(instance)
         _report_events(instance)
         instance.get_runs_count()
-        before = _connections(dagster_url)
         with counted_connections() as opened:
             child = os.fork()
             if child == 0:
@@ -239,18 +235,32 @@ def test_a_forked_process_opens_connections_of_its_own(
             _report_events(instance)
         assert os.waitstatus_to_exitcode(status) == 0
         assert not opened  # the end of the child has closed none of its parent's
-        assert _connections(dagster_url) == before
+        _await_connections(dagster_url, least=1, most=2)
 
 
 def test_one_process_asks_two_databases(
-    pooled_instance: dg.DagsterInstance, postgres: EmbeddedPostgres, tmp_path: Path
+    pooled_instance: dg.DagsterInstance,
+    dagster_url: str,
+    postgres: EmbeddedPostgres,
+    tmp_path: Path,
 ) -> None:
     _report_events(pooled_instance)
+    with psycopg.connect(dagster_url) as connection:
+        connection.execute("CREATE TABLE of_one_alone ()")
+    assert _has_table(pooled_instance, "of_one_alone")
     with (
         fresh_database(postgres, "template1") as url,
         _instance(tmp_path / "other", url, own_storage=False) as other,
     ):
         _report_events(other)
+        assert not _has_table(other, "of_one_alone")
+        _await_connections(dagster_url, least=0, most=0)
         pooled_instance.add_dynamic_partitions("videos", ["a"])
         assert other.get_dynamic_partitions("videos") == []
         assert pooled_instance.get_dynamic_partitions("videos") == ["a"]
+
+
+def _has_table(instance: dg.DagsterInstance, name: str) -> bool:
+    storage = instance.event_log_storage
+    assert isinstance(storage, PostgresEventLogStorage)
+    return storage.has_table(name)

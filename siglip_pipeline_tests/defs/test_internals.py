@@ -317,15 +317,17 @@ def test_the_webserver_can_be_had_without_its_server(
         assert answer.json()["data"] == {"version": dg.__version__}
 
 
-@holds("held_connections")
-def test_connections_are_held(postgres_instance: dg.DagsterInstance) -> None:
-    with counted_connections() as opened, internals.held_connections(postgres_instance):
+@holds("keep_connections")
+def test_connections_are_kept(postgres_instance: dg.DagsterInstance) -> None:
+    with counted_connections() as opened:
+        internals.keep_connections(postgres_instance)
         for key in KEYS:
             postgres_instance.report_runless_asset_event(
-                dg.AssetMaterialization("held", partition=key)
+                dg.AssetMaterialization("kept", partition=key)
             )
             assert postgres_instance.get_runs_count() == 0
-    assert 1 <= len(opened) <= 3
+            assert postgres_instance.all_instigator_state() == []
+    assert len(opened) <= 2
 
 
 @holds("PooledPostgresStorage")
