@@ -71,6 +71,7 @@ def test_the_whole_table_is_read_in_blocks(
     monkeypatch.setattr("siglip_pipeline.store.copy.READ_BYTES", block_bytes)
     with database.connection() as connection:
         blocks = list(read_vectors(connection, tables.frames(model_id), dim))
+        assert list(read_vectors(connection, tables.frames(model_id), dim, [])) == []
         stored = connection.execute(
             sql.SQL("SELECT video_id, frame_index FROM {}").format(tables.frames(model_id))
         ).fetchall()

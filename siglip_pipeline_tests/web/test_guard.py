@@ -9,7 +9,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.web.guard import MAX_BODIES, SECURITY_HEADERS, Guard
+from siglip_pipeline.web.guard import GUARD_ANSWERS, MAX_BODIES, SECURITY_HEADERS, Guard
 from siglip_pipeline.web.http_errors import HttpError
 
 KEY = "a-key-of-more-than-16-characters"
@@ -65,7 +65,10 @@ async def _ask(guard: Guard, scope: Scope, *chunks: bytes) -> tuple[int, bytes, 
 
 
 def ask(guard: Guard, scope: Scope, *chunks: bytes) -> tuple[int, bytes, list[Any]]:
-    return asyncio.run(_ask(guard, scope, *chunks))
+    answer = asyncio.run(_ask(guard, scope, *chunks))
+    described = {200, 303, 503} | GUARD_ANSWERS.keys()
+    assert answer[0] in described, "the API's description does not name it"
+    return answer
 
 
 def test_a_body_has_at_most_its_limit_in_all() -> None:
@@ -160,9 +163,15 @@ def test_what_needs_no_key(path: str, open_to_all: bool) -> None:
     ("path", "query"), [("/api/a\0b", b""), ("/", b"q=%00"), ("/", b"q=a\0"), ("/a", b"%00")]
 )
 def test_nul_characters_are_refused(path: str, query: bytes) -> None:
-    status, said, _ = ask(guarded(_answer), request(path, query))
+    status, said, _ = ask(guarded(_answer), request(path, query, accept="text/html"))
     assert status == 400
     assert b"the request holds a NUL character" in said
+
+
+def test_a_host_that_is_not_this_machine_needs_a_key() -> None:
+    foreign = request(host="videos.example")
+    assert ask(guarded(_answer), foreign)[0] == 403
+    assert ask(guarded(_answer, api_key=KEY), foreign)[0] == 401
 
 
 @pytest.mark.parametrize(
