@@ -109,6 +109,13 @@ class _Group:
     """For each filter: the share of videos, the scope, and the distances [Q, K] of the truth.
     The first is without a filter."""
 
+    @property
+    def of_everything_QK(self) -> FloatArray:
+        """The distances of the truth without a filter."""
+        _, scope, truth_QK = self.wanted[0]
+        assert scope.everything
+        return truth_QK
+
 
 def _asked(
     queries: Sequence[Query], scopes: dict[float, Scope], truths: dict[float, Truth]
@@ -216,7 +223,7 @@ def _sweep(
     return [
         case
         for group in groups
-        for case in _sweep_one(connection, target, group.queries, group.wanted[0][2])
+        for case in _sweep_one(connection, target, group.queries, group.of_everything_QK)
     ]
 
 
