@@ -5,7 +5,8 @@ Postgres. Reference: the engine alone on such frames, without reading a store or
 """
 
 import contextlib
-import logging
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -115,26 +116,30 @@ def _database() -> Iterator[Database]:
             yield database
 
 
+# In a process of its own: a server in a thread would take Python's lock from the engine.
+_SERVER = """
+import logging, sys
+from moto.server import ThreadedMotoServer
+logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for every request
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+print("http://{}:{}".format(*server.get_host_and_port()), flush=True)
+sys.stdin.read()
+"""
+
+
 @contextlib.contextmanager
 def _bucket() -> Iterator[FrameStore]:
-    from moto.server import ThreadedMotoServer
+    import s3fs
 
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for every request
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        options = {
-            "endpoint_url": f"http://{host}:{port}",
-            "key": "testing",
-            "secret": "testing",
-        }
-        import httpx
-        import s3fs
-
-        # Servers of one process share their buckets.
-        httpx.post(f"http://{host}:{port}/moto-api/reset").raise_for_status()
+    command = [sys.executable, "-c", _SERVER]
+    # Leaving the block closes its stdin, which ends it; so does the end of this process.
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        url = server.stdout.readline().strip()
+        assert url, "the S3 server did not start"
+        options = {"endpoint_url": url, "key": "testing", "secret": "testing"}
         s3fs.S3FileSystem(**options).mkdir("frames")
         yield FrameStore("s3://frames/store", storage_options=options)
-    finally:
-        server.stop()
