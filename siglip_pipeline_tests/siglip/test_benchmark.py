@@ -1,5 +1,6 @@
 """`benchmarks/bench_embed.py` as it runs on a card, with one that is not there."""
 
+import argparse
 import importlib
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from siglip_pipeline.siglip import workers
 from siglip_pipeline.siglip.forward import GraphForward
 from siglip_pipeline.siglip.model import SiglipModel, load_model
+from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline_tests.siglip.conftest import Make, real_jpegs
 from siglip_pipeline_tests.siglip.fake_card import FakeGraphs, FakeStreams
 
@@ -81,6 +83,43 @@ def test_stored_frames_are_embedded_again_from_a_folder_and_from_s3(
         assert case["ratio"] == pytest.approx(case["value"] / case["reference_value"])
         assert case["forward"] == "graph"
     assert graphs.replayed
+
+
+def test_a_model_is_measured_on_a_card_beside_a_bounded_plain_loop(
+    bench: Any, model: SiglipModel, options_for: Make, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    looped: list[int] = []
+    plain_loop = bench.plain_loop
+
+    def recorded(*arguments: Any) -> Any:
+        run = plain_loop(*arguments)
+        return lambda frames: looped.append(frames) or run(frames)
+
+    monkeypatch.setattr(workers, "streams_of", lambda _: FakeStreams())
+    monkeypatch.setattr(bench, "get_model", lambda *_, **__: model)
+    monkeypatch.setattr(bench, "is_on_card", lambda _: True)
+    monkeypatch.setattr(bench, "GraphForward", lambda: GraphForward(FakeGraphs()))
+    monkeypatch.setattr(bench, "plain_loop", recorded)
+    monkeypatch.setattr(bench, "PLAIN_SECONDS", 0.0)
+    monkeypatch.setattr(torch, "compile", lambda module: module)
+    model.forward = GraphForward(FakeGraphs())
+    skipped: list[str] = []
+    cases = list(
+        bench.measure(
+            "tiny", Path(options_for("siglip2").name), FrameStore(tmp_path / "frames"),
+            argparse.Namespace(device="cpu"), frames=48, rounds=2, batch=4,
+            goals={"ceiling": 0.85, "plain loop": 1.0}, skipped=skipped,
+        )
+    )  # fmt: skip
+    assert skipped == []
+    assert [case["name"] for case in cases] == [
+        "tiny engine vs ceiling", "tiny engine vs plain loop",
+    ]  # fmt: skip
+    assert looped == [4] * 4, "to warm up, to be timed, and a batch a round"
+    for case in cases:
+        assert (case["rounds"], case["forward"]) == (2, "graph")
+        assert case["frames"] > 4
 
 
 class FakeCompiler:

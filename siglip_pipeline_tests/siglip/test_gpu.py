@@ -71,9 +71,16 @@ def test_the_batch_size_is_probed_and_kept(options_for: Make, tmp_path: Path) ->
 
 def test_a_damaged_jpeg_fails_its_video_alone(options_for: Make) -> None:
     good = real_jpegs()
-    videos = [video("a.mp4", good), video("b.mp4", [*good, b"no jpeg"]), video("c.mp4", good)]
+    damaged = [b"no jpeg", b"no jpeg\xff\xd9"]  # the other one ends as a JPEG does
+    videos = [
+        video("a.mp4", good),
+        *(video(f"b{i}.mp4", [*good, data]) for i, data in enumerate(damaged)),
+        video("c.mp4", good),
+    ]
     engine = EmbeddingEngine(_on(options_for, "siglip2", "cuda"), batch_size=8)
-    first, second, third = engine.embed(videos)
-    np.testing.assert_allclose(_vectors(first), _vectors(third), atol=1e-2)
-    assert isinstance(second, VideoError)
-    assert "JPEG" in second.reason
+    first, *failed, last = engine.embed(videos)
+    np.testing.assert_allclose(_vectors(first), _vectors(last), atol=1e-2)
+    assert len(failed) == len(damaged)
+    for result in failed:
+        assert isinstance(result, VideoError)
+        assert "JPEG" in result.reason
