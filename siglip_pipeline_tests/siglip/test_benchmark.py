@@ -94,7 +94,13 @@ def test_a_model_is_measured_on_a_card_beside_a_bounded_plain_loop(
 
     def recorded(*arguments: Any) -> Any:
         run = plain_loop(*arguments)
-        return lambda frames: looped.append(frames) or run(frames)
+
+        def counted(frames: int) -> float:
+            looped.append(frames)
+            seconds: float = run(frames)
+            return seconds
+
+        return counted
 
     monkeypatch.setattr(workers, "streams_of", lambda _: FakeStreams())
     monkeypatch.setattr(bench, "get_model", lambda *_, **__: model)
