@@ -9,8 +9,10 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.text.secret import Secret
 from siglip_pipeline.web.guard import GUARD_ANSWERS, MAX_BODIES, SECURITY_HEADERS, Guard
 from siglip_pipeline.web.http_errors import HttpError
+from siglip_pipeline.web.signatures import MediaSignatures
 
 KEY = "a-key-of-more-than-16-characters"
 LIMIT = 1024
@@ -18,9 +20,14 @@ LIMIT = 1024
 OWN_HEADERS = [(b"referrer-policy", b"no-referrer"), (b"vary", b"accept"), (b"vary", b"cookie")]
 
 
-def guarded(app: Callable[[Scope, Receive, Send], Awaitable[None]], **values: Any) -> Guard:
+def guarded(
+    app: Callable[[Scope, Receive, Send], Awaitable[None]],
+    signatures: MediaSignatures | None = None,
+    **values: Any,
+) -> Guard:
     defaults = {"http_requests_per_second": 0, "http_max_body_mib": LIMIT / 2**20}
-    return Guard(app, Settings.load(database_url="postgresql://unused/", **{**defaults, **values}))
+    settings = Settings.load(database_url="postgresql://unused/", **{**defaults, **values})
+    return Guard(app, settings, signatures)
 
 
 def request(path: str = "/api/videos", query: bytes = b"", **headers: str) -> Scope:
@@ -66,7 +73,7 @@ async def _ask(guard: Guard, scope: Scope, *chunks: bytes) -> tuple[int, bytes, 
 
 def ask(guard: Guard, scope: Scope, *chunks: bytes) -> tuple[int, bytes, list[Any]]:
     answer = asyncio.run(_ask(guard, scope, *chunks))
-    described = {200, 303, 503} | GUARD_ANSWERS.keys()
+    described = {200, 204, 303, 503} | GUARD_ANSWERS.keys()
     assert answer[0] in described, "the API's description does not name it"
     return answer
 
@@ -166,6 +173,16 @@ def test_nul_characters_are_refused(path: str, query: bytes) -> None:
     status, said, _ = ask(guarded(_answer), request(path, query, accept="text/html"))
     assert status == 400
     assert b"the request holds a NUL character" in said
+
+
+def test_a_browser_may_ask_what_it_may_request_where_there_are_media() -> None:
+    asked = request(origin="https://a.example", access_control_request_method="POST")
+    asked["method"] = "OPTIONS"
+    values: dict[str, Any] = {"api_key": KEY, "http_cors_origins": "https://a.example"}
+    status, _, headers = ask(guarded(_answer, MediaSignatures(Secret(KEY)), **values), asked)
+    assert status == 204
+    assert b"POST" in dict(headers)[b"access-control-allow-methods"]
+    assert ask(guarded(_answer, **values), asked)[0] in (401, 403)
 
 
 def test_a_host_that_is_not_this_machine_needs_a_key() -> None:
