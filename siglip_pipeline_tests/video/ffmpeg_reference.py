@@ -114,9 +114,16 @@ def difference(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
     JPEG and the interpolation of colours differ in single pixels.
     """
     assert first.shape == second.shape
-    height, width = (side // 8 for side in first.shape[:2])
-    blocks = [
-        p[: height * 8, : width * 8].reshape(height, 8, width, 8, 3).mean(axis=(1, 3))
-        for p in (first, second)
-    ]
-    return float(np.abs(blocks[0] - blocks[1]).mean())
+    return float(np.abs(_block_sums(first) - _block_sums(second)).mean()) / 64
+
+
+def _block_sums(picture: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Of whole blocks; by slices, as numpy's own mean over two axes takes eight times as long."""
+    height, width = (side // 8 for side in picture.shape[:2])
+    rows = np.zeros((height, width * 8, 3), np.int32)
+    sums = np.zeros((height, width, 3), np.int32)
+    for n in range(8):
+        rows += picture[n : height * 8 : 8, : width * 8]
+    for n in range(8):
+        sums += rows[:, n::8]
+    return sums

@@ -1,5 +1,6 @@
 """Planned decoding gives the frames of a full sequential decode, byte by byte, with less work."""
 
+import functools
 import hashlib
 from fractions import Fraction
 from pathlib import Path
@@ -79,8 +80,9 @@ def digest(frame: VideoFrame) -> str:
     return f"{frame.format.name} {hashlib.sha256(pixels.tobytes()).hexdigest()}"
 
 
+@functools.cache
 def sequential(path: Path, stream_index: int) -> dict[int, str]:
-    """PTS to pixels, by PyAV's own loop over everything."""
+    """PTS to pixels, by PyAV's own loop over everything; once for all tests of a file."""
     with av.open(str(path)) as container:
         stream = container.streams[stream_index]
         assert isinstance(stream, av.VideoStream)

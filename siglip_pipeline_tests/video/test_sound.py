@@ -16,7 +16,7 @@ from siglip_pipeline_tests.video import ffmpeg_reference  # noqa: F401  skips wi
 
 TONE = "aevalsrc=0.5*sin(2*PI*440*t)*between(t\\,5\\,5.5):d=10"
 """Ten seconds of silence but for a tone from 5 to 5.5 s."""
-FILM = ("-f", "lavfi", "-i", "testsrc=d=10:s=160x96:r=25")
+FILM = ("-f", "lavfi", "-i", "testsrc=d=10:s=64x48:r=25")
 RATE = 48_000
 
 FILES = {
