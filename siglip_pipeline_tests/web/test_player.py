@@ -22,6 +22,7 @@ from siglip_pipeline_tests.web.conftest import (
 pytestmark = IN_A_BROWSER
 
 SECONDS, RATE = 90, 10
+SIZE = (160, 120)
 PLAYS = "const v = document.getElementById('video'); return v.readyState >= 2 && v.videoWidth"
 CURRENT = "return document.getElementById('video').currentTime"
 NATURAL_WIDTH = "return document.querySelector(arguments[0]).naturalWidth"
@@ -37,7 +38,9 @@ def films(
     uploads.mkdir()
     scenes = [scene for _ in range(5) for scene in demo_scenes()][: SECONDS // 2]
     made = {
-        name: render_video(uploads / name, scenes, seconds_per_scene=2, fps=RATE, codec=codec)
+        name: render_video(
+            uploads / name, scenes, seconds_per_scene=2, fps=RATE, size=SIZE, codec=codec
+        )
         for name, codec in {"long.mp4": "libx264", "long.avi": "mpeg4"}.items()
     }
     (uploads / "broken.mp4").write_text("this is no film")
