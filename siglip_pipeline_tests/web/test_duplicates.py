@@ -28,8 +28,8 @@ def copies(
     uploads.mkdir()
     scenes = demo_scenes()[:16]
     original = uploads / "a.mp4"
-    render_video(original, scenes[:8], seconds_per_scene=3, fps=12)
-    render_video(uploads / "c.mp4", scenes[8:], seconds_per_scene=3, fps=12)
+    for path, part in ((original, scenes[:8]), (uploads / "c.mp4", scenes[8:])):
+        render_video(path, part, seconds_per_scene=3, fps=12, size=(160, 120))
     cut = Transform("cut", part=(0.25, 0.875), crf=26, speed=Fraction(1))
     transformed_copy(original, uploads / "b.mp4", cut)
     with fresh_database(postgres) as url:
