@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from siglip_pipeline.errors import FrameStoreVersionError
 from siglip_pipeline.records import Stage
 from siglip_pipeline.stages.reconcile import InDagster, Reconciliation, reconcile
 from siglip_pipeline.store.announced import AnnouncedUploads
@@ -82,6 +83,7 @@ class Collection:
         awaited_seconds: float = 0,
     ) -> Reconciliation:
         """Reconcile; the state of Dagster is of these moments, one after the other."""
+        verified = {"verify_frames": True} if verify_frames else {}
         coming = iter(moments or [InDagster(partitions=self.partitions)] * 4)
         found = reconcile(
             uploads=self.uploads(shard),
@@ -89,7 +91,7 @@ class Collection:
             database=self.database,
             in_dagster=lambda: next(coming),
             shard=shard,
-            verify_frames=verify_frames,
+            **verified,
             awaited_seconds=awaited_seconds,
             pause_seconds=0,
         )
@@ -293,6 +295,17 @@ def test_only_wrong_vectors_are_made_again(places: Collection) -> None:
 def test_a_file_that_cannot_be_registered_is_reported(places: Collection) -> None:
     (places.folder / "a\u202eb.mp4").symlink_to("nothing")
     assert _told(places.look()) == [("a\\u202eb.mp4", "a symlink to nothing", "reported")]
+
+
+def test_frames_of_another_version_are_reported_and_stay(
+    places: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(store: FrameStore, video: str) -> None:
+        raise FrameStoreVersionError("of a newer version")
+
+    monkeypatch.setattr(FrameStore, "metadata", refuse)
+    assert _told(places.look()) == [("good.mp4", "of a newer version", "reported")]
+    assert places.announced_again() == set()
 
 
 def test_an_index_that_lacks_vectors_is_reported_when_nothing_runs(places: Collection) -> None:
