@@ -579,6 +579,9 @@ class Settings(BaseModel):
     def load(cls, **overrides: Any) -> Self:
         """Read the environment; keyword arguments win over it. Empty variables are ignored.
 
+        Args:
+            overrides: values by the names of the fields, or of their variables.
+
         Raises:
             SettingsError: naming every variable whose value cannot be used.
         """
@@ -587,8 +590,10 @@ class Settings(BaseModel):
         environment = {name.upper(): value for name, value in os.environ.items() if value}
         variables = {field: variable_of(field) for field in cls.model_fields}
         given = {f: environment[name] for f, name in variables.items() if name in environment}
+        fields = {name: field for field, name in variables.items()}
+        given |= {fields.get(name, name): value for name, value in overrides.items()}
         try:
-            return cls(**{**given, **overrides})
+            return cls(**given)
         except ValidationError as error:
             lines = [_problem(str(e["loc"][0]), e.get("input"), e["msg"]) for e in error.errors()]
             raise SettingsError("; ".join(lines) + " (docs/settings.md lists them all)") from error

@@ -26,6 +26,9 @@ def test_environment_is_read_with_its_prefix(monkeypatch: pytest.MonkeyPatch) ->
     assert settings.model_name == "google/siglip2-so400m-patch14-384"
     assert settings.batch_size == 12
     assert settings.dagster_postgres_url == SecretUrl("postgresql+psycopg2://somewhere/dagster")
+    other = "postgresql+psycopg2://other/dagster"
+    for name in ("dagster_postgres_url", "DAGSTER_POSTGRES_URL"):
+        assert Settings.load(**{name: other}).dagster_postgres_url == SecretUrl(other)
 
 
 @pytest.mark.parametrize(

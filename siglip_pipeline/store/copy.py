@@ -118,6 +118,8 @@ def read_vectors(
             pending += data
             if len(pending) >= READ_BYTES:
                 whole = (len(pending) - skip) // row_type.itemsize
+                if not whole:
+                    continue
                 # The arrays may view the old buffer, which is not written to again.
                 full, pending = pending, pending[skip + whole * row_type.itemsize :]
                 yield _decode(full, skip, whole, row_type)
@@ -131,7 +133,8 @@ def _messages(connection: Connection, copy: psycopg.Copy) -> Iterator[Buffer]:
     """Yield what the server sends; wait once for all rows that have arrived, not for each."""
     for data in copy:
         yield data
-        while data != TRAILER:  # after it, psycopg fetches the result
+        # After the trailer, psycopg fetches the result. Without rows it comes with the header.
+        while data not in (TRAILER, HEADER + TRAILER):
             size, data = connection.pgconn.get_copy_data(1)
             if size == 0:
                 break

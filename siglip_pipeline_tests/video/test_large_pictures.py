@@ -60,7 +60,7 @@ def test_a_long_decode_is_named_in_the_log(
 ) -> None:
     monkeypatch.setattr(extract, "PROGRESS_LOG_SECONDS", 0.0)
     path = tmp_path / "long.mp4"
-    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=2", "-preset", "ultrafast", path)
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=640x480:r=25:d=12", "-preset", "ultrafast", path)
     with caplog.at_level(logging.INFO, logger=extract.__name__):
         indexed(path, tmp_path)
     assert any("long.mp4: decoding for" in record.getMessage() for record in caplog.records)
