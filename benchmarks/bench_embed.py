@@ -482,7 +482,7 @@ _MEMORY = """
 import sys, psutil
 from siglip_pipeline.siglip.embeddings import extract_image_embeddings
 from siglip_pipeline.siglip.model import get_model
-from siglip_pipeline.siglip.model_options import DType, ModelOptions
+from siglip_pipeline.siglip.model_options import ModelOptions
 import numpy, transformers.models.siglip.modeling_siglip
 before = psutil.Process().memory_info().rss
 options = ModelOptions(name=sys.argv[1], device="cpu", dtype="float32")

@@ -588,9 +588,8 @@ class Settings(BaseModel):
         # Without pydantic_settings: its import took a quarter of the time of a `search` that a
         # service answers.
         environment = {name.upper(): value for name, value in os.environ.items() if value}
-        variables = {field: variable_of(field) for field in cls.model_fields}
-        given = {f: environment[name] for f, name in variables.items() if name in environment}
-        fields = {name: field for field, name in variables.items()}
+        fields = {variable_of(field): field for field in cls.model_fields}
+        given = {fields[name]: environment[name] for name in fields.keys() & environment.keys()}
         given |= {fields.get(name, name): value for name, value in overrides.items()}
         try:
             return cls(**given)
