@@ -86,9 +86,9 @@ class CardDecoder:
         """Return the parsed JPEG if the card should decode it."""
         if not jpeg.endswith(_END_OF_IMAGE):
             return None
-        stream = self._codec.CodeStream(jpeg)
         try:
-            height, width = stream.height, stream.width  # parsed now, not by the constructor
+            stream = self._codec.CodeStream(jpeg)
+            height, width = stream.height, stream.width  # 0.9 parses now, not in the constructor
         except RuntimeError:
             return None
         target = target_size(height, width, self._recipe)
