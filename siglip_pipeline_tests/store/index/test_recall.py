@@ -381,6 +381,11 @@ def test_efforts_rise_in_cost() -> None:
     assert costs == sorted(costs), "decision 0118: a row costs as much as three of ef_search"
     assert len(set(efforts)) == len(efforts)
     assert all(later.ef_search <= 1000 for later in efforts), "pgvector's own limit"
+    walks = sorted({effort.ef_search for effort in efforts if effort.rows == 25})
+    far = [walk for walk in walks if 200 <= walk <= 400]
+    assert all(3 * more <= 4 * less for less, more in itertools.pairwise(far)), (
+        "texts of millions of frames"
+    )
 
 
 def test_with_made_texts_all_are_searched_with_the_larger_effort(
@@ -557,8 +562,8 @@ def test_the_least_effort_that_reaches_the_aim_is_chosen() -> None:
     [
         ({}, 25),
         ({25: 9, 50: 9}, 100),
-        ({25: 7, 50: 8, 100: 9, 200: 9, 300: 9}, 100),  # farther finds no more
-        ({25: 6, 50: 6, 100: 6, 200: 6, 300: 8}, 300),  # not as far as 400, which takes too long
+        ({25: 7, 50: 8, 100: 9, 200: 9, 250: 9, 300: 9}, 100),  # farther finds no more
+        ({25: 6, 50: 6, 100: 6, 200: 6, 250: 6, 300: 8}, 300),  # 400 takes too long
     ],
 )
 def test_an_effort_also_finds_ten_moments_unless_that_takes_too_long(
@@ -581,7 +586,7 @@ def test_an_effort_also_finds_ten_moments_unless_that_takes_too_long(
         walked = not isinstance(search._kind, EveryMoment)
         if search._k == 10 and walked:  # ten moments; the check asks for one frame more than ten
             [(ef_search,)] = search._connection.execute("SHOW hnsw.ef_search").fetchall()
-            some = [n for ef, n in found_of_ten.items() if max(ef, 40) == int(ef_search)]
+            some = [n for ef, n in found_of_ten.items() if max(ef, 50) == int(ef_search)]
             return found[: some[0] if some else 10]
         return found
 

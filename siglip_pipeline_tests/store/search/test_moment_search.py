@@ -405,6 +405,20 @@ def test_a_walk_in_a_scope_meets_enough_for_the_rows_that_are_asked_for() -> Non
     assert index_kind("moments").within(target, scope, effort=effort, rows=60)[1] == 400
 
 
+@pytest.mark.parametrize(
+    ("ef_search", "rows", "walked"),
+    [(200, 40, 200), (25, 40, 50), (200, 400, 500), (800, 400, 800), (25, 4_000, 1_000)],
+)
+def test_a_walk_holds_more_moments_than_are_compared(
+    ef_search: int, rows: int, walked: int
+) -> None:
+    """The last of its list are the least sure: of a hundred hits, not of ten."""
+    target = Generation(model_id=1, dim=32, generation=1, kind="moments", rows=162_602)
+    effort = Effort(ef_search=ef_search, rows=25)
+    graph = index_kind("moments")
+    assert graph.within(target, Scope(), effort=effort, rows=rows) == (graph, walked)
+
+
 def test_a_scope_far_from_the_query_is_compared_in_full(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
