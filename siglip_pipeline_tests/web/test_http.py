@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import aiopenapi3
 import httpx
 import numpy as np
 import pytest
@@ -320,6 +319,8 @@ def test_operations_have_stable_names_and_media_have_bodies(client: httpx.Client
 def test_a_client_that_is_generated_from_the_description_searches(
     served: Served, collection: Collection
 ) -> None:
+    import aiopenapi3  # here: every process of a run collects this file
+
     api = aiopenapi3.OpenAPI.load_sync(f"{served.url}/openapi.json")
     found = api._.search_by_text(parameters={"q": "a red circle", "k": 2})
     assert len(found.hits) == 2

@@ -1,22 +1,24 @@
-"""The tools of the Model Context Protocol, asked by the SDK's own client: over stdio and HTTP."""
+"""The tools of the Model Context Protocol, asked by the SDK's own client: over stdio and HTTP.
+
+The client is imported when a test runs: every process of a run collects this file, and one runs it.
+"""
 
 import base64
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import httpx
-import httpx2
 import pytest
-from mcp.client import Client
-from mcp.client.stdio import StdioServerParameters
-from mcp.client.streamable_http import streamable_http_client
-from mcp_types import CallToolResult, ImageContent, TextContent
 
 from siglip_pipeline.settings import child_environment
 from siglip_pipeline_tests.web.conftest import Collection, Served, serving
+
+if TYPE_CHECKING:
+    from mcp.client import Client
+    from mcp_types import CallToolResult
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -24,7 +26,10 @@ KEY = "a-key-of-more-than-sixteen-characters"
 
 
 @asynccontextmanager
-async def _client(kind: str, served: Served, collection: Collection) -> AsyncIterator[Client]:
+async def _client(kind: str, served: Served, collection: Collection) -> AsyncIterator["Client"]:
+    from mcp.client import Client
+    from mcp.client.stdio import StdioServerParameters
+
     if kind == "http":
         async with Client(f"{served.url}/mcp") as client:
             yield client
@@ -38,11 +43,13 @@ async def _client(kind: str, served: Served, collection: Collection) -> AsyncIte
         yield client
 
 
-def _text(result: CallToolResult) -> str:
+def _text(result: "CallToolResult") -> str:
+    from mcp_types import TextContent
+
     return " ".join(item.text for item in result.content if isinstance(item, TextContent))
 
 
-def _document(result: CallToolResult) -> dict[str, Any]:
+def _document(result: "CallToolResult") -> dict[str, Any]:
     assert not result.is_error, _text(result)
     document = result.structured_content
     assert isinstance(document, dict)
@@ -53,6 +60,8 @@ def _document(result: CallToolResult) -> dict[str, Any]:
 def test_an_assistant_finds_a_moment_and_looks_at_it(
     served: Served, collection: Collection, client: httpx.Client, kind: str
 ) -> None:
+    from mcp_types import ImageContent
+
     async def ask() -> None:
         async with _client(kind, served, collection) as assistant:
             tools = {tool.name: tool for tool in (await assistant.list_tools()).tools}
@@ -107,6 +116,10 @@ def test_tools_have_the_limits_of_the_api(served: Served, collection: Collection
 
 
 def test_tools_over_http_need_the_key(collection: Collection) -> None:
+    import httpx2
+    from mcp.client import Client
+    from mcp.client.streamable_http import streamable_http_client
+
     async def ask(url: str) -> int:
         bearer = {"Authorization": f"Bearer {KEY}"}
         async with (
