@@ -18,13 +18,13 @@ def serve_dagster(settings: Settings, workspace: Path) -> None:
     Raises:
         LaunchError: the port is taken, or a key is needed for this address.
     """
+    check_exposure(settings)
     # Seconds to import, and only this command needs them.
     from dagster import DagsterInstance
 
     from siglip_pipeline.defs.internals import webserver_app
     from siglip_pipeline.web.dagster_door import DagsterDoor
 
-    check_exposure(settings)
     option = "--port or SIGLIP_DAGSTER_PORT"
     with (
         listen(settings.dagster_host, settings.dagster_port, option=option) as listener,

@@ -30,10 +30,10 @@ def serve(settings: Settings, *, ready: Callable[[str], None] = lambda url: None
         LaunchError: the port is taken, or a key is needed for this address.
         StoreError: the database cannot be used.
     """
+    check_exposure(settings)
     # Takes a second to import, and only this command needs it.
     from siglip_pipeline.web.app import create_app
 
-    check_exposure(settings)
     with (
         listen(settings.host, settings.page_port, option="--port or SIGLIP_PAGE_PORT") as listener,
         open_database(
