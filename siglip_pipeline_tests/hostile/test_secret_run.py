@@ -215,7 +215,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def page(settings: Settings) -> Iterator[httpx.Client]:
     """A client with the key."""
     url = f"http://127.0.0.1:{settings.page_port}"
-    with httpx.Client(base_url=url, headers={"X-API-Key": KEY}, timeout=60) as client:
+    with httpx.Client(base_url=url, headers={"X-API-Key": KEY}, timeout=240) as client:
         yield client
 
 
