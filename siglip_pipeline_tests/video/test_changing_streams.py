@@ -31,6 +31,8 @@ from siglip_pipeline_tests.video.test_geometry import matrix_of, turned
 PICTURES = "testsrc2=s={size}:r=25:d=1,eq=brightness='0.2*sin(2.4*n)':eval=frame"
 PAFF = REPORTS / "h264-paff-2997-a-pes-per-field.mts"
 """A packet and a time for each field: 480 packets, 240 frames."""
+SHORT = ("-frames:v", "5")
+"""Of a film whose frames are all turned alike."""
 
 
 def film(path: Path, *options: str, size: str = "64x48", codec: str = "libx264") -> Path:
@@ -108,8 +110,12 @@ def test_of_spatial_video_the_first_view_is_shown(tmp_path: Path) -> None:
 )
 def test_matroska_is_turned_by_its_projection(roll: float, degrees: int, tmp_path: Path) -> None:
     path = tmp_path / "turned.mkv"
-    path.write_bytes(with_roll(film(tmp_path / "film.mkv", size="320x240").read_bytes(), roll))
-    assert same_as_ffmpeg(path, tmp_path).report.info.rotation_degrees == degrees
+    path.write_bytes(
+        with_roll(film(tmp_path / "film.mkv", *SHORT, size="320x240").read_bytes(), roll)
+    )
+    out = same_as_ffmpeg(path, tmp_path)
+    assert out.report.info.rotation_degrees == degrees
+    assert len(out.pictures) == 5
 
 
 MATRICES = {
@@ -133,15 +139,15 @@ MATRICES = {
 
 def test_an_mp4_is_turned_by_its_matrix(tmp_path: Path) -> None:
     """All in one child and one call of ffmpeg: to start them takes longer than to decode."""
-    upright = film(tmp_path / "film.mp4", size="320x240").read_bytes()
+    upright = film(tmp_path / "film.mp4", *SHORT, size="320x240").read_bytes()
     paths = [tmp_path / f"{name}.mp4" for name in MATRICES]
     for path in paths:
         path.write_bytes(with_matrix(upright, matrix_of(*MATRICES[path.stem])))
     ours, theirs = indexed_many(paths, tmp_path), reference(paths, tmp_path)
     found = {name: differences(out, theirs[name]) for name, out in ours.items()}
     assert found == {path.name: [] for path in paths}
-    reports = [out.report for out in ours.values() if isinstance(out, Indexed)]
-    assert [report.warnings for report in reports] == [()] * len(paths)
+    stored = [out for out in ours.values() if isinstance(out, Indexed)]
+    assert [(len(out.pictures), out.report.warnings) for out in stored] == [(5, ())] * len(paths)
 
 
 LOST_FIELDS = [(41,), (40,), (1,), (41, 100, 201)]
