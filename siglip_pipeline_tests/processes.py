@@ -1,8 +1,21 @@
 """Processes that may end at any moment, between a look at their list and a look at one of them."""
 
 import contextlib
+import os
 
 import psutil
+
+from siglip_pipeline.video.extract import available_cpus
+
+
+def is_busy() -> bool:
+    """Return whether the machine has so much to do that times say nothing of what is tested."""
+    return os.getloadavg()[0] >= 2 * available_cpus()
+
+
+def cpu_seconds() -> float:
+    """Return the CPU seconds of this process, and of its children that were waited for."""
+    return sum(os.times()[:4])
 
 
 def command_of(process: psutil.Process) -> str:

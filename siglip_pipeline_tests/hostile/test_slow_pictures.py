@@ -1,7 +1,6 @@
 """Query pictures that take minutes to decode do not delay other requests."""
 
 import io
-import os
 import signal
 import statistics
 import subprocess
@@ -21,8 +20,8 @@ from siglip_pipeline.errors import PictureTimeoutError
 from siglip_pipeline.search import SearchOptions, SearchService
 from siglip_pipeline.services.ports import answers, free_port
 from siglip_pipeline.settings import Settings, child_environment
-from siglip_pipeline.video.extract import available_cpus
 from siglip_pipeline_tests.hostile.test_pictures import endless_jpeg
+from siglip_pipeline_tests.processes import cpu_seconds, is_busy
 from siglip_pipeline_tests.search.conftest import Films
 from siglip_pipeline_tests.search.conftest import films as films  # a fixture
 
@@ -74,9 +73,7 @@ def are_answered_meanwhile(
         took.append(time.monotonic() - began)
         time.sleep(0.05)  # or the questions themselves keep the machine busy
     assert len(took) > 1, took  # the first may wait while memory comes back from the disk
-    # A busy machine says nothing of times.
-    if os.getloadavg()[0] < 2 * available_cpus():
-        assert statistics.median(took) < 1, took
+    assert statistics.median(took) < 1 or is_busy(), took
 
 
 def small_jpeg() -> bytes:
@@ -133,8 +130,7 @@ def test_fifty_at_once_are_in_nobodys_way(films: Films) -> None:
         process.send_signal(signal.SIGTERM)
         began = time.monotonic()
         assert process.wait(timeout=60) == 0
-        if os.getloadavg()[0] < 2 * available_cpus():
-            assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 5 or is_busy()
         for future in again:
             future.exception()
 
@@ -145,10 +141,10 @@ def test_a_picture_from_python_or_a_file_has_the_same_time(films: Films, tmp_pat
     settings = films.settings.model_copy(update={"picture_seconds": 1.0})
     service = SearchService(films.database, SearchOptions.from_settings(settings))
     for image in (file, file.read_bytes()):
-        began = time.monotonic()
+        began = cpu_seconds()
         with pytest.raises(PictureTimeoutError, match="longer than 1 s"):
             service.by_image(image)
-        assert time.monotonic() - began < 10  # a child is started, too
+        assert cpu_seconds() - began < 10  # a child is started, too
     done = subprocess.run(
         [
             sys.executable,

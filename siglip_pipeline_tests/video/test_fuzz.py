@@ -20,6 +20,7 @@ from siglip_pipeline.search.query_pictures import read_picture
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.extract import DecodeOptions, extract_many
 from siglip_pipeline.video.frame_store import FrameStore
+from siglip_pipeline_tests.processes import cpu_seconds
 from siglip_pipeline_tests.video.rendering import numbered_picture, render
 
 DATA = Path(__file__).parent.parent / "data" / "videos"
@@ -162,7 +163,7 @@ def test_damaged_pictures_to_search_by_end_as_pixels_or_as_a_reason(
     for _ in range(pytestconfig.getoption("--fuzz") or FEW):
         name, other = random.choice(names, 2)
         data = mutate(pictures[name], pictures[other], random)
-        began = time.monotonic()
+        began = cpu_seconds()
         try:
             picture = read_picture(data, max_pixels=1e6)
         except QueryError:
@@ -170,7 +171,7 @@ def test_damaged_pictures_to_search_by_end_as_pixels_or_as_a_reason(
         else:
             assert picture.shape[2] == 3
             read += 1
-        assert time.monotonic() - began < 20, name
+        assert cpu_seconds() - began < 20, name
     assert min(read, refused) > 20
 
 

@@ -151,7 +151,7 @@ def test_scenes_hold_the_ends_of_each_shot_and_no_gap_is_too_long(
         )
 
 
-def samples_of_a_shot(frames: int, late: int = 0) -> tuple[list[int], int]:
+def samples_of_a_shot(frames: int, late: int = 0, begins: int = 0) -> tuple[list[int], int]:
     """Samples of even footage, 25 frames a second, and how many frames were held at once.
 
     All but the first frame are late by a number of hundredths of a second.
@@ -166,7 +166,7 @@ def samples_of_a_shot(frames: int, late: int = 0) -> tuple[list[int], int]:
     most = 0
     for number in range(frames):
         held.add(frame := Frame())
-        pts = 4 * number + (late if number else 0)
+        pts = begins + 4 * number + (late if number else 0)
         chosen += [n for n, _ in sampler.add(pts, (number, frame), begins_shot=False)]
         del frame
         most = max(most, len(held))
@@ -183,6 +183,12 @@ def test_a_shot_of_up_to_sixteen_seconds_is_its_ends_and_middle(frames: int) -> 
     assert (first, last) == (0, frames - 1)
     assert abs(2 * middle - last) <= max(1, last / 9 + 1)
     assert held <= 6, "memory is that of a few frames"
+
+
+@pytest.mark.parametrize("begins", [-70_000, 70_000])
+@pytest.mark.parametrize("frames", [37, 300, 500])
+def test_when_a_shot_begins_makes_no_difference(frames: int, begins: int) -> None:
+    assert samples_of_a_shot(frames, begins=begins) == samples_of_a_shot(frames)
 
 
 @pytest.mark.parametrize("late", [1, 2, 3])
