@@ -121,7 +121,9 @@ class _Tests:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         tests = [f"siglip_pipeline_tests/{test}" for test in MODULES[module]]
-        json.dump([f"--timeout={TEST_SECONDS}", *tests], self._process.stdin)
+        # The thread ends the process. After a signal Hypothesis would try the endless case again.
+        limit = [f"--timeout={TEST_SECONDS}", "--timeout-method=thread"]
+        json.dump([*limit, *tests], self._process.stdin)
         self._process.stdin.write("\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline()) == 0
