@@ -7,6 +7,7 @@ from typing import Any
 
 import av
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 BITS = 12
@@ -15,15 +16,12 @@ BLOCK = 8
 
 def numbered_picture(number: int, *, width: int = 160, height: int = 96) -> NDArray[np.uint8]:
     """A moving pattern [H, W, C] with ``number`` written in its top row of blocks."""
-    y, x = np.mgrid[0:height, 0:width]
-    picture = np.stack(
-        [
-            (x + 3 * number) % 256,
-            (2 * y + number) % 256,
-            128 + 100 * np.sin((x + y + 5 * number) / 17),
-        ],
-        axis=-1,
-    ).astype(np.uint8)
+    y, x = np.ogrid[0:height, 0:width]
+    wave = 128 + 100 * np.sin((np.arange(height + width - 1) + 5 * number) / 17)
+    picture = np.empty((height, width, 3), np.uint8)
+    picture[..., 0] = (x + 3 * number) % 256
+    picture[..., 1] = (2 * y + number) % 256
+    picture[..., 2] = sliding_window_view(wave.astype(np.uint8), width)  # the wave at x + y
     top = height // 3 + int(height / 6 * np.sin(number / 9))
     picture[top : top + 16, (7 * number) % (width - 16) :][:, :16] = (250, 40, 60)
     picture[: BLOCK + 2] = 0
