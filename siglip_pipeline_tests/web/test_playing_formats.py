@@ -58,7 +58,7 @@ def watched(
     postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Served, Collection]]:
     home = tmp_path_factory.mktemp("formats")
-    numbered = render(home / "numbered.mp4", frames=SECONDS * RATE, rate=RATE, width=320)
+    numbered = render(home / "numbered.mp4", frames=SECONDS * RATE, rate=RATE)
     uploads = home / "uploads"
     uploads.mkdir()
     for name, (picture, sound) in FILES.items():
