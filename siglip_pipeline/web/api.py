@@ -1,6 +1,5 @@
 """Searches over HTTP. Handlers are plain functions: they run in threads, not on the event loop."""
 
-import json
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -203,7 +202,7 @@ async def _json_of(request: Request) -> object:
             422, f"{name}: a JSON body holds all parameters; take it out of the address"
         )
     try:
-        return json.loads(await request.body())
+        return await request.json()
     except (ValueError, RecursionError) as error:
         raise HttpError(422, f"the body is no JSON: {error}") from error
 

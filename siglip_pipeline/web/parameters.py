@@ -1,8 +1,9 @@
-"""Parameters in addresses: their description, and the refusal of those that a route lacks."""
+"""Parameters of requests: their description, and the refusal of those that no route would read."""
 
 import difflib
+import json
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, get_args, get_origin
 
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
@@ -17,38 +18,83 @@ _SIGNATURE: Final = ("expires", "signature")
 
 
 class StrictRoute(APIRoute):
-    """A route that refuses parameters which it does not have, and names the nearest that it has."""
+    """A route that leaves out nothing of a request.
+
+    It refuses parameters which it does not have, and names the nearest that it has; one that is
+    given twice; names that a JSON object holds twice; and bodies that are compressed.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return what answers a request; 422 with the nearest parameter for an unknown one."""
+        """Return what answers a request; 422 and 415 for what it would not read."""
         answer = super().get_route_handler()
         if not self.include_in_schema:  # a page
             return answer
         described = (self.openapi_extra or {}).get("parameters", ())
-        known = {*_declared(self.dependant), *(parameter["name"] for parameter in described)}
+        known = {
+            **dict(_declared(self.dependant)),
+            **{parameter["name"]: _is_list(parameter["schema"]) for parameter in described},
+        }
 
         async def checked(request: Request) -> Response:
             if request.scope["query_string"]:
-                _check(request.query_params, known)
-            return await answer(request)
+                _check(request.query_params.multi_items(), known)
+            coding = request.headers.get("content-encoding", "identity")
+            if coding.strip().lower() != "identity":
+                raise HttpError(415, f"content encoding {coding[:80]!r}: send the body as it is")
+            return await answer(_Request(request.scope, request.receive))
 
         return checked
 
 
-def _check(given: Iterable[str], known: set[str]) -> None:
-    if "signature" in given:
-        known = known.union(_SIGNATURE)
-    for name in given:
+class _Request(Request):
+    async def json(self) -> object:
+        """Return the body, read as JSON.
+
+        Raises:
+            HttpError: 422, an object holds a name twice.
+        """
+        return json.loads(await self.body(), object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise given_twice(twice)
+    return document
+
+
+def given_twice(name: str) -> HttpError:
+    """Return the refusal of a request that gives a parameter twice: one would be ignored."""
+    return HttpError(422, f"{name[:80]}: given more than once; give it once")
+
+
+def _check(given: Iterable[tuple[str, str]], known: dict[str, bool]) -> None:
+    """Refuse parameters that are unknown, or given twice and no lists."""
+    names = [name for name, _ in given]
+    if "signature" in names:
+        known = known | dict.fromkeys(_SIGNATURE, False)
+    seen: set[str] = set()
+    for name in names:
         if name not in known:
             raise HttpError(422, nearest(name, known))
+        if name in seen and not known[name]:
+            raise given_twice(name)
+        seen.add(name)
 
 
-def _declared(dependant: Dependant) -> Iterator[str]:
-    """Yield the names of the parameters in the address that a route takes."""
+def _declared(dependant: Dependant) -> Iterator[tuple[str, bool]]:
+    """Yield the parameters in the address that a route takes, and whether each is a list."""
     for field in dependant.query_params:
-        yield field.alias
+        kinds = (field.field_info.annotation, *get_args(field.field_info.annotation))
+        yield field.alias, any(get_origin(kind) is list for kind in kinds)
     for below in dependant.dependencies:
         yield from _declared(below)
+
+
+def _is_list(schema: dict[str, Any]) -> bool:
+    return any(kind.get("type") == "array" for kind in (schema, *schema.get("anyOf", ())))
 
 
 def described(model: type[BaseModel]) -> dict[str, Any]:
@@ -77,6 +123,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return a message about an unknown name: what it may have meant, and what there is."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    meant = f"; did you mean {close[0]}?" if close else ""
-    there = f" There are {', '.join(known)}." if known else " There are none here."
-    return f"{name[:80]}: no such parameter{meant}{there}"
+    meant = f"; did you mean {close[0]}?" if close else "."
+    there = f"There are {', '.join(known)}." if known else "There are none here."
+    return f"{name[:80]}: no such parameter{meant} {there}"

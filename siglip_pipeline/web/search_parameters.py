@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from siglip_pipeline.records import RgbArray
 from siglip_pipeline.search import MAX_K, MomentTerm, QueryTerm, Receipt, SearchFilter, SearchResult
-from siglip_pipeline.web.parameters import nearest
+from siglip_pipeline.web.parameters import given_twice, nearest
 from siglip_pipeline.web.query import MAX_ID, MAX_SECONDS, HitRange, moment_of, run_search
 from siglip_pipeline.web.services import Services
 
@@ -186,17 +186,18 @@ class _Range(BaseModel):
 
     @classmethod
     def of_items(cls, items: Iterable[tuple[str, str]]) -> Self:
-        """Return the search that an address or a form describes; later values win.
+        """Return the search that an address, a form, or both describe.
 
         Raises:
+            HttpError: 422, a parameter has two values.
             RequestValidationError: a value cannot be used.
         """
         given: dict[str, Any] = {}
         for name, value in items:
             if name == "videos":
                 given.setdefault(name, []).append(value)
-            elif value:
-                given[name] = value
+            elif value and given.setdefault(name, value) != value:
+                raise given_twice(name)
         return cls.checked(given)
 
     @classmethod

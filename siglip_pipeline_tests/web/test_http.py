@@ -1,5 +1,6 @@
 """The API for programs: parameters, bodies, vectors, batches, HEAD, gzip, other origins."""
 
+import gzip
 import math
 import time
 from collections.abc import Iterator
@@ -51,6 +52,55 @@ def test_no_operation_takes_an_unknown_parameter(client: httpx.Client) -> None:
         for method in operations:
             named = _message(client.request(method.upper(), known, params={"unknwon": "1"}))
             assert "unknwon: no such parameter" in named, path
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/search?q=x&k=2&k=3",
+        "/api/similar?like=one.mp4@1&k=2&k=2",
+        "/api/videos?limit=2&limit=3",
+        "/api/labels?label=x&video_id=1&video_id=2",
+    ],
+)
+def test_a_parameter_that_is_given_twice_is_not_left_out(client: httpx.Client, path: str) -> None:
+    assert "given more than once" in _message(client.get(path))
+
+
+def test_lists_are_given_more_than_once(client: httpx.Client) -> None:
+    for path in ("/api/search?q=x&videos=one.mp4&videos=old.avi", "/api/labels?label=x&label=y"):
+        assert client.get(path).status_code == 200, path
+
+
+def test_a_picture_has_each_parameter_once(client: httpx.Client, picture: Path) -> None:
+    files = {"image": picture.read_bytes()}
+    for address, form in ((["2"], ["3"]), ([], ["2", "3"])):
+        answer = client.post("/api/search", params={"k": address}, data={"k": form}, files=files)
+        assert "k: given more than once" in _message(answer)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/search", b'{"q": "x", "k": 2, "q": "y"}'),
+        ("/api/search/batch", b'{"queries": [{"q": "x", "q": "y"}]}'),
+        ("/api/embed", b'{"texts": ["x"], "texts": ["y"]}'),
+        ("/api/sign", b'{"urls": [], "urls": ["/api/videos/1/stream"]}'),
+    ],
+)
+def test_a_name_that_json_holds_twice_is_refused(
+    client: httpx.Client, path: str, body: bytes
+) -> None:
+    answer = client.post(path, content=body, headers={"content-type": "application/json"})
+    assert "given more than once" in _message(answer)
+
+
+@pytest.mark.parametrize("kind", ["application/json", "image/jpeg"])
+def test_a_compressed_body_is_refused_with_the_way_out(client: httpx.Client, kind: str) -> None:
+    headers = {"content-type": kind, "content-encoding": "gzip"}
+    answer = client.post("/api/search", content=gzip.compress(b'{"q": "x"}'), headers=headers)
+    assert answer.status_code == 415
+    assert "'gzip': send the body as it is" in answer.json()["error"]["message"]
 
 
 def test_every_list_has_pages(client: httpx.Client, collection: Collection) -> None:
