@@ -9,7 +9,7 @@ import av
 import av.error
 import numpy as np
 from av.video.codeccontext import VideoCodecContext
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -24,6 +24,8 @@ RACING: Final = frozenset({"theora", "vp3", "vp4"})
 
 _SKIP: Final = int(Step.SKIP)
 _TARGET: Final = int(Step.TARGET)
+
+_PREDICTED: Final = frozenset({PictureType.P, PictureType.B, PictureType.S, PictureType.SP})
 
 _HEADER: Final = "new_extradata"
 """Comes with the first packet of another sample description, which may be skipped."""
@@ -64,6 +66,8 @@ class Pass:
         self.threads = min(threads, most)
         self._on_progress = on_progress
         self._aspects: list[tuple[int, Fraction | None]] = []
+        self._entries: set[int] = set()
+        """Times of the key frames before which packets were skipped."""
 
     def aspect_at(self, pts: int) -> Fraction | None:
         """Return the sample aspect ratio at a time that was decoded.
@@ -77,10 +81,29 @@ class Pass:
     ) -> Generator[VideoFrame, None, None]:
         """Yield all frames that the decoder gives for these steps.
 
+        Ends where packets were skipped before a frame that is no key frame, though the container
+        says so (MP4 without a list of key frames, AVI that marks all): what follows would be wrong.
+
         Args:
             steps: a :class:`Step` for each packet.
             flush: also yield the frames that the decoder holds after the last packet.
         """
+        for frame in self._frames(steps, flush):
+            if frame.pts in self._entries and self._is_predicted(frame):
+                return
+            yield frame
+
+    def _is_predicted(self, frame: VideoFrame) -> bool:
+        """Return whether a frame may refer to others, though its packet is called a key frame."""
+        if frame.key_frame:
+            return False
+        if frame.pict_type == PictureType.NONE:
+            # The decoder does not tell; a container that calls all packets key frames does neither.
+            return not self._scan.is_intra_only and bool(self._scan.packets.key_P.all())
+        # FFV1 calls all frames I, whose statistics go on from the one before.
+        return frame.pict_type in _PREDICTED or self._scan.codec == "ffv1"
+
+    def _frames(self, steps: NDArray[np.uint8], flush: bool) -> Generator[VideoFrame, None, None]:
         # Search from the end: a list of all wanted packets would stay in memory during the pass.
         last = len(steps) - 1 - int(np.argmax(steps[::-1] != Step.SKIP)) if steps.any() else -1
         step_of = steps.tobytes()  # numbers of numpy and of enumerations are slow
@@ -110,12 +133,15 @@ class Pass:
                     context.flush_buffers()
                 if skipped and header is not None:
                     packet.set_sidedata(header)
+                is_entry = skipped and packet.is_keyframe
                 skipped = False
                 if step != mode:
                     context.skip_frame = "DEFAULT" if step == _TARGET else "NONREF"
                     mode = step
                 self._counts.packets_given += 1
                 self._shift(packet, ordinal)
+                if is_entry and packet.pts is not None:
+                    self._entries.add(packet.pts)
                 if packet.is_keyframe:
                     key = ordinal
                 yield from self._give(context, packet, key)

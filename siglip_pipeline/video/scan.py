@@ -75,6 +75,8 @@ class Scan:
     start_seconds: float
     """Start of the file: the earliest time of its tracks."""
     packets: PacketIndex
+    is_intra_only: bool = False
+    """No frame of this codec refers to others."""
     decoder: str | None = None
     """The one to use in place of FFmpeg's own."""
     one_thread: bool = False
@@ -175,6 +177,7 @@ def scan(source: MediaSource, *, on_progress: Callable[[int], None] = lambda pac
             size_bytes=max(0, container.size),
             start_seconds=start_seconds(container, packets, stream),
             packets=packets,
+            is_intra_only=stream.codec.intra_only,
             decoder=_decoder_of(stream),
             warnings=tuple(warnings),
         )

@@ -97,6 +97,19 @@ def test_of_several_films_the_default_one_is_indexed_and_the_others_are_named(
     assert out.report.warnings == (f"a second video track is left out: {other}",)
 
 
+@pytest.mark.parametrize("codec", ["ffv1", "msvideo1"])
+def test_frames_that_are_wrongly_called_key_frames_are_shown_whole(
+    codec: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "film.mov"
+    film = ["-f", "lavfi", "-i", "testsrc2=s=160x96:r=10:d=5"]
+    ffmpeg(*film, "-c:v", codec, "-g", "50", path)
+    path.write_bytes(path.read_bytes().replace(b"stss", b"free"))
+    some, every = indexed(path, tmp_path, sampling="every:7"), indexed(path, tmp_path)
+    assert len(every.pictures) == 50
+    np.testing.assert_array_equal(some.pictures, every.pictures[::7])
+
+
 @pytest.mark.parametrize("suffix", ["mpg", "ts"])
 def test_a_recording_that_begins_between_key_frames_is_one(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"cut.{suffix}"

@@ -20,7 +20,7 @@ from siglip_pipeline.video.plan import Step, plan_decode
 from siglip_pipeline.video.sampling import Sampling
 from siglip_pipeline.video.scan import Scan, scan
 from siglip_pipeline.video.source import MediaSource
-from siglip_pipeline_tests.video.rendering import read_number, render
+from siglip_pipeline_tests.video.rendering import numbered_picture, read_number, render
 
 DATA = Path(__file__).parent.parent / "data" / "videos"
 REAL = sorted(path.name for path in DATA.iterdir() if path.suffix in (".mp4", ".mkv", ".webm"))
@@ -129,6 +129,50 @@ def assert_exact(path: Path, sampling: str, *, threads: int = 1) -> DecodeCounts
 @pytest.mark.parametrize("name", RENDERED)
 def test_rendered_videos_come_out_exactly(rendered: Path, name: str, sampling: str) -> None:
     assert_exact(rendered / name, sampling)
+
+
+ALL_CALLED_KEYS: dict[str, tuple[str, str]] = {
+    "mpeg4": ("mov", "yuv420p"),
+    "msmpeg4": ("mov", "yuv420p"),
+    "qtrle": ("mov", "rgb24"),
+    "cinepak": ("mov", "rgb24"),
+    "flv": ("avi", "yuv420p"),
+    "wmv2": ("avi", "yuv420p"),
+}
+
+
+def call_all_frames_keys(path: Path) -> None:
+    """Mark all frames of a QuickTime or an AVI as key frames."""
+    content = bytearray(path.read_bytes().replace(b"stss", b"free"))
+    for entry in range(content.rfind(b"idx1") + 8, len(content), 16) if b"idx1" in content else ():
+        content[entry + 4] |= 0x10
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("codec", ALL_CALLED_KEYS)
+def test_frames_that_are_wrongly_called_key_frames_come_out_exactly(
+    codec: str, tmp_path: Path
+) -> None:
+    container, pixel_format = ALL_CALLED_KEYS[codec]
+    still = numbered_picture(0)
+    pictures = []
+    for number in range(60):
+        picture = still.copy()  # what does not change is not coded again
+        picture[:8] = numbered_picture(number)[:8]
+        picture[10 + number, 8:40] = 255
+        pictures.append(picture)
+    path = render(
+        tmp_path / f"film.{container}",
+        codec=codec,
+        pictures=pictures,
+        rate=10,
+        pixel_format=pixel_format,
+        options={"g": "60"},
+    )
+    call_all_frames_keys(path)
+    assert scan(MediaSource(path.name, path=path)).packets.key_P.all()
+    for sampling in ("fps:1", "every:7"):
+        assert_exact(path, sampling)
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
