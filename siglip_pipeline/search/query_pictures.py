@@ -1,6 +1,7 @@
 """Decode the pictures of queries in a child process; refuse what cannot be read."""
 
 import functools
+import itertools
 from pathlib import Path
 from typing import Final
 
@@ -9,6 +10,10 @@ from siglip_pipeline.records import RgbArray
 from siglip_pipeline.video.picture_decoder import MAX_PIXELS, PictureDecoder
 
 SECONDS: Final = 5.0
+
+MAX_FILE_BYTES: Final = 2**29
+"""Largest file that is read: a bitmap of ``MAX_PIXELS`` is smaller."""
+_BLOCK_BYTES: Final = 2**20
 
 Picture = Path | bytes | RgbArray
 """A file, its bytes, or upright RGB pixels [H, W, 3]."""
@@ -42,8 +47,17 @@ def _decoder() -> PictureDecoder:
 
 def _contents(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            # A device has no size, and may have no end.
+            most = MAX_FILE_BYTES // _BLOCK_BYTES + 1
+            data = b"".join(itertools.islice(iter(lambda: file.read(_BLOCK_BYTES), b""), most))
     except FileNotFoundError as error:
         raise QueryError(f"{path}: no such file") from error
     except OSError as error:
         raise QueryError(f"{path} cannot be read: {error.strerror}") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise QueryError(
+            f"{path} has more than {MAX_FILE_BYTES >> 20} MiB, the most that a picture to search "
+            "by may have; shrink it, or save it as JPEG"
+        )
+    return data

@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from siglip_pipeline.errors import PictureTimeoutError, PictureTooLargeError, QueryError
+from siglip_pipeline.search import query_pictures
+from siglip_pipeline.search.query_pictures import read_picture
 from siglip_pipeline.video.child_jobs import Limits, PictureJob
 from siglip_pipeline.video.children import Child, JobError, wait_for_any
 from siglip_pipeline.video.picture_decoder import PictureDecoder
@@ -59,6 +61,12 @@ def test_a_picture_is_upright_rgb() -> None:
     assert turned.shape == (60, 40, 3)
     assert plain.dtype == np.uint8
     assert plain.flags.writeable
+
+
+def test_a_device_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(query_pictures, "MAX_FILE_BYTES", 2**21)
+    with pytest.raises(QueryError, match=r"/dev/zero has more than 2 MiB.*; shrink it"):
+        read_picture(Path("/dev/zero"))
 
 
 def test_a_picture_that_takes_for_ever_costs_itself() -> None:
