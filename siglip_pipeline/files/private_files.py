@@ -10,6 +10,8 @@ import threading
 from pathlib import Path
 from typing import Final
 
+from siglip_pipeline.errors import NO_ROOM, SettingsError
+
 logger = logging.getLogger(__name__)
 
 SERVER_USER: Final = "siglip-pg"
@@ -68,11 +70,22 @@ def private_home(home: Path) -> None:
     This also hides files in it that an earlier version made readable. If root runs the embedded
     Postgres, the group of the server's user may traverse a home that was open or is new, but not
     list or read it; a home that root has closed stays closed.
+
+    Raises:
+        SettingsError: it cannot be made, or is no folder.
     """
-    made = not home.exists()
-    make_folders(home.parent)
-    home.mkdir(mode=0o700, exist_ok=True)
-    status = home.stat()
+    try:
+        made = not home.exists()
+        make_folders(home.parent)
+        home.mkdir(mode=0o700, exist_ok=True)
+        status = home.stat()
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise
+        raise SettingsError(
+            f"SIGLIP_HOME={home} cannot be made: {error.strerror}; set it to a folder on a local "
+            "disk that this user may write"
+        ) from error
     if status.st_uid != os.geteuid():
         return  # its owner's start closes it
     if status.st_mode & stat.S_ISVTX or home in (Path("/"), Path.home()):

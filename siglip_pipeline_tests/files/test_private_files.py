@@ -12,6 +12,7 @@ import pytest
 
 from siglip_pipeline.embedded_postgres import binaries
 from siglip_pipeline.embedded_postgres.server import LOG_BYTES_KEPT, EmbeddedPostgres
+from siglip_pipeline.errors import SettingsError
 from siglip_pipeline.files.private_files import current_umask, private_home, usual_mode
 from siglip_pipeline_tests.conftest import folder_for_postgres
 
@@ -47,6 +48,12 @@ def test_a_home_is_made_for_one_user(folder: Path) -> None:
     private_home(folder / "new" / "home")
     assert mode(folder / "new" / "home") == CLOSED
     assert mode(folder / "new") == 0o777 & ~current_umask()
+
+
+@pytest.mark.parametrize("home", ["/proc/home", "/dev/null", "/dev/null/home", "/sys/home"])
+def test_a_home_that_cannot_be_made_is_named_with_the_way_out(home: str) -> None:
+    with pytest.raises(SettingsError, match=f"SIGLIP_HOME={home} cannot be made: .*; set it to"):
+        private_home(Path(home))
 
 
 def test_the_umask_stays_while_threads_ask_for_modes() -> None:
