@@ -323,6 +323,9 @@ def status(json_: Json = False) -> None:
 
 def main() -> None:
     """Run a command; turn an error of this package into one message and exit code 2."""
+    if sys.stdout is None:  # `>&-`: the next file that is opened would take its place
+        console.err.print("error: stdout is closed; redirect it, e.g. with > /dev/null")
+        sys.exit(2)
     heed_interrupts()
     keep_files_private()
     # Or imports spend a sixth of their CPU time on the search for garbage among what stays: torch,
