@@ -78,47 +78,67 @@ def megabytes(name):
     status = Path("/proc/self/status").read_text()
     return int(re.search(rf"{name}:\\s+(\\d+) kB", status)[1]) / 1000
 
-grown = {}
-for tower in sys.argv[1:]:
+found = []
+for folder, tower, dtype in json.loads(sys.argv[1]):
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = megabytes("VmRSS")
-    model = get_model(ModelOptions(name=tower, device="cpu", dtype="bfloat16"), tower=tower)
-    if tower == "text":
+    model = get_model(ModelOptions(name=folder, device="cpu", dtype=dtype), tower=tower)
+    if folder == "words":
         extract_text_embeddings(["a cat"], model=model)
-    grown[tower] = megabytes("VmHWM") - before
+    elif dtype == "float32":  # mapped from the file: what counts is resident once it was used
+        used = [model.text, model.vision] if tower == "both" else [model.text]
+        sum(float(p.sum()) for module in used for p in module.parameters())
+        del used
+    found.append({"peak": megabytes("VmHWM") - before, "after": megabytes("VmRSS") - before})
     del model
     release_model()
-print(json.dumps(grown))
+print(json.dumps(found))
 """
+Growth = dict[tuple[str, str], dict[str, float]]
+LOADED = [
+    ("words", "text", "bfloat16"),
+    ("wide", "text", "float32"),
+    ("wide", "both", "float32"),
+    ("wider", "image", "bfloat16"),
+]
+"""What a process loads in turn, in float32 as it is stored; what takes the most memory is last."""
 
 
 @pytest.fixture(scope="module")
-def share_loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
-    """The growth of a process that loads a tower in bfloat16, by the size of the stored weights.
+def growth(tmp_path_factory: pytest.TempPathFactory) -> Growth:
+    """By folder and tower: how far a process grew at most and in the end, by what is stored.
 
-    One process for both, which takes seconds to import what it needs; the small growth first.
+    One process for all, which takes seconds to import what it needs.
     """
     folder = tmp_path_factory.mktemp("growth")
-    make_checkpoint(folder / "text", text={"vocab_size": 256_000, "hidden_size": 128})
-    make_checkpoint(folder / "image", hidden_size=32, intermediate_size=98_304, num_hidden_layers=4)
-    command = [sys.executable, "-c", GROWTH, "text", "image"]
+    make_checkpoint(folder / "words", text={"vocab_size": 256_000, "hidden_size": 128})
+    for name, layers in (("wide", 2), ("wider", 4)):  # 50 and 100 MB; their text is next to nothing
+        make_checkpoint(
+            folder / name, hidden_size=32, intermediate_size=98_304, num_hidden_layers=layers
+        )
+    command = [sys.executable, "-c", GROWTH, json.dumps(LOADED)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    stored = {path.name: (path / "model.safetensors").stat().st_size for path in folder.iterdir()}
+    assert stored["wide"] > 50e6
     return {
-        tower: megabytes * 1e6 / (folder / tower / "model.safetensors").stat().st_size
-        for tower, megabytes in json.loads(done.stdout).items()
+        (name, tower): {which: value * 1e6 / stored[name] for which, value in grown.items()}
+        for (name, tower, _), grown in zip(LOADED, json.loads(done.stdout), strict=True)
     }
 
 
-def test_a_model_that_is_converted_is_not_in_memory_twice(share_loaded: dict[str, float]) -> None:
+def test_a_model_that_is_converted_is_not_in_memory_twice(growth: Growth) -> None:
     # Half as much in bfloat16, and a part in both; mapped and converted it took one and a half.
-    assert 0.5 < share_loaded["image"] < 0.9
+    assert 0.5 < growth["wider", "image"]["peak"] < 0.9
 
 
-def test_of_a_vocabulary_only_the_rows_that_are_used_are_in_memory(
-    share_loaded: dict[str, float],
-) -> None:
-    assert share_loaded["text"] < 0.4
+def test_of_a_vocabulary_only_the_rows_that_are_used_are_in_memory(growth: Growth) -> None:
+    assert growth["words", "text"]["peak"] < 0.4
+
+
+def test_the_text_tower_takes_less_memory_than_both(growth: Growth) -> None:
+    assert growth["wide", "both"]["after"] > 0.9
+    assert growth["wide", "text"]["after"] < 0.3
 
 
 def test_rows_of_the_vocabulary_are_those_of_a_converted_one(tmp_path: Path) -> None:
