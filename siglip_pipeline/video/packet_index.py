@@ -97,7 +97,7 @@ def build_index(
         packet_N=packet_N.astype(np.int32),
         key_N=key_P[packet_N],
         pts_N=pts_N.astype(np.int64),
-        end_pts=int(pts_N[-1]) + max(1, last_duration),
+        end_pts=int(pts_N[-1]) + last_duration,
         frame_duration=frame_duration,
         timestamps_known=bool(known_P.all()),
         vouched=is_plain,
