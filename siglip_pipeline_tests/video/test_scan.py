@@ -288,6 +288,13 @@ def test_the_last_frame_ends_when_its_packet_says_or_as_others_do(
     assert index_of([0, 100, 150, 250], last_duration=last_duration).end_pts == end
 
 
+@pytest.mark.parametrize(("last_duration", "end"), [(0, 1040), (30, 1030)])
+def test_a_single_frame_lasts_as_its_packet_says_or_as_long_as_a_frame_does(
+    last_duration: int, end: int
+) -> None:
+    assert index_of([1000], last_duration=last_duration).end_pts == end
+
+
 def test_times_that_begin_again_are_moved_behind_the_others() -> None:
     index = index_of([1000, 1040, 1080, 500, 540, 2**40, 2**40 + 40], keys=(0, 3, 5))
     shifts = [0, 0, 0, 620, 620, 620, 620]
