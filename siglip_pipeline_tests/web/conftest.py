@@ -43,6 +43,7 @@ from siglip_pipeline_tests.web.browser import Page, chromium
 
 SCENES_PER_FILM = 6
 SECONDS_PER_SCENE = 2
+FRAMES_PER_SECOND = 10
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def _films(folder: Path) -> dict[str, DemoVideo]:
             folder / name,
             scenes[number * SCENES_PER_FILM : (number + 1) * SCENES_PER_FILM],
             seconds_per_scene=SECONDS_PER_SCENE,
+            fps=FRAMES_PER_SECOND,
             codec=codec,
             overwrite=False,
         )
