@@ -23,6 +23,7 @@ IndexKind = Literal["auto", "moments", "hnsw", "hnsw_binary", "ivfflat", "exact"
 
 _ORIGIN = re.compile(r"https?://[^\s@/?#,]+/?", re.IGNORECASE)
 _BROKER: Final = re.compile(r"(rediss?|sentinel|amqps?|pyamqp)://\S+")
+_PREFIX: Final = "SIGLIP_"
 _KEY: Final = re.compile(r"[\x21-\x7e]{16,}")
 
 
@@ -620,6 +621,28 @@ class Settings(BaseModel):
             if isinstance(value := getattr(self, name), Secret):
                 text = value.masked(text)
         return text
+
+
+def misspelt_variables() -> list[str]:
+    """Return a sentence for each variable of the environment whose name is nearly a setting's.
+
+    Others that begin with ``SIGLIP_`` may be anybody's: Kubernetes makes some for a service.
+    """
+    known = {variable_of(field).removeprefix(_PREFIX) for field in Settings.model_fields}
+    names = {name for name in os.environ if name.upper().startswith(_PREFIX)}
+    others = sorted(name for name in names if name.upper().removeprefix(_PREFIX) not in known)
+    if not others:
+        return []
+    import difflib  # here: most environments have none
+
+    sentences = []
+    for name in others:
+        tail = name.upper().removeprefix(_PREFIX)
+        if close := difflib.get_close_matches(tail, known, n=1, cutoff=0.8):
+            sentences.append(
+                f"{name} is no setting and has no effect; did you mean SIGLIP_{close[0]}?"
+            )
+    return sentences
 
 
 def variable_of(field: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from siglip_pipeline.errors import SettingsError
-from siglip_pipeline.settings import Settings, compute_in_one_thread
+from siglip_pipeline.settings import Settings, compute_in_one_thread, misspelt_variables
 from siglip_pipeline.text.secret import SecretUrl
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +29,23 @@ def test_environment_is_read_with_its_prefix(monkeypatch: pytest.MonkeyPatch) ->
     other = "postgresql+psycopg2://other/dagster"
     for name in ("dagster_postgres_url", "DAGSTER_POSTGRES_URL"):
         assert Settings.load(**{name: other}).dagster_postgres_url == SecretUrl(other)
+
+
+def test_a_misspelt_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A service of Kubernetes by the name siglip, and variables of the files in deploy.
+    for name in ("SERVICE_HOST", "SERVICE_PORT", "PORT_8000_TCP_ADDR", "IMAGE", "NAME"):
+        monkeypatch.setenv(f"SIGLIP_{name}", "x")
+    monkeypatch.setenv("SIGLIP_SAMPLING", "every:9")
+    assert misspelt_variables() == []
+    monkeypatch.setenv("SIGLIP_SAMPLINGS", "every:9")
+    monkeypatch.setenv("siglip_api_keys", "a key of somebody")
+    load = "from siglip_pipeline.cli.common import load_settings; load_settings()"
+    done = subprocess.run([sys.executable, "-c", load], stderr=subprocess.PIPE, text=True)
+    for name, meant in (("SIGLIP_SAMPLINGS", "SAMPLING"), ("siglip_api_keys", "API_KEY")):
+        assert (
+            f"{name} is no setting and has no effect; did you mean SIGLIP_{meant}?" in done.stderr
+        )
+    assert "somebody" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from siglip_pipeline.settings import Settings
+from siglip_pipeline.settings import Settings, misspelt_variables
 from siglip_pipeline.uploads.names import shown
+
+logger = logging.getLogger(__name__)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
@@ -36,6 +38,8 @@ class OneLine(logging.Formatter):
 def load_settings(**overrides: Any) -> Settings:
     """Load the settings and set up logging; ``overrides`` win over the environment.
 
+    A variable that is nearly one of a setting is named by a warning.
+
     Raises:
         SettingsError: naming every variable whose value cannot be used.
     """
@@ -45,6 +49,8 @@ def load_settings(**overrides: Any) -> Settings:
     logging.basicConfig(level=settings.log_level, handlers=[handler])
     for noisy in ("httpx", "alembic", "urllib3", "dagster"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    for sentence in misspelt_variables():
+        logger.warning(sentence)
     sys.excepthook = lambda *raised: _tell(settings, raised[1])
     return settings
 
