@@ -151,6 +151,16 @@ class Services:
         runs = "{ runsOrError { ... on Runs { results { id status } } } }"
         return self.states(), self.ask(runs)["runsOrError"]["results"]
 
+    def is_idle(self) -> bool:
+        """Return whether no run is under way, and none is to come of a backfill."""
+        query = """{
+            runsOrError(filter: {statuses: [QUEUED, NOT_STARTED, STARTING, STARTED, CANCELING]}) {
+                ... on Runs { results { id } } }
+            partitionBackfillsOrError(status: REQUESTED) {
+                ... on PartitionBackfills { results { id } } }
+        }"""
+        return not any(found["results"] for found in self.ask(query).values())
+
     def status_of(self, run_id: str) -> str:
         query = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
         return str(self.ask(query, id=run_id)["runOrError"]["status"])
@@ -538,6 +548,7 @@ def test_a_deleted_upload_does_not_stop_the_others(services: Services, flag: str
     stays, goes = f"stays{flag}.mp4", f"goes{flag}.mp4"
     services.render(stays, goes)
     assert cli(services.up.settings, "materialize", stays, goes, "--json").returncode == 0
+    services.wait(services.is_idle)  # a run for the uploads would make again what is marked below
     with _active_model(services) as (database, model_id):
         if flag == "--stale":
             VectorStore(database).mark_outdated(model_id, [stays, goes])
