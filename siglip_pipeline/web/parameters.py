@@ -57,11 +57,11 @@ class _Request(Request):
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document = dict(pairs)
-    if len(document) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise given_twice(twice)
+    document: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in document:
+            raise given_twice(name)
+        document[name] = value
     return document
 
 

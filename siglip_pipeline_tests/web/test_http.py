@@ -95,6 +95,15 @@ def test_a_name_that_json_holds_twice_is_refused(
     assert "given more than once" in _message(answer)
 
 
+def test_the_last_of_many_names_is_refused_at_once(client: httpx.Client) -> None:
+    """The event loop reads a body: nobody else is answered meanwhile."""
+    names = [f'"{number}": 0' for number in range(60_000)]
+    body = "{" + ", ".join([*names, names[-1]]) + "}"
+    headers = {"content-type": "application/json"}
+    answer = client.post("/api/search", content=body, headers=headers, timeout=10)
+    assert "59999: given more than once" in _message(answer)
+
+
 @pytest.mark.parametrize("kind", ["application/json", "image/jpeg"])
 def test_a_compressed_body_is_refused_with_the_way_out(client: httpx.Client, kind: str) -> None:
     headers = {"content-type": kind, "content-encoding": "gzip"}
