@@ -628,19 +628,20 @@ def misspelt_variables() -> list[str]:
 
     Others that begin with ``SIGLIP_`` may be anybody's: Kubernetes makes some for a service.
     """
-    known = {variable_of(field).removeprefix(_PREFIX) for field in Settings.model_fields}
-    names = {name for name in os.environ if name.upper().startswith(_PREFIX)}
-    others = sorted(name for name in names if name.upper().removeprefix(_PREFIX) not in known)
+    variables = {variable_of(field) for field in Settings.model_fields}
+    names = {name: name.upper() for name in os.environ if name.upper().startswith(_PREFIX)}
+    others = sorted(name for name, upper in names.items() if upper not in variables)
     if not others:
         return []
     import difflib  # here: most environments have none
 
+    known = {variable.removeprefix(_PREFIX): variable for variable in variables}
     sentences = []
     for name in others:
-        tail = name.upper().removeprefix(_PREFIX)
+        tail = names[name].removeprefix(_PREFIX)
         if close := difflib.get_close_matches(tail, known, n=1, cutoff=0.8):
             sentences.append(
-                f"{name} is no setting and has no effect; did you mean SIGLIP_{close[0]}?"
+                f"{name} is no setting and has no effect; did you mean {known[close[0]]}?"
             )
     return sentences
 
@@ -649,7 +650,7 @@ def variable_of(field: str) -> str:
     """Return the environment variable that a field is read from."""
     info = Settings.model_fields.get(field)
     alias = info.validation_alias if info else None
-    return alias if isinstance(alias, str) else f"SIGLIP_{field.upper()}"
+    return alias if isinstance(alias, str) else f"{_PREFIX}{field.upper()}"
 
 
 def secret_kind(field: str) -> type[Secret] | None:

@@ -37,6 +37,9 @@ def test_a_misspelt_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(f"SIGLIP_{name}", "x")
     monkeypatch.setenv("SIGLIP_SAMPLING", "every:9")
     assert misspelt_variables() == []
+    monkeypatch.setenv("SIGLIP_DAGSTER_POSTGRES_URL", "x")  # that setting has no prefix
+    [sentence] = misspelt_variables()
+    assert sentence.endswith("did you mean DAGSTER_POSTGRES_URL?")
     monkeypatch.setenv("SIGLIP_SAMPLINGS", "every:9")
     monkeypatch.setenv("siglip_api_keys", "a key of somebody")
     load = "from siglip_pipeline.cli.common import load_settings; load_settings()"
