@@ -46,7 +46,7 @@ from siglip_pipeline.store.database import Database
 from siglip_pipeline.text.secret import SecretUrl
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
-from siglip_pipeline_tests.conftest import fresh_database
+from siglip_pipeline_tests.conftest import drop_ended_databases, fresh_database
 from siglip_pipeline_tests.processes import command_of, descendants
 from siglip_pipeline_tests.s3 import s3_server
 from siglip_pipeline_tests.services.test_up import cli, listening
@@ -120,6 +120,7 @@ def role(postgres: EmbeddedPostgres) -> Iterator[str]:
         try:
             yield f"{name}:{MARK}-db"
         finally:
+            drop_ended_databases(admin)
             admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
 
 
@@ -249,9 +250,36 @@ def test_the_status_page_links_to_dagster_where_it_can_be_reached(
     assert dagster_url.rpartition(":")[2] not in elsewhere
 
 
+@pytest.fixture(scope="module")
+def places(
+    up: psutil.Process, page: httpx.Client, settings: Settings, neighbours: Neighbours
+) -> dict[str, str]:
+    """What was seen while a film was made searchable, by the place where it was."""
+    found: dict[str, str] = {}
+
+    def look_at_decoders() -> bool:
+        for child in descendants("siglip_pipeline.video", of=up.pid):
+            with contextlib.suppress(psutil.Error):
+                found[f"environment of decoder {child.pid}"] = str(child.environ())
+        return bool(found)
+
+    def is_done() -> bool:
+        look_at_decoders()
+        answer = page.get("/api/status")
+        found["/api/status"] = answer.text
+        counts = answer.json()["videos"]
+        return (counts["indexed"], counts["failed"]) == (1, 1)
+
+    render_video(neighbours.folder / "a.mp4", demo_scenes()[:2], seconds_per_scene=2)
+    until(look_at_decoders, seconds=240, pause=0.2)
+    until(is_done, seconds=240, pause=1)
+    return found
+
+
 def test_materialize_brings_the_key_to_the_dagster_that_runs(
-    up: psutil.Process, settings: Settings, dagster_url: str
+    up: psutil.Process, settings: Settings, dagster_url: str, places: dict[str, str]
 ) -> None:
+    """After the film: vectors wait for a backfill of other videos to end."""
     asked = httpx.post(f"{dagster_url}/graphql", json={"query": "{ version }"}, timeout=60)
     assert asked.status_code == 401
     arguments = ("materialize", "broken.mp4", "--no-wait", "--json", "--dagster-url", dagster_url)
@@ -270,26 +298,9 @@ def test_a_real_run_leaves_no_secret(
     dagster_url: str,
     settings: Settings,
     neighbours: Neighbours,
+    places: dict[str, str],
 ) -> None:
     """The last of those that share it: it ends."""
-    places: dict[str, str] = {}
-
-    def look_at_decoders() -> bool:
-        for child in descendants("siglip_pipeline.video", of=up.pid):
-            with contextlib.suppress(psutil.Error):
-                places[f"environment of decoder {child.pid}"] = str(child.environ())
-        return bool(places)
-
-    def is_done() -> bool:
-        look_at_decoders()
-        answer = page.get("/api/status")
-        places["/api/status"] = answer.text
-        counts = answer.json()["videos"]
-        return (counts["indexed"], counts["failed"]) == (1, 1)
-
-    render_video(neighbours.folder / "a.mp4", demo_scenes()[:2], seconds_per_scene=2)
-    until(look_at_decoders, seconds=240, pause=0.2)
-    until(is_done, seconds=240, pause=1)
     FrameStore(settings.frame_store_url).delete("a.mp4")
     api = DagsterApi(dagster_url, api_key=settings.api_key)
     api.launch_run(
@@ -358,6 +369,8 @@ def test_commands_tell_none(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """In this process: to start one takes longer than most of them, and to load Dagster seconds."""
+    # Dagster tries a database again five times, after up to six seconds each.
+    monkeypatch.setattr("dagster_postgres.utils.calculate_delay", lambda **_: 0.01)
     wrong = f"http://user:{MARK}-wrong@127.0.0.1:{neighbours.port}/in"
     changes = {name: wrong if value == "IN" else value for name, value in changes.items()}
     for name, value in {**child_environment(settings), **FOREIGN, **changes}.items():

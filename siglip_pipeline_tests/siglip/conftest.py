@@ -1,11 +1,8 @@
 """Tiny checkpoints, made once per session; the model cache is emptied after each module."""
 
 import io
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test asks the network
 
 import numpy as np
 import pytest
