@@ -44,6 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Processes that tests start must end on SIGINT, even in `make test &`."""
     heed_interrupts()
     gc.disable()  # importing makes no garbage
+    sys.addaudithook(refuse_other_machines)
     # Hundreds of child processes import the package: compile it once.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
@@ -52,6 +53,18 @@ def pytest_configure(config: pytest.Config) -> None:
     # What all homes of a user share: tests share it with one another alone.
     os.environ["SIGLIP_CACHE"] = cache = tempfile.mkdtemp(prefix="siglip-cache-")
     config.add_cleanup(lambda: shutil.rmtree(cache, ignore_errors=True))
+
+
+def refuse_other_machines(event: str, arguments: tuple[object, ...]) -> None:
+    """Refuse connections that leave this machine: no test asks the network.
+
+    Raises:
+        RuntimeError: names the address.
+    """
+    if event == "socket.connect" and isinstance(address := arguments[1], tuple):
+        host = str(address[0])
+        if not (host.startswith("127.") or host in ("localhost", "::1", "0.0.0.0", "::")):
+            raise RuntimeError(f"a test reaches for {address}; only this machine may be asked")
 
 
 def pytest_xdist_auto_num_workers() -> int:

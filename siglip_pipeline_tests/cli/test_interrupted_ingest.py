@@ -37,7 +37,11 @@ def settings(tmp_path: Path, postgres: EmbeddedPostgres) -> Iterator[Settings]:
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two minutes, which take some seconds to decode."""
     pictures = [numbered_picture(number) for number in range(60)]
-    return render(tmp_path_factory.mktemp("film") / "film.mp4", pictures=pictures * 50)
+    return render(
+        tmp_path_factory.mktemp("film") / "film.mp4",
+        pictures=pictures * 50,
+        options={"preset": "ultrafast"},
+    )
 
 
 @contextmanager

@@ -64,7 +64,9 @@ def watched(
 ) -> Iterator[Watched]:
     home = tmp_path_factory.mktemp("watched")
     uploads = home / "uploads"
-    film = render_video(uploads / "gate/one.mp4", demo_scenes()[:6], seconds_per_scene=SECONDS)
+    film = render_video(
+        uploads / "gate/one.mp4", demo_scenes()[:6], seconds_per_scene=SECONDS, fps=10
+    )
     with (
         fresh_database(postgres) as url,
         fresh_database(postgres, "template1") as dagster_url,

@@ -57,7 +57,7 @@ def collection(
     (uploads / "sub").mkdir(parents=True)
     scenes = demo_scenes()
     films = (
-        render_video(uploads / "one.mp4", scenes[:SCENES_PER_VIDEO], seconds_per_scene=2),
+        render_video(uploads / "one.mp4", scenes[:SCENES_PER_VIDEO], seconds_per_scene=2, fps=10),
         render_video(
             uploads / "sub" / "two.mkv",
             scenes[SCENES_PER_VIDEO : 2 * SCENES_PER_VIDEO],

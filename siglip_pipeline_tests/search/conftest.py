@@ -61,7 +61,7 @@ def _render(uploads: Path) -> dict[str, DemoVideo]:
     scenes = demo_scenes()
     return {
         name: render_video(
-            uploads / name, part, seconds_per_scene=SECONDS, size=SIZE, overwrite=False
+            uploads / name, part, seconds_per_scene=SECONDS, fps=10, size=SIZE, overwrite=False
         )
         for name, part in (("one.mp4", scenes[:6]), ("sub/two.mp4", scenes[8:14]))
     }

@@ -107,7 +107,7 @@ def test_hits_are_cut_out_to_the_frame(films: Films, tmp_path: Path) -> None:
         ]
         assert len(times) == len(originals)
         assert times[0] == 0
-        assert times[-1] == pytest.approx(length - 1 / 25, abs=0.02)
+        assert times[-1] == pytest.approx(length - 1 / 10, abs=0.02)
         assert clip.streams.video[0].codec_context.name == "h264"
     assert list(tmp_path.iterdir()) == [done.path]
 

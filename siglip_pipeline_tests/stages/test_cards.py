@@ -53,7 +53,7 @@ def start(tmp_path: Path, database: Database, database_url: str) -> Iterator[Sta
     settings = collection_settings(tmp_path / "home", database_url, **values)
     uploads = UploadStore(settings.uploads, settle_seconds=0)
     folder = Path(settings.uploads)
-    render_video(folder / VIDEOS[0], demo_scenes()[:2], seconds_per_scene=2)
+    render_video(folder / VIDEOS[0], demo_scenes()[:2], seconds_per_scene=2, fps=10)
     for number, name in enumerate(VIDEOS[1:]):
         shutil.copy(folder / VIDEOS[0], folder / name)
         with (folder / name).open("ab") as film:  # the same frames, and not the same content

@@ -49,7 +49,7 @@ from siglip_pipeline.video.frame_store import FrameStore
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("film") / "film.mp4"
-    return render_video(path, demo_scenes()[:2], seconds_per_scene=2).path
+    return render_video(path, demo_scenes()[:2], seconds_per_scene=2, fps=10).path
 
 
 @dataclass
@@ -307,7 +307,7 @@ def test_force_does_everything_again(bench: Bench, film: Path) -> None:
 def test_ahead_is_done_too_and_costs_nothing_when_it_is_not_there(bench: Bench, film: Path) -> None:
     shutil.copyfile(film, bench.folder / "a.mp4")
     scenes = demo_scenes()[2:3]
-    render_video(bench.folder / "b.mp4", scenes, seconds_per_scene=2)
+    render_video(bench.folder / "b.mp4", scenes, seconds_per_scene=2, fps=10)
     bench.sample("a.mp4", "b.mp4")
     done = bench.embed("a.mp4", ahead=("b.mp4", "never-sampled.mp4"))
     assert set(done) == {"a.mp4", "b.mp4"}

@@ -29,7 +29,7 @@ def service(
     for name, scenes in ((stored, SCENES), ("other.mp4", SCENES[::-1])):
         path = home / "uploads" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        render_video(path, scenes, seconds_per_scene=2)
+        render_video(path, scenes, seconds_per_scene=2, fps=10)
     with fresh_database(postgres) as url:
         settings = collection_settings(home, url)
         index_uploads(settings)

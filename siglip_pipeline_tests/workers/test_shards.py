@@ -117,7 +117,7 @@ def test_two_locations_fill_one_database(postgres: EmbeddedPostgres, tmp_path: P
     for part, scene in zip(PARTS, demo_scenes(), strict=False):
         (uploads / part).mkdir(parents=True)
         films[f"{part}/film.mp4"] = render_video(
-            uploads / part / "film.mp4", [scene], seconds_per_scene=2
+            uploads / part / "film.mp4", [scene], seconds_per_scene=2, fps=10
         )
     with fresh_database(postgres) as url, fresh_database(postgres, "template1") as dagster_url:
         settings = Settings.load(
