@@ -4,6 +4,7 @@ A test gets a database of its own, copied from a migrated template in some ten m
 """
 
 import fcntl
+import functools
 import gc
 import os
 import shutil
@@ -196,6 +197,7 @@ def postgres() -> Iterator[EmbeddedPostgres]:
             with Database(server.url(TEMPLATE)) as template:
                 migrate(template)
             yield server
+            _admin(server.url("postgres")).close()
 
 
 @contextmanager
@@ -310,6 +312,12 @@ def collection_settings(home: Path, database_url: str, **values: object) -> Sett
     )
 
 
+@functools.cache
+def _admin(url: str) -> psycopg.Connection:
+    """The session's connection that makes and drops databases: one for each takes as long again."""
+    return psycopg.connect(url, autocommit=True)
+
+
 _ended: list[sql.Identifier] = []
 """Databases of the session's server whose tests are over."""
 
@@ -322,11 +330,11 @@ def fresh_database(postgres: EmbeddedPostgres, template: str = TEMPLATE) -> Iter
     """
     database = f"test_{uuid.uuid4().hex}"
     name = sql.Identifier(database)
-    with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
-        drop_ended_databases(admin)
-        # By files: where nothing is flushed, that takes half the time of a copy through the log.
-        copied = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY")
-        admin.execute(copied.format(name, sql.Identifier(template)))
+    admin = _admin(postgres.url("postgres"))
+    drop_ended_databases(admin)
+    # By files: where nothing is flushed, that takes half the time of a copy through the log.
+    copied = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY")
+    admin.execute(copied.format(name, sql.Identifier(template)))
     try:
         yield postgres.url(database)
     finally:

@@ -43,12 +43,20 @@ FRAMES_CHANGED: Final = (
 ).with_label("frames_changed")
 """Of `frame_embeddings`: the videos of one upload become one backfill, once no video is in work."""
 
+_HAS_NEW_VECTORS: Final = (
+    Is.any_deps_updated()
+    .since(Is.newly_requested() & ~Is.any_deps_updated())
+    .with_label("has_new_vectors")
+)
+
 VECTORS_CHANGED: Final = (
-    Is.any_deps_updated().since(Is.newly_requested() | Is.newly_updated())
-    & ~Is.any_deps_in_progress()
-    & ~Is.in_progress()
+    _HAS_NEW_VECTORS & ~Is.any_deps_in_progress() & ~Is.in_progress()
 ).with_label("vectors_changed")
-"""Of the assets that are made from all vectors."""
+"""Of the assets that are made from all vectors: some have come since they were last requested.
+
+Not since they were last made, as `eager` has it: a run reads the vectors when it begins, and those
+that come while it builds are not in what it makes.
+"""
 
 VECTORS_UNMATCHED: Final = (
     (Is.any_deps_updated() | (Is.execution_failed() & Is.cron_tick_passed("0 * * * *"))).since(

@@ -24,11 +24,15 @@ from siglip_pipeline.stages.run_names import FRAMES_PER_RUN, RANGE_END_TAG, RANG
 FRAMES = dg.AssetKey("video_frames")
 VECTORS = dg.AssetKey("frame_embeddings")
 MATCHES = dg.AssetKey("watch_hits")
+INDEX = dg.AssetKey("similarity_index")
+SIMILARITY = dg.AssetKey("video_similarity")
 GRAPH = defs.resolve_asset_graph()
 JOBS = {
     FRAMES: defs.resolve_job_def("sample_frames"),
     VECTORS: defs.resolve_job_def("embed_frames"),
     MATCHES: defs.resolve_job_def("match_watches"),
+    INDEX: defs.resolve_job_def("rebuild_index"),
+    SIMILARITY: defs.resolve_job_def("compare_videos"),
 }
 LONGEST_WAIT = timedelta(minutes=9, seconds=30)
 
@@ -53,18 +57,19 @@ class Collection:
         self._instance.add_dynamic_partitions(VIDEOS_PARTITIONS_NAME, keys)
         return keys
 
-    def begin(self, asset: dg.AssetKey, keys: Sequence[str]) -> dg.DagsterRun:
+    def begin(self, asset: dg.AssetKey, keys: Sequence[str] = ()) -> dg.DagsterRun:
         """Create a run that has started."""
+        partitions = {RANGE_START_TAG: keys[0], RANGE_END_TAG: keys[-1]} if keys else {}
         with freeze_time(self.now):
             return self._instance.create_run_for_job(
                 JOBS[asset],
                 status=dg.DagsterRunStatus.STARTED,
                 asset_selection=frozenset({asset}),
-                tags={RANGE_START_TAG: keys[0], RANGE_END_TAG: keys[-1]},
+                tags=partitions,
             )
 
-    def store(self, run: dg.DagsterRun, key: str) -> None:
-        """Materialize one partition of a run."""
+    def store(self, run: dg.DagsterRun, key: str | None = None) -> None:
+        """Materialize one partition of a run, or its asset that has none."""
         asset = next(iter(run.asset_selection or ()))
         made = StepMaterializationData(dg.AssetMaterialization(asset, partition=key))
         self._report(run, Event.ASSET_MATERIALIZATION, made)
@@ -289,3 +294,26 @@ def test_new_frames_of_a_known_video_are_requested(collection: Collection) -> No
         assert collection.tick() == videos
         collection.embed()
         assert collection.tick() == []
+
+
+@pytest.mark.parametrize("asset", [INDEX, SIMILARITY])
+@pytest.mark.parametrize("looks", [0, 1, 3])
+def test_vectors_that_come_while_an_index_is_built_are_in_the_next_one(
+    asset: dg.AssetKey, looks: int
+) -> None:
+    """Its run read the vectors when it began; it may be short, or last for several ticks."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        collection = Collection(instance, asset)
+        first, second = collection.add(2)
+        collection.make(VECTORS, [first])
+        assert collection.tick() == ["the collection"]
+        build = collection.begin(asset)
+        collection.make(VECTORS, [second])
+        assert [collection.tick() for _ in range(looks)] == [[]] * looks
+        collection.store(build)
+        collection.end(build)
+        assert collection.tick() == ["the collection"]
+        build = collection.begin(asset)
+        collection.store(build)
+        collection.end(build)
+        assert [collection.tick() for _ in range(3)] == [[]] * 3
