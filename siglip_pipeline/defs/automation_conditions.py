@@ -12,8 +12,21 @@ from siglip_pipeline.defs.partitions import asset_key
 _BEGINS_TO_COUNT: Final = Is.cron_tick_passed("*/5 * * * *")
 _HAS_WAITED: Final = Is.cron_tick_passed("4-59/5 * * * *")
 
+
+# A run reads its inputs when it begins: those that come while it is under way are not in what it
+# makes. Dagster's `since_last_handled` takes the end of that run for an answer to them, too.
+# What is seldom true comes first: Dagster asks the rest only of those for which it is.
+_REQUESTED: Final = Is.newly_requested() & ~Is.any_deps_updated()
+_CAME_TOO_LATE: Final = (Is.in_progress() & Is.any_deps_updated()).since(_REQUESTED)
+_HANDLED: Final = (
+    _REQUESTED
+    | (Is.newly_updated() & ~Is.any_deps_updated() & ~_CAME_TOO_LATE.with_label("came_too_late"))
+).with_label("handled")
+
 _HAS_NEW_FRAMES: Final = (
-    (Is.newly_missing() | Is.any_deps_updated()).since_last_handled().with_label("has_new_frames")
+    (Is.newly_missing() | Is.any_deps_updated())
+    .since(_HANDLED | Is.initial_evaluation())
+    .with_label("has_new_frames")
 )
 
 
@@ -43,24 +56,14 @@ FRAMES_CHANGED: Final = (
 ).with_label("frames_changed")
 """Of `frame_embeddings`: the videos of one upload become one backfill, once no video is in work."""
 
-_HAS_NEW_VECTORS: Final = (
-    Is.any_deps_updated()
-    .since(Is.newly_requested() & ~Is.any_deps_updated())
-    .with_label("has_new_vectors")
-)
-
 VECTORS_CHANGED: Final = (
-    _HAS_NEW_VECTORS & ~Is.any_deps_in_progress() & ~Is.in_progress()
+    Is.any_deps_updated().since(_HANDLED) & ~Is.any_deps_in_progress() & ~Is.in_progress()
 ).with_label("vectors_changed")
-"""Of the assets that are made from all vectors: some have come since they were last requested.
-
-Not since they were last made, as `eager` has it: a run reads the vectors when it begins, and those
-that come while it builds are not in what it makes.
-"""
+"""Of the assets that are made from all vectors."""
 
 VECTORS_UNMATCHED: Final = (
     (Is.any_deps_updated() | (Is.execution_failed() & Is.cron_tick_passed("0 * * * *"))).since(
-        Is.newly_requested() | Is.newly_updated()
+        _HANDLED
     )
     & ~Is.any_deps_in_progress()
     & ~Is.in_progress()

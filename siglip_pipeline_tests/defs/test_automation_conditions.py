@@ -1,7 +1,7 @@
 """The conditions of `automation`, evaluated by Dagster tick by tick over runs and backfills."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
@@ -77,18 +77,25 @@ class Collection:
     def end(self, run: dg.DagsterRun, how: dg.DagsterEventType = Event.RUN_SUCCESS) -> None:
         self._report(run, how)
 
-    def make(self, asset: dg.AssetKey, keys: Sequence[str]) -> None:
+    def make(
+        self,
+        asset: dg.AssetKey,
+        keys: Sequence[str],
+        *,
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> None:
         """Materialize partitions by a run that ends."""
         run = self.begin(asset, keys)
+        meanwhile()
         for key in keys:
             self.store(run, key)
         self.end(run)
 
-    def embed(self) -> None:
+    def embed(self, *, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Do what the requested backfills are to do, and end them."""
         while self._backfills:
             backfill, keys = self._backfills.pop()
-            self.make(self._asset, keys)
+            self.make(self._asset, keys, meanwhile=meanwhile)
             done = backfill.with_status(BulkActionStatus.COMPLETED_SUCCESS)
             self._instance.update_backfill(done)
 
@@ -317,3 +324,25 @@ def test_vectors_that_come_while_an_index_is_built_are_in_the_next_one(
         collection.store(build)
         collection.end(build)
         assert [collection.tick() for _ in range(3)] == [[]] * 3
+
+
+@pytest.mark.parametrize(("asset", "source"), [(VECTORS, FRAMES), (MATCHES, VECTORS)])
+@pytest.mark.parametrize("looks", [0, 1, 3])
+def test_what_changes_while_it_is_read_is_requested_again(
+    asset: dg.AssetKey, source: dg.AssetKey, looks: int
+) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        collection = Collection(instance, asset)
+        videos = collection.add(3)
+        collection.make(source, videos)
+        assert collection.tick() == videos
+        collection.embed(meanwhile=lambda: _make_and_look(collection, source, videos[:1], looks))
+        assert collection.tick() == videos[:1]
+        assert [collection.tick() for _ in range(3)] == [[]] * 3
+
+
+def _make_and_look(
+    collection: Collection, asset: dg.AssetKey, keys: Sequence[str], looks: int
+) -> None:
+    collection.make(asset, keys)
+    assert [collection.tick() for _ in range(looks)] == [[]] * looks
