@@ -1,4 +1,4 @@
-"""When the sensor `automation` runs an asset. See docs/decisions/0004-waiting-runs.md."""
+"""When the sensor `automation` runs an asset. See docs/decisions/0004-waiting-runs.md and 0130."""
 
 from typing import Any, Final
 
