@@ -54,7 +54,9 @@ def submit(browser: webdriver.Chrome, address: str) -> str:
     browser.get(address)
     before = browser.find_element("css selector", "html").id
     browser.find_element("css selector", "form button").click()
-    wait_until(lambda: browser.find_element("css selector", "html").id != before, seconds=20)
+    # Between two documents there is none.
+    wait_until(lambda: {e.id for e in browser.find_elements("css selector", "html")} - {before})
+    wait_until(lambda: browser.find_elements("css selector", "body"))
     return browser.find_element("css selector", "body").text
 
 
