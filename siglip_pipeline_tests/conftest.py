@@ -191,13 +191,13 @@ def postgres() -> Iterator[EmbeddedPostgres]:
     """The session's server, with a migrated template database."""
     with folder_for_postgres(_memory()) as folder:
         server = QuickPostgres(folder)
-        with server.lease() as url:
-            with psycopg.connect(url, autocommit=True) as connection:
-                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(TEMPLATE)))
+        with server.lease():
+            admin = _admin(server.url("postgres"))
+            admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(TEMPLATE)))
             with Database(server.url(TEMPLATE)) as template:
                 migrate(template)
             yield server
-            _admin(server.url("postgres")).close()
+            admin.close()
 
 
 @contextmanager

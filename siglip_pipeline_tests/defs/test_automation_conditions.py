@@ -80,14 +80,15 @@ class Collection:
     def make(
         self,
         asset: dg.AssetKey,
-        keys: Sequence[str],
+        keys: Sequence[str] = (),
         *,
         meanwhile: Callable[[], object] = lambda: None,
     ) -> None:
-        """Materialize partitions by a run that ends."""
+        """Materialize partitions, or an asset that has none, by a run that ends."""
         run = self.begin(asset, keys)
         meanwhile()
-        for key in keys:
+        partitions: Sequence[str | None] = keys or [None]
+        for key in partitions:
             self.store(run, key)
         self.end(run)
 
@@ -314,15 +315,11 @@ def test_vectors_that_come_while_an_index_is_built_are_in_the_next_one(
         first, second = collection.add(2)
         collection.make(VECTORS, [first])
         assert collection.tick() == ["the collection"]
-        build = collection.begin(asset)
-        collection.make(VECTORS, [second])
-        assert [collection.tick() for _ in range(looks)] == [[]] * looks
-        collection.store(build)
-        collection.end(build)
+        collection.make(
+            asset, meanwhile=lambda: _make_and_look(collection, VECTORS, [second], looks)
+        )
         assert collection.tick() == ["the collection"]
-        build = collection.begin(asset)
-        collection.store(build)
-        collection.end(build)
+        collection.make(asset)
         assert [collection.tick() for _ in range(3)] == [[]] * 3
 
 

@@ -58,8 +58,8 @@ VIDEOS = [
     "lost.mp4",
 ]
 PART, OF_PART = "north", "north/divided.mp4"
-SECONDS = 3
-EXACT = [(10 * second, float(second)) for second in range(SECONDS)]
+SECONDS, RATE = 3, 10
+EXACT = [(RATE * second, float(second)) for second in range(SECONDS)]
 EMBEDDERS = ("embedder1", "embedder2")
 VISIBILITY_SECONDS = 20
 DATABASE_AWAY_SECONDS = 75
@@ -84,7 +84,7 @@ def shared(
         broker = RabbitServer(folder / "broker")
     with cluster(folder, broker, celery_visibility_seconds=VISIBILITY_SECONDS) as made:
         for name, scene in zip(VIDEOS, demo_scenes(), strict=False):
-            film = render_video(folder / name, [scene], seconds_per_scene=SECONDS, fps=10)
+            film = render_video(folder / name, [scene], seconds_per_scene=SECONDS, fps=RATE)
             made.upload(film.path, name)
         with made.instance() as instance:
             instance.add_dynamic_partitions(VIDEOS_PARTITIONS_NAME, VIDEOS)
@@ -289,7 +289,7 @@ def test_a_run_whose_message_was_lost_is_cancelled_and_started_again(shared: Clu
 @pytest.mark.faults
 def test_workers_serve_every_part_of_a_collection(shared: Cluster) -> None:
     film = render_video(
-        shared.folder / "divided.mp4", [demo_scenes()[-1]], seconds_per_scene=SECONDS, fps=10
+        shared.folder / "divided.mp4", [demo_scenes()[-1]], seconds_per_scene=SECONDS, fps=RATE
     )
     shared.upload(film.path, OF_PART)
     with shared.instance() as instance:

@@ -49,15 +49,14 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 RANGE = {RANGE_START_TAG: "00.mp4", RANGE_END_TAG: "00.mp4"}
 
+FINISHED_RUNS = {"SUCCESS", "FAILURE", "CANCELED"}
+
 
 def _answer(ask: Callable[[], Any]) -> Any:
     try:
         return ask()
     except (OSError, AssertionError, SiglipPipelineError):  # no server, or one without a database
         return None
-
-
-FINISHED_RUNS = {"SUCCESS", "FAILURE", "CANCELED"}
 
 
 class Services:
