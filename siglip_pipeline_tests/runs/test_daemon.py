@@ -144,15 +144,20 @@ class Services:
         return [event["message"] for event in events if event]
 
     def wait(self, condition: Callable[[], Any], *, seconds: float = 240) -> Any:
-        """Wait as long as a run or a video changes its state within these seconds."""
-        seen, deadline = self.progress(), time.monotonic() + seconds
+        """Wait as long as a run or a video changes its state within these seconds.
+
+        How far things are is asked after them for the first time, not at once: that takes seconds,
+        in which a run could begin and end before the first look.
+        """
+        seen: Any = None
+        deadline = time.monotonic() + seconds
         while not (found := condition()):
             assert self.up.process.poll() is None, self.up.log.read_text()
             if time.monotonic() > deadline:
                 before, seen = seen, self.progress()
                 assert seen != before, (self.up.status(), self.up.log.read_text())
                 deadline = time.monotonic() + seconds
-            time.sleep(0.5)
+            time.sleep(0.2)
         return found
 
     def progress(self) -> Any:
