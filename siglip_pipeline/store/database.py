@@ -80,8 +80,11 @@ class Database:
             configure=_configure if vectors else None,
             check=_check_connection,
             name="siglip_pipeline",
-            open=True,
+            open=False,
         )
+        with _translated_errors(self.url):
+            # Who asks the pool before it has its connection makes it open a second one.
+            self._pool.open(wait=True, timeout=CONNECT_SECONDS)
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:

@@ -175,3 +175,12 @@ def test_connections_that_the_server_ended_are_replaced_unnoticed(database: Data
     for _ in range(4):
         with database.connection() as connection:
             assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_one_connection_is_opened_for_one_user(database_url: str) -> None:
+    with Database(database_url) as database, database.connection() as connection:
+        connection.execute("SELECT pg_sleep(0.3)")  # a second one would be there by then
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        ).fetchone()
+    assert row == (1,)
