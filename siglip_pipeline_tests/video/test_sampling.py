@@ -96,6 +96,16 @@ def test_the_last_frame_is_on_screen_though_the_stream_is_said_to_end_before(end
     assert chosen.tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize(("end_pts", "expected"), [(-100, [0]), (24, [0]), (25, [0]), (26, [0, 1])])
+def test_a_tick_at_the_very_end_takes_no_frame(end_pts: int, expected: list[int]) -> None:
+    """The last frame lasts one unit if the stream is said to end before; its tick is at 25."""
+    pts_N = np.array([0, 24], np.int64)
+    chosen = select_frames(
+        Sampling.parse("fps:1"), pts_N, time_base=Fraction(1, 25), end_pts=end_pts
+    )
+    assert chosen.tolist() == expected
+
+
 def test_every_and_keyframes() -> None:
     pts_N = np.arange(10, dtype=np.int64)
     key_N = np.array([0, 0, 1, 0, 0, 1, 0, 0, 0, 1], bool)
