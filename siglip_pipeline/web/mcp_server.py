@@ -21,6 +21,7 @@ from siglip_pipeline.text.json_form import to_json
 from siglip_pipeline.text.timecode import timecode
 from siglip_pipeline.web.client_pictures import shrink_jpeg
 from siglip_pipeline.web.http_errors import HttpError, public_error
+from siglip_pipeline.web.parameters import NUMBER
 from siglip_pipeline.web.query import MAX_ID, HitRange, explain_moment, moment_of, run_search
 from siglip_pipeline.web.schemas import HitAnswer, VideoAnswer
 from siglip_pipeline.web.services import Services
@@ -36,7 +37,8 @@ _READ_ONLY: Final = ToolAnnotations(
     read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
 )
 
-_K = Annotated[int, Field(ge=1, description="How many moments.")]
+_Seconds = Annotated[float, NUMBER]
+_K = Annotated[int, Field(ge=1, description="How many moments."), NUMBER]
 _Videos = Annotated[
     list[str] | None, Field(max_length=50, description="Only these: paths, or globs (`dir/**`).")
 ]
@@ -69,12 +71,12 @@ class _Tools:
             str | None, Field(description="VIDEO@SECONDS: moments that look like that one.")
         ] = None,
         k: _K = 10,
-        offset: Annotated[int, Field(ge=0)] = 0,
+        offset: Annotated[int, Field(ge=0), NUMBER] = 0,
         videos: _Videos = None,
-        from_seconds: float | None = None,
-        to_seconds: float | None = None,
-        min_probability: float | None = None,
-        max_per_video: int | None = None,
+        from_seconds: _Seconds | None = None,
+        to_seconds: _Seconds | None = None,
+        min_probability: Annotated[float, NUMBER] | None = None,
+        max_per_video: Annotated[int, NUMBER] | None = None,
     ) -> dict[str, Any]:
         """Find the moments that show what a text describes, or look like another moment."""
         with _public():
@@ -92,10 +94,10 @@ class _Tools:
 
     def get_frames(
         self,
-        video_id: Annotated[int, Field(ge=1, le=MAX_ID)],
-        from_seconds: Annotated[float, Field(ge=0)] = 0.0,
-        to_seconds: float | None = None,
-        limit: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 8,
+        video_id: Annotated[int, Field(ge=1, le=MAX_ID), NUMBER],
+        from_seconds: Annotated[float, Field(ge=0), NUMBER] = 0.0,
+        to_seconds: _Seconds | None = None,
+        limit: Annotated[int, Field(ge=1, le=MAX_PICTURES), NUMBER] = 8,
     ) -> list[Any]:
         """Return stored frames of a part of a video as pictures, evenly spaced, each with its time.
 
@@ -117,8 +119,8 @@ class _Tools:
     def list_videos(
         self,
         name: Annotated[str | None, Field(description="A part of the path.")] = None,
-        limit: Annotated[int, Field(ge=1, le=500)] = 50,
-        offset: Annotated[int, Field(ge=0, le=MAX_ID)] = 0,
+        limit: Annotated[int, Field(ge=1, le=500), NUMBER] = 50,
+        offset: Annotated[int, Field(ge=0, le=MAX_ID), NUMBER] = 0,
     ) -> dict[str, Any]:
         """List the videos of the collection by path, each with its id and its progress."""
         with _public():

@@ -7,7 +7,8 @@ from typing import Any, Final, get_args, get_origin
 
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
+from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -15,6 +16,16 @@ from siglip_pipeline.web.http_errors import HttpError
 
 _SIGNATURE: Final = ("expires", "signature")
 """What `/api/sign` adds to an address, whichever it is."""
+
+
+def _no_boolean(value: object) -> object:
+    if isinstance(value, bool):
+        raise PydanticCustomError("boolean", "Input should be a number, not a boolean")
+    return value
+
+
+NUMBER: Final = BeforeValidator(_no_boolean)
+"""For numbers in JSON: without it `true` would be read as 1."""
 
 
 class StrictRoute(APIRoute):

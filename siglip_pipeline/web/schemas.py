@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool
 
@@ -15,6 +15,7 @@ from siglip_pipeline.stages.watch_documents import WatchHitShown, WatchShown
 from siglip_pipeline.store.library import Folder
 from siglip_pipeline.store.videos import VideoRow, VideoState
 from siglip_pipeline.text.json_form import DOCUMENTED, Given, describe_fields
+from siglip_pipeline.web.parameters import NUMBER
 from siglip_pipeline.web.query import MAX_ID
 from siglip_pipeline.web.search_parameters import SearchBody
 
@@ -288,7 +289,7 @@ class AnswerBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     video: str = Field(max_length=MAX_PATTERN, examples=["gate/one.mp4"])
-    frame_index: int = Field(ge=0, le=MAX_ID, examples=[300])
+    frame_index: Annotated[int, Field(ge=0, le=MAX_ID, examples=[300]), NUMBER]
     fits: StrictBool
 
 
@@ -331,7 +332,9 @@ class SignBody(BaseModel):
         description="Of pictures and videos, as answers name them.",
         examples=[["/api/thumbnails/7/300.jpg?width=320"]],
     )
-    seconds: float = Field(3600, gt=0, le=7 * 86_400, description="How long they hold.")
+    seconds: Annotated[
+        float, Field(gt=0, le=7 * 86_400, description="How long they hold."), NUMBER
+    ] = 3600
 
 
 class SignAnswer(BaseModel):

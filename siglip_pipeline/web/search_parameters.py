@@ -7,13 +7,21 @@ from typing import Annotated, Any, Literal, Self, TypedDict, TypeVar
 
 from fastapi import Depends, Query
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 
 from siglip_pipeline.records import RgbArray
 from siglip_pipeline.search import MAX_K, MomentTerm, QueryTerm, Receipt, SearchFilter, SearchResult
-from siglip_pipeline.web.parameters import given_twice, nearest
+from siglip_pipeline.web.parameters import NUMBER, given_twice, nearest
 from siglip_pipeline.web.query import MAX_ID, MAX_SECONDS, HitRange, moment_of, run_search
 from siglip_pipeline.web.services import Services
 
@@ -26,7 +34,7 @@ MAX_DIMENSIONS = 8192
 
 # A form sends an empty input as an empty text.
 _Blank = BeforeValidator(lambda value: None if value == "" else value)
-_Time = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
+_Time = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False), NUMBER]
 _Seconds = Annotated[_Time | None, _Blank]
 
 Videos = Annotated[
@@ -48,17 +56,17 @@ UploadedUntil = Annotated[
     Annotated[datetime | None, _Blank], Query(description="Uploads modified before this time.")
 ]
 MinProbability = Annotated[
-    Annotated[Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None, _Blank],
+    Annotated[Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), NUMBER] | None, _Blank],
     Query(description="Hide what is less probable."),
 ]
 MaxPerVideo = Annotated[
-    Annotated[Annotated[int, Field(ge=1, le=MAX_K)] | None, _Blank],
+    Annotated[Annotated[int, Field(ge=1, le=MAX_K), NUMBER] | None, _Blank],
     Query(description="At most so many moments of one video."),
 ]
 K = Annotated[
-    int, Query(ge=1, le=MAX_K, description="How many moments (at most SIGLIP_HTTP_MAX_K).")
+    int, Query(ge=1, le=MAX_K, description="How many moments (at most SIGLIP_HTTP_MAX_K)."), NUMBER
 ]
-Offset = Annotated[int, Query(ge=0, le=MAX_K, description="How many to skip.")]
+Offset = Annotated[int, Query(ge=0, le=MAX_K, description="How many to skip."), NUMBER]
 Text = Annotated[
     str,
     Query(
@@ -70,7 +78,7 @@ Text = Annotated[
 Like = Annotated[
     str | None, Query(description="`VIDEO@SECONDS`.", examples=["holiday/beach.mp4@12.5"])
 ]
-VideoNumber = Annotated[Annotated[int, Field(ge=1, le=MAX_ID)] | None, _Blank]
+VideoNumber = Annotated[Annotated[int, Field(ge=1, le=MAX_ID), NUMBER] | None, _Blank]
 PictureId = Annotated[
     str | None,
     Query(
@@ -266,7 +274,7 @@ class SearchBody(Search):
     Words, a moment and a stored picture may be given together; a vector stands alone.
     """
 
-    vector: list[float] | None = Field(
+    vector: list[Annotated[float, Strict()]] | None = Field(
         None,
         min_length=1,
         max_length=MAX_DIMENSIONS,

@@ -95,6 +95,46 @@ def test_a_name_that_json_holds_twice_is_refused(
     assert "given more than once" in _message(answer)
 
 
+def _booleans(schema: dict[str, Any], components: dict[str, Any]) -> tuple[Any, list[str]]:
+    """A document in which each number of a schema is `true`, and where those are."""
+    if "$ref" in schema:
+        schema = components[schema["$ref"].rpartition("/")[2]]
+    kinds = {kind.get("type"): kind for kind in (schema, *schema.get("anyOf", ()))}
+    if "integer" in kinds or "number" in kinds:
+        return True, [""]
+    if "array" in kinds:
+        item, places = _booleans(kinds["array"]["items"], components)
+        return [item], [f".0{place}" for place in places]
+    document, found = {}, []
+    for name, field in kinds.get("object", {}).get("properties", {}).items():
+        value, places = _booleans(field, components)
+        if places:
+            document[name] = value
+            found += [f".{name}{place}" for place in places]
+    return document, found
+
+
+def test_a_boolean_is_no_number_in_any_body(client: httpx.Client) -> None:
+    description = client.get("/openapi.json").json()
+    refused = 0
+    for path, operations in description["paths"].items():
+        content = operations.get("post", {}).get("requestBody", {}).get("content", {})
+        schema = content.get("application/json", {}).get("schema", {})
+        document, places = _booleans(schema, description["components"]["schemas"])
+        if places:
+            said = _message(client.post(path.format(name="x"), json=document)).split("; ")
+            wrong = {place.lstrip(".") + "='True': Input should be a " for place in places}
+            assert all(any(start in one for one in said) for start in wrong), (path, wrong, said)
+            refused += len(places)
+    assert refused >= 20, "the description has these fields"
+
+
+def test_whole_numbers_may_be_written_with_a_point(client: httpx.Client) -> None:
+    """JSON has one kind of number: 2.0 is 2."""
+    assert len(_hits(client.post("/api/search", json={"q": "a star", "k": 2.0}))) == 2
+    assert "k='2.5'" in _message(client.post("/api/search", json={"q": "a star", "k": 2.5}))
+
+
 def test_the_last_of_many_names_is_refused_at_once(client: httpx.Client) -> None:
     """The event loop reads a body: nobody else is answered meanwhile."""
     names = [f'"{number}": 0' for number in range(60_000)]

@@ -115,6 +115,23 @@ def test_tools_have_the_limits_of_the_api(served: Served, collection: Collection
     anyio.run(ask)
 
 
+def test_a_boolean_is_no_number_of_a_tool(served: Served, collection: Collection) -> None:
+    async def ask() -> int:
+        asked = 0
+        async with _client("http", served, collection) as assistant:
+            for tool in (await assistant.list_tools()).tools:
+                for name, field in tool.input_schema["properties"].items():
+                    kinds = {kind.get("type") for kind in (field, *field.get("anyOf", ()))}
+                    if kinds & {"integer", "number"}:
+                        refused = await assistant.call_tool(tool.name, {name: True})
+                        assert refused.is_error
+                        assert f"{name}\n  Input should be a number, not" in _text(refused)
+                        asked += 1
+        return asked
+
+    assert anyio.run(ask) >= 12, "the tools have these parameters"
+
+
 def test_tools_over_http_need_the_key(collection: Collection) -> None:
     import httpx2
     from mcp.client import Client
