@@ -5,18 +5,22 @@ uvicorn bounds none of this but the time between two requests; see docs/decision
 
 import asyncio
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
+from httptools import HttpParserCallbackError
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.web.http_errors import RETRY_SECONDS, HttpError
 from siglip_pipeline.web.proxies import Network, is_among, one_client, parse_networks
 
+MAX_ADDRESS_BYTES: Final = 32 * 1024
+"""Largest path and parameters of a request."""
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Largest address and headers of a request, and largest trailer of a chunked body."""
 
@@ -136,6 +140,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._timer_at = math.inf
         self._write_deadline: asyncio.TimerHandle | None = None
         self._unparsed = 0
+        self._head_bytes = 0
         self._in_body = False
         self._body_bytes = 0
         self._body_began = 0.0
@@ -173,21 +178,36 @@ class LimitedProtocol(HttpToolsProtocol):
         self._unparsed += len(data)
         super().data_received(data)
         if self._unparsed > MAX_HEAD_BYTES and not self.transport.is_closing():
-            limit = f"{MAX_HEAD_BYTES // 1024} KiB"
-            self._refuse(HttpError(431, f"the headers of the request are larger than {limit}"))
+            self._refuse(_large_head())
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what the parser cannot read, or a callback of it did not take."""
+        error = sys.exception()
+        reason = error.__context__ if isinstance(error, HttpParserCallbackError) else None
+        self._refuse(reason if isinstance(reason, HttpError) else _no_request())
 
     def on_message_begin(self) -> None:
         """Start the time limit of the header."""
         super().on_message_begin()
+        self._head_bytes = 0
         self._expect(self._limits.header_seconds, self._header_is_late)
+
+    def on_url(self, url: bytes) -> None:
+        """Take a part of the address; end with one that is too long."""
+        super().on_url(url)
+        if len(self.url) > MAX_ADDRESS_BYTES:
+            raise _long_address()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header; ignore those after a body."""
         if not self._in_body:
+            self._head_bytes += len(name) + len(value)
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Start the time limit of the body."""
+        """Start the time limit of the body; refuse a head that is too long."""
+        if self._head_bytes + len(self.url) > MAX_HEAD_BYTES:  # and came in one piece
+            raise _large_head()
         self._unparsed = self._body_bytes = 0
         self._in_body = True
         self._body_began = self.loop.time()
@@ -312,3 +332,19 @@ class LimitedProtocol(HttpToolsProtocol):
             lines += [name + b": " + value for name, value in response.raw_headers]
             self.transport.write(b"\r\n".join([*lines, b"", bytes(response.body)]))
         self.drop()
+
+
+def _long_address() -> HttpError:
+    limit = f"{MAX_ADDRESS_BYTES // 1024} KiB"
+    return HttpError(
+        414, f"the address is longer than {limit}; POST /api/search takes a search as JSON"
+    )
+
+
+def _large_head() -> HttpError:
+    limit = f"{MAX_HEAD_BYTES // 1024} KiB"
+    return HttpError(431, f"the address and headers of the request are larger than {limit}")
+
+
+def _no_request() -> HttpError:
+    return HttpError(400, "this is no request of HTTP/1.1, which is spoken here without TLS")

@@ -35,6 +35,7 @@ _TYPES = {
     405: "MethodNotAllowed",
     408: "RequestTimeout",
     413: "ContentTooLarge",
+    414: "AddressTooLong",
     415: "UnsupportedMediaType",
     416: "RangeNotSatisfiable",
     422: "ValidationError",

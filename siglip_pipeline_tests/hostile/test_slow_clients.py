@@ -1,5 +1,6 @@
 """Clients that send little or take little: dropped within their bounds, others are served."""
 
+import json
 import socket
 import statistics
 import time
@@ -15,6 +16,7 @@ from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store import videos
 from siglip_pipeline.store.database import Database
+from siglip_pipeline.web.connections import MAX_ADDRESS_BYTES, MAX_HEAD_BYTES
 from siglip_pipeline_tests.conftest import collection_settings, fresh_database
 from siglip_pipeline_tests.web.conftest import Served, serving
 
@@ -313,24 +315,76 @@ def test_more_than_there_is_room_for_are_told_so(patient: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    "endless",
+    ("endless", "status"),
     [
-        HEAD + b"X: " + b"x" * 300_000,
-        HEAD + b"X: y\r\n" * 50_000,
-        b"GET /" + b"x" * 300_000,
-        POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: " + b"x" * 300_000,
-        POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: y\r\n" * 50_000,
+        (HEAD + b"X: " + b"x" * 300_000, 431),
+        (HEAD + b"X: y\r\n" * 50_000, 431),
+        (b"GET /" + b"x" * 300_000, 414),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: " + b"x" * 300_000, 431),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: y\r\n" * 50_000, 431),
     ],
     ids=["value", "headers", "address", "trailer", "trailers"],
 )
-def test_heads_without_an_end_are_refused(served: Served, endless: bytes) -> None:
+def test_heads_without_an_end_are_refused(served: Served, endless: bytes, status: int) -> None:
     with clients(served) as connect:
         client = connect()
         with ThreadPoolExecutor(1) as sender:
             sent = sender.submit(client.sendall, endless)
             said = said_until_closed(client)
-        assert b" 431 " in said or isinstance(sent.exception(), OSError)
+        assert b" %d " % status in said or isinstance(sent.exception(), OSError)
     is_served_at_once(served)
+
+
+def refusal(served: Served, request: bytes) -> tuple[int, dict[str, str]]:
+    """The status and the error that a request is answered with; `{}` if there is none."""
+    with clients(served) as connect:
+        client = connect(request)
+        head, _, body = said_until_closed(client).partition(b"\r\n\r\n")
+        return int(head.split()[1]), json.loads(body).get("error", {})
+
+
+LAST = b"Connection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1, 38_000])
+def test_long_addresses_are_refused_in_json(served: Served, more: int) -> None:
+    path = b"/healthz?" if more > 0 else b"/healthz#"  # what is behind # is no parameter
+    address = path.ljust(MAX_ADDRESS_BYTES + more, b"x")
+    status, error = refusal(served, HEAD.replace(b"/healthz", address) + LAST)
+    if more <= 0:
+        assert (status, error) == (200, {})
+    else:
+        assert (status, error["type"]) == (414, "AddressTooLong")
+        assert "longer than 32 KiB; POST /api/search" in error["message"]
+
+
+def test_a_large_head_is_refused_whether_or_not_it_comes_in_one_piece(served: Served) -> None:
+    begin = HEAD.replace(b"/healthz", b"/healthz#".ljust(MAX_ADDRESS_BYTES, b"x")) + b"X: "
+    names = len(b"Host127.0.0.1XConnectionclose")
+    fits = MAX_HEAD_BYTES - MAX_ADDRESS_BYTES - names
+    assert refusal(served, begin + b"x" * fits + b"\r\n" + LAST) == (200, {})
+    for more in (1, 30_000):
+        status, error = refusal(served, begin + b"x" * (fits + more) + b"\r\n" + LAST)
+        assert (status, error["type"]) == (431, "HeadersTooLarge")
+        assert "larger than 64 KiB" in error["message"]
+
+
+@pytest.mark.parametrize(
+    "no_request",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00",  # TLS
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+        b"GET http://[ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+        HEAD + b"Content-Length: x\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\nx\r\n",
+    ],
+    ids=["tls", "http2", "byte", "address", "length", "chunk"],
+)
+def test_what_is_no_request_is_refused_in_json(served: Served, no_request: bytes) -> None:
+    status, error = refusal(served, no_request)
+    assert (status, error["type"]) == (400, "BadRequest")
+    assert "no request of HTTP/1.1" in error["message"]
 
 
 def test_requests_in_a_row_are_answered_in_order(served: Served) -> None:
