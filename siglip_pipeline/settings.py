@@ -514,6 +514,13 @@ class Settings(BaseModel):
             raise ValueError("must start with postgresql:// (no driver suffix)")
         return url
 
+    @field_validator("dagster_postgres_url")
+    @classmethod
+    def _dagsters_database_url(cls, url: SecretUrl | None) -> SecretUrl | None:
+        if url is not None and not url.startswith(("postgresql+psycopg2://", "postgresql://")):
+            raise ValueError("must start with postgresql+psycopg2://")
+        return url
+
     @field_validator("trusted_proxies")
     @classmethod
     def _networks(cls, text: str | None) -> str | None:

@@ -58,6 +58,7 @@ def test_a_misspelt_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SIGLIP_INDEX_KIND", "faiss"),
         ("SIGLIP_DAGSTER_PORT", "70000"),
         ("SIGLIP_BATCH_SIZE", "many"),
+        ("DAGSTER_POSTGRES_URL", "sqlite:///x"),
     ],
 )
 def test_a_bad_value_is_named_with_its_variable(

@@ -8,6 +8,7 @@ command line use it too.
 
 import logging
 import os
+import re
 import select
 import threading
 import time
@@ -66,7 +67,7 @@ from dagster_postgres.utils import (
     pg_url_from_config,
 )
 from dagster_shared.record import copy
-from sqlalchemy import Engine
+from sqlalchemy import Engine, make_url
 from sqlalchemy.pool import NullPool
 
 # The tags are documented by Dagster, but have no public constants.
@@ -97,9 +98,20 @@ __all__ = [
     "webserver_app",
 ]
 
+logger = logging.getLogger(__name__)
+
 MODULES_OF_RUNS: Final = ("dagster._core.execution.api", "dagster._grpc.impl", "dagster_postgres")
 """Modules that a run imports besides `dagster` itself. Dagster documents no such list."""
 
+_STORAGE_WAIT_SECONDS: Final = 10.0
+"""How long a process waits at its start for a server that may be starting, too."""
+_STORAGE_PAUSE_SECONDS: Final = 0.5
+_FOR_GOOD: Final = re.compile(
+    r"authentication failed|no password supplied|no pg_hba\.conf entry|does not support SSL"
+    r'|(database|role) ".*" does not exist|permission denied for database'
+    r"|could not translate host name .*(not known|No address)"
+)
+"""What libpq says, in English, where it would say the same in a minute."""
 _KEPT_CONNECTIONS: Final = 2
 _LONGEST_KEPT_SECONDS: Final = 300
 _LIVE_DATA_POLL_MS: Final = 2000
@@ -431,6 +443,8 @@ class PooledPostgresStorage(DagsterPostgresStorage):
     ) -> None:
         # The code server makes an instance for each tick: it need not look for tables again.
         known = _pool_of_process.url == postgres_url
+        if not known:
+            _wait_for_server(postgres_url, token_provider)
         super().__init__(
             postgres_url, should_autocreate_tables and not known, inst_data, token_provider
         )
@@ -447,6 +461,36 @@ class PooledPostgresStorage(DagsterPostgresStorage):
             inst_data,
             get_token_provider_from_config(config_value),
         )
+
+
+def _wait_for_server(postgres_url: str, token_provider: Any) -> None:
+    """Connect once: dagster-postgres tries for 11 s, even if the password is wrong.
+
+    Raises:
+        OperationalError: of SQLAlchemy; the server refuses for good, or does not answer in time.
+    """
+    # libpq waits for minutes for a server that does not answer at all.
+    says_how_long = "connect_timeout" in make_url(postgres_url).query
+    options = {} if says_how_long else {"connect_timeout": int(_STORAGE_WAIT_SECONDS)}
+    engine = create_pg_engine(
+        postgres_url, token_provider, poolclass=NullPool, connect_args=options
+    )
+    deadline = time.monotonic() + _STORAGE_WAIT_SECONDS
+    said = False
+    while True:
+        try:
+            engine.connect().close()
+            return
+        except sqlalchemy.exc.OperationalError as error:
+            if _FOR_GOOD.search(str(error.orig)) or time.monotonic() > deadline:
+                raise
+        if not said:
+            logger.warning(
+                "Dagster's storage does not answer yet; waiting for it, at most %d s",
+                _STORAGE_WAIT_SECONDS,
+            )
+            said = True
+        time.sleep(_STORAGE_PAUSE_SECONDS)
 
 
 class _PoolOfProcess:

@@ -28,6 +28,7 @@ from siglip_pipeline.errors import (
     UploadNotFoundError,
 )
 from siglip_pipeline.records import Stage
+from siglip_pipeline.services.instance import open_instance
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.run_names import RANGE_END_TAG, RANGE_START_TAG, contiguous_ranges
 from siglip_pipeline.stages.upload_registration import register_videos
@@ -65,14 +66,14 @@ def materialize_videos(
     Raises:
         UploadNotFoundError: none of the paths is below UPLOADS.
         RunFailedError: a run failed for another reason than single videos.
-        DatabaseUnavailableError: Dagster's own storage was lost on the way.
+        DatabaseUnavailableError: Dagster's own storage cannot be used, or was lost on the way.
         DatabaseFullError: Dagster's own storage has no room left.
     """
     if not videos:
         raise UploadNotFoundError(f"no uploads were named; put videos below {settings.uploads}")
     with (
         _translated_storage_errors(settings.dagster_postgres_url or SecretUrl("")),
-        dg.DagsterInstance.get() as instance,
+        open_instance(settings) as instance,
     ):
         keep_connections(instance)
         with open_database(DatabaseOptions.from_settings(settings)) as database:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from siglip_pipeline.errors import DatabaseUnavailableError
+from siglip_pipeline.services.instance import open_instance
 from siglip_pipeline.settings import Settings, process_environment
 from siglip_pipeline.text.secret import SecretUrl
 
@@ -50,7 +51,6 @@ def reset_future_times(settings: Settings, dagster_home: Path) -> int:
     # Dagster takes a second to import, and most commands do not need it.
     import psycopg2
     import sqlalchemy.exc
-    from dagster import DagsterInstance
     from dagster_postgres.utils import DagsterPostgresException
 
     from siglip_pipeline.defs.internals import reset_instigator_times
@@ -58,7 +58,7 @@ def reset_future_times(settings: Settings, dagster_home: Path) -> int:
     try:
         with (
             process_environment(settings, DAGSTER_HOME=str(dagster_home)),
-            DagsterInstance.get() as instance,
+            open_instance(settings) as instance,
         ):
             now = time.time()
             return sum(

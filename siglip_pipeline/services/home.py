@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from siglip_pipeline.files.private_files import private_home
+from siglip_pipeline.services.instance import open_instance
 from siglip_pipeline.services.ports import SOCKET_PREFIX, listens
 from siglip_pipeline.settings import Settings, process_environment
 from siglip_pipeline.store.database import DatabaseOptions, embedded_server
@@ -72,16 +73,19 @@ def fail_interrupted_runs(settings: Settings, dagster_home: Path) -> int:
 
     Returns:
         How many runs were marked.
+
+    Raises:
+        DatabaseUnavailableError: there is no connection to Dagster's storage.
     """
     # Dagster takes a second to import, and most commands do not need it.
-    from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+    from dagster import DagsterRunStatus, RunsFilter
 
     from siglip_pipeline.defs.internals import report_lost_run
 
     marked = 0
     with (
         process_environment(settings, DAGSTER_HOME=str(dagster_home)),
-        DagsterInstance.get() as instance,
+        open_instance(settings) as instance,
     ):
         statuses = [
             DagsterRunStatus.STARTING,

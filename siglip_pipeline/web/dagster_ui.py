@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from siglip_pipeline.services.binding import check_exposure
+from siglip_pipeline.services.instance import open_instance
 from siglip_pipeline.services.ports import listen
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.web.serve import http_server
@@ -17,18 +18,17 @@ def serve_dagster(settings: Settings, workspace: Path) -> None:
 
     Raises:
         LaunchError: the port is taken, or a key is needed for this address.
+        DatabaseUnavailableError: there is no connection to Dagster's storage.
     """
     check_exposure(settings)
     # Seconds to import, and only this command needs them.
-    from dagster import DagsterInstance
-
     from siglip_pipeline.defs.internals import webserver_app
     from siglip_pipeline.web.dagster_door import DagsterDoor
 
     option = "--port or SIGLIP_DAGSTER_PORT"
     with (
         listen(settings.dagster_host, settings.dagster_port, option=option) as listener,
-        DagsterInstance.get() as instance,
+        open_instance(settings) as instance,
         webserver_app(instance, workspace) as dagster,
     ):
         server = http_server(settings, DagsterDoor(dagster, settings), websockets=True)

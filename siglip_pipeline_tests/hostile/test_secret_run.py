@@ -369,8 +369,7 @@ def test_commands_tell_none(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """In this process: to start one takes longer than most of them, and to load Dagster seconds."""
-    # Dagster tries a database again five times, after up to six seconds each.
-    monkeypatch.setattr("dagster_postgres.utils.calculate_delay", lambda **_: 0.01)
+    monkeypatch.setattr("siglip_pipeline.defs.internals._STORAGE_WAIT_SECONDS", 0)
     wrong = f"http://user:{MARK}-wrong@127.0.0.1:{neighbours.port}/in"
     changes = {name: wrong if value == "IN" else value for name, value in changes.items()}
     for name, value in {**child_environment(settings), **FOREIGN, **changes}.items():

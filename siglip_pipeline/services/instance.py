@@ -1,0 +1,48 @@
+"""Open Dagster's instance; say plainly why its storage cannot be used."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from siglip_pipeline.errors import DatabaseUnavailableError, SettingsError
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.text.secret import SecretUrl
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+
+@contextmanager
+def open_instance(settings: Settings) -> Iterator["DagsterInstance"]:
+    """Open the instance of ``DAGSTER_HOME``.
+
+    A server that may be starting is waited for; one that refuses is not.
+
+    Raises:
+        SettingsError: ``dagster_postgres_url`` cannot be read.
+        DatabaseUnavailableError: there is no connection to Dagster's storage.
+    """
+    # Dagster takes a second to import, and most commands do not need it.
+    import psycopg2
+    import sqlalchemy.exc
+    from dagster import DagsterInstance
+    from dagster_postgres.utils import DagsterPostgresException
+
+    url = settings.dagster_postgres_url or SecretUrl("")
+    try:
+        sqlalchemy.make_url(url.reveal() or "postgresql://")
+    except (ValueError, sqlalchemy.exc.ArgumentError):
+        # Raised without a cause: the library's message repeats parts of the URL.
+        raise SettingsError(
+            "DAGSTER_POSTGRES_URL cannot be read as postgresql+psycopg2://user:password@host:port/"
+            "database; in a password, write @ : / # % and the like percent-encoded (@ as %40)"
+        ) from None
+    try:
+        instance = DagsterInstance.get()
+    except (psycopg2.Error, sqlalchemy.exc.SQLAlchemyError, DagsterPostgresException) as error:
+        said = error.orig if isinstance(error, sqlalchemy.exc.DBAPIError) else error
+        raise DatabaseUnavailableError(
+            f"no connection to Dagster's storage (DAGSTER_POSTGRES_URL): {url.masked(said).strip()}"
+        ) from url.masked_error(error)
+    with instance:
+        yield instance
