@@ -46,6 +46,11 @@ MAX_PACKETS: Final = 20_000_000
 MAX_PAUSE_SECONDS: Final = 6 * 3600
 """After a longer pause, a broadcaster's clock was reset, or wrapped: its 33 bits last 26 hours."""
 
+_EDITED_OUT: Final = (
+    "its edit list shows none of its frames, as in a player; a copy without the list has them: "
+    "ffmpeg -ignore_editlist 1 -i FILE -c copy COPY"
+)
+
 _VOP: Final = b"\0\0\1\xb6"
 """Begins a frame of MPEG-4. DivX packs a frame with the one that is shown before it, and fills the
 gap with an empty packet: the times of packets are then those of the frames in order."""
@@ -81,6 +86,8 @@ class Scan:
     """The one to use in place of FFmpeg's own."""
     one_thread: bool = False
     """Frames are followed by fields, which FFmpeg with several threads marks as corrupt."""
+    is_edited_out: bool = False
+    """An edit list shows none of its packets."""
     warnings: tuple[str, ...] = ()
 
     def geometry(
@@ -160,7 +167,7 @@ def scan(source: MediaSource, *, on_progress: Callable[[int], None] = lambda pac
             warnings.append(DOLBY_WARNING)
         context = stream.codec_context
         check_dimensions(source.video, context.width, context.height)
-        packets, last_at = _read_packets(container, stream, source, on_progress)
+        packets, last_at, is_edited_out = _read_packets(container, stream, source, on_progress)
         warnings += late_tracks(container)
         warnings += other_codecs(container, source, stream, packets=len(packets))
         warnings += trailing_data(source, container.format.name, last_at)
@@ -179,6 +186,7 @@ def scan(source: MediaSource, *, on_progress: Callable[[int], None] = lambda pac
             packets=packets,
             is_intra_only=stream.codec.intra_only,
             decoder=_decoder_of(stream),
+            is_edited_out=is_edited_out,
             warnings=tuple(warnings),
         )
 
@@ -208,8 +216,10 @@ def _read_packets(
     stream: VideoStream,
     source: MediaSource,
     on_progress: Callable[[int], None],
-) -> tuple[PacketIndex, int]:
-    """Return the index, and the offset of the last packet in the file; -1 if it is not known."""
+) -> tuple[PacketIndex, int, bool]:
+    """Return the index, the offset of the last packet in the file (-1: unknown), and whether an
+    edit list shows none of the packets.
+    """
     # Arrays are compact: two hours have 180,000 packets, and a Python integer takes 40 bytes.
     pts, dts = array("q"), array("q")
     keys, discards, references = bytearray(), bytearray(), bytearray()
@@ -219,6 +229,7 @@ def _read_packets(
     is_mpeg4 = stream.codec.canonical_name == "mpeg4"
     is_packed = False
     last_pts, last_duration, last_at = None, 0, -1
+    is_edited_out = True
     for packet in demux(container, stream):
         last_at = max(last_at, -1 if packet.pos is None else packet.pos)
         pts.append(UNKNOWN if packet.pts is None else packet.pts)
@@ -226,6 +237,7 @@ def _read_packets(
         keys.append(packet.is_keyframe)
         hidden = is_hidden is not None and is_hidden(memoryview(packet))
         discards.append(packet.is_discard or hidden)
+        is_edited_out = is_edited_out and packet.is_discard
         is_packed = is_packed or (is_mpeg4 and bytes(packet).count(_VOP) > 1)
         references.append(reader is None or reader.is_reference(memoryview(packet)))
         if packet.pts is not None and not hidden and (last_pts is None or packet.pts >= last_pts):
@@ -236,6 +248,8 @@ def _read_packets(
     if not pts:
         if leads_elsewhere(source):
             raise VideoError(source.video, PLAYLIST)
+        if stream.frames and not stream.index_entries:  # the demuxer leaves out what is not shown
+            raise VideoError(source.video, _EDITED_OUT)
         raise VideoError(
             source.video,
             "its video stream has no packets: the file was cut off, or nothing was recorded",
@@ -258,7 +272,7 @@ def _read_packets(
     )
     if is_packed:
         index = replace(index, timestamps_known=False, vouched=True)
-    return index, last_at
+    return index, last_at, is_edited_out
 
 
 def _has_whole_frames(stream: VideoStream) -> bool:
@@ -314,6 +328,8 @@ def nothing_decoded_reason(scanned: Scan) -> str:
     """Return a sentence that says why no frame of a video could be decoded."""
     if scanned.coded_width <= 0 or scanned.coded_height <= 0:
         return "its header gives no picture size that can be decoded; the file is damaged"
+    if scanned.is_edited_out:
+        return _EDITED_OUT
     return (
         f"none of its frames could be decoded as {scanned.codec}; the file is damaged, encrypted "
         "or cut off before its first picture"

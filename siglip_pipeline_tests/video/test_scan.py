@@ -177,9 +177,37 @@ def impossible_size(path: Path) -> None:
     path.write_bytes(raw)
 
 
+def edited(path: Path, *, seconds: int, media_time: int) -> None:
+    """An edit list of one entry that shows so many seconds from a time of the track on."""
+    render(path, frames=20)
+    raw = bytearray(path.read_bytes())
+    at = raw.index(b"elst") + 8
+    assert struct.unpack_from(">I", raw, at) == (1,)
+    struct.pack_into(">Ii", raw, at + 4, seconds * 1000, media_time)
+    path.write_bytes(raw)
+
+
+def shows_what_comes_after_the_end(path: Path) -> None:
+    edited(path, seconds=1, media_time=2**30)
+
+
+def shows_nothing(path: Path) -> None:
+    edited(path, seconds=0, media_time=0)
+
+
+def shows_a_pause(path: Path) -> None:
+    edited(path, seconds=1, media_time=-1)
+
+
+EDITED_OUT = "its edit list shows none of its frames"
+
+
 @pytest.mark.parametrize(
     ("name", "make", "reason"),
     [
+        ("beyond.mp4", shows_what_comes_after_the_end, EDITED_OUT),
+        ("zero.mp4", shows_nothing, EDITED_OUT),
+        ("pause.mp4", shows_a_pause, EDITED_OUT),
         ("empty.mp4", lambda path: path.write_bytes(b""), "empty (0 bytes)"),
         ("notes.mp4", lambda path: path.write_text("Grüße, no video\n" * 400), "this is text"),
         ("zeros.mp4", lambda path: path.write_bytes(bytes(10_000)), "zeros only"),
