@@ -43,7 +43,9 @@ def _any_video_in_progress() -> dg.AutomationCondition[Any]:
 
 def _has_waited_long() -> dg.AutomationCondition[Any]:
     """Return a condition that is true at times, for videos whose frames have waited for minutes."""
-    counts = (_HAS_NEW_FRAMES & _BEGINS_TO_COUNT).since(Is.newly_requested() | Is.newly_updated())
+    # The end of a run is no new beginning for frames that came while it was under way.
+    settled = Is.newly_requested() | (Is.newly_updated() & ~_CAME_TOO_LATE)
+    counts = (_HAS_NEW_FRAMES & _BEGINS_TO_COUNT).since(settled)
     return (counts & _HAS_WAITED).with_label("has_waited_long")
 
 

@@ -246,6 +246,27 @@ def test_a_run_that_hangs_holds_no_other_video_back_for_long(
     assert [keys for keys in (collection.tick(seconds=60) for _ in range(14)) if keys] == []
 
 
+@pytest.mark.parametrize("minutes", range(5, 10))
+def test_frames_that_wait_for_a_run_wait_no_longer_when_it_ends(
+    collection: Collection, minutes: int
+) -> None:
+    """New frames of a video, whose old ones are embedded; another video is always in work."""
+    (held, video) = collection.add(2)
+    collection.make(FRAMES, [video])
+    assert collection.tick() == [video]
+    collection.begin(FRAMES, [held])
+    run = collection.begin(VECTORS, [video])
+    assert collection.tick() == []
+    collection.make(FRAMES, [video])
+    began = collection.now
+    for _ in range(3 * minutes):
+        assert collection.tick(seconds=20) == []
+    collection.store(run, video)
+    collection.end(run)
+    while collection.tick(seconds=20) != [video]:
+        assert collection.now - began < max(LONGEST_WAIT, timedelta(minutes=minutes + 5.5))
+
+
 def test_what_could_not_be_matched_is_requested_again_each_hour() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         collection = Collection(instance, MATCHES)
