@@ -34,6 +34,7 @@ from siglip_pipeline.stages.run_names import RANGE_END_TAG, RANGE_START_TAG, con
 from siglip_pipeline.stages.upload_registration import register_videos
 from siglip_pipeline.store.database import DatabaseOptions, open_database
 from siglip_pipeline.store.watches import WatchStore
+from siglip_pipeline.text.in_words import in_one_line
 from siglip_pipeline.text.secret import SecretUrl
 from siglip_pipeline.uploads.upload_store import UploadStore
 
@@ -114,7 +115,7 @@ def _translated_storage_errors(url: SecretUrl) -> Iterator[None]:
         yield
     except (psycopg2.Error, sqlalchemy.exc.SQLAlchemyError, DagsterPostgresException) as error:
         causes = [error, *_causes(error)]
-        text = url.masked(causes[-1]).strip()
+        text = in_one_line(url.masked(causes[-1]))
         if any(isinstance(cause, psycopg2.errors.DiskFull) for cause in causes):
             raise DatabaseFullError(
                 f"Dagster's storage has no room left: {text}; free some on the server's disk, and "

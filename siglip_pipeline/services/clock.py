@@ -11,6 +11,7 @@ from typing import Final
 from siglip_pipeline.errors import DatabaseUnavailableError
 from siglip_pipeline.services.instance import open_instance
 from siglip_pipeline.settings import Settings, process_environment
+from siglip_pipeline.text.in_words import in_one_line
 from siglip_pipeline.text.secret import SecretUrl
 
 _SLACK_SECONDS: Final = 5.0
@@ -67,6 +68,7 @@ def reset_future_times(settings: Settings, dagster_home: Path) -> int:
             )
     except (psycopg2.Error, sqlalchemy.exc.SQLAlchemyError, DagsterPostgresException) as error:
         url = settings.dagster_postgres_url or SecretUrl("")
+        said = in_one_line(url.masked(error))
         raise DatabaseUnavailableError(
-            f"Dagster's storage does not answer: {url.masked(error)}; bring its Postgres back"
+            f"Dagster's storage does not answer: {said}; bring its Postgres back"
         ) from url.masked_error(error)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from siglip_pipeline.errors import DatabaseUnavailableError, SettingsError
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.text.in_words import in_one_line
 from siglip_pipeline.text.secret import SecretUrl
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def open_instance(settings: Settings) -> Iterator["DagsterInstance"]:
     except (psycopg2.Error, sqlalchemy.exc.SQLAlchemyError, DagsterPostgresException) as error:
         said = error.orig if isinstance(error, sqlalchemy.exc.DBAPIError) else error
         raise DatabaseUnavailableError(
-            f"no connection to Dagster's storage (DAGSTER_POSTGRES_URL): {url.masked(said).strip()}"
+            "no connection to Dagster's storage (DAGSTER_POSTGRES_URL): "
+            f"{in_one_line(url.masked(said))}"
         ) from url.masked_error(error)
     with instance:
         yield instance

@@ -22,6 +22,7 @@ from siglip_pipeline.errors import (
     StoreError,
 )
 from siglip_pipeline.store.schema import LOCK, Connection, Migration, apply_migrations, check_schema
+from siglip_pipeline.text.in_words import in_one_line
 from siglip_pipeline.text.secret import SecretUrl
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def _translated_errors(url: SecretUrl) -> Iterator[None]:
     except (psycopg.OperationalError, psycopg_pool.PoolTimeout) as error:
         if isinstance(error, psycopg.errors.QueryCanceled | psycopg.errors.OutOfMemory):
             raise StoreError(f"the database gave up: {error}") from error
-        message = f"no connection to {where(url)}: {url.masked(error)}"
+        message = f"no connection to {where(url)}: {in_one_line(url.masked(error))}"
         raise DatabaseUnavailableError(message) from url.masked_error(error)
     except psycopg.Error as error:
         raise StoreError(f"{where(url)} refused: {error}") from error

@@ -55,3 +55,8 @@ def _two(whole: int, large: int, large_unit: str, small: int, small_unit: str) -
 
 def _counted(count: int, unit: str) -> str:
     return f"{count} {unit}{'' if count == 1 else 's'}"
+
+
+def in_one_line(text: object) -> str:
+    """Return the lines of a text as one; libpq's messages have several, and tabs."""
+    return "; ".join(line.strip() for line in str(text).splitlines() if line.strip())

@@ -125,6 +125,7 @@ def test_a_server_that_is_not_there_is_unavailable() -> None:
         Database("postgresql://u:hunter2@127.0.0.1:9/nothing")
     assert caught.value.retryable
     assert "hunter2" not in str(caught.value)
+    assert "refused; Is the server running" in str(caught.value)
 
 
 def test_a_refused_statement_is_a_store_error_and_is_rolled_back(database: Database) -> None:
