@@ -27,6 +27,7 @@ from siglip_pipeline.store.search.moment_search import MomentSearch
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.store import made
+from siglip_pipeline_tests.store.test_vectors import until_a_lock_is_waited_for
 
 OPTIONS = made.index_options()
 Described = dict[str, list[tuple[Any, ...]]]
@@ -183,13 +184,18 @@ def test_loads_deletions_and_searches_go_on(
                 made.load(database, model_id, name, made.footage(seed))
                 kept[name] = made.footage(seed)
 
-    slowly = partitioning._copy
+    slowly, at_last = partitioning._copy, partitioning._replace
 
     def copy(*args: Any) -> None:
         slowly(*args)
         time.sleep(0.1)
 
+    def replace(*args: Any) -> None:
+        until_a_lock_is_waited_for(database)  # by a change, which the copy would not have
+        at_last(*args)
+
     monkeypatch.setattr(partitioning, "_copy", copy)
+    monkeypatch.setattr(partitioning, "_replace", replace)
     threads = [threading.Thread(target=work) for work in (ask, ask, change)]
     for thread in threads:
         thread.start()
