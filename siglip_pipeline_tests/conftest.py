@@ -20,6 +20,7 @@ from typing import TypeVar
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test asks the network
 
+import hypothesis
 import psycopg
 import pytest
 from psycopg import sql
@@ -39,6 +40,14 @@ from siglip_pipeline_tests.decoders import end_kept_children, kept_child
 
 TEMPLATE = "template_migrated"
 UMASK = private_files.current_umask()
+
+# By default an example may take 0.2 s of the clock: beside other work that says nothing.
+hypothesis.settings.register_profile(
+    "beside other work",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("beside other work")
 
 
 def pytest_configure(config: pytest.Config) -> None:

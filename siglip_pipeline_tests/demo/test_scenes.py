@@ -45,7 +45,7 @@ def _centre(scene: Scene, *, moment: float = 0.5) -> tuple[float, float]:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_equal_arguments_give_equal_pixels(seed: int) -> None:
     scene = random_scene(np.random.default_rng(seed))
     again = random_scene(np.random.default_rng(seed))
@@ -182,7 +182,7 @@ def test_a_mirrored_scene_is_the_mirrored_picture() -> None:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_random_scenes_keep_to_their_pairs_and_can_be_seen(seed: int) -> None:
     scene = random_scene(np.random.default_rng(seed), pairs=SEEN_PAIRS)
     assert not scene.has_held_out_pair

@@ -44,7 +44,7 @@ def _is_true(claim: Claim, scene: Scene) -> bool:
 
 
 @given(_seeds)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_truth_is_what_its_definition_says(seed: int) -> None:
     rng = np.random.default_rng(seed)
     # Few pairs, so that claims are often true of several scenes, and nearly true of others.
@@ -59,7 +59,7 @@ def test_truth_is_what_its_definition_says(seed: int) -> None:
 
 
 @given(_seeds)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_scene_s_claims_are_true_of_it_however_thin(seed: int) -> None:
     rng = np.random.default_rng(seed)
     scene = random_scene(rng)
@@ -70,7 +70,7 @@ def test_a_scene_s_claims_are_true_of_it_however_thin(seed: int) -> None:
 
 
 @given(_seeds)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_near_misses_are_other_claims_and_never_held_out_pairs(seed: int) -> None:
     rng = np.random.default_rng(seed)
     claim = full_claim(random_scene(rng, pairs=SEEN_PAIRS))
@@ -80,7 +80,7 @@ def test_near_misses_are_other_claims_and_never_held_out_pairs(seed: int) -> Non
 
 
 @given(_seeds)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_phrases_are_lower_case_words_of_the_vocabulary(seed: int) -> None:
     rng = np.random.default_rng(seed)
     scene = random_scene(rng)

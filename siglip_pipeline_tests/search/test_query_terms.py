@@ -83,14 +83,14 @@ def _format_query(terms: Sequence[TextTerm]) -> str:
     return " ".join(written)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(parts, min_size=1, max_size=5))
 def test_what_is_written_is_read_back(mix: list[TextTerm]) -> None:
     mix = [TextTerm("first"), *mix]
     assert parse_query(_format_query(mix)) == mix
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.text(alphabet='+-"\\^. ab12', max_size=25))
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:

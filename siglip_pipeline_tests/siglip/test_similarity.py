@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -15,9 +15,6 @@ from siglip_pipeline.siglip import cosine_similarity, find_similar_frames
 from siglip_pipeline.siglip.similarity import probability
 
 RNG = np.random.default_rng(5)
-
-# The machine may be busy; how long an example takes says nothing here.
-LOADED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 FLOATS = (np.float16, np.float32, np.float64)
 
@@ -78,7 +75,6 @@ def test_what_cannot_be_compared_says_why(a: NDArray[Any], b: NDArray[Any], says
         cosine_similarity(a, b)
 
 
-@LOADED
 @given(
     rows_ND=hnp.arrays(
         np.float32,
@@ -194,7 +190,6 @@ def test_probability_is_the_sigmoid_of_the_scaled_cosine() -> None:
     assert probability(np.array([0.3, 0.3]), 4.7, -16.5).sum() > 1.9
 
 
-@LOADED
 @given(st.floats(-1, 1), st.floats(-2, 9), st.floats(-400, 400))
 def test_probability_never_overflows(cosine: float, scale: float, bias: float) -> None:
     with np.errstate(all="raise", under="ignore"):

@@ -105,7 +105,7 @@ def test_rows_that_have_arrived_are_read_without_a_wait_for_each(
 
 
 @given(rows=st.integers(0, 9), dim=st.integers(0, 5), chunk=st.integers(1, 200))
-@hypothesis_settings(deadline=None, max_examples=40)
+@hypothesis_settings(max_examples=40)
 def test_blocks_of_any_size_encode_the_same_bytes(rows: int, dim: int, chunk: int) -> None:
     """With vectors, or without (a dimension of 0); a block is within the size, or is one row."""
     vectors_ND = np.arange(rows * dim, dtype=np.float32).reshape(rows, dim) if dim else None

@@ -35,7 +35,7 @@ def test_a_scene_is_a_moment() -> None:
     threshold=st.floats(0.5, 0.99),
     max_frames=st.integers(1, 20),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_moments_tile_the_video_in_order(
     seed: int, frames: int, noise: float, threshold: float, max_frames: int
 ) -> None:
@@ -77,7 +77,7 @@ def starts_by_definition(vectors_ND: np.ndarray, threshold: float, max_frames: i
     threshold=st.floats(0.7, 0.98),
     max_frames=st.integers(2, 20),
 )
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 def test_cuts_are_those_of_the_mean_of_all_frames(
     seed: int, noise: float, threshold: float, max_frames: int
 ) -> None:

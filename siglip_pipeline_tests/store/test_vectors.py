@@ -9,7 +9,6 @@ import numpy as np
 import psycopg
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from psycopg import sql
 
@@ -158,7 +157,6 @@ def test_values_that_poison_a_search_are_refused(
 
 
 @given(scale=st.floats(0.5, 1.5))
-@hypothesis_settings(deadline=None)
 def test_lengths_off_by_more_than_a_thousandth_are_refused(scale: float) -> None:
     batch = made.batch("v.mp4", made.footage(1) * np.float32(scale))
     if abs(scale - 1) < 0.99e-3:

@@ -190,7 +190,7 @@ def test_decoder_threads_change_nothing(rendered: Path, name: str, sampling: str
         assert counts.frames_decoded == alone.frames_decoded
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(wanted=st.sets(st.integers(0, 149), min_size=1, max_size=12), data=st.data())
 def test_any_set_of_targets_comes_out_exactly(
     rendered: Path, wanted: set[int], data: st.DataObject

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from siglip_pipeline.errors import SettingsError
@@ -38,7 +38,6 @@ def check(chosen: IntArray, n: int) -> None:
     assert (np.diff(chosen) > 0).all()
 
 
-@settings(deadline=None)
 @given(
     pts_N=timestamps(),
     time_base=st.sampled_from(TIME_BASES),
@@ -53,7 +52,6 @@ def test_increasing_inside_and_never_empty(
     check(chosen, pts_N.size)
 
 
-@settings(deadline=None)
 @given(
     pts_N=timestamps(),
     time_base=st.sampled_from(TIME_BASES),
@@ -137,7 +135,6 @@ def test_keyframes_must_be_known() -> None:
         select_frames(Sampling.parse("keyframes"), np.arange(3), time_base=Fraction(1), end_pts=3)
 
 
-@settings(deadline=None)
 @given(
     pts_N=timestamps(),
     time_base=st.sampled_from(TIME_BASES),

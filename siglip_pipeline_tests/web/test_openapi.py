@@ -54,7 +54,6 @@ def test_requests_are_answered_as_the_description_says(
         )
         many = settings(
             max_examples=pytestconfig.getoption("--fuzz") or FEW,
-            deadline=None,
             database=None,
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),

@@ -671,7 +671,6 @@ def test_a_few_missed_hits_decide_soon(found: float, bound: float, most: int) ->
     truth=st.lists(st.integers(-50, 0), min_size=1, max_size=30),
     depth=st.integers(1, 40),
 )
-@settings(deadline=None)
 def test_finding_the_truth_is_a_recall_of_one_however_ties_fall(
     truth: list[int], depth: int
 ) -> None:
@@ -691,7 +690,7 @@ def test_missing_one_of_ten_is_nine_tenths() -> None:
 
 
 @given(share=st.floats(0, 1), count=st.integers(2, 300))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_the_interval_holds_the_mean(share: float, count: int) -> None:
     values = (np.arange(count) < share * count).astype(np.float64)
     low, high = bootstrap(values)

@@ -76,13 +76,13 @@ def test_a_long_pattern_ends() -> None:
     assert glob_regex("a" * 300 + "/*") == "^" + "a" * 300 + "/[^/]*$"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(alphabet="ab/.*?[]!-^\\+()|{}$ ü", max_size=12))
 def test_any_pattern_is_a_regular_expression(pattern: str) -> None:
     re.compile(glob_regex(pattern))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(alphabet="ab/.!-^\\+()|{}$] ü\n", min_size=1, max_size=12))
 def test_a_pattern_without_wildcards_matches_itself(pattern: str) -> None:
     assert not is_glob(pattern)
