@@ -320,6 +320,7 @@ def test_grey_with_a_profile_of_colours(tmp_path: Path) -> None:
     assert close([tuple(only(path)[4, 4].tolist())], [(100, 100, 100)], within=1)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_exif_that_cannot_be_parsed_is_passed_over(tmp_path: Path, picture: Pixels) -> None:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG")
