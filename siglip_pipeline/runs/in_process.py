@@ -11,8 +11,6 @@ from typing import Final
 
 import dagster as dg
 import psycopg2
-import sqlalchemy.exc
-from dagster_postgres.utils import DagsterPostgresException
 
 from siglip_pipeline.definitions import defs
 from siglip_pipeline.defs.assets import frame_embeddings, similarity_index, video_frames
@@ -29,6 +27,7 @@ from siglip_pipeline.errors import (
 )
 from siglip_pipeline.records import Stage
 from siglip_pipeline.services.instance import open_instance
+from siglip_pipeline.services.storage_errors import STORAGE_ERRORS
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.run_names import RANGE_END_TAG, RANGE_START_TAG, contiguous_ranges
 from siglip_pipeline.stages.upload_registration import register_videos
@@ -113,7 +112,7 @@ def _translated_storage_errors(url: SecretUrl) -> Iterator[None]:
     """Say plainly that Dagster lost its storage: a run cannot record what it did, and ends."""
     try:
         yield
-    except (psycopg2.Error, sqlalchemy.exc.SQLAlchemyError, DagsterPostgresException) as error:
+    except STORAGE_ERRORS as error:
         causes = [error, *_causes(error)]
         text = in_one_line(url.masked(causes[-1]))
         if any(isinstance(cause, psycopg2.errors.DiskFull) for cause in causes):

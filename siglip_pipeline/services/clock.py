@@ -50,11 +50,8 @@ def reset_future_times(settings: Settings, dagster_home: Path) -> int:
         DatabaseUnavailableError: Dagster's storage does not answer.
     """
     # Dagster takes a second to import, and most commands do not need it.
-    import psycopg2
-    import sqlalchemy.exc
-    from dagster_postgres.utils import DagsterPostgresException
-
     from siglip_pipeline.defs.internals import reset_instigator_times
+    from siglip_pipeline.services.storage_errors import STORAGE_ERRORS
 
     try:
         with (
@@ -66,7 +63,7 @@ def reset_future_times(settings: Settings, dagster_home: Path) -> int:
                 reset_instigator_times(instance, state, now)
                 for state in instance.all_instigator_state()
             )
-    except (psycopg2.Error, sqlalchemy.exc.SQLAlchemyError, DagsterPostgresException) as error:
+    except STORAGE_ERRORS as error:
         url = settings.dagster_postgres_url or SecretUrl("")
         said = in_one_line(url.masked(error))
         raise DatabaseUnavailableError(

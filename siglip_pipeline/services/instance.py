@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from siglip_pipeline.errors import DatabaseUnavailableError, SettingsError
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.text.in_words import in_one_line
-from siglip_pipeline.text.secret import SecretUrl
+from siglip_pipeline.text.secret import IN_A_PASSWORD, SecretUrl
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -24,10 +24,10 @@ def open_instance(settings: Settings) -> Iterator["DagsterInstance"]:
         DatabaseUnavailableError: there is no connection to Dagster's storage.
     """
     # Dagster takes a second to import, and most commands do not need it.
-    import psycopg2
     import sqlalchemy.exc
     from dagster import DagsterInstance
-    from dagster_postgres.utils import DagsterPostgresException
+
+    from siglip_pipeline.services.storage_errors import STORAGE_ERRORS
 
     url = settings.dagster_postgres_url or SecretUrl("")
     try:
@@ -36,11 +36,11 @@ def open_instance(settings: Settings) -> Iterator["DagsterInstance"]:
         # Raised without a cause: the library's message repeats parts of the URL.
         raise SettingsError(
             "DAGSTER_POSTGRES_URL cannot be read as postgresql+psycopg2://user:password@host:port/"
-            "database; in a password, write @ : / # % and the like percent-encoded (@ as %40)"
+            f"database; {IN_A_PASSWORD}"
         ) from None
     try:
         instance = DagsterInstance.get()
-    except (psycopg2.Error, sqlalchemy.exc.SQLAlchemyError, DagsterPostgresException) as error:
+    except STORAGE_ERRORS as error:
         said = error.orig if isinstance(error, sqlalchemy.exc.DBAPIError) else error
         raise DatabaseUnavailableError(
             "no connection to Dagster's storage (DAGSTER_POSTGRES_URL): "

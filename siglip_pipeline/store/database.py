@@ -23,7 +23,7 @@ from siglip_pipeline.errors import (
 )
 from siglip_pipeline.store.schema import LOCK, Connection, Migration, apply_migrations, check_schema
 from siglip_pipeline.text.in_words import in_one_line
-from siglip_pipeline.text.secret import SecretUrl
+from siglip_pipeline.text.secret import IN_A_PASSWORD, SecretUrl
 
 if TYPE_CHECKING:
     from siglip_pipeline.settings import Settings
@@ -188,8 +188,8 @@ def _check_url(url: SecretUrl) -> None:
         pass
     # Raised without a cause: the driver's message repeats the URL with its password.
     raise SettingsError(
-        "SIGLIP_DATABASE_URL cannot be read as postgresql://user:password@host:port/database; in a "
-        "password, write @ : / # % and the like percent-encoded (@ as %40)"
+        "SIGLIP_DATABASE_URL cannot be read as postgresql://user:password@host:port/database; "
+        f"{IN_A_PASSWORD}"
     )
 
 

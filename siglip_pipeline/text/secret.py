@@ -11,6 +11,8 @@ from typing import Any, Final, Self
 from urllib.parse import quote, unquote
 
 HIDDEN: Final = "…"
+IN_A_PASSWORD: Final = "in a password, write @ : / # % and the like percent-encoded (@ as %40)"
+"""The remedy for a URL that cannot be read."""
 
 _CREDENTIALS: Final = re.compile(r"[^/@:]*:.*@", re.DOTALL)
 """The beginning of a URL without a scheme that has a password."""

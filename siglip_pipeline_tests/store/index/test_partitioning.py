@@ -557,7 +557,7 @@ def test_a_tenth_of_the_videos_is_deleted(database: Database) -> None:
         connection.execute(
             f"ALTER TABLE frames_{model_id} SET (autovacuum_vacuum_insert_threshold = -1)".encode()
         )
-    before = vacuums(database, model_id)
+    before = autovacuums(database, model_id)
     for i in range(0, 60, 10):
         VideoStore(database).delete(f"v{i:02d}.mp4")
     lenient = made.index_options(index_rebuild_share=0.2)
@@ -567,12 +567,12 @@ def test_a_tenth_of_the_videos_is_deleted(database: Database) -> None:
     assert report.recall.recall_at_10 >= OPTIONS.min_recall
     with every_second_vacuumed(database):
         until = time.monotonic() + 40
-        while vacuums(database, model_id) == before:
+        while autovacuums(database, model_id) == before:
             assert time.monotonic() < until, "with the server's own setting it waits for a fifth"
             time.sleep(0.5)
 
 
-def vacuums(database: Database, model_id: int) -> int:
+def autovacuums(database: Database, model_id: int) -> int:
     """How often the server has vacuumed the model's frames by itself."""
     with database.autocommit() as connection:
         [(count,)] = connection.execute(
