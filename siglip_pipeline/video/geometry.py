@@ -32,8 +32,8 @@ class DisplayGeometry:
         ratio = self.sample_aspect_ratio
         # Enlarge one side instead of shrinking the other, so that no line of pixels is lost.
         if ratio >= 1:
-            return max(1, round(self.coded_width * ratio)), self.coded_height
-        return self.coded_width, max(1, round(self.coded_height / ratio))
+            return round(self.coded_width * ratio), self.coded_height
+        return self.coded_width, round(self.coded_height / ratio)
 
     @property
     def display_size(self) -> tuple[int, int]:

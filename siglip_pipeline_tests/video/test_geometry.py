@@ -2,10 +2,13 @@
 
 import math
 import struct
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 from siglip_pipeline.video.geometry import (
     DisplayGeometry,
@@ -85,6 +88,26 @@ def test_a_tilted_picture_keeps_its_size_on_black() -> None:
     assert tilted_HWC.shape == white_HWC.shape
     assert (tilted_HWC[:, 34:46] == 255).all()
     assert not tilted_HWC[[0, 0, -1, -1], [0, -1, 0, -1]].any()
+
+
+@pytest.mark.parametrize("ratio", [Fraction(2), Fraction(1, 2)])
+def test_a_picture_is_tilted_by_its_stored_pixels(ratio: Fraction) -> None:
+    row, column = np.mgrid[:60, :60]
+    stored_HWC = np.stack([row * 4, column * 4, 120 + row - column], axis=-1).astype(np.uint8)
+    coded = DisplayGeometry(coded_width=60, coded_height=60, rotation_degrees=30)
+    geometry = replace(coded, sample_aspect_ratio=ratio)
+
+    def squared(pixels_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return np.array(Image.fromarray(pixels_HWC).resize(geometry.upright_size))
+
+    expected_HWC, tilted_HWC = (
+        squared(coded.orient(stored_HWC)),
+        geometry.orient(squared(stored_HWC)),
+    )
+    middle = tuple(slice(size // 4, -size // 4) for size in tilted_HWC.shape[:2])
+    difference = np.abs(tilted_HWC.astype(int) - expected_HWC)[middle]
+    assert difference.size
+    assert difference.max() <= 3
 
 
 @pytest.mark.parametrize(
