@@ -49,11 +49,9 @@ def plan_decode(packets: PacketIndex, target_N: IntArray) -> DecodePlan:
     starts = np.flatnonzero(packets.key_P)
     if starts.size == 0 or starts[0] != 0:
         starts = np.concatenate([[0], starts])
-    ends = np.append(starts[1:], len(packets))
     target_P = packets.packet_N[target_N].astype(np.int64)
     group = np.searchsorted(starts, target_P, side="right") - 1
-    for start, end, last in _spans(packets, starts, ends, target_P, group):
-        del end
+    for start, last in _spans(packets, starts, target_P, group):
         steps[start : last + 1] = np.where(
             packets.reference_P[start : last + 1], Step.REFERENCE, Step.SKIP
         )
@@ -62,17 +60,17 @@ def plan_decode(packets: PacketIndex, target_N: IntArray) -> DecodePlan:
 
 
 def _spans(
-    packets: PacketIndex, starts: IntArray, ends: IntArray, target_P: IntArray, group: IntArray
-) -> list[tuple[int, int, int]]:
-    """Return first packet, end, and last needed packet of each needed group."""
+    packets: PacketIndex, starts: IntArray, target_P: IntArray, group: IntArray
+) -> list[tuple[int, int]]:
+    """Return the first and the last needed packet of each needed group."""
     last_needed: dict[int, int] = {}
     for packet, g in zip(target_P.tolist(), group.tolist(), strict=True):
         last_needed[g] = max(last_needed.get(g, -1), packet)
         # A leading picture follows a key frame in the file, but is shown before it, and may refer
         # to the previous group (open GOP).
         if g > 0 and packets.pts_P[packet] < packets.pts_P[starts[g]]:
-            last_needed[g - 1] = int(ends[g - 1]) - 1
-    return [(int(starts[g]), int(ends[g]), last) for g, last in sorted(last_needed.items())]
+            last_needed[g - 1] = int(starts[g]) - 1
+    return [(int(starts[g]), last) for g, last in sorted(last_needed.items())]
 
 
 def plan_everything(packets: PacketIndex, target_N: IntArray) -> DecodePlan:
