@@ -34,7 +34,6 @@ from siglip_pipeline.defs.partitions import (
     GROUP,
     KEY_PREFIX,
     asset_key,
-    partition_key,
     path_of_partition,
     videos_partitions,
 )
@@ -126,7 +125,7 @@ def video_frames(
     began = time.monotonic()
     with retrying_temporary_errors(context), database.open() as db:
         for result in sample_videos(
-            [path_of_partition(key) for key in outcomes.keys],
+            [*outcomes.key_of],
             uploads=uploads.store(),
             frame_store=frames,
             database=db,
@@ -134,7 +133,7 @@ def video_frames(
             force=config.force,
         ):
             results.append(result)
-            key = partition_key(result.video)
+            key = outcomes.key_of[result.video]
             if isinstance(result, VideoError):
                 outcomes.fail(key, result)
                 continue
@@ -181,11 +180,11 @@ def frame_embeddings(
     vectors stored.
     """
     outcomes = PartitionOutcomes(context)
-    own = outcomes.keys
     settings = siglip.settings()
 
     def ahead() -> list[str]:
-        waiting = partitions_that_wait(context.instance, context.asset_key, after=own[-1])
+        last = outcomes.keys[-1]
+        waiting = partitions_that_wait(context.instance, context.asset_key, after=last)
         return [path_of_partition(key) for key in waiting]
 
     with retrying_temporary_errors(context), database.open() as db:
@@ -194,7 +193,7 @@ def frame_embeddings(
         model_id = ModelStore(db).register(spec, table_limit=settings.frames_table_limit)
         vectors = VectorStore(db)
         for result in embed_videos(
-            [path_of_partition(key) for key in own],
+            [*outcomes.key_of],
             frame_store=frame_store.store(),
             database=db,
             model_id=model_id,
@@ -203,9 +202,9 @@ def frame_embeddings(
             force=config.force,
             ahead=ahead,
         ):
-            key = partition_key(result.video)
-            if key not in own:
-                context.log.debug(f"{key}: embedded ahead for a run that waits")
+            key = outcomes.key_of.get(result.video)
+            if key is None:
+                context.log.debug(f"{result.video}: embedded ahead for a run that waits")
             elif isinstance(result, VideoError):
                 outcomes.fail(key, result)
             else:

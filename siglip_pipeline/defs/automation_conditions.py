@@ -19,9 +19,18 @@ _REQUESTED: Final = Is.newly_requested() & ~Is.any_deps_updated()
 _CAME_TOO_LATE: Final = (
     (Is.in_progress() & Is.any_deps_updated()).since(_REQUESTED).with_label("came_too_late")
 )
-_HANDLED: Final = (
-    _REQUESTED | (Is.newly_updated() & ~Is.any_deps_updated() & ~_CAME_TOO_LATE)
+_MADE: Final = Is.newly_updated() & ~Is.any_deps_updated() & ~_CAME_TOO_LATE
+_HANDLED: Final = (_REQUESTED | _MADE).with_label("handled")
+
+# What is requested in one tick is one backfill, which makes nothing downstream of a failure, and
+# nothing more once it is cancelled: a request with that of its inputs settles nothing.
+_HANDLED_ALONE: Final = (
+    (_REQUESTED & ~Is.any_deps_match(Is.newly_requested())) | _MADE
 ).with_label("handled")
+
+_FAILED_LAST_HOUR: Final = (Is.execution_failed() & Is.cron_tick_passed("0 * * * *")).with_label(
+    "failed_and_an_hour_has_begun"
+)
 
 _HAS_NEW_FRAMES: Final = (
     (Is.newly_missing() | Is.any_deps_updated())
@@ -59,14 +68,14 @@ FRAMES_CHANGED: Final = (
 """Of `frame_embeddings`: the videos of one upload become one backfill, once no video is in work."""
 
 VECTORS_CHANGED: Final = (
-    Is.any_deps_updated().since(_HANDLED) & ~Is.any_deps_in_progress() & ~Is.in_progress()
+    (Is.any_deps_updated() | _FAILED_LAST_HOUR).since(_HANDLED_ALONE)
+    & ~Is.any_deps_in_progress()
+    & ~Is.in_progress()
 ).with_label("vectors_changed")
-"""Of the assets that are made from all vectors."""
+"""Of the assets that are made from all vectors; tried again each hour where the run failed."""
 
 VECTORS_UNMATCHED: Final = (
-    (Is.any_deps_updated() | (Is.execution_failed() & Is.cron_tick_passed("0 * * * *"))).since(
-        _HANDLED
-    )
+    (Is.any_deps_updated() | _FAILED_LAST_HOUR).since(_HANDLED)
     & ~Is.any_deps_in_progress()
     & ~Is.in_progress()
 ).with_label("vectors_unmatched")

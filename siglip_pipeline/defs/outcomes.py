@@ -15,7 +15,9 @@ from siglip_pipeline.defs.internals import (
     log_materialization,
     version_tags,
 )
+from siglip_pipeline.defs.partitions import no_upload_has, path_of_partition
 from siglip_pipeline.errors import SiglipPipelineError, VideoError
+from siglip_pipeline.uploads.names import shown
 
 _MAX_RETRIES = 5
 _FIRST_RETRY_SECONDS = 5.0
@@ -38,7 +40,8 @@ class PartitionOutcomes:
     Dagster would give all partitions of a step the same result. Instead each partition that
     succeeds gets its own materialization event as soon as it is done, so a cancelled or killed run
     keeps what it finished. The step yields no output, and fails at the end if any partition failed.
-    The asset needs ``output_required=False``.
+    The asset needs ``output_required=False``. A partition that no upload can have, added by a
+    person, fails alone.
     """
 
     def __init__(self, context: dg.AssetExecutionContext) -> None:
@@ -51,6 +54,13 @@ class PartitionOutcomes:
         # Read once: each access makes Dagster read every dynamic partition.
         self.keys = list(context.partition_keys)
         """The partitions of the run."""
+        self.key_of: dict[str, str] = {}
+        """The partition of each video of the run, by its path."""
+        for key in self.keys:
+            if (reason := no_upload_has(key)) is not None:
+                self.fail(key, VideoError(key, reason))
+            else:
+                self.key_of[path_of_partition(key)] = key
         self._is_single = len(self.keys) == 1
         # Read before the work begins: an input that changes during the work shows as newer.
         self._provenance: dict[str, dict[str, str]] = {}
@@ -85,7 +95,7 @@ class PartitionOutcomes:
     def fail(self, key: str, error: VideoError) -> None:
         """Record a partition as failed, and log the reason."""
         self._failures[key] = error
-        self._context.log.error(f"{key}: {error.reason}")
+        self._context.log.error(f"{shown(key)}: {error.reason}")
 
     def finish(self) -> Iterator[dg.MaterializeResult[Any] | dg.Output[None]]:
         """Yield the outputs of the step.
@@ -99,7 +109,7 @@ class PartitionOutcomes:
             if temporary is not None and self._context.retry_number < _MAX_RETRIES:
                 raise _retry_of(self._context, temporary) from temporary
             total = len(self._failures) + len(self._succeeded)
-            named = [f"{key}: {error.reason}" for key, error in self._failures.items()]
+            named = [f"{shown(key)}: {error.reason}" for key, error in self._failures.items()]
             more = len(named) - _NAMED_IN_SUMMARY
             listing = "\n".join(named[:_NAMED_IN_SUMMARY])
             raise dg.Failure(

@@ -4,6 +4,7 @@ import dagster as dg
 
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.run_names import asset_path, partitions_name
+from siglip_pipeline.uploads import names
 from siglip_pipeline.uploads.names import partition_key, path_of_partition
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "PART_TAG",
     "VIDEOS_PARTITIONS_NAME",
     "asset_key",
+    "no_upload_has",
     "partition_key",
     "path_of_partition",
     "videos_partitions",
@@ -36,3 +38,8 @@ videos_partitions = dg.DynamicPartitionsDefinition(name=VIDEOS_PARTITIONS_NAME)
 def asset_key(name: str) -> dg.AssetKey:
     """Return the key of one of this project's assets in this shard."""
     return dg.AssetKey(asset_path(name, PART))
+
+
+def no_upload_has(key: str) -> str | None:
+    """Return why no upload of this shard can have this partition key; None if one can."""
+    return names.no_upload_has(key, part=PART)

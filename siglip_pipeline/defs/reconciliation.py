@@ -15,7 +15,7 @@ from siglip_pipeline.defs.partitions import (
     PART,
     VIDEOS_PARTITIONS_NAME,
     asset_key,
-    partition_key,
+    no_upload_has,
     path_of_partition,
 )
 from siglip_pipeline.defs.quality_check import LOGGED_CHECKS, check_logged_queries
@@ -40,6 +40,7 @@ def in_dagster(instance: dg.DagsterInstance, *, besides: str) -> InDagster:
     While a backfill is active, all videos are busy: they are counted, but not repaired.
     """
     existing = instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)
+    strays = {key for key in existing if no_upload_has(key) is not None}
     busy = partitions_in_flight(instance, existing)
     lately = datetime.now(UTC) - timedelta(seconds=AWAITED_SECONDS)
     runs = [
@@ -50,7 +51,8 @@ def in_dagster(instance: dg.DagsterInstance, *, besides: str) -> InDagster:
     ]
     recent = {key for run in runs for key in partitions_of_run(run, existing)}
     return InDagster(
-        partitions=_paths(existing),
+        partitions=_paths(key for key in existing if key not in strays),
+        strays=frozenset() if busy is None else frozenset(strays - busy),
         busy=_paths(existing if busy is None else busy),
         recent=_paths(recent),
         is_quiet=busy is not None and not runs,
@@ -121,10 +123,8 @@ def _remove_partitions(context: dg.AssetExecutionContext, found: Reconciliation)
         context.log.warning(
             f"{difference.video or 'collection'}: {difference.problem} ({difference.repair})"
         )
-        if difference.repair == "partition removed":
-            context.instance.delete_dynamic_partition(
-                VIDEOS_PARTITIONS_NAME, partition_key(difference.video)
-            )
+        if difference.partition is not None:
+            context.instance.delete_dynamic_partition(VIDEOS_PARTITIONS_NAME, difference.partition)
 
 
 def _metadata(found: Reconciliation) -> Mapping[str, Any]:

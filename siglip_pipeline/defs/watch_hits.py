@@ -16,7 +16,6 @@ from siglip_pipeline.defs.partitions import (
     GROUP,
     KEY_PREFIX,
     asset_key,
-    path_of_partition,
     videos_partitions,
 )
 from siglip_pipeline.defs.resources import DatabaseResource, SiglipResource
@@ -70,10 +69,9 @@ def watch_hits(
         model_id = ModelStore(db).register(siglip.spec())
         matcher = WatchMatcher(db, model_id, embed_texts=siglip.embed_texts)
         new: dict[str, int] = {}
-        for key in outcomes.keys:
-            video = path_of_partition(key)
+        for video, key in outcomes.key_of.items():
             try:
-                new[key] = matcher.match(video)
+                new[video] = matcher.match(video)
             except (StoreError, SearchError, EmbeddingError) as error:
                 if error.retryable:
                     raise
@@ -82,10 +80,10 @@ def watch_hits(
         context.log.info(
             f"{sum(new.values())} new hits; {sent.sent} messages sent, {sent.failed} failed"
         )
-        for key, new_hits in new.items():
-            hits = _hits_of(db, path_of_partition(key))
+        for video, new_hits in new.items():
+            hits = _hits_of(db, video)
             outcomes.succeed(
-                key,
+                outcomes.key_of[video],
                 data_version=f"{len(hits)}.{hits[0].hit_id if hits else 0}",
                 metadata=_metadata(hits, new_hits),
                 checks=[_check(hits)],

@@ -17,7 +17,7 @@ from siglip_pipeline.store.live_index import live_index
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoRow, VideoStore
-from siglip_pipeline.uploads.names import shown
+from siglip_pipeline.uploads.names import partition_key, shown
 from siglip_pipeline.uploads.upload_store import UploadStore, is_in_part
 from siglip_pipeline.video.frame_store import FrameFileMetadata, FrameStore
 
@@ -42,6 +42,8 @@ class Difference:
     problem: str
     repair: Repair
     """What was done; ``partition removed`` is left to the caller."""
+    partition: str | None = None
+    """The partition to remove."""
     is_awaited: bool = False
     """The next step may be about to begin: count it only if nothing has happened for a while."""
 
@@ -68,6 +70,8 @@ class InDagster:
 
     partitions: Set[str]
     """Videos with a partition."""
+    strays: Set[str] = frozenset()
+    """Partitions that no upload can have, and that no run covers."""
     busy: Set[str] = frozenset()
     """Videos of queued or active runs: they are not compared."""
     recent: Set[str] = frozenset()
@@ -180,7 +184,8 @@ def _survey(places: _Places, *, only: Set[str] | None = None) -> _Survey:
         for row in VideoStore(places.database).list(model_id=places.model_id)
         if is_in_part(row.video, places.shard)
     }
-    survey = _Survey(uploads=len(listed), partitions=len(before.partitions), videos=len(rows))
+    partitions = len(before.partitions) + len(before.strays)
+    survey = _Survey(uploads=len(listed), partitions=partitions, videos=len(rows))
     videos = {*listed, *before.partitions, *rows} - before.busy
     found = [
         _compare(
@@ -196,6 +201,15 @@ def _survey(places: _Places, *, only: Set[str] | None = None) -> _Survey:
         found += _compare_vectors(places, places.model_id, survey, rows)
     after = places.in_dagster()
     survey.differences = _settled(places, [d for d in found if d is not None], before, after)
+    survey.differences += [
+        Difference(
+            video=shown(key),
+            problem="a partition that no upload can have",
+            repair="partition removed",
+            partition=key,
+        )
+        for key in sorted(before.strays & after.strays)
+    ]
     survey.differences += [
         Difference(video=shown(file.path), problem=file.reason, repair="reported")
         for file in refused
@@ -261,6 +275,7 @@ def _compare(
             video=video,
             problem="a partition without upload and without any result",
             repair="partition removed",
+            partition=partition_key(video),
         )
     if row is None or not listed:
         return None  # a new or a deleted upload, which the sensors handle

@@ -68,6 +68,27 @@ def path_of_partition(key: str) -> str:
     return unquote_to_bytes(key).decode("utf-8", "surrogateescape")
 
 
+def no_upload_has(key: str, *, part: str | None = None) -> str | None:
+    """Return why no upload of a shard can have this partition key; None if one can.
+
+    Dagster's UI lets people add partitions of any name.
+    """
+    path = path_of_partition(key)
+    if part is not None and not path.startswith(f"{part}/"):
+        return f"no upload of the shard {part} can have this partition; delete the partition"
+    if (reason := unusable(path)) is not None:
+        return (
+            f"no upload can have the name of this partition: {reason.partition(';')[0]}; delete "
+            "the partition"
+        )
+    if (right := partition_key(path)) != key:
+        return (
+            f"no upload has this partition, an upload '{shown(path)}' has '{right}'; delete the "
+            "partition"
+        )
+    return None
+
+
 def same_name(name: str, paths: Iterable[str]) -> str | None:
     """Return the path that is canonically equivalent to a name; None if there is none.
 

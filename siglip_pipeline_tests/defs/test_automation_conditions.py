@@ -42,8 +42,12 @@ Event = dg.DagsterEventType
 class Collection:
     """Runs, backfills and ticks of `automation` for one asset, at times of its own."""
 
-    def __init__(self, instance: dg.DagsterInstance, asset: dg.AssetKey = VECTORS) -> None:
+    def __init__(
+        self, instance: dg.DagsterInstance, asset: dg.AssetKey = VECTORS, *others: dg.AssetKey
+    ) -> None:
         self._asset = asset
+        self._others = others
+        """Assets that are requested with it; a test asks them about themselves."""
         self.now = datetime(2026, 1, 1, 12, 0, 2, tzinfo=UTC)
         self._instance = instance
         self._cursor = AssetDaemonCursor.empty()
@@ -109,6 +113,11 @@ class Collection:
         self.end(run, Event.RUN_FAILURE)
         self._instance.update_backfill(backfill.with_status(BulkActionStatus.COMPLETED_FAILED))
 
+    def cancel(self) -> None:
+        """Cancel a requested backfill before it has made a run."""
+        backfill, _ = self._backfills.pop()
+        self._instance.update_backfill(backfill.with_status(BulkActionStatus.CANCELED))
+
     def tick(self, seconds: float = 5) -> list[str]:
         """Return the videos that are requested some seconds later: in one request."""
         self.now += timedelta(seconds=seconds)
@@ -121,7 +130,7 @@ class Collection:
                 materialize_run_tags={},
                 observe_run_tags={},
                 auto_observe_asset_keys=set(),
-                asset_selection=dg.AssetSelection.assets(self._asset),
+                asset_selection=dg.AssetSelection.assets(self._asset, *self._others),
                 logger=logging.getLogger(__name__),
                 emit_backfills=True,
                 evaluation_time=self.now,
@@ -135,19 +144,22 @@ class Collection:
     def _launch(self, request: dg.RunRequest) -> list[str]:
         """Create what the daemon would: a run of one video or none, or a backfill of several."""
         subset = request.asset_graph_subset
-        if subset is None and not GRAPH.get(self._asset).is_partitioned:
+        if subset is None and request.partition_key is None:
             return ["the collection"]
         if subset is None:
             assert request.partition_key is not None
             self.make(self._asset, [request.partition_key])
             return [request.partition_key]
         keys = sorted(subset.get_partitions_subset(self._asset).get_partition_keys())
+        keys += ["the collection"] * any(
+            not GRAPH.get(key).is_partitioned for key in subset.asset_keys
+        )
         backfill: Any = PartitionBackfill.from_asset_graph_subset(
             f"backfill {next(self._numbers)}",
             *(self.now.timestamp(), {}, self._instance, subset, None, None, None),
         )
         self._instance.add_backfill(backfill)
-        self._backfills.append((backfill, keys))
+        self._backfills.append((backfill, [key for key in keys if key != "the collection"]))
         return keys
 
     def _report(self, run: dg.DagsterRun, kind: dg.DagsterEventType, data: Any = None) -> None:
@@ -357,6 +369,42 @@ def test_what_changes_while_it_is_read_is_requested_again(
         collection.embed(meanwhile=lambda: _make_and_look(collection, source, videos[:1], looks))
         assert collection.tick() == videos[:1]
         assert [collection.tick() for _ in range(3)] == [[]] * 3
+
+
+@pytest.mark.parametrize("asset", [INDEX, SIMILARITY])
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_an_index_that_was_requested_with_vectors_that_failed_is_requested_again(
+    asset: dg.AssetKey, cancelled: bool
+) -> None:
+    """Dagster makes one backfill of both, and none of what lies downstream of a failure."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        collection = Collection(instance, VECTORS, asset)
+        first, *others = collection.add(3)
+        collection.make(VECTORS, [first])
+        collection.make(FRAMES, others)
+        assert collection.tick() == [*others, "the collection"]
+        if cancelled:
+            collection.cancel()
+        else:
+            collection.fail(0)
+        assert collection.tick() == ["the collection"]
+        collection.make(asset)
+        assert [collection.tick() for _ in range(3)] == [[]] * 3
+
+
+@pytest.mark.parametrize("asset", [INDEX, SIMILARITY])
+def test_an_index_whose_run_failed_is_requested_again_each_hour(asset: dg.AssetKey) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        collection = Collection(instance, asset)
+        collection.make(VECTORS, collection.add(1))
+        for _ in range(2):
+            assert collection.tick() == ["the collection"]
+            collection.end(collection.begin(asset), Event.RUN_FAILURE)
+            assert [collection.tick(300) for _ in range(10)] == [[]] * 10
+            collection.now += timedelta(minutes=10)
+        assert collection.tick() == ["the collection"]
+        collection.make(asset)
+        assert [collection.tick(1200) for _ in range(6)] == [[]] * 6
 
 
 def _make_and_look(

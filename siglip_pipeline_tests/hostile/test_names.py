@@ -134,18 +134,21 @@ def indexed(settings: Settings) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def materialize(
+def materialize(instance: dg.DagsterInstance, asset: str, tags: dict[str, Any]) -> None:
+    assert execute(instance, asset, tags).success
+
+
+def execute(
     instance: dg.DagsterInstance, asset: str, tags: dict[str, Any]
 ) -> dg.ExecuteInProcessResult:
     job = defs.resolve_implicit_global_asset_job_def()
-    result = job.execute_in_process(
+    return job.execute_in_process(
         instance=instance,
         asset_selection=[dg.AssetKey(asset)],
         tags=tags,
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        raise_on_error=False,
     )
-    assert result.success
-    return result
 
 
 @pytest.fixture(scope="module")
@@ -286,14 +289,27 @@ def test_files_of_every_name_are_brought_in(tmp_path: Path) -> None:
     assert not list(target.rglob(".*"))
 
 
-def test_a_partition_that_no_name_can_have_fails_alone(named: Named) -> None:
-    key = partition_key(os.fsdecode(b"\xfe.mp4"))
+STRAYS = ["%FE.mp4", "%00", "", "../up.mp4", "so....mp4", "%41.mp4", "line\nbreak.mp4", "%", " /"]
+"""Partitions that a person may add in Dagster's UI, and that no upload can have."""
+
+
+def test_partitions_that_no_name_can_have_fail_alone_and_go(named: Named) -> None:
+    good = partition_key(named.good[0])
     # An instance of its own: its events stay, and the tests above ask the other for all it has.
     with dg.DagsterInstance.ephemeral() as instance:
-        instance.add_dynamic_partitions(VIDEOS_PARTITIONS_NAME, [key])
-        result = materialize(instance, "video_frames", {RANGE_START_TAG: key, RANGE_END_TAG: key})
-    (failed,) = [check for check in result.get_asset_check_evaluations() if not check.passed]
-    assert failed.check_name == "can_be_decoded"
-    assert "not valid UTF-8" in str(failed.metadata)
-    with Database(named.settings.database_url or "") as database:
-        assert VideoStore(database).paths() == set(named.good)
+        instance.add_dynamic_partitions(VIDEOS_PARTITIONS_NAME, [*STRAYS[:4], good, *STRAYS[4:]])
+        over_all = {RANGE_START_TAG: STRAYS[0], RANGE_END_TAG: STRAYS[-1]}
+        for asset in ("video_frames", "frame_embeddings", "watch_hits"):
+            result = execute(instance, asset, over_all)
+            failure = result.failure_data_for_node(asset)
+            assert failure is not None
+            assert failure.user_failure_data is not None, failure
+            reasons = (failure.user_failure_data.description or "").splitlines()
+            assert reasons[0] == "9 of 10 videos failed:"
+            assert [reason.partition(": ")[0] for reason in reasons[1:]] == [*map(shown, STRAYS)]
+            assert all(reason.endswith("; delete the partition") for reason in reasons[1:])
+            assert instance.get_materialized_partitions(dg.AssetKey(asset)) == {good}
+        with Database(named.settings.database_url or "") as database:
+            assert VideoStore(database).paths() == set(named.good)
+        materialize(instance, "reconciliation", {})
+        assert instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME) == [good]

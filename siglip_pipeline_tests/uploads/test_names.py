@@ -6,6 +6,7 @@ import pytest
 
 from siglip_pipeline.errors import QueryError
 from siglip_pipeline.uploads.names import (
+    no_upload_has,
     partition_key,
     path_of_partition,
     percent_encoded,
@@ -42,6 +43,34 @@ def test_a_name_that_can_be_kept(path: str) -> None:
 )
 def test_a_name_that_cannot_be_kept_is_refused_for_its_reason(path: str, reason: str) -> None:
     assert unusable(path) == reason
+
+
+@pytest.mark.parametrize("key", ["a.mp4", "100%25.mp4", "so%2E%2E%2E.mp4", "a%09b", "p/é.mp4"])
+def test_a_partition_that_an_upload_can_have(key: str) -> None:
+    assert no_upload_has(key) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "part", "reason"),
+    [
+        (
+            "../a",
+            None,
+            "can have the name of this partition: a folder in its name is empty, . or ..",
+        ),
+        ("%FF.mp4", None, "can have the name of this partition: its name is not valid UTF-8"),
+        ("a" * 2001, None, "its name takes 2001 bytes, at most 2000 can be kept"),
+        ("%41.mp4", None, "has this partition, an upload 'A.mp4' has 'A.mp4'"),
+        ("so....mp4", None, "an upload 'so....mp4' has 'so%2E%2E%2E.mp4'"),
+        ("a\nb", None, r"an upload 'a\nb' has 'a%0Ab'"),
+        ("2024/a.mp4", "2025", "no upload of the shard 2025 can have this partition"),
+    ],
+)
+def test_a_partition_that_no_upload_can_have(key: str, part: str | None, reason: str) -> None:
+    told = no_upload_has(key, part=part) or ""
+    assert reason in told
+    assert told.endswith("; delete the partition")
+    assert no_upload_has("2025/a.mp4", part="2025") is None
 
 
 @pytest.mark.parametrize(
