@@ -12,7 +12,7 @@ from av.video.frame import VideoFrame
 from siglip_pipeline.records import IntArray
 from siglip_pipeline.video.decoder_pass import Pass, PassCounts
 from siglip_pipeline.video.deinterlace import deinterlaced
-from siglip_pipeline.video.plan import DecodePlan, Step, plan_everything
+from siglip_pipeline.video.plan import DecodePlan, Step, plan_decode, plan_everything
 from siglip_pipeline.video.scan import Scan
 from siglip_pipeline.video.source import MediaSource
 
@@ -86,6 +86,9 @@ def decode_frames(
 ) -> Iterator[DecodedFrame]:
     """Yield the planned frames, in time order.
 
+    An interlaced frame is rebuilt by those next to it. Where the plan leaves these out, the pass
+    ends, and another one decodes them.
+
     Packets that do not decode are counted and skipped. If a target does not come out of the planned
     pass, a second pass decodes everything to find which frames come out, and a third one takes
     them. A lost target is replaced by the nearest frame within half the distance to the next
@@ -106,18 +109,24 @@ def decode_frames(
     counts = counts if counts is not None else DecodeCounts()
     waiting = _Waiting(scan, plan.target_N)
 
-    def taken(decoding: Pass, plan: DecodePlan) -> Generator[VideoFrame, None, None]:
+    def planned(plan: DecodePlan) -> Generator[DecodedFrame, None, bool]:
+        """Yield targets until one is missing; return True at one that needs its neighbours."""
+        decoding = Pass(source, scan, counts.begin(), threads, on_progress)
         frames = timed(decoding.frames(plan.steps_P), scan)
-        yield from deinterlaced(frames, waiting.is_wanted) if deinterlace else frames
+        if deinterlace and plan.neighbours:
+            frames = deinterlaced(frames, waiting.is_wanted, waiting.follows)
+        with contextlib.closing(frames):
+            for frame in filter(waiting.is_wanted, frames):
+                if waiting.is_late(frame):
+                    break  # an earlier target is missing: continue with a full pass
+                if deinterlace and frame.interlaced_frame and not plan.neighbours:
+                    return True
+                yield waiting.take(frame, decoding)
+        return False
 
     if scan.packets.timestamps_known and not (plan.steps_P == Step.TARGET).all():
-        planned = Pass(source, scan, counts.begin(), threads, on_progress)
-        with contextlib.closing(taken(planned, plan)) as frames:
-            for frame in frames:
-                if waiting.is_wanted(frame):
-                    if waiting.is_late(frame):
-                        break  # an earlier target is missing: continue with a full pass
-                    yield waiting.take(frame, planned)
+        if (yield from planned(plan)):
+            yield from planned(plan_decode(scan.packets, waiting.target_N, neighbours=True))
         if not len(waiting):
             return
         counts.full_passes += 1
@@ -128,11 +137,14 @@ def decode_frames(
         if not len(waiting):
             return
     full = Pass(source, scan, counts.begin(), threads, on_progress)
-    yield from waiting.reordered(taken(full, plan_everything(scan.packets, waiting.target_N)), full)
+    frames = timed(full.frames(plan_everything(scan.packets, waiting.target_N).steps_P), scan)
+    if deinterlace:
+        frames = deinterlaced(frames, waiting.is_wanted)
+    yield from waiting.reordered(frames, full)
     counts.missing += waiting.target_N.tolist()
 
 
-def timed(frames: Iterator[VideoFrame], scan: Scan) -> Iterator[VideoFrame]:
+def timed(frames: Iterator[VideoFrame], scan: Scan) -> Generator[VideoFrame, None, None]:
     """Yield the frames; if timestamps are unknown, set them from the index by order."""
     pts_N = scan.packets.pts_N
     for ordinal, frame in enumerate(frames):
@@ -165,6 +177,13 @@ class _Waiting:
     def is_late(self, frame: VideoFrame) -> bool:
         """Return whether an earlier target has not come out yet."""
         return next(iter(self._position_of_pts)) != frame.pts
+
+    def follows(self, first: VideoFrame | None, second: VideoFrame | None) -> bool:
+        """Return whether no frame of the video lies between two; None is outside of it."""
+        pts_N = self._scan.packets.pts_N
+        at = -1 if first is None else int(np.searchsorted(pts_N, first.pts or 0))
+        then = pts_N.size if second is None else int(np.searchsorted(pts_N, second.pts or 0))
+        return then - at == 1
 
     def replace_lost(self, found: Container[int | None], all_N: IntArray) -> list[int]:
         """Replace targets that do not decode by neighbours; return the replaced targets.

@@ -1,6 +1,6 @@
 """Deinterlace frames as players do: one of the two fields is rebuilt for the other's time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from fractions import Fraction
 from typing import Final
 
@@ -12,26 +12,38 @@ _ANY_TIME_BASE: Final = Fraction(1, 1000)
 """The filter does not use times."""
 
 
+Follows = Callable[[VideoFrame | None, VideoFrame | None], bool]
+"""Return whether no frame is missing between two; None stands for what is outside of the video."""
+
+
 def deinterlaced(
-    frames: Iterator[VideoFrame], is_wanted: Callable[[VideoFrame], bool]
-) -> Iterator[VideoFrame]:
+    frames: Iterator[VideoFrame],
+    is_wanted: Callable[[VideoFrame], bool],
+    follows: Follows = lambda first, second: True,
+) -> Generator[VideoFrame, None, None]:
     """Yield the same frames at the same times; wanted frames that are interlaced are rebuilt.
 
     The filter compares each with the frames before and after it to find motion. Other frames pass
-    unchanged.
+    unchanged. Ends where one of these two is missing.
     """
+    last: VideoFrame | None = None
     before: VideoFrame | None = None
     held: VideoFrame | None = None
     for frame in frames:
         if held is not None:
+            if not follows(held, frame):
+                return
             yield rebuilt(before, held, frame)
-            before, held = held, None
+            held = None
+        before = last if last is not None and last.interlaced_frame else None
         if frame.interlaced_frame and is_wanted(frame):
+            if not follows(last, frame):
+                return
             held = frame
         else:
-            before = frame if frame.interlaced_frame else None
             yield frame
-    if held is not None:
+        last = frame
+    if held is not None and follows(held, None):
         yield rebuilt(before, held, None)
 
 

@@ -34,14 +34,20 @@ class DecodePlan:
     """A :class:`Step` for each packet, in decoding order."""
     target_N: IntArray
     """Positions in time order of the frames that must come out."""
+    neighbours: bool = False
+    """The frames next to them come out as well."""
 
 
-def plan_decode(packets: PacketIndex, target_N: IntArray) -> DecodePlan:
+def plan_decode(
+    packets: PacketIndex, target_N: IntArray, *, neighbours: bool = False
+) -> DecodePlan:
     """Plan the cheapest single pass in which all targets come out exactly.
 
     Args:
         packets: the packets of the video.
         target_N: positions in time order, increasing.
+        neighbours: also decode the frames before and after each target, by which interlaced frames
+            are rebuilt.
     """
     if not packets.timestamps_known:
         return plan_everything(packets, target_N)
@@ -49,14 +55,19 @@ def plan_decode(packets: PacketIndex, target_N: IntArray) -> DecodePlan:
     starts = np.flatnonzero(packets.key_P)
     if starts.size == 0 or starts[0] != 0:
         starts = np.concatenate([[0], starts])
-    target_P = packets.packet_N[target_N].astype(np.int64)
+    decoded_N = _with_neighbours(target_N, packets.pts_N.size) if neighbours else target_N
+    target_P = packets.packet_N[decoded_N].astype(np.int64)
     group = np.searchsorted(starts, target_P, side="right") - 1
     for start, last in _spans(packets, starts, target_P, group):
         steps[start : last + 1] = np.where(
             packets.reference_P[start : last + 1], Step.REFERENCE, Step.SKIP
         )
     steps[target_P] = Step.TARGET
-    return DecodePlan(steps_P=steps, target_N=target_N)
+    return DecodePlan(steps_P=steps, target_N=target_N, neighbours=neighbours)
+
+
+def _with_neighbours(target_N: IntArray, frames: int) -> IntArray:
+    return np.unique(np.clip(target_N[:, None] + [-1, 0, 1], 0, frames - 1)).astype(np.int64)
 
 
 def _spans(
@@ -75,7 +86,8 @@ def _spans(
 
 def plan_everything(packets: PacketIndex, target_N: IntArray) -> DecodePlan:
     """Plan to decode every packet: the fallback if frames cannot be predicted."""
-    return DecodePlan(steps_P=np.full(len(packets), Step.TARGET, np.uint8), target_N=target_N)
+    steps = np.full(len(packets), Step.TARGET, np.uint8)
+    return DecodePlan(steps_P=steps, target_N=target_N, neighbours=True)
 
 
 def plan_references(packets: PacketIndex) -> DecodePlan:

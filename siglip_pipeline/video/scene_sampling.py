@@ -1,7 +1,8 @@
 """Decode the frames that the sampling ``scenes`` selects, in one pass that finds the cuts as well.
 
 Only frames that others refer to are decoded and compared: a shot begins and ends with one of them,
-a few frames from its cut at most.
+a few frames from its cut at most. Interlaced frames take a second pass, which decodes those next to
+them.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,24 +11,21 @@ from dataclasses import dataclass
 import numpy as np
 from av.video.frame import VideoFrame
 
-from siglip_pipeline.video.decode import DecodeCounts, DecodedFrame, timed
+from siglip_pipeline.video.decode import DecodeCounts, DecodedFrame, decode_frames, timed
 from siglip_pipeline.video.decoder_pass import Pass
-from siglip_pipeline.video.deinterlace import rebuilt
-from siglip_pipeline.video.plan import plan_references
+from siglip_pipeline.video.plan import plan_decode, plan_references
 from siglip_pipeline.video.sampling import SceneSampler
 from siglip_pipeline.video.scan import Scan
 from siglip_pipeline.video.shots import ContentScore, CutFinder
 from siglip_pipeline.video.source import MediaSource
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Held:
-    """A frame that may be selected, with its neighbours if it is interlaced."""
+    """A frame that may be selected."""
 
     frame_index: int
     frame: VideoFrame
-    before: VideoFrame | None = None
-    after: VideoFrame | None = None
 
 
 def decode_scenes(
@@ -55,21 +53,40 @@ def decode_scenes(
     sampler = SceneSampler[Held](scan.time_base)
 
     def decoded(held: Held) -> DecodedFrame:
-        frame, pts = held.frame, int(pts_N[held.frame_index])
-        if frame.interlaced_frame:
-            frame = rebuilt(held.before, frame, held.after)
+        pts = int(pts_N[held.frame_index])
         return DecodedFrame(
             frame_index=held.frame_index,
             pts=pts,
             time_seconds=float((pts - int(pts_N[0])) * scan.time_base),
-            frame=frame,
+            frame=held.frame,
             sample_aspect_ratio=decoding.aspect_at(pts),
         )
 
-    for held, begins_shot in compared(decoding, scan):
-        pts = int(pts_N[held.frame_index])
-        yield from map(decoded, sampler.add(pts, held, begins_shot=begins_shot))
-    yield from map(decoded, sampler.finish())
+    def selected() -> Iterator[Held]:
+        for held, begins_shot in compared(decoding, scan):
+            pts = int(pts_N[held.frame_index])
+            yield from sampler.add(pts, held, begins_shot=begins_shot)
+        yield from sampler.finish()
+
+    later: list[int] = []
+    for held in selected():
+        if later or held.frame.interlaced_frame:
+            later.append(held.frame_index)
+        else:
+            yield decoded(held)
+    if later:
+        plan = plan_decode(scan.packets, np.array(later, np.int64), neighbours=True)
+        again = DecodeCounts()
+        yield from decode_frames(
+            source,
+            scan,
+            plan,
+            counts=again,
+            threads=threads,
+            deinterlace=True,
+            on_progress=on_progress,
+        )
+        counts.missing += again.missing
 
 
 def compared(decoding: Pass, scan: Scan) -> Iterator[tuple[Held, bool]]:
@@ -85,7 +102,5 @@ def compared(decoding: Pass, scan: Scan) -> Iterator[tuple[Held, bool]]:
         if passed < 1:
             continue
         held = Held(index, frame)
-        if frame.interlaced_frame and last is not None:
-            held.before, last.after = last.frame, frame
         yield held, finder.begins_shot(score.of(frame), int(pts_N[index]), frames=passed)
         last = held
