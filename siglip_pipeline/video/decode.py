@@ -1,7 +1,7 @@
 """Decode the planned frames in one pass, exactly as a full sequential decode gives them."""
 
 import contextlib
-from collections.abc import Callable, Container, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Final
@@ -43,6 +43,8 @@ class DecodeCounts:
     """Passes that decoded everything because a target did not come out as planned."""
     missing: list[int] = field(default_factory=list)
     """Positions in time order of targets that never came out, replaced or not."""
+    lost_share: float | None = None
+    """Share of all frames that do not come out, 0 to 1, if a pass has looked for them."""
 
     def begin(self) -> PassCounts:
         """Add the counts of a new pass, and return them."""
@@ -133,7 +135,9 @@ def decode_frames(
         everything = plan_everything(scan.packets, waiting.target_N)
         look = Pass(source, scan, counts.begin(), threads, on_progress)
         found = {frame.pts for frame in timed(look.frames(everything.steps_P), scan)}
-        counts.missing = waiting.replace_lost(found, plan.target_N)
+        decodable_N = np.flatnonzero([pts in found for pts in scan.packets.pts_N.tolist()])
+        counts.lost_share = 1 - decodable_N.size / scan.packets.pts_N.size
+        counts.missing = waiting.replace_lost(decodable_N, plan.target_N)
         if not len(waiting):
             return
     full = Pass(source, scan, counts.begin(), threads, on_progress)
@@ -185,14 +189,13 @@ class _Waiting:
         then = pts_N.size if second is None else int(np.searchsorted(pts_N, second.pts or 0))
         return then - at == 1
 
-    def replace_lost(self, found: Container[int | None], all_N: IntArray) -> list[int]:
+    def replace_lost(self, decodable_N: IntArray, all_N: IntArray) -> list[int]:
         """Replace targets that do not decode by neighbours; return the replaced targets.
 
         A neighbour lies within half the distance to the next target on its side.
         """
         pts_N = self._scan.packets.pts_N
-        decodable_N = np.flatnonzero([pts in found for pts in pts_N.tolist()])
-        lost = [n for pts, n in self._position_of_pts.items() if pts not in found]
+        lost = sorted({*self._position_of_pts.values()} - {*decodable_N.tolist()})
         positions = set(self._position_of_pts.values()) - set(lost)
         for position in lost:
             place = int(np.searchsorted(all_N, position))

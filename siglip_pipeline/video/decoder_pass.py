@@ -27,8 +27,9 @@ _TARGET: Final = int(Step.TARGET)
 
 _PREDICTED: Final = frozenset({PictureType.P, PictureType.B, PictureType.S, PictureType.SP})
 
-_HEADER: Final = "new_extradata"
-"""Comes with the first packet of another sample description, which may be skipped."""
+_CARRIED: Final = ("new_extradata", "palette")
+"""Side data for all packets that follow: of the first one of another sample description, and of a
+palette. That packet may be skipped."""
 
 MAX_PIXELS_IN_FLIGHT: Final = 8 * 3840 * 2160
 """Each decoder thread holds a frame of its own: eight of 4K, two of 8K."""
@@ -114,7 +115,7 @@ class Pass:
             assert isinstance(stream, VideoStream)
             context = self._decoder(stream, options)
             skipped = False
-            header = None
+            carried = {}
             mode = None
             key = 0
             for ordinal, packet in enumerate(demux(container, stream)):
@@ -122,8 +123,9 @@ class Pass:
                     break
                 self._on_progress(ordinal)
                 step = step_of[ordinal]
-                if packet.has_sidedata(_HEADER):
-                    header = packet.get_sidedata(_HEADER)
+                for kind in _CARRIED:
+                    if packet.has_sidedata(kind):
+                        carried[kind] = packet.get_sidedata(kind)
                 if step == _SKIP:
                     skipped = True
                     continue
@@ -131,8 +133,9 @@ class Pass:
                 if skipped and packet.is_keyframe and self._counts.packets_given:
                     yield from self._give(context, None)
                     context.flush_buffers()
-                if skipped and header is not None:
-                    packet.set_sidedata(header)
+                if skipped:
+                    for side_data in carried.values():
+                        packet.set_sidedata(side_data)
                 is_entry = skipped and packet.is_keyframe
                 skipped = False
                 if step != mode:

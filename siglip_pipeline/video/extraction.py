@@ -147,9 +147,11 @@ def _extract_video(
     if geometry is None:
         raise VideoError(job.video, nothing_decoded_reason(scanned))
     lost = packets.expected - len(packets)
-    # Only a part of the packets is decoded: assume the same share of damage in the rest.
+    # Unless a pass decoded everything, assume the same share of damage in the rest.
     planned = taken if planned is None else planned
-    missing_share = len(counts.missing) / planned
+    missing_share = counts.lost_share
+    if missing_share is None:
+        missing_share = len(counts.missing) / planned
     share = (lost + max(counts.damaged_share, missing_share) * len(packets)) / packets.expected
     return _checked(
         job,

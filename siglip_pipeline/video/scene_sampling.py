@@ -69,7 +69,9 @@ def decode_scenes(
         yield from sampler.finish()
 
     later: list[int] = []
+    first: int | None = None
     for held in selected():
+        first = held.frame_index if first is None else first
         if later or held.frame.interlaced_frame:
             later.append(held.frame_index)
         else:
@@ -87,6 +89,12 @@ def decode_scenes(
             on_progress=on_progress,
         )
         counts.missing += again.missing
+    if first:  # are the frames before it lost, or does nothing refer to them?
+        before = DecodeCounts()
+        plan = plan_decode(scan.packets, np.arange(first))
+        for _ in decode_frames(source, scan, plan, counts=before, on_progress=on_progress):
+            pass
+        counts.lost_share = before.lost_share
 
 
 def compared(decoding: Pass, scan: Scan) -> Iterator[tuple[Held, bool]]:

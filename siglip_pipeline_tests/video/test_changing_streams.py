@@ -8,6 +8,10 @@ import av
 import numpy as np
 import pytest
 
+from siglip_pipeline.video.decode import decode_frames
+from siglip_pipeline.video.frame_index import index_frames
+from siglip_pipeline.video.plan import plan_decode
+from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline_tests.video.crafted_files import (
     one_track,
     sample_entry,
@@ -288,3 +292,15 @@ def test_an_h264_message_of_orientation_turns_the_frames_that_carry_it(
     pairs = itertools.zip_longest(out.pictures, upright.pictures)
     is_other = [a.shape != b.shape or difference(a, b) > 6 for a, b in pairs]
     assert is_other == [True] + [False] * 24
+
+
+@pytest.mark.parametrize("name", ["smc.mov", "raw.mov", "raw.avi"])
+def test_a_palette_comes_with_the_first_packet_alone(name: str, tmp_path: Path) -> None:
+    codec = {"smc": "smc", "raw": "rawvideo"}[name[:3]]
+    path = film(tmp_path / name, "-pix_fmt", "pal8", codec=codec)
+    source = MediaSource(path.name, path=path)
+    scanned = index_frames(source)
+    plan = plan_decode(scanned.packets, np.array([20]))
+    (decoded,) = decode_frames(source, scanned, plan)
+    expected = reference([path], tmp_path)[path.name].pictures[20]
+    assert difference(np.asarray(decoded.frame.to_ndarray(format="rgb24"), np.uint8), expected) < 1

@@ -104,3 +104,20 @@ def test_frames_that_the_decoder_conceals_are_damage(codec: str, tmp_path: Path)
     numbers = np.rint(out.seconds_N * 25).astype(int)
     assert len(numbers) <= 100 - marked
     assert max(difference(p, whole[n]) for n, p in zip(numbers, out.pictures, strict=True)) < 8
+
+
+@pytest.mark.parametrize("sampling", ["fps:1/60", "fps:1", "keyframes", "scenes", "every:1"])
+def test_a_recording_that_is_joined_late_is_lost_in_part(sampling: str, tmp_path: Path) -> None:
+    """Pictures are refreshed in columns: the first one is shown that is whole, without an error."""
+    whole = tmp_path / "whole.mp4"
+    refreshed = ("-c:v", "libx264", "-x264opts", "intra-refresh=1:keyint=25:bframes=0")
+    ffmpeg("-f", "lavfi", "-i", f"testsrc2=s={SIZE}:r=25:d=4", *refreshed, whole)
+    path = tmp_path / "cut.mkv"
+    ffmpeg("-ss", "1.3", "-i", whole, "-c", "copy", path)
+    with av.open(str(path)) as container:
+        packets = sum(packet.size > 0 for packet in container.demux(video=0))
+    lost = 1 - len(shown(path, size=SIZE)) / packets
+    assert 0.05 < lost < 0.2
+    report = indexed(path, tmp_path, sampling=sampling).report
+    assert report.damaged_share == pytest.approx(lost)
+    assert report.warnings[0] == f"{lost:.0%} of it cannot be decoded"

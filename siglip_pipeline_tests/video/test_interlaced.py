@@ -64,7 +64,7 @@ def assert_same(path: Path) -> None:
     assert [one.pts for one in scenes] == [scan.packets.pts_N[one.frame_index] for one in scenes]
     assert sorted({one.frame_index for one in scenes}) == [one.frame_index for one in scenes]
     for one in scenes:
-        picture = one.frame.to_ndarray(format="gray")
+        picture = np.asarray(one.frame.to_ndarray(format="gray"), np.uint8)
         assert np.array_equal(picture, everything[one.frame_index]), one.frame_index
 
 
