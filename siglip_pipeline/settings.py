@@ -4,8 +4,10 @@ Every field is read from ``SIGLIP_<NAME>``; ``.env`` files are not read. ``docs/
 generated from the descriptions here and a test holds the two together.
 """
 
+import locale
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import ip_network
@@ -696,6 +698,40 @@ def compute_in_one_thread() -> None:
     other work, the text tower took eight times the CPU time with two of them.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def spare_proxies_this_machine() -> None:
+    """Have no HTTP client of this process and its children ask a proxy for 127.0.0.1."""
+    spared = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    names = [name for name in map(str.strip, spared.split(",")) if name]
+    if "*" not in names:
+        value = ",".join(dict.fromkeys([*names, "localhost", "127.0.0.1", "::1"]))
+        os.environ |= {"no_proxy": value, "NO_PROXY": value}
+
+
+def libpq_variables() -> list[str]:
+    """Return the names of the variables that libpq reads, e.g. PGSERVICE."""
+    return sorted(name for name in os.environ if re.fullmatch("PG[A-Z]+", name))
+
+
+def forget_other_databases() -> None:
+    """Drop libpq's variables from the environment of this process and its children.
+
+    For use with the embedded database. They are meant for another one, and would apply to all that
+    its URL leaves open.
+    """
+    for name in libpq_variables():
+        del os.environ[name]
+
+
+def speak_utf8() -> None:
+    """Start this program again in Python's UTF-8 mode, if the locale has another encoding.
+
+    The names of uploads, our files and JSON are UTF-8 whatever the locale.
+    """
+    if not sys.flags.utf8_mode and locale.getencoding().upper() != "UTF-8":
+        os.environ["PYTHONUTF8"] = "1"  # for children
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def set_variable(field: str, value: str | None) -> None:

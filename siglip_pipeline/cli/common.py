@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from siglip_pipeline.settings import Settings, misspelt_variables
+from siglip_pipeline.settings import Settings, forget_other_databases, misspelt_variables
 from siglip_pipeline.uploads.names import shown
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,8 @@ def load_settings(**overrides: Any) -> Settings:
         SettingsError: naming every variable whose value cannot be used.
     """
     settings = Settings.load(**{k: v for k, v in overrides.items() if v is not None})
+    if settings.database_url is None:
+        forget_other_databases()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine(settings))
     logging.basicConfig(level=settings.log_level, handlers=[handler])

@@ -1,7 +1,6 @@
 """The work of the commands `search`, `labels` and `duplicates`, in this process."""
 
 import json
-import urllib.request
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -27,7 +26,7 @@ from siglip_pipeline.search.collection_export import (
 )
 from siglip_pipeline.search.export import Exported, export_hits
 from siglip_pipeline.services.binding import url_host
-from siglip_pipeline.services.ports import key_headers
+from siglip_pipeline.services.ports import ask
 from siglip_pipeline.services.state import running
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.similarity.similar_videos import SharedSegment, VideoSimilarityStore
@@ -168,12 +167,10 @@ def page_address(settings: Settings, hit: Hit) -> str:
 
 def _shows(page: str, settings: Settings, hit: Hit) -> bool:
     """Return whether a service answers there that knows the hit's video by the same id."""
-    request = urllib.request.Request(
-        f"{page}/api/videos/{hit.video_id}", headers=key_headers(settings.api_key)
-    )
+    url = f"{page}/api/videos/{hit.video_id}"
     try:
-        with urllib.request.urlopen(request, timeout=_PAGE_SECONDS) as answer:
-            return bool(json.load(answer)["video"] == hit.video)
+        answer = ask(url, api_key=settings.api_key, seconds=_PAGE_SECONDS)
+        return bool(json.loads(answer)["video"] == hit.video)
     except (OSError, ValueError, KeyError):
         return False
 

@@ -1,7 +1,5 @@
 """Have a running `up` or `serve` answer a search: its model is loaded already."""
 
-import urllib.error
-import urllib.request
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
@@ -9,7 +7,7 @@ from urllib.parse import urlencode
 from pydantic import TypeAdapter
 
 from siglip_pipeline.hits import SearchFilter, SearchResult
-from siglip_pipeline.services.ports import key_headers
+from siglip_pipeline.services.ports import ask
 from siglip_pipeline.services.serving import find_service
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.text.json_form import to_json
@@ -30,14 +28,9 @@ def ask_service(
     if url is None:
         return None
     try:
-        request = urllib.request.Request(
-            f"{url}/api/search?{urlencode(_parameters(settings, text, k, filter), doseq=True)}",
-            headers=key_headers(settings.api_key),
-        )
-        # Without the proxies of the environment: the service is on this machine.
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with direct.open(request, timeout=_SECONDS) as answer:
-            result = TypeAdapter(SearchResult).validate_json(answer.read())
+        query = urlencode(_parameters(settings, text, k, filter), doseq=True)
+        answer = ask(f"{url}/api/search?{query}", api_key=settings.api_key, seconds=_SECONDS)
+        result = TypeAdapter(SearchResult).validate_json(answer)
     except (OSError, ValueError):
         return None
     given = None if filter == SearchFilter() else filter

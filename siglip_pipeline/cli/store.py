@@ -9,6 +9,7 @@ import typer
 from siglip_pipeline.cli.common import Json
 from siglip_pipeline.cli.common import load_settings as _settings
 from siglip_pipeline.cli.completion import complete_model
+from siglip_pipeline.settings import libpq_variables
 from siglip_pipeline.terminal import console
 from siglip_pipeline.text.in_words import ago_in_words
 
@@ -148,10 +149,13 @@ def db_env(json_: Json = False) -> None:
     """
     from siglip_pipeline.cli.commands import dagster_environment
 
+    of_other_servers = libpq_variables()
     environment = dagster_environment(_settings())
     if json_:
         console.print_json(dict(environment))
     else:
+        for name in sorted({*of_other_servers} - {*libpq_variables()}):
+            sys.stdout.write(f"unset {name}\n")
         for name, value in environment.items():
             sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
 

@@ -303,7 +303,7 @@ class EmbeddedPostgres:
             if time.monotonic() - said > 5:
                 said = time.monotonic()
                 last = self._log_tail(1) or reason
-                logger.info("waiting for Postgres, %.0f s so far: %s", said - began, last)
+                logger.warning("waiting for Postgres, %.0f s so far: %s", said - began, last)
             time.sleep(0.05)
 
     def _room(self) -> str:

@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http.client import HTTPException
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -274,7 +275,7 @@ class DagsterApi:
             raise LaunchError(
                 f"{self._url}{path} answered {error.code}: {detail}"
             ) from self._url.masked_error(error)
-        except (OSError, ValueError) as error:
+        except (OSError, HTTPException, ValueError) as error:
             raise LaunchError(
                 f"no Dagster answers at {self._url} ({self._url.masked(error)}); start one with "
                 "`siglip-pipeline up`, or leave out --dagster-url to do the work in this process"

@@ -5,10 +5,10 @@ import errno
 import os
 import socket
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,7 @@ SOCKET_PREFIX: Final = "siglip-up-"
 _LONGEST_PARENT: Final = 70
 _BACKLOG: Final = 512
 _HOST_OPTIONS: Final = "SIGLIP_HOST or SIGLIP_DAGSTER_HOST"
+_DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def free_port(preferred: int | None = None, *, host: str = "127.0.0.1") -> int:
@@ -92,13 +93,33 @@ def listens(address: int | Path) -> bool:
 
 
 def answers(url: str, *, api_key: Secret | None = None) -> bool:
-    """Return whether an HTTP service there answers with 200."""
+    """Return whether a service of ours answers there with 200."""
+    try:
+        ask(url, api_key=api_key, seconds=2)
+    except OSError:
+        return False
+    return True
+
+
+def ask(url: str, *, api_key: Secret | None = None, seconds: float) -> bytes:
+    """Return what our own service answers at an address of this machine.
+
+    No proxy of the environment is asked for it: a proxy's 127.0.0.1 is another machine.
+
+    Args:
+        url: the whole address.
+        api_key: SIGLIP_API_KEY, if the service asks for one.
+        seconds: the longest wait for the connection, and for each piece of the answer.
+
+    Raises:
+        OSError: nothing answers, not in HTTP, or with another status than 200 to 299.
+    """
     request = urllib.request.Request(url, headers=key_headers(api_key))
     try:
-        with urllib.request.urlopen(request, timeout=2) as response:
-            return int(response.status) == 200
-    except (urllib.error.URLError, OSError):
-        return False
+        with _DIRECT.open(request, timeout=seconds) as answer:
+            return bytes(answer.read())
+    except HTTPException as error:
+        raise ConnectionError(f"{url} does not answer in HTTP: {error!r}") from error
 
 
 def key_headers(api_key: Secret | None) -> dict[str, str]:

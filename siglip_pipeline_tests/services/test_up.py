@@ -53,6 +53,12 @@ from siglip_pipeline_tests.web.browser import CHROMIUM, DRIVER, chromium
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
 
 COMMAND = [sys.executable, "-m", "siglip_pipeline.cli.main"]
+OF_OTHERS = {
+    **{f"{kind}_proxy": "http://127.0.0.1:9" for kind in ("http", "https", "all")},
+    **{"PGSERVICE": "none", "PGREQUIREAUTH": "scram-sha-256", "PGHOSTADDR": "127.0.0.1"},
+    **{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+}
+"""What people's shells hold for other programs: no service on this machine is asked through it."""
 needs_browser = pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None, reason="Chromium and its driver are not installed"
 )
@@ -181,7 +187,7 @@ class Up:
 def cli(settings: Settings, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [*COMMAND, *arguments],
-        env=child_environment(settings),
+        env=child_environment(settings) | OF_OTHERS,
         capture_output=True,
         text=True,
         check=False,
@@ -198,7 +204,10 @@ def _error_of(url: str) -> str:
 def _up(settings: Settings, log: Path) -> Iterator[Up]:
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [*COMMAND, "up"], env=child_environment(settings), stdout=output, stderr=output
+            [*COMMAND, "up"],
+            env=child_environment(settings) | OF_OTHERS,
+            stdout=output,
+            stderr=output,
         )
     up = Up(settings, process, log)
     try:
@@ -294,6 +303,27 @@ def test_the_code_server_can_be_reached_by_this_user_alone(up: Up) -> None:
     assert path.parent.stat().st_uid == os.geteuid()
     assert listening(up.service("siglip_pipeline.services.code_server")) == set()
     assert listening(up.service("dagster._daemon")) == set()
+
+
+def test_another_shell_gets_what_dagster_needs(up: Up) -> None:
+    """As the README says, for `dagster dev`."""
+    said = cli(up.settings, "db", "env")
+    look = "import os, psycopg; psycopg.connect(os.environ['SIGLIP_DATABASE_URL'])"
+    done = subprocess.run(
+        [
+            "bash",
+            "-euc",
+            f'eval "$1"; {sys.executable} -c "{look}"; echo $DAGSTER_HOME',
+            "-",
+            said.stdout,
+        ],
+        env=os.environ | OF_OTHERS,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    (up.settings.home / "postgres.keep").unlink()  # or it would run on for that shell
+    assert done.stdout.strip() == str(up.settings.home / "dagster"), said.stderr + done.stderr
 
 
 def test_services_that_have_nothing_to_do_keep_their_connections(up: Up) -> None:
