@@ -8,10 +8,13 @@ lock is inherited. See docs/decisions/0005-runs-are-forked.md.
 
 import multiprocessing
 import multiprocessing.forkserver
+import multiprocessing.util
 import sys
+import tempfile
 from typing import Any
 
 from siglip_pipeline.files.private_files import keep_files_private
+from siglip_pipeline.services.ports import parent_of_sockets
 
 PRELOADED = "siglip_pipeline.services.preload"
 
@@ -24,6 +27,9 @@ def main() -> None:
     keep_files_private()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([PRELOADED])
+    tempfile.tempdir = parent_of_sockets()
+    multiprocessing.util.get_temp_dir()  # made now, and kept: the fork server's socket lies there
+    tempfile.tempdir = None
     multiprocessing.forkserver.ensure_running()
 
     class ForkingServer(server.DagsterApiServer):

@@ -73,11 +73,14 @@ def socket_folder() -> Iterator[Path]:
     A socket's path may be 107 bytes long at most (``sun_path`` in unix(7)), so it cannot lie in an
     arbitrary folder of the user.
     """
-    parent = tempfile.gettempdir()
-    if len(os.fsencode(parent)) > _LONGEST_PARENT:
-        parent = "/tmp"
-    with tempfile.TemporaryDirectory(prefix=SOCKET_PREFIX, dir=parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=SOCKET_PREFIX, dir=parent_of_sockets()) as folder:
         yield Path(folder)
+
+
+def parent_of_sockets() -> str:
+    """Return the temporary folder, or ``/tmp`` if its path is too long for sockets below it."""
+    parent = tempfile.gettempdir()
+    return parent if len(os.fsencode(parent)) <= _LONGEST_PARENT else "/tmp"
 
 
 def listens(address: int | Path) -> bool:

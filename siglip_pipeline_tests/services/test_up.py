@@ -202,10 +202,12 @@ def _error_of(url: str) -> str:
 
 @contextmanager
 def _up(settings: Settings, log: Path) -> Iterator[Up]:
+    temporary = log.parent / ("long" * 25)  # too long for a socket in it
+    temporary.mkdir(exist_ok=True)
     with log.open("ab") as output:
         process = subprocess.Popen(
             [*COMMAND, "up"],
-            env=child_environment(settings) | OF_OTHERS,
+            env=child_environment(settings) | OF_OTHERS | {"TMPDIR": str(temporary)},
             stdout=output,
             stderr=output,
         )
