@@ -1,6 +1,7 @@
 """The embedded server's cluster: created once, configured at each start."""
 
 import logging
+import pwd
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -20,9 +21,21 @@ INITDB_SECONDS: Final = 300.0
 
 
 def initialise(data: Path, account: binaries.Account) -> None:
-    """Run initdb beside the data folder and move the result there, so it is never incomplete."""
+    """Run initdb beside the data folder and move the result there, so it is never incomplete.
+
+    Raises:
+        EmbeddedDatabaseError: it fails, e.g. for a user without a name.
+    """
     if (data / "PG_VERSION").exists():
         return
+    try:
+        pwd.getpwuid(account.uid)
+    except KeyError as error:  # `docker run --user 1234`
+        raise EmbeddedDatabaseError(
+            f"Postgres makes no database for user id {account.uid} without a name in passwd: "
+            "run as a user that has one, add one (a line "
+            f"siglip:x:{account.uid}:{account.gid}::/:/bin/false), or set SIGLIP_DATABASE_URL"
+        ) from error
     parent = data.parent
     if not parent.exists():  # a home is there already
         binaries.passable_folder(binaries.SYSTEM_FOLDER)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -18,7 +19,7 @@ import psutil
 import psycopg
 import pytest
 
-from siglip_pipeline.embedded_postgres import binaries, postmaster
+from siglip_pipeline.embedded_postgres import binaries, cluster, postmaster
 from siglip_pipeline.embedded_postgres import server as embedded
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.errors import EmbeddedDatabaseError
@@ -449,6 +450,14 @@ def test_a_copy_that_cannot_be_made_is_named(
     monkeypatch.setattr(binaries, "SYSTEM_FOLDER", tmp_path / "file" / "below")
     with pytest.raises(EmbeddedDatabaseError, match=r"could not be copied to .*/file/below"):
         binaries.find_binaries(binaries.server_account(), install=out_of_reach)
+
+
+def test_a_user_without_a_name_is_told_what_it_needs(tmp_path: Path) -> None:
+    nobodys = max(entry.pw_uid for entry in pwd.getpwall()) + 1
+    account = binaries.Account(uid=nobodys, gid=nobodys, foreign=True)
+    with pytest.raises(EmbeddedDatabaseError, match=rf"user id {nobodys}.*siglip:x:{nobodys}:"):
+        cluster.initialise(tmp_path / "postgres", account)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_processor_without_avx2_is_refused_plainly(tmp_path: Path) -> None:
