@@ -42,6 +42,10 @@ PATHS = [
         ("[axd].mp4", ["Holiday/d.mp4", "a.mp4", "holiday/a.mp4"]),
         ("[a,d].mp4", ["Holiday/d.mp4", "a.mp4", "holiday/a.mp4"]),
         ("[a-bd].mp4", ["Holiday/d.mp4", "a.mp4", "holiday/a.mp4"]),
+        (
+            "[xya-d].mp4",
+            ["Holiday/d.mp4", "a.mp4", "holiday/2024/c.mp4", "holiday/a.mp4"],
+        ),
         ("[a-c].mp4", ["a.mp4", "holiday/2024/c.mp4", "holiday/a.mp4"]),
         ("[!a-c].mp4", ["Holiday/d.mp4"]),
         ("clip[-^][12].mp4", ["clip-1.mp4", "clip^2.mp4"]),
