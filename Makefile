@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SAY_VERSION := import sys; print(sys.version_info[:2])
 
 .PHONY: help demo test test-long test-faults test-gpu test-sabotage mutation check licences lock audit format docs clean
 
@@ -11,6 +12,7 @@ help: ## show this list
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version)'
+	[ "$$($(PYTHON) -c '$(SAY_VERSION)')" = "$$($(BIN)/python -c '$(SAY_VERSION)' 2>&1)" ] || rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	@touch $@
