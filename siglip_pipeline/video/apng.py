@@ -1,10 +1,11 @@
 """The patches of an animated PNG (PNG specification, third edition, 2025, sections 5 and 11)."""
 
+import contextlib
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 from siglip_pipeline.video.patches import Disposal, Patch, PatchedAnimation
 
@@ -35,7 +36,7 @@ def read_apng(file: BinaryIO) -> PatchedAnimation | None:
         size=reader.size,
         patches=tuple(reader.patches),
         expected=max(reader.expected, len(reader.patches)),
-        icc_profile=reader.icc_profile,
+        info=reader.info,
     )
 
 
@@ -46,8 +47,7 @@ def colour_code_points(file: BinaryIO) -> dict[str, int] | None:
             return None
         if kind == b"cICP" and size == 4:
             file.seek(offset)
-            primaries, transfer, _, _ = file.read(4)
-            return {"color_primaries": primaries, "transfer_characteristics": transfer}
+            return _code_points(file.read(4))
     return None
 
 
@@ -69,7 +69,7 @@ class _Reader:
     header: bytes = b""
     shared: list[bytes] = field(default_factory=list)
     expected: int = 0
-    icc_profile: bytes | None = None
+    info: dict[str, Any] = field(default_factory=dict)
     control: bytes = b""
     spans: list[tuple[int, int]] = field(default_factory=list)
     patches: list[Patch] = field(default_factory=list)
@@ -92,10 +92,14 @@ class _Reader:
             self.header = file.read(size)
         elif kind == b"acTL" and size == 8:
             self.expected = struct.unpack(">I", file.read(4))[0]
-        elif kind == b"iCCP" and size < _MAX_HEADER_BYTES:
-            self.icc_profile = _profile(file.read(size))
-        elif kind in _SHARED and size < _MAX_HEADER_BYTES and not self.patches:
-            self.shared.append(_chunk(kind, file.read(size)))
+        elif size < _MAX_HEADER_BYTES and (kind in _SHARED or kind in _INFO):
+            data = file.read(size)
+            if kind in _SHARED and not self.patches:
+                self.shared.append(_chunk(kind, data))
+            if kind in _INFO:
+                name, read = _INFO[kind]
+                with contextlib.suppress(struct.error, zlib.error, ValueError):  # it is optional
+                    self.info[name] = read(data)
 
     def finish(self) -> None:
         """Make a patch of what was read since the last frame control."""
@@ -122,11 +126,32 @@ class _Reader:
         )
 
 
-def _profile(data: bytes) -> bytes | None:
-    try:
-        return zlib.decompress(data.partition(b"\0")[2][1:])
-    except zlib.error:
-        return None
+def _profile(data: bytes) -> bytes:
+    return zlib.decompress(data.partition(b"\0")[2][1:])
+
+
+def _code_points(data: bytes) -> dict[str, int]:
+    primaries, transfer, _, _ = data
+    return {"color_primaries": primaries, "transfer_characteristics": transfer}
+
+
+def _gamma(data: bytes) -> float:
+    return float(struct.unpack(">I", data)[0] / 100_000)
+
+
+def _chromaticities(data: bytes) -> tuple[float, ...]:
+    return tuple(value / 100_000 for value in struct.unpack(">8I", data))
+
+
+_INFO: Final[dict[bytes, tuple[str, Callable[[bytes], Any]]]] = {
+    b"iCCP": ("icc_profile", _profile),
+    b"cICP": ("nclx_profile", _code_points),
+    b"sRGB": ("srgb", bool),
+    b"gAMA": ("gamma", _gamma),
+    b"cHRM": ("chromaticity", _chromaticities),
+    b"eXIf": ("exif", lambda data: b"Exif\0\0" + data),
+}
+"""Pillow's names of what holds for all frames, and how it is read."""
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -6,13 +6,14 @@ animated PNG shows through the frames, and areas that a GIF clears get a colour,
 
 import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import BinaryIO, Final, Literal
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, Final, Literal
 
 from PIL import Image, ImageFile
 
 from siglip_pipeline.video.cut_off import rows_read
 from siglip_pipeline.video.still_pixels import eight_bits
+from siglip_pipeline.video.transparent_colour import with_transparent_colour
 
 Disposal = Literal["keep", "clear", "restore"]
 """What happens to a patch before the next is drawn: it stays, its area becomes transparent, or its
@@ -44,7 +45,8 @@ class Patch:
             file.seek(offset)
             data += file.read(size)
         alone = io.BytesIO(self.as_file(bytes(data)))
-        with Image.open(alone, formats=(format,)) as image:
+        with Image.open(alone, formats=(format,)) as opened:
+            image = with_transparent_colour(opened, alone)
             image.load()
             plain = eight_bits(image) if image.mode.startswith("I") else image
             if not ImageFile.LOAD_TRUNCATED_IMAGES:
@@ -62,7 +64,8 @@ class PatchedAnimation:
     patches: tuple[Patch, ...]
     expected: int
     """Frames that the header promises; more than there are when the file was cut off."""
-    icc_profile: bytes | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+    """Colours and orientation of all frames, by Pillow's names."""
 
     @property
     def pixels(self) -> int:
@@ -81,7 +84,7 @@ class PatchedAnimation:
                 canvas.paste(drawn, at)
             else:
                 canvas.alpha_composite(drawn, at)
-            canvas.info["icc_profile"] = self.icc_profile
+            canvas.info.update(self.info)
             yield canvas
             if before is not None:
                 canvas = before

@@ -9,7 +9,7 @@ import logging
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 import pi_heif
 from PIL import Image, UnidentifiedImageError
@@ -28,6 +28,7 @@ from siglip_pipeline.video.ffmpeg_picture import (
 from siglip_pipeline.video.gif import read_gif
 from siglip_pipeline.video.patches import PatchedAnimation
 from siglip_pipeline.video.scan import MAX_PACKETS
+from siglip_pipeline.video.transparent_colour import with_transparent_colour
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ PAGE_MS: Final = 1000
 
 _HEAD_BYTES: Final = 2**20
 _SUBFILE_TYPE: Final = 254
+_MP_ENTRIES: Final = 0xB002
 _REDUCED_OR_MASK: Final = 0b101
 
 _MOTION: Final = re.compile(rb"\0\0\0[\x10-\x40]ftyp(mp4|iso|qt|avc|hvc|hev|3gp|M4V)")
@@ -118,8 +120,10 @@ def open_picture(file: BinaryIO, format: str, check_size: CheckSize) -> PictureF
         return _Still(image.size, lambda: _with_profile(decode_still(file, "jpeg2000"), profile))
     if format == "AVIF":
         return _Avif(image, file)
-    if format == "PNG" and (coded := colour_code_points(file)):
-        image.info["nclx_profile"] = coded
+    if format == "PNG":
+        image.info["nclx_profile"] = colour_code_points(file)
+        if (decoded := with_transparent_colour(image, file)) is not image:
+            return _Still(image.size, lambda: decoded)
     return _ByPillow(image, file)
 
 
@@ -208,6 +212,11 @@ class _ByPillow(PictureFile):
             return (
                 f"{others} further pictures of the file are not indexed: its primary one alone is"
             )
+        entries = (getattr(image, "mpinfo", None) or {}).get(_MP_ENTRIES, [])
+        others = sum(map(_is_view, entries[1:]))
+        if others > 0:
+            views = "view of this picture is" if others == 1 else "views of this picture are"
+            return f"{others} further {views} not indexed"
         if image.format in ("HEIF", "JPEG", "MPO") and (film := _film_in(self._file)):
             return f"the {film} is not indexed: its picture alone is"
         return None
@@ -259,6 +268,14 @@ def _pages(image: TiffImageFile) -> list[int]:
     pages = pages or [0]
     image.seek(pages[0])
     return pages
+
+
+def _is_view(entry: dict[str, Any]) -> bool:
+    """Return whether a picture in a JPEG shows another view, as of a stereo camera or a panorama.
+
+    Others are previews of the first one, and maps of its light or depth.
+    """
+    return str(entry["Attribute"]["MPType"]).startswith("Multi-Frame")
 
 
 def _is_part(image: TiffImageFile) -> bool:

@@ -12,6 +12,7 @@ from PIL import ExifTags, Image, ImageCms
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION
 
 from siglip_pipeline.records import RgbArray
+from siglip_pipeline.video.chromaticity import in_srgb
 from siglip_pipeline.video.tone import Primaries, ToneMapper, Transfer
 
 BACKGROUND: Final = (255, 255, 255)
@@ -41,15 +42,22 @@ class ColourDescription:
     primaries: int = 2
     """Code of ITU-T H.273; 2 is unspecified."""
     transfer: int = 2
+    gamma: float | None = None
+    """The exponent of light by which a PNG is coded, if nothing else tells its colours."""
+    chromaticities: tuple[float, ...] | None = None
+    """Of a PNG: x and y of white, red, green and blue."""
 
     @classmethod
     def of(cls, image: Image.Image) -> "ColourDescription":
         """Return the description in a picture's metadata."""
         coded: dict[str, Any] = image.info.get("nclx_profile") or {}
+        is_told = coded or image.info.get("icc_profile") or "srgb" in image.info
         return cls(
             icc_profile=image.info.get("icc_profile"),
             primaries=int(coded.get("color_primaries", 2)),
             transfer=int(coded.get("transfer_characteristics", 2)),
+            gamma=None if is_told else image.info.get("gamma"),
+            chromaticities=None if is_told else image.info.get("chromaticity"),
         )
 
     @property
@@ -159,6 +167,9 @@ def _in_srgb(picture: Image.Image, colours: ColourDescription) -> Image.Image:
         except (ImageCms.PyCMSError, OSError, ValueError):  # a damaged profile is ignored
             return picture.convert("RGB")
     rgb = picture.convert("RGB")
+    if colours.gamma or colours.chromaticities:
+        pixels_HWC = np.asarray(rgb, np.uint8)
+        return Image.fromarray(in_srgb(pixels_HWC, colours.gamma, colours.chromaticities))
     if (mapper := colours.tone_mapper) is None:
         return rgb
     return Image.fromarray(mapper.apply(np.asarray(rgb, np.uint16) * 257))

@@ -4,16 +4,18 @@ import io
 import struct
 import tracemalloc
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
 
 from siglip_pipeline.errors import VideoError
+from siglip_pipeline.video.chromaticity import SRGB
 from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline.video.stills import scan_picture
-from siglip_pipeline.video.tone import ToneMapper
+from siglip_pipeline.video.tone import TO_BT709, ToneMapper
 from siglip_pipeline_tests.video.test_still_conformance import (
     REPORTS,
     STILLS,
@@ -291,3 +293,132 @@ def test_a_bitmap_whose_opacity_nobody_wrote(opacity: int, tmp_path: Path) -> No
     start = struct.pack("<2sIII", b"BM", 138 + codes.size, 0, 138)
     path.write_bytes((start + head + masks).ljust(138, b"\0") + codes[::-1].tobytes())
     assert difference(only(path), COLOURS) == 0
+
+
+P3 = (0.3127, 0.3290, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060)
+
+
+def rows_of(pixels: Pixels) -> bytes:
+    return zlib.compress(b"".join(b"\0" + row.tobytes() for row in pixels))
+
+
+def chromaticities(values: tuple[float, ...]) -> tuple[bytes, bytes]:
+    return b"cHRM", struct.pack(">8I", *(round(100_000 * value) for value in values))
+
+
+def gamma(value: float) -> tuple[bytes, bytes]:
+    return b"gAMA", struct.pack(">I", round(100_000 * value))
+
+
+def animated(*chunks: tuple[bytes, bytes], after: tuple[tuple[bytes, bytes], ...] = ()) -> bytes:
+    """Two equal frames with chunks before and after them."""
+    rows = rows_of(COLOURS)
+    return png(
+        (b"IHDR", struct.pack(">IIBBBBB", 61, 47, 8, 2, 0, 0, 0)),
+        *chunks,
+        (b"acTL", struct.pack(">II", 2, 0)),
+        (b"fcTL", struct.pack(">5I2H2B", 0, 61, 47, 0, 0, 1, 2, 0, 0)),
+        (b"IDAT", rows),
+        (b"fcTL", struct.pack(">5I2H2B", 1, 61, 47, 0, 0, 1, 2, 0, 0)),
+        (b"fdAT", struct.pack(">I", 2) + rows),
+        *after,
+        (b"IEND", b""),
+    )
+
+
+def still(*chunks: tuple[bytes, bytes]) -> bytes:
+    header = (b"IHDR", struct.pack(">IIBBBBB", 61, 47, 8, 2, 0, 0, 0))
+    return png(header, *chunks, (b"IDAT", rows_of(COLOURS)), (b"IEND", b""))
+
+
+@pytest.mark.parametrize("make", [still, animated])
+def test_a_png_with_gamma_and_chromaticities(make: Callable[..., bytes], tmp_path: Path) -> None:
+    """As the PNG specification has it: only where nothing else tells the colours."""
+    path = tmp_path / "a.png"
+
+    def pixels(*chunks: tuple[bytes, bytes]) -> Pixels:
+        path.write_bytes(make(*chunks))
+        _, frames = read(path)
+        assert all((frame == frames[0]).all() for frame in frames)
+        return frames[0]
+
+    assert difference(pixels(gamma(1 / 2.2), chromaticities(SRGB)), COLOURS) == 0
+    assert difference(pixels((b"sRGB", b"\0"), gamma(1.0)), COLOURS) == 0
+    assert difference(pixels(gamma(0.0)), COLOURS) == 0
+    light = COLOURS / 255
+    encoded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    assert np.abs(pixels(gamma(1.0)) - 255 * encoded).max() < 0.51
+    wide = np.clip(light**2.2 @ TO_BT709["p3"].T, 0, 1)
+    encoded = np.where(wide <= 0.0031308, 12.92 * wide, 1.055 * wide ** (1 / 2.4) - 0.055)
+    told = pixels(gamma(1 / 2.2), chromaticities(P3))
+    assert np.abs(told - 255 * encoded).max() < 1
+    described = pixels(gamma(1.0), (b"cICP", bytes([12, 13, 0, 1])))
+    assert difference(described, told) < 2
+
+
+@pytest.mark.parametrize("values", [(0.0,) * 8, (0.3, 0.3) * 4, (0.3127, 0.3290, *(0.5, 0.0) * 3)])
+def test_chromaticities_that_make_no_sense(values: tuple[float, ...], tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(still(gamma(1 / 2.2), chromaticities(values)))
+    assert difference(only(path), COLOURS) == 0
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_an_animated_png_is_turned_by_its_exif(after: bool, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    chunk = (b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+    path = tmp_path / "a.png"
+    path.write_bytes(animated(after=(chunk,)) if after else animated(chunk))
+    scanned, frames = read(path)
+    assert (scanned.info.width, scanned.info.height) == (47, 61)
+    assert [difference(frame, np.rot90(COLOURS, -1)) for frame in frames] == [0, 0]
+
+
+@pytest.mark.parametrize("kind", ["still", "animated"])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16, 48])
+def test_one_transparent_colour_of_a_png(bits: int, kind: str, tmp_path: Path) -> None:
+    """Grey, or colours of 16 bits: the first two rows have it, the others the next one."""
+    deep = bits == 48
+    if deep:
+        keyed, other = struct.pack(">3H", 0x1234, 0x5678, 0), struct.pack(">3H", 0x1234, 0x5678, 1)
+        rows, key = [keyed * 8, other * 8], keyed
+    else:
+        size = max(1, bits // 8)
+        codes = [code << 8 - bits if bits < 8 else code for code in (0, 1)]
+        rows = [
+            sum(code >> n * bits for n in range(8 // bits)).to_bytes(1) * bits
+            if bits < 8
+            else code.to_bytes(size) * 8
+            for code in codes
+        ]
+        key = struct.pack(">H", 0)
+    if 1 < bits < 16:  # zero is the same in every form
+        rows, key = rows[::-1], struct.pack(">H", 1)
+    data = zlib.compress(b"".join(b"\0" + rows[n // 2] for n in range(4)))
+    header = struct.pack(">IIBBBBB", 8, 4, 16 if deep else bits, 2 if deep else 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"tRNS", key), (b"IDAT", data), (b"IEND", b"")]
+    if kind == "animated":
+        chunks[2:2] = [
+            (b"acTL", struct.pack(">II", 1, 0)),
+            (b"fcTL", struct.pack(">5I2H2B", 0, 8, 4, 0, 0, 1, 2, 0, 0)),
+        ]
+    path = tmp_path / "a.png"
+    path.write_bytes(png(*chunks))
+    pixels = only(path)
+    assert (pixels[:2] == 255).all()
+    assert bits == 1 or (pixels[2:] < 255).any(axis=2).all()
+
+
+def test_further_views_of_a_stereo_camera_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    left, right = Image.fromarray(COLOURS), Image.fromarray(COLOURS[::-1].copy())
+    left.save(path, "MPO", save_all=True, append_images=[right])
+    content = path.read_bytes()
+    assert read(path)[0].warnings == (), "a preview, or a map of light"
+    at = content.index(b"\x02\xb0\x07\0")  # the tag of the entries, with the offset of their values
+    entries = content.index(b"MPF\0") + 4 + int.from_bytes(content[at + 8 : at + 12], "little")
+    second = entries + 16
+    path.write_bytes(content[:second] + struct.pack("<I", 0x020002) + content[second + 4 :])
+    scanned, _ = read(path)
+    assert scanned.warnings == ("1 further view of this picture is not indexed",)
