@@ -71,14 +71,15 @@ daily_reconciliation = dg.ScheduleDefinition(
     cron_schedule="0 3 * * *",
     default_status=dg.DefaultScheduleStatus.RUNNING,
     description=(
-        "Every night at 03:00 UTC: update the similarity index once there is one, so that its "
+        "Every night at 03:00 UTC: update the similarity index once there are vectors, so that its "
         "freshness policy also holds for a collection in which nothing changes."
     ),
 )
 def daily_index(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """Request a run of `rebuild_index`, unless no index has been built yet."""
-    if context.instance.get_latest_materialization_event(similarity_index.key) is None:
-        return dg.SkipReason("no index has been built yet")
+    """Request a run of `rebuild_index`, unless there is nothing to index."""
+    made = context.instance.get_latest_materialization_event
+    if made(similarity_index.key) is None and made(frame_embeddings.key) is None:
+        return dg.SkipReason("no vectors have been made yet")
     return dg.RunRequest()
 
 

@@ -17,6 +17,7 @@ from siglip_pipeline.defs.internals import (
 )
 from siglip_pipeline.defs.partitions import no_upload_has, path_of_partition
 from siglip_pipeline.errors import SiglipPipelineError, VideoError
+from siglip_pipeline.stages.run_names import RANGE_END_TAG, RANGE_START_TAG
 from siglip_pipeline.uploads.names import shown
 
 _MAX_RETRIES = 5
@@ -52,7 +53,7 @@ class PartitionOutcomes:
         self._pending: dg.MaterializeResult[Any] | None = None
         self._pending_checks: list[CheckOutcome] = []
         # Read once: each access makes Dagster read every dynamic partition.
-        self.keys = list(context.partition_keys)
+        self.keys = _partitions_of(context)
         """The partitions of the run."""
         self.key_of: dict[str, str] = {}
         """The partition of each video of the run, by its path."""
@@ -144,6 +145,27 @@ class PartitionOutcomes:
                     partition=key,
                 )
             )
+
+
+def _partitions_of(context: dg.AssetExecutionContext) -> list[str]:
+    """Return the partitions of the run.
+
+    Raises:
+        dg.Failure: there are none; says what to do.
+    """
+    start, end = context.run.tags.get(RANGE_START_TAG), context.run.tags.get(RANGE_END_TAG)
+    if context.has_partition_key:
+        return [context.partition_key]
+    if start is None or end is None:
+        reason = (
+            "the run has no partition: choose some in the UI, or set the tag dagster/partition, or "
+            f"{RANGE_START_TAG} and {RANGE_END_TAG}"
+        )
+    elif keys := list(context.partition_keys):
+        return keys
+    else:
+        reason = f"no partition lies between {start} and {end}, which comes first: exchange them"
+    raise dg.Failure(reason, allow_retries=False)
 
 
 @contextmanager

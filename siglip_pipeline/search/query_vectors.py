@@ -114,7 +114,8 @@ class QueryVectorizer:
         frame = VectorStore(self._database).nearest_frame(model.model_id, video, seconds)
         if frame is None:
             raise QueryError(
-                f"{video!r} has no vectors; `siglip-pipeline status` lists what is indexed"
+                f"{video!r} has no vectors; check the name, or see whether it failed or waits: "
+                "`siglip-pipeline status`"
             )
         return frame
 

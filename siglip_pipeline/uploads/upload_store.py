@@ -287,7 +287,7 @@ class UploadStore:
         return str(self._root.split("/")[0] if self._protocols & BUCKET_PROTOCOLS else self._root)
 
     def _missing(self, path: str) -> str:
-        return f"{path}: no such file below {self._url}; `siglip-pipeline status` lists what is"
+        return f"{path}: no such file below {self._url}; check the name, or put the file there"
 
     def _unavailable(self, error: Exception) -> UploadsUnavailableError:
         return UploadsUnavailableError(

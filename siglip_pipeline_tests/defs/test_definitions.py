@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from siglip_pipeline.definitions import defs
-from siglip_pipeline.defs.assets import similarity_index
+from siglip_pipeline.defs.assets import frame_embeddings, similarity_index
 from siglip_pipeline.defs.code_references import with_code_references
 from siglip_pipeline.errors import SettingsError
 from siglip_pipeline.settings import Settings
@@ -100,7 +100,11 @@ def test_assets_tell_dagster_where_their_code_and_columns_are() -> None:
     assert [column.name for column in columns][:2] == ["frame_index", "pts"]
 
 
-def test_the_index_is_updated_every_night_once_there_is_one() -> None:
+@pytest.mark.parametrize("asset", [similarity_index, frame_embeddings])
+def test_the_index_is_updated_every_night_once_there_is_one_or_can_be(
+    asset: dg.AssetsDefinition,
+) -> None:
+    """A first run that failed, or a record of the index that was wiped, is not the end."""
     schedule = defs.get_repository_def().get_schedule_def("daily_index")
     policy = defs.resolve_asset_graph().get(similarity_index.key).freshness_policy
     assert policy == dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=26))
@@ -108,7 +112,9 @@ def test_the_index_is_updated_every_night_once_there_is_one() -> None:
     with dg.instance_for_test() as instance:
         context = dg.build_schedule_context(instance=instance)
         assert not schedule.evaluate_tick(context).run_requests
-        instance.report_runless_asset_event(dg.AssetMaterialization(similarity_index.key))
+        partition = None if asset is similarity_index else "a.mp4"
+        made = dg.AssetMaterialization(asset.key, partition=partition)
+        instance.report_runless_asset_event(made)
         (request,) = schedule.evaluate_tick(context).run_requests or []
     assert request.run_key is None
 

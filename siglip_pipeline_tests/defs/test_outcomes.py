@@ -15,6 +15,7 @@ from siglip_pipeline.errors import (
     VideoError,
     VideoInterruptedError,
 )
+from siglip_pipeline.stages.run_names import RANGE_END_TAG, RANGE_START_TAG
 
 KEYS = ["a", "bad", "c", "d"]
 BAD, BROKEN = {"bad"}, {"c"}
@@ -52,8 +53,8 @@ def graded(
 
 def _run(instance: dg.DagsterInstance, first: str, last: str) -> dg.ExecuteInProcessResult:
     tags = {
-        "dagster/asset_partition_range_start": first,
-        "dagster/asset_partition_range_end": last,
+        RANGE_START_TAG: first,
+        RANGE_END_TAG: last,
     }
     return dg.materialize([graded], instance=instance, tags=tags, raise_on_error=False)
 
@@ -73,6 +74,26 @@ def test_good_partitions_are_green_and_the_bad_one_is_named(instance: dg.Dagster
     assert failure is not None
     assert failure.user_failure_data is not None
     assert failure.user_failure_data.description == "1 of 4 videos failed:\nbad: it is bad"
+
+
+@pytest.mark.parametrize(
+    ("tags", "told"),
+    [
+        ({}, "the run has no partition: choose some in the UI, or set the tag dagster/partition"),
+        (
+            {RANGE_START_TAG: "c", RANGE_END_TAG: "a"},
+            "no partition lies between c and a, which comes first: exchange them",
+        ),
+    ],
+)
+def test_a_run_over_no_partition_says_what_to_do(
+    instance: dg.DagsterInstance, tags: dict[str, str], told: str
+) -> None:
+    result = dg.materialize([graded], instance=instance, tags=tags, raise_on_error=False)
+    failure = result.failure_data_for_node("graded")
+    assert failure is not None
+    assert failure.user_failure_data is not None
+    assert told in (failure.user_failure_data.description or "")
 
 
 @pytest.mark.parametrize(("bad", "more"), [(20, []), (21, ["… and 1 more"])])
