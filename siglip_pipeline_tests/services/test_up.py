@@ -185,9 +185,11 @@ class Up:
 
 
 def cli(settings: Settings, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    # For a database of one's own the variables of libpq apply.
+    of_others = OF_OTHERS if settings.database_url is None else {}
     return subprocess.run(
         [*COMMAND, *arguments],
-        env=child_environment(settings) | OF_OTHERS,
+        env=child_environment(settings) | of_others,
         capture_output=True,
         text=True,
         check=False,

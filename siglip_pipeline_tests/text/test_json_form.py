@@ -45,4 +45,4 @@ def test_a_command_reads_no_source_code_to_print_a_result() -> None:
         "TypeAdapter(SearchResult); print(*linecache.cache)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
+    assert set(done.stdout.split()) <= {"<string>"}, "the code above, which Python 3.13 keeps"
