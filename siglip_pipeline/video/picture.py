@@ -72,11 +72,15 @@ class PictureMaker:
         """Return full-range BT.709 RGB [H, W, C], on white where pixels are transparent."""
         self._heed(frame)
         size = geometry.fitted_size(self._longest_side)
-        alpha_HW = self._alpha(frame, size)
-        pixels = self._pixels(frame, size)
-        if alpha_HW is not None:
-            pixels = on_white(pixels, alpha_HW)
-        return geometry.orient(pixels)
+        alpha_HW = self._alpha(frame)
+        if alpha_HW is None:
+            return geometry.orient(self._pixels(frame, size))
+        # Before scaling, which would mix the colours of transparent pixels into others.
+        laid = on_white(self._pixels(frame, (frame.width, frame.height)), alpha_HW)
+        opaque = VideoFrame.from_ndarray(laid, format="rgb24")
+        return geometry.orient(
+            convert(self._reformatter, opaque, size, "rgb24", interpolation=SCALING)
+        )
 
     def _heed(self, frame: VideoFrame) -> None:
         if self._tone is None or self._tone[0] != (frame.color_trc, frame.color_primaries):
@@ -98,10 +102,11 @@ class PictureMaker:
         pixels = convert(self._reformatter, frame, size, pixel_format, interpolation=SCALING)
         return pixels if mapper is None else mapper.apply(pixels)
 
-    def _alpha(self, frame: VideoFrame, size: tuple[int, int]) -> NDArray[np.uint8] | None:
-        """Return opacity [H, W]; None if the frame is opaque."""
+    def _alpha(self, frame: VideoFrame) -> NDArray[np.uint8] | None:
+        """Return opacity [H, W], not scaled; None if the frame is opaque."""
         if not any(c.is_alpha for c in frame.format.components) and not frame.format.has_palette:
             return None
+        size = frame.width, frame.height
         rgba = convert(self._reformatter, frame, size, "rgba", interpolation=SCALING)
         alpha_HW: NDArray[np.uint8] = rgba[..., 3]
         is_opaque = alpha_HW.min() == 255 or (self._may_be_padding and alpha_HW.max() == 0)

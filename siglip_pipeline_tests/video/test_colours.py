@@ -4,9 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
+from siglip_pipeline.video.geometry import DisplayGeometry
 from siglip_pipeline.video.matrices import BT2020_CONSTANT, ICTCP, luma_of_primaries, to_rgb
+from siglip_pipeline.video.picture import PictureMaker
 from siglip_pipeline.video.tone import hlg_to_scene, scene_to_hlg
 from siglip_pipeline_tests.video.ffmpeg_reference import (
     REPORTS,
@@ -300,3 +303,15 @@ def test_a_fourth_byte_that_nothing_was_written_to_is_not_transparency(tmp_path:
     veil = "format=gbrap,geq=r='r(X,Y)':g='g(X,Y)':b='b(X,Y)':a=0"
     ffmpeg(*source(f"{veil},format=bgra"), "-c:v", "rawvideo", "-pix_fmt", "bgra", path)
     assert_corners(indexed(path, tmp_path), (RED, GREEN, BLUE, YELLOW))
+
+
+@pytest.mark.parametrize("pixel_format", ["rgba", "yuva444p10le", "gbrap"])
+def test_the_colour_of_transparent_pixels_is_not_mixed_into_others(pixel_format: str) -> None:
+    """Every second column is opaque and white; of the others, magenta is hidden."""
+    codes = np.full((64, 96, 4), 255, np.uint8)
+    codes[:, ::2] = (255, 0, 255, 0)
+    frame = VideoFrame.from_ndarray(codes, format="rgba")
+    geometry = DisplayGeometry(coded_width=96, coded_height=64)
+    shrunk = PictureMaker(longest_side=48).rgb(frame.reformat(format=pixel_format), geometry)
+    assert shrunk.shape == (32, 48, 3)
+    assert shrunk.min() >= 252
