@@ -198,6 +198,7 @@ class _VectorsStage:
         if self._vectors.is_current(
             self._model_id, video, source_sha256=stored.source_sha256, sampling=stored.sampling
         ):
+            self._records.clear_failure(video, Stage.VECTORS)  # e.g. its frames were gone meanwhile
             return self._stored(video, stored, stored.frames, written=False)
         return None
 
@@ -242,6 +243,7 @@ class _VectorsStage:
         row = self._records.get(video)
         if row is None or row.stage != Stage.FRAMES or self._frame_store.exists(video):
             return None
+        self._records.clear_failure(video, Stage.VECTORS)
         return VectorsStored(
             video=video,
             vectors=0,

@@ -615,6 +615,31 @@ def test_what_dagster_shows_of_frames(bench: Bench, film: Path) -> None:
     assert totals["video_seconds_per_second"] == 2.0
 
 
+def test_vectors_that_are_current_have_not_failed(bench: Bench, film: Path) -> None:
+    shutil.copyfile(film, bench.folder / "a.mp4")
+    store = VideoStore(bench.database)
+    bench.sample("a.mp4")
+    bench.embed("a.mp4")
+    bench.frames.delete("a.mp4")
+    assert isinstance(bench.embed("a.mp4")["a.mp4"], VideoError)
+    assert [failure.stage for failure in store.failures()] == [Stage.VECTORS]
+    # The same frames again need no other vectors.
+    bench.sample("a.mp4")
+    embedded = bench.embed("a.mp4")["a.mp4"]
+    assert isinstance(embedded, VectorsStored)
+    assert not embedded.written
+    assert store.failures() == []
+    assert store.states()["a.mp4"] != "failed"
+
+
+def test_a_bad_file_has_not_failed_for_want_of_frames(bench: Bench) -> None:
+    assert isinstance(bench.embed("a.mp4")["a.mp4"], VideoError)
+    (bench.folder / "a.mp4").write_bytes(b"no film at all")
+    bench.sample("a.mp4")
+    assert isinstance(bench.embed("a.mp4")["a.mp4"], VectorsStored)
+    assert [failure.stage for failure in VideoStore(bench.database).failures()] == [Stage.FRAMES]
+
+
 def test_damaged_frames_are_made_again_though_their_footer_is_whole(
     bench: Bench, film: Path
 ) -> None:
