@@ -7,6 +7,7 @@
     ├── UploadError                 one upload cannot be read
     │   └── UploadNotFoundError
     ├── UploadsUnavailableError *   the uploads folder or bucket cannot be reached
+    │   └── UploadsUrlError         no storage is known for its URL
     ├── VideoError                  one video failed; the rest of its batch continues
     │   └── VideoInterruptedError * its storage or the machine failed: the file may be good
     ├── FrameStoreError             a stored frame file is missing, or the store refused
@@ -73,6 +74,12 @@ class UploadsUnavailableError(SiglipPipelineError):
     """The uploads folder or bucket cannot be reached."""
 
     retryable = True
+
+
+class UploadsUrlError(UploadsUnavailableError):
+    """No storage is known for the URL of the uploads, or its package is not installed."""
+
+    retryable = False
 
 
 class VideoError(SiglipPipelineError):

@@ -13,7 +13,12 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
-from siglip_pipeline.errors import UploadError, UploadNotFoundError, UploadsUnavailableError
+from siglip_pipeline.errors import (
+    UploadError,
+    UploadNotFoundError,
+    UploadsUnavailableError,
+    UploadsUrlError,
+)
 from siglip_pipeline.files.opening import open_file, stat_file
 from siglip_pipeline.records import Refused, Upload
 from siglip_pipeline.text.secret import SecretUrl
@@ -55,7 +60,8 @@ class UploadStore:
         storage_options: passed to the fsspec file system.
 
     Raises:
-        UploadsUnavailableError: no file system is installed for this kind of URL.
+        UploadsUrlError: no file system is installed for this kind of URL.
+        UploadsUnavailableError: its file system could not be opened.
     """
 
     def __init__(
@@ -85,7 +91,8 @@ class UploadStore:
                 self._url.reveal(), **self._storage_options
             )
         except Exception as error:  # each storage has exceptions of its own
-            raise UploadsUnavailableError(
+            unknown = isinstance(error, (ValueError, ImportError))
+            raise (UploadsUrlError if unknown else UploadsUnavailableError)(
                 f"SIGLIP_UPLOADS={self._url}: {self._url.masked(error)}; use a folder or "
                 "an fsspec URL such as s3://bucket/videos (pip install 'siglip-pipeline[s3]')"
             ) from self._url.masked_error(error)

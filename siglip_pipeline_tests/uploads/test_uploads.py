@@ -208,8 +208,21 @@ def test_a_missing_folder_is_not_an_empty_one(tmp_path: Path, url: str) -> None:
 
 
 def test_an_unknown_kind_of_url_names_the_setting() -> None:
-    with pytest.raises(UploadsUnavailableError, match="SIGLIP_UPLOADS=nonsense://"):
+    with pytest.raises(UploadsUnavailableError, match="SIGLIP_UPLOADS=nonsense://") as raised:
         UploadStore("nonsense://bucket/videos")
+    assert not raised.value.retryable, "a run would try again for minutes"
+
+
+def test_a_storage_that_cannot_be_opened_now_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectionRefusedError("no")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", refuse)
+    with pytest.raises(UploadsUnavailableError) as raised:
+        UploadStore("sftp://somewhere/videos")
+    assert raised.value.retryable
 
 
 def test_memory_is_listed_like_a_folder() -> None:
