@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siglip_pipeline.records import RgbArray
+from siglip_pipeline.video.tone import srgb_of_light
 
 SRGB: Final = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
 """x and y of white, red, green and blue."""
@@ -46,10 +47,7 @@ def in_srgb(
         return pixels_HWC
     light_HWC = ((np.arange(256) / 255) ** (1 / gamma)).astype(np.float32)[pixels_HWC]
     light_HWC = np.clip(light_HWC @ matrix.T.astype(np.float32), 0, 1)
-    linear_HWC = 12.92 * light_HWC
-    curved_HWC = 1.055 * light_HWC ** np.float32(1 / 2.4) - 0.055
-    codes_HWC = np.where(light_HWC <= 0.0031308, linear_HWC, curved_HWC)
-    return np.asarray(np.rint(255 * codes_HWC), np.uint8)
+    return np.asarray(np.rint(255 * srgb_of_light(light_HWC)), np.uint8)
 
 
 def _to_xyz(chromaticities: Sequence[float]) -> NDArray[np.float64]:

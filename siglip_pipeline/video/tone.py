@@ -20,11 +20,15 @@ from numpy.typing import NDArray
 
 from siglip_pipeline.video.side_data import side_data
 
-Transfer = Literal["pq", "hlg", "sdr"]
+Transfer = Literal["pq", "hlg", "sdr", "linear"]
 Primaries = Literal["bt2020", "p3", "bt709"]
 
 # AVCOL_TRC_* and AVCOL_PRI_* of libavutil/pixfmt.h, that is of ITU-T H.273.
 _TRANSFERS: Final[dict[int, Transfer]] = {16: "pq", 18: "hlg"}
+_LINEAR: Final = 8
+_FLOATS: Final = ("f16le", "f16be", "f32le", "f32be")
+"""Ends of the pixel formats of light as it is, as in OpenEXR. Integers that are called linear are
+mostly coded for a display."""
 _PRIMARIES: Final[dict[int, Primaries]] = {9: "bt2020", 12: "p3"}
 
 REFERENCE_WHITE_NITS: Final = 203.0
@@ -82,6 +86,12 @@ def scene_to_hlg(light: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(np.where(light <= 1 / 12, np.sqrt(3 * light), bright), np.float64)
 
 
+def srgb_of_light(light: NDArray[Any]) -> NDArray[Any]:
+    """Convert light to code values, both in [0, 1]: the curve of sRGB (IEC 61966-2-1)."""
+    curved = 1.055 * light ** np.float32(1 / 2.4) - np.float32(0.055)
+    return np.where(light <= 0.0031308, light * np.float32(12.92), curved)
+
+
 def roll_off(nits: NDArray[Any], *, peak_nits: float, target_nits: float) -> NDArray[np.float64]:
     """Map light of a display with ``peak_nits`` to one with ``target_nits``: BT.2390's EETF.
 
@@ -120,6 +130,8 @@ class ToneMapper:
         """Return the mapper for a frame; None if it needs none."""
         transfer = _TRANSFERS.get(frame.color_trc, "sdr")
         primaries = _PRIMARIES.get(frame.color_primaries, "bt709")
+        if frame.color_trc == _LINEAR and frame.format.name.endswith(_FLOATS):
+            return cls("linear", primaries)
         if transfer == "sdr":
             return cls("sdr", primaries) if primaries != "bt709" else None
         # HDR without primaries has those of BT.2020, the only ones in BT.2100.
@@ -136,7 +148,7 @@ class ToneMapper:
             # OOTF of BT.2100: the display's gamma applies to luminance, which keeps hues.
             luma_HW = light_HWC @ HLG_LUMA
             light_HWC *= np.power(np.maximum(luma_HW, 1e-6), HLG_GAMMA - 1)[..., None]
-        if self.transfer != "sdr":
+        if self.transfer in ("pq", "hlg"):
             # Scale by the largest component: no component overflows, and hues stay.
             light_HWC *= self._factor_of_root[_root_index(light_HWC.max(axis=2))][..., None]
         if (matrix := TO_BT709.get(self.primaries)) is not None:
@@ -152,7 +164,7 @@ class ToneMapper:
         elif self.transfer == "hlg":
             light = hlg_to_scene(code)
         else:
-            light = code**SDR_GAMMA
+            light = code if self.transfer == "linear" else code**SDR_GAMMA
         return np.asarray(light, np.float32)
 
     @cached_property
@@ -169,8 +181,10 @@ class ToneMapper:
 
     @cached_property
     def _code_of_root(self) -> NDArray[np.uint8]:
-        """8-bit codes by the square root of light: the inverse of BT.1886."""
+        """8-bit codes by the square root of light: the inverse of BT.1886, or sRGB of pictures."""
         root = np.arange(_STEPS) / (_STEPS - 1)
+        if self.transfer == "linear":
+            return np.asarray(np.rint(255 * srgb_of_light(root**2)), np.uint8)
         return np.asarray(np.rint(255 * root ** (2 / SDR_GAMMA)), np.uint8)
 
 

@@ -43,7 +43,9 @@ def choose_track(container: InputContainer, source: MediaSource) -> tuple[VideoS
     decodable = [stream for stream in streams if stream.codec_context is not None]
     if not decodable:
         check_encryption(source, container, streams[0])
-        reason = "FFmpeg has no decoder for its codec; convert it to MP4 (H.264)"
+        reason = (
+            "FFmpeg has no decoder for its codec; convert it to MP4 (H.264), or a picture to JPEG"
+        )
         raise VideoError(source.video, reason)
     if len(decodable) == 1:
         return decodable[0], []

@@ -315,3 +315,16 @@ def test_the_colour_of_transparent_pixels_is_not_mixed_into_others(pixel_format:
     shrunk = PictureMaker(longest_side=48).rgb(frame.reformat(format=pixel_format), geometry)
     assert shrunk.shape == (32, 48, 3)
     assert shrunk.min() >= 252
+
+
+def test_light_of_openexr_is_coded_for_a_display(tmp_path: Path) -> None:
+    light = np.linspace(0, 1.2, 64 * 48, dtype=np.float32).reshape(48, 64)
+    (tmp_path / "light").write_bytes(np.stack([light, light, light]).tobytes())
+    raw = ("-f", "rawvideo", "-pixel_format", "gbrpf32le", "-video_size", "64x48")
+    path = tmp_path / "light.exr"
+    ffmpeg(*raw, "-i", tmp_path / "light", "-frames:v", "1", path)
+    clipped = np.minimum(light, 1)
+    curved = np.where(clipped <= 0.0031308, 12.92 * clipped, 1.055 * clipped ** (1 / 2.4) - 0.055)
+    (found,) = indexed(path, tmp_path).pictures
+    assert np.abs(found - 255 * curved[..., None]).mean() < 1
+    assert np.abs(found - 255 * curved[..., None]).max() < 6, "JPEG"
