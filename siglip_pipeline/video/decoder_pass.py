@@ -1,5 +1,6 @@
 """One pass over the packets of a video with one decoder."""
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -67,8 +68,8 @@ class Pass:
         self.threads = min(threads, most)
         self._on_progress = on_progress
         self._aspects: list[tuple[int, Fraction | None]] = []
-        self._entries: set[int] = set()
-        """Times of the key frames before which packets were skipped."""
+        self._entries: deque[int] = deque()
+        """Times of key frames before which packets were skipped, until they come out."""
 
     def aspect_at(self, pts: int) -> Fraction | None:
         """Return the sample aspect ratio at a time that was decoded.
@@ -83,16 +84,24 @@ class Pass:
         """Yield all frames that the decoder gives for these steps.
 
         Ends where packets were skipped before a frame that is no key frame, though the container
-        says so (MP4 without a list of key frames, AVI that marks all): what follows would be wrong.
+        says so (MP4 without a list of key frames, AVI that marks all), or that does not come out
+        (H.264 that is refreshed in parts): what follows would be wrong.
 
         Args:
             steps: a :class:`Step` for each packet.
             flush: also yield the frames that the decoder holds after the last packet.
         """
         for frame in self._frames(steps, flush):
-            if frame.pts in self._entries and self._is_predicted(frame):
+            if not self._is_entered(frame):
                 return
             yield frame
+
+    def _is_entered(self, frame: VideoFrame) -> bool:
+        """Return whether the key frames before a frame are ones, and have come out."""
+        while self._entries and frame.pts is not None and frame.pts >= self._entries[0]:
+            if self._entries.popleft() != frame.pts or self._is_predicted(frame):
+                return False
+        return True
 
     def _is_predicted(self, frame: VideoFrame) -> bool:
         """Return whether a frame may refer to others, though its packet is called a key frame."""
@@ -143,8 +152,8 @@ class Pass:
                     mode = step
                 self._counts.packets_given += 1
                 self._shift(packet, ordinal)
-                if is_entry and packet.pts is not None:
-                    self._entries.add(packet.pts)
+                if is_entry and packet.pts is not None and not packet.is_discard:
+                    self._entries.append(packet.pts)
                 if packet.is_keyframe:
                     key = ordinal
                 yield from self._give(context, packet, key)

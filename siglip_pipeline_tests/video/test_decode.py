@@ -175,6 +175,27 @@ def test_frames_that_are_wrongly_called_key_frames_come_out_exactly(
         assert_exact(path, sampling)
 
 
+def test_pictures_that_are_refreshed_in_parts_come_out_exactly(tmp_path: Path) -> None:
+    """Recovery points are called key frames; the decoder may be wrong about when it has recovered.
+
+    It never shows what stands at such a point if it begins there.
+    """
+    pictures = [numbered_picture(n) // (1 + n % 2) for n in range(100)]
+    path = render(
+        tmp_path / "refreshed.ts",
+        pictures=pictures,
+        options={"x264-params": "keyint=20:intra-refresh=1:bframes=0:repeat-headers=1"},
+    )
+    scanned = scan(MediaSource(path.name, path=path))
+    assert np.flatnonzero(scanned.packets.key_N).tolist() == [0, 20, 40, 60, 80]
+    truth = sequential(path, scanned.stream_index)
+    for target in range(21, 100, 6):
+        plan = plan_decode(scanned.packets, np.array([target]))
+        (decoded,) = decode_frames(MediaSource(path.name, path=path), scanned, plan)
+        assert decoded.frame_index == target
+        assert digest(decoded.frame) == truth[decoded.pts], target
+
+
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("name", REAL)
 def test_real_videos_come_out_exactly(name: str, sampling: str) -> None:
