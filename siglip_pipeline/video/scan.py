@@ -51,6 +51,8 @@ _EDITED_OUT: Final = (
     "ffmpeg -ignore_editlist 1 -i FILE -c copy COPY"
 )
 
+OVERLAPPED: Final = "FFmpeg takes a fragment for a repetition where timestamps begin again"
+
 _VOP: Final = b"\0\0\1\xb6"
 """Begins a frame of MPEG-4. DivX packs a frame with the one that is shown before it, and fills the
 gap with an empty packet: the times of packets are then those of the frames in order."""
@@ -167,7 +169,12 @@ def scan(source: MediaSource, *, on_progress: Callable[[int], None] = lambda pac
             warnings.append(DOLBY_WARNING)
         context = stream.codec_context
         check_dimensions(source.video, context.width, context.height)
-        packets, last_at, is_edited_out = _read_packets(container, stream, source, on_progress)
+        packets, last_at, is_edited_out, overlapped = _read_packets(
+            container, stream, source, on_progress
+        )
+        if overlapped and packets.restarts and container.format.name.startswith("mov,"):
+            share = max(1, round(100 * overlapped / len(packets)))
+            warnings.append(f"{share}% of the footage is not indexed: {OVERLAPPED}")
         warnings += late_tracks(container)
         warnings += other_codecs(container, source, stream, packets=len(packets))
         warnings += trailing_data(source, container.format.name, last_at)
@@ -216,9 +223,9 @@ def _read_packets(
     stream: VideoStream,
     source: MediaSource,
     on_progress: Callable[[int], None],
-) -> tuple[PacketIndex, int, bool]:
-    """Return the index, the offset of the last packet in the file (-1: unknown), and whether an
-    edit list shows none of the packets.
+) -> tuple[PacketIndex, int, bool, int]:
+    """Return the index, the offset of the last packet in the file (-1: unknown), whether an edit
+    list shows none of the packets, and how many are not shown as their times had passed.
     """
     # Arrays are compact: two hours have 180,000 packets, and a Python integer takes 40 bytes.
     pts, dts = array("q"), array("q")
@@ -272,7 +279,10 @@ def _read_packets(
     )
     if is_packed:
         index = replace(index, timestamps_known=False, vouched=True)
-    return index, last_at, is_edited_out
+    dts_P = np.frombuffer(dts, np.int64)
+    has_passed_P = dts_P[1:] <= np.maximum.accumulate(dts_P)[:-1]
+    overlapped = int((np.frombuffer(discards, np.bool_)[1:] & has_passed_P).sum())
+    return index, last_at, is_edited_out, overlapped
 
 
 def _has_whole_frames(stream: VideoStream) -> bool:

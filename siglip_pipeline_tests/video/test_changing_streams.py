@@ -1,6 +1,7 @@
 """Streams that change or break in the middle are indexed as the ffmpeg program shows them."""
 
 import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from siglip_pipeline.video.decode import decode_frames
 from siglip_pipeline.video.frame_index import index_frames
 from siglip_pipeline.video.plan import plan_decode
+from siglip_pipeline.video.scan import OVERLAPPED
 from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline_tests.video.crafted_files import (
     one_track,
@@ -304,3 +306,21 @@ def test_a_palette_comes_with_the_first_packet_alone(name: str, tmp_path: Path) 
     (decoded,) = decode_frames(source, scanned, plan)
     expected = reference([path], tmp_path)[path.name].pictures[20]
     assert difference(np.asarray(decoded.frame.to_ndarray(format="rgb24"), np.uint8), expected) < 1
+
+
+@pytest.mark.parametrize(("repeated", "told"), [(range(3), True), (range(2, 3), False)])
+def test_fragments_whose_timestamps_begin_again(
+    repeated: range, told: bool, tmp_path: Path
+) -> None:
+    """Of a second recording the first fragment is lost; a fragment that comes twice is none."""
+    path = film(tmp_path / "a.mp4", "-movflags", "frag_keyframe+empty_moov+default_base_moof")
+    content = path.read_bytes()
+    starts = [match.start() - 4 for match in re.finditer(b"moof", content)]
+    ends = [*starts[1:], content.rindex(b"mfra") - 4]
+    fragments = [content[begin:end] for begin, end in zip(starts, ends, strict=True)]
+    again = b"".join(fragments[n] for n in repeated)
+    path.write_bytes(content[: ends[-1]] + again)
+    out = indexed(path, tmp_path)
+    lost = [warning for warning in out.report.warnings if "not indexed" in warning]
+    assert len(out.pictures) == (25 + 15 if told else 25)
+    assert lost == ([f"20% of the footage is not indexed: {OVERLAPPED}"] if told else [])
