@@ -5,12 +5,14 @@ import subprocess
 import sys
 import time
 import tomllib
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 from typer.testing import CliRunner
@@ -115,6 +117,22 @@ def test_the_image_installs_nothing_that_is_not_pinned() -> None:
         if "==" in line
     }
     assert {canonicalize_name(Requirement(text).name) for text in wanted} <= pinned
+
+
+def test_every_python_that_is_permitted_is_one_of_dagster_and_is_tested_at_night() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ours, dagsters = (
+        {minor for minor in range(30) if SpecifierSet(text).contains(f"3.{minor}")}
+        for text in (project["requires-python"], metadata("dagster")["Requires-Python"])
+    )
+    assert ours == dagsters - set(range(11))
+    first, last = min(ours), max(ours)
+    assert f"(3, {first}) <= sys.version_info < (3, {last + 1})" in (ROOT / "Makefile").read_text()
+    for page in ("README.md", "CONTRIBUTING.md"):
+        assert f"Python 3.{first} to 3.{last}" in (ROOT / page).read_text()
+    nightly = (ROOT / ".github" / "workflows" / "nightly.yml").read_text()
+    named = {int(minor) for minor in re.findall(r"- \{name: .*python: \"3\.(\d+)\"", nightly)}
+    assert named == ours - {first}
 
 
 def test_the_nightly_job_has_the_oldest_versions_that_are_permitted() -> None:
