@@ -700,7 +700,7 @@ def compute_in_one_thread() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-def spare_proxies_this_machine() -> None:
+def bypass_proxies_on_this_machine() -> None:
     """Have no HTTP client of this process and its children ask a proxy for 127.0.0.1."""
     spared = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     names = [name for name in map(str.strip, spared.split(",")) if name]
@@ -714,7 +714,7 @@ def libpq_variables() -> list[str]:
     return sorted(name for name in os.environ if re.fullmatch("PG[A-Z]+", name))
 
 
-def forget_other_databases() -> None:
+def drop_libpq_variables() -> None:
     """Drop libpq's variables from the environment of this process and its children.
 
     For use with the embedded database. They are meant for another one, and would apply to all that
@@ -724,7 +724,7 @@ def forget_other_databases() -> None:
         del os.environ[name]
 
 
-def speak_utf8() -> None:
+def restart_in_utf8_mode() -> None:
     """Start this program again in Python's UTF-8 mode, if the locale has another encoding.
 
     The names of uploads, our files and JSON are UTF-8 whatever the locale.

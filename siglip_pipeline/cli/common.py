@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from siglip_pipeline.settings import Settings, forget_other_databases, misspelt_variables
+from siglip_pipeline.settings import Settings, drop_libpq_variables, misspelt_variables
 from siglip_pipeline.uploads.names import shown
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def load_settings(**overrides: Any) -> Settings:
     """
     settings = Settings.load(**{k: v for k, v in overrides.items() if v is not None})
     if settings.database_url is None:
-        forget_other_databases()
+        drop_libpq_variables()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine(settings))
     logging.basicConfig(level=settings.log_level, handlers=[handler])

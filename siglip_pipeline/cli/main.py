@@ -31,7 +31,7 @@ from siglip_pipeline.cli.interrupts import (
 )
 from siglip_pipeline.errors import NO_ROOM, SiglipPipelineError
 from siglip_pipeline.files.private_files import keep_files_private, make_folders
-from siglip_pipeline.settings import Settings, spare_proxies_this_machine, speak_utf8
+from siglip_pipeline.settings import Settings, bypass_proxies_on_this_machine, restart_in_utf8_mode
 from siglip_pipeline.terminal import console
 
 app = typer.Typer(
@@ -326,10 +326,10 @@ def main() -> None:
     if sys.stdout is None:  # `>&-`: the next file that is opened would take its place
         console.err.print("error: stdout is closed; redirect it, e.g. with > /dev/null")
         sys.exit(2)
-    speak_utf8()
+    restart_in_utf8_mode()
     heed_interrupts()
     keep_files_private()
-    spare_proxies_this_machine()
+    bypass_proxies_on_this_machine()
     # Or imports spend a sixth of their CPU time on the search for garbage among what stays: torch,
     # transformers and Dagster are half a million objects.
     gc.set_threshold(10_000)
