@@ -52,13 +52,13 @@ def in_srgb(
 
 def _to_xyz(chromaticities: Sequence[float]) -> NDArray[np.float64]:
     """Return the matrix from light in RGB to XYZ, with its white adapted to that of sRGB."""
-    white, *primaries = (np.array([x / y, 1, (1 - x - y) / y]) for x, y in _pairs(chromaticities))
+    white, *primaries = map(_xyz_of, chromaticities[::2], chromaticities[1::2])
     matrix = np.stack(primaries, axis=1)
     matrix = matrix * np.linalg.solve(matrix, white)
-    x, y = SRGB[:2]
-    seen = _BRADFORD @ np.array([x / y, 1, (1 - x - y) / y]) / (_BRADFORD @ white)
+    seen = _BRADFORD @ _xyz_of(*SRGB[:2]) / (_BRADFORD @ white)
     return np.asarray(np.linalg.inv(_BRADFORD) @ np.diag(seen) @ _BRADFORD @ matrix)
 
 
-def _pairs(values: Sequence[float]) -> list[tuple[float, float]]:
-    return [(float(x), float(y)) for x, y in zip(values[::2], values[1::2], strict=True)]
+def _xyz_of(x: float, y: float) -> NDArray[np.float64]:
+    """Return the colour of luminance 1 with these chromaticities."""
+    return np.array([x / y, 1, (1 - x - y) / y])

@@ -33,7 +33,7 @@ def deinterlaced(
         if held is not None:
             if not follows(held, frame):
                 return
-            yield rebuilt(before, held, frame)
+            yield _rebuilt(before, held, frame)
             held = None
         before = last if last is not None and last.interlaced_frame else None
         if frame.interlaced_frame and is_wanted(frame):
@@ -44,10 +44,10 @@ def deinterlaced(
             yield frame
         last = frame
     if held is not None and follows(held, None):
-        yield rebuilt(before, held, None)
+        yield _rebuilt(before, held, None)
 
 
-def rebuilt(before: VideoFrame | None, frame: VideoFrame, after: VideoFrame | None) -> VideoFrame:
+def _rebuilt(before: VideoFrame | None, frame: VideoFrame, after: VideoFrame | None) -> VideoFrame:
     """Return the frame with its second field rebuilt; unchanged if the filter refuses it."""
     graph = Graph()
     graph.threads = 1

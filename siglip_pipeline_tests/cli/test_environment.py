@@ -45,7 +45,7 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture
-def dead_proxy(monkeypatch: pytest.MonkeyPatch) -> str:
+def dead_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in PROXY_NAMES:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -53,7 +53,6 @@ def dead_proxy(monkeypatch: pytest.MonkeyPatch) -> str:
     for name in PROXY_NAMES[:3]:
         monkeypatch.setenv(name, proxy)
         monkeypatch.setenv(name.upper(), proxy)
-    return proxy
 
 
 @pytest.mark.parametrize("url", [Answers], indirect=True)

@@ -6,9 +6,11 @@ import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms
 
 from siglip_pipeline.errors import VideoError
@@ -31,6 +33,55 @@ Tags = dict[int, list[int]]
 GREY: Pixels = np.linspace(0, 255, 61 * 47).reshape(47, 61).astype(np.uint8)
 COLOURS: Pixels = np.dstack([GREY, GREY[::-1], 255 - GREY])
 FILM = b"\0\0\0\x18ftypmp42" + bytes(40)
+
+
+P3 = (0.3127, 0.3290, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060)
+
+
+TRUE_COLOUR = (b"IHDR", struct.pack(">IIBBBBB", 61, 47, 8, 2, 0, 0, 0))
+DEEP_GREY = (b"IHDR", struct.pack(">IIBBBBB", 61, 47, 16, 0, 0, 0, 0))
+
+
+def srgb(light: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Code values of light, both in [0, 1], by IEC 61966-2-1."""
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+def rows_of(pixels: NDArray[Any]) -> bytes:
+    return zlib.compress(b"".join(b"\0" + row.tobytes() for row in pixels))
+
+
+def chromaticities(values: tuple[float, ...]) -> tuple[bytes, bytes]:
+    return b"cHRM", struct.pack(">8I", *(round(100_000 * value) for value in values))
+
+
+def gamma(value: float) -> tuple[bytes, bytes]:
+    return b"gAMA", struct.pack(">I", round(100_000 * value))
+
+
+def animated(
+    *chunks: tuple[bytes, bytes],
+    after: tuple[tuple[bytes, bytes], ...] = (),
+    header: tuple[bytes, bytes] = TRUE_COLOUR,
+    pixels: NDArray[Any] = COLOURS,
+) -> bytes:
+    """Two equal frames with chunks before and after them."""
+    rows = rows_of(pixels)
+    return png(
+        header,
+        *chunks,
+        (b"acTL", struct.pack(">II", 2, 0)),
+        (b"fcTL", struct.pack(">5I2H2B", 0, 61, 47, 0, 0, 1, 2, 0, 0)),
+        (b"IDAT", rows),
+        (b"fcTL", struct.pack(">5I2H2B", 1, 61, 47, 0, 0, 1, 2, 0, 0)),
+        (b"fdAT", struct.pack(">I", 2) + rows),
+        *after,
+        (b"IEND", b""),
+    )
+
+
+def still(*chunks: tuple[bytes, bytes]) -> bytes:
+    return png(TRUE_COLOUR, *chunks, (b"IDAT", rows_of(COLOURS)), (b"IEND", b""))
 
 
 def tiff(*pages: tuple[Tags, bytes]) -> bytes:
@@ -253,33 +304,14 @@ def test_the_profile_of_a_jpeg_2000(name: str, tmp_path: Path) -> None:
 
 def test_an_animated_png_of_deep_grey(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
-    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in GREY.astype(">u2") * 257))
-    path.write_bytes(
-        png(
-            (b"IHDR", struct.pack(">IIBBBBB", 61, 47, 16, 0, 0, 0, 0)),
-            (b"acTL", struct.pack(">II", 2, 0)),
-            (b"fcTL", struct.pack(">5I2H2B", 0, 61, 47, 0, 0, 1, 2, 0, 0)),
-            (b"IDAT", rows),
-            (b"fcTL", struct.pack(">5I2H2B", 1, 61, 47, 0, 0, 1, 2, 0, 0)),
-            (b"fdAT", struct.pack(">I", 2) + rows),
-            (b"IEND", b""),
-        )
-    )
+    path.write_bytes(animated(header=DEEP_GREY, pixels=GREY.astype(">u2") * 257))
     _, frames = read(path)
     assert [difference(pixels[..., 0], GREY) for pixels in frames] == [0, 0]
 
 
 def test_a_png_with_code_points_of_hdr(tmp_path: Path) -> None:
     path = tmp_path / "screen.png"
-    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in COLOURS))
-    path.write_bytes(
-        png(
-            (b"IHDR", struct.pack(">IIBBBBB", 61, 47, 8, 2, 0, 0, 0)),
-            (b"cICP", bytes([9, 16, 0, 1])),
-            (b"IDAT", rows),
-            (b"IEND", b""),
-        )
-    )
+    path.write_bytes(still((b"cICP", bytes([9, 16, 0, 1]))))
     mapped = ToneMapper("pq", "bt2020").apply(COLOURS.astype(np.uint16) * 257)
     assert difference(only(path), mapped) == 0
 
@@ -293,42 +325,6 @@ def test_a_bitmap_whose_opacity_nobody_wrote(opacity: int, tmp_path: Path) -> No
     start = struct.pack("<2sIII", b"BM", 138 + codes.size, 0, 138)
     path.write_bytes((start + head + masks).ljust(138, b"\0") + codes[::-1].tobytes())
     assert difference(only(path), COLOURS) == 0
-
-
-P3 = (0.3127, 0.3290, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060)
-
-
-def rows_of(pixels: Pixels) -> bytes:
-    return zlib.compress(b"".join(b"\0" + row.tobytes() for row in pixels))
-
-
-def chromaticities(values: tuple[float, ...]) -> tuple[bytes, bytes]:
-    return b"cHRM", struct.pack(">8I", *(round(100_000 * value) for value in values))
-
-
-def gamma(value: float) -> tuple[bytes, bytes]:
-    return b"gAMA", struct.pack(">I", round(100_000 * value))
-
-
-def animated(*chunks: tuple[bytes, bytes], after: tuple[tuple[bytes, bytes], ...] = ()) -> bytes:
-    """Two equal frames with chunks before and after them."""
-    rows = rows_of(COLOURS)
-    return png(
-        (b"IHDR", struct.pack(">IIBBBBB", 61, 47, 8, 2, 0, 0, 0)),
-        *chunks,
-        (b"acTL", struct.pack(">II", 2, 0)),
-        (b"fcTL", struct.pack(">5I2H2B", 0, 61, 47, 0, 0, 1, 2, 0, 0)),
-        (b"IDAT", rows),
-        (b"fcTL", struct.pack(">5I2H2B", 1, 61, 47, 0, 0, 1, 2, 0, 0)),
-        (b"fdAT", struct.pack(">I", 2) + rows),
-        *after,
-        (b"IEND", b""),
-    )
-
-
-def still(*chunks: tuple[bytes, bytes]) -> bytes:
-    header = (b"IHDR", struct.pack(">IIBBBBB", 61, 47, 8, 2, 0, 0, 0))
-    return png(header, *chunks, (b"IDAT", rows_of(COLOURS)), (b"IEND", b""))
 
 
 @pytest.mark.parametrize("make", [still, animated])
@@ -346,12 +342,10 @@ def test_a_png_with_gamma_and_chromaticities(make: Callable[..., bytes], tmp_pat
     assert difference(pixels((b"sRGB", b"\0"), gamma(1.0)), COLOURS) == 0
     assert difference(pixels(gamma(0.0)), COLOURS) == 0
     light = COLOURS / 255
-    encoded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    assert np.abs(pixels(gamma(1.0)) - 255 * encoded).max() < 0.51
+    assert np.abs(pixels(gamma(1.0)) - 255 * srgb(light)).max() < 0.51
     wide = np.clip(light**2.2 @ TO_BT709["p3"].T, 0, 1)
-    encoded = np.where(wide <= 0.0031308, 12.92 * wide, 1.055 * wide ** (1 / 2.4) - 0.055)
     told = pixels(gamma(1 / 2.2), chromaticities(P3))
-    assert np.abs(told - 255 * encoded).max() < 1
+    assert np.abs(told - 255 * srgb(wide)).max() < 1
     described = pixels(gamma(1.0), (b"cICP", bytes([12, 13, 0, 1])))
     assert difference(described, told) < 2
 
