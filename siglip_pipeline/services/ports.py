@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import os
 import socket
 import tempfile
@@ -19,7 +20,6 @@ SOCKET_PREFIX: Final = "siglip-up-"
 _LONGEST_PARENT: Final = 70
 _BACKLOG: Final = 512
 _HOST_OPTIONS: Final = "SIGLIP_HOST or SIGLIP_DAGSTER_HOST"
-_DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def free_port(preferred: int | None = None, *, host: str = "127.0.0.1") -> int:
@@ -119,10 +119,16 @@ def ask(url: str, *, api_key: Secret | None = None, seconds: float) -> bytes:
     """
     request = urllib.request.Request(url, headers=key_headers(api_key))
     try:
-        with _DIRECT.open(request, timeout=seconds) as answer:
+        with _direct().open(request, timeout=seconds) as answer:
             return bytes(answer.read())
     except HTTPException as error:
         raise ConnectionError(f"{url} does not answer in HTTP: {error!r}") from error
+
+
+@functools.cache
+def _direct() -> urllib.request.OpenerDirector:
+    """Return an opener without proxies: since Python 3.12 making one reads all certificates."""
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def key_headers(api_key: Secret | None) -> dict[str, str]:
