@@ -4,6 +4,7 @@ The addresses are those of the operator. They may be secret, so no message shows
 is followed, and a slow receiver is given up.
 """
 
+import functools
 import json
 import re
 import time
@@ -80,7 +81,7 @@ def post_json(url: Secret, document: Mapping[str, Any]) -> None:
         headers={"Content-Type": "application/json"},
     )
     try:
-        with _OPENER.open(request, timeout=_TIMEOUT_SECONDS):
+        with _opener().open(request, timeout=_TIMEOUT_SECONDS):
             pass
     except HTTPException as error:  # it may quote the address
         raise OSError(f"the answer is no HTTP ({type(error).__name__})") from url.masked_error(
@@ -142,6 +143,7 @@ def _message_of(found: WatchHit, *, page_address: Callable[[str], str]) -> dict[
     }
 
 
+@functools.cache
 def _opener() -> urllib.request.OpenerDirector:
     """Return an opener for http and https alone, which follows no redirect."""
     opener = urllib.request.OpenerDirector()
@@ -154,6 +156,3 @@ def _opener() -> urllib.request.OpenerDirector:
     ):
         opener.add_handler(handler)
     return opener
-
-
-_OPENER: Final = _opener()
