@@ -14,10 +14,11 @@ _HAS_WAITED: Final = Is.cron_tick_passed("4-59/5 * * * *")
 
 # A run reads its inputs when it begins: those that come while it is under way are not in what it
 # makes. Dagster's `since_last_handled` takes the end of that run for an answer to them, too.
+# A backfill that has not begun the run yet makes nothing too late: often it makes the inputs first.
 # What is seldom true comes first: Dagster asks the rest only of those for which it is.
 _REQUESTED: Final = Is.newly_requested() & ~Is.any_deps_updated()
 _CAME_TOO_LATE: Final = (
-    (Is.in_progress() & Is.any_deps_updated()).since(_REQUESTED).with_label("came_too_late")
+    (Is.run_in_progress() & Is.any_deps_updated()).since(_REQUESTED).with_label("came_too_late")
 )
 _MADE: Final = Is.newly_updated() & ~Is.any_deps_updated() & ~_CAME_TOO_LATE
 _HANDLED: Final = (_REQUESTED | _MADE).with_label("handled")

@@ -15,7 +15,7 @@ ON CONFLICT (path) DO UPDATE SET
     listed_fingerprint = excluded.listed_fingerprint,
     missing_since = NULL,
     announcements = videos.announcements + 1
-RETURNING path, video_id, announcements
+RETURNING path, format('%%s.%%s at %%s', video_id, announcements, extract(epoch FROM now()))
 """
 
 _NOTE_RUNS = """
@@ -71,14 +71,15 @@ class AnnouncedUploads:
         """Record uploads as announced: new ones are pending, known ones keep their state.
 
         Returns:
-            By path, a name that is unique among all announcements of all uploads.
+            By path, a name that is unique among all announcements of all uploads; also where a
+            backup was restored, which numbers videos and announcements as they were before: Dagster
+            knows the runs of the earlier ones.
         """
         uploads = list(uploads)
         rows = ((u.path, u.size_bytes, timestamp(u), u.fingerprint) for u in uploads)
         with self._database.connection() as connection:
             restate(connection, uploads)
-            known = connection.execute(_REGISTER, columns(rows, width=4)).fetchall()
-        return {path: f"{video_id}.{number}" for path, video_id, number in known}
+            return dict(connection.execute(_REGISTER, columns(rows, width=4)).fetchall())
 
     def restate(self, uploads: Iterable[Upload]) -> None:
         """Complete the fingerprints that earlier versions made of these files; announce none."""

@@ -96,11 +96,17 @@ class Collection:
             self.store(run, key)
         self.end(run)
 
-    def embed(self, *, meanwhile: Callable[[], object] = lambda: None) -> None:
-        """Do what the requested backfills are to do, and end them."""
+    def embed(
+        self,
+        *,
+        meanwhile: Callable[[], object] = lambda: None,
+        then: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Do what the requested backfills are to do, `then` included, and end them."""
         while self._backfills:
             backfill, keys = self._backfills.pop()
             self.make(self._asset, keys, meanwhile=meanwhile)
+            then()
             done = backfill.with_status(BulkActionStatus.COMPLETED_SUCCESS)
             self._instance.update_backfill(done)
 
@@ -371,6 +377,21 @@ def test_what_changes_while_it_is_read_is_requested_again(
         assert [collection.tick() for _ in range(3)] == [[]] * 3
 
 
+@pytest.mark.parametrize("asset", [MATCHES, INDEX, SIMILARITY])
+def test_what_is_made_in_the_backfill_of_its_vectors_is_not_requested_again(
+    asset: dg.AssetKey,
+) -> None:
+    """The backfill holds it while the vectors are made: they come before its run begins."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        collection = Collection(instance, VECTORS, asset)
+        first, *others = collection.add(3)
+        collection.make(VECTORS, [first])
+        collection.make(FRAMES, others)
+        assert {*others} <= {*collection.tick()}
+        collection.embed(then=lambda: _make_after_a_tick(collection, asset, others))
+        assert [collection.tick() for _ in range(3)] == [[]] * 3
+
+
 @pytest.mark.parametrize("asset", [INDEX, SIMILARITY])
 @pytest.mark.parametrize("cancelled", [False, True])
 def test_an_index_that_was_requested_with_vectors_that_failed_is_requested_again(
@@ -412,3 +433,9 @@ def _make_and_look(
 ) -> None:
     collection.make(asset, keys)
     assert [collection.tick() for _ in range(looks)] == [[]] * looks
+
+
+def _make_after_a_tick(collection: Collection, asset: dg.AssetKey, keys: Sequence[str]) -> None:
+    assert collection.tick() == []
+    collection.make(asset, keys if GRAPH.get(asset).is_partitioned else ())
+    assert collection.tick() == []

@@ -208,6 +208,23 @@ def test_a_run_that_the_daemon_never_made_is_asked_for_again(
             assert _tick(instance) is None
 
 
+def test_uploads_that_a_restored_database_has_forgotten_are_run_again(
+    uploads: Path, database: Database
+) -> None:
+    """The restored tables give them the numbers that they had, and Dagster runs no key twice."""
+    (uploads / "a.mp4").write_bytes(b"x")
+    with dg.DagsterInstance.ephemeral() as instance:
+        first = _tick(instance)
+        with database.connection() as connection:
+            connection.execute("TRUNCATE videos RESTART IDENTITY CASCADE")
+        second = _tick(instance)
+    assert first is not None
+    assert second is not None
+    (before,), (after,) = first.run_requests or [], second.run_requests or []
+    assert after.tags == before.tags
+    assert after.run_key != before.run_key
+
+
 def test_a_tick_takes_so_many_and_leaves_the_rest_to_the_next(
     uploads: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
