@@ -54,6 +54,8 @@ def check_range(k: int, offset: int) -> None:
 
 
 def _check_pattern(video: str) -> None:
+    if not video:
+        raise QueryError("videos: an empty name is no video; leave the filter out to search all")
     check_text(video)
     if len(video) > MAX_PATTERN:
         raise QueryError(f"videos={video[:40]!r}…: {len(video)} characters, at most {MAX_PATTERN}")

@@ -7,9 +7,11 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import typer
+from pydantic import TypeAdapter
 
 from siglip_pipeline.cli.completion import complete_video
 from siglip_pipeline.hits import SearchFilter
+from siglip_pipeline.text.date_time import DateTime
 
 NO_FILTER = SearchFilter()
 """The default of a command's parameter ``filter``."""
@@ -27,8 +29,19 @@ Videos = Annotated[
         autocompletion=complete_video,
     ),
 ]
-Since = Annotated[datetime | None, typer.Option(help="Only uploads since this time, UTC.")]
-Until = Annotated[datetime | None, typer.Option(help="Only uploads before this time, UTC.")]
+_time = TypeAdapter(DateTime).validate_python
+Since = Annotated[
+    datetime | None,
+    typer.Option(
+        parser=_time,
+        metavar="<datetime>",
+        help="Only uploads since this time, e.g. 2026-11-30T18:00; UTC unless it says otherwise.",
+    ),
+]
+Until = Annotated[
+    datetime | None,
+    typer.Option(parser=_time, metavar="<datetime>", help="Only uploads before this time."),
+]
 MinProbability = Annotated[
     float | None,
     typer.Option(help="Hide what is less probable. Default: SIGLIP_SEARCH_MIN_PROBABILITY."),

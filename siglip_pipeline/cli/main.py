@@ -1,7 +1,8 @@
 """The command line: `siglip-pipeline …`.
 
 Exit codes: 0 done; 1 done, but some videos failed; 2 could not run, with the reason on stderr.
-Every command takes `--json` and then prints exactly one JSON document on stdout.
+A command that ends by itself takes `--json` and then prints exactly one JSON document on stdout,
+also when it could not run.
 """
 
 import atexit
@@ -339,26 +340,40 @@ def main() -> None:
         with ending_soon():
             app()
     except SiglipPipelineError as error:
-        if "--json" in sys.argv[1:]:
-            console.print_json({"error": {"type": type(error).__name__, "message": str(error)}})
-        console.err.print("error:", style="red", end=" ")
-        console.err.print(str(error))
+        _tell(type(error).__name__, str(error))
         sys.exit(2)
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
         place = f" for {error.filename}" if error.filename else ""
-        console.err.print("error:", style="red", end=" ")
-        console.err.print(
+        _tell(
+            "NoRoomError",
             f"no room left{place} ({error.strerror}); free some on that disk, or set SIGLIP_HOME "
-            "to another one"
+            "to another one",
         )
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as ended:
+        if (wrong := getattr(ended.__context__, "format_message", None)) is not None:
+            _print_error("UsageError", wrong())  # Typer has shown it to people
         # Typer makes the one of the other.
         if isinstance(ended, SystemExit) and ended.code != INTERRUPTED:
             raise
         end_after_interrupt()
+
+
+def _tell(kind: str, message: str) -> None:
+    _print_error(kind, message)
+    console.err.print("error:", style="red", end=" ")
+    console.err.print(message)
+
+
+def _print_error(kind: str, message: str) -> None:
+    """Print the document of a command that could not run, if `--json` asks for one."""
+    arguments = sys.argv[1:]
+    if "--" in arguments:  # what follows is text
+        arguments = arguments[: arguments.index("--")]
+    if "--json" in arguments:
+        console.print_json({"error": {"type": kind, "message": message}})
 
 
 def _make_uploads_folder(settings: Settings) -> None:

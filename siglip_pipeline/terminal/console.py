@@ -3,9 +3,10 @@
 import json
 import sys
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -58,10 +59,25 @@ class FoldingTable(Table):
     @classmethod
     def of_facts(cls) -> "FoldingTable":
         """Return a table of names and values, without lines."""
-        table = cls(show_header=False, box=None)
+        table = _Facts(show_header=False, box=None)
         table.add_column()
         table.add_column()
         return table
+
+
+class _Facts(FoldingTable):
+    """A table whose lines end with their text: one long name does not fill all the others."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the lines of the table without the blanks at their ends."""
+        segments = cast("Iterable[Segment]", super().__rich_console__(console, options))
+        for line in Segment.split_lines(segments):
+            while line and not line[-1].text.strip():
+                line.pop()
+            if line:
+                last = line.pop()
+                yield from [*line, last._replace(text=last.text.rstrip())]
+            yield Segment.line()
 
 
 def hits_table(

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
-from datetime import datetime
 from typing import Annotated, Any, Literal, Self, TypedDict, TypeVar
 
 from fastapi import Depends, Query
@@ -21,6 +20,7 @@ from starlette.requests import Request
 
 from siglip_pipeline.records import RgbArray
 from siglip_pipeline.search import MAX_K, MomentTerm, QueryTerm, Receipt, SearchFilter, SearchResult
+from siglip_pipeline.text.date_time import DateTime
 from siglip_pipeline.web.parameters import NUMBER, given_twice, nearest
 from siglip_pipeline.web.query import MAX_ID, MAX_SECONDS, HitRange, moment_of, run_search
 from siglip_pipeline.web.services import Services
@@ -49,11 +49,11 @@ Videos = Annotated[
 FromSeconds = Annotated[_Seconds, Query(description="From this time of a video.")]
 ToSeconds = Annotated[_Seconds, Query(description="Before this time.")]
 UploadedSince = Annotated[
-    Annotated[datetime | None, _Blank],
-    Query(description="Uploads modified at this time or later; UTC."),
+    Annotated[DateTime | None, _Blank],
+    Query(description="Uploads modified at this time or later; UTC unless it says otherwise."),
 ]
 UploadedUntil = Annotated[
-    Annotated[datetime | None, _Blank], Query(description="Uploads modified before this time.")
+    Annotated[DateTime | None, _Blank], Query(description="Uploads modified before this time.")
 ]
 MinProbability = Annotated[
     Annotated[Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), NUMBER] | None, _Blank],

@@ -280,6 +280,7 @@ def test_labels_are_judged_frame_by_frame(service: SearchService) -> None:
     ("values", "message"),
     [
         ({"videos": "a.mp4"}, "sequence of paths"),
+        ({"videos": ("a.mp4", "")}, "empty name"),
         ({"from_seconds": -1}, "from_seconds=-1"),
         ({"from_seconds": float("nan")}, "from_seconds=nan"),
         ({"from_seconds": 5, "to_seconds": 5}, "not before"),

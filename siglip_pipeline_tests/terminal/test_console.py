@@ -73,6 +73,20 @@ def test_no_table_cuts_names(capsys: pytest.CaptureFixture[str]) -> None:
         assert folded.count("mp4") == 2
 
 
+def test_facts_end_with_their_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """One long name in `status` made each line of it as long, where it was piped to a file."""
+    facts = FoldingTable.of_facts()
+    facts.add_row("frames", "829")
+    facts.add_row("failed", "a" * 250 + " b")
+    facts.add_row("refused", "")
+    PlainConsole().print(facts)
+    assert capsys.readouterr().out.splitlines() == [
+        " frames   829",
+        f" failed   {'a' * 250} b",
+        " refused",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [("a.mp4@12.5", ("a.mp4", 12.5)), ("me@home/b@c.mp4@0", ("me@home/b@c.mp4", 0.0))],

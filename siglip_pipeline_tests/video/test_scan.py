@@ -231,6 +231,17 @@ def test_each_bad_file_has_its_own_reason(
     assert name not in raised.value.reason
 
 
+def test_an_empty_stream_leaves_nothing_on_stderr(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its demuxer, which is chosen by the suffix, seeks to before the start of the file."""
+    path = tmp_path / "empty.h264"
+    path.write_bytes(b"")
+    with pytest.raises(VideoError, match=r"the file is empty \(0 bytes\); upload it again"):
+        probe(path)
+    assert capfd.readouterr().err == ""
+
+
 def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="No such file"):
         probe(tmp_path / "gone.mp4")

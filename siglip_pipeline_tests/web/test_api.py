@@ -227,6 +227,8 @@ def test_it_is_healthy_and_ready(client: httpx.Client) -> None:
         ("GET", "/api/search?q=x&from_seconds=nan", 422, "ValidationError", "from_seconds"),
         ("GET", "/api/search?q=x&from_seconds=9&to_seconds=3", 400, "QueryError", "9"),
         ("GET", "/api/search?q=x&uploaded_since=soon", 422, "ValidationError", "soon"),
+        ("GET", "/api/search?q=x&uploaded_since=20261130", 422, "ValidationError", "2026-11-30"),
+        ("GET", "/api/search?q=x&uploaded_until=-1.5", 422, "ValidationError", "2026-11-30"),
         ("GET", "/api/search?q=%00", 400, "BadRequest", "NUL"),
         ("GET", '/api/search?q=%2B"snow', 400, "QueryError", "snow"),
         ("GET", "/api/similar", 422, "ValidationError", "VIDEO@SECONDS"),
