@@ -31,7 +31,7 @@ class OneLine(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""
-        record.message = shown(record.message)
+        record.message = shown(record.message.rstrip("\n"))  # Celery ends some with a line break
         return super().formatMessage(record)
 
 

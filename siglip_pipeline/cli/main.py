@@ -283,7 +283,9 @@ def dagster_ui(
 def worker(
     queue: Annotated[
         list[str] | None,
-        typer.Option(help="Queue to take steps from; may be repeated. Default: dagster."),
+        typer.Option(
+            help="Queue to take steps from, dagster or siglip; may be repeated. Default: dagster."
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name in logs, before @host.")] = None,
 ) -> None:
@@ -301,9 +303,15 @@ def worker(
         from siglip_pipeline.errors import LaunchError
 
         raise LaunchError(f"workers need Celery, which is not installed: {INSTALL}") from error
-    from siglip_pipeline.defs.queues import DEFAULT_QUEUE
+    from siglip_pipeline.defs.queues import DEFAULT_QUEUE, EMBEDDING_QUEUE
     from siglip_pipeline.workers.celery_worker import run_worker
 
+    for name_of_queue in queue or ():
+        if name_of_queue not in (DEFAULT_QUEUE, EMBEDDING_QUEUE):
+            raise typer.BadParameter(
+                f"--queue {name_of_queue}: no step goes there. Steps go to {DEFAULT_QUEUE} and "
+                f"{EMBEDDING_QUEUE}; for both give --queue twice"
+            )
     raise typer.Exit(run_worker(_settings(), queue or [DEFAULT_QUEUE], name=name))
 
 

@@ -36,9 +36,12 @@ from dagster_postgres.utils import DagsterPostgresException
 
 from siglip_pipeline.defs.internals import copy_step_for, run_of_step
 from siglip_pipeline.defs.queues import backend_url, broker_url, celery_config, is_redis
+from siglip_pipeline.errors import SettingsError
 from siglip_pipeline.services.home import pipeline_environment
+from siglip_pipeline.services.instance import open_instance
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.store.database import where
+from siglip_pipeline.store.database import DatabaseOptions, open_database, where
+from siglip_pipeline.text.secret import SecretUrl
 from siglip_pipeline.workers.connection_check import ConnectionCheck
 from siglip_pipeline.workers.leases import renewed_lease
 from siglip_pipeline.workers.shards import part_of_run, serve_part
@@ -79,6 +82,9 @@ class StepTask(Task):  # type: ignore[misc]  # Celery has no types
         """Run one step; those of its events that the run needs, none if the run is over.
 
         While Dagster's storage is away the step goes back and is tried again.
+
+        Raises:
+            SettingsError: the storage does not know the run, which fails with this reason.
         """
         try:
             return self._step(execute_step_args_packed, executable_dict)
@@ -93,9 +99,18 @@ class StepTask(Task):  # type: ignore[misc]  # Celery has no types
         run_id = run_of_step(execute_step_args_packed)
         with DagsterInstance.get() as instance:
             run = instance.get_run_by_id(run_id)
-            if run is None or run.is_finished or run.status == DagsterRunStatus.CANCELING:
-                status = "unknown here" if run is None else run.status.value
-                logger.warning("a step of run %s is left out: the run is %s", run_id, status)
+            if run is None:
+                # Left out, the step would make the run fail without a reason.
+                raise SettingsError(
+                    f"the worker {self.request.hostname} does not find run {run_id} in the Dagster "
+                    f"storage that it uses, {_dagster_storage(self.settings)}: give it the "
+                    "DAGSTER_POSTGRES_URL of the services that start runs, unless the run was "
+                    "deleted"
+                )
+            if run.is_finished or run.status == DagsterRunStatus.CANCELING:
+                logger.warning(
+                    "a step of run %s is left out: the run is %s", run_id, run.status.value
+                )
                 return []
             serve_part(part_of_run(run))
             # The sender's instance names folders of the sender's machine.
@@ -161,12 +176,15 @@ def run_worker(settings: Settings, queues: Sequence[str], *, name: str | None = 
 
     Raises:
         SettingsError: no broker is named.
-        StoreError: the database cannot be used.
+        StoreError: a database cannot be used, that of Dagster included.
     """
     for chatty in ("celery", "siglip_pipeline"):
         logging.getLogger(chatty).setLevel(min(logging.INFO, logging.getLogger().level))
     settings = settings.model_copy(update={"executor": "celery"})
     with pipeline_environment(settings) as complete:
+        # Or each step would be taken from the queue, tried for a quarter of an hour, and fail.
+        with open_instance(complete), open_database(DatabaseOptions.from_settings(complete)):
+            pass
         import_module("siglip_pipeline.definitions")  # before the first step asks for them
         app = worker_app(complete)
         name = name or f"{'-'.join(queues)}-{os.getpid()}"
@@ -187,11 +205,17 @@ def run_worker(settings: Settings, queues: Sequence[str], *, name: str | None = 
         return int(worker.exitcode or 0)
 
 
+def _dagster_storage(settings: Settings) -> str:
+    assert settings.dagster_postgres_url is not None  # pipeline_environment sets it
+    return where(SecretUrl(settings.dagster_postgres_url.reveal().replace("+psycopg2", "", 1)))
+
+
 def _announce(settings: Settings, queues: Sequence[str]) -> None:
     assert settings.database_url is not None
     places = {
         "queues": ", ".join(queues),
         "database": where(settings.database_url),
+        "Dagster's storage": _dagster_storage(settings),
         "uploads": settings.uploads,
         "frames": settings.frame_store_url,
         "model": settings.model_name,

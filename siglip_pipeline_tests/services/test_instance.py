@@ -127,7 +127,7 @@ def test_an_address_that_cannot_be_read_is_not_repeated(tmp_path: Path, place: s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["up", "db set-back"])
+@pytest.mark.parametrize("command", ["up", "db set-back", "worker --queue siglip"])
 def test_commands_say_it_in_one_sentence(
     postgres: EmbeddedPostgres, tmp_path: Path, command: str
 ) -> None:
@@ -139,6 +139,7 @@ def test_commands_say_it_in_one_sentence(
             DAGSTER_POSTGRES_URL=wrong,
             dagster_port=free_port(),
             page_port=free_port(),
+            celery_broker_url="redis://127.0.0.1:1/0",  # it does not come to that
         )
         done = subprocess.run(
             [sys.executable, "-m", "siglip_pipeline.cli.main", *command.split()],

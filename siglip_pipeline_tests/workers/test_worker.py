@@ -1,0 +1,74 @@
+"""A worker whose environment is not that of the services that start runs says so."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from siglip_pipeline.cli import main as cli
+from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
+from siglip_pipeline.errors import SettingsError
+from siglip_pipeline.settings import Settings, child_environment
+from siglip_pipeline.workers import celery_worker
+from siglip_pipeline_tests.conftest import collection_settings, fresh_database
+
+NO_BROKER = "redis://127.0.0.1:1/0"
+
+
+def test_a_step_of_a_run_that_is_not_there_fails_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was left out, and the run failed with steps "in an unknown state to this process"."""
+    settings = Settings.load(
+        celery_broker_url=NO_BROKER,
+        dagster_postgres_url="postgresql+psycopg2://someone:secret@db:5433/other",
+    )
+    monkeypatch.setattr(celery_worker, "run_of_step", lambda packed: "0815")
+    task = celery_worker.worker_app(settings).tasks["execute_plan"]
+    with (
+        dg.instance_for_test(),
+        pytest.raises(
+            SettingsError, match=r"does not find run 0815 .* db:5433/other: give"
+        ) as said,
+    ):
+        task({}, {})
+    assert "secret" not in str(said.value)
+
+
+def test_a_queue_to_which_no_step_goes_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for queue in ("siglipp", "dagster,siglip"):
+        monkeypatch.setattr(sys, "argv", ["siglip-pipeline", "worker", "--queue", queue])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 2
+        assert f"--queue {queue}: no step goes there" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_database_that_is_not_there_ends_a_worker(
+    postgres: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    """It started, took steps, and failed each of them."""
+    with fresh_database(postgres) as url:
+        settings = collection_settings(
+            tmp_path,
+            postgres.url("no_such"),
+            DAGSTER_POSTGRES_URL=url.replace("postgresql://", "postgresql+psycopg2://", 1),
+            celery_broker_url=NO_BROKER,
+        )
+        done = subprocess.run(
+            [sys.executable, "-m", "siglip_pipeline.cli.main", "worker", "--queue", "siglip"],
+            env=child_environment(settings),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert done.returncode == 2, done.stderr
+    assert "error: no connection to" in done.stderr
+    assert 'database "no_such" does not exist' in done.stderr
+    assert "Traceback" not in done.stderr
