@@ -27,6 +27,7 @@ _ORIGIN = re.compile(r"https?://[^\s@/?#,]+/?", re.IGNORECASE)
 _BROKER: Final = re.compile(r"(rediss?|sentinel|amqps?|pyamqp)://\S+")
 _PREFIX: Final = "SIGLIP_"
 _KEY: Final = re.compile(r"[\x21-\x7e]{16,}")
+_DEVICE: Final = re.compile(r"auto|cuda(:[0-9]{1,4})?|mps|cpu")
 
 
 class Settings(BaseModel):
@@ -487,6 +488,20 @@ class Settings(BaseModel):
         path = Path(name).expanduser()
         return str(path.resolve()) if path.is_dir() else name
 
+    @field_validator("device")
+    @classmethod
+    def _name_of_a_device(cls, name: str) -> str:
+        if not _DEVICE.fullmatch(name):
+            raise ValueError("is not a device; allowed are auto, cuda, cuda:N, mps and cpu")
+        return name
+
+    @field_validator("batch_size")
+    @classmethod
+    def _some_frames(cls, frames: int | Literal["auto"]) -> int | Literal["auto"]:
+        if frames != "auto" and frames < 1:
+            raise ValueError("must be auto or at least 1")
+        return frames
+
     @field_validator("source_url")
     @classmethod
     def _repository_and_branch(cls, url: str | None) -> str | None:
@@ -674,7 +689,7 @@ def _problem(field: str, value: object, message: str) -> str:
     name = next((n for n in Settings.model_fields if field in (n, variable_of(n))), field)
     kind = secret_kind(name) or SecretUrl
     shown = repr(str(kind.of(value)) if isinstance(value, str | Secret) else value)
-    return f"{variable_of(name)}={shown}: {message}"
+    return f"{variable_of(name)}={shown}: {message.removeprefix('Value error, ')}"
 
 
 def child_environment(settings: Settings) -> dict[str, str]:

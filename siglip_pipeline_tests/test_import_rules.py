@@ -210,6 +210,17 @@ def _preloaded() -> list[str]:
     return done.stdout.splitlines()[-2:]
 
 
+def test_runs_are_forked_also_where_the_model_cannot_be_imported() -> None:
+    """Those that embed say so; else no run would start, and none would say why."""
+    code = (
+        "import sys; sys.modules['siglip_pipeline.siglip.engine'] = None\n"
+        "import siglip_pipeline.services.preload"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "ModuleNotFoundError: import of siglip_pipeline.siglip.engine halted" in done.stderr
+
+
 def _collections_of_a_command() -> str:
     code = f"{COUNT_COLLECTIONS}{IN_A_COMMAND}\nprint(len(collections) // 2, gc.isenabled())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -58,6 +58,9 @@ def test_a_misspelt_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SIGLIP_INDEX_KIND", "faiss"),
         ("SIGLIP_DAGSTER_PORT", "70000"),
         ("SIGLIP_BATCH_SIZE", "many"),
+        ("SIGLIP_BATCH_SIZE", "0"),
+        ("SIGLIP_DEVICE", "cudaa"),
+        ("SIGLIP_DEVICE", "cuda:"),
         ("DAGSTER_POSTGRES_URL", "sqlite:///x"),
     ],
 )

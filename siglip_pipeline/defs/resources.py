@@ -81,7 +81,7 @@ class SiglipResource(dg.ConfigurableResource["EmbeddingEngine"]):
         chosen = {
             name: value
             for name in ("model_name", "model_revision", "device", "dtype", "batch_size")
-            if (value := getattr(self, name)) is not None
+            if (value := getattr(self, name)) not in (None, "")
         }
         return Settings.load(**chosen)
 

@@ -16,13 +16,17 @@ from siglip_pipeline.evaluation.evaluating import EvaluationOptions, evaluate
 from siglip_pipeline.evaluation.quality_report import QualityReport
 from siglip_pipeline.files.private_files import private_home
 from siglip_pipeline.hits import Hit, QueryShown
+from siglip_pipeline.runs.dagster_api import DagsterApi
 from siglip_pipeline.search import SearchOptions, SearchResult, SearchService
 from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.services.up import Launcher, launch
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.status import PipelineStatus
+from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
+from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.quality_results import record_quality
+from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.terminal import console
 from siglip_pipeline.terminal.progress import watch_until
 from siglip_pipeline.terminal.quality_tables import quality_table
@@ -37,6 +41,8 @@ MIN_PROBABILITY = 0.3
 TEXT_QUERIES = 4
 HITS_SHOWN = 3
 _GIVE_UP_SECONDS = 600.0
+_LOOK_SECONDS = 5.0
+"""Time between two looks for a run that failed for good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +108,7 @@ def run_demo(settings: Settings, *, keep_running: bool, quiet: bool) -> DemoDocu
             console.err.print(f"  Dagster UI at {launcher.endpoints.dagster_url}/assets")
             console.err.print(f"  search page at {launcher.endpoints.page_url}")
         with open_database(DatabaseOptions.from_settings(launcher.settings)) as database:
+            _take_up_again(database)
             status = _wait(launcher, database, len(videos), quiet=quiet)
             results = _search(database, launcher.settings, videos, quiet=quiet)
             quality = _evaluate(database, launcher.settings)
@@ -142,8 +149,26 @@ def demo_settings(settings: Settings) -> Settings:
     )
 
 
+def _take_up_again(database: Database) -> None:
+    """Announce what an earlier demo left undone, for example as its runs failed."""
+    model = ModelStore(database).active()
+    rows = VideoStore(database).list(model_id=model.model_id if model else None)
+    AnnouncedUploads(database).announce_again(row.video for row in rows if row.state != "indexed")
+
+
 def _wait(launcher: Launcher, database: Database, expected: int, *, quiet: bool) -> PipelineStatus:
     deadline = time.monotonic() + _GIVE_UP_SECONDS
+    dagster = DagsterApi(launcher.endpoints.dagster_url, api_key=launcher.settings.api_key)
+    began, look_at = time.time(), time.monotonic()
+
+    def tick() -> None:
+        nonlocal look_at
+        launcher.watch()
+        if time.monotonic() < look_at:
+            return
+        look_at = time.monotonic() + _LOOK_SECONDS
+        if (failed := dagster.failed_run(since=began)) is not None:
+            raise LaunchError(failed)
 
     def done(status: PipelineStatus) -> bool:
         if time.monotonic() > deadline:
@@ -155,9 +180,7 @@ def _wait(launcher: Launcher, database: Database, expected: int, *, quiet: bool)
             )
         return status.indexed + status.failed >= expected and status.is_index_current
 
-    return watch_until(
-        database, launcher.settings, expected, done, quiet=quiet, tick=launcher.watch
-    )
+    return watch_until(database, launcher.settings, expected, done, quiet=quiet, tick=tick)
 
 
 def _search(

@@ -71,6 +71,15 @@ query($id: ID!) { runOrError(runId: $id) { __typename
   ... on RunNotFoundError { message } ... on PythonError { message } } }
 """
 
+_FAILED_RUNS: Final = """
+query($since: Float!) { runsOrError(
+  filter: {statuses: [FAILURE], updatedAfter: $since}, limit: 20) {
+  ... on Runs { results { runId jobName tags { key value } assetSelection { path }
+    eventConnection { events {
+      ... on ExecutionStepFailureEvent { error { message cause { message } } } } } } }
+  ... on PythonError { message } } }
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
@@ -242,6 +251,24 @@ class DagsterApi:
             will_retry=tags.get(WILL_RETRY_TAG) == "true",
             retried_as=tags.get(AUTO_RETRY_RUN_ID_TAG),
         )
+
+    def failed_run(self, *, since: float) -> str | None:
+        """Return which run failed last, why, and where it is shown; None if none did.
+
+        Args:
+            since: unix time. Earlier failures do not count, nor what Dagster is to start again.
+        """
+        answer = self._ask(_FAILED_RUNS, {"since": since})["runsOrError"]
+        for run in answer.get("results", []):
+            if {"key": WILL_RETRY_TAG, "value": "true"} in run["tags"]:
+                continue
+            assets = ["/".join(asset["path"]) for asset in run["assetSelection"] or []]
+            errors = [event["error"] for event in run["eventConnection"]["events"] if event]
+            reasons = [(e["cause"] or e)["message"].strip() for e in errors if e]
+            of = ", ".join(assets) or run["jobName"]
+            why = "; ".join(reasons) or "its process ended"
+            return f"a run of {of} failed: {why} ({self._url}/runs/{run['runId']})"
+        return None
 
     def _path(self, asset: str) -> list[str]:
         return asset_path(asset, self._part)

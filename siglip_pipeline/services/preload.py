@@ -1,9 +1,11 @@
 """Import what runs need: every run is forked from a process that has imported this module.
 
-Importing it connects to nothing and reads no model.
+Importing it connects to nothing and reads no model. What needs a module that cannot be imported
+says so in its own run: without a process to fork from, no run would start, nor say why.
 """
 
 import gc
+import traceback
 from importlib import import_module
 
 gc.disable()  # what is imported below stays
@@ -22,8 +24,11 @@ EMBEDDING_MODULES = (
 for module in MODULES_OF_RUNS:
     import_module(module)
 if Settings.load().executor == "in_process":
-    for module in EMBEDDING_MODULES:
-        import_module(module)
+    try:
+        for module in EMBEDDING_MODULES:
+            import_module(module)
+    except Exception:
+        traceback.print_exc()
 
 defs.get_repository_def()
 # Freeze, so that runs share these pages: garbage collection would write to every object.

@@ -38,6 +38,7 @@ from siglip_pipeline.services.state import (
     write_state,
 )
 from siglip_pipeline.settings import Settings, child_environment
+from siglip_pipeline.stages.frames_options import FramesOptions
 from siglip_pipeline.store.database import DatabaseOptions, embedded_server, open_database
 from siglip_pipeline.text.in_words import duration_in_words
 from siglip_pipeline.video.sandbox import sandbox_report, sandbox_warning
@@ -249,6 +250,7 @@ def launch(settings: Settings) -> Iterator[Launcher]:
 
     Raises:
         LaunchError: the port is taken, or these services run already.
+        SettingsError: Dagster could not load the definitions with these settings.
         StoreError: the database cannot be used.
     """
     home = settings.home
@@ -264,6 +266,7 @@ def launch(settings: Settings) -> Iterator[Launcher]:
         external = settings.database_url and settings.dagster_postgres_url
         server = None if external else embedded_server(DatabaseOptions.from_settings(settings))
         settings = stack.enter_context(with_databases(settings))
+        _check_definitions(settings)
         logger.info("processes that decode are held by: %s", sandbox_report())
         if (warning := sandbox_warning()) is not None:
             logger.warning("%s", warning)
@@ -284,6 +287,18 @@ def launch(settings: Settings) -> Iterator[Launcher]:
         stack.callback(launcher.stop)
         launcher.start()
         yield launcher
+
+
+def _check_definitions(settings: Settings) -> None:
+    """Read the settings that the definitions are made of: the code server's log is a traceback.
+
+    Raises:
+        SettingsError: with the remedy.
+    """
+    from siglip_pipeline.defs.executors import executor_for  # Dagster takes a second to import
+
+    FramesOptions.from_settings(settings)
+    executor_for(settings)
 
 
 def _services(settings: Settings, endpoints: Endpoints) -> list[_Service]:

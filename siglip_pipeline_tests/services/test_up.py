@@ -39,6 +39,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
+from siglip_pipeline.runs.dagster_api import DagsterApi
 from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.services.state import end_leftovers, running, write_state
 from siglip_pipeline.settings import Settings, child_environment
@@ -419,6 +420,38 @@ def test_a_taken_port_is_named_with_the_way_out(settings: Settings, option: str)
     assert done.returncode == 2
     assert f"port {port}" in done.stderr
     assert option in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("sampling", "all", "SIGLIP_SAMPLING='all' is not a sampling; allowed: fps:N"),
+        ("executor", "celery", "SIGLIP_CELERY_BROKER_URL is not set"),
+    ],
+)
+def test_a_setting_with_which_nothing_can_be_loaded_is_named(
+    settings: Settings, setting: str, value: str, said: str
+) -> None:
+    done = cli(settings.model_copy(update={setting: value}), "up")
+    assert done.returncode == 2
+    assert f"error: {said}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_that_fails_is_found_with_its_reason(up: Up) -> None:
+    """As the demo finds one. The value counts although there is nothing to embed."""
+    api = DagsterApi(up.dagster_url)
+    began = time.time()
+    assert api.failed_run(since=0) is None
+    config = {"resources": {"siglip": {"config": {"device": "gpu"}}}}
+    run = api.launch_run("rebuild_index", config=config)
+    up.wait_until(lambda: api.run_state(run).has_ended, seconds=120)
+    failed = api.failed_run(since=began)
+    assert failed is not None
+    assert "a run of rebuild_index failed: " in failed
+    assert "SIGLIP_DEVICE='gpu': is not a device; allowed are auto, cuda, cuda:N" in failed
+    assert failed.endswith(f"({up.dagster_url}/runs/{run})")
+    assert api.failed_run(since=time.time()) is None
 
 
 def _note_down(home: Path, *, sockets: Path) -> None:
