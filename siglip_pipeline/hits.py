@@ -53,6 +53,14 @@ def check_range(k: int, offset: int) -> None:
         raise QueryError(f"offset={offset}, k={k}: offset and k are at most {MAX_K} together")
 
 
+def player_path(video_id: int, time_seconds: float) -> str:
+    """Return where the player shows a second of a video, below the address of the search service.
+
+    All decimals of a long film are kept: its frames may be 17 ms apart.
+    """
+    return f"videos/{video_id}?t={time_seconds:.10g}"
+
+
 def _check_pattern(video: str) -> None:
     if not video:
         raise QueryError("videos: an empty name is no video; leave the filter out to search all")
@@ -109,6 +117,11 @@ class Hit:
     def ranked_by(self) -> float:
         """What hits are ordered by: ``rank_score``, or else ``score``."""
         return self.score if self.rank_score is None else self.rank_score
+
+    @property
+    def page_path(self) -> str:
+        """Where the player shows it, below the address of the search service."""
+        return player_path(self.video_id, self.time_seconds)
 
     @property
     def media_offset_seconds(self) -> float:

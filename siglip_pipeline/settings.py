@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from siglip_pipeline.errors import SettingsError
 from siglip_pipeline.text.secret import Secret, SecretUrl
+from siglip_pipeline.text.url_host import url_host
 
 Device = str
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -290,7 +291,7 @@ class Settings(BaseModel):
     page_url: str | None = Field(
         None,
         description="Address of the search page as people reach it, for links from Dagster. "
-        "Unset: `http://SIGLIP_HOST:SIGLIP_PAGE_PORT`.",
+        "Unset: `http://SIGLIP_HOST:SIGLIP_PAGE_PORT`, or 127.0.0.1 where all addresses are bound.",
     )
     source_url: str | None = Field(
         None,
@@ -580,7 +581,7 @@ class Settings(BaseModel):
 
     def page_address(self, path: str = "") -> str:
         """Return the address of a page of the search service."""
-        root = self.page_url or f"http://{self.host}:{self.page_port}"
+        root = self.page_url or f"http://{url_host(self.host)}:{self.page_port}"
         return f"{root.rstrip('/')}/{path}"
 
     def recall_query_texts(self) -> list[str]:

@@ -31,6 +31,16 @@ def test_environment_is_read_with_its_prefix(monkeypatch: pytest.MonkeyPatch) ->
         assert Settings.load(**{name: other}).dagster_postgres_url == SecretUrl(other)
 
 
+def test_the_address_of_the_page_is_one_that_opens() -> None:
+    """Links from Dagster and webhooks were `http://::1:8000/…`, and `http://0.0.0.0:8000/…`."""
+    for host, shown in (("::1", "[::1]"), ("0.0.0.0", "127.0.0.1"), ("search", "search")):
+        settings = Settings.load(host=host, page_port=8000)
+        assert settings.page_address("videos/7") == f"http://{shown}:8000/videos/7"
+    assert Settings.load(page_url="https://page.example/").page_address("x") == (
+        "https://page.example/x"
+    )
+
+
 def test_a_misspelt_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     # A service of Kubernetes by the name siglip, and variables of the files in deploy.
     for name in ("SERVICE_HOST", "SERVICE_PORT", "PORT_8000_TCP_ADDR", "IMAGE", "NAME"):

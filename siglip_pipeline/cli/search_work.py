@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 from siglip_pipeline.errors import LaunchError, NothingIndexedError, QueryError
 from siglip_pipeline.hits import Hit, SearchFilter, SearchResult
@@ -25,7 +24,6 @@ from siglip_pipeline.search.collection_export import (
     export_collection,
 )
 from siglip_pipeline.search.export import Exported, export_hits
-from siglip_pipeline.services.binding import url_host
 from siglip_pipeline.services.ports import ask
 from siglip_pipeline.services.state import running
 from siglip_pipeline.settings import Settings
@@ -37,6 +35,7 @@ from siglip_pipeline.store.video_names import stored_name
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.terminal.console import FoldingTable
 from siglip_pipeline.text.timecode import timecode
+from siglip_pipeline.text.url_host import url_host
 from siglip_pipeline.uploads.names import shown
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.decode_options import DecodeOptions
@@ -162,7 +161,7 @@ def page_address(settings: Settings, hit: Hit) -> str:
             f"no `siglip-pipeline up` runs in SIGLIP_HOME={settings.home}, and no `siglip-pipeline "
             f"serve` of this collection at {page}: start one of them to open hits"
         )
-    return f"{page}/videos/{hit.video_id}?{urlencode({'t': f'{hit.time_seconds:g}'})}"
+    return f"{page}/{hit.page_path}"
 
 
 def _shows(page: str, settings: Settings, hit: Hit) -> bool:

@@ -126,7 +126,7 @@ def ask(settings: Settings, moments: Sequence[Hit]) -> Iterator[tuple[str, Answe
     """Ask a person about each moment: yes, no, skip it, or quit asking."""
     console.err.print("Does it fit? y: yes, n: no, s: skip it, q: enough.")
     for number, hit in enumerate(moments, 1):
-        page = settings.page_address(f"videos/{hit.video_id}?t={hit.time_seconds:g}")
+        page = settings.page_address(hit.page_path)
         place = f"{shown(hit.video)} {timecode(hit.media_time_seconds)}"
         console.err.print(f"{number} of {len(moments)}: {place}, {hit.probability:.1%}  {page}")
         said = ""

@@ -33,12 +33,3 @@ def check_exposure(settings: Settings) -> None:
                 f"the {what} would be open to everyone who reaches {host}: set SIGLIP_API_KEY to a "
                 f"secret of at least 16 characters, or bind to 127.0.0.1 ({remedy})"
             )
-
-
-def url_host(host: str) -> str:
-    """Return a host as written in a URL; for a wildcard address, the loopback address."""
-    if host in ("0.0.0.0", ""):
-        return "127.0.0.1"
-    if host == "::":
-        return "[::1]"
-    return f"[{host}]" if ":" in host else host

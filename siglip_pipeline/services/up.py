@@ -22,7 +22,7 @@ from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.errors import DatabaseUnavailableError, LaunchError
 from siglip_pipeline.files.log_rotation import shorten
 from siglip_pipeline.files.private_files import private_home
-from siglip_pipeline.services.binding import check_exposure, url_host
+from siglip_pipeline.services.binding import check_exposure
 from siglip_pipeline.services.clock import ClockWatch, reset_future_times
 from siglip_pipeline.services.home import (
     fail_interrupted_runs,
@@ -41,6 +41,7 @@ from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline.stages.frames_options import FramesOptions
 from siglip_pipeline.store.database import DatabaseOptions, embedded_server, open_database
 from siglip_pipeline.text.in_words import duration_in_words
+from siglip_pipeline.text.url_host import url_host
 from siglip_pipeline.video.sandbox import sandbox_report, sandbox_warning
 
 logger = logging.getLogger(__name__)

@@ -105,7 +105,7 @@ class WatchHitShown:
             sent_at=found.sent_at,
             failure=found.failure,
             thumbnail_url=f"/api/thumbnails/{hit.video_id}/{hit.frame_index}.jpg",
-            page_url=f"/videos/{hit.video_id}?t={hit.time_seconds:g}",
+            page_url=f"/{hit.page_path}",
         )
 
 

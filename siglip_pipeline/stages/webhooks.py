@@ -139,7 +139,7 @@ def _message_of(found: WatchHit, *, page_address: Callable[[str], str]) -> dict[
         "score": round(hit.score, 6),
         "probability": round(hit.probability, 6),
         "found_at": found.found_at.isoformat(),
-        "url": page_address(f"videos/{hit.video_id}?t={hit.time_seconds:g}"),
+        "url": page_address(hit.page_path),
     }
 
 

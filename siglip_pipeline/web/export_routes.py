@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from siglip_pipeline.errors import FrameStoreError
+from siglip_pipeline.hits import player_path
 from siglip_pipeline.store.timelines import VideoName
 from siglip_pipeline.web.file_responses import content_disposition
 from siglip_pipeline.web.http_errors import HttpError
@@ -57,7 +58,7 @@ def _table(request: Request, chosen: list[_Chosen], names: dict[int, VideoName])
         ["video", "time_seconds", "start_seconds", "end_seconds", "frame_index", "page"]
     )
     for video_id, frame, seconds, start, end in chosen:
-        page = f"{request.base_url}videos/{video_id}?t={seconds:g}"
+        page = f"{request.base_url}{player_path(video_id, seconds)}"
         video = names[video_id].video
         # A spreadsheet runs what begins like a formula.
         shown = f"'{video}" if video.startswith(("=", "+", "-", "@")) else video

@@ -71,7 +71,7 @@ def permalink_of(
     """
     kept = [(n, v) for n, v in items if n not in ("pin", "permalink", "prove") and v]
     if "min_probability" not in dict(kept):
-        kept.append(("min_probability", f"{min_probability:g}"))
+        kept.append(("min_probability", f"{min_probability:.10g}"))
     return f"{path}?{urlencode([*kept, ('pin', pin)])}"
 
 

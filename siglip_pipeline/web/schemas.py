@@ -68,7 +68,7 @@ class HitAnswer(Hit):
         return cls(
             **{name: getattr(hit, name) for name in _HIT_FIELDS},
             thumbnail_url=f"/api/thumbnails/{hit.video_id}/{hit.frame_index}.jpg",
-            page_url=f"/videos/{hit.video_id}?t={hit.time_seconds:g}",
+            page_url=f"/{hit.page_path}",
             stream_url=f"/api/videos/{hit.video_id}/stream",
         )
 

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from siglip_pipeline.services.binding import check_exposure, url_host
+from siglip_pipeline.services.binding import check_exposure
 from siglip_pipeline.services.ports import listen
 from siglip_pipeline.services.serving import announced_service
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import DatabaseOptions, open_database
+from siglip_pipeline.text.url_host import url_host
 
 if TYPE_CHECKING:
     import uvicorn

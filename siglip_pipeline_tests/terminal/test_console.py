@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from siglip_pipeline.errors import QueryError
-from siglip_pipeline.hits import Hit, Moment, QueryShown
+from siglip_pipeline.hits import Hit, Moment, QueryShown, player_path
 from siglip_pipeline.search import parse_moment
 from siglip_pipeline.terminal.console import FoldingTable, PlainConsole, hits_table, models_table
 from siglip_pipeline.terminal.documents import ListedModel
@@ -45,6 +45,13 @@ def test_hits_are_rows_with_their_marks() -> None:
         *("a.mp4", "1:03.2", "1:02.0 – 1:05.0", "0.500", "25.0%", "")
     ]
     assert list(table.columns[-1].cells) == ["", "right"]
+
+
+def test_the_page_of_a_hit_is_that_of_its_own_frame() -> None:
+    """Six digits, as `%g` writes, are a frame off after three hours, and seconds after 12 days."""
+    assert player_path(7, 12.0) == "videos/7?t=12"
+    assert player_path(7, 10811.467) == "videos/7?t=10811.467"
+    assert player_path(7, 1_048_575.983) == "videos/7?t=1048575.983"
 
 
 def test_hits_of_pictures_have_no_probability() -> None:

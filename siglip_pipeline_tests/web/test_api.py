@@ -6,6 +6,8 @@ from typing import Any
 import httpx
 import pytest
 
+from siglip_pipeline.hits import Hit
+from siglip_pipeline.web.schemas import HitAnswer
 from siglip_pipeline_tests.web.conftest import SECONDS_PER_SCENE, Collection
 
 pytestmark = pytest.mark.timeout(600)
@@ -319,3 +321,21 @@ def test_openapi_describes_every_path_with_examples(client: httpx.Client) -> Non
             for status, answer in operation["responses"].items():
                 if int(status) >= 400:
                     assert answer["content"]["application/json"]["schema"] == error
+
+
+def test_addresses_of_pages_lead_to_the_frame_itself(client: httpx.Client) -> None:
+    """Six digits of 3:00:11.467 are the next frame."""
+    hit = Hit(
+        video="long.mp4",
+        video_id=1,
+        time_seconds=10811.467,
+        frame_index=324_344,
+        score=0.5,
+        probability=0.5,
+        start_seconds=10811.0,
+        end_seconds=10812.0,
+        media_time_seconds=10811.467,
+    )
+    assert HitAnswer.of(hit).page_url == "/videos/1?t=10811.467"
+    table = client.get("/export?hit=1:324344:10811.467:10811:10812").text
+    assert table.splitlines()[1].endswith("/videos/1?t=10811.467")

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from siglip_pipeline.errors import LaunchError
-from siglip_pipeline.services.binding import check_exposure, is_loopback, url_host
+from siglip_pipeline.services.binding import check_exposure, is_loopback
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.text.url_host import url_host
 from siglip_pipeline.web.limits import TokenBuckets
 from siglip_pipeline_tests.web.conftest import Collection, serving
 
