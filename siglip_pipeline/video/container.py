@@ -82,7 +82,7 @@ def open_container(
             file.seek(0)
             container = _open_input(file, source, options or {})
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise VideoError(source.video, _open_failure_reason(source, error)) from error
+            raise VideoError(source.video, _open_failure_reason(source)) from error
         assert isinstance(container, InputContainer)
         yield stack.enter_context(container)
 
@@ -121,7 +121,7 @@ def _open(
     return av.open(file, mode, options={**options, **_LISTS}, **more)
 
 
-def _open_failure_reason(source: MediaSource, error: Exception) -> str:
+def _open_failure_reason(source: MediaSource) -> str:
     """Return a sentence that says why FFmpeg does not open a file, and the remedy."""
     try:
         with source.open() as file:
@@ -142,7 +142,10 @@ def _open_failure_reason(source: MediaSource, error: Exception) -> str:
         )
     if _text_of(head) is not None:
         return "this is text, not a video, whatever its name says"
-    return f"no container of a video that is read here ({type(error).__name__}); convert it to MP4"
+    return (
+        "it is neither a video nor a picture of a kind that is read here; convert a video to MP4, "
+        "a picture to PNG"
+    )
 
 
 def leads_elsewhere(source: MediaSource) -> bool:

@@ -68,10 +68,15 @@ def tiff_tags(file: BinaryIO) -> ImageFileDirectory_v2:
 
     Raises:
         ValueError: the file ends before tags that determine the picture.
-        UnknownKindError: its compression is not read by the libtiff that Pillow brings.
+        UnknownKindError: it is a kind that Pillow, or the libtiff that it brings, does not read.
     """
     file.seek(0)
     head = file.read(16)
+    if head.startswith(b"MM\0+"):  # Pillow takes its header for that of an ordinary TIFF
+        raise UnknownKindError(
+            "a BigTIFF in big-endian order, which is not read here: save it in little-endian "
+            "order, or as an ordinary TIFF"
+        )
     tags = ImageFileDirectory_v2(head[:8] if b"*" in head[2:4] else head)
     _check_tags(file, tags.next, head)
     file.seek(tags.next)

@@ -27,6 +27,7 @@ from siglip_pipeline.video.ffmpeg_picture import (
 )
 from siglip_pipeline.video.gif import read_gif
 from siglip_pipeline.video.patches import PatchedAnimation
+from siglip_pipeline.video.png_stream import tolerate_damaged_metadata
 from siglip_pipeline.video.scan import MAX_PACKETS
 from siglip_pipeline.video.transparent_colour import with_transparent_colour
 
@@ -51,6 +52,7 @@ _OWN_HEAD_BYTES: Final = 8
 
 Image.MAX_IMAGE_PIXELS = None  # callers check the size, with their own reason
 pi_heif.register_heif_opener(decode_threads=1)
+tolerate_damaged_metadata()
 
 CheckSize = Callable[[int, int], None]
 """Raises if a picture of this width and height is too large to decode."""

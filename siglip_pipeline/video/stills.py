@@ -11,6 +11,7 @@ from fractions import Fraction
 from typing import Final
 
 import numpy as np
+from av.error import FFmpegError
 from PIL import UnidentifiedImageError
 
 from siglip_pipeline.errors import VideoError
@@ -211,12 +212,16 @@ def _reading(source: MediaSource) -> Iterator[None]:
     except UnknownKindError as error:
         raise VideoError(source.video, f"it is {error}") from error
     except Exception as error:  # Pillow raises IndexError, struct.error, TypeError …
-        # Pillow's message of this error is the repr of the file, with a path of this machine.
-        unidentified = isinstance(error, UnidentifiedImageError)
-        what = "no picture follows its first bytes" if unidentified else error
         raise VideoError(
-            source.video, f"the picture is damaged or cut off ({what}); upload it again"
+            source.video, f"the picture is damaged or cut off ({_in_words(error)}); upload it again"
         ) from error
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its message has a path of this machine
+        return "no picture follows its first bytes"
+    said = error.strerror if isinstance(error, OSError | FFmpegError) else None
+    return said or str(error) or f"its decoder fails with {type(error).__name__}"
 
 
 def _check_animation(video: str, picture: PictureFile) -> None:

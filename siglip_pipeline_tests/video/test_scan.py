@@ -211,7 +211,12 @@ EDITED_OUT = "its edit list shows none of its frames"
         ("empty.mp4", lambda path: path.write_bytes(b""), "empty (0 bytes)"),
         ("notes.mp4", lambda path: path.write_text("Grüße, no video\n" * 400), "this is text"),
         ("zeros.mp4", lambda path: path.write_bytes(bytes(10_000)), "zeros only"),
-        ("noise.mp4", lambda path: path.write_bytes(bytes(range(255, 0, -1)) * 9), "no container"),
+        (
+            "noise.mp4",
+            lambda path: path.write_bytes(bytes(range(255, 0, -1)) * 9),
+            "neither",
+        ),
+        ("a.psd", lambda path: path.write_bytes(b"8BPS\0\1".ljust(99)), "a picture to PNG"),
         ("sound.m4a", sound_only, "only sound"),
         ("cut.mp4", without_moov, "index (moov) is missing"),
         ("nothing.mp4", no_packets, "no packets"),

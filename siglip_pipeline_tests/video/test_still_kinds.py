@@ -165,6 +165,13 @@ def test_a_tiff_that_is_not_read_fails_with_its_kind(
     assert "damaged" not in raised.value.reason
 
 
+def test_a_big_tiff_in_big_endian_order_fails_with_its_kind(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(b"MM\0+\0\x08\0\0" + struct.pack(">Q", 16) + bytes(64))
+    with pytest.raises(VideoError, match="it is a BigTIFF in big-endian order"):
+        scan_picture(MediaSource(path.name, path=path))
+
+
 @pytest.mark.timeout(20)
 def test_a_big_tiff_whose_next_page_lies_beyond_any_file(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
@@ -355,6 +362,59 @@ def test_chromaticities_that_make_no_sense(values: tuple[float, ...], tmp_path: 
     path = tmp_path / "a.png"
     path.write_bytes(still(gamma(1 / 2.2), chromaticities(values)))
     assert difference(only(path), COLOURS) == 0
+
+
+LONG_TEXT = zlib.compress(bytes(2**21))
+UNREADABLE = {
+    "long text": (b"zTXt", b"Comment\0\0" + LONG_TEXT),
+    "long international text": (b"iTXt", b"Comment\0\1\0\0\0" + LONG_TEXT),
+    "text compressed otherwise": (b"zTXt", b"Comment\0x"),
+    "a profile compressed otherwise": (b"iCCP", b"a\0x"),
+    "a profile without a name": (b"iCCP", b""),
+    "a long profile": (b"iCCP", b"a\0\0" + LONG_TEXT),
+    "no gamma": (b"gAMA", b""),
+    "half chromaticities": (b"cHRM", bytes(5)),
+    "no resolution": (b"pHYs", b""),
+    "a transparent colour cut short": (b"tRNS", b"\0"),
+    "frames out of order": (b"fcTL", struct.pack(">5I2H2B", 5, 61, 47, 0, 0, 1, 2, 0, 0)),
+    "text named like a gamma": (b"tEXt", b"gamma\x001.0"),
+    "text named like a profile": (b"tEXt", b"icc_profile\0sRGB"),
+    "text named like transparency": (b"tEXt", b"transparency\0none"),
+    "text named like EXIF": (b"tEXt", b"exif\0none"),
+}
+
+
+@pytest.mark.parametrize("make", [still, animated])
+@pytest.mark.parametrize("what", UNREADABLE)
+def test_damaged_metadata_of_a_png_is_ignored(
+    what: str, make: Callable[..., bytes], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(make(UNREADABLE[what]))
+    scanned, frames = read(path)
+    assert scanned.warnings == ()
+    assert scanned.lost_share == 0
+    assert [difference(frame, COLOURS) for frame in frames] == [0] * len(frames)
+
+
+@pytest.mark.parametrize("text", [(b"tEXt", b"Comment\0of a cat"), gamma(1 / 2.2)])
+def test_a_wrong_checksum_of_metadata_is_no_damage(
+    text: tuple[bytes, bytes], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.png"
+    data = bytearray(still(text))
+    data[data.index(text[0]) + 4 + len(text[1])] ^= 1
+    path.write_bytes(data)
+    scanned, [pixels] = read(path)
+    assert scanned.warnings == ()
+    assert difference(pixels, COLOURS) < 1
+
+
+def test_an_orientation_in_the_text_of_a_png(tmp_path: Path) -> None:
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    path = tmp_path / "a.png"
+    path.write_bytes(still((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)))
+    assert difference(only(path), np.rot90(COLOURS, -1)) == 0
 
 
 @pytest.mark.parametrize("after", [False, True])

@@ -1,10 +1,12 @@
 """Pictures and animations as uploads."""
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from av.error import InvalidDataError
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
@@ -12,7 +14,7 @@ from siglip_pipeline.errors import VideoError
 from siglip_pipeline.video.frame_selection import select_frames
 from siglip_pipeline.video.sampling import Sampling
 from siglip_pipeline.video.source import MediaSource
-from siglip_pipeline.video.stills import is_picture, picture_frames, scan_picture
+from siglip_pipeline.video.stills import _reading, is_picture, picture_frames, scan_picture
 from siglip_pipeline_tests.video.rendering import numbered_picture, read_number, render
 
 
@@ -132,6 +134,21 @@ def test_a_picture_of_which_only_the_first_bytes_are_one(tmp_path: Path) -> None
     with pytest.raises(VideoError, match="no picture follows its first bytes") as caught:
         scan_picture(source_of(path))
     assert str(tmp_path) not in caught.value.reason
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (EOFError(), "its decoder fails with EOFError"),
+        (OSError(5, "Input/output error", "/secret/a.png"), "Input/output error"),
+        (InvalidDataError(1, "Invalid data found", "avcodec_send_packet()"), "Invalid data found"),
+        (ValueError("its end is missing"), "its end is missing"),
+    ],
+)
+def test_the_reason_of_a_decoder_in_words(error: Exception, words: str, tmp_path: Path) -> None:
+    wanted = re.escape(f"damaged or cut off ({words}); upload it again")
+    with pytest.raises(VideoError, match=wanted), _reading(source_of(tmp_path / "a.png")):
+        raise error
 
 
 def test_an_animation_that_is_cut_off_is_known_as_far_as_it_goes(tmp_path: Path) -> None:
