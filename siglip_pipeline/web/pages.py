@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from siglip_pipeline.hits import Hit
+from siglip_pipeline.hits import Hit, player_path
 from siglip_pipeline.records import RgbArray
 from siglip_pipeline.search import SearchFilter, SearchResult
 from siglip_pipeline.search.results import proof_sentence
@@ -107,6 +107,7 @@ def search_page(
         q=q,
         permalink=_permalink(request, services, result, filter),
         like=moment,
+        like_page=f"/{player_path(video_id, moment.seconds)}" if moment and video_id else None,
         picture=picture,
         preview=None if picture is None else f"/api/pictures/{picture}.jpg",
     )

@@ -1,5 +1,6 @@
 """Render the templates of the pages; all values are escaped."""
 
+from glob import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -25,6 +26,7 @@ _templates.filters["size"] = size_in_words
 # Of a model in a folder, people need not see where that is.
 _templates.filters["model"] = lambda name: "/".join(Path(name).parts[-2:])
 _templates.filters["shown"] = shown
+_templates.filters["below"] = lambda folder: f"{escape(folder)}/**"
 _templates.filters["percent"] = lambda share: f"{share:.1%}"
 _templates.filters["query"] = lambda values: urlencode(
     {name: value for name, value in values.items() if value is not None}

@@ -98,6 +98,14 @@ class Page:
         behaviour = {"behavior": "allow", "downloadPath": str(folder)}
         self.browser.execute_cdp_cmd("Browser.setDownloadBehavior", behaviour)
 
+    def offline(self, is_offline: bool) -> None:
+        """Have all requests fail, or none."""
+        self.browser.execute_cdp_cmd("Network.enable", {})
+        limits = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+        self.browser.execute_cdp_cmd(
+            "Network.emulateNetworkConditions", {"offline": is_offline, **limits}
+        )
+
     def colour_scheme(self, scheme: str) -> None:
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})

@@ -339,3 +339,14 @@ def test_addresses_of_pages_lead_to_the_frame_itself(client: httpx.Client) -> No
     assert HitAnswer.of(hit).page_url == "/videos/1?t=10811.467"
     table = client.get("/export?hit=1:324344:10811.467:10811:10812").text
     assert table.splitlines()[1].endswith("/videos/1?t=10811.467")
+
+
+def test_what_is_looked_like_is_one_click_away(
+    client: httpx.Client, collection: Collection
+) -> None:
+    """It led to the list of videos where the best hit is of another video."""
+    ids = collection.ids()
+    asked = {"video_id": str(ids["one.mp4"]), "seconds": "2.5"}
+    for more in ({}, {"videos": "more/**"}):
+        text = client.get("/", params=asked | more).text
+        assert f'More like <a href="/videos/{ids["one.mp4"]}?t=2.5">one.mp4</a>' in text

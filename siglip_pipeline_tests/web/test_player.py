@@ -163,6 +163,26 @@ def test_the_whole_video_is_converted_on_request(page: Page, films: Collection) 
     assert "playable.mp4" in (page.find("#video").get_attribute("src") or "")
 
 
+def test_a_service_that_is_away_is_said_and_asked_again(page: Page, films: Collection) -> None:
+    """While it is started again, e.g.: nothing was said, and the strip and the button were gone."""
+    _play(page, f"/videos/{films.ids()['long.avi']}?t=20")
+    shown = _times(page)
+    page.offline(True)
+    try:
+        page.run("document.getElementById('convert').click()")
+        wait_until(lambda: "the service does not answer" in page.find("#notice-text").text)
+        assert page.find("#convert").is_displayed()
+        page.press("+")
+        page.press("-")
+        assert _times(page) == shown
+    finally:
+        page.offline(False)
+    page.faults()  # Chromium names each request that failed
+    page.press("+")
+    wait_until(lambda: _times(page) != shown)
+    assert page.faults() == []
+
+
 def test_a_link_to_the_present_moment_is_copied(page: Page, films: Collection) -> None:
     granted = {"origin": page.url, "permissions": ["clipboardReadWrite"]}
     page.browser.execute_cdp_cmd("Browser.grantPermissions", granted)

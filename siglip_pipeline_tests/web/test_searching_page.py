@@ -2,9 +2,11 @@
 
 import csv
 import io
+import time
 import zipfile
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -120,6 +122,44 @@ def test_a_hit_is_previewed_under_the_pointer(page: Page) -> None:
     wait_until(lambda: page.run("return previewed.src !== still"))
     page.run("leave()")
     wait_until(lambda: page.run("return previewed.src === still"))
+
+
+def test_a_pointer_that_comes_back_leaves_the_hits_own_picture(page: Page) -> None:
+    """The second preview began while the first showed another frame, and put that one back."""
+    page.go("/?q=a+star&max_per_video=1")
+    page.run(
+        """
+        const length = link => link.dataset.end - link.dataset.start;
+        const link = [...document.querySelectorAll('.hit .open')]
+            .sort((a, b) => length(b) - length(a))[0];
+        window.previewed = link.querySelector('img');
+        window.still = previewed.src;
+        window.point = kind => link.dispatchEvent(new PointerEvent(kind));
+        point('pointerenter')
+        """
+    )
+    wait_until(lambda: page.run("return previewed.src !== still"))
+    page.run("point('pointerleave'); point('pointerenter')")
+    time.sleep(0.5)  # the second preview has begun: it waits for a quarter of a second
+    page.run("point('pointerleave')")
+    time.sleep(1.5)  # both have ended: a frame is shown for 0.6 s
+    assert page.run("return previewed.src === still")
+
+
+def test_folders_with_wildcards_in_their_names_are_picked(page: Page, client: httpx.Client) -> None:
+    page.go("/")
+    page.run(
+        """
+        const folders = { folders: [{ folder: 'Season [1]', videos: 2 }] };
+        window.fetch = async () => new Response(JSON.stringify(folders))
+        """
+    )
+    page.find("summary").click()
+    page.find("[name=videos]").click()
+    options = "return [...document.getElementById('places').options].map(o => o.value)"
+    wait_until(lambda: page.run(options) == ["Season [[]1]/**"])
+    listed = client.get("/videos", params={"folder": "Season [1]"}).text
+    assert f'href="/?{urlencode({"videos": "Season [[]1]/**"})}"' in listed
 
 
 def test_chosen_hits_are_exported(page: Page, client: httpx.Client, tmp_path: Path) -> None:

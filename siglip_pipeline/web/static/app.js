@@ -5,6 +5,17 @@ document.documentElement.classList.add("scripted");
 
 const byId = (id) => document.getElementById(id);
 
+const NO_ANSWER = "the service does not answer; reload the page once it does";
+
+// A service that is being restarted refuses connections: an answer of its own, so that it is said.
+async function ask(address, options) {
+  try {
+    return await fetch(address, options);
+  } catch {
+    return new Response(JSON.stringify({ error: { message: NO_ANSWER } }), { status: 503 });
+  }
+}
+
 // --- Waiting -----------------------------------------------------------------------------------
 
 // Only what takes a while is worth a sign: an answer that is there at once would make it flicker.
@@ -84,14 +95,14 @@ let placing = 0;
 async function offerPlaces() {
   const mine = ++placing, text = places.value.trim();
   const offered = [];
-  const folders = await fetch("/api/folders");
+  const folders = await ask("/api/folders");
   if (folders.ok) {
     for (const { folder, videos } of (await folders.json()).folders) {
-      if (folder.includes(text) || !text) offered.push([`${folder}/**`, `${videos} videos`]);
+      if (folder.includes(text) || !text) offered.push([`${folder.replace(/[*?[]/g, "[$&]")}/**`, `${videos} videos`]);
     }
   }
   if (text && !/[*?[]/.test(text)) {
-    const found = await fetch(`/api/videos?${new URLSearchParams({ name: text, limit: 20 })}`);
+    const found = await ask(`/api/videos?${new URLSearchParams({ name: text, limit: 20 })}`);
     if (found.ok) for (const { video } of (await found.json()).videos) offered.push([video, ""]);
   }
   if (mine !== placing) return;
@@ -106,17 +117,21 @@ places?.addEventListener("input", () => { clearTimeout(typing); typing = setTime
 const PREVIEW_MS = 600, PREVIEW_FRAMES = 6;
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
+let previews = 0;
+
 async function preview(link) {
-  const picture = link.querySelector("img"), still = picture.src;
+  const picture = link.querySelector("img"), mine = String(++previews);
   const { id, start, end } = link.dataset;
-  link.dataset.previewing = "1";
-  const answer = await fetch(`/api/videos/${id}/frames?from=${start}&to=${end}&limit=${PREVIEW_FRAMES}`);
+  // The pointer may be back before the preview that it left has put the picture back.
+  const still = link.dataset.still ??= picture.src;
+  link.dataset.previewing = mine;
+  const answer = await ask(`/api/videos/${id}/frames?from=${start}&to=${end}&limit=${PREVIEW_FRAMES}`);
   const frames = answer.ok ? (await answer.json()).frames : [];
-  for (let at = 0; frames.length > 1 && link.dataset.previewing; at = (at + 1) % frames.length) {
+  for (let at = 0; frames.length > 1 && link.dataset.previewing === mine; at = (at + 1) % frames.length) {
     picture.src = `${frames[at].thumbnail_url}?width=320`;
     await new Promise((resolve) => { setTimeout(resolve, PREVIEW_MS); });
   }
-  picture.src = still;
+  if (!link.dataset.previewing) picture.src = still;
 }
 for (const link of document.querySelectorAll(".hit .open")) {
   let timer = 0;

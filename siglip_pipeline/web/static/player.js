@@ -68,15 +68,17 @@ if (player) {
   let stripStart = NaN, stripEnd = NaN, loading = Promise.resolve();
 
   async function framesOf(start, end, limit) {
-    const answer = await fetch(`${api}/frames?from=${Math.max(0, start)}&to=${end}&limit=${limit}`);
-    return answer.ok ? (await answer.json()).frames : [];
+    const answer = await ask(`${api}/frames?from=${Math.max(0, start)}&to=${end}&limit=${limit}`);
+    return answer.ok ? (await answer.json()).frames : null;
   }
 
   async function loadStrip(seconds) {
     const start = Math.min(Math.max(0, seconds - span / 2), duration - span);
+    const before = [stripStart, stripEnd];
     [stripStart, stripEnd] = [start, start + span];
     const found = await framesOf(start, start + span + 0.001, STRIP_FRAMES);
     if (start !== stripStart) return; // another one was asked for meanwhile
+    if (!found) { [stripStart, stripEnd] = before; return; }
     byId("strip").replaceChildren(...found.map((frame) => {
       const item = document.createElement("li"), link = document.createElement("a");
       const picture = new Image(160, 90), time = document.createElement("span");
@@ -117,7 +119,7 @@ if (player) {
   };
 
   async function showStill(seconds) {
-    const near = await framesOf(seconds - leastSpan / 2, seconds + leastSpan / 2 + 0.001, 500);
+    const near = await framesOf(seconds - leastSpan / 2, seconds + leastSpan / 2 + 0.001, 500) || [];
     const distance = (frame) => Math.abs(frame.time_seconds - seconds);
     const nearest = near.reduce((a, b) => (a && distance(a) <= distance(b) ? a : b), null);
     if (nearest && wanted === seconds) byId("picture-at").src = nearest.thumbnail_url;
@@ -153,7 +155,7 @@ if (player) {
     const address = `${api}/clip.mp4?from=${start}&to=${end}`;
     wanted = seconds;
     notice("This browser cannot play the file: the moment is being converted …");
-    const answer = await fetch(address, { headers: { Range: "bytes=0-0" } });
+    const answer = await ask(address, { headers: { Range: "bytes=0-0" } });
     if (mine !== request) return;
     if (!answer.ok) {
       showFrames(`This browser cannot play the file, and it cannot be converted: ${await messageOf(answer)}.`);
@@ -165,9 +167,10 @@ if (player) {
   }
 
   async function uploadFails() {
-    const there = await fetch(`${api}/stream`, { method: "HEAD" });
+    const there = await ask(`${api}/stream`, { method: "HEAD" });
     if (there.status === 404) return showFrames("The upload is gone.");
-    const whole = await fetch(`${api}/playable`);
+    if (there.status === 503) return notice(`It stopped: ${NO_ANSWER}.`);
+    const whole = await ask(`${api}/playable`);
     const state = whole.ok ? await whole.json() : { state: "absent" };
     if (state.state === "ready") return playWhole(state);
     return loadClip(wanted);
@@ -181,7 +184,7 @@ if (player) {
 
   async function convert() {
     byId("convert").hidden = true;
-    let answer = await fetch(`${api}/playable`, { method: "POST" });
+    let answer = await ask(`${api}/playable`, { method: "POST" });
     for (;;) {
       if (!answer.ok) break;
       const state = await answer.json();
@@ -190,7 +193,7 @@ if (player) {
       if (state.state === "ready") return playWhole(state);
       if (state.state !== "making") return notice(`It cannot be converted: ${state.reason}.`);
       await new Promise((resolve) => { setTimeout(resolve, POLL_MS); });
-      answer = await fetch(`${api}/playable`);
+      answer = await ask(`${api}/playable`);
     }
     notice(`It cannot be converted: ${await messageOf(answer)}.`);
     byId("convert").hidden = false;
