@@ -316,7 +316,7 @@ def _segment(
     speed: float,
 ) -> Segment:
     unique_columns = np.unique(columns)
-    cosine = float(np.mean(cosines))
+    cosine = min(1.0, float(np.mean(cosines)))  # more in half precision
     # Frames differ if they are clearly further apart than a copy is from its original.
     min_cosine = 1 - max(_CLEARLY * (1 - cosine), _ROUNDING)
     different = min(

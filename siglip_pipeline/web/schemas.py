@@ -14,7 +14,7 @@ from siglip_pipeline.similarity.similar_videos import SharedSegment
 from siglip_pipeline.stages.watch_documents import WatchHitShown, WatchShown
 from siglip_pipeline.store.library import Folder
 from siglip_pipeline.store.videos import VideoRow, VideoState
-from siglip_pipeline.text.json_form import DOCUMENTED, Given, describe_fields
+from siglip_pipeline.text.json_form import DOCUMENTED, Given, Rounded6, describe_fields
 from siglip_pipeline.web.parameters import NUMBER
 from siglip_pipeline.web.query import MAX_ID
 from siglip_pipeline.web.search_parameters import SearchBody
@@ -353,7 +353,7 @@ class LabelsAnswer(BaseModel):
     """Labels over some videos, by path."""
 
     model: str
-    labels: dict[str, float] = Field(
+    labels: dict[str, Rounded6] = Field(
         description="Share of all judged frames that have each label.",
         examples=[{"a red car": 0.12, "a bridge": 0.4}],
     )

@@ -3,12 +3,14 @@
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pytest
 
 from siglip_pipeline.records import Stage
 from siglip_pipeline.search import Explanation, SearchFilter, SearchOptions, SearchService, TextTerm
 from siglip_pipeline.store.database import Connection, Database
 from siglip_pipeline.store.index.similarity_index import build_index
+from siglip_pipeline.store.search.frame_rank import rank_frame
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.search.test_service import VIDEOS, MadeTexts
 from siglip_pipeline_tests.store import made
@@ -54,6 +56,22 @@ def test_a_moment_that_is_shown_needs_no_cause(service: SearchService) -> None:
     assert found.frame.score == pytest.approx(0.99, abs=0.01)
     assert found.hit is not None
     assert found.hit.start_seconds == 0
+
+
+def test_the_score_of_the_frame_is_that_of_its_hit(service: SearchService) -> None:
+    """In half precision a vector's product with itself may exceed 1: that of the hit was cut, this
+    was not.
+    """
+    [found] = service.by_moment("v03.mp4", 3, k=1, videos=["v03.mp4"]).hits
+    place = (found.video_id, found.frame_index)
+    with service._database.connection() as connection:
+        (stored,) = connection.execute(
+            "SELECT embedding FROM frames_1 WHERE video_id = %s AND frame_index = %s", place
+        ).fetchone() or (None,)
+    longer_1D = np.float32(1.001) * stored.to_numpy()[None].astype(np.float32)
+    ranked = rank_frame(service._database, 1, place, longer_1D)
+    assert ranked is not None
+    assert (ranked.score, ranked.rank) == (1.0, 1)
 
 
 def test_an_unknown_a_failed_and_a_waiting_video(service: SearchService) -> None:

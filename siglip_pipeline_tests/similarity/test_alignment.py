@@ -68,6 +68,13 @@ def test_a_copied_segment_has_its_times() -> None:
     assert segment.different == pytest.approx(10)
 
 
+def test_vectors_in_half_precision_make_no_cosine_above_one() -> None:
+    """Their length is 1 to four digits: `duplicates` had scores such as 1.000012."""
+    longer = frames(1, 10) * np.float32(1.0001)
+    (segment,) = align(footage(frames(2, 7), longer), footage(longer, frames(3, 5)))
+    assert segment.cosine == 1.0
+
+
 def test_swapped_halves_are_two_segments() -> None:
     one, two = frames(1, 8), frames(2, 6)
     segments = align(footage(one, frames(3, 9), two), footage(copied(two), copied(one)))

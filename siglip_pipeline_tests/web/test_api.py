@@ -7,7 +7,9 @@ import httpx
 import pytest
 
 from siglip_pipeline.hits import Hit
-from siglip_pipeline.web.schemas import HitAnswer
+from siglip_pipeline.search import LabelReport
+from siglip_pipeline.text.json_form import to_json
+from siglip_pipeline.web.schemas import HitAnswer, LabelsAnswer
 from siglip_pipeline_tests.web.conftest import SECONDS_PER_SCENE, Collection
 
 pytestmark = pytest.mark.timeout(600)
@@ -195,6 +197,13 @@ def test_labels_say_which_words_fit_which_videos(
     video_id = collection.ids()["old.avi"]
     (only,) = client.get("/api/labels", params={**colours, "video_id": video_id}).json()["videos"]
     assert only in answer["videos"]
+
+
+def test_shares_of_labels_are_those_of_the_command_line() -> None:
+    shares = {"a star": 1 / 3}
+    answer = LabelsAnswer(model="tiny", labels=shares, videos=(), total=0, next=None)
+    printed = to_json(LabelReport(model="tiny", labels=shares, videos=()))
+    assert answer.model_dump(mode="json")["labels"] == printed["labels"] == {"a star": 0.333333}
 
 
 def test_status_is_the_document_of_the_command_line(client: httpx.Client) -> None:

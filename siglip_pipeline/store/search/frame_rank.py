@@ -53,4 +53,7 @@ def rank_frame(
             _RANK.format(score=score, frames=tables.frames(model_id)),
             {"video": place[0], "frame": place[1], **values},
         ).fetchone()
-    return None if row is None else FrameRank(score=row[0], rank=row[1], frames=row[2])
+    if row is None:
+        return None
+    # The product of vectors in half precision may exceed 1.
+    return FrameRank(score=max(-1.0, min(1.0, row[0])), rank=row[1], frames=row[2])
