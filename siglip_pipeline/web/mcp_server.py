@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 from mcp.server import MCPServer
-from mcp.server.mcpserver import Image
+from mcp.server.mcpserver import Context, Image
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.transport_security import TransportSecuritySettings
-from mcp_types import ToolAnnotations
+from mcp_types import CallToolResult, InputRequiredResult, ToolAnnotations
 from pydantic import Field
 from starlette.applications import Starlette
 
@@ -17,11 +17,12 @@ from siglip_pipeline import __version__
 from siglip_pipeline.errors import SiglipPipelineError
 from siglip_pipeline.search import SearchFilter
 from siglip_pipeline.store.library import VideoFilter
+from siglip_pipeline.text.date_time import DateTime
 from siglip_pipeline.text.json_form import to_json
 from siglip_pipeline.text.timecode import timecode
 from siglip_pipeline.web.client_pictures import shrink_jpeg
 from siglip_pipeline.web.http_errors import HttpError, public_error
-from siglip_pipeline.web.parameters import NUMBER
+from siglip_pipeline.web.parameters import NUMBER, nearest
 from siglip_pipeline.web.query import MAX_ID, HitRange, explain_moment, moment_of, run_search
 from siglip_pipeline.web.schemas import HitAnswer, VideoAnswer
 from siglip_pipeline.web.services import Services
@@ -37,7 +38,12 @@ _READ_ONLY: Final = ToolAnnotations(
     read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
 )
 
+_Like = Annotated[str | None, Field(description="VIDEO@SECONDS: moments that look like that one.")]
 _Seconds = Annotated[float, NUMBER]
+_Probability = Annotated[float, NUMBER]
+_PerVideo = Annotated[int, NUMBER]
+_Since = Annotated[DateTime | None, Field(description="Uploads modified then or later; UTC.")]
+_Until = Annotated[DateTime | None, Field(description="Uploads modified before then.")]
 _K = Annotated[int, Field(ge=1, description="How many moments."), NUMBER]
 _Videos = Annotated[
     list[str] | None, Field(max_length=50, description="Only these: paths, or globs (`dir/**`).")
@@ -46,7 +52,7 @@ _Videos = Annotated[
 
 def create_mcp(services: Services) -> MCPServer[Any]:
     """Return a server of the tools, with the limits of the HTTP service."""
-    server = MCPServer(
+    server = _StrictServer(
         "siglip-pipeline", instructions=_INSTRUCTIONS, version=__version__, log_level="WARNING"
     )
     tools = _Tools(services)
@@ -54,6 +60,24 @@ def create_mcp(services: Services) -> MCPServer[Any]:
         server.add_tool(tool, annotations=_READ_ONLY)
     server.add_tool(tools.get_frames, annotations=_READ_ONLY, structured_output=False)
     return server
+
+
+class _StrictServer(MCPServer[Any]):
+    """A server that leaves out nothing of a call."""
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        """Call a tool.
+
+        Raises:
+            ToolError: an argument is not one of the tool's; names the nearest. Or see the base.
+        """
+        known = {tool.name: tool.input_schema["properties"] for tool in await self.list_tools()}
+        for argument in arguments if name in known else ():
+            if argument not in known[name]:
+                raise ToolError(nearest(argument, known[name]))
+        return await super().call_tool(name, arguments, context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +91,25 @@ class _Tools:
         query: Annotated[
             str | None, Field(description='A caption, or a mix: +"snow" -"people".')
         ] = None,
-        like: Annotated[
-            str | None, Field(description="VIDEO@SECONDS: moments that look like that one.")
-        ] = None,
+        like: _Like = None,
         k: _K = 10,
         offset: Annotated[int, Field(ge=0), NUMBER] = 0,
         videos: _Videos = None,
         from_seconds: _Seconds | None = None,
         to_seconds: _Seconds | None = None,
-        min_probability: Annotated[float, NUMBER] | None = None,
-        max_per_video: Annotated[int, NUMBER] | None = None,
+        uploaded_since: _Since = None,
+        uploaded_until: _Until = None,
+        min_probability: _Probability | None = None,
+        max_per_video: _PerVideo | None = None,
     ) -> dict[str, Any]:
         """Find the moments that show what a text describes, or look like another moment."""
         with _public():
-            filter = SearchFilter(
-                videos=tuple(videos) if videos else None,
+            filter = _filter(
+                videos,
                 from_seconds=from_seconds,
                 to_seconds=to_seconds,
+                uploaded_since=uploaded_since,
+                uploaded_until=uploaded_until,
                 min_probability=min_probability,
                 max_per_video=max_per_video,
             )
@@ -104,6 +130,10 @@ class _Tools:
         For a hit, ask for its start_seconds and end_seconds.
         """
         with _public():
+            if to_seconds is not None and not from_seconds < to_seconds:
+                raise HttpError(
+                    422, f"from_seconds={from_seconds:g} is not before to_seconds={to_seconds:g}"
+                )
             name = self.services.name(video_id)
             end = float("inf") if to_seconds is None else to_seconds
             found = self.services.timelines.frames(
@@ -131,15 +161,33 @@ class _Tools:
 
     def explain(
         self,
-        query: Annotated[str, Field(description="As for search_moments.")],
         moment: Annotated[str, Field(description="VIDEO@SECONDS, which was expected.")],
+        query: Annotated[str | None, Field(description="As for search_moments.")] = None,
+        like: _Like = None,
         k: _K = 10,
         videos: _Videos = None,
+        from_seconds: _Seconds | None = None,
+        to_seconds: _Seconds | None = None,
+        uploaded_since: _Since = None,
+        uploaded_until: _Until = None,
+        min_probability: _Probability | None = None,
+        max_per_video: _PerVideo | None = None,
     ) -> dict[str, Any]:
-        """Say why a search does not show a moment, and what would change that."""
+        """Say why a search with these filters does not show a moment, and what would change it."""
         with _public():
-            filter = SearchFilter(videos=tuple(videos) if videos else None)
-            return to_json(explain_moment(self.services, moment, HitRange(k, 0), filter, q=query))
+            filter = _filter(
+                videos,
+                from_seconds=from_seconds,
+                to_seconds=to_seconds,
+                uploaded_since=uploaded_since,
+                uploaded_until=uploaded_until,
+                min_probability=min_probability,
+                max_per_video=max_per_video,
+            )
+            asked = moment_of(self.services, like, None, None)
+            hits = HitRange(k, 0)
+            found = explain_moment(self.services, moment, hits, filter, q=query, moment=asked)
+            return to_json(found)
 
 
 def mcp_app(server: MCPServer[Any]) -> Starlette:
@@ -149,6 +197,10 @@ def mcp_app(server: MCPServer[Any]) -> Starlette:
         json_response=True,
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
+
+
+def _filter(videos: list[str] | None, **limits: Any) -> SearchFilter:
+    return SearchFilter(videos=tuple(videos) if videos else None, **limits)
 
 
 @contextmanager

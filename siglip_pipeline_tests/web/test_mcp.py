@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from siglip_pipeline.settings import child_environment
+from siglip_pipeline.web.search_parameters import FILTERS
 from siglip_pipeline_tests.web.conftest import Collection, Served, serving
 
 if TYPE_CHECKING:
@@ -109,6 +110,9 @@ def test_tools_have_the_limits_of_the_api(served: Served, collection: Collection
                 refused = await assistant.call_tool("search_moments", arguments)
                 assert refused.is_error
                 assert named in _text(refused)
+            backwards = {"video_id": 1, "from_seconds": 5, "to_seconds": 3}
+            refused = await assistant.call_tool("get_frames", backwards)
+            assert "from_seconds=5 is not before to_seconds=3" in _text(refused)
             unknown = await assistant.call_tool("get_frames", {"video_id": 999_999})
             assert "999999" in _text(unknown)
 
@@ -130,6 +134,43 @@ def test_a_boolean_is_no_number_of_a_tool(served: Served, collection: Collection
         return asked
 
     assert anyio.run(ask) >= 12, "the tools have these parameters"
+
+
+def test_an_argument_that_a_tool_does_not_have_is_refused(
+    served: Served, collection: Collection
+) -> None:
+    """It was left out: `video` instead of `videos` searched the whole collection."""
+
+    async def ask() -> None:
+        async with _client("http", served, collection) as assistant:
+            for tool, arguments, said in (
+                ("search_moments", {"query": "a star", "video": "x"}, "did you mean videos?"),
+                ("search_moments", {"query": "a star", "limit": 2}, "There are from_seconds, k,"),
+                ("list_videos", {"nam": "x"}, "did you mean name?"),
+            ):
+                refused = await assistant.call_tool(tool, arguments)
+                assert refused.is_error
+                assert "no such parameter" in _text(refused)
+                assert said in _text(refused)
+
+    anyio.run(ask)
+
+
+def test_tools_have_all_filters(served: Served, collection: Collection) -> None:
+    async def ask() -> None:
+        async with _client("http", served, collection) as assistant:
+            tools = {tool.name: tool for tool in (await assistant.list_tools()).tools}
+            for name in ("search_moments", "explain"):
+                assert set(FILTERS) <= set(tools[name].input_schema["properties"])
+            late = {"query": "a red circle", "uploaded_since": "2100-01-01"}
+            found = _document(await assistant.call_tool("search_moments", late))
+            assert found["hits"] == []
+            why = _document(await assistant.call_tool("explain", late | {"moment": "old.avi@3"}))
+            assert [cause["cause"] for cause in why["causes"]] == ["filtered"]
+            number = await assistant.call_tool("search_moments", late | {"uploaded_since": "2100"})
+            assert "a date, such as 2026-11-30" in _text(number)
+
+    anyio.run(ask)
 
 
 def test_tools_over_http_need_the_key(collection: Collection) -> None:
