@@ -21,7 +21,8 @@ _LAST_BASELINE: Final = 347
 """Of the tags for the picture; those for other purposes have higher numbers."""
 _TYPE_BYTES: Final = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _END_OF_JPEG: Final = b"\xff\xd9"
-_FLOAT: Final = 3
+_UNSIGNED, _SIGNED, _FLOAT, _UNDEFINED = 1, 2, 3, 4
+"""Formats of samples (TIFF 6.0, page 80). FFmpeg takes all of 8 and 16 bits for unsigned."""
 _COMPRESSIONS: Final = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 32771, 32773, 32946, 34925, 50000})
 _SPACES: Final = {
     0: "grey",
@@ -126,11 +127,14 @@ def decode_tiff(file: BinaryIO, tags: ImageFileDirectory_v2) -> Image.Image:
     """
     bits = tags.get(BITSPERSAMPLE, (1,))[0]
     colours = tags.get(PHOTOMETRIC_INTERPRETATION, 1)
-    is_float = tags.get(SAMPLEFORMAT, (1,))[0] == _FLOAT
-    if colours not in (0, 1, 2) or not (bits in (8, 16) or (bits == 32 and is_float)):
+    form = tags.get(SAMPLEFORMAT, (_UNSIGNED,))[0]
+    known = {_UNSIGNED: (8, 16), _FLOAT: (32,), _UNDEFINED: (8, 16)}.get(form, ())
+    if colours not in (0, 1, 2) or bits not in known:
+        kind = {_SIGNED: ", signed", _FLOAT: ", floating point"}.get(form, "")
         raise UnknownKindError(
-            f"a TIFF of {bits} bits a sample in colour space {_SPACES.get(colours, colours)}, "
-            "which is not read here: save it as RGB with 8 bits a sample"
+            f"a TIFF of {bits} bits a sample{kind} in colour space "
+            f"{_SPACES.get(colours, colours)}, which is not read here: save it as RGB with 8 bits "
+            "a sample"
         )
     picture = decode_still(file, "tiff")
     picture.info["icc_profile"] = tags.get(ICCPROFILE)

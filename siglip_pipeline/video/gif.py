@@ -43,11 +43,10 @@ def read_gif(file: BinaryIO) -> PatchedAnimation:
         pass  # the file is cut off
     if not patches:
         raise ValueError("there is no picture in it")
-    if (width, height) == (0, 0):
-        raise ValueError("its screen has no size")
-    return PatchedAnimation(
-        format="GIF", size=(width, height), patches=tuple(patches), expected=expected
-    )
+    # As in browsers, the screen is as large as the first picture needs; others are cropped to it.
+    first = patches[0]
+    size = max(width, first.left + first.size[0]), max(height, first.top + first.size[1])
+    return PatchedAnimation(format="GIF", size=size, patches=tuple(patches), expected=expected)
 
 
 def _patch(

@@ -255,7 +255,8 @@ def _read_packets(
     if not pts:
         if leads_elsewhere(source):
             raise VideoError(source.video, PLAYLIST)
-        if stream.frames and not stream.index_entries:  # the demuxer leaves out what is not shown
+        is_mp4 = container.format.name.startswith("mov,")
+        if is_mp4 and stream.frames and not stream.index_entries:  # what is not shown is left out
             raise VideoError(source.video, _EDITED_OUT)
         raise VideoError(
             source.video,

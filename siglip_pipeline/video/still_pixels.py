@@ -33,6 +33,12 @@ _TURNS: Final = {
 _TRANSFERS: Final[dict[int, Transfer]] = {16: "pq", 18: "hlg"}
 _PRIMARIES: Final[dict[int, Primaries]] = {9: "bt2020", 11: "p3", 12: "p3"}
 
+_MODES: Final = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
+"""Pillow's modes by the colour space of a profile."""
+_ACCEPTED: Final = {"L": ("L", "RGB"), "RGB": ("RGB",), "CMYK": ("CMYK",)}
+"""Modes that the profile of a picture may be for. Editors leave the profile of a print in what they
+save as RGB."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColourDescription:
@@ -159,13 +165,12 @@ def _in_srgb(picture: Image.Image, colours: ColourDescription) -> Image.Image:
     if colours.icc_profile:
         try:
             profile = ImageCms.ImageCmsProfile(io.BytesIO(colours.icc_profile))
-            space = str(profile.profile.xcolor_space).strip()
-            modes = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
-            # Grey with an RGB profile is converted to RGB first.
-            wanted = modes.get(space, picture.mode)
-            return _converted(picture.convert(wanted), profile)
-        except (ImageCms.PyCMSError, OSError, ValueError):  # a damaged profile is ignored
-            return picture.convert("RGB")
+            mode = _MODES.get(str(profile.profile.xcolor_space).strip(), "")
+            if mode in _ACCEPTED[picture.mode.removesuffix("A")]:
+                return _converted(picture.convert(mode), profile)
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            pass
+        return picture.convert("RGB")  # a damaged profile, or one of another kind, is ignored
     rgb = picture.convert("RGB")
     if colours.gamma or colours.chromaticities:
         pixels_HWC = np.asarray(rgb, np.uint8)

@@ -163,6 +163,12 @@ def no_packets(path: Path) -> None:
     path.write_bytes(raw[: raw.index(b"moof") - 4])
 
 
+def cut_after_the_header(path: Path) -> None:
+    render(path, codec="mpeg4", frames=20)
+    raw = path.read_bytes()
+    path.write_bytes(raw[: raw.index(b"movi") + 4])
+
+
 def absurd_size(path: Path) -> None:
     render(path, codec="huffyuv", pixel_format="yuv422p", frames=3)
     raw = bytearray(path.read_bytes())
@@ -220,6 +226,7 @@ EDITED_OUT = "its edit list shows none of its frames"
         ("sound.m4a", sound_only, "only sound"),
         ("cut.mp4", without_moov, "index (moov) is missing"),
         ("nothing.mp4", no_packets, "no packets"),
+        ("cut.avi", cut_after_the_header, "no packets"),
         ("absurd.avi", absurd_size, "16000x16000 pixels"),
         ("impossible.avi", impossible_size, "no picture size"),
     ],

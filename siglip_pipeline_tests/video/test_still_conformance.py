@@ -253,9 +253,9 @@ def test_the_default_image_of_an_animated_png_is_no_frame(tmp_path: Path) -> Non
     assert (third[2:] == 255).all(), "disposed to the background: nothing is there"
 
 
-def gif(*frames: tuple[int, int, int, int]) -> bytes:
-    """Patches of an 8 x 8 screen: offset, size, colour and disposal of each."""
-    parts = [b"GIF89a", struct.pack("<HHBBB", 8, 8, 0x81, 0, 0)]
+def gif(*frames: tuple[int, int, int, int], screen: int = 8) -> bytes:
+    """Patches of a square screen: offset, size, colour and disposal of each."""
+    parts = [b"GIF89a", struct.pack("<HHBBB", screen, screen, 0x81, 0, 0)]
     palette = bytes((0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255))
     parts.append(palette)
     for at, size, colour, disposal in frames:
@@ -268,6 +268,18 @@ def gif(*frames: tuple[int, int, int, int]) -> bytes:
         parts.append(b"!\xf9\4" + struct.pack("<BHB", disposal << 2, 50, 0) + b"\0")
         parts.append(b"," + struct.pack("<HHHHB", at, at, size, size, 0) + raw[image + 10 : -1])
     return b"".join([*parts, b";"])
+
+
+@pytest.mark.parametrize("screen", [0, 1, 8])
+def test_a_gif_is_as_large_as_its_first_picture_needs(screen: int, tmp_path: Path) -> None:
+    """As in browsers, which crop the others."""
+    path = tmp_path / "a.gif"
+    path.write_bytes(gif((2, 8, 1, 1), (4, 8, 2, 1), screen=screen))
+    scanned, (first, second) = read(path)
+    assert (scanned.info.width, scanned.info.height) == (10, 10)
+    assert (first[2:, 2:] == (255, 0, 0)).all()
+    assert (first[:2] == 255).all()
+    assert (second[4:, 4:] == (0, 255, 0)).all()
 
 
 def test_what_a_gif_clears_is_empty(tmp_path: Path) -> None:

@@ -153,6 +153,11 @@ def test_of_a_raw_photo_the_preview_is_taken_with_a_warning(tmp_path: Path) -> N
     [
         ({"_259": [50001]}, "it is a TIFF with compression 50001, which is not read here"),
         ({"_262": [32803]}, "a TIFF of 8 bits a sample in colour space raw, which is not read"),
+        ({"_258": [16], "_339": [3]}, "a TIFF of 16 bits a sample, floating point in colour"),
+        (
+            {"_258": [8] * 3, "_277": [3], "_262": [2], "_339": [2] * 3},
+            "8 bits a sample, signed in",
+        ),
     ],
 )
 def test_a_tiff_that_is_not_read_fails_with_its_kind(

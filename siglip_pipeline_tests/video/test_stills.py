@@ -2,6 +2,7 @@
 
 import io
 import re
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,51 @@ def test_embedded_profiles_are_applied(tmp_path: Path) -> None:
     for bad in (b"no profile at all", ImageCms.ImageCmsProfile(lab).tobytes()):
         grey.save(broken, icc_profile=bad)
         assert (only_picture(broken) == 120).all(), "a profile that cannot apply changes nothing"
+
+
+def profile_of_a_print() -> bytes:
+    """A profile for CMYK by which no ink is white and any ink black (ICC.1:2001-04, 6.5.9)."""
+    identity = struct.pack(">9i", *(65536 * (n % 4 == 0) for n in range(9)))
+    paper = bytes([255, 128, 128]) + bytes([0, 128, 128]) * 15
+    ramp = bytes(range(256))
+    table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + identity + ramp * 4 + paper + ramp * 3
+    return icc_profile(b"prtr", b"CMYK", b"Lab ", b"A2B0", table)
+
+
+def profile_of_grey() -> bytes:
+    """A profile for grey, with linear light."""
+    return icc_profile(b"scnr", b"GRAY", b"XYZ ", b"kTRC", b"curv" + bytes(8))
+
+
+def icc_profile(device: bytes, space: bytes, connection: bytes, tag: bytes, data: bytes) -> bytes:
+    white = b"XYZ \0\0\0\0" + struct.pack(">3i", 63190, 65536, 54061)
+    at = 128 + 4 + 2 * 12
+    tags = struct.pack(">I4sII4sII", 2, b"wtpt", at, 20, tag, at + 20, len(data))
+    size = struct.pack(">I", at + 20 + len(data))
+    head = size + bytes(4) + b"\2\x10\0\0" + device + space + connection + bytes(12) + b"acsp"
+    return (head + bytes(28) + white[8:]).ljust(128, b"\0") + tags + white + data
+
+
+@pytest.mark.parametrize(
+    ("mode", "profile", "code"),
+    [
+        ("RGB", profile_of_grey(), (200, 100, 50)),
+        ("RGBA", profile_of_grey(), (200, 100, 50)),
+        ("RGB", profile_of_a_print(), (200, 100, 50)),
+        ("L", profile_of_a_print(), (100, 100, 100)),
+        ("L", profile_of_grey(), (168, 168, 168)),
+        ("CMYK", profile_of_grey(), (0, 255, 255)),
+        ("CMYK", profile_of_a_print(), (0, 0, 0)),
+    ],
+)
+def test_a_profile_for_other_colours_than_the_picture_has(
+    mode: str, profile: bytes, code: tuple[int, int, int], tmp_path: Path
+) -> None:
+    """Editors leave the profile of a print in what they save as RGB."""
+    path = tmp_path / "a.tif"
+    colours = {"RGB": (200, 100, 50), "RGBA": (200, 100, 50, 255), "CMYK": (255, 0, 0, 0)}
+    Image.new(mode, (8, 8), colours.get(mode, 100)).save(path, icc_profile=profile)
+    assert np.abs(only_picture(path).astype(int) - code).max() <= 1
 
 
 def test_a_picture_that_is_cut_off(tmp_path: Path) -> None:
