@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from siglip_pipeline.errors import RunFailedError
+from siglip_pipeline.errors import LaunchError, RunFailedError
 from siglip_pipeline.records import Stage
 from siglip_pipeline.runs.dagster_api import FINISHED, DagsterApi, RunState
 from siglip_pipeline.settings import Settings
@@ -130,8 +130,17 @@ def _run_ranges(
 
     Returns:
         The failed partitions of runs that failed: nothing can be made of them downstream.
+
+    Raises:
+        LaunchError: Dagster does not have these partitions, or did not start a run.
+        RunFailedError: a run failed as a whole.
     """
     existing = api.partition_keys(asset)
+    if missing := sorted({*keys} - {*existing}):
+        raise LaunchError(
+            f"Dagster has no partition {missing[0]!r} of {asset}: it was deleted meanwhile, or "
+            "another code location has an asset of this name"
+        )
     ranges = contiguous_ranges(existing, keys, most=_PER_VIDEO[asset])
     runs = [
         api.launch_run(

@@ -124,6 +124,10 @@ class Collection:
         backfill, _ = self._backfills.pop()
         self._instance.update_backfill(backfill.with_status(BulkActionStatus.CANCELED))
 
+    def forget(self) -> None:
+        """Lose what earlier ticks noted."""
+        self._cursor = AssetDaemonCursor.empty()
+
     def tick(self, seconds: float = 5) -> list[str]:
         """Return the videos that are requested some seconds later: in one request."""
         self.now += timedelta(seconds=seconds)
@@ -320,6 +324,23 @@ def test_after_a_time_without_ticks_frames_are_requested_at_once(collection: Col
     collection.make(FRAMES, others)
     assert collection.tick() == []
     assert collection.tick(seconds=3600) == others
+
+
+def test_frames_that_waited_when_the_sensor_lost_its_memory_are_requested(
+    collection: Collection,
+) -> None:
+    """Somebody has reset its cursor, or it is that of a version with another condition."""
+    (old, *new, without_frames) = collection.add(4)
+    collection.make(FRAMES, [old])
+    assert collection.tick() == [old]
+    collection.make(FRAMES, new)
+    collection.forget()
+    assert collection.tick() == new
+    collection.embed()
+    collection.forget()
+    assert [collection.tick() for _ in range(3)] == [[]] * 3
+    collection.make(FRAMES, [without_frames])
+    assert collection.tick() == [without_frames]
 
 
 def test_vectors_that_somebody_else_makes_are_not_requested(collection: Collection) -> None:
