@@ -68,6 +68,8 @@ async def get_clip(
             " POST …/playable makes all of a video",
         )
     upload, duration = await run_in_threadpool(_look, services, video_id)
+    if start > duration:
+        raise HttpError(422, f"from={start:g} is after the end of the video, {duration:g} s")
     span = Span(start_seconds=start, end_seconds=end)
     clip = await run_in_threadpool(services.clips.open, upload, span)
     while clip is None:

@@ -272,6 +272,8 @@ def label_videos(
     most = services.settings.http_max_query_length
     if any(len(text) > most for text in label):
         raise HttpError(422, f"a label has more than {most} characters")
+    if video_id is not None and filter.videos is not None:
+        raise HttpError(422, "give either video_id or videos")
     chosen = None if video_id is None else [services.name(video_id).video]
     report = services.search.label(label, videos=chosen, filter=filter)
     total = len(report.videos)

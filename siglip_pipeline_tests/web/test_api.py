@@ -252,6 +252,13 @@ def test_it_is_healthy_and_ready(client: httpx.Client) -> None:
         ("GET", "/api/labels?" + "&".join(f"label={i}" for i in range(21)), 422, None, "20"),
         ("GET", "/api/labels?label=" + "x" * 501, 422, "ValidationError", "500"),
         ("GET", "/api/labels?label=a&video_id=999999", 404, "NotFound", "999999"),
+        (
+            "GET",
+            "/api/labels?label=a&video_id=1&videos=x",
+            422,
+            "ValidationError",
+            "either video_id",
+        ),
         ("GET", "/api/videos/999999", 404, "NotFound", "999999"),
         ("GET", "/api/videos/one.mp4", 422, "ValidationError", "one.mp4"),
         ("GET", "/api/videos?limit=0", 422, "ValidationError", "limit"),

@@ -103,6 +103,13 @@ def test_times_that_make_no_clip(client: httpx.Client, avi: str, times: str) -> 
     assert client.get(f"{avi}/clip.mp4?{times}").status_code == 422
 
 
+def test_a_clip_after_the_end_is_said_to_be_after_the_end(client: httpx.Client, avi: str) -> None:
+    """Its limit of time was that of a length below zero: "it took longer than -8160 s"."""
+    refused = client.get(f"{avi}/clip.mp4?from=300&to=302")
+    assert refused.status_code == 422
+    assert refused.json()["error"]["message"] == "from=300 is after the end of the video, 12 s"
+
+
 def test_what_cannot_be_decoded_says_why(client: httpx.Client, collection: Collection) -> None:
     broken = f"/api/videos/{collection.ids()['broken <b>.mp4']}"
     clip = client.get(f"{broken}/clip.mp4?from=0&to=5")
