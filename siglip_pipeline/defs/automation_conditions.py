@@ -33,8 +33,8 @@ _FAILED_LAST_HOUR: Final = (Is.execution_failed() & Is.cron_tick_passed("0 * * *
     "failed_and_an_hour_has_begun"
 )
 
-# What the sensor remembers is gone once its cursor was reset, or one of these conditions changed:
-# all that is missing is then newly missing, and requested.
+# What the sensor remembers is gone once its cursor was reset: all that is missing is then newly
+# missing, and requested.
 _HAS_NEW_FRAMES: Final = (
     (Is.newly_missing() | Is.any_deps_updated()).since(_HANDLED).with_label("has_new_frames")
 )

@@ -329,7 +329,7 @@ def test_after_a_time_without_ticks_frames_are_requested_at_once(collection: Col
 def test_frames_that_waited_when_the_sensor_lost_its_memory_are_requested(
     collection: Collection,
 ) -> None:
-    """Somebody has reset its cursor, or it is that of a version with another condition."""
+    """Somebody has reset its cursor."""
     (old, *new, without_frames) = collection.add(4)
     collection.make(FRAMES, [old])
     assert collection.tick() == [old]
