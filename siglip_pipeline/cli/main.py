@@ -30,7 +30,7 @@ from siglip_pipeline.cli.interrupts import (
     ending_soon,
     heed_interrupts,
 )
-from siglip_pipeline.errors import NO_ROOM, SiglipPipelineError
+from siglip_pipeline.errors import NO_ROOM, SettingsError, SiglipPipelineError
 from siglip_pipeline.files.private_files import keep_files_private, make_folders
 from siglip_pipeline.settings import Settings, bypass_proxies_on_this_machine, restart_in_utf8_mode
 from siglip_pipeline.terminal import console
@@ -385,8 +385,21 @@ def _print_error(kind: str, message: str) -> None:
 
 
 def _make_uploads_folder(settings: Settings) -> None:
-    if (folder := settings.uploads.folder) is not None:
+    if (folder := settings.uploads.folder) is None:
+        return
+    try:
         make_folders(folder / (settings.part or ""))
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise
+        raise SettingsError(
+            f"SIGLIP_UPLOADS={settings.uploads} cannot be made ({error.strerror}); name a folder "
+            "below one that you may write to"
+        ) from error
+    if not folder.is_dir():
+        raise SettingsError(
+            f"SIGLIP_UPLOADS={settings.uploads} is no folder; name the one around it"
+        )
 
 
 @contextmanager

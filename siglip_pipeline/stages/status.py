@@ -149,12 +149,19 @@ def collect_status(database: Database, options: StatusOptions) -> PipelineStatus
         vectors=counts.vectors,
         out_of_date=out_of_date(database, options.wanted, listing=listing),
         video_warnings=tuple(videos.warnings()),
-        warnings=tuple(filter(None, (warning, sandbox_warning()))),
+        warnings=tuple(filter(None, (_no_folder(options), warning, sandbox_warning()))),
         model=ModelStatus(name=model.name, key=model.key, dim=model.dim) if model else None,
         index=_index_status(live_index(database, model.model_id)) if model else None,
         watches=_watch_totals(database),
         sandbox=sandbox_report(),
     )
+
+
+def _no_folder(options: StatusOptions) -> str | None:
+    folder = options.uploads.folder
+    if folder is None or folder.is_dir():
+        return None
+    return "what SIGLIP_UPLOADS names is no folder, or not there: no video is found in it"
 
 
 def _watch_totals(database: Database) -> WatchTotals:

@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +55,21 @@ def _run(*arguments: str) -> tuple[int, str]:
     finally:
         sys.argv, sys.stdout = before
     raise AssertionError("it exits")
+
+
+@pytest.mark.parametrize(
+    ("place", "said"), [("film.mp4", "is no folder"), ("film.mp4/below", "cannot be made")]
+)
+def test_up_says_that_the_uploads_are_no_folder(
+    place: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It said "Put videos into the uploads folder", and found none."""
+    (tmp_path / "film.mp4").write_bytes(b"")
+    monkeypatch.setenv("SIGLIP_UPLOADS", str(tmp_path / place))
+    monkeypatch.setenv("SIGLIP_HOME", str(tmp_path / "home"))
+    assert _run("up") == (2, "")
+    assert f"SIGLIP_UPLOADS={tmp_path / place} {said}" in capsys.readouterr().err

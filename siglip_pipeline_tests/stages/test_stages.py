@@ -527,6 +527,19 @@ def test_warnings_stay_with_the_frames_until_the_video_is_good(bench: Bench, fil
     assert status.video_warnings == ()
 
 
+def test_uploads_that_are_no_folder_are_a_warning(database: Database, tmp_path: Path) -> None:
+    """A name that was misspelt showed as a collection without videos."""
+    (tmp_path / "film.mp4").write_bytes(b"")
+    for uploads, warned in (
+        (tmp_path, False),
+        (tmp_path / "film.mp4", True),
+        (tmp_path / "a", True),
+    ):
+        options = StatusOptions.from_settings(Settings.load(uploads=str(uploads)))
+        said = any("SIGLIP_UPLOADS" in text for text in collect_status(database, options).warnings)
+        assert said == warned, uploads
+
+
 def _warned_of(bench: Bench, result: FramesStored) -> tuple[tuple[str, ...], bool]:
     """What the row says, and whether the check passes."""
     row = VideoStore(bench.database).get(result.video)
