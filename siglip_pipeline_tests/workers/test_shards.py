@@ -222,7 +222,7 @@ def test_the_page_leads_to_the_assets_of_a_videos_part(database: Database, tmp_p
 
 
 def test_a_set_of_partitions_that_fills_up_is_announced(database: Database, tmp_path: Path) -> None:
-    settings = Settings.load(uploads=str(tmp_path / "none"), part="a", partition_limit=10)
+    settings = Settings.load(uploads=str(tmp_path), part="a", partition_limit=10)
     assert partition_warning(8, shard="a", limit=10) is None
     assert "9 videos below a/" in str(partition_warning(9, shard="a", limit=10))
     with psycopg.connect(database.url.reveal()) as connection:
