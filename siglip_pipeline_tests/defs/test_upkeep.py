@@ -81,6 +81,27 @@ def test_a_deleted_upload_is_forgotten_after_its_grace_and_not_under_a_run(
     assert len(result.run_requests or []) == 1
 
 
+def test_what_a_failed_run_has_left_is_retried_and_nothing_else(
+    uploads: Path, instance: dg.DagsterInstance, database: Database
+) -> None:
+    """No video has a reason recorded where the run failed as a whole: its model was missing."""
+    names = ["a.mp4", "b.mp4", "c.mp4", "d.mp4"]
+    for name in names:
+        (uploads / name).write_bytes(b"x")
+    _tick(new_uploads, instance)
+    make_run(instance, "frame_embeddings", dg.DagsterRunStatus.FAILURE, "a.mp4", "b.mp4")
+    make_run(instance, "frame_embeddings", dg.DagsterRunStatus.STARTED, "b.mp4", "b.mp4")
+    make_run(instance, "frame_embeddings", dg.DagsterRunStatus.CANCELED, "c.mp4", "c.mp4")
+    with database.connection() as connection:
+        connection.execute(
+            "INSERT INTO failures (video_id, stage, reason) "
+            "SELECT video_id, 'frames', 'no video' FROM videos WHERE path = 'd.mp4'"
+        )
+    assert defs.resolve_job_def("retry_failed").execute_in_process(instance=instance).success
+    known = AnnouncedUploads(database).listed_fingerprints()
+    assert [name for name in names if known[name] == ""] == ["a.mp4", "d.mp4"]
+
+
 def test_reconciliation_agrees_at_every_moment_of_new_uploads(
     uploads: Path, instance: dg.DagsterInstance, database: Database
 ) -> None:
