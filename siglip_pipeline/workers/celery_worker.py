@@ -35,12 +35,19 @@ from dagster_celery.tasks import create_task
 from dagster_postgres.utils import DagsterPostgresException
 
 from siglip_pipeline.defs.internals import copy_step_for, run_of_step
-from siglip_pipeline.defs.queues import backend_url, broker_url, celery_config, is_redis
+from siglip_pipeline.defs.queues import (
+    EMBEDDING_QUEUE,
+    backend_url,
+    broker_url,
+    celery_config,
+    is_redis,
+)
 from siglip_pipeline.errors import SettingsError
 from siglip_pipeline.services.home import pipeline_environment
 from siglip_pipeline.services.instance import open_instance
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.store.database import DatabaseOptions, open_database, where
+from siglip_pipeline.store.database import Database, DatabaseOptions, open_database, where
+from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.text.secret import SecretUrl
 from siglip_pipeline.workers.connection_check import ConnectionCheck
 from siglip_pipeline.workers.leases import renewed_lease
@@ -183,8 +190,11 @@ def run_worker(settings: Settings, queues: Sequence[str], *, name: str | None = 
     settings = settings.model_copy(update={"executor": "celery"})
     with pipeline_environment(settings) as complete:
         # Or each step would be taken from the queue, tried for a quarter of an hour, and fail.
-        with open_instance(complete), open_database(DatabaseOptions.from_settings(complete)):
-            pass
+        options = DatabaseOptions.from_settings(complete)
+        with open_instance(complete), open_database(options) as database:
+            other = _other_model(database, complete) if EMBEDDING_QUEUE in queues else None
+        if other is not None:
+            logger.warning("%s", other)
         import_module("siglip_pipeline.definitions")  # before the first step asks for them
         app = worker_app(complete)
         name = name or f"{'-'.join(queues)}-{os.getpid()}"
@@ -203,6 +213,18 @@ def run_worker(settings: Settings, queues: Sequence[str], *, name: str | None = 
         )
         worker.start()
         return int(worker.exitcode or 0)
+
+
+def _other_model(database: Database, settings: Settings) -> str | None:
+    """Return a warning if this worker embeds with another model than searches ask."""
+    active = ModelStore(database).active()
+    if active is None or active.name == settings.model_name:
+        return None
+    return (
+        f"this worker embeds with {settings.model_name}, and searches ask {active.name}: unless "
+        "the model is being changed, or lies in another folder here, give it the SIGLIP_MODEL_NAME "
+        "of the services that start runs"
+    )
 
 
 def _dagster_storage(settings: Settings) -> str:

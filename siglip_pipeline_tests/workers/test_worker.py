@@ -2,17 +2,23 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import dagster as dg
 import pytest
+from celery import Celery
 
 from siglip_pipeline.cli import main as cli
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.errors import SettingsError
 from siglip_pipeline.settings import Settings, child_environment
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.models import ModelStore, activate
 from siglip_pipeline.workers import celery_worker
 from siglip_pipeline_tests.conftest import collection_settings, fresh_database
+from siglip_pipeline_tests.store.made import spec
 
 NO_BROKER = "redis://127.0.0.1:1/0"
 
@@ -46,6 +52,34 @@ def test_a_queue_to_which_no_step_goes_is_refused(
             cli.main()
         assert ended.value.code == 2
         assert f"--queue {queue}: no step goes there" in capsys.readouterr().err
+
+
+def test_a_worker_warns_of_another_model(
+    database: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it embeds is not searched."""
+    settings = Settings.load(
+        celery_broker_url=NO_BROKER,
+        database_url=database.url,
+        dagster_postgres_url="postgresql+psycopg2://somewhere/dagster",
+        model_name="google/siglip2-base-patch16-256",
+    )
+    monkeypatch.setattr(celery_worker, "pipeline_environment", nullcontext)
+    monkeypatch.setattr(celery_worker, "open_instance", nullcontext)
+    monkeypatch.setattr(Celery, "Worker", lambda app, **_: MagicMock(exitcode=0))
+
+    def warnings(queue: str) -> list[str]:
+        caplog.clear()
+        assert celery_worker.run_worker(settings, [queue]) == 0
+        return [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+
+    assert warnings("siglip") == []
+    model = ModelStore(database).register(spec())
+    with database.connection() as connection:
+        activate(connection, model)
+    [said] = warnings("siglip")
+    assert "embeds with google/siglip2-base-patch16-256, and searches ask" in said
+    assert warnings("dagster") == []
 
 
 @pytest.mark.slow
