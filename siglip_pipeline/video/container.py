@@ -59,7 +59,6 @@ _DATA_REFERENCE: Final = re.compile(
 """Matches in QuickTime's index: kind, version and flags of the first data reference."""
 _SELF_CONTAINED: Final = 1
 
-_EMPTY: Final = "the file is empty (0 bytes); upload it again"
 PLAYLIST: Final = "a playlist, not a video: upload the files that it names"
 
 av.logging.set_level(None)  # no messages of FFmpeg on stderr; errors arrive as exceptions
@@ -78,7 +77,7 @@ def open_container(
         try:
             file = stack.enter_context(contextlib.closing(source.open_for_ffmpeg()))
             if file.seek(0, 2) == 0:  # a demuxer that is chosen by suffix seeks to before its start
-                raise VideoError(source.video, _EMPTY)
+                raise VideoError(source.video, "the file is empty (0 bytes); upload it again")
             file.seek(0)
             container = _open_input(file, source, options or {})
         except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -126,11 +125,8 @@ def _open_failure_reason(source: MediaSource) -> str:
     try:
         with source.open() as file:
             head = file.read(_HEAD_BYTES)
-            size_bytes = file.seek(0, 2)
     except OSError as io_error:
         return f"cannot be read: {io_error.strerror or io_error}"
-    if size_bytes == 0:
-        return _EMPTY
     if not head.strip(b"\0"):
         return "the file begins with zeros only: the upload was not finished; upload it again"
     if leads_elsewhere(source):
