@@ -103,6 +103,16 @@ def test_images_are_pinned_and_no_container_is_root() -> None:
     assert "--constraint constraints.txt" in dockerfile
 
 
+def test_what_the_image_keeps_lies_in_its_volume() -> None:
+    """Compose mounts everything else read-only."""
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    (volume,) = re.findall(r"^VOLUME (\S+)$", dockerfile, re.MULTILINE)
+    for variable in ("SIGLIP_HOME", "SIGLIP_CACHE", "HF_HOME"):
+        folder = re.search(rf"\b{variable}=(\S+)", dockerfile)
+        assert folder is not None, variable
+        assert Path(folder[1]).is_relative_to(volume), variable
+
+
 def test_the_image_installs_nothing_that_is_not_pinned() -> None:
     dockerfile = (DEPLOY / "Dockerfile").read_text()
     extras = re.search(r"'\.\[([a-z0-9,]+)\]'", dockerfile)
