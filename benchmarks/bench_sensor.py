@@ -107,7 +107,7 @@ def services(files: int) -> Iterator[tuple[Settings, dg.DagsterInstance]]:
             with_databases(settings) as complete,
             open_database(DatabaseOptions.from_settings(complete)),
         ):
-            home = prepare_dagster_home(complete.home)
+            home = prepare_dagster_home(complete)
             with (
                 process_environment(complete, DAGSTER_HOME=str(home)),
                 dg.DagsterInstance.get() as instance,

@@ -99,7 +99,7 @@ def set_dagster_back(settings: Settings) -> dict[str, int]:
         DatabaseUnavailableError: Dagster's storage does not answer.
     """
     with with_databases(settings) as complete:
-        home = prepare_dagster_home(settings.home)
+        home = prepare_dagster_home(settings)
         return {"set_back": reset_future_times(complete, home)}
 
 
@@ -163,5 +163,5 @@ def dagster_environment(settings: Settings) -> dict[str, str]:
         pass
     return {
         **complete.environment(),
-        "DAGSTER_HOME": str(prepare_dagster_home(settings.home)),
+        "DAGSTER_HOME": str(prepare_dagster_home(settings)),
     }

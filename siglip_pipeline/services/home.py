@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from siglip_pipeline.files.private_files import private_home
+from siglip_pipeline.files.replacing import replacing
 from siglip_pipeline.services.instance import open_instance
 from siglip_pipeline.services.ports import SOCKET_PREFIX, listens
 from siglip_pipeline.settings import Settings, process_environment
@@ -37,21 +38,19 @@ def pipeline_environment(settings: Settings) -> Iterator[Settings]:
     Dagster and the decoding processes read their configuration from the environment.
     """
     with with_databases(settings) as complete:
-        dagster_home = prepare_dagster_home(complete.home)
+        dagster_home = prepare_dagster_home(complete)
         with process_environment(complete, DAGSTER_HOME=str(dagster_home)):
             yield complete
 
 
-def prepare_dagster_home(home: Path, *, runs: int | None = None) -> Path:
+def prepare_dagster_home(settings: Settings) -> Path:
     """Make ``SIGLIP_HOME/dagster`` with the project's dagster.yaml in it, and return it.
 
-    Args:
-        home: ``SIGLIP_HOME``.
-        runs: limit of concurrent runs, embedding ones included; the workers decide how many steps
-            run. None: the limits of dagster.yaml, for runs on this machine.
+    With Celery it limits all runs, embedding ones included, to ``celery_runs``: the workers decide
+    how many steps run.
     """
-    folder = home / "dagster"
-    private_home(home)
+    folder = settings.home / "dagster"
+    private_home(settings.home)
     folder.mkdir(mode=0o700, exist_ok=True)
     package = Path(__file__).parents[1]
     # A wheel has it in the package, a checkout beside it.
@@ -59,9 +58,12 @@ def prepare_dagster_home(home: Path, *, runs: int | None = None) -> Path:
         p for p in (package / "dagster.yaml", package.parent / "dagster.yaml") if p.exists()
     )
     text = source.read_text()
-    if runs is not None:
-        text = re.sub(r"(max_concurrent_runs|default_limit): \d+", rf"\1: {runs}", text)
-    (folder / "dagster.yaml").write_text(text)
+    if settings.executor == "celery":
+        limit = rf"\1: {settings.celery_runs}"
+        text = re.sub(r"(max_concurrent_runs|default_limit): \d+", limit, text)
+    # Runs, and workers that share a home, may be reading it.
+    with replacing(folder / "dagster.yaml") as file:
+        file.write(text.encode())
     return folder
 
 

@@ -273,9 +273,7 @@ def launch(settings: Settings) -> Iterator[Launcher]:
             logger.warning("%s", warning)
         with open_database(DatabaseOptions.from_settings(settings)):
             pass  # migrations: every child finds the schema in place
-        dagster_home = prepare_dagster_home(
-            home, runs=settings.celery_runs if settings.executor == "celery" else None
-        )
+        dagster_home = prepare_dagster_home(settings)
         endpoints = Endpoints(
             dagster_url=f"http://{url_host(settings.dagster_host)}:{settings.dagster_port}",
             page_url=f"http://{url_host(settings.host)}:{settings.page_port}",

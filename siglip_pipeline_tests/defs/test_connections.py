@@ -44,7 +44,7 @@ def _instance(home: Path, dagster_url: str, *, own_storage: bool) -> Iterator[dg
         home=home,
         dagster_postgres_url=dagster_url.replace("postgresql://", "postgresql+psycopg2://"),
     )
-    folder = prepare_dagster_home(home)
+    folder = prepare_dagster_home(settings)
     if own_storage:
         document = yaml.safe_load((folder / "dagster.yaml").read_text())
         document["storage"] = {"postgres": document["storage"]["custom"]["config"]}

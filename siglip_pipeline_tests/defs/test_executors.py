@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 from kombu.connection import Connection
 
+from siglip_pipeline.cli.commands import dagster_environment
 from siglip_pipeline.defs.assets import frame_embeddings, video_frames
 from siglip_pipeline.defs.executors import executor_for
 from siglip_pipeline.defs.queues import EMBEDDING_QUEUE, QUEUE_TAG, backend_url, celery_config
@@ -75,9 +77,39 @@ def test_a_run_waits_ten_minutes_for_its_first_connection(url: str) -> None:
 def test_workers_not_the_pool_limit_runs_under_celery(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    home = tmp_path_factory.mktemp("home")
-    alone = (prepare_dagster_home(home) / "dagster.yaml").read_text()
-    spread = (prepare_dagster_home(home, runs=9) / "dagster.yaml").read_text()
+    alone, spread = (
+        (prepare_dagster_home(settings) / "dagster.yaml").read_text()
+        for settings in (
+            Settings.load(home=tmp_path_factory.mktemp("home")),
+            Settings.load(home=tmp_path_factory.mktemp("home"), executor="celery", celery_runs=9),
+        )
+    )
     assert "default_limit: 1\n" in alone
     assert "default_limit: 9\n" in spread
     assert "max_concurrent_runs: 9\n" in spread
+
+
+def test_who_reads_the_instance_while_it_is_written_reads_all_of_it(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    settings = Settings.load(home=tmp_path_factory.mktemp("home"))
+    file = prepare_dagster_home(settings) / "dagster.yaml"
+    before = file.read_text()
+    with file.open() as reader:
+        prepare_dagster_home(settings.model_copy(update={"executor": "celery"}))
+        assert reader.read() == before
+    assert file.read_text() != before
+
+
+def test_db_env_leaves_the_limits_of_celery_as_they_are(
+    tmp_path_factory: pytest.TempPathFactory, database_url: str
+) -> None:
+    settings = Settings.load(
+        home=tmp_path_factory.mktemp("home"),
+        database_url=database_url,
+        dagster_postgres_url=database_url.replace("postgresql://", "postgresql+psycopg2://", 1),
+        executor="celery",
+        celery_runs=9,
+    )
+    folder = Path(dagster_environment(settings)["DAGSTER_HOME"])
+    assert "max_concurrent_runs: 9\n" in (folder / "dagster.yaml").read_text()

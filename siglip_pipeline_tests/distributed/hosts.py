@@ -111,7 +111,7 @@ class Cluster:
                     **os.environ,
                     **settings.environment(),
                     **s3_environment(self.s3["endpoint_url"]),
-                    "DAGSTER_HOME": str(prepare_dagster_home(home, runs=16)),
+                    "DAGSTER_HOME": str(prepare_dagster_home(settings)),
                     "TMPDIR": str(folder / "tmp"),
                     "OMP_NUM_THREADS": "1",
                 },

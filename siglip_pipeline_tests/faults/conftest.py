@@ -68,7 +68,7 @@ def dagster_template(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPa
     settings = settings_for(home, home).model_copy(
         update={"dagster_postgres_url": dagster_url(postgres.url(DAGSTER_TEMPLATE))}
     )
-    dagster_home = prepare_dagster_home(settings.home)
+    dagster_home = prepare_dagster_home(settings)
     with (
         process_environment(settings, DAGSTER_HOME=str(dagster_home)),
         dg.DagsterInstance.get() as instance,

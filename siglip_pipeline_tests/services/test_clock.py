@@ -92,7 +92,7 @@ def test_times_to_come_become_now_and_the_rest_stays(
     with fresh_database(postgres, "template1") as url:
         storage = url.replace("postgresql://", "postgresql+psycopg2://", 1)
         settings = collection_settings(tmp_path, url, DAGSTER_POSTGRES_URL=storage)
-        home = prepare_dagster_home(settings.home)
+        home = prepare_dagster_home(settings)
         with (
             process_environment(settings, DAGSTER_HOME=str(home)),
             dg.DagsterInstance.get() as instance,

@@ -34,7 +34,7 @@ def dagsters(url: str) -> str:
 def opened(home: Path, url: str) -> float:
     """Open the instance of a storage; the seconds that it took."""
     settings = Settings.load(home=home, dagster_postgres_url=url)
-    folder = prepare_dagster_home(home)
+    folder = prepare_dagster_home(settings)
     with process_environment(settings, DAGSTER_HOME=str(folder)):
         began = time.monotonic()
         with open_instance(settings) as instance:

@@ -264,7 +264,7 @@ def test_files_that_the_launcher_writes_hold_none(
     from siglip_pipeline.services.home import prepare_dagster_home
 
     with process_environment(secretive):
-        home = prepare_dagster_home(tmp_path)
+        home = prepare_dagster_home(secretive.model_copy(update={"home": tmp_path}))
     files = [file for file in home.rglob("*") if file.is_file()]
     assert files
     said += [file.read_text() for file in files]
