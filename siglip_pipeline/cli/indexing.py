@@ -46,6 +46,10 @@ from siglip_pipeline.uploads.names import shown, unusable
 from siglip_pipeline.uploads.upload_store import UploadStore, is_in_part
 
 _POLL_SECONDS = 0.3
+_LOOK_SECONDS = 5.0
+"""Time between two looks for a run that failed as a whole."""
+_RESTART_SECONDS = 60.0
+"""Time in which services that have ended may be started again."""
 LEFT_TO_AUTOMATION = Stage.SIMILARITY
 """A running Dagster updates it by its automation; commands wait for it only if asked to."""
 
@@ -317,8 +321,11 @@ def _index_through_dagster(
 
 def _wait_for_services(settings: Settings, videos: Sequence[str], *, quiet: bool) -> Outcome:
     """Wait until the services that run here have indexed the videos; return each one's outcome."""
+    from siglip_pipeline.cli.waiting import take_up_again
+
     with open_database(DatabaseOptions.from_settings(settings)) as database:
-        waiting = _InBackground(lambda: _await_settled(database, videos))
+        take_up_again(database, settings, videos)
+        waiting = _InBackground(lambda: _await_settled(database, settings, videos))
         waiting.watch(database, settings, videos, quiet=quiet)
         return _outcome(database, videos)
 
@@ -396,17 +403,35 @@ def _load_model(settings: Settings) -> None:
         get_model(ModelOptions.from_settings(settings), tower="image")
 
 
-def _await_settled(database: Database, videos: Sequence[str]) -> None:
+def _await_settled(database: Database, settings: Settings, videos: Sequence[str]) -> None:
     """Return when each video is indexed or has failed; wait for a database that restarts.
 
     Asks for these videos alone: the state of the whole collection takes its time if it is large.
+
+    Raises:
+        RunFailedError: a run over some of them failed as a whole: nothing takes them up.
+        LaunchError: the services have ended.
     """
-    answered = time.monotonic()
+    from siglip_pipeline.cli.waiting import check_runs
+
+    began = time.time()
+    answered = look_at = served = time.monotonic()
     while True:
         try:
             if _settled(database, videos):
                 return
             answered = time.monotonic()
+            if running(settings.home) is not None:
+                served = answered
+            elif answered - served > _RESTART_SECONDS:
+                raise LaunchError(
+                    f"the services of SIGLIP_HOME={settings.home} have ended: start "
+                    "`siglip-pipeline up` again, which indexes what is in the uploads, or run this "
+                    "command again"
+                )
+            if answered >= look_at:
+                check_runs(database, settings, videos, since=began)
+                look_at = time.monotonic() + _LOOK_SECONDS
         except DatabaseUnavailableError:
             if time.monotonic() - answered > PATIENCE_SECONDS:
                 raise

@@ -11,6 +11,7 @@ import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -324,6 +325,11 @@ def status(json_: Json = False) -> None:
     settings = _settings()
     with open_database(DatabaseOptions.from_settings(settings), vectors=False) as database:
         report = collect_status(database, StatusOptions.from_settings(settings))
+        if report.pending:
+            from siglip_pipeline.cli.waiting import why_videos_wait
+
+            if (why := why_videos_wait(database, settings)) is not None:
+                report = replace(report, warnings=(*report.warnings, why))
     if json_:
         console.print_json(report.document())
     else:

@@ -44,6 +44,7 @@ from siglip_pipeline.defs.resources import (
     FrameStoreResource,
     SiglipResource,
     UploadsResource,
+    model_tags,
 )
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.evaluation.promotion import QualityGate
@@ -69,6 +70,7 @@ GPU_POOL = "gpu"
 # loads no model and sends no request to the hub.
 FRAMES_CODE_VERSION = FramesOptions.from_settings(Settings.load()).recipe
 VECTORS_CODE_VERSION = vectors_code_version(ModelOptions.from_settings(Settings.load()))
+MODEL_TAGS = model_tags()
 
 # The schedule `daily_index` updates the index when no upload does.
 INDEX_FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=26))
@@ -162,7 +164,7 @@ def video_frames(
     owners=OWNERS,
     kinds={"pytorch", "postgres"},
     pool=GPU_POOL,
-    op_tags={QUEUE_TAG: EMBEDDING_QUEUE},
+    op_tags={QUEUE_TAG: EMBEDDING_QUEUE, **MODEL_TAGS},
     output_required=False,
 )
 def frame_embeddings(
@@ -232,6 +234,7 @@ def frame_embeddings(
     group_name=GROUP,
     owners=OWNERS,
     kinds={"postgres"},
+    op_tags=MODEL_TAGS,
 )
 def similarity_index(
     context: dg.AssetExecutionContext, database: DatabaseResource, siglip: SiglipResource

@@ -93,6 +93,7 @@ __all__ = [
     "retry_was_dropped",
     "run_of_step",
     "store_materializations",
+    "tags_of_steps",
     "targets_of_backfills",
     "version_tags",
     "webserver_app",
@@ -318,6 +319,17 @@ def copy_step_for(instance: dg.DagsterInstance, packed: Mapping[str, Any]) -> di
     changed = pack_value(copy(step, instance_ref=instance.get_ref()))
     assert isinstance(changed, dict)
     return changed
+
+
+def tags_of_steps(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dict[str, str]:
+    """Return the tags that the steps of a run had in the definitions that launched it.
+
+    A worker has definitions of its own. The public API shows no tags of another process's steps.
+    """
+    if run.execution_plan_snapshot_id is None:
+        return {}
+    plan = instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id)
+    return {tag: value for step in plan.steps for tag, value in (step.tags or {}).items()}
 
 
 def forget_loaded_jobs() -> None:

@@ -6,12 +6,16 @@ run starts, and a run's config can override a value for that run.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import dagster as dg
+from pydantic import PrivateAttr
 
+from siglip_pipeline.defs.internals import tags_of_steps
+from siglip_pipeline.errors import ModelError
 from siglip_pipeline.records import FloatArray, ModelSpec
 from siglip_pipeline.settings import Settings, keep_compiled_code
+from siglip_pipeline.siglip.identity import ModelVersion, model_spec, model_version
 from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
 from siglip_pipeline.uploads.upload_store import UploadStore
@@ -19,6 +23,15 @@ from siglip_pipeline.video.frame_store import FrameStore
 
 if TYPE_CHECKING:
     from siglip_pipeline.siglip.engine import EmbeddingEngine, EngineReport
+
+_NAME_TAG: Final = "siglip/model"
+_VERSION_TAG: Final = "siglip/model_version"
+
+
+def model_tags() -> dict[str, str]:
+    """Return the tags of a step that uses the model: the one that this process would use."""
+    model = model_version(ModelOptions.from_settings(Settings.load()))
+    return {_NAME_TAG: model.name, _VERSION_TAG: model.version}
 
 
 class UploadsResource(dg.ConfigurableResource[UploadStore]):
@@ -75,6 +88,17 @@ class SiglipResource(dg.ConfigurableResource["EmbeddingEngine"]):
     """``auto``, ``float32``, ``bfloat16`` or ``float16``; default ``SIGLIP_DTYPE``."""
     batch_size: int | None = None
     """Frames per forward pass; default ``SIGLIP_BATCH_SIZE``."""
+    _launched_with: ModelVersion | None = PrivateAttr(default=None)
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Note, on a worker of another machine, which model the run was launched with."""
+        if context.run is None or context.instance is None:
+            return
+        if self.model_name or self.model_revision or Settings.load().executor != "celery":
+            return
+        tags = tags_of_steps(context.instance, context.run)
+        if _NAME_TAG in tags:
+            self._launched_with = ModelVersion(name=tags[_NAME_TAG], version=tags[_VERSION_TAG])
 
     def settings(self) -> Settings:
         """Return the environment's settings, with this resource's own fields in their place."""
@@ -86,10 +110,22 @@ class SiglipResource(dg.ConfigurableResource["EmbeddingEngine"]):
         return Settings.load(**chosen)
 
     def spec(self) -> ModelSpec:
-        """Return the identity of the model, read from its files without loading it."""
-        from siglip_pipeline.siglip.identity import model_spec
+        """Return the identity of the model, read from its files without loading it.
 
-        return model_spec(ModelOptions.from_settings(self.settings()))
+        Raises:
+            ModelError: it cannot be used, or it is not the one that the run was launched with:
+                searches would not find what is made with it.
+        """
+        options = ModelOptions.from_settings(self.settings())
+        spec, wanted = model_spec(options), self._launched_with
+        if wanted is not None and not wanted.agrees(own := model_version(options)):
+            raise ModelError(
+                f"this run was launched with the model {wanted}, and its worker has {own}: nothing "
+                "is stored. Give the worker the SIGLIP_MODEL_NAME, the SIGLIP_MODEL_REVISION and "
+                "the model's files of the services that start runs; after a change restart both. "
+                "Then launch the job retry_failed"
+            )
+        return spec
 
     def embed_texts(self, texts: Sequence[str]) -> FloatArray:
         """Return the vectors of texts, ``[N, D]``; loads the text tower unless they are kept."""

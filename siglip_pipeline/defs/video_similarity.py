@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from siglip_pipeline.defs.assets import OWNERS, frame_embeddings
+from siglip_pipeline.defs.assets import MODEL_TAGS, OWNERS, frame_embeddings
 from siglip_pipeline.defs.automation_conditions import VECTORS_CHANGED
 from siglip_pipeline.defs.outcomes import retrying_temporary_errors
 from siglip_pipeline.defs.partitions import GROUP, KEY_PREFIX
@@ -25,6 +25,7 @@ SEGMENTS_SHOWN = 100
     group_name=GROUP,
     owners=OWNERS,
     kinds={"postgres"},
+    op_tags=MODEL_TAGS,
 )
 def video_similarity(
     context: dg.AssetExecutionContext, database: DatabaseResource, siglip: SiglipResource

@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from siglip_pipeline.defs.assets import OWNERS, frame_embeddings
+from siglip_pipeline.defs.assets import MODEL_TAGS, OWNERS, frame_embeddings
 from siglip_pipeline.defs.automation_conditions import VECTORS_UNMATCHED
 from siglip_pipeline.defs.outcomes import (
     CheckOutcome,
@@ -53,6 +53,7 @@ WATCH_CHECKS = (
     group_name=GROUP,
     owners=OWNERS,
     kinds={"postgres"},
+    op_tags=MODEL_TAGS,
     output_required=False,
 )
 def watch_hits(

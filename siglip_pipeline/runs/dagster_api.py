@@ -14,14 +14,22 @@ from urllib.parse import quote
 from siglip_pipeline.errors import LaunchError, RunFailedError
 from siglip_pipeline.records import Stage, Upload
 from siglip_pipeline.services.ports import key_headers
-from siglip_pipeline.stages.run_names import asset_path, op_name, partitions_name
+from siglip_pipeline.stages.run_names import (
+    JOB_OF,
+    RANGE_END_TAG,
+    RANGE_START_TAG,
+    asset_path,
+    op_name,
+    partitions_name,
+)
 from siglip_pipeline.text.secret import Secret, SecretUrl
 from siglip_pipeline.uploads.names import partition_key
 
-_TIMEOUT_SECONDS: Final = 60
-
 WILL_RETRY_TAG: Final = "dagster/will_retry"
 AUTO_RETRY_RUN_ID_TAG: Final = "dagster/auto_retry_run_id"
+FAILURE_REASON_TAG: Final = "dagster/failure_reason"
+PARTITION_TAG: Final = "dagster/partition"
+_LOST: Final = ("UNEXPECTED_TERMINATION", "START_TIMEOUT")
 
 FINISHED: Final = frozenset(
     {"COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED"}
@@ -73,11 +81,16 @@ query($id: ID!) { runOrError(runId: $id) { __typename
 
 _FAILED_RUNS: Final = """
 query($since: Float!) { runsOrError(
-  filter: {statuses: [FAILURE], updatedAfter: $since}, limit: 20) {
-  ... on Runs { results { runId jobName tags { key value } assetSelection { path }
-    eventConnection { events {
-      ... on ExecutionStepFailureEvent { error { message cause { message } } } } } } }
+  filter: {statuses: [FAILURE], updatedAfter: $since}, limit: 100) {
+  ... on Runs { results { runId jobName tags { key value } assetSelection { path } } }
   ... on PythonError { message } } }
+"""
+
+_STEP_FAILURES: Final = """
+query($id: ID!) { runOrError(runId: $id) { __typename
+  ... on Run { eventConnection { events {
+    ... on ExecutionStepFailureEvent { error { message cause { message } } } } } }
+  ... on RunNotFoundError { message } ... on PythonError { message } } }
 """
 
 
@@ -85,6 +98,7 @@ query($since: Float!) { runsOrError(
 class RunState:
     """A run as it stands."""
 
+    run_id: str
     status: str
     """``QUEUED``, ``STARTED``, ``SUCCESS``, ``FAILURE``, …"""
     will_retry: bool
@@ -96,6 +110,20 @@ class RunState:
     def has_ended(self) -> bool:
         """Whether it will not change any more."""
         return self.status in ("SUCCESS", "FAILURE", "CANCELED")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedRun:
+    """A run that failed, and that Dagster is not to start again."""
+
+    run_id: str
+    job: str
+    assets: tuple[str, ...]
+    """Their names, without that of the shard; empty if the run has assets of another one."""
+    ends: tuple[str, str] | None
+    """The first and the last of its partitions; None if it has none."""
+    was_lost: bool
+    """Its process ended or did not start: the sensor `lost_runs` may start it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +139,21 @@ class DagsterApi:
         url: where its UI is, such as ``http://127.0.0.1:3000``.
         part: the part of the collection whose assets are meant, as in ``SIGLIP_PART``.
         api_key: what `up` asks for where it is set, as in ``SIGLIP_API_KEY``.
+        timeout_seconds: how long an answer may take.
 
     Raises:
         LaunchError: no Dagster answers there, or the pipeline is not loaded there.
     """
 
-    def __init__(self, url: str, *, part: str | None = None, api_key: Secret | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        part: str | None = None,
+        api_key: Secret | None = None,
+        timeout_seconds: float = 60.0,
+    ) -> None:
+        self._timeout_seconds = timeout_seconds
         self._url = SecretUrl(url.rstrip("/"))
         self._headers = {"Content-Type": "application/json", **key_headers(api_key)}
         self._part = part
@@ -247,10 +284,40 @@ class DagsterApi:
             raise RunFailedError(f"run {run_id}: {_why(answer)}")
         tags = {tag["key"]: tag["value"] for tag in answer["tags"]}
         return RunState(
+            run_id=run_id,
             status=str(answer["status"]),
             will_retry=tags.get(WILL_RETRY_TAG) == "true",
             retried_as=tags.get(AUTO_RETRY_RUN_ID_TAG),
         )
+
+    def failed_runs(self, *, since: float = 0.0) -> list[FailedRun]:
+        """Return the runs that failed, newest first, without those that Dagster is to start again.
+
+        Args:
+            since: unix time. Earlier failures are left out.
+        """
+        answer = self._ask(_FAILED_RUNS, {"since": since})["runsOrError"]
+        runs = []
+        for run in answer.get("results", []):
+            tags = {tag["key"]: tag["value"] for tag in run["tags"]}
+            if tags.get(WILL_RETRY_TAG) == "true":
+                continue
+            key = tags.get(PARTITION_TAG)
+            ends = tags.get(RANGE_START_TAG, key), tags.get(RANGE_END_TAG, key)
+            paths = [asset["path"] for asset in run["assetSelection"] or []]
+            made = [path[-1] for path in paths if path == self._path(path[-1])]
+            if not paths:
+                made = [asset for asset, job in JOB_OF.items() if job == run["jobName"]]
+            runs.append(
+                FailedRun(
+                    run_id=run["runId"],
+                    job=run["jobName"],
+                    assets=tuple(made),
+                    ends=(ends[0], ends[1]) if ends[0] and ends[1] else None,
+                    was_lost=tags.get(FAILURE_REASON_TAG) in _LOST,
+                )
+            )
+        return runs
 
     def failed_run(self, *, since: float) -> str | None:
         """Return which run failed last, why, and where it is shown; None if none did.
@@ -258,17 +325,20 @@ class DagsterApi:
         Args:
             since: unix time. Earlier failures do not count, nor what Dagster is to start again.
         """
-        answer = self._ask(_FAILED_RUNS, {"since": since})["runsOrError"]
-        for run in answer.get("results", []):
-            if {"key": WILL_RETRY_TAG, "value": "true"} in run["tags"]:
-                continue
-            assets = ["/".join(asset["path"]) for asset in run["assetSelection"] or []]
-            errors = [event["error"] for event in run["eventConnection"]["events"] if event]
-            reasons = [(e["cause"] or e)["message"].strip() for e in errors if e]
-            of = ", ".join(assets) or run["jobName"]
-            why = "; ".join(reasons) or "its process ended"
-            return f"a run of {of} failed: {why} ({self._url}/runs/{run['runId']})"
-        return None
+        return next(map(self.failure, self.failed_runs(since=since)), None)
+
+    def failure(self, run: FailedRun) -> str:
+        """Return which run failed, why, and where it is shown."""
+        return f"a run of {', '.join(run.assets) or run.job} failed: {self.reason(run.run_id)}"
+
+    def reason(self, run_id: str) -> str:
+        """Return why a run failed, and where it is shown."""
+        answer = self._ask(_STEP_FAILURES, {"id": run_id})["runOrError"]
+        if answer["__typename"] != "Run":
+            raise RunFailedError(f"run {run_id}: {_why(answer)}")
+        errors = [event["error"] for event in answer["eventConnection"]["events"] if event]
+        reasons = [(e["cause"] or e)["message"].strip() for e in errors if e]
+        return f"{'; '.join(reasons) or 'its process ended'} ({self._url}/runs/{run_id})"
 
     def _path(self, asset: str) -> list[str]:
         return asset_path(asset, self._part)
@@ -295,7 +365,7 @@ class DagsterApi:
             f"{self._url.reveal()}{path}", data=json.dumps(document).encode(), headers=self._headers
         )
         try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
+            with urllib.request.urlopen(request, timeout=self._timeout_seconds) as response:
                 answer: dict[str, Any] = json.load(response)
         except urllib.error.HTTPError as error:
             detail = error.read(500).decode(errors="replace")

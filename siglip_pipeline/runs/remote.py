@@ -73,9 +73,9 @@ def materialize_remotely(
     for asset in _OF_ALL_VIDEOS:
         if asset in assets:
             # The automation does this too, some seconds later: the second finds nothing to do.
-            run = api.launch_run(JOB_OF[asset])
-            if (status := _wait_for_run(api, run).status) != "SUCCESS":
-                raise RunFailedError(f"the run of {asset} ended as {status} (run {run})")
+            state = _wait_for_run(api, api.launch_run(JOB_OF[asset]))
+            if state.status != "SUCCESS":
+                raise _failure(api, asset, state)
 
 
 def start_backfills(
@@ -153,15 +153,21 @@ def _run_ranges(
     ]
     red: set[str] = set()
     for run, (first, last) in zip(runs, ranges, strict=True):
-        status = _wait_for_run(api, run).status
-        if status == "SUCCESS":
+        state = _wait_for_run(api, run)
+        if state.status == "SUCCESS":
             continue
         of_videos = _failed(database, keys_between(existing, first, last), stage=asset)
         # Of a run that failed because of single videos, each has its reason in the database.
-        if not (status == "FAILURE" and of_videos):
-            raise RunFailedError(f"the run of {asset} ended as {status} (run {run})")
+        if not (state.status == "FAILURE" and of_videos):
+            raise _failure(api, asset, state)
         red |= of_videos
     return red
+
+
+def _failure(api: DagsterApi, asset: Stage, state: RunState) -> RunFailedError:
+    if state.status == "FAILURE":
+        return RunFailedError(f"the run of {asset} failed: {api.reason(state.run_id)}")
+    return RunFailedError(f"the run of {asset} ended as {state.status} (run {state.run_id})")
 
 
 def _wait_for_run(api: DagsterApi, run: str) -> RunState:

@@ -13,6 +13,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -26,6 +27,8 @@ from siglip_pipeline.siglip.weights import read_header
 
 _SAMPLE_BYTES = 64
 _SHA256_NAME = re.compile(r"[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 # Written by save_pretrained; these keys do not affect what the model computes.
 _NOT_ARCHITECTURE = {
     "_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version",
@@ -55,13 +58,53 @@ def vectors_code_version(options: ModelOptions) -> str:
     if not folder.is_dir():
         commit = cached_commit(options.name, options.revision) or options.revision
         return f"{options.name}{f'@{commit}' if commit else ''}{patches}"
+    digest = _sampled(options)
+    return f"{options.name}{patches}" if digest is None else f"{folder.name} {digest}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelVersion:
+    """A configured model, as two machines can compare it; neither need have its files."""
+
+    name: str
+    """Hub id, or the name of the folder, wherever it lies; with the patches that are asked for."""
+    version: str
+    """Empty if the files are not there."""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.version or 'its files are not there'})"
+
+    def agrees(self, other: "ModelVersion") -> bool:
+        """Return whether both may be the same; where the files are not there, names decide."""
+        if self.version and other.version:
+            return self == other
+        return self.name == other.name
+
+
+def model_version(options: ModelOptions) -> ModelVersion:
+    """Return the configured model, from what :func:`vectors_code_version` reads."""
+    folder = Path(options.name).expanduser()
+    name = folder.name
+    if folder.is_dir():
+        version = _sampled(options)
+    else:
+        name = options.name if _HUB_ID.fullmatch(options.name) else name
+        pinned = options.revision if _COMMIT.fullmatch(options.revision or "") else None
+        version = cached_commit(options.name, options.revision) or pinned
+    if options.max_num_patches is not None:
+        name = f"{name} with {options.max_num_patches} patches"
+    return ModelVersion(name=name, version=version or "")
+
+
+def _sampled(options: ModelOptions) -> str | None:
+    """Return a hash of a folder's model from some of its bytes; None if it cannot be read."""
     try:
         checkpoint = open_checkpoint(options)
         recipe = read_recipe(checkpoint, max_num_patches=options.max_num_patches)
         samples = [_sample(file, checkpoint.name) for file in checkpoint.weights]
     except (ModelError, OSError):
-        return f"{options.name}{patches}"
-    return f"{checkpoint.folder.name} {_digest(_parts(checkpoint, recipe, samples))[:12]}"
+        return None
+    return _digest(_parts(checkpoint, recipe, samples))[:12]
 
 
 def spec_of(checkpoint: Checkpoint, recipe: Recipe, *, cache: Path | None = None) -> ModelSpec:

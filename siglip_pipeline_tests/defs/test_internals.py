@@ -258,6 +258,22 @@ def test_a_step_of_a_queue_gets_an_instance_of_its_own(instance: dg.DagsterInsta
     assert (own.run_id, own.step_keys_to_execute) == ("one", ["nothing"])
 
 
+@holds("tags_of_steps")
+def test_tags_of_steps_are_those_of_the_definitions_that_launched_a_run(
+    instance: dg.DagsterInstance,
+) -> None:
+    @dg.op(tags={"made/with": "a model"})
+    def tagged() -> None: ...
+
+    @dg.job
+    def job() -> None:
+        tagged()
+        dg.op(name="untagged")(lambda: None)()
+
+    run = instance.create_run_for_job(job)
+    assert internals.tags_of_steps(instance, run) == {"made/with": "a model"}
+
+
 def test_a_message_of_dagster_celery_is_such_a_step() -> None:
     tasks = pytest.importorskip("dagster_celery.tasks")
     source = inspect.getsource(tasks.create_task)

@@ -24,6 +24,8 @@ import redis
 from siglip_pipeline.defs.partitions import VIDEOS_PARTITIONS_NAME
 from siglip_pipeline.defs.queues import DEFAULT_QUEUE, EMBEDDING_QUEUE
 from siglip_pipeline.demo.films import demo_scenes, render_video
+from siglip_pipeline.demo.run import MODEL_FOLDER
+from siglip_pipeline.settings import variable_of
 from siglip_pipeline.store.database import DatabaseOptions, open_database
 from siglip_pipeline_tests.distributed.hosts import (
     LOADED,
@@ -356,3 +358,16 @@ def test_in_the_end_everything_is_there_once(shared: Cluster) -> None:
     for host in _embedders(shared):
         # A worker loads the model once per start.
         assert host.said.count(LOADED) <= host.said.count(READY)
+
+
+def test_a_step_fails_on_a_worker_with_another_model_than_its_run(shared: Cluster) -> None:
+    """A worker that has missed a change of the model."""
+    other = shutil.copytree(MODEL_FOLDER, shared.folder / "other_model")
+    shared.host("changed").environment[variable_of("model_name")] = str(other)
+    before = shared.rows()
+    run = shared.start_run("changed", "frame_embeddings", VIDEOS[-1], VIDEOS[-1])
+    assert run.process is not None
+    assert run.process.wait(RUN_SECONDS) == 1, run.said[-6000:]
+    assert "this run was launched with the model other_model (" in run.said
+    assert "its worker has model (" in run.said
+    assert shared.rows() == before

@@ -39,11 +39,14 @@ from selenium.webdriver.support.ui import WebDriverWait
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
+from siglip_pipeline.records import Upload
 from siglip_pipeline.runs.dagster_api import DagsterApi
 from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.services.state import end_leftovers, running, write_state
 from siglip_pipeline.settings import Settings, child_environment
+from siglip_pipeline.stages.run_names import RANGE_END_TAG, RANGE_START_TAG
 from siglip_pipeline.stages.status import StatusOptions, collect_status
+from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import DatabaseOptions, open_database
 from siglip_pipeline.text.json_form import to_json
 from siglip_pipeline_tests.conftest import folder_for_postgres
@@ -448,10 +451,36 @@ def test_a_run_that_fails_is_found_with_its_reason(up: Up) -> None:
     up.wait_until(lambda: api.run_state(run).has_ended, seconds=120)
     failed = api.failed_run(since=began)
     assert failed is not None
-    assert "a run of rebuild_index failed: " in failed
+    assert "a run of similarity_index failed: " in failed
     assert "SIGLIP_DEVICE='gpu': is not a device; allowed are auto, cuda, cuda:N" in failed
     assert failed.endswith(f"({up.dagster_url}/runs/{run})")
     assert api.failed_run(since=time.time()) is None
+
+
+def test_videos_that_a_failed_run_left_undone_are_told_and_taken_up(up: Up, tmp_path: Path) -> None:
+    """The video has no reason of its own where the run failed as a whole."""
+    name = "left.mp4"
+    with open_database(DatabaseOptions.from_settings(up.settings)) as database:
+        AnnouncedUploads(database).register([Upload(path=name, size_bytes=1)])
+    api = DagsterApi(up.dagster_url)
+    api.add_partitions([name])
+    run = api.launch_run(
+        "sample_frames",
+        asset="video_frames",
+        tags={RANGE_START_TAG: name, RANGE_END_TAG: name},
+        config={"resources": {"uploads": {"config": {"url": "zzz://nowhere"}}}},
+    )
+    up.wait_until(lambda: api.run_state(run).has_ended, seconds=120)
+    [warning] = json.loads(cli(up.settings, "status", "--json").stdout)["warnings"]
+    assert warning.startswith("a run of video_frames failed: ")
+    assert "zzz" in warning
+    assert f"({up.dagster_url}/runs/{run}); 1 of the videos to come wait for it: " in warning
+    assert warning in cli(up.settings, "status").stdout
+
+    film = render_video(tmp_path / name, [demo_scenes()[0]], seconds_per_scene=2).path
+    done = cli(up.settings, "ingest", str(film), "--wait", "--json")
+    assert json.loads(done.stdout)["indexed"] == [name], done.stderr
+    assert json.loads(cli(up.settings, "status", "--json").stdout)["warnings"] == []
 
 
 def _note_down(home: Path, *, sockets: Path) -> None:

@@ -17,7 +17,7 @@ from siglip_pipeline.errors import (
     ModelNotFoundError,
     UnsupportedModelError,
 )
-from siglip_pipeline.siglip.identity import model_spec, vectors_code_version
+from siglip_pipeline.siglip.identity import model_spec, model_version, vectors_code_version
 from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline_tests.siglip.checkpoints import Kind, edit_json, make_checkpoint
 from siglip_pipeline_tests.siglip.conftest import Make
@@ -361,3 +361,34 @@ def test_a_hub_model_is_told_by_the_commit_in_the_cache(
     (repository / "refs" / "main").write_text(commit)
     assert vectors_code_version(options) == f"owner/model@{commit}"
     assert vectors_code_version(replace(options, revision="v1")) == "owner/model@v1"
+
+
+def test_machines_agree_on_a_model_by_its_files_and_by_its_name_where_these_are_missing(
+    copy_of: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a run and its worker do: see `SiglipResource.spec`."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def agree(one: Path | str, other: Path | str, **options: Any) -> bool:
+        asked = model_version(ModelOptions(name=str(one)))
+        return asked.agrees(model_version(ModelOptions(name=str(other), **options)))
+
+    folder = copy_of()
+    moved = Path(shutil.copytree(folder, tmp_path / "elsewhere" / folder.name))
+    assert agree(folder, moved)
+    assert agree(f"/not/here/{folder.name}", moved)
+    assert not agree(folder, moved, max_num_patches=16)
+    assert not agree("/not/here/another", moved)
+    weights = load_file(moved / "model.safetensors")
+    name = max(weights, key=lambda tensor: weights[tensor].numel())
+    save_file({**weights, name: weights[name] + 1}, moved / "model.safetensors")
+    assert not agree(folder, moved)
+
+    commit = "0123456789" * 4
+    assert agree("owner/model", "owner/model", revision="v1")
+    assert agree("owner/model", "owner/model", revision=commit)
+    assert not agree("owner/model", "another/model")
+    pinned = model_version(ModelOptions(name="owner/model", revision=commit))
+    other = model_version(ModelOptions(name="owner/model", revision="f" * 40))
+    assert not pinned.agrees(other)
+    assert str(pinned) == f"owner/model ({commit})"

@@ -1,0 +1,85 @@
+"""Why videos wait although services run: a run has failed, and nothing starts it again."""
+
+import contextlib
+from collections.abc import Sequence
+from typing import Final
+
+from siglip_pipeline.errors import LaunchError, RunFailedError
+from siglip_pipeline.runs.dagster_api import DagsterApi
+from siglip_pipeline.runs.left_undone import left_undone
+from siglip_pipeline.services.state import running
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.store.announced import AnnouncedUploads
+from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.videos import VideoState, VideoStore
+from siglip_pipeline.uploads.upload_store import is_in_part
+
+_ANSWER_SECONDS: Final = 5.0
+
+
+def why_videos_wait(database: Database, settings: Settings) -> str | None:
+    """Return which run of this home's services failed, why, and how many videos it left undone.
+
+    None if no services run here, if their Dagster does not answer, or if no such run is found.
+    """
+    with contextlib.suppress(LaunchError, RunFailedError):
+        if (api := _dagster(settings)) is None or not (runs := api.failed_runs()):
+            return None
+        states = {
+            video: state
+            for video, state in VideoStore(database).states().items()
+            if is_in_part(video, settings.part)
+        }
+        for run, videos in left_undone(api, runs, states):
+            return (
+                f"{api.failure(run)}; {len(videos):,} of the videos to come wait for it: once the "
+                "cause is mended, `siglip-pipeline materialize --all-missing` takes them up"
+            )
+    return None
+
+
+def take_up_again(database: Database, settings: Settings, videos: Sequence[str]) -> None:
+    """Have the sensor announce those of these videos again that earlier runs left undone."""
+    with contextlib.suppress(LaunchError, RunFailedError):
+        if (api := _dagster(settings)) is not None and (runs := api.failed_runs()):
+            left = left_undone(api, runs, _states(database, videos))
+            again = {video for _, undone in left for video in undone}
+            AnnouncedUploads(database).announce_again(sorted(again))
+
+
+def check_runs(
+    database: Database, settings: Settings, videos: Sequence[str], *, since: float
+) -> None:
+    """Look whether something will still be made of these videos.
+
+    Args:
+        database: their states.
+        settings: of the services' home.
+        videos: paths.
+        since: unix time of the beginning: earlier failures do not count.
+
+    Raises:
+        RunFailedError: a run over one of them has failed as a whole.
+    """
+    with contextlib.suppress(LaunchError):
+        if (api := _dagster(settings)) is None:
+            return
+        runs = [run for run in api.failed_runs(since=since) if not run.was_lost]
+        for run, undone in left_undone(api, runs, _states(database, videos) if runs else {}):
+            raise RunFailedError(f"{api.failure(run)}; {len(undone):,} of the videos wait for it")
+
+
+def _dagster(settings: Settings) -> DagsterApi | None:
+    services = running(settings.home)
+    if services is None:
+        return None
+    return DagsterApi(
+        services.dagster_url,
+        part=settings.part,
+        api_key=settings.api_key,
+        timeout_seconds=_ANSWER_SECONDS,
+    )
+
+
+def _states(database: Database, videos: Sequence[str]) -> dict[str, VideoState]:
+    return {row.video: row.state for row in VideoStore(database).named(videos)}

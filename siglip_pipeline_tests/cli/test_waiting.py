@@ -1,0 +1,136 @@
+"""What `status` and `ingest --wait` say of runs that failed as a whole, without an `up`."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from siglip_pipeline.cli import indexing, waiting
+from siglip_pipeline.cli.waiting import check_runs, take_up_again, why_videos_wait
+from siglip_pipeline.errors import LaunchError, RunFailedError
+from siglip_pipeline.records import Upload
+from siglip_pipeline.runs.dagster_api import FailedRun
+from siglip_pipeline.services.state import write_state
+from siglip_pipeline.settings import Settings
+from siglip_pipeline.store.announced import AnnouncedUploads
+from siglip_pipeline.store.database import Database
+from siglip_pipeline_tests.conftest import collection_settings
+
+VIDEOS = ["a.mp4", "b.mp4", "c.mp4", "d.mp4"]
+
+
+class _Dagster:
+    """A Dagster with some failed runs."""
+
+    def __init__(self, *runs: FailedRun) -> None:
+        self.runs = runs
+
+    def failed_runs(self, *, since: float = 0.0) -> Sequence[FailedRun]:
+        return self.runs
+
+    def partition_keys(self, asset: str) -> list[str]:
+        return VIDEOS
+
+    def failure(self, run: FailedRun) -> str:
+        return f"run {run.run_id} failed"
+
+
+def failed(asset: str, *ends: str, was_lost: bool = False) -> FailedRun:
+    return FailedRun(
+        run_id=f"{asset} {'-'.join(ends)}",
+        job="made",
+        assets=(asset,),
+        ends=(ends[0], ends[-1]) if ends else None,
+        was_lost=was_lost,
+    )
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database: Database) -> Settings:
+    """`a`, `b` and `c` are pending, `d` has frames."""
+    uploads = [Upload(path=video, size_bytes=1) for video in VIDEOS]
+    AnnouncedUploads(database).register(uploads)
+    with database.connection() as connection:
+        connection.execute(
+            "UPDATE videos SET source_sha256 = 'x', sampling = 'fps:1' WHERE path = 'd.mp4'"
+        )
+    return collection_settings(tmp_path, database.url.reveal())
+
+
+def dagster_is(monkeypatch: pytest.MonkeyPatch, *runs: FailedRun) -> None:
+    found: Any = _Dagster(*runs)
+    monkeypatch.setattr(waiting, "_dagster", lambda _: found)
+
+
+@pytest.mark.parametrize(
+    ("run", "told"),
+    [
+        (failed("video_frames", "b.mp4", "d.mp4"), "2 of the videos"),
+        (failed("video_frames", "d.mp4"), None),
+        (failed("frame_embeddings", "a.mp4", "d.mp4"), "1 of the videos"),
+        (failed("frame_embeddings", "a.mp4", "c.mp4"), None),
+        (failed("similarity_index"), None),
+        (failed("reconciliation"), None),
+        (failed("video_frames", "a.mp4", was_lost=True), "1 of the videos"),
+    ],
+)
+def test_status_names_the_failed_run_that_left_videos_undone(
+    settings: Settings,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    run: FailedRun,
+    told: str | None,
+) -> None:
+    dagster_is(monkeypatch, run)
+    why = why_videos_wait(database, settings)
+    assert (why is not None) is (told is not None)
+    assert told is None or (why or "").startswith(f"run {run.run_id} failed; {told}")
+
+
+def test_status_says_nothing_of_runs_where_none_can_be_asked(
+    settings: Settings, database: Database
+) -> None:
+    assert why_videos_wait(database, settings) is None
+    _services(settings)  # nothing listens there
+    assert why_videos_wait(database, settings) is None
+
+
+@pytest.mark.timeout(60)
+def test_waiting_ends_with_a_run_that_failed_over_its_videos(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _services(settings)
+    lost = failed("video_frames", "a.mp4", was_lost=True)
+    dagster_is(monkeypatch, lost, failed("video_frames", "b.mp4", "c.mp4"))
+    check_runs(database, settings, ["a.mp4", "d.mp4"], since=0)
+    with pytest.raises(
+        RunFailedError, match=r"run video_frames b\.mp4-c\.mp4 failed; 1 of the videos"
+    ):
+        indexing._await_settled(database, settings, ["a.mp4", "c.mp4"])
+
+
+def test_what_earlier_runs_left_undone_is_announced_again(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dagster_is(monkeypatch, failed("video_frames", "a.mp4"), failed("video_frames", "c.mp4"))
+    take_up_again(database, settings, ["b.mp4", "c.mp4"])
+    announced = AnnouncedUploads(database).listed_fingerprints()
+    assert [video for video in VIDEOS if announced[video] == ""] == ["c.mp4"]
+
+
+def test_waiting_ends_where_the_services_have_ended(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexing, "_RESTART_SECONDS", 0.5)
+    began = time.monotonic()
+    with pytest.raises(LaunchError, match="have ended: start `siglip-pipeline up` again"):
+        indexing._await_settled(database, settings, ["a.mp4"])
+    assert time.monotonic() - began < 60
+
+
+def _services(settings: Settings) -> None:
+    settings.home.mkdir(exist_ok=True)
+    urls = {"dagster_url": "http://127.0.0.1:1", "page_url": "http://127.0.0.1:2"}
+    write_state(settings.home, **urls, children=[], sockets=settings.home)
