@@ -1,6 +1,7 @@
 """Asks a running Dagster, over GraphQL, to materialize videos: the calls that its own UI makes."""
 
 import json
+import re
 import time
 import urllib.error
 import urllib.request
@@ -29,6 +30,8 @@ WILL_RETRY_TAG: Final = "dagster/will_retry"
 AUTO_RETRY_RUN_ID_TAG: Final = "dagster/auto_retry_run_id"
 FAILURE_REASON_TAG: Final = "dagster/failure_reason"
 PARTITION_TAG: Final = "dagster/partition"
+_OWN: Final = re.compile(r"^siglip_pipeline\.errors\.\w+: ")
+"""What Dagster puts before the message of an error of this package."""
 _LOST: Final = ("UNEXPECTED_TERMINATION", "START_TIMEOUT")
 
 FINISHED: Final = frozenset(
@@ -337,7 +340,7 @@ class DagsterApi:
         if answer["__typename"] != "Run":
             raise RunFailedError(f"run {run_id}: {_why(answer)}")
         errors = [event["error"] for event in answer["eventConnection"]["events"] if event]
-        reasons = [(e["cause"] or e)["message"].strip() for e in errors if e]
+        reasons = [_OWN.sub("", (e["cause"] or e)["message"].strip()) for e in errors if e]
         return f"{'; '.join(reasons) or 'its process ended'} ({self._url}/runs/{run_id})"
 
     def _path(self, asset: str) -> list[str]:

@@ -451,8 +451,7 @@ def test_a_run_that_fails_is_found_with_its_reason(up: Up) -> None:
     up.wait_until(lambda: api.run_state(run).has_ended, seconds=120)
     failed = api.failed_run(since=began)
     assert failed is not None
-    assert "a run of similarity_index failed: " in failed
-    assert "SIGLIP_DEVICE='gpu': is not a device; allowed are auto, cuda, cuda:N" in failed
+    assert failed.startswith("a run of similarity_index failed: SIGLIP_DEVICE='gpu': is not a")
     assert failed.endswith(f"({up.dagster_url}/runs/{run})")
     assert api.failed_run(since=time.time()) is None
 
