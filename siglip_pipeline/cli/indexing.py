@@ -167,7 +167,8 @@ def materialize_uploads(
 ) -> MaterializeDocument:
     """Index the chosen uploads: through a running Dagster, or in this process if there is none.
 
-    Videos chosen by their state whose upload is gone are named and left out.
+    Videos chosen by their state whose upload is gone are named and left out, and so are those
+    without frames where ``assets`` has none made.
 
     Raises:
         QueryError: nothing was chosen, or an asset is unknown.
@@ -190,10 +191,12 @@ def materialize_uploads(
             "--no-wait needs a running Dagster that goes on: start `siglip-pipeline up`, or name "
             "one with --dagster-url"
         )
-    videos, skipped = _chosen_videos(settings, uploads, choice)
+    wanted = [stage for stage in Stage if stage in (assets or Stage)]
+    videos, skipped = _chosen_videos(
+        settings, uploads, choice, need_frames=Stage.FRAMES not in wanted
+    )
     for entry in () if quiet else skipped:
         console.err.print(f"skipped {shown(entry.video)}: {entry.reason}", style="yellow")
-    wanted = [stage for stage in Stage if stage in (assets or Stage)]
     began = time.monotonic()
     if not videos:
         result = Outcome()
@@ -217,9 +220,12 @@ def materialize_uploads(
 
 
 def _chosen_videos(
-    settings: Settings, uploads: UploadStore, choice: Choice
+    settings: Settings, uploads: UploadStore, choice: Choice, *, need_frames: bool
 ) -> tuple[list[str], tuple[SkippedVideo, ...]]:
-    """Return the chosen uploads, sorted, and those chosen by state whose upload is gone.
+    """Return the chosen uploads, sorted, and those of which nothing can be made.
+
+    These are the ones chosen by state whose upload is gone, and with ``need_frames`` those that
+    have none yet.
 
     The named ones were looked up, and a listing shows what exists: only the others are looked up.
     """
@@ -248,6 +254,11 @@ def _chosen_videos(
             skipped.append(SkippedVideo(video=video, reason=str(error)))
         else:
             existing.add(video)
+    if need_frames:
+        early = {video for video in existing if states.get(video, "pending") == "pending"}
+        existing -= early
+        reason = "it has no frames yet: leave out --assets, or name video_frames too"
+        skipped += [SkippedVideo(video=video, reason=reason) for video in sorted(early)]
     return sorted(existing), tuple(skipped)
 
 

@@ -78,7 +78,8 @@ def materialize_videos(
         keep_connections(instance)
         with open_database(DatabaseOptions.from_settings(settings)) as database:
             uploads = UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
-            keys = register_videos(InstanceRegistry(instance), database, uploads, videos)
+            registry = InstanceRegistry(instance)
+            keys = register_videos(registry, database, uploads, videos, assets=assets)
             watched = bool(WatchStore(database).all())
         ok = True
         for asset in PER_VIDEO:

@@ -61,7 +61,7 @@ def materialize_remotely(
         RunFailedError: Dagster could not do it, for another reason than single videos.
     """
     with open_database(DatabaseOptions.from_settings(settings)) as database:
-        keys = register_videos(api, database, _uploads(settings), videos)
+        keys = register_videos(api, database, _uploads(settings), videos, assets=assets)
         if len(keys) > MOST_DIRECT:
             for launch in _backfills(api, keys, assets=assets, force=force):
                 _wait_for_backfill(api, launch())
@@ -92,7 +92,7 @@ def start_backfills(
     :func:`materialize_remotely`.
     """
     with open_database(DatabaseOptions.from_settings(settings)) as database:
-        keys = register_videos(api, database, _uploads(settings), videos)
+        keys = register_videos(api, database, _uploads(settings), videos, assets=assets)
     return [launch() for launch in _backfills(api, keys, assets=assets, force=force)]
 
 

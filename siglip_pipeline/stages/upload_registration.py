@@ -2,11 +2,11 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, Protocol
 
 from siglip_pipeline.errors import UploadNotFoundError
-from siglip_pipeline.records import Upload
+from siglip_pipeline.records import Stage, Upload
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.uploads.names import partition_key
@@ -59,7 +59,12 @@ def register_uploads(
 
 
 def register_videos(
-    registry: Registry, database: Database, uploads: UploadStore, videos: Sequence[str]
+    registry: Registry,
+    database: Database,
+    uploads: UploadStore,
+    videos: Sequence[str],
+    *,
+    assets: Collection[Stage],
 ) -> list[str]:
     """Register uploads that a person named, and return their partition keys.
 
@@ -70,6 +75,8 @@ def register_videos(
         database: the database of videos.
         uploads: the store that holds them.
         videos: paths below UPLOADS.
+        assets: what is to be made of them. Without their frames none is registered: the sensor
+            would take the upload for one that is sampled.
 
     Raises:
         UploadNotFoundError: none of the paths is below UPLOADS; with the reason of the last.
@@ -83,7 +90,8 @@ def register_videos(
             missing.append(video)
             if len(missing) == len(videos):
                 raise
-    register_uploads(registry, AnnouncedUploads(database), named)
+    if Stage.FRAMES in assets:
+        register_uploads(registry, AnnouncedUploads(database), named)
     gone = [partition_key(video) for video in missing]
     if gone:
         registry.add_partitions(gone)

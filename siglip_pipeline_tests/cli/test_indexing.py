@@ -60,6 +60,8 @@ def test_the_model_loads_while_videos_are_decoded(
     monkeypatch.setattr(indexing, "watch_until", no_status)
     settings = collection_settings(tmp_path, database_url, dagster_postgres_url=database_url)
     (tmp_path / "uploads" / "one.mp4").write_bytes(b"not decoded here")
+    with open_database(DatabaseOptions.from_settings(settings)) as database:
+        note_failure(VideoStore(database), VideoError("one.mp4", "no film"), Stage.FRAMES)
     document = materialize_uploads(
         settings,
         Choice(videos=["one.mp4"]),

@@ -410,6 +410,35 @@ def test_a_deleted_upload_is_skipped_and_named_and_the_others_are_made(
     assert document["indexed"] == document["videos"] == ["sub/two.mkv"]
 
 
+def test_an_upload_without_frames_is_skipped_and_left_to_the_sensor(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the assets that were named do not make them: registered, it would never be sampled."""
+    uploads = Path(collection.settings.uploads)
+    shutil.copyfile(collection.films[0].path, uploads / "later.mp4")
+    try:
+        code, document = _run_cli(
+            monkeypatch,
+            capsys,
+            "materialize",
+            "later.mp4",
+            "--assets",
+            "frame_embeddings",
+            "--json",
+        )
+        assert code == 1
+        assert document["videos"] == document["indexed"] == []
+        (skipped,) = document["skipped"]
+        assert skipped["video"] == "later.mp4"
+        assert "no frames yet" in skipped["reason"]
+        # A changed upload has frames, and its change is not announced either.
+        materialize_videos(collection.settings, ["later.mp4"], assets=[Stage.SIMILARITY])
+        with open_database(DatabaseOptions.from_settings(collection.settings)) as database:
+            assert "later.mp4" not in VideoStore(database).states()
+    finally:
+        (uploads / "later.mp4").unlink()
+
+
 def test_an_upload_that_is_deleted_before_it_is_registered_fails_alone(
     collection: Collection,
 ) -> None:
