@@ -96,6 +96,7 @@ def up(
     New files in SIGLIP_UPLOADS are found and indexed automatically.
     """
     from siglip_pipeline.services.up import launch
+    from siglip_pipeline.video.sandbox import sandbox_report
 
     settings = _settings(dagster_port=port, host=host, page_port=page_port)
     _make_uploads_folder(settings)
@@ -107,6 +108,7 @@ def up(
         console.err.print(f"  home           {settings.home}")
         console.err.print(f"  logs           {settings.home / 'logs'}")
         console.err.print(f"  model          {settings.model_name}")
+        console.err.print(f"  decoding       held by {sandbox_report()}")
         console.err.print("Running. Put videos into the uploads folder; Ctrl-C stops everything.")
         launcher.run()
     console.err.print("Stopped. `siglip-pipeline up` continues the work.")

@@ -42,7 +42,7 @@ from siglip_pipeline.stages.frames_options import FramesOptions
 from siglip_pipeline.store.database import DatabaseOptions, embedded_server, open_database
 from siglip_pipeline.text.in_words import duration_in_words
 from siglip_pipeline.text.url_host import url_host
-from siglip_pipeline.video.sandbox import sandbox_report, sandbox_warning
+from siglip_pipeline.video.sandbox import sandbox_warning
 
 logger = logging.getLogger(__name__)
 
@@ -268,7 +268,6 @@ def launch(settings: Settings) -> Iterator[Launcher]:
         server = None if external else embedded_server(DatabaseOptions.from_settings(settings))
         settings = stack.enter_context(with_databases(settings))
         _check_definitions(settings)
-        logger.info("processes that decode are held by: %s", sandbox_report())
         if (warning := sandbox_warning()) is not None:
             logger.warning("%s", warning)
         with open_database(DatabaseOptions.from_settings(settings)):

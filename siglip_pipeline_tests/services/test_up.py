@@ -49,6 +49,7 @@ from siglip_pipeline.stages.status import StatusOptions, collect_status
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import DatabaseOptions, open_database
 from siglip_pipeline.text.json_form import to_json
+from siglip_pipeline.video.sandbox import sandbox_report
 from siglip_pipeline_tests.conftest import folder_for_postgres
 from siglip_pipeline_tests.files.test_private_files import open_to_others
 from siglip_pipeline_tests.processes import command_of, descendants
@@ -300,6 +301,11 @@ def other_page(
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://{request.param}:{server.server_port}/"
         server.shutdown()
+
+
+def test_it_says_what_its_decoders_are_held_by(up: Up) -> None:
+    """At the usual level of the log, as docs/security.md promises."""
+    assert f"held by {sandbox_report()}" in up.log.read_text()
 
 
 def test_the_code_server_can_be_reached_by_this_user_alone(up: Up) -> None:
