@@ -73,6 +73,7 @@ def dagster_is(monkeypatch: pytest.MonkeyPatch, *runs: FailedRun) -> None:
         (failed("frame_embeddings", "a.mp4", "c.mp4"), None),
         (failed("similarity_index"), None),
         (failed("reconciliation"), None),
+        (failed("video_frames"), None),
         (failed("video_frames", "a.mp4", was_lost=True), "1 of the videos"),
     ],
 )
