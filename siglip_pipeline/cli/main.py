@@ -330,8 +330,8 @@ def status(json_: Json = False) -> None:
         if report.pending:
             from siglip_pipeline.cli.waiting import why_videos_wait
 
-            if (why := why_videos_wait(database, settings)) is not None:
-                report = replace(report, warnings=(*report.warnings, why))
+            why = why_videos_wait(database, settings)
+            report = replace(report, warnings=(*report.warnings, *why))
     if json_:
         console.print_json(report.document())
     else:

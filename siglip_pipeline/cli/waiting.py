@@ -1,4 +1,4 @@
-"""Why videos wait although services run: a run has failed, and nothing starts it again."""
+"""Why videos wait although services run: a run has failed for good, or a sensor is off."""
 
 import contextlib
 from collections.abc import Sequence
@@ -15,27 +15,31 @@ from siglip_pipeline.store.videos import VideoState, VideoStore
 from siglip_pipeline.uploads.upload_store import is_in_part
 
 _ANSWER_SECONDS: Final = 5.0
+_TAKE_UP: Final = ("new_uploads", "automation")
+"""The sensors without which nothing is made of an upload."""
 
 
-def why_videos_wait(database: Database, settings: Settings) -> str | None:
-    """Return which run of this home's services failed, why, and how many videos it left undone.
+def why_videos_wait(database: Database, settings: Settings) -> tuple[str, ...]:
+    """Return what keeps videos waiting: a failed run of this home's services, sensors that are off.
 
-    None if no services run here, if their Dagster does not answer, or if no such run is found.
+    Nothing if no services run here, or if their Dagster does not answer.
     """
+    found: list[str] = []
     with contextlib.suppress(LaunchError, RunFailedError):
-        if (api := _dagster(settings)) is None or not (runs := api.failed_runs()):
-            return None
-        states = {
-            video: state
-            for video, state in VideoStore(database).states().items()
-            if is_in_part(video, settings.part)
-        }
-        for run, videos in left_undone(api, runs, states):
-            return (
+        if (api := _dagster(settings)) is None:
+            return ()
+        if (off := _sensors_are_off(api)) is not None:
+            found.append(off)
+        runs = api.failed_runs()
+        states = VideoStore(database).states() if runs else {}
+        mine = {video: state for video, state in states.items() if is_in_part(video, settings.part)}
+        for run, videos in left_undone(api, runs, mine):
+            found.append(
                 f"{api.failure(run)}; {len(videos):,} of the videos to come wait for it: once the "
                 "cause is mended, `siglip-pipeline materialize --all-missing` takes them up"
             )
-    return None
+            break
+    return tuple(found)
 
 
 def take_up_again(database: Database, settings: Settings, videos: Sequence[str]) -> None:
@@ -59,14 +63,26 @@ def check_runs(
         since: unix time of the beginning: earlier failures do not count.
 
     Raises:
-        RunFailedError: a run over one of them has failed as a whole.
+        RunFailedError: a run over one of them has failed as a whole, or a sensor is off.
     """
     with contextlib.suppress(LaunchError):
         if (api := _dagster(settings)) is None:
             return
+        if (off := _sensors_are_off(api)) is not None:
+            raise RunFailedError(off)
         runs = [run for run in api.failed_runs(since=since) if not run.was_lost]
         for run, undone in left_undone(api, runs, _states(database, videos) if runs else {}):
             raise RunFailedError(f"{api.failure(run)}; {len(undone):,} of the videos wait for it")
+
+
+def _sensors_are_off(api: DagsterApi) -> str | None:
+    stopped = [name for name in api.stopped_sensors() if name in _TAKE_UP]
+    if not stopped:
+        return None
+    return (
+        f"switched off in Dagster: {' and '.join(stopped)}. Switch it on under Automation there, "
+        "or take up new videos with `siglip-pipeline materialize --all-missing`"
+    )
 
 
 def _dagster(settings: Settings) -> DagsterApi | None:

@@ -82,6 +82,12 @@ query($id: ID!) { runOrError(runId: $id) { __typename
   ... on RunNotFoundError { message } ... on PythonError { message } } }
 """
 
+_SENSORS: Final = """
+query($repository: RepositorySelector!) { sensorsOrError(repositorySelector: $repository) {
+  ... on Sensors { results { name sensorState { status } } }
+  ... on PythonError { message } } }
+"""
+
 _FAILED_RUNS: Final = """
 query($since: Float!) { runsOrError(
   filter: {statuses: [FAILURE], updatedAfter: $since}, limit: 100) {
@@ -168,10 +174,7 @@ class DagsterApi:
 
     def add_partitions(self, keys: Sequence[str]) -> None:
         """Add dynamic partitions, in this order; existing ones stay."""
-        repository = {
-            "repositoryName": self._repository.name,
-            "repositoryLocationName": self._repository.location,
-        }
+        repository = self._repository_selector()
         name = partitions_name(self._part)
         for key in keys:
             variables = {"repository": repository, "set": name, "key": key}
@@ -257,11 +260,7 @@ class DagsterApi:
             tags: of the run; a range of partitions is given so.
             config: of the run.
         """
-        selector: dict[str, Any] = {
-            "repositoryName": self._repository.name,
-            "repositoryLocationName": self._repository.location,
-            "jobName": job,
-        }
+        selector: dict[str, Any] = {**self._repository_selector(), "jobName": job}
         if asset is not None:
             selector["assetSelection"] = [{"path": self._path(asset)}]
         params = {
@@ -292,6 +291,16 @@ class DagsterApi:
             will_retry=tags.get(WILL_RETRY_TAG) == "true",
             retried_as=tags.get(AUTO_RETRY_RUN_ID_TAG),
         )
+
+    def stopped_sensors(self) -> list[str]:
+        """Return the names of the sensors that are switched off."""
+        variables = {"repository": self._repository_selector()}
+        answer = self._ask(_SENSORS, variables)["sensorsOrError"]
+        return [
+            sensor["name"]
+            for sensor in answer.get("results", [])
+            if sensor["sensorState"]["status"] == "STOPPED"
+        ]
 
     def failed_runs(self, *, since: float = 0.0) -> list[FailedRun]:
         """Return the runs that failed, newest first, without those that Dagster is to start again.
@@ -342,6 +351,12 @@ class DagsterApi:
         errors = [event["error"] for event in answer["eventConnection"]["events"] if event]
         reasons = [_OWN.sub("", (e["cause"] or e)["message"].strip()) for e in errors if e]
         return f"{'; '.join(reasons) or 'its process ended'} ({self._url}/runs/{run_id})"
+
+    def _repository_selector(self) -> dict[str, str]:
+        return {
+            "repositoryName": self._repository.name,
+            "repositoryLocationName": self._repository.location,
+        }
 
     def _path(self, asset: str) -> list[str]:
         return asset_path(asset, self._part)

@@ -24,8 +24,11 @@ VIDEOS = ["a.mp4", "b.mp4", "c.mp4", "d.mp4"]
 class _Dagster:
     """A Dagster with some failed runs."""
 
-    def __init__(self, *runs: FailedRun) -> None:
-        self.runs = runs
+    def __init__(self, *runs: FailedRun, stopped: Sequence[str] = ()) -> None:
+        self.runs, self.stopped = runs, [*stopped]
+
+    def stopped_sensors(self) -> list[str]:
+        return self.stopped
 
     def failed_runs(self, *, since: float = 0.0) -> Sequence[FailedRun]:
         return self.runs
@@ -59,8 +62,10 @@ def settings(tmp_path: Path, database: Database) -> Settings:
     return collection_settings(tmp_path, database.url.reveal())
 
 
-def dagster_is(monkeypatch: pytest.MonkeyPatch, *runs: FailedRun) -> None:
-    found: Any = _Dagster(*runs)
+def dagster_is(
+    monkeypatch: pytest.MonkeyPatch, *runs: FailedRun, stopped: Sequence[str] = ()
+) -> None:
+    found: Any = _Dagster(*runs, stopped=stopped)
     monkeypatch.setattr(waiting, "_dagster", lambda _: found)
 
 
@@ -86,16 +91,30 @@ def test_status_names_the_failed_run_that_left_videos_undone(
 ) -> None:
     dagster_is(monkeypatch, run)
     why = why_videos_wait(database, settings)
-    assert (why is not None) is (told is not None)
-    assert told is None or (why or "").startswith(f"run {run.run_id} failed; {told}")
+    assert len(why) == (told is not None)
+    assert told is None or why[0].startswith(f"run {run.run_id} failed; {told}")
+
+
+def test_a_sensor_that_is_off_is_told_and_ends_waiting(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The upgrade in docs/operations.md switches them off, and on again."""
+    dagster_is(monkeypatch, stopped=["automation", "new_uploads", "watch_messages"])
+    [why] = why_videos_wait(database, settings)
+    assert why.startswith("switched off in Dagster: automation and new_uploads. Switch it on")
+    with pytest.raises(RunFailedError, match="switched off in Dagster"):
+        check_runs(database, settings, ["a.mp4"], since=0)
+    dagster_is(monkeypatch, stopped=["watch_messages"])
+    assert why_videos_wait(database, settings) == ()
+    check_runs(database, settings, ["a.mp4"], since=0)
 
 
 def test_status_says_nothing_of_runs_where_none_can_be_asked(
     settings: Settings, database: Database
 ) -> None:
-    assert why_videos_wait(database, settings) is None
+    assert why_videos_wait(database, settings) == ()
     _services(settings)  # nothing listens there
-    assert why_videos_wait(database, settings) is None
+    assert why_videos_wait(database, settings) == ()
 
 
 @pytest.mark.timeout(60)

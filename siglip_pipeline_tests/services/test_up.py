@@ -488,6 +488,23 @@ def test_videos_that_a_failed_run_left_undone_are_told_and_taken_up(up: Up, tmp_
     assert json.loads(cli(up.settings, "status", "--json").stdout)["warnings"] == []
 
 
+def test_sensors_that_a_person_has_switched_off_are_known(up: Up) -> None:
+    api = DagsterApi(up.dagster_url)
+    assert api.stopped_sensors() == []
+    selector = (
+        '{repositoryName: "__repository__", repositoryLocationName: "siglip_pipeline",'
+        ' sensorName: "watch_messages"}'
+    )
+    found = (
+        f"sensorOrError(sensorSelector: {selector}) {{ ... on Sensor {{ sensorState {{ id }} }} }}"
+    )
+    sensor = up.ask(f"{{ {found} }}")["sensorOrError"]["sensorState"]["id"]
+    up.ask(f'mutation {{ stopSensor(id: "{sensor}") {{ __typename }} }}')
+    assert api.stopped_sensors() == ["watch_messages"]
+    up.ask(f"mutation {{ startSensor(sensorSelector: {selector}) {{ __typename }} }}")
+    assert api.stopped_sensors() == []
+
+
 def _note_down(home: Path, *, sockets: Path) -> None:
     urls = {"dagster_url": "http://127.0.0.1:1", "page_url": "http://127.0.0.1:2"}
     write_state(home, **urls, children=[], sockets=sockets)
