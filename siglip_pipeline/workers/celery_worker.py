@@ -48,6 +48,7 @@ from siglip_pipeline.services.instance import open_instance
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database, DatabaseOptions, open_database, where
 from siglip_pipeline.store.models import ModelStore
+from siglip_pipeline.text.in_words import in_one_line
 from siglip_pipeline.text.secret import SecretUrl
 from siglip_pipeline.workers.connection_check import ConnectionCheck
 from siglip_pipeline.workers.leases import renewed_lease
@@ -167,7 +168,18 @@ def worker_app(settings: Settings) -> Celery:
         base=type("ConfiguredStepTask", (StepTask,), {"settings": settings}),
     )
     app.steps["consumer"].add(ConnectionCheck)
+    logging.getLogger("celery.backends.base").addFilter(_with_reason_in_one_line)
     return app
+
+
+def _with_reason_in_one_line(record: logging.LogRecord) -> bool:
+    """Put the reason of a try to store a result in its line: Celery tries 120 times, each with a
+    traceback of a hundred lines.
+    """
+    if record.exc_info and record.exc_info[1] is not None:
+        record.msg, record.args = f"{record.getMessage()} {in_one_line(record.exc_info[1])}", ()
+        record.exc_info = None
+    return True
 
 
 def run_worker(settings: Settings, queues: Sequence[str], *, name: str | None = None) -> int:

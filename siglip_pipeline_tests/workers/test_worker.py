@@ -8,11 +8,13 @@ from unittest.mock import MagicMock
 
 import dagster as dg
 import pytest
+import sqlalchemy.exc
 from celery import Celery
 
 from siglip_pipeline.cli import main as cli
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.errors import SettingsError
+from siglip_pipeline.services.ports import free_port
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelStore, activate
@@ -41,6 +43,22 @@ def test_a_step_of_a_run_that_is_not_there_fails_with_the_reason(
     ):
         task({}, {})
     assert "secret" not in str(said.value)
+
+
+def test_a_result_that_cannot_be_stored_is_said_in_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Celery writes a traceback of a hundred lines for each of its 120 tries."""
+    url = f"db+postgresql+psycopg2://me:hunter2@127.0.0.1:{free_port()}/results"
+    settings = Settings.load(celery_broker_url=NO_BROKER, celery_backend_url=url)
+    app = celery_worker.worker_app(settings)
+    app.conf.result_backend_max_retries = 1
+    with pytest.raises(sqlalchemy.exc.OperationalError):
+        _ = app.backend  # looks for its tables
+    (record,) = [record for record in caplog.records if record.name == "celery.backends.base"]
+    assert "Retrying 0 more times. " in record.message
+    assert "Connection refused" in record.message
+    assert record.exc_info is None
+    assert "\n" not in record.message
+    assert "hunter2" not in record.message
 
 
 def test_a_queue_to_which_no_step_goes_is_refused(
