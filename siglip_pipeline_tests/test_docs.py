@@ -14,6 +14,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import build_docs  # noqa: E402
 import check_promises  # noqa: E402
 
+from siglip_pipeline.settings import Settings  # noqa: E402
+
 
 @pytest.mark.slow
 def test_what_leads_nowhere_fails_the_build(
@@ -44,6 +46,16 @@ def test_what_leads_nowhere_fails_the_build(
         "siglip_pipeline.search.NoSuchName could not be found",
     ):
         assert part in said
+
+
+def test_the_file_for_nginx_passes_on_what_the_services_need() -> None:
+    """It was run by hand: a proxy that drops the port from Host makes each page foreign."""
+    page = (ROOT / "docs" / "security.md").read_text()
+    nginx = page.partition("```nginx\n")[2].partition("```")[0]
+    assert "proxy_set_header Host $http_host;" in nginx
+    largest = re.search(r"client_max_body_size (\d+)m;", nginx)
+    assert largest is not None
+    assert int(largest[1]) > Settings.model_fields["http_max_body_mib"].default
 
 
 def _architecture() -> str:
