@@ -545,6 +545,7 @@ def test_a_push_of_videos_is_indexed(services: Services, tmp_path: Path) -> None
     before = commit()
     assert run(str(PUSHED), before).returncode == 0
     services.render("first.mp4", "a folder/second.mp4", folder=tmp_path / "videos")
+    (tmp_path / "videos" / "first.srt").write_text("travels with its video")
     commit()
     pushed = run(str(PUSHED), before)
     assert pushed.returncode == 0, pushed.stderr
@@ -554,6 +555,10 @@ def test_a_push_of_videos_is_indexed(services: Services, tmp_path: Path) -> None
     (tmp_path / "videos" / "broken.mp4").write_text("no film")
     commit()
     assert run(str(PUSHED), "HEAD~1").returncode != 0
+    (tmp_path / "videos" / "kept.txt").write_text("notes alone")
+    commit()
+    pushed = run(str(PUSHED), "HEAD~1")
+    assert pushed.returncode == 0, pushed.stderr
 
 
 @pytest.mark.parametrize("flag", ["--stale", "--failed"])
