@@ -26,6 +26,7 @@ IndexKind = Literal["auto", "moments", "hnsw", "hnsw_binary", "ivfflat", "exact"
 
 _ORIGIN = re.compile(r"https?://[^\s@/?#,]+/?", re.IGNORECASE)
 _BROKER: Final = re.compile(r"(rediss?|sentinel|amqps?|pyamqp)://\S+")
+_BACKEND: Final = re.compile(r"(rediss?|sentinel|db\+[a-z0-9+]+)://\S+")
 _PREFIX: Final = "SIGLIP_"
 _KEY: Final = re.compile(r"[\x21-\x7e]{16,}")
 _DEVICE: Final = re.compile(r"auto|cuda(:[0-9]{1,4})?|mps|cpu")
@@ -333,8 +334,9 @@ class Settings(BaseModel):
     )
     celery_backend_url: SecretUrl | None = Field(
         None,
-        description="Where results of steps are kept. Unset: a Redis broker itself; beside "
-        "RabbitMQ, Dagster's own Postgres.",
+        description="Where results of steps are kept, `redis://…` or "
+        "`db+postgresql+psycopg2://…`. Unset: a Redis broker itself; beside RabbitMQ, Dagster's "
+        "own Postgres.",
     )
     celery_visibility_seconds: int = Field(
         180,
@@ -564,6 +566,16 @@ class Settings(BaseModel):
         if url is not None and not _BROKER.fullmatch(url.reveal()):
             raise ValueError(
                 "must start with redis://, rediss://, sentinel://, amqp:// or amqps://"
+            )
+        return url
+
+    @field_validator("celery_backend_url")
+    @classmethod
+    def _known_backend(cls, url: SecretUrl | None) -> SecretUrl | None:
+        # Celery takes the scheme of another for the name of a module to import.
+        if url is not None and not _BACKEND.fullmatch(url.reveal()):
+            raise ValueError(
+                "must start with db+postgresql+psycopg2://, redis://, rediss:// or sentinel://"
             )
         return url
 

@@ -123,3 +123,13 @@ def test_numpy_computes_in_one_thread_unless_told_otherwise(
         monkeypatch.delenv("OPENBLAS_NUM_THREADS")
     compute_in_one_thread()
     assert os.environ["OPENBLAS_NUM_THREADS"] == threads
+
+
+@pytest.mark.parametrize("url", ["postgresql://me:hunter2@db/x", "rpc://", "mydb"])
+def test_a_place_of_results_that_celery_would_import_is_refused(url: str) -> None:
+    """It looked for a module of the scheme's name, and ended with a traceback."""
+    with pytest.raises(SettingsError, match=r"BACKEND_URL.*must start with db") as said:
+        Settings.load(celery_backend_url=url)
+    assert "hunter2" not in str(said.value)
+    for usable in ("db+postgresql+psycopg2://me:x@db/x", "redis://r/1", "sentinel://a:1;b:2"):
+        assert Settings.load(celery_backend_url=usable).celery_backend_url is not None
