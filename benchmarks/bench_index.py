@@ -21,7 +21,7 @@ from library_index import against_library
 from real_footage import RealFootage
 from store_report import Case, print_report
 from timing import alternate, searcher
-from vectors import Footage
+from vectors import FRAMES_PER_VIDEO, Footage
 
 from siglip_pipeline.records import FloatArray, ModelSpec
 from siglip_pipeline.settings import Settings
@@ -57,6 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--frames", type=int, nargs="+", default=[100_000, 500_000, 1_000_000])
     parser.add_argument("--neighbours", type=float, nargs="+", default=[0.97, 0.93])
     parser.add_argument("--dim", type=int, default=768)
+    parser.add_argument("--per-video", type=int, default=FRAMES_PER_VIDEO, help="frames of each")
+    parser.add_argument(
+        "--shared", type=int, default=0, help="frames at both ends that are the same in all videos"
+    )
     parser.add_argument("--threshold", type=float, default=None, help="moment_threshold")
     parser.add_argument("--others", nargs="*", default=["hnsw"], help="kinds to compare with")
     parser.add_argument("--no-library", action="store_true", help="leave faiss and hnswlib out")
@@ -76,7 +80,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for frames in sizes:
         for neighbours in options.neighbours:
             log(f"{frames:,} frames, neighbours at {neighbours}")
-            made = MadeFootage(Footage(frames, dim=options.dim, neighbours=neighbours))
+            footage = Footage(
+                frames,
+                dim=options.dim,
+                neighbours=neighbours,
+                per_video=options.per_video,
+                shared=options.shared,
+            )
+            made = MadeFootage(footage)
             cases += run(made, options.threshold, options.others, not options.no_library)
     print_report("index", cases, as_json=options.json)
 

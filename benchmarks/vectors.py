@@ -35,11 +35,14 @@ class Footage:
     scene_frames: int = 40
     """Mean length of a scene; lengths are geometric."""
     seed: int = 7
+    per_video: int = FRAMES_PER_VIDEO
+    shared: int = 0
+    """Frames at the start of each video that are the same in all, and as many at its end."""
 
     @property
     def videos(self) -> int:
         """How many videos the frames make up."""
-        return -(-self.frames // FRAMES_PER_VIDEO)
+        return -(-self.frames // self.per_video)
 
     def __iter__(self) -> Iterator[EmbeddingBatch]:
         """Video by video."""
@@ -48,13 +51,16 @@ class Footage:
     def since(self, first: int) -> Iterator[EmbeddingBatch]:
         """From that video on."""
         for video in range(first, self.videos):
-            count = min(FRAMES_PER_VIDEO, self.frames - video * FRAMES_PER_VIDEO)
+            count = self._length(video)
             yield EmbeddingBatch(
                 video=f"made/{video:06d}.mp4",
                 frame_index_N=np.arange(count, dtype=np.int64) * 25,
                 time_seconds_N=np.arange(count, dtype=np.float64),
                 embeddings_ND=self._video(video, count),
             )
+
+    def _length(self, video: int) -> int:
+        return min(self.per_video, self.frames - video * self.per_video)
 
     def _topics(self) -> FloatArray:
         count = max(4, self.videos // 25)
@@ -85,6 +91,12 @@ class Footage:
             )
             walk_ND = _walk(walk_rng, int(end - start), self.dim, step)
             frames_ND[start:end] = fixed_D + np.sqrt(WALK) * walk_ND
+        if self.shared:
+            own = np.random.default_rng([self.seed, 4])
+            first_D, last_D = _directions(own, 2, self.dim)
+            common_D = np.sqrt(COMMON) * self._common()
+            frames_ND[: self.shared] = common_D + np.sqrt(1 - COMMON) * first_D
+            frames_ND[-self.shared :] = common_D + np.sqrt(1 - COMMON) * last_D
         return _unit(frames_ND)
 
     def picture_queries(self, count: int) -> FloatArray:
@@ -92,7 +104,7 @@ class Footage:
         rng = np.random.default_rng([self.seed, 100])
         queries = []
         for video in rng.integers(self.videos, size=count):
-            length = min(FRAMES_PER_VIDEO, self.frames - int(video) * FRAMES_PER_VIDEO)
+            length = self._length(int(video))
             frames_ND = self._video(int(video), length, extra_seed=1)
             queries.append(frames_ND[rng.integers(length)])
         return np.array(queries)

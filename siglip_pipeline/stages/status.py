@@ -131,7 +131,8 @@ def collect_status(database: Database, options: StatusOptions) -> PipelineStatus
         listing, refused = uploads.survey()
         known = videos.paths()
         unannounced = sum(upload.path not in known for upload in listing)
-    warning = partition_warning(
+    index = live_index(database, model.model_id) if model else None
+    many = partition_warning(
         AnnouncedUploads(database).count(shard=options.shard) + unannounced,
         shard=options.shard,
         limit=options.partition_limit,
@@ -149,9 +150,11 @@ def collect_status(database: Database, options: StatusOptions) -> PipelineStatus
         vectors=counts.vectors,
         out_of_date=out_of_date(database, options.wanted, listing=listing),
         video_warnings=tuple(videos.warnings()),
-        warnings=tuple(filter(None, (_no_folder(options), warning, sandbox_warning()))),
+        warnings=tuple(
+            filter(None, (_no_folder(options), many, _no_index(index), sandbox_warning()))
+        ),
         model=ModelStatus(name=model.name, key=model.key, dim=model.dim) if model else None,
-        index=_index_status(live_index(database, model.model_id)) if model else None,
+        index=_index_status(index),
         watches=_watch_totals(database),
         sandbox=sandbox_report(),
     )
@@ -162,6 +165,17 @@ def _no_folder(options: StatusOptions) -> str | None:
     if folder is None or folder.is_dir():
         return None
     return "what SIGLIP_UPLOADS names is no folder, or not there: no video is found in it"
+
+
+def _no_index(index: LiveIndex | None) -> str | None:
+    """Return that every frame is compared because no index has passed, and the ways out."""
+    if index is None or index.instead_of is None:
+        return None
+    return (
+        f"an index was refused ({index.instead_of}); every frame is compared with each query, "
+        "which is exact and slow, until one passes: try another SIGLIP_INDEX_KIND, or a lower "
+        "SIGLIP_INDEX_MIN_RECALL"
+    )
 
 
 def _watch_totals(database: Database) -> WatchTotals:

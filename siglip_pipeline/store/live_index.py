@@ -16,6 +16,8 @@ class LiveIndex:
     """Queries that its recall check asks: fewer than wanted in a small collection."""
     frames: int
     """Frames that it covers."""
+    instead_of: str | None
+    """The index that was refused, and why, if this one answers in its place."""
 
 
 def live_index(database: Database, model_id: int) -> LiveIndex | None:
@@ -23,7 +25,7 @@ def live_index(database: Database, model_id: int) -> LiveIndex | None:
     with database.connection() as connection:
         row = connection.execute(
             """
-            SELECT generation, kind, recall_at_10,
+            SELECT generation, kind, recall_at_10, reason,
                    (SELECT count(*) FROM recall_queries q WHERE q.model_id = g.model_id)
             FROM generations g WHERE model_id = %s AND state = 'live'
             """,
@@ -32,4 +34,10 @@ def live_index(database: Database, model_id: int) -> LiveIndex | None:
         if row is None:
             return None
         frames = counts.answered_frames(connection, model_id, row[0])
-    return LiveIndex(kind=row[1], recall_at_10=row[2], recall_queries=row[3], frames=frames)
+    return LiveIndex(
+        kind=row[1],
+        recall_at_10=row[2],
+        recall_queries=row[4],
+        frames=frames,
+        instead_of=row[3],
+    )

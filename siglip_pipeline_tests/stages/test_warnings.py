@@ -14,9 +14,12 @@ from siglip_pipeline.stages.frame_sampling import FramesStored, sample_videos
 from siglip_pipeline.stages.frames_options import FramesOptions
 from siglip_pipeline.stages.status import StatusOptions, collect_status
 from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.index import recall
+from siglip_pipeline.store.index.similarity_index import build_index
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.frame_store import FrameStore
+from siglip_pipeline_tests.store import made
 from siglip_pipeline_tests.video.ffmpeg_reference import REPORTS, ffmpeg
 from siglip_pipeline_tests.web.conftest import serving
 
@@ -122,3 +125,29 @@ def test_a_warning_is_stored_and_shown(
         count = f"{len(warnings)} warning"
         assert (count in service.client.get("/videos").text) == bool(expected)
         assert service.client.get("/api/videos").json()["videos"][0]["warnings"] == [*warnings]
+
+
+def test_problems_of_the_whole_pipeline_are_on_the_page_of_its_state(
+    tmp_path: Path, database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refused index, uploads that are not there, and results of other settings."""
+    model_id = made.collection(database, videos=2)
+
+    def fault(report: recall.RecallReport, _: float) -> str | None:
+        return None if report.kind == "exact" else "recall@10 is 0.9"
+
+    monkeypatch.setattr(recall.RecallReport, "fault", fault)
+    build_index(database, model_id, options=made.index_options())
+    settings = Settings.load(
+        home=tmp_path / "home", uploads=str(tmp_path / "gone"), database_url=database_url
+    )
+    status = collect_status(database, StatusOptions.from_settings(settings))
+    folder, index, *_ = status.warnings
+    assert folder.startswith("what SIGLIP_UPLOADS names is no folder")
+    assert "an index was refused (moments: recall@10 is 0.9); every frame is compared" in index
+    assert "SIGLIP_INDEX_KIND" in index
+    assert len(status.out_of_date.videos) == 2
+    with serving(settings) as service:
+        text = html.unescape(service.client.get("/status").text)
+    assert all(warning in text for warning in status.warnings)
+    assert "with other settings than now, or from another file: 2" in text

@@ -11,7 +11,7 @@ from siglip_pipeline.store.kinds import Generation
 _PUBLISH = """
 UPDATE generations
 SET state = 'live', frames = %s, rows = %s, table_bytes = %s, ann_bytes = %s, build_seconds = %s,
-    recall_at_10 = %s, published_at = now(), parameters = parameters || %s
+    recall_at_10 = %s, published_at = now(), parameters = parameters || %s, reason = %s
 WHERE model_id = %s AND generation = %s
 """
 
@@ -43,6 +43,7 @@ def publish(
     seconds: float,
     *,
     promote: bool,
+    instead_of: str | None = None,
 ) -> bool:
     """Make a generation the live one, in one transaction.
 
@@ -52,6 +53,7 @@ def publish(
         report: its recall check; None for an empty index.
         seconds: how long the build took.
         promote: also make the model the active one, if it covers what is searchable now.
+        instead_of: the index that was refused, and why, if this one answers in its place.
 
     Returns:
         Whether the model is the active one now.
@@ -74,6 +76,7 @@ def publish(
                 seconds,
                 report.recall_at_10 if report else None,
                 Jsonb(report.parameters if report else {}),
+                instead_of,
                 target.model_id,
                 target.generation,
             ],

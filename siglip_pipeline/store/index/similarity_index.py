@@ -32,9 +32,9 @@ class IndexReport:
     """The outcome of a build."""
 
     outcome: Outcome
-    """``published``; ``refused``: the recall check failed, and the live index stays;
-    ``current``: the live index is good enough, and nothing was built; ``empty``: there is no live
-    index, and no frame to make one of."""
+    """``published``; ``refused``: the recall check failed, and the live index stays; where there is
+    none for search, every frame is compared; ``current``: the live index is good enough, and
+    nothing was built; ``empty``: there is no live index, and no frame to make one of."""
     reason: str
     """The reason, as a sentence."""
     kind: str
@@ -101,8 +101,10 @@ def build_index(
     Small changes are in the live index already. A new generation is built beside it if there is
     none, if another kind or threshold is set, if more than ``rebuild_share`` of the frames
     changed, or if recall fell below ``min_recall``. It is published in one transaction, and only if
-    its recall check passes; the old one answers until then. The first one is built once there is a
-    frame, so that a search before says that nothing is indexed yet. A live one may become empty.
+    its recall check passes; the old one answers until then. Where the first one does not pass, a
+    generation of the kind ``exact`` answers until another does. The first one is built once there
+    is a frame, so that a search before says that nothing is indexed yet. A live one may become
+    empty.
 
     Args:
         database: holds the vectors and the index.
@@ -176,7 +178,34 @@ def _bring_up_to_date(
             return _current(model, live, changed, checked)
         why = f"recall fell: {checked.fault(options.min_recall)}"
     progress(f"building a {chosen} index of model {model.name}: {why}")
-    return _build(database, model, chosen, queries, options, changed, progress)
+    report = _build(database, model, chosen, queries, options, changed, progress)
+    if report.outcome == "refused" and ModelStore(database).active() is None:
+        progress("every frame is compared until an index passes")
+        return _without_index(database, model, queries, options, progress, instead_of=report)
+    return report
+
+
+def _without_index(
+    database: Database,
+    model: ModelRow,
+    queries: Sequence[Query],
+    options: IndexOptions,
+    progress: Callable[[str], object],
+    *,
+    instead_of: IndexReport,
+) -> IndexReport:
+    """Publish a generation that compares every frame, so that search answers at all.
+
+    Returns:
+        The report of the index that was refused.
+    """
+    why = f"{instead_of.kind}: {instead_of.reason}"
+    changed = instead_of.changed_share
+    exact = _build(database, model, "exact", queries, options, changed, progress, instead_of=why)
+    if not exact.published:
+        return instead_of
+    reason = f"{instead_of.reason}; searches compare every frame until an index passes"
+    return replace(instead_of, active=exact.active, reason=reason)
 
 
 def _live(database: Database, model_id: int) -> tuple[Generation | None, float]:
@@ -267,6 +296,8 @@ def _build(
     options: IndexOptions,
     changed: float,
     progress: Callable[[str], object],
+    *,
+    instead_of: str | None = None,
 ) -> IndexReport:
     began = time.monotonic()
     target = building.begin(database, model.model_id, kind)
@@ -285,7 +316,12 @@ def _build(
     active = model.is_active
     if fault is None:
         active = publishing.publish(
-            database, target, report, built_seconds, promote=options.promote_automatically
+            database,
+            target,
+            report,
+            built_seconds,
+            promote=options.promote_automatically,
+            instead_of=instead_of,
         )
     else:
         publishing.discard(database, target, fault)

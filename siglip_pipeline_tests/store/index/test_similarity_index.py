@@ -148,27 +148,34 @@ def test_recall_that_fell_asks_for_a_new_generation(database: Database, model_id
     assert any("recall fell" in message for message in messages)
 
 
-def test_an_index_that_finds_too_little_is_not_published(
-    database: Database, model_id: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    build_index(database, model_id, options=OPTIONS)
+@pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Indexes of moments in which all have one vector: their recall check fails."""
     real = type(index_kind("moments")).add
 
-    def forgetful(*arguments: object) -> None:
+    def add(*arguments: object) -> None:
         real(*arguments)  # type: ignore[arg-type]
         _, connection, target = arguments[:3]
+        table = sql.Identifier(f"index_{target.model_id}_g{target.generation}")  # type: ignore[attr-defined]
         connection.execute(  # type: ignore[attr-defined]
             sql.SQL("UPDATE {} SET embedding = (SELECT embedding FROM {} LIMIT 1)").format(
-                *[sql.Identifier(f"index_{model_id}_g{target.generation}")] * 2  # type: ignore[attr-defined]
+                table, table
             )
         )
         connection.execute(  # type: ignore[attr-defined]
-            sql.SQL("UPDATE {} SET last_frame = first_frame").format(
-                sql.Identifier(f"index_{model_id}_g{target.generation}")  # type: ignore[attr-defined]
-            )
+            sql.SQL("UPDATE {} SET last_frame = first_frame").format(table)
         )
 
-    monkeypatch.setattr(type(index_kind("moments")), "add", forgetful)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(index_kind("moments")), "add", add)
+        yield
+
+
+def test_an_index_that_finds_too_little_is_not_published(
+    database: Database, model_id: int, request: pytest.FixtureRequest
+) -> None:
+    build_index(database, model_id, options=OPTIONS)
+    request.getfixturevalue("forgetful")
     report = build_index(database, model_id, options=OPTIONS, force=True)
     assert report.outcome == "refused"
     assert "SIGLIP_INDEX_MIN_RECALL" in report.reason
@@ -176,6 +183,61 @@ def test_an_index_that_finds_too_little_is_not_published(
     assert index_tables(database) == [f"index_{model_id}_g1"]
     newest = recall.recall_history(database, model_id)[0]
     assert (newest.generation, newest.passed) == (2, False)
+    live = live_index(database, model_id)
+    assert live is not None
+    assert (live.kind, live.instead_of) == ("moments", None)
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_where_the_first_index_is_refused_every_frame_is_compared(
+    database: Database, model_id: int
+) -> None:
+    said: list[str] = []
+    report = build_index(database, model_id, options=OPTIONS, progress=said.append)
+    assert (report.outcome, report.kind, report.active) == ("refused", "moments", True)
+    assert report.reason.endswith("searches compare every frame until an index passes")
+    assert "every frame is compared until an index passes" in said
+    assert generation_states(database) == [(1, "failed"), (2, "live")]
+    assert index_tables(database) == []
+    live = live_index(database, model_id)
+    assert live is not None
+    assert (live.kind, live.recall_at_10) == ("exact", 1)
+    assert "moments: recall@10" in str(live.instead_of)
+    assert "SIGLIP_INDEX_MIN_RECALL" in str(live.instead_of)
+    model = ModelStore(database).get(model_id)
+    hits = made.search(database, model, made.footage(2)[9], k=3)
+    assert (len(hits), hits[0].video, hits[0].frame_index) == (3, "v02.mp4", 9 * 25)
+
+
+def test_an_index_that_passes_takes_the_place_of_the_comparison(
+    database: Database, model_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(recall.RecallReport, "fault", lambda report, _: _refuse(report.kind))
+        build_index(database, model_id, options=OPTIONS)
+        build_index(database, model_id, options=OPTIONS)
+    states = [(1, "failed"), (2, "live"), (3, "failed")]
+    assert generation_states(database) == states  # the comparison goes on, and is not made anew
+    report = build_index(database, model_id, options=OPTIONS)
+    assert report.published
+    live = live_index(database, model_id)
+    assert live is not None
+    assert (live.kind, live.instead_of) == ("moments", None)
+
+
+def _refuse(kind: str) -> str | None:
+    return None if kind == "exact" else "it finds too little"
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_a_model_beside_the_active_one_waits_for_an_index_that_passes(
+    database: Database, model_id: int
+) -> None:
+    build_index(database, model_id, options=made.index_options(index_kind="hnsw"))
+    other = made.collection(database, videos=4, key="other")
+    report = build_index(database, other, options=OPTIONS)
+    assert (report.outcome, report.active) == ("refused", False)
+    assert live_index(database, other) is None
 
 
 def test_a_build_that_was_killed_leaves_nothing_for_long(
