@@ -91,8 +91,8 @@ class Settings(BaseModel):
     dagster_postgres_url: SecretUrl | None = Field(
         None,
         validation_alias="DAGSTER_POSTGRES_URL",
-        description="Dagster's own storage, `postgresql+psycopg2://…`. Unset: database `dagster` "
-        "on the embedded server.",
+        description="Dagster's own storage, `postgresql+psycopg2://…` or `postgresql://…`. Unset: "
+        "database `dagster` on the embedded server.",
     )
 
     # Model
@@ -537,9 +537,12 @@ class Settings(BaseModel):
     @field_validator("dagster_postgres_url")
     @classmethod
     def _dagsters_database_url(cls, url: SecretUrl | None) -> SecretUrl | None:
-        if url is not None and not url.startswith(("postgresql+psycopg2://", "postgresql://")):
-            raise ValueError("must start with postgresql+psycopg2://")
-        return url
+        if url is None or url.startswith("postgresql+psycopg2://"):
+            return url
+        if not url.startswith("postgresql://"):
+            raise ValueError("must start with postgresql+psycopg2:// or postgresql://")
+        # SQLAlchemy 2.1 takes another driver by itself, whose errors have other texts and types.
+        return SecretUrl(url.reveal().replace("postgresql://", "postgresql+psycopg2://", 1))
 
     @field_validator("trusted_proxies")
     @classmethod

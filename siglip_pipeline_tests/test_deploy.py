@@ -23,7 +23,14 @@ from siglip_pipeline.settings import Settings, child_environment, variable_of
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
-FILES = ["docker-compose.yml", "kubernetes/values.yaml", "kubernetes/workers.yaml", "env.example"]
+CI_EXAMPLE = "../.github/workflows/materialize.yml"
+FILES = [
+    CI_EXAMPLE,
+    "docker-compose.yml",
+    "kubernetes/values.yaml",
+    "kubernetes/workers.yaml",
+    "env.example",
+]
 # Of Compose alone: which image to run.
 NO_SETTINGS = {"SIGLIP_IMAGE", "SIGLIP_GPU_IMAGE"}
 
@@ -143,6 +150,13 @@ def test_every_python_that_is_permitted_is_one_of_dagster_and_is_tested_at_night
     nightly = (ROOT / ".github" / "workflows" / "nightly.yml").read_text()
     named = {int(minor) for minor in re.findall(r"- \{name: .*python: \"3\.(\d+)\"", nightly)}
     assert named == ours - {first}
+
+
+def test_the_example_for_ci_leaves_the_work_to_the_services() -> None:
+    """By itself a runner, which knows no frame store, would keep the frames on its own disk."""
+    job = load(DEPLOY / CI_EXAMPLE)["jobs"]["materialize"]
+    work = {"SIGLIP_FRAME_STORE", "DAGSTER_POSTGRES_URL", "SIGLIP_MODEL_NAME", "SIGLIP_SAMPLING"}
+    assert "vars.DAGSTER_URL != ''" in job["if"] or work <= set(job["env"])
 
 
 def test_the_nightly_job_has_the_oldest_versions_that_are_permitted() -> None:

@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 from siglip_pipeline.errors import SettingsError
-from siglip_pipeline.settings import Settings, compute_in_one_thread, misspelt_variables
+from siglip_pipeline.settings import (
+    Settings,
+    compute_in_one_thread,
+    misspelt_variables,
+    process_environment,
+)
 from siglip_pipeline.text.secret import SecretUrl
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +34,18 @@ def test_environment_is_read_with_its_prefix(monkeypatch: pytest.MonkeyPatch) ->
     other = "postgresql+psycopg2://other/dagster"
     for name in ("dagster_postgres_url", "DAGSTER_POSTGRES_URL"):
         assert Settings.load(**{name: other}).dagster_postgres_url == SecretUrl(other)
+
+
+def test_the_driver_of_dagsters_storage_may_be_left_out() -> None:
+    """SQLAlchemy 2.1 took another one: a full disk and an unknown host were not recognized."""
+    settings = Settings.load(dagster_postgres_url="postgresql://u:p@somewhere/dagster")
+    assert settings.dagster_postgres_url == SecretUrl("postgresql+psycopg2://u:p@somewhere/dagster")
+    with process_environment(settings):
+        assert os.environ["DAGSTER_POSTGRES_URL"].startswith("postgresql+psycopg2://u:p@")
+    with pytest.raises(
+        SettingsError, match=r"must start with postgresql\+psycopg2:// or postgresql://"
+    ):
+        Settings.load(dagster_postgres_url="mysql://somewhere/dagster")
 
 
 def test_the_address_of_the_page_is_one_that_opens() -> None:
