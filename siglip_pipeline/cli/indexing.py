@@ -332,7 +332,7 @@ def _index_through_dagster(
 
 def _wait_for_services(settings: Settings, videos: Sequence[str], *, quiet: bool) -> Outcome:
     """Wait until the services that run here have indexed the videos; return each one's outcome."""
-    from siglip_pipeline.cli.waiting import take_up_again
+    from siglip_pipeline.runs.waiting import take_up_again
 
     with open_database(DatabaseOptions.from_settings(settings)) as database:
         take_up_again(database, settings, videos)
@@ -423,7 +423,7 @@ def _await_settled(database: Database, settings: Settings, videos: Sequence[str]
         RunFailedError: a run over some of them failed as a whole: nothing takes them up.
         LaunchError: the services have ended.
     """
-    from siglip_pipeline.cli.waiting import check_runs
+    from siglip_pipeline.runs.waiting import check_runs
 
     began = time.time()
     answered = look_at = served = time.monotonic()

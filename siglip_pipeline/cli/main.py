@@ -11,7 +11,6 @@ import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -328,10 +327,9 @@ def status(json_: Json = False) -> None:
     with open_database(DatabaseOptions.from_settings(settings), vectors=False) as database:
         report = collect_status(database, StatusOptions.from_settings(settings))
         if report.pending:
-            from siglip_pipeline.cli.waiting import why_videos_wait
+            from siglip_pipeline.runs.waiting import with_reasons
 
-            why = why_videos_wait(database, settings)
-            report = replace(report, warnings=(*report.warnings, *why))
+            report = with_reasons(report, database, settings)
     if json_:
         console.print_json(report.document())
     else:

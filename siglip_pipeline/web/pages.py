@@ -15,7 +15,6 @@ from siglip_pipeline.search import SearchFilter, SearchResult
 from siglip_pipeline.search.results import proof_sentence
 from siglip_pipeline.services.binding import is_loopback
 from siglip_pipeline.services.state import running
-from siglip_pipeline.stages.status import StatusOptions, collect_status
 from siglip_pipeline.store.library import VideoOrder
 from siglip_pipeline.store.videos import Failure
 from siglip_pipeline.uploads.names import partition_key
@@ -268,7 +267,7 @@ def docs_page() -> Response:
 @router.get("/status")
 def status_page(request: Request, services: CurrentServices) -> Response:
     """Show what is searchable, what failed and why, with links to Dagster."""
-    status = collect_status(services.database, StatusOptions.from_settings(services.settings))
+    status = services.status()
     dagster = _dagster_url(request, services)
     failures = [
         {"failure": failure, "dagster": _partition_url(dagster, failure)}

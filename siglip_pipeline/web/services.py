@@ -10,10 +10,12 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from siglip_pipeline.errors import NothingIndexedError, SiglipPipelineError
+from siglip_pipeline.runs.waiting import with_reasons
 from siglip_pipeline.search import QueryEmbedder, SearchOptions, SearchService
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.similarity.similar_videos import VideoSimilarityStore
+from siglip_pipeline.stages.status import PipelineStatus, StatusOptions, collect_status
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.library import Library
 from siglip_pipeline.store.query_log import QueryLog
@@ -32,6 +34,8 @@ from siglip_pipeline.web.limits import Turns
 logger = logging.getLogger(__name__)
 
 _LOOK_AGAIN_SECONDS = 2.0
+_DAGSTER_SECONDS = 2.0
+"""How long the state of the pipeline waits for an answer of Dagster."""
 
 
 @dataclass(slots=True)
@@ -136,6 +140,15 @@ class Services:
             return self.search.active_model().active_generation is not None
         except NothingIndexedError:
             return False
+
+    def status(self) -> PipelineStatus:
+        """Return the state of the pipeline, and why videos wait: what `status` prints.
+
+        Raises:
+            DatabaseUnavailableError: the database does not answer.
+        """
+        status = collect_status(self.database, StatusOptions.from_settings(self.settings))
+        return with_reasons(status, self.database, self.settings, answer_seconds=_DAGSTER_SECONDS)
 
     def log_query(self, text: str) -> None:
         """Keep the text of a search, if SIGLIP_QUERY_LOG is on."""

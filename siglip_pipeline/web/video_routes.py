@@ -8,7 +8,6 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BeforeValidator
 from starlette.requests import Request
 
-from siglip_pipeline.stages.status import StatusOptions, collect_status
 from siglip_pipeline.stages.status_document import StatusDocument
 from siglip_pipeline.store.library import VideoFilter, VideoOrder
 from siglip_pipeline.store.timelines import FrameTime
@@ -289,5 +288,4 @@ def label_videos(
 @router.get("/api/status", summary="The pipeline's state")
 def get_status(services: CurrentServices) -> StatusDocument:
     """Return the document of `siglip-pipeline status --json`: counts, failures, model, index."""
-    options = StatusOptions.from_settings(services.settings)
-    return collect_status(services.database, options).document()
+    return services.status().document()

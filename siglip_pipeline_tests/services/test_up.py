@@ -481,6 +481,8 @@ def test_videos_that_a_failed_run_left_undone_are_told_and_taken_up(up: Up, tmp_
     assert "zzz" in warning
     assert f"({up.dagster_url}/runs/{run}); 1 of the videos to come wait for it: " in warning
     assert warning in cli(up.settings, "status").stdout
+    page = f"http://127.0.0.1:{up.settings.page_port}"
+    assert httpx.get(f"{page}/api/status", timeout=60).json()["warnings"] == [warning]
 
     film = render_video(tmp_path / name, [demo_scenes()[0]], seconds_per_scene=2).path
     done = cli(up.settings, "ingest", str(film), "--wait", "--json")

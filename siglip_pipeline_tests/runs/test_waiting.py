@@ -1,5 +1,7 @@
 """What `status` and `ingest --wait` say of runs that failed as a whole, without an `up`."""
 
+import html
+import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,16 +9,18 @@ from typing import Any
 
 import pytest
 
-from siglip_pipeline.cli import indexing, waiting
-from siglip_pipeline.cli.waiting import check_runs, take_up_again, why_videos_wait
+from siglip_pipeline.cli import indexing
 from siglip_pipeline.errors import LaunchError, RunFailedError
 from siglip_pipeline.records import Upload
+from siglip_pipeline.runs import waiting
 from siglip_pipeline.runs.dagster_api import FailedRun
+from siglip_pipeline.runs.waiting import check_runs, take_up_again, why_videos_wait
 from siglip_pipeline.services.state import write_state
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database
 from siglip_pipeline_tests.conftest import collection_settings
+from siglip_pipeline_tests.web.conftest import serving
 
 VIDEOS = ["a.mp4", "b.mp4", "c.mp4", "d.mp4"]
 
@@ -66,7 +70,7 @@ def dagster_is(
     monkeypatch: pytest.MonkeyPatch, *runs: FailedRun, stopped: Sequence[str] = ()
 ) -> None:
     found: Any = _Dagster(*runs, stopped=stopped)
-    monkeypatch.setattr(waiting, "_dagster", lambda _: found)
+    monkeypatch.setattr(waiting, "_dagster", lambda *_: found)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +121,29 @@ def test_status_says_nothing_of_runs_where_none_can_be_asked(
     assert why_videos_wait(database, settings) == ()
 
 
+def test_the_service_says_what_the_command_does(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dagster_is(monkeypatch, failed("video_frames", "b.mp4"), stopped=["new_uploads"])
+    why = why_videos_wait(database, settings)
+    assert len(why) == 2
+    with serving(settings) as served:
+        assert served.client.get("/api/status").json()["warnings"][-2:] == [*why]
+        page = html.unescape(served.client.get("/status").text)
+    assert all(reason in page for reason in why)
+
+
+def test_the_service_does_not_wait_for_a_dagster_that_does_not_answer(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("siglip_pipeline.web.services._DAGSTER_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent, serving(settings) as served:
+        _services(settings, port=silent.getsockname()[1])
+        began = time.monotonic()
+        assert served.client.get("/status").status_code == 200
+        assert time.monotonic() - began < 4
+
+
 @pytest.mark.timeout(60)
 def test_waiting_ends_with_a_run_that_failed_over_its_videos(
     settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
@@ -150,7 +177,7 @@ def test_waiting_ends_where_the_services_have_ended(
     assert time.monotonic() - began < 60
 
 
-def _services(settings: Settings) -> None:
+def _services(settings: Settings, *, port: int = 1) -> None:
     settings.home.mkdir(exist_ok=True)
-    urls = {"dagster_url": "http://127.0.0.1:1", "page_url": "http://127.0.0.1:2"}
+    urls = {"dagster_url": f"http://127.0.0.1:{port}", "page_url": "http://127.0.0.1:2"}
     write_state(settings.home, **urls, children=[], sockets=settings.home)

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from siglip_pipeline.errors import LaunchError, RunFailedError
@@ -9,6 +10,7 @@ from siglip_pipeline.runs.dagster_api import DagsterApi
 from siglip_pipeline.runs.left_undone import left_undone
 from siglip_pipeline.services.state import running
 from siglip_pipeline.settings import Settings
+from siglip_pipeline.stages.status import PipelineStatus
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.videos import VideoState, VideoStore
@@ -19,14 +21,37 @@ _TAKE_UP: Final = ("new_uploads", "automation")
 """The sensors without which nothing is made of an upload."""
 
 
-def why_videos_wait(database: Database, settings: Settings) -> tuple[str, ...]:
+def with_reasons(
+    status: PipelineStatus,
+    database: Database,
+    settings: Settings,
+    *,
+    answer_seconds: float = _ANSWER_SECONDS,
+) -> PipelineStatus:
+    """Return a status whose warnings also say why videos wait, if some do.
+
+    Args:
+        status: of the pipeline.
+        database: the states of its videos.
+        settings: of the services' home.
+        answer_seconds: how long each answer of Dagster may take.
+    """
+    if not status.pending:
+        return status
+    why = why_videos_wait(database, settings, answer_seconds=answer_seconds)
+    return replace(status, warnings=(*status.warnings, *why))
+
+
+def why_videos_wait(
+    database: Database, settings: Settings, *, answer_seconds: float = _ANSWER_SECONDS
+) -> tuple[str, ...]:
     """Return what keeps videos waiting: a failed run of this home's services, sensors that are off.
 
     Nothing if no services run here, or if their Dagster does not answer.
     """
     found: list[str] = []
     with contextlib.suppress(LaunchError, RunFailedError):
-        if (api := _dagster(settings)) is None:
+        if (api := _dagster(settings, answer_seconds)) is None:
             return ()
         if (off := _sensors_are_off(api)) is not None:
             found.append(off)
@@ -85,7 +110,7 @@ def _sensors_are_off(api: DagsterApi) -> str | None:
     )
 
 
-def _dagster(settings: Settings) -> DagsterApi | None:
+def _dagster(settings: Settings, answer_seconds: float = _ANSWER_SECONDS) -> DagsterApi | None:
     services = running(settings.home)
     if services is None:
         return None
@@ -93,7 +118,7 @@ def _dagster(settings: Settings) -> DagsterApi | None:
         services.dagster_url,
         part=settings.part,
         api_key=settings.api_key,
-        timeout_seconds=_ANSWER_SECONDS,
+        timeout_seconds=answer_seconds,
     )
 
 
