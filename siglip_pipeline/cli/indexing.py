@@ -423,9 +423,10 @@ def _await_settled(database: Database, settings: Settings, videos: Sequence[str]
         RunFailedError: a run over some of them failed as a whole: nothing takes them up.
         LaunchError: the services have ended.
     """
-    from siglip_pipeline.runs.waiting import check_runs
+    from siglip_pipeline.runs.waiting import check_runs, waits_for_worker
 
     began = time.time()
+    told = False
     answered = look_at = served = time.monotonic()
     while True:
         try:
@@ -442,6 +443,9 @@ def _await_settled(database: Database, settings: Settings, videos: Sequence[str]
                 )
             if answered >= look_at:
                 check_runs(database, settings, videos, since=began)
+                if not told and (waits := waits_for_worker(settings)) is not None:
+                    console.err.print(waits, style="yellow")
+                    told = True
                 look_at = time.monotonic() + _LOOK_SECONDS
         except DatabaseUnavailableError:
             if time.monotonic() - answered > PATIENCE_SECONDS:

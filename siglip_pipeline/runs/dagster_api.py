@@ -95,6 +95,13 @@ query($since: Float!) { runsOrError(
   ... on PythonError { message } } }
 """
 
+_STARTED_RUNS: Final = """
+query { runsOrError(filter: {statuses: [STARTED]}, limit: 100) {
+  ... on Runs { results { runId jobName startTime assetSelection { path }
+    stepStats { stepKey status endTime } } }
+  ... on PythonError { message } } }
+"""
+
 _STEP_FAILURES: Final = """
 query($id: ID!) { runOrError(runId: $id) { __typename
   ... on Run { eventConnection { events {
@@ -316,20 +323,50 @@ class DagsterApi:
                 continue
             key = tags.get(PARTITION_TAG)
             ends = tags.get(RANGE_START_TAG, key), tags.get(RANGE_END_TAG, key)
-            paths = [asset["path"] for asset in run["assetSelection"] or []]
-            made = [path[-1] for path in paths if path == self._path(path[-1])]
-            if not paths:
-                made = [asset for asset, job in JOB_OF.items() if job == run["jobName"]]
             runs.append(
                 FailedRun(
                     run_id=run["runId"],
                     job=run["jobName"],
-                    assets=tuple(made),
+                    assets=tuple(self._assets_of(run)),
                     ends=(ends[0], ends[1]) if ends[0] and ends[1] else None,
                     was_lost=tags.get(FAILURE_REASON_TAG) in _LOST,
                 )
             )
         return runs
+
+    def waits_for_worker(self, *, seconds: float) -> str | None:
+        """Return which run has waited for a Celery worker for some time, and for which queue.
+
+        Args:
+            seconds: how long no step of it has been at work.
+        """
+        answer = self._ask(_STARTED_RUNS, {})["runsOrError"]
+        for run in answer.get("results", []):
+            steps = run["stepStats"]
+            times = (run["startTime"], *(step["endTime"] for step in steps))
+            waited = time.time() - max(at or 0.0 for at in times)
+            if waited < seconds or any(step["status"] == "IN_PROGRESS" for step in steps):
+                continue
+            # This loads Dagster, which the service and most commands do without.
+            from siglip_pipeline.defs.queues import DEFAULT_QUEUE, EMBEDDING_QUEUE
+
+            assets = self._assets_of(run)
+            ended = {step["stepKey"] for step in steps}
+            to_come = [asset for asset in assets if op_name(asset, self._part) not in ended]
+            queue = EMBEDDING_QUEUE if to_come[:1] == [Stage.VECTORS] else DEFAULT_QUEUE
+            return (
+                f"a run of {', '.join(assets) or run['jobName']} waits for a worker: none has "
+                f"taken its step so far. `siglip-pipeline worker --queue {queue}` starts one "
+                f"({self._url}/runs/{run['runId']})"
+            )
+        return None
+
+    def _assets_of(self, run: Mapping[str, Any]) -> list[str]:
+        """Return the names of the assets of a run; none if they are of another shard."""
+        paths = [asset["path"] for asset in run["assetSelection"] or []]
+        if not paths:
+            return [asset for asset, job in JOB_OF.items() if job == run["jobName"]]
+        return [path[-1] for path in paths if path == self._path(path[-1])]
 
     def failed_run(self, *, since: float) -> str | None:
         """Return which run failed last, why, and where it is shown; None if none did.

@@ -17,6 +17,8 @@ from siglip_pipeline.store.videos import VideoState, VideoStore
 from siglip_pipeline.uploads.upload_store import is_in_part
 
 _ANSWER_SECONDS: Final = 5.0
+_WORKER_SECONDS: Final = 20.0
+"""How long a step may wait for a worker without a word."""
 _TAKE_UP: Final = ("new_uploads", "automation")
 """The sensors without which nothing is made of an upload."""
 
@@ -98,6 +100,16 @@ def check_runs(
         runs = [run for run in api.failed_runs(since=since) if not run.was_lost]
         for run, undone in left_undone(api, runs, _states(database, videos) if runs else {}):
             raise RunFailedError(f"{api.failure(run)}; {len(undone):,} of the videos wait for it")
+
+
+def waits_for_worker(settings: Settings) -> str | None:
+    """Return which run of this home's services waits for a Celery worker; None if none does."""
+    if settings.executor != "celery":
+        return None
+    with contextlib.suppress(LaunchError):
+        if (api := _dagster(settings)) is not None:
+            return api.waits_for_worker(seconds=_WORKER_SECONDS)
+    return None
 
 
 def _sensors_are_off(api: DagsterApi) -> str | None:

@@ -13,7 +13,7 @@ from siglip_pipeline.cli import indexing
 from siglip_pipeline.errors import LaunchError, RunFailedError
 from siglip_pipeline.records import Upload
 from siglip_pipeline.runs import waiting
-from siglip_pipeline.runs.dagster_api import FailedRun
+from siglip_pipeline.runs.dagster_api import DagsterApi, FailedRun
 from siglip_pipeline.runs.waiting import check_runs, take_up_again, why_videos_wait
 from siglip_pipeline.services.state import write_state
 from siglip_pipeline.settings import Settings
@@ -142,6 +142,64 @@ def test_the_service_does_not_wait_for_a_dagster_that_does_not_answer(
         began = time.monotonic()
         assert served.client.get("/status").status_code == 200
         assert time.monotonic() - began < 4
+
+
+def started(*steps: tuple[str, str, float | None]) -> dict[str, Any]:
+    """A run of some assets, 60 s after its start, with the steps that have begun."""
+    return {
+        "runId": "r",
+        "jobName": "made",
+        "startTime": time.time() - 60,
+        "assetSelection": [{"path": [name]} for name in ("video_frames", "frame_embeddings")],
+        "stepStats": [
+            {"stepKey": key, "status": status, "endTime": ended and time.time() + ended}
+            for key, status, ended in steps
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("steps", "queue"),
+    [
+        ([], "dagster"),
+        ([("video_frames", "IN_PROGRESS", None)], None),
+        ([("video_frames", "SUCCESS", -30.0)], "siglip"),
+        ([("video_frames", "SUCCESS", -5.0)], None),
+    ],
+)
+def test_a_run_that_waits_for_a_worker_is_told_once(
+    settings: Settings,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    steps: list[tuple[str, str, float | None]],
+    queue: str | None,
+) -> None:
+    """Without a worker, `ingest --wait` waited without a word."""
+    looks = 0
+
+    def ask(api: DagsterApi, query: str, variables: Any) -> Any:
+        return {"runsOrError": {"results": [started(*steps)] if "STARTED" in query else []}}
+
+    def settled(*_: object) -> bool:
+        nonlocal looks
+        looks += 1
+        return looks > 4
+
+    monkeypatch.setattr(DagsterApi, "_find_repository", lambda *_: None)
+    monkeypatch.setattr(DagsterApi, "_ask", ask)
+    monkeypatch.setattr(DagsterApi, "stopped_sensors", lambda _: [])
+    monkeypatch.setattr(indexing, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(indexing, "_settled", settled)
+    _services(settings)
+    celery = settings.model_copy(update={"executor": "celery"})
+    indexing._await_settled(database, celery, ["a.mp4"])
+    told = " ".join(capsys.readouterr().err.split())
+    assert told.count("waits for a worker") == (queue is not None)
+    assert queue is None or f"`siglip-pipeline worker --queue {queue}` starts one" in told
+    looks = 0
+    indexing._await_settled(database, settings, ["a.mp4"])
+    assert capsys.readouterr().err == "", "no step goes to a worker"
 
 
 @pytest.mark.timeout(60)
