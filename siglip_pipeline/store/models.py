@@ -218,7 +218,10 @@ class ModelStore:
             ).fetchall()
             unused = [tables.frames(model.model_id), tables.moments(model.model_id)]
             unused += [tables.frames_copy(model.model_id), tables.frames_copied(model.model_id)]
-            unused += [tables.index(model.model_id, int(g)) for (g,) in generations]
+            for (g,) in generations:
+                unused += [
+                    named(model.model_id, int(g)) for named in (tables.index, tables.clusters)
+                ]
             for table in unused:
                 connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table))
             connection.execute("DELETE FROM models WHERE model_id = %s", [model.model_id])

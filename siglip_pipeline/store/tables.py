@@ -33,6 +33,11 @@ def index(model_id: int, generation: int) -> sql.Identifier:
     return sql.Identifier(f"index_{model_id:d}_g{generation:d}")
 
 
+def clusters(model_id: int, generation: int) -> sql.Identifier:
+    """Return the table of the centres of clusters of :func:`index`; there may be none."""
+    return sql.Identifier(f"clusters_{model_id:d}_g{generation:d}")
+
+
 def index_name(model_id: int, generation: int) -> str:
     """Return the name of the similarity index on :func:`index`."""
     return f"index_{model_id:d}_g{generation:d}_ann"

@@ -49,12 +49,16 @@ def test_a_worker_with_another_model_than_its_run_fails_the_step(
         siglip.spec()
 
     settings = Settings.load(model_name=str(MODEL_FOLDER), executor=executor)
-    with process_environment(settings):
+    with process_environment(settings), dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize(
-            [made], resources={"siglip": SiglipResource(**config)}, raise_on_error=False
+            [made],
+            resources={"siglip": SiglipResource(**config)},
+            raise_on_error=False,
+            instance=instance,
         )
+        failures = result.get_step_failure_events()
     assert result.success is not fails
-    for event in result.get_step_failure_events():
+    for event in failures:
         error = event.step_failure_data.error
         assert error is not None
         assert error.cause is not None

@@ -115,7 +115,9 @@ def drop_unused(database: Database, model_id: int) -> None:
     for (generation,) in unused:
         with database.connection() as connection:
             connection.execute(
-                sql.SQL("DROP TABLE IF EXISTS {}").format(tables.index(model_id, generation))
+                sql.SQL("DROP TABLE IF EXISTS {}, {}").format(
+                    tables.index(model_id, generation), tables.clusters(model_id, generation)
+                )
             )
             connection.execute(
                 "DELETE FROM generation_videos WHERE model_id = %s AND generation = %s",

@@ -19,6 +19,7 @@ from siglip_pipeline.store.index.partitioning import PartitionReport, partition_
 from siglip_pipeline.store.index.recall import RecallReport
 from siglip_pipeline.store.index.recall.queries import EmbedTexts, Query, prepare_queries
 from siglip_pipeline.store.kinds import Generation, index_kind
+from siglip_pipeline.store.kinds.clusters import number_of_clusters
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.text.in_words import duration_in_words
 
@@ -61,6 +62,11 @@ class IndexReport:
         """Return whether a new generation went live."""
         return self.outcome == "published"
 
+    @property
+    def clusters(self) -> int:
+        """Return how many pictures are kept out of the graph, as many moments show them."""
+        return number_of_clusters(self.recall.parameters) if self.recall else 0
+
     def to_json(self) -> dict[str, Any]:
         """Return the report for metadata and ``--json``."""
         report = self.recall
@@ -75,6 +81,7 @@ class IndexReport:
             "build_seconds": round(self.build_seconds, 3),
             "frames": report.frames if report else 0,
             "rows": report.rows if report else 0,
+            "clusters": self.clusters,
             "bytes_per_frame": round(report.bytes_per_frame, 1) if report else None,
             "recall_at_10": report.recall_at_10 if report else None,
             "maintenance_work_mem_bytes": self.settings.memory_bytes if self.settings else None,
@@ -301,6 +308,8 @@ def _build(
 ) -> IndexReport:
     began = time.monotonic()
     target = building.begin(database, model.model_id, kind)
+    if count := number_of_clusters(target.parameters):
+        progress(f"pictures that many moments show, kept out of the graph: {count}")
     try:
         with recall.truth_ahead(database, target, queries):
             rows = building.fill(database, target)

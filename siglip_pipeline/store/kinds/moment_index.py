@@ -3,11 +3,12 @@
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from psycopg import sql
 
-from siglip_pipeline.store import tables
+from siglip_pipeline.records import FloatArray
+from siglip_pipeline.store import counts, tables
 from siglip_pipeline.store.database import Connection
 from siglip_pipeline.store.kinds.base import (
     Generation,
@@ -16,6 +17,14 @@ from siglip_pipeline.store.kinds.base import (
     among,
     query_vector,
     vector_type,
+)
+from siglip_pipeline.store.kinds.clusters import (
+    CLOSE,
+    FEWEST_MOMENTS,
+    SAMPLE,
+    find_clusters,
+    number_of_clusters,
+    parameters_for,
 )
 from siglip_pipeline.store.kinds.effort import Effort
 from siglip_pipeline.store.kinds.hnsw import EF_MAX, HnswIndex
@@ -35,6 +44,22 @@ FAR_ROWS = 1_000
 """At most so many moments are more than were asked for: their frames take some 30 ms."""
 _MOMENTS_FOR_ONE = 400
 
+_MEAN = sql.SQL("""
+    SELECT l2_normalize(avg(f.embedding)) AS embedding
+    FROM {frames} f
+    WHERE f.video_id = m.video_id AND f.frame_index BETWEEN m.first_frame AND m.last_frame
+""")
+
+# Spread over all videos, and the same in each build.
+_SAMPLE = sql.SQL("""
+SELECT mean.embedding
+FROM (
+    SELECT * FROM {moments}
+    ORDER BY hashint8extended((video_id::bigint << 32) + moment, 0) LIMIT {count}
+) m
+CROSS JOIN LATERAL ({mean}) mean
+""")
+
 _CREATE = sql.SQL("""
 CREATE TABLE {} (
     video_id integer NOT NULL, moment integer NOT NULL,
@@ -45,24 +70,64 @@ CREATE TABLE {} (
 )
 """)
 
+_CREATE_CLUSTERS = sql.SQL("CREATE TABLE {} (cluster integer, centre {} STORAGE PLAIN NOT NULL)")
+_ADD_CLUSTER = sql.SQL("ALTER TABLE {} ADD cluster integer")
+_INDEX_CLUSTER = sql.SQL("CREATE INDEX ON {} (cluster) WHERE cluster IS NOT NULL")
+
 _ADD = sql.SQL("""
 INSERT INTO {table}
 SELECT m.video_id, m.moment, m.first_frame, m.last_frame, m.start_seconds, m.end_seconds,
-       mean.embedding
+       mean.embedding{cluster}
 FROM {moments} m
-CROSS JOIN LATERAL (
-    SELECT l2_normalize(avg(f.embedding)) AS embedding
-    FROM {frames} f
-    WHERE f.video_id = m.video_id AND f.frame_index BETWEEN m.first_frame AND m.last_frame
-) mean
+CROSS JOIN LATERAL ({mean}) mean
 WHERE {videos}
 """)
+
+_CLUSTER = sql.SQL(""", (
+    SELECT c.cluster FROM {clusters} c WHERE c.centre <#> mean.embedding <= -{close}
+    ORDER BY c.centre <#> mean.embedding LIMIT 1
+)""")
 
 _WALK = sql.SQL("""
     SELECT m.video_id, m.first_frame, m.last_frame
     FROM {table} m
     WHERE {videos} AND {overlap}
     ORDER BY m.embedding <#> {query} LIMIT {rows}
+""")
+
+_WALKED = sql.SQL("""
+    SELECT m.*, m.embedding <#> {query} AS distance
+    FROM {table} m ORDER BY m.embedding <#> {query} LIMIT {reach}
+""")
+
+# The members of clusters are not in the graph (docs/indexes.md). Those of a cluster are compared
+# where its centre is as near as what the walk meets: a longer walk takes in more clusters, and one
+# that meets nearly nothing all of them.
+_WALKED_BESIDE_CLUSTERS = sql.SQL("""
+    WITH met AS MATERIALIZED (
+        SELECT m.video_id, m.first_frame, m.last_frame, m.start_seconds, m.end_seconds,
+               m.embedding <#> {query} AS distance
+        FROM {table} m WHERE m.cluster IS NULL AND {walked}
+        ORDER BY m.embedding <#> {query} LIMIT {reach}
+    )
+    SELECT * FROM met
+    UNION ALL
+    SELECT members.*
+    FROM {clusters} c
+    CROSS JOIN LATERAL (
+        SELECT m.video_id, m.first_frame, m.last_frame, m.start_seconds, m.end_seconds,
+               m.embedding <#> {query}
+        FROM {table} m WHERE m.cluster = c.cluster AND {walked}
+        OFFSET 0 -- one cluster after the other: else all moments would be read for one
+    ) members
+    WHERE c.centre <#> {query} <= (
+        SELECT CASE WHEN count(*) < {reach} / 2 THEN 'infinity' ELSE max(distance) END FROM met
+    )
+""")
+
+_NEAREST = sql.SQL("""
+    SELECT m.video_id, m.first_frame, m.last_frame FROM ({walk}) m
+    ORDER BY m.distance LIMIT {rows}
 """)
 
 # "+ 0" hides the order from the planner, which would walk the graph otherwise.
@@ -79,10 +144,7 @@ _ALL = sql.SQL("""
 _WALK_OR_ALL = sql.SQL("""
     WITH walked AS MATERIALIZED (
         SELECT m.video_id, m.first_frame, m.last_frame
-        FROM (
-            SELECT m.*, m.embedding <#> {query} AS distance
-            FROM {table} m ORDER BY m.embedding <#> {query} LIMIT {nearest}
-        ) m
+        FROM ({walk}) m
         WHERE {videos} AND {overlap}
         ORDER BY m.distance LIMIT {rows}
     )
@@ -123,10 +185,35 @@ class MomentIndex(HnswIndex):
     further: int = 1
     """Where all moments in scope are compared, the frames of so many times the rows are."""
 
+    def parameters(self, connection: Connection, target: Generation) -> dict[str, Any]:
+        """Find clusters in a sample of the moments, keep their centres, and return their number."""
+        from pgvector import HalfVector  # imports numpy
+
+        frames, moments = tables.frames(target.model_id), tables.moments(target.model_id)
+        if counts.stored(connection, target.model_id).moments < FEWEST_MOMENTS:
+            return {}
+        mean = _MEAN.format(frames=frames)
+        sample = _SAMPLE.format(moments=moments, count=sql.Literal(SAMPLE), mean=mean)
+        vectors = [vector.to_numpy() for (vector,) in connection.execute(sample)]
+        centres = find_clusters(vectors)
+        if not centres:
+            return {}
+        table = tables.clusters(target.model_id, target.generation)
+        connection.execute(_CREATE_CLUSTERS.format(table, vector_type(target.dim)))
+        with connection.cursor() as cursor:
+            cursor.executemany(
+                sql.SQL("INSERT INTO {} VALUES (%s, %s)").format(table),
+                [(number, HalfVector(centre_D)) for number, centre_D in enumerate(centres)],
+            )
+        return parameters_for(len(centres))
+
     def create(self, connection: Connection, target: Generation) -> None:
         """Create a table of moments: their bounds, and the unit vector of their frames' mean."""
         table = tables.index(target.model_id, target.generation)
         connection.execute(_CREATE.format(table, vector_type(target.dim)))
+        if has_clusters(target):
+            connection.execute(_ADD_CLUSTER.format(table))
+            connection.execute(_INDEX_CLUSTER.format(table))
 
     def add(
         self, connection: Connection, target: Generation, video_ids: Sequence[int] | None = None
@@ -136,10 +223,18 @@ class MomentIndex(HnswIndex):
             _ADD.format(
                 table=tables.index(target.model_id, target.generation),
                 moments=tables.moments(target.model_id),
-                frames=tables.frames(target.model_id),
+                mean=_MEAN.format(frames=tables.frames(target.model_id)),
+                cluster=_cluster(target),
                 videos=among("m", video_ids),
             )
         )
+
+    def index_statement(self, target: Generation) -> sql.Composed | None:
+        """See :meth:`IndexKind.index_statement`; members of clusters are left out."""
+        statement = super().index_statement(target)
+        if statement is not None and has_clusters(target):
+            statement += sql.SQL(" WHERE cluster IS NULL")
+        return statement
 
     def within(
         self, target: Generation, scope: Scope, *, effort: Effort, rows: int
@@ -152,7 +247,10 @@ class MomentIndex(HnswIndex):
         if scope.video_ids is None:  # how many moments lie within times is not known
             further = 1 if scope.everything else max(_FURTHER_IN_TIMES, effort.in_scope)
             due = max(further * effort.ef_search, _BEYOND_ROWS * rows)
-            return self, min(math.ceil(due), EF_MAX)
+            ef_search = min(math.ceil(due), EF_MAX)
+            if has_clusters(target):
+                return beside_clusters(max(ef_search, rows)), ef_search
+            return self, ef_search
         share = scope.moments / max(target.rows, scope.moments, 1)
         due = max(effort.in_scope * effort.ef_search, 2 * rows)
         further = _further(scope.moments)
@@ -191,14 +289,16 @@ class MomentIndex(HnswIndex):
             "more": sql.Literal(max(rows, min(self.further * rows, FAR_ROWS))),
         }
         return _NEAR.format(
-            moments=self._moments(scope, parts),
+            moments=self._moments(target, scope, parts),
             query=parts["query"],
             frames=tables.frames(target.model_id),
             scope=scope.time_condition("f"),
             best=best,
         )
 
-    def _moments(self, scope: Scope, parts: dict[str, sql.Composable]) -> sql.Composed:
+    def _moments(
+        self, target: Generation, scope: Scope, parts: dict[str, sql.Composable]
+    ) -> sql.Composed:
         """Return SQL for the moments nearest to a vector."""
         return _WALK.format(**parts, videos=scope.video_condition("m"))
 
@@ -222,8 +322,29 @@ class EveryMoment(MomentIndex):
         """Return true: the moments are found by the ids of their videos, however many."""
         return True
 
-    def _moments(self, scope: Scope, parts: dict[str, sql.Composable]) -> sql.Composed:
+    def _moments(
+        self, target: Generation, scope: Scope, parts: dict[str, sql.Composable]
+    ) -> sql.Composed:
         return _all(scope, parts, sql.SQL("true"))
+
+
+class WalkBesideClusters(MomentIndex):
+    """One walk of a graph without the members of clusters; these are compared beside it."""
+
+    def __init__(self, reach: int) -> None:
+        self._reach = reach
+
+    def _moments(
+        self, target: Generation, scope: Scope, parts: dict[str, sql.Composable]
+    ) -> sql.Composed:
+        walked = sql.SQL("{} AND {}").format(scope.video_condition("m"), parts["overlap"])
+        walk = _WALKED_BESIDE_CLUSTERS.format(
+            **parts,
+            walked=walked,
+            reach=sql.Literal(self._reach),
+            clusters=tables.clusters(target.model_id, target.generation),
+        )
+        return _NEAREST.format(walk=walk, rows=parts["rows"])
 
 
 class WalkOnce(MomentIndex):
@@ -241,11 +362,19 @@ class WalkOnce(MomentIndex):
         """Return true: the walk is without the filter."""
         return True
 
-    def _moments(self, scope: Scope, parts: dict[str, sql.Composable]) -> sql.Composed:
+    def _moments(
+        self, target: Generation, scope: Scope, parts: dict[str, sql.Composable]
+    ) -> sql.Composed:
+        walk = _WALKED_BESIDE_CLUSTERS if has_clusters(target) else _WALKED
         too_few = sql.SQL("(SELECT count(*) FROM walked) < {}").format(parts["rows"])
         return _WALK_OR_ALL.format(
             **parts,
-            nearest=sql.Literal(self._nearest),
+            walk=walk.format(
+                **parts,
+                walked=sql.SQL("true"),
+                reach=sql.Literal(self._nearest),
+                clusters=tables.clusters(target.model_id, target.generation),
+            ),
             videos=scope.video_filter("m"),
             all=_all(scope, parts, too_few),
         )
@@ -254,6 +383,35 @@ class WalkOnce(MomentIndex):
 def _all(scope: Scope, parts: dict[str, sql.Composable], wanted: sql.Composable) -> sql.Composed:
     """Return SQL that compares all moments in scope, if that is wanted."""
     return _ALL.format(**parts, videos=scope.video_condition("m"), wanted=wanted)
+
+
+def cluster_centres(connection: Connection, target: Generation) -> list[FloatArray]:
+    """Return the centres of the clusters of a generation: unit vectors [D]."""
+    if not has_clusters(target):
+        return []
+    table = tables.clusters(target.model_id, target.generation)
+    rows = connection.execute(sql.SQL("SELECT centre FROM {} ORDER BY cluster").format(table))
+    return [centre.to_numpy() for (centre,) in rows]
+
+
+def has_clusters(target: Generation) -> bool:
+    """Return whether moments of clusters are kept out of the graph of a generation."""
+    return number_of_clusters(target.parameters) > 0
+
+
+def _cluster(target: Generation) -> sql.Composed:
+    """Return SQL of one more column of :data:`_ADD`, if there are clusters."""
+    if not has_clusters(target):
+        return sql.SQL("").format()
+    return _CLUSTER.format(
+        clusters=tables.clusters(target.model_id, target.generation), close=sql.Literal(CLOSE)
+    )
+
+
+@lru_cache
+def beside_clusters(reach: int) -> WalkBesideClusters:
+    """Return the search that walks the graph so far, and compares the clusters that are as near."""
+    return WalkBesideClusters(reach)
 
 
 @lru_cache

@@ -19,14 +19,16 @@ from siglip_pipeline.store import counts, tables
 from siglip_pipeline.store.database import Connection, Database
 from siglip_pipeline.store.index.recall.kept_truths import keep_truths
 from siglip_pipeline.store.index.recall.looks import FIRST_LOOK, is_clear, looks
-from siglip_pipeline.store.index.recall.queries import SEED, Query
+from siglip_pipeline.store.index.recall.queries import ALIKE, SEED, Query
 from siglip_pipeline.store.index.recall.recall_report import RecallCase, RecallReport
 from siglip_pipeline.store.index.recall.shares import scopes_of
 from siglip_pipeline.store.index.recall.truth import Truth, bootstrap, found_share
 from siglip_pipeline.store.index.recall.truth_ahead import DEPTH, continue_truths
 from siglip_pipeline.store.kinds import Generation, IndexKind, Scope, index_kind
+from siglip_pipeline.store.kinds.clusters import CLOSE
 from siglip_pipeline.store.kinds.effort import IN_SCOPE, Effort, chosen_efforts, effort_for_all
 from siglip_pipeline.store.kinds.modality import Modality
+from siglip_pipeline.store.kinds.moment_index import cluster_centres
 from siglip_pipeline.store.search.execution import choose_kind, effort_of
 from siglip_pipeline.store.search.near_frames import NearFrames
 from siglip_pipeline.store.search.search_run import GROWN_ROWS
@@ -74,7 +76,7 @@ def check_recall(
         kind = index_kind(target.kind)
         rows_count, table_bytes, ann_bytes = sizes(connection, target)
         target = replace(target, rows=rows_count)
-        asked = _asked(queries, scopes, truths)
+        asked = _asked(_with_ties(connection, target, queries), scopes, truths)
         sweeps = _sweep(connection, target, asked) if sweep else []
         parameters = _parameters(connection, target, asked, sweeps)
         target = replace(target, parameters=target.parameters | parameters)
@@ -115,6 +117,18 @@ class _Group:
         _, scope, truth_QK = self.wanted[0]
         assert scope.everything
         return truth_QK
+
+
+def _with_ties(connection: Connection, target: Generation, queries: Sequence[Query]) -> list[Query]:
+    """Return the queries; of those that show the picture of a cluster, its frames are alike."""
+    centres = cluster_centres(connection, target)
+    return [
+        replace(query, tie=ALIKE)
+        if query.modality == "picture"
+        and any(query.embedding_D @ centre_D >= CLOSE for centre_D in centres)
+        else query
+        for query in queries
+    ]
 
 
 def _asked(
@@ -390,7 +404,9 @@ def _ask(
                 one.returned += len(others[:deep])
                 one.existing += min(int(np.isfinite(truth_K).sum()), deep)
                 for depth in (d for d in DEPTHS if d <= deep):
-                    one.recalls.setdefault(depth, found_share(truth_K, others[:deep], depth))
+                    one.recalls.setdefault(
+                        depth, found_share(truth_K, others[:deep], depth, tie=query.tie)
+                    )
     return asked
 
 

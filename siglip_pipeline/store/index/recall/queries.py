@@ -66,6 +66,13 @@ VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
 """
 
 
+TIE = 1e-5
+"""Two frames whose inner products differ by less than this rounding error are equally near."""
+ALIKE = 1e-3
+"""The same for frames of one picture that many videos show, each coded a little differently: the
+tolerance of ann-benchmarks (``epsilon`` of its recall), which has it for all queries."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
     """One query of the check."""
@@ -76,6 +83,8 @@ class Query:
     embedding_D: FloatArray
     held_out: tuple[int, int] | None = None
     """(video_id, frame_index) of a picture query, which is not counted as a result."""
+    tie: float = TIE
+    """How much farther than the last of the nearest frames one may be that counts as found."""
 
     @property
     def made(self) -> bool:

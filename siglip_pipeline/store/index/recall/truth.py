@@ -22,11 +22,8 @@ from siglip_pipeline.store import tables
 from siglip_pipeline.store.copy import read_vectors
 from siglip_pipeline.store.database import Connection
 from siglip_pipeline.store.index.recall.nearest import Nearest, use_in_threads
-from siglip_pipeline.store.index.recall.queries import SEED, Query
+from siglip_pipeline.store.index.recall.queries import SEED, TIE, Query
 from siglip_pipeline.store.kinds import Generation, Scope
-
-# Two frames whose inner products differ by less than this rounding error are equally near.
-TIE = 1e-5
 
 _Block = tuple[NDArray[np.int64], NDArray[np.int64], FloatArray]
 """Video ids, frame indexes and vectors of some frames."""
@@ -154,18 +151,21 @@ def _keys(
     return (np.asarray(video_id_R, np.int64) << 32) + frame_index_R
 
 
-def found_share(truth_K: FloatArray, found: Sequence[float], depth: int) -> float:
+def found_share(
+    truth_K: FloatArray, found: Sequence[float], depth: int, *, tie: float = TIE
+) -> float:
     """Return the recall at a depth: the share of the nearest frames that was found.
 
     Args:
         truth_K: true distances, ascending; ``inf`` where there are no more frames.
         found: distances found, ascending.
         depth: how many of them count.
+        tie: how much farther than the last of these a frame may be that counts as one.
     """
     wanted = min(depth, int(np.isfinite(truth_K).sum()))
     if wanted == 0:
         return 1.0
-    limit = float(truth_K[wanted - 1]) + TIE
+    limit = float(truth_K[wanted - 1]) + tie
     return min(wanted, sum(distance <= limit for distance in found[:depth])) / wanted
 
 
