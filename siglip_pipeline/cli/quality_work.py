@@ -23,6 +23,7 @@ from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database, DatabaseOptions, open_database
 from siglip_pipeline.store.quality_results import record_quality
 from siglip_pipeline.terminal import console, quality_tables
+from siglip_pipeline.text.in_words import counted
 from siglip_pipeline.text.json_form import Given, to_json
 
 COMPARABLE = ("search_min_probability", "ranking")
@@ -155,7 +156,8 @@ def _show_worse(worse: Sequence[WorseQuery], metric: str) -> None:
 def _say_skipped(report: QualityReport) -> None:
     if report.skipped:
         console.err.print(
-            f"{report.skipped} queries are left out: their videos are not indexed.",
+            "Left out, as the videos are not indexed: "
+            f"{counted(report.skipped, 'query', 'queries')}.",
             style="yellow",
         )
     if report.min_probability == 0:

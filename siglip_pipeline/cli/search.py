@@ -23,6 +23,7 @@ from siglip_pipeline.hits import SearchFilter, SearchResult
 from siglip_pipeline.settings import Settings, compute_in_one_thread
 from siglip_pipeline.siglip.prompt_template import PROMPT_TEMPLATE
 from siglip_pipeline.terminal import console
+from siglip_pipeline.text.in_words import counted
 from siglip_pipeline.text.json_form import to_json
 
 if TYPE_CHECKING:
@@ -220,8 +221,8 @@ def export(
         console.print_json(done)
     else:
         console.out.print(
-            f"Wrote {done.frames:,} frames of {done.videos:,} videos to {done.path} (vectors of "
-            f"{done.model}, {done.model_key})."
+            f"Wrote {counted(done.frames, 'frame')} of {counted(done.videos, 'video')} to "
+            f"{done.path} (vectors of {done.model}, {done.model_key})."
         )
 
 

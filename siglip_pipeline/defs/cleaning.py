@@ -6,7 +6,7 @@ import dagster as dg
 
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.old_logs import remove_old_logs as remove_old_log_files
-from siglip_pipeline.text.in_words import size_in_words
+from siglip_pipeline.text.in_words import counted, size_in_words
 
 
 @dg.op(description="Remove logs of steps and ticks that are older than `SIGLIP_KEEP_LOGS_DAYS`.")
@@ -17,7 +17,9 @@ def remove_logs(context: dg.OpExecutionContext) -> None:
         context.log.info("SIGLIP_KEEP_LOGS_DAYS is 0: logs are kept forever")
         return
     removed = remove_old_log_files(Path(context.instance.storage_directory()), days=days)
-    context.log.info(f"removed {removed.files} files, {size_in_words(removed.size_bytes)}")
+    context.log.info(
+        f"removed {counted(removed.files, 'file')}, {size_in_words(removed.size_bytes)}"
+    )
 
 
 @dg.job(

@@ -15,6 +15,7 @@ from siglip_pipeline.defs.resources import DatabaseResource, FrameStoreResource
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.removal import forget_video
 from siglip_pipeline.store.announced import AnnouncedUploads
+from siglip_pipeline.text.in_words import counted
 
 VIDEOS_PER_TICK = 500
 
@@ -46,10 +47,12 @@ def deleted_uploads(
         # Dagster cannot start a run if the first or last key of its range was deleted.
         busy = partitions_in_flight(context.instance, existing)
         if busy is None:
-            return dg.SkipReason(f"{len(gone)} videos to remove, once the backfill has ended")
+            return dg.SkipReason(
+                f"{counted(len(gone), 'video')} to remove, once the backfill has ended"
+            )
         free = [video for video in gone if partition_key(video) not in busy][:VIDEOS_PER_TICK]
         if not free:
-            return dg.SkipReason(f"{len(gone)} videos to remove, once their runs have ended")
+            return dg.SkipReason(f"{counted(len(gone), 'video')} to remove, once no run needs them")
         frames = frame_store.store()
         for video in free:
             forget_video(db, frames, video)

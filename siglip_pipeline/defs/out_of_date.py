@@ -9,6 +9,7 @@ from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.freshness import Wanted, out_of_date
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.videos import VideoStore
+from siglip_pipeline.text.in_words import counted
 from siglip_pipeline.uploads.upload_store import is_in_part
 
 MOST_LOOKED_AT = 500
@@ -26,8 +27,8 @@ def announce_what_is_out_of_date(
         videos = [video for video in stale.videos if is_in_part(video, PART)]
         AnnouncedUploads(db).announce_again(videos)
     context.log.info(
-        f"{len(videos)} videos are announced again: frames of {len(stale.frames)} and vectors of "
-        f"{len(stale.vectors)} are out of date"
+        f"announced again: {counted(len(videos), 'video')}; out of date are the frames of "
+        f"{len(stale.frames)} and the vectors of {len(stale.vectors)}"
     )
     context.add_output_metadata(
         {"videos": len(videos), "frames": len(stale.frames), "vectors": len(stale.vectors)}
@@ -42,7 +43,7 @@ def announce_what_failed(context: dg.OpExecutionContext, database: DatabaseResou
         failed |= _left_by_failed_runs(context.instance, VideoStore(db))
         videos = sorted(video for video in failed if is_in_part(video, PART))
         AnnouncedUploads(db).announce_again(videos)
-    context.log.info(f"{len(videos)} failed videos are taken up again")
+    context.log.info(f"taken up again: {counted(len(videos), 'failed video')}")
     context.add_output_metadata({"videos": len(videos)})
 
 

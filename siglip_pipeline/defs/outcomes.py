@@ -18,6 +18,7 @@ from siglip_pipeline.defs.internals import (
 from siglip_pipeline.defs.partitions import no_upload_has, path_of_partition
 from siglip_pipeline.errors import SiglipPipelineError, VideoError
 from siglip_pipeline.stages.run_names import RANGE_END_TAG, RANGE_START_TAG
+from siglip_pipeline.text.in_words import counted
 from siglip_pipeline.uploads.names import shown
 
 _MAX_RETRIES = 5
@@ -114,7 +115,7 @@ class PartitionOutcomes:
             more = len(named) - _NAMED_IN_SUMMARY
             listing = "\n".join(named[:_NAMED_IN_SUMMARY])
             raise dg.Failure(
-                description=f"{len(self._failures)} of {total} videos failed:\n{listing}"
+                description=f"{len(self._failures)} of {counted(total, 'video')} failed:\n{listing}"
                 + (f"\n… and {more} more" if more > 0 else ""),
                 metadata={"failed": len(self._failures), "succeeded": len(self._succeeded)},
                 allow_retries=False,

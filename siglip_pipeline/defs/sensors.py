@@ -33,6 +33,7 @@ from siglip_pipeline.stages.run_names import (
 )
 from siglip_pipeline.stages.upload_registration import register_uploads
 from siglip_pipeline.store.announced import AnnouncedUploads
+from siglip_pipeline.text.in_words import counted
 from siglip_pipeline.uploads.names import shown
 
 # Dagster ends a tick after 60 s, and its daemon looks up each new partition separately. So a tick
@@ -156,7 +157,9 @@ def new_uploads(
         runs = [*frame_runs(announcements, partitions)]
         records.note_runs(_run_keys(runs, partitions))
     left = len(waiting) - len(announcements)
-    context.log.info(f"{len(announcements)} uploads announced, {left} left for the next tick")
+    context.log.info(
+        f"{counted(len(announcements), 'upload')} announced, {left} left for the next tick"
+    )
     limit = Settings.load().partition_limit
     if (warning := partition_warning(len(partitions), shard=PART, limit=limit)) is not None:
         context.log.warning(warning)
@@ -204,7 +207,7 @@ def _ask_again_for_lost_runs(
     made = {run.tags[RUN_KEY_TAG] for run in context.instance.get_runs(wanted)}
     lost = [video for video, run in asked.items() if run not in made]
     if lost:
-        context.log.warning(f"no run was made for {len(lost)} uploads: they are announced again")
+        context.log.warning(f"no run was made for {counted(len(lost), 'upload')}: announced again")
         records.announce_again(lost)
     records.note_runs(dict.fromkeys(asked))
 
@@ -216,7 +219,7 @@ def _warn_of(context: dg.SensorEvaluationContext, refused: Sequence[Refused]) ->
     )
     digest = hashlib.sha256(named.encode()).hexdigest()[:16] if refused else None
     if refused and digest != context.cursor:
-        context.log.warning(f"{len(refused)} files cannot be used: {named}")
+        context.log.warning(f"{counted(len(refused), 'file')} cannot be used: {named}")
     if digest != context.cursor:
         context.update_cursor(digest or "")
 

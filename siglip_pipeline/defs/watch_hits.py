@@ -28,6 +28,7 @@ from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.store.watches import WatchHit, WatchStore
+from siglip_pipeline.text.in_words import counted
 
 _HITS_SHOWN = 50
 _NOT_SENT = ("late", "failed")
@@ -79,7 +80,8 @@ def watch_hits(
                 outcomes.fail(key, VideoError(video, f"it could not be matched: {error}"))
         sent = send_due(WatchStore(db), page_address=Settings.load().page_address)
         context.log.info(
-            f"{sum(new.values())} new hits; {sent.sent} messages sent, {sent.failed} failed"
+            f"{counted(sum(new.values()), 'new hit')}; {counted(sent.sent, 'message')} sent, "
+            f"{sent.failed} failed"
         )
         for video, new_hits in new.items():
             hits = _hits_of(db, video)
@@ -142,4 +144,4 @@ def watch_messages(
     """Post the messages that are due."""
     with database.open() as db:
         done = send_due(WatchStore(db), page_address=Settings.load().page_address)
-    return dg.SkipReason(f"{done.sent} messages sent, {done.failed} failed")
+    return dg.SkipReason(f"{counted(done.sent, 'message')} sent, {done.failed} failed")

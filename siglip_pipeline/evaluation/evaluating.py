@@ -26,6 +26,7 @@ from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.quality_results import indexed_videos
 from siglip_pipeline.store.search.globs import is_glob
+from siglip_pipeline.text.in_words import counted
 
 DEPTH = 100
 """Hits that are asked for: what is not among them counts as not found."""
@@ -70,7 +71,7 @@ def evaluate(
     )
     model = service.active_model()
     queries = on_uploads(database, judged, model.model_id, skip_missing=options.skip_missing)
-    progress(f"{len(queries)} judged queries against {model.name}")
+    progress(f"{counted(len(queries), 'judged query', 'judged queries')} against {model.name}")
     _embed_texts(embedder, model, queries)
     found = [(query, _search(service, judged, query)) for query in queries]
     values = measure_queries(found, (*USUAL, *judged.metrics, *options.metrics))

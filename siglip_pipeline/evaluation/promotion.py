@@ -15,6 +15,7 @@ from siglip_pipeline.search import SearchOptions
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.quality_results import record_quality
+from siglip_pipeline.text.in_words import counted
 from siglip_pipeline.text.json_form import to_json
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class QualityGate:
                 f"model {candidate.model_key} answers {self.judged.name} worse than "
                 f"{active.model_key}: {self.metric} falls from {before:.3f} to {after:.3f}, and "
                 f"SIGLIP_QUALITY_MARGIN allows {self.margin:g}; use --force to promote it "
-                f"nevertheless. {len(worse)} queries got worse:",
+                f"nevertheless. {counted(len(worse), 'query', 'queries')} got worse:",
                 *lines,
             )
         )

@@ -62,8 +62,8 @@ def why_videos_wait(
         mine = {video: state for video, state in states.items() if is_in_part(video, settings.part)}
         for run, videos in left_undone(api, runs, mine):
             found.append(
-                f"{api.failure(run)}; {len(videos):,} of the videos to come wait for it: once the "
-                "cause is mended, `siglip-pipeline materialize --all-missing` takes them up"
+                f"{api.failure(run)}; {len(videos):,} of the videos to come must wait for it: once "
+                "the cause is mended, `siglip-pipeline materialize --all-missing` takes them up"
             )
             break
     return tuple(found)
@@ -99,7 +99,9 @@ def check_runs(
             raise RunFailedError(off)
         runs = [run for run in api.failed_runs(since=since) if not run.was_lost]
         for run, undone in left_undone(api, runs, _states(database, videos) if runs else {}):
-            raise RunFailedError(f"{api.failure(run)}; {len(undone):,} of the videos wait for it")
+            raise RunFailedError(
+                f"{api.failure(run)}; {len(undone):,} of the videos must wait for it"
+            )
 
 
 def waits_for_worker(settings: Settings) -> str | None:

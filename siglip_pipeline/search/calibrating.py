@@ -14,6 +14,7 @@ from siglip_pipeline.errors import QueryError
 from siglip_pipeline.hits import MAX_K, Hit, SearchFilter
 from siglip_pipeline.search.service import SearchService
 from siglip_pipeline.store.watches import Watch
+from siglip_pipeline.text.in_words import counted
 from siglip_pipeline.text.json_form import DOCUMENTED, Rounded6
 
 SHOWN = 20
@@ -143,7 +144,7 @@ def judge(answers: Iterable[tuple[str, Answer]], shown: Sequence[Hit]) -> list[J
         moment = f"{which}: frame {answer.frame_index} of {answer.video!r}"
         if place not in known:
             raise QueryError(
-                f"{moment} is none of the {len(shown)} moments around the threshold; ask for them "
+                f"{moment} is none of the moments around the threshold; ask for them "
                 "again, as the index or the threshold may have changed"
             )
         if place in judged:
@@ -193,12 +194,13 @@ def calibration_sentence(found: Calibration) -> str:
     """Return what a calibration found, in words."""
     if found.precision is None:
         return (
-            f"None of the {found.judged} judged moments fits well enough: the threshold with the "
-            f"fewest mistakes is {found.min_probability:.1%}, above all of them."
+            f"Of {counted(found.judged, 'judged moment')} none fits well enough: the threshold "
+            f"with the fewest mistakes is {found.min_probability:.1%}, above all of them."
         )
+    fit = f"{found.right} {'fits' if found.right == 1 else 'fit'}"
     return (
-        f"The threshold with the fewest mistakes is {found.min_probability:.1%}. Of {found.above} "
-        f"judged moments at or above it {found.right} fit: precision {found.precision:.0%}, 95% "
-        f"interval {found.low:.0%} to {found.high:.0%} on the answers it was chosen by; on other "
-        "moments it may be less."
+        f"The threshold with the fewest mistakes is {found.min_probability:.1%}. Of "
+        f"{counted(found.above, 'judged moment')} at or above it {fit}: precision "
+        f"{found.precision:.0%}, 95% interval {found.low:.0%} to {found.high:.0%} on the answers "
+        "it was chosen by; on other moments it may be less."
     )

@@ -14,6 +14,7 @@ from siglip_pipeline.store.search.frame_rank import FrameRank, rank_frame
 from siglip_pipeline.store.search.scope import allows_video
 from siglip_pipeline.store.vectors import StoredVector, VectorStore
 from siglip_pipeline.store.videos import VideoRow, VideoStore
+from siglip_pipeline.text.in_words import counted
 from siglip_pipeline.text.json_form import DOCUMENTED, Rounded3, Rounded6
 from siglip_pipeline.text.timecode import timecode
 
@@ -272,8 +273,8 @@ class _Explainer:
             causes.append(
                 Cause(
                     cause="per_video",
-                    text=f"{before} hits of the same video score more, and at most {most} of one "
-                    "video are shown.",
+                    text=f"{counted(before, 'better hit')} of the same video: a search shows at "
+                    f"most {most} of one video.",
                     remedy=f"Search with max_per_video={before + 1}.",
                 )
             )
@@ -290,8 +291,8 @@ class _Explainer:
         return [
             Cause(
                 cause="outranked",
-                text=f"It is hit {exact_place or f'beyond {MAX_K}'}, and {self.k} are shown: it "
-                f"scores {gap:.4f} less than the last of them.",
+                text=f"It is hit {exact_place or f'beyond {MAX_K}'}, and the search shows "
+                f"{self.k}: it scores {gap:.4f} less than the last of them.",
                 remedy=f"Ask for k={exact_place} hits, or say it in other words."
                 if exact_place
                 else "Say it in other words, or narrow the search with a filter.",

@@ -27,6 +27,7 @@ from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.label_scores import score_frames
 from siglip_pipeline.store.models import ModelRow
 from siglip_pipeline.store.search.moment_search import MomentSearch
+from siglip_pipeline.text.in_words import counted
 
 
 def shown(term: QueryTerm) -> TermShown:
@@ -43,7 +44,7 @@ def shown(term: QueryTerm) -> TermShown:
 
 def proof_sentence(proof: Proof) -> str:
     """Return what a proof states, in words."""
-    missed = "missed nothing" if proof.complete else f"missed {len(proof.missed)} hits"
+    missed = "missed nothing" if proof.complete else f"missed {counted(len(proof.missed), 'hit')}"
     return (
         f"The index {missed} (recall {proof.recall:.3f}); it took "
         f"{1000 * proof.index_seconds:.1f} ms, the exact search "

@@ -17,6 +17,7 @@ import psutil
 
 from siglip_pipeline.errors import LaunchError
 from siglip_pipeline.services.ports import SOCKET_PREFIX
+from siglip_pipeline.text.in_words import counted
 
 logger = logging.getLogger("siglip_pipeline.services.up")
 
@@ -114,7 +115,8 @@ def end_leftovers(home: Path) -> None:
             if started(process) == float(child["created"]):
                 processes += [process, *process.children(recursive=True)]
     if processes:
-        logger.warning("ending %d processes that a killed `up` left behind", len(processes))
+        left = counted(len(processes), "process", "processes")
+        logger.warning("ending what a killed `up` left behind: %s", left)
         end_processes(processes)
     if sockets.name.startswith(SOCKET_PREFIX):
         shutil.rmtree(sockets, ignore_errors=True)

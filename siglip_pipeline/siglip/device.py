@@ -10,6 +10,7 @@ import torch
 
 from siglip_pipeline.errors import DeviceUnavailableError
 from siglip_pipeline.siglip.model_options import DType
+from siglip_pipeline.text.in_words import counted
 
 _BFLOAT16_MUST_GAIN: Final = 1.2
 """So much faster than float32: enough that two processes on one machine choose alike."""
@@ -141,7 +142,7 @@ def device_name(device: str) -> str:
     if device.startswith("cuda"):
         return f"{torch.cuda.get_device_name(device)} ({device})"
     processor = platform.processor() or platform.machine()
-    return f"{processor} ({device}, {torch.get_num_threads()} threads)"
+    return f"{processor} ({device}, {counted(torch.get_num_threads(), 'thread')})"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

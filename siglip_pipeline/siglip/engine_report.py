@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from siglip_pipeline.text.in_words import counted
+
 _MOST_POINTS = 240
 
 
@@ -31,10 +33,11 @@ class Progress:
     """Estimate; None without ``frames_total`` or before the first frame."""
 
     def __str__(self) -> str:
-        of_total = "" if self.frames_total is None else f" of {self.frames_total:,}"
+        frames = counted(self.frames if self.frames_total is None else self.frames_total, "frame")
+        of_total = "" if self.frames_total is None else f"{self.frames:,} of "
         left = "" if self.seconds_left is None else f", about {_duration(self.seconds_left)} left"
         return (
-            f"{self.frames:,}{of_total} frames embedded, {self.videos:,} videos done, "
+            f"{of_total}{frames} embedded, {counted(self.videos, 'video')} done, "
             f"{self.frames_per_second:,.1f} frames/s{left}"
         )
 

@@ -12,6 +12,7 @@ import torch
 
 from siglip_pipeline.siglip.preprocess import ImageBatch, Prepared, assemble, prepare
 from siglip_pipeline.siglip.recipe import Recipe
+from siglip_pipeline.text.in_words import counted
 
 AT_ONCE: Final = 8
 """JPEGs per task of a thread: few enough to spread, enough to amortise the overhead."""
@@ -72,7 +73,7 @@ class ThreadDecoder:
     """
 
     def __init__(self, recipe: Recipe, *, threads: int, on_card: bool) -> None:
-        self.name = f"{threads} threads"
+        self.name = counted(threads, "thread")
         self.notes: tuple[str, ...] = ()
         self._recipe = recipe
         self._on_card = on_card

@@ -24,6 +24,7 @@ from siglip_pipeline.siglip.jpeg_child import SHARED_BYTES, Answer
 from siglip_pipeline.siglip.jpeg_decoders import ThreadDecoder, prepared
 from siglip_pipeline.siglip.preprocess import Prepared, fitted
 from siglip_pipeline.siglip.recipe import Recipe
+from siglip_pipeline.text.in_words import counted
 
 _REAP_SECONDS: Final = 5.0
 _BOOT: Final = """
@@ -48,7 +49,7 @@ class ProcessDecoder(ThreadDecoder):
 
     def __init__(self, recipe: Recipe, *, processes: int, on_card: bool) -> None:
         super().__init__(recipe, threads=processes, on_card=on_card)
-        self.name = f"{processes} processes"
+        self.name = counted(processes, "process", "processes")
         self._idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
         self._closed = False
         self._children: list[_Child] = []

@@ -16,6 +16,7 @@ import numpy as np
 
 from siglip_pipeline.files.replacing import replacing
 from siglip_pipeline.records import FloatArray, ModelSpec
+from siglip_pipeline.text.in_words import counted
 
 _log = logging.getLogger(__name__)
 
@@ -46,5 +47,5 @@ def kept_text_vectors(
         with replacing(file) as stream:
             np.save(stream, vectors_ND, allow_pickle=False)
     except OSError as error:
-        _log.info("the vectors of %d texts are not kept: %s", len(texts), error)
+        _log.info("the vectors of %s are not kept: %s", counted(len(texts), "text"), error)
     return vectors_ND

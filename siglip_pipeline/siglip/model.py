@@ -24,6 +24,7 @@ from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.siglip.quiet import quiet_transformers
 from siglip_pipeline.siglip.recipe import read_recipe
 from siglip_pipeline.siglip.tensors import read_tensors
+from siglip_pipeline.text.in_words import counted
 
 __all__ = ["SiglipModel", "Tower", "get_model", "load_model", "release_model"]
 
@@ -120,7 +121,11 @@ def _device_for(options: ModelOptions) -> str:
         except OSError as error:  # a folder that can only be read
             _tell_of_no_lease(device, str(error))
             return device
-        shared = f", which {lease.others} other processes use" if lease.others else ""
+        shared = (
+            f", shared with {counted(lease.others, 'other process', 'other processes')}"
+            if lease.others
+            else ""
+        )
         _log.info("this process uses cuda:%d%s", lease.card, shared)
     return f"cuda:{_leases[0].card}"
 

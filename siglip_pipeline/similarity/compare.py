@@ -38,6 +38,7 @@ from siglip_pipeline.store.database import Connection, Database
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.moments import cut_moments
 from siglip_pipeline.store.vectors import VectorStore
+from siglip_pipeline.text.in_words import counted
 
 CANDIDATE_COSINE = 0.85
 """Two videos are compared frame by frame if two of their moments have this cosine."""
@@ -108,8 +109,8 @@ def compare_videos(
             store.moments(current.keys() - changed, model.dim) if fresh else {},
         )
         progress(
-            f"{len(changed)} of {len(current)} videos are new or changed; comparing "
-            f"{len(candidates)} pairs frame by frame"
+            f"new or changed: {len(changed)} of {counted(len(current), 'video')}; comparing "
+            f"{counted(len(candidates), 'pair')} frame by frame"
         )
         pairs = dict(_compare(library, candidates))
         removed = changed | (known.keys() - current.keys())

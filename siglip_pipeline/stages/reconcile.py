@@ -17,6 +17,7 @@ from siglip_pipeline.store.live_index import live_index
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoRow, VideoStore
+from siglip_pipeline.text.in_words import counted
 from siglip_pipeline.uploads.names import partition_key, shown
 from siglip_pipeline.uploads.upload_store import UploadStore, is_in_part
 from siglip_pipeline.video.frame_store import FrameFileMetadata, FrameStore
@@ -293,8 +294,8 @@ def _compare(
         return again(str(error))
     if (stored.frames, stored.source_sha256) != (row.frames, row.sha256):
         return again(
-            f"the frame store holds {stored.frames} frames of {stored.source_sha256[:8]}, the "
-            f"database knows of {row.frames} of {row.sha256[:8]}"
+            f"the frame store holds {counted(stored.frames, 'frame')} of "
+            f"{stored.source_sha256[:8]}, the database knows of {row.frames} of {row.sha256[:8]}"
         )
     return None
 
@@ -308,7 +309,7 @@ def _compare_vectors(
     found = [
         Difference(
             video=video,
-            problem=f"{stored} vectors are stored, {recorded} were recorded",
+            problem=f"{counted(stored, 'vector')} stored, {recorded} recorded",
             repair="taken up again",
         )
         for video, (stored, recorded) in miscounted.items()
@@ -334,5 +335,5 @@ def _compare_index(places: _Places) -> list[Difference]:
     vectors = VideoStore(places.database).counts(places.model_id).vectors
     if index is None or index.frames == vectors:
         return []
-    problem = f"the index covers {index.frames} of {vectors} vectors"
+    problem = f"the index covers {index.frames} of {counted(vectors, 'vector')}"
     return [Difference(video="", problem=problem, repair="reported")]

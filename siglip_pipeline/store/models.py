@@ -13,6 +13,7 @@ from siglip_pipeline.records import ModelSpec, Stage
 from siglip_pipeline.store import tables
 from siglip_pipeline.store.database import LOCK_MIGRATE, LOCK_MODEL, Connection, Database
 from siglip_pipeline.store.frames_table import VACUUM, create_frames, with_options
+from siglip_pipeline.text.in_words import counted
 
 DEFAULT_MOMENT_THRESHOLD = 0.9
 
@@ -189,7 +190,7 @@ class ModelStore:
             against = list(objections)
             if not covered.complete:
                 against.append(
-                    f"model {key} covers {covered.embedded} of {covered.total} videos "
+                    f"model {key} covers {covered.embedded} of {counted(covered.total, 'video')} "
                     f"({covered.missing} missing, {covered.failed} failed, {covered.lost} of them "
                     "searchable now and lost by the switch); embed them first, or use --force"
                 )

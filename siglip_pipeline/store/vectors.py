@@ -14,6 +14,7 @@ from siglip_pipeline.store.copy import copy_rows
 from siglip_pipeline.store.database import Connection, Database
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.moments import Moments, cut_moments
+from siglip_pipeline.text.in_words import counted
 
 NORM_TOLERANCE = 1e-3
 
@@ -245,7 +246,7 @@ def check_vectors(batch: EmbeddingBatch, dim: int) -> None:
         fault = f"length {norm:.4f}, which must be 1 to within {NORM_TOLERANCE}"
     raise VectorError(
         f"{batch.video}: the vector of frame {batch.frame_index_N[wrong[0]]} has {fault} "
-        f"({wrong.size} of {len(batch)} vectors are at fault)"
+        f"({wrong.size} of {counted(len(batch), 'vector')} at fault)"
     )
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from siglip_pipeline.hits import Hit
-from siglip_pipeline.text.in_words import ago_in_words, size_in_words
+from siglip_pipeline.text.in_words import ago_in_words, counted, size_in_words
 from siglip_pipeline.text.json_form import to_json
 from siglip_pipeline.text.timecode import timecode
 from siglip_pipeline.uploads.names import shown
@@ -160,7 +160,7 @@ def _out_of_date(status: "PipelineStatus") -> str | None:
     if not stale.videos:
         return None
     return (
-        f"frames of {len(stale.frames):,} and vectors of {len(stale.vectors):,} videos; "
+        f"frames of {len(stale.frames):,} and vectors of {counted(len(stale.vectors), 'video')}; "
         "`siglip-pipeline materialize --stale` updates them"
     )
 
@@ -176,15 +176,15 @@ def _index(status: "PipelineStatus") -> str | None:
         return None
     recall = "not measured"
     if index.recall_at_10 is not None:
-        recall = f"{index.recall_at_10:.3f} of {index.recall_queries} queries"
-    return f"{index.kind}, {index.state}, recall@10 {recall}, {index.rows:,} rows"
+        recall = f"{index.recall_at_10:.3f} of {counted(index.recall_queries, 'query', 'queries')}"
+    return f"{index.kind}, {index.state}, recall@10 {recall}, {counted(index.rows, 'row')}"
 
 
 def _watches(status: "PipelineStatus") -> str | None:
     watches = status.watches
     if not watches.watches:
         return None
-    fact = f"{watches.watches} with {watches.hits} hits"
+    fact = f"{watches.watches} with {counted(watches.hits, 'hit')}"
     if watches.late or watches.failed:
         fact += f"; {watches.late} not sent so far, {watches.failed} given up"
     return fact

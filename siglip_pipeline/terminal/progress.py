@@ -22,6 +22,7 @@ from siglip_pipeline.stages.status import PipelineStatus, StatusOptions, collect
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.terminal.console import err
+from siglip_pipeline.text.in_words import counted
 
 _POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 300.0
@@ -145,7 +146,7 @@ class ProgressLines:
         failed = f", {counts.failed} failed" if counts.failed else ""
         index = "" if status.is_index_current else "; the index is not up to date yet"
         err.print(
-            f"frames of {counts.decoded} of {counts.expected} videos, vectors of "
+            f"frames of {counts.decoded} of {counted(counts.expected, 'video')}, vectors of "
             f"{counts.embedded}{failed}{index}"
         )
 
@@ -177,9 +178,9 @@ class PipelineProgress:
     def show(self, counts: StageCounts, status: PipelineStatus) -> None:
         """Update the display."""
         self._update("uploads", counts.known, counts.expected, "")
-        self._update(Stage.FRAMES, counts.decoded, counts.expected, f"{status.frames} frames")
+        self._update(Stage.FRAMES, counts.decoded, counts.expected, counted(status.frames, "frame"))
         failed = f", {counts.failed} failed" if counts.failed else ""
-        note = f"{status.vectors} vectors{failed}"
+        note = f"{counted(status.vectors, 'vector')}{failed}"
         self._update(Stage.VECTORS, counts.embedded, counts.expected, note)
         kind = status.index.kind if status.index else ""
         self._update(Stage.INDEX, int(status.is_index_current), 1, kind)

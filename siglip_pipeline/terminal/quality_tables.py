@@ -11,6 +11,7 @@ from siglip_pipeline.evaluation.past_evaluations import PastEvaluation
 from siglip_pipeline.evaluation.quality_report import NOTHING_FOUND, QualityReport
 from siglip_pipeline.search import Explanation
 from siglip_pipeline.terminal.console import FoldingTable
+from siglip_pipeline.text.in_words import counted
 from siglip_pipeline.text.timecode import timecode
 from siglip_pipeline.uploads.names import shown
 
@@ -20,7 +21,8 @@ _OF_TAGS = ("R@1", "R@1 IoU0.5", "MRR", "nDCG@10", "video R@1", NOTHING_FOUND)
 
 def quality_table(report: QualityReport) -> Group:
     """Return a row for each metric with its 95% interval, and where there are tags one for each."""
-    title = f"{report.judged}: {len(report.queries)} judged queries, {report.model}"
+    queries = counted(len(report.queries), "judged query", "judged queries")
+    title = f"{report.judged}: {queries}, {report.model}"
     table = FoldingTable(title=shown(title), title_justify="left")
     table.add_column("metric")
     for column in ("mean", "95% interval", "queries"):
@@ -99,7 +101,7 @@ def worse_table(rows: Sequence[WorseQuery], metric: str) -> Table:
 def explanation_table(e: Explanation) -> Table:
     """Return what is known of a moment that was expected, then each cause with its remedy."""
     table = FoldingTable.of_facts()
-    place = f"hit {e.place} of {e.k}" if e.place else f"not among the {e.k} hits"
+    place = f"hit {e.place} of {e.k}" if e.place else f"not among the {counted(e.k, 'hit')}"
     table.add_row("shown", Text(place, style="green" if e.place else "yellow"))
     if e.frame is not None:
         table.add_row(
@@ -107,7 +109,9 @@ def explanation_table(e: Explanation) -> Table:
             f"{timecode(e.frame.media_time_seconds)}, {e.frame.distance_seconds:.2f} s away",
         )
         table.add_row("score", f"{e.frame.score:.4f}, probability {e.frame.probability:.1%}")
-        table.add_row("rank", f"{e.frame.rank} of {e.frame.frames} frames, compared exactly")
+        table.add_row(
+            "rank", f"{e.frame.rank} of {counted(e.frame.frames, 'frame')}, compared exactly"
+        )
     if e.hit is not None:
         span = f"{timecode(e.hit.start_seconds)} – {timecode(e.hit.end_seconds)}"
         table.add_row("hit", f"{e.exact_place} of all, {span}, score {e.hit.score:.4f}")

@@ -10,7 +10,7 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 def size_in_words(size_bytes: int) -> str:
     """Return a size in units of a thousand, such as ``1.2 GB``."""
     if size_bytes < 1000:
-        return f"{size_bytes} byte{'' if size_bytes == 1 else 's'}"
+        return counted(size_bytes, "byte")
     value = float(size_bytes)
     for unit in _SIZES:
         value /= 1000
@@ -32,7 +32,7 @@ def duration_in_words(seconds: float) -> str:
     if whole < _DAY:
         return _two(whole, _HOUR, "h", _MINUTE, "min")
     days, rest = divmod(_HOUR * round(seconds / _HOUR), _DAY)
-    return _counted(days, "day") + (f" {rest // _HOUR} h" if rest else "")
+    return counted(days, "day") + (f" {rest // _HOUR} h" if rest else "")
 
 
 def ago_in_words(moment: datetime, now: datetime | None = None) -> str:
@@ -42,9 +42,9 @@ def ago_in_words(moment: datetime, now: datetime | None = None) -> str:
         return "just now"
     for size, unit, most in ((_MINUTE, "minute", _HOUR), (_HOUR, "hour", _DAY)):
         if seconds < most:
-            return f"{_counted(int(seconds // size), unit)} ago"
+            return f"{counted(int(seconds // size), unit)} ago"
     if seconds < 30 * _DAY:
-        return f"{_counted(int(seconds // _DAY), 'day')} ago"
+        return f"{counted(int(seconds // _DAY), 'day')} ago"
     return f"on {moment:%Y-%m-%d}"
 
 
@@ -53,8 +53,15 @@ def _two(whole: int, large: int, large_unit: str, small: int, small_unit: str) -
     return f"{count} {large_unit}" + (f" {rest // small} {small_unit}" if rest else "")
 
 
-def _counted(count: int, unit: str) -> str:
-    return f"{count} {unit}{'' if count == 1 else 's'}"
+def counted(count: int, one: str, more: str | None = None) -> str:
+    """Return a count with its noun, such as ``1 video`` or ``2,000 videos``.
+
+    Args:
+        count: how many.
+        one: the noun for one.
+        more: the noun for others; None: with an s.
+    """
+    return f"{count:,} {one if count == 1 else more or f'{one}s'}"
 
 
 def in_one_line(text: object) -> str:

@@ -29,6 +29,7 @@ from siglip_pipeline.errors import (
     StorageFullError,
 )
 from siglip_pipeline.records import IntArray, VideoInfo
+from siglip_pipeline.text.in_words import counted
 from siglip_pipeline.uploads.names import shown
 
 SCHEMA_VERSION: Final = 2
@@ -239,7 +240,7 @@ class FrameFile:
         if self.metadata.frames != self._parquet.metadata.num_rows:
             raise DamagedFramesError(
                 f"{video}: its frame file holds {self._parquet.metadata.num_rows} of "
-                f"{self.metadata.frames} frames; materialize video_frames again"
+                f"{counted(self.metadata.frames, 'frame')}; materialize video_frames again"
             )
 
     @property
@@ -283,8 +284,8 @@ class FrameFile:
                     return bytes(jpeg)
                 return self.jpeg(table["same_as"][int(found[0])].as_py())
         raise FrameStoreError(
-            f"{self.video}: frame {frame_index} is not among the {self.metadata.frames} stored "
-            f"frames ({self.metadata.sampling})"
+            f"{self.video}: frame {frame_index} is not among the "
+            f"{counted(self.metadata.frames, 'stored frame')} ({self.metadata.sampling})"
         )
 
     def _pictures_of(self, group: int) -> pa.Table:

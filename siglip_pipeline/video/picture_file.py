@@ -211,9 +211,8 @@ class _ByPillow(PictureFile):
             )
         others = int(getattr(image, "n_frames", 1)) - 1 if image.format == "HEIF" else 0
         if others > 0:
-            return (
-                f"{others} further pictures of the file are not indexed: its primary one alone is"
-            )
+            pictures = "picture of the file is" if others == 1 else "pictures of the file are"
+            return f"{others} further {pictures} not indexed: its primary one alone is"
         entries = (getattr(image, "mpinfo", None) or {}).get(_MP_ENTRIES, [])
         others = sum(map(_is_view, entries[1:]))
         if others > 0:

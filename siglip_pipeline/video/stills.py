@@ -92,7 +92,10 @@ def _scan_of(
         size = upright_size(next(picture.frames(0)))
     lost = picture.expected - len(durations)
     if lost:
-        warnings.append(f"{lost} of its {picture.expected} pictures are missing or damaged")
+        warnings.append(
+            f"{lost} of its {picture.expected} pictures {'is' if lost == 1 else 'are'} missing or "
+            "damaged"
+        )
     return _still_scan(source, picture, size, durations, lost / picture.expected, warnings)
 
 

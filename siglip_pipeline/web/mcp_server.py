@@ -18,6 +18,7 @@ from siglip_pipeline.errors import SiglipPipelineError
 from siglip_pipeline.search import SearchFilter
 from siglip_pipeline.store.library import VideoFilter
 from siglip_pipeline.text.date_time import DateTime
+from siglip_pipeline.text.in_words import counted
 from siglip_pipeline.text.json_form import to_json
 from siglip_pipeline.text.timecode import timecode
 from siglip_pipeline.web.client_pictures import shrink_jpeg
@@ -139,7 +140,9 @@ class _Tools:
             found = self.services.timelines.frames(
                 video_id, start_seconds=from_seconds, end_seconds=end, max_frames=limit
             )
-            shown: list[Any] = [f"{name.video}: {len(found.frames)} of {found.total} frames"]
+            shown: list[Any] = [
+                f"{name.video}: {len(found.frames)} of {counted(found.total, 'frame')}"
+            ]
             for frame in found.frames:
                 jpeg = self.services.frames.thumbnail(name.video, frame.frame_index)
                 picture = Image(data=shrink_jpeg(jpeg, _PICTURE_WIDTH), format="jpeg")

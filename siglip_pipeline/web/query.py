@@ -20,6 +20,7 @@ from siglip_pipeline.search import (
     parse_moment,
     parse_query,
 )
+from siglip_pipeline.text.in_words import counted
 from siglip_pipeline.web.http_errors import HttpError
 from siglip_pipeline.web.services import Services
 
@@ -42,7 +43,9 @@ class HitRange:
         """
         most = services.settings.http_max_k
         if self.k > most:
-            raise HttpError(422, f"k={self.k}: at most {most} moments at once; ask for more pages")
+            raise HttpError(
+                422, f"k={self.k}: at most {counted(most, 'moment')} at once; ask for more pages"
+            )
         if self.offset + self.k > MAX_K:
             raise HttpError(
                 422, f"offset={self.offset}, k={self.k}: no search goes beyond {MAX_K} moments"

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from starlette.responses import HTMLResponse
 
 from siglip_pipeline import __version__
-from siglip_pipeline.text.in_words import ago_in_words, size_in_words
+from siglip_pipeline.text.in_words import ago_in_words, counted, size_in_words
 from siglip_pipeline.text.timecode import timecode
 from siglip_pipeline.uploads.names import shown
 from siglip_pipeline.web.static_files import asset_url
@@ -23,6 +23,7 @@ _templates = Environment(
 _templates.filters["timecode"] = timecode
 _templates.filters["ago"] = ago_in_words
 _templates.filters["size"] = size_in_words
+_templates.filters["counted"] = counted
 # Of a model in a folder, people need not see where that is.
 _templates.filters["model"] = lambda name: "/".join(Path(name).parts[-2:])
 _templates.filters["shown"] = shown

@@ -182,7 +182,7 @@ def _answers_of(parameters: Iterable[tuple[str, str]], moments: Sequence[Hit]) -
             continue
         if moment["video"] not in videos:
             raise QueryError(
-                f"{parameter} is none of the {len(moments)} moments around the threshold; ask for "
+                f"{parameter} is none of the moments around the threshold; ask for "
                 "them again, as the index or the threshold may have changed"
             )
         answers.append(

@@ -114,7 +114,7 @@ def test_a_message_that_failed_is_seen_and_sent_again(watched: Watched) -> None:
         "failed": 0,
     }
     _, printed = watched.command("status")
-    assert "2 with 1 hits; 1 not sent so far" in " ".join(printed.split())
+    assert "2 with 1 hit; 1 not sent so far" in " ".join(printed.split())
     with dg.DagsterInstance.get() as instance:
         event = instance.get_latest_materialization_event(dg.AssetKey("watch_hits"))
         assert event is not None
@@ -137,7 +137,7 @@ def test_a_message_that_failed_is_seen_and_sent_again(watched: Watched) -> None:
 
     told = watch_messages(dg.build_sensor_context(resources={"database": DatabaseResource()}))
     assert isinstance(told, dg.SkipReason)
-    assert told.skip_message == "1 messages sent, 0 failed"
+    assert told.skip_message == "1 message sent, 0 failed"
     assert [m["id"] for m in watched.receiver.posted] == [hit["id"], hit["id"]]
     assert watched.document("watch", "hits", "gate")["hits"][0]["delivery"] == "sent"
 
@@ -187,7 +187,7 @@ def test_a_person_is_asked(watched: Watched) -> None:
     code, printed = watched.command("watch", "calibrate", "gate", stdin="y\ns\nwhat\nn\nq\n")
     assert code == 0, printed
     said = " ".join(printed.split())
-    assert "Of 1 judged moments at or above it 1 fit: precision 100%, 95% interval 21%" in said
+    assert "Of 1 judged moment at or above it 1 fits: precision 100%, 95% interval 21%" in said
     [watch, _] = watched.document("watch", "list")["watches"]
     middle = (moments[0]["probability"] + moments[2]["probability"]) / 2
     assert watch["min_probability"] == pytest.approx(middle, abs=1e-5)

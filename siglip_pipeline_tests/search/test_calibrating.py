@@ -118,7 +118,7 @@ def test_answers_are_read_and_what_is_none_is_named() -> None:
         (line.replace('"a.mp4"', "[]"), r"line 2: video=\[\], frame_index=25: give a text"),
         (line.replace("25", "true"), "line 2: video='a.mp4', frame_index=True: give a text"),
         (line, "line 2: frame 25 of 'a.mp4' was answered before; give one answer"),
-        (line.replace("25", "26"), "line 2: frame 26 of 'a.mp4' is none of the 1 moments"),
+        (line.replace("25", "26"), "line 2: frame 26 of 'a.mp4' is none of the moments around"),
     ):
         with pytest.raises(QueryError, match=said):
             judge(read_answers([line, wrong]), [hit])

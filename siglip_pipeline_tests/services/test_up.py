@@ -479,7 +479,7 @@ def test_videos_that_a_failed_run_left_undone_are_told_and_taken_up(up: Up, tmp_
     [warning] = json.loads(cli(up.settings, "status", "--json").stdout)["warnings"]
     assert warning.startswith("a run of video_frames failed: ")
     assert "zzz" in warning
-    assert f"({up.dagster_url}/runs/{run}); 1 of the videos to come wait for it: " in warning
+    assert f"({up.dagster_url}/runs/{run}); 1 of the videos to come must wait for it: " in warning
     assert warning in cli(up.settings, "status").stdout
     page = f"http://127.0.0.1:{up.settings.page_port}"
     assert httpx.get(f"{page}/api/status", timeout=60).json()["warnings"] == [warning]

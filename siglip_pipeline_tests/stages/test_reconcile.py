@@ -187,7 +187,7 @@ LASTING = [
     (_frames_gone, "no frames are stored in", AGAIN),
     (_fewer_frames, "store holds 3 frames of 612e6d70, the database knows of 4 of 612e6d70", AGAIN),
     (_other_frames, "store holds 4 frames of cdcdcdcd, the database knows of 4 of 612e6d70", AGAIN),
-    (_fewer_vectors, "3 vectors are stored, 4 were recorded", AGAIN),
+    (_fewer_vectors, "3 vectors stored, 4 recorded", AGAIN),
 ]
 AWAITED = [
     (_no_partition, "known, but Dagster has no partition for it", AGAIN),

@@ -85,6 +85,6 @@ def test_it_works_without_scripts(client: httpx.Client, address: str, path: str)
         for moment, said in ((first, "yes"), (second, "no"))
     }
     shown = client.get(f"{path}&{urlencode(chosen)}").text
-    assert "Of 1 judged moments at or above it 1 fit" in shown
+    assert "Of 1 judged moment at or above it 1 fits" in shown
     assert shown.count(" checked") == 2
     assert "It is set" not in shown

@@ -19,6 +19,7 @@ from siglip_pipeline.store.database import LOCK_BUILD, Connection, Database
 from siglip_pipeline.store.kinds import Generation, index_kind
 from siglip_pipeline.store.moments import cut_moments
 from siglip_pipeline.store.vectors import VectorStore, write_moments
+from siglip_pipeline.text.in_words import counted
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +117,9 @@ def recut(database: Database, model_id: int, threshold: float, progress: Progres
     with database.connection() as connection:
         stale = connection.execute(_STALE_MOMENTS, [model_id, threshold]).fetchall()
     if stale:
-        progress(f"cutting the moments of {len(stale)} videos again at cosine {threshold}")
+        progress(
+            f"cutting the moments of {counted(len(stale), 'video')} again at cosine {threshold}"
+        )
     vectors = VectorStore(database)
     for video_id, path in stale:
         with database.connection() as connection:
@@ -184,9 +187,9 @@ def create_index(
     settings = _settings(database, kind.build_bytes_per_row(target.dim), rows)
     while True:
         progress(
-            f"index over {rows:,} rows: maintenance_work_mem "
+            f"index over {counted(rows, 'row')}: maintenance_work_mem "
             f"{settings.memory_bytes // tuning.MIB} MiB of {settings.wanted_bytes // tuning.MIB} "
-            f"wanted, {settings.workers} workers ({settings.why})"
+            f"wanted, {counted(settings.workers, 'worker')} ({settings.why})"
         )
         try:
             _run(database, statement, settings, progress)

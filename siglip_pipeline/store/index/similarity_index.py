@@ -21,7 +21,7 @@ from siglip_pipeline.store.index.recall.queries import EmbedTexts, Query, prepar
 from siglip_pipeline.store.kinds import Generation, index_kind
 from siglip_pipeline.store.kinds.clusters import number_of_clusters
 from siglip_pipeline.store.models import ModelRow, ModelStore
-from siglip_pipeline.text.in_words import duration_in_words
+from siglip_pipeline.text.in_words import counted, duration_in_words
 
 logger = logging.getLogger(__name__)
 
@@ -146,8 +146,8 @@ def build_index(
         wanted_queries = 2 * options.recall_queries
         if queries and len(queries) < wanted_queries:
             progress(
-                f"recall check: {len(queries)} queries instead of {wanted_queries}, as the "
-                "collection is small"
+                f"recall check: {counted(len(queries), 'query', 'queries')} instead of "
+                f"{wanted_queries}, as the collection is small"
             )
         report = _bring_up_to_date(database, model, wanted, queries, options, progress, force=force)
     return replace(
@@ -171,7 +171,7 @@ def _bring_up_to_date(
     """Keep the live index if it is good enough, else build; the caller holds the build lock."""
     model_id = model.model_id
     if options.frame_biases and queries:
-        progress(f"biases of {update_frame_biases(database, model_id)} videos estimated")
+        progress(f"biases of {counted(update_frame_biases(database, model_id), 'video')} estimated")
     live, changed = _live(database, model_id)
     if model.moment_threshold != options.moment_threshold:
         building.recut(database, model_id, options.moment_threshold, progress)
@@ -313,7 +313,7 @@ def _build(
     try:
         with recall.truth_ahead(database, target, queries):
             rows = building.fill(database, target)
-            progress(f"generation {target.generation}: {rows:,} rows are written")
+            progress(f"generation {target.generation}: {counted(rows, 'row')} written")
             used = building.create_index(database, target, rows, progress=progress)
         publishing.catch_up_early(database, target)
     except BaseException as error:

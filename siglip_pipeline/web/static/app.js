@@ -98,7 +98,7 @@ async function offerPlaces() {
   const folders = await ask("/api/folders");
   if (folders.ok) {
     for (const { folder, videos } of (await folders.json()).folders) {
-      if (folder.includes(text) || !text) offered.push([`${folder.replace(/[*?[]/g, "[$&]")}/**`, `${videos} videos`]);
+      if (folder.includes(text) || !text) offered.push([`${folder.replace(/[*?[]/g, "[$&]")}/**`, `${videos} video${videos === 1 ? "" : "s"}`]);
     }
   }
   if (text && !/[*?[]/.test(text)) {

@@ -538,7 +538,7 @@ def report(*cases: RecallCase, uses_index: bool = True, sweep: bool = True) -> R
         (report(case(recall_at_10=0.94)), "picture queries is 0.940 .no filter."),
         (report(case(), case(share=0.05, recall_at_10=0.9)), "filtered to 5.0% of videos"),
         (report(case(), case(modality="text", rows_share=0.5)), "only 50.0% of the rows"),
-        (report(case(), uses_index=False), "does not use the index of 50000 rows:\nSeq Scan"),
+        (report(case(), uses_index=False), "does not use the index of 50,000 rows:\nSeq Scan"),
     ],
 )
 def test_what_keeps_an_index_from_being_published(given_report: RecallReport, words: str) -> None:

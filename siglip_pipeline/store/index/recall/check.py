@@ -32,6 +32,7 @@ from siglip_pipeline.store.kinds.moment_index import cluster_centres
 from siglip_pipeline.store.search.execution import choose_kind, effort_of
 from siglip_pipeline.store.search.near_frames import NearFrames
 from siglip_pipeline.store.search.search_run import GROWN_ROWS
+from siglip_pipeline.text.in_words import counted
 
 DEPTHS = (1, 10, DEPTH)
 # Recall@10 for which the effort is chosen: above what publishing requires by default.
@@ -71,7 +72,10 @@ def check_recall(
     # One snapshot, so that the exact and the approximate search see the same frames.
     with database.snapshot(reading=tables.frames(target.model_id)) as connection:
         scopes = scopes_of(connection, target)
-        progress(f"recall check: exact search for {len(queries)} queries, {len(scopes)} filters")
+        progress(
+            f"recall check: exact search for {counted(len(queries), 'query', 'queries')}, "
+            f"{counted(len(scopes), 'filter')}"
+        )
         truths = continue_truths(connection, target, queries, scopes)
         kind = index_kind(target.kind)
         rows_count, table_bytes, ann_bytes = sizes(connection, target)

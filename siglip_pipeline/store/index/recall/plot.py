@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 from siglip_pipeline.store.index.recall.recall_report import RecallCase, RecallReport
+from siglip_pipeline.text.in_words import counted
 
 WIDTH, HEIGHT = 560, 320
 LEFT, TOP, RIGHT, BOTTOM = 58, 34, 20, 44
@@ -19,7 +20,7 @@ def recall_plot(report: RecallReport) -> bytes:
     draw = ImageDraw.Draw(image)
     font = ImageFont.load_default(12)
     points = report.sweep or tuple(case for case in report.cases if case.share == 1)
-    title = f"{report.kind}, {report.frames:,} frames: recall@10 against latency"
+    title = f"{report.kind}, {counted(report.frames, 'frame')}: recall@10 against latency"
     draw.text((LEFT, 10), title, INK, font)
     if not points:
         draw.text((LEFT, HEIGHT // 2), "nothing was measured", INK, font)

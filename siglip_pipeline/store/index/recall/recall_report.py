@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from siglip_pipeline.store.kinds.modality import Modality
+from siglip_pipeline.text.in_words import counted
 from siglip_pipeline.text.json_form import to_json
 
 EfSearch = Annotated[int, Field(serialization_alias="effort")]
@@ -91,7 +92,9 @@ class RecallReport:
                     f"{case.rows_share:.1%} of the rows that there are"
                 )
         if not self.uses_index:
-            return f"the planner does not use the index of {self.rows} rows:\n{self.plan}"
+            return (
+                f"the planner does not use the index of {counted(self.rows, 'row')}:\n{self.plan}"
+            )
         return None
 
     def to_json(self) -> dict[str, Any]:
