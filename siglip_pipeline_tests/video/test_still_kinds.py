@@ -135,7 +135,7 @@ def test_a_page_of_a_kind_that_is_not_read_costs_itself(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     path.write_bytes(tiff(page(COLOURS), page(COLOURS, _258=[12, 12, 12])))
     scanned, (first,) = read(path)
-    assert scanned.warnings == ("1 of its 2 pictures are missing or damaged",)
+    assert scanned.warnings == ("1 of its 2 pictures is missing or damaged",)
     assert difference(first, COLOURS) == 0
 
 
