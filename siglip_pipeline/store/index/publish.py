@@ -22,7 +22,8 @@ WHERE model_id = %s AND state IN ('retired', 'failed')
 UNION
 SELECT generation FROM generations
 WHERE model_id = %s AND state IN ('retired', 'failed')
-  AND to_regclass(format('index_%%s_g%%s', model_id, generation)) IS NOT NULL
+  AND (to_regclass(format('index_%%s_g%%s', model_id, generation)) IS NOT NULL
+       OR to_regclass(format('clusters_%%s_g%%s', model_id, generation)) IS NOT NULL)
 """
 
 

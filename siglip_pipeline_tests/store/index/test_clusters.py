@@ -13,6 +13,7 @@ from siglip_pipeline.hits import Hit
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store import generations
 from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.index import build as building
 from siglip_pipeline.store.index.similarity_index import IndexReport, build_index
 from siglip_pipeline.store.kinds import Generation, moment_index
 from siglip_pipeline.store.kinds.clusters import CLOSE, LEAST_SHARE, find_clusters
@@ -187,6 +188,8 @@ def test_a_generation_without_clusters_takes_the_place_of_one_with(database: Dat
     for generation in (1, 2):
         assert build_index(database, model_id, options=OPTIONS, force=True).published
         assert tables() == [f"clusters_{model_id}_g{generation}"]
+    building.begin(database, model_id, "moments")  # … and here its process dies
+    assert len(tables()) == 2
     for video in range(6):
         made.load(database, model_id, f"v{video}.mp4", directions(video, FRAMES))
     assert build_index(database, model_id, options=OPTIONS, force=True).published
