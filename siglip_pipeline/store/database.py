@@ -223,11 +223,12 @@ def _check_connection(connection: Connection) -> None:
 
 
 def _check_versions(url: SecretUrl) -> tuple[int, ...]:
-    """Check the versions of Postgres and pgvector; return that of pgvector.
+    """Check Postgres and pgvector; return the version of pgvector.
 
     Raises:
         DatabaseUnavailableError: the server does not answer.
-        DatabaseVersionError: one is too old; gives the remedy.
+        DatabaseVersionError: one is too old, or pgvector is not on the search path, as in a dump
+            that was restored; gives the remedy.
     """
     with (
         _translated_errors(url),
@@ -238,7 +239,11 @@ def _check_versions(url: SecretUrl) -> tuple[int, ...]:
         server = connection.info.server_version // 10000
         row = connection.execute(
             """
-            SELECT default_version, installed_version FROM pg_available_extensions
+            SELECT default_version, installed_version, to_regtype('vector') IS NOT NULL,
+                   quote_ident(nspname), quote_ident(current_database())
+            FROM pg_available_extensions
+            LEFT JOIN pg_extension ON extname = name
+            LEFT JOIN pg_namespace ON pg_namespace.oid = extnamespace
             WHERE name = 'vector'
             """
         ).fetchone()
@@ -252,7 +257,14 @@ def _check_versions(url: SecretUrl) -> tuple[int, ...]:
             f"{where(url)} has no pgvector; install at least {wanted} on the server (package "
             f"postgresql-{server}-pgvector on Debian)"
         )
-    available, installed = (parse_version(v) if v else None for v in row)
+    available, installed = (parse_version(v) if v else None for v in row[:2])
+    is_found, schema, name = row[2:]
+    if installed and not is_found:
+        raise DatabaseVersionError(
+            f"{where(url)} has pgvector in the schema {schema}, where this role does not find it: "
+            f"run `ALTER DATABASE {name} SET search_path = public, {schema}`, and `GRANT USAGE ON "
+            f"SCHEMA {schema} TO` the role, in that database as its owner"
+        )
     version = installed or available
     assert version is not None
     if version >= PGVECTOR_MINIMUM:

@@ -1,5 +1,6 @@
 """Migrations, versions, and what becomes of a database's errors."""
 
+import re
 import threading
 
 import psycopg
@@ -118,6 +119,20 @@ def test_an_extension_that_only_needs_updating_says_so(empty_database_url: str) 
         connection.execute("UPDATE pg_extension SET extversion = '0.8.1' WHERE extname = 'vector'")
     with pytest.raises(DatabaseVersionError, match=r"has pgvector 0\.8\.1.*run `ALTER EXTENSION"):
         Database(empty_database_url)
+
+
+def test_an_extension_in_another_schema_says_how_to_find_it(empty_database_url: str) -> None:
+    """As some hosted servers have it; a dump keeps no search path of the database."""
+    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA extensions")
+        connection.execute("CREATE EXTENSION vector SCHEMA extensions")
+        with pytest.raises(DatabaseVersionError, match="pgvector in the schema extensions") as told:
+            Database(empty_database_url)
+        remedy = re.search("`(ALTER DATABASE .*?)`", str(told.value))
+        assert remedy is not None
+        connection.execute(remedy[1].encode())
+    with Database(empty_database_url) as database:
+        assert migrate(database) == [migration.label for migration in migrations()]
 
 
 def test_a_server_that_is_not_there_is_unavailable() -> None:
