@@ -312,6 +312,7 @@ def _index_through_dagster(
     """Have a running Dagster do the work; return each video's outcome, if waited for."""
     from siglip_pipeline.runs.dagster_api import DagsterApi
     from siglip_pipeline.runs.remote import materialize_remotely, start_backfills
+    from siglip_pipeline.runs.waiting import Standstill
 
     api = DagsterApi(url, part=settings.part, api_key=settings.api_key)
     if not wait:
@@ -324,7 +325,9 @@ def _index_through_dagster(
         return Outcome(backfills=backfills)
     with open_database(DatabaseOptions.from_settings(settings)) as database:
         work = _InBackground(
-            lambda: materialize_remotely(api, settings, videos, assets=assets, force=force)
+            lambda: materialize_remotely(
+                api, settings, videos, assets=assets, force=force, standstill=Standstill(_warn)
+            )
         )
         work.watch(database, settings, videos, quiet=quiet)
         return _outcome(database, videos)
@@ -423,10 +426,10 @@ def _await_settled(database: Database, settings: Settings, videos: Sequence[str]
         RunFailedError: a run over some of them failed as a whole: nothing takes them up.
         LaunchError: the services have ended.
     """
-    from siglip_pipeline.runs.waiting import check_runs, waits_for_worker
+    from siglip_pipeline.runs.waiting import Standstill, check_runs
 
     began = time.time()
-    told = False
+    standstill = Standstill(_warn)
     answered = look_at = served = time.monotonic()
     while True:
         try:
@@ -442,15 +445,16 @@ def _await_settled(database: Database, settings: Settings, videos: Sequence[str]
                     "command again"
                 )
             if answered >= look_at:
-                check_runs(database, settings, videos, since=began)
-                if not told and (waits := waits_for_worker(settings)) is not None:
-                    console.err.print(waits, style="yellow")
-                    told = True
+                check_runs(database, settings, videos, since=began, standstill=standstill)
                 look_at = time.monotonic() + _LOOK_SECONDS
         except DatabaseUnavailableError:
             if time.monotonic() - answered > PATIENCE_SECONDS:
                 raise
         time.sleep(_POLL_SECONDS)
+
+
+def _warn(message: str) -> None:
+    console.err.print(message, style="yellow")
 
 
 def _settled(database: Database, videos: Sequence[str]) -> bool:

@@ -5,7 +5,7 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.client import HTTPException
@@ -23,6 +23,7 @@ from siglip_pipeline.stages.run_names import (
     op_name,
     partitions_name,
 )
+from siglip_pipeline.text.in_words import duration_in_words
 from siglip_pipeline.text.secret import Secret, SecretUrl
 from siglip_pipeline.uploads.names import partition_key
 
@@ -32,6 +33,8 @@ FAILURE_REASON_TAG: Final = "dagster/failure_reason"
 PARTITION_TAG: Final = "dagster/partition"
 _OWN: Final = re.compile(r"^siglip_pipeline\.errors\.\w+: ")
 """What Dagster puts before the message of an error of this package."""
+_SUBMITTED: Final = re.compile(r"^Submitting celery task .* to queue \"(?P<queue>.*)\"\.$")
+"""The event of a step that was given to a queue of Celery, as dagster-celery words it."""
 _LOST: Final = ("UNEXPECTED_TERMINATION", "START_TIMEOUT")
 
 FINISHED: Final = frozenset(
@@ -102,9 +105,15 @@ query { runsOrError(filter: {statuses: [STARTED]}, limit: 100) {
   ... on PythonError { message } } }
 """
 
-_STEP_FAILURES: Final = """
-query($id: ID!) { runOrError(runId: $id) { __typename
-  ... on Run { eventConnection { events {
+_DAEMON: Final = """
+query { instance { daemonHealth { allDaemonStatuses { lastHeartbeatTime } } } }
+"""
+
+_EVENTS: Final = """
+query($id: ID!, $after: String) { runOrError(runId: $id) { __typename
+  ... on Run { eventConnection(afterCursor: $after) { cursor hasMore events { __typename
+    ... on EngineEvent { message error { message cause { message } } }
+    ... on RunFailureEvent { message error { message cause { message } } }
     ... on ExecutionStepFailureEvent { error { message cause { message } } } } } }
   ... on RunNotFoundError { message } ... on PythonError { message } } }
 """
@@ -140,6 +149,11 @@ class FailedRun:
     """The first and the last of its partitions; None if it has none."""
     was_lost: bool
     """Its process ended or did not start: the sensor `lost_runs` may start it again."""
+
+    @property
+    def what(self) -> str:
+        """What it was to make, in words."""
+        return ", ".join(self.assets) or self.job
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +348,23 @@ class DagsterApi:
             )
         return runs
 
+    def silent_daemon(self, *, seconds: float) -> str | None:
+        """Return that Dagster's daemon gives no sign of life, and since when; None if it does.
+
+        Args:
+            seconds: how old its last sign of life may be; a daemon gives one every 30 s.
+        """
+        health = self._ask(_DAEMON, {})["instance"]["daemonHealth"]
+        last = max((d["lastHeartbeatTime"] or 0.0 for d in health["allDaemonStatuses"]), default=0)
+        silent = time.time() - last
+        if silent < seconds:
+            return None
+        since = f" for {duration_in_words(silent)}" if last else ""
+        return (
+            f"Dagster's daemon, which starts runs, has given no sign of life{since}: its log says "
+            f"why, if it is running ({self._url}/deployment/daemons)"
+        )
+
     def waits_for_worker(self, *, seconds: float) -> str | None:
         """Return which run has waited for a Celery worker for some time, and for which queue.
 
@@ -347,18 +378,15 @@ class DagsterApi:
             waited = time.time() - max(at or 0.0 for at in times)
             if waited < seconds or any(step["status"] == "IN_PROGRESS" for step in steps):
                 continue
-            # This loads Dagster, which the service and most commands do without.
-            from siglip_pipeline.defs.queues import DEFAULT_QUEUE, EMBEDDING_QUEUE
-
-            assets = self._assets_of(run)
-            ended = {step["stepKey"] for step in steps}
-            to_come = [asset for asset in assets if op_name(asset, self._part) not in ended]
-            queue = EMBEDDING_QUEUE if to_come[:1] == [Stage.VECTORS] else DEFAULT_QUEUE
-            return (
-                f"a run of {', '.join(assets) or run['jobName']} waits for a worker: none has "
-                f"taken its step so far. `siglip-pipeline worker --queue {queue}` starts one "
-                f"({self._url}/runs/{run['runId']})"
-            )
+            messages = [event.get("message") or "" for event in self._events(run["runId"])]
+            submitted = [found for found in map(_SUBMITTED.search, messages) if found]
+            if submitted:
+                what = ", ".join(self._assets_of(run)) or run["jobName"]
+                return (
+                    f"a run of {what} waits for a worker: none has taken its step so far. "
+                    f"`siglip-pipeline worker --queue {submitted[-1]['queue']}` starts one "
+                    f"({self._url}/runs/{run['runId']})"
+                )
         return None
 
     def _assets_of(self, run: Mapping[str, Any]) -> list[str]:
@@ -374,20 +402,38 @@ class DagsterApi:
         Args:
             since: unix time. Earlier failures do not count, nor what Dagster is to start again.
         """
-        return next(map(self.failure, self.failed_runs(since=since)), None)
+        runs = self.failed_runs(since=since)
+        return self.failure(runs[0].run_id, runs[0].what) if runs else None
 
-    def failure(self, run: FailedRun) -> str:
-        """Return which run failed, why, and where it is shown."""
-        return f"a run of {', '.join(run.assets) or run.job} failed: {self.reason(run.run_id)}"
+    def failure(self, run_id: str, what: str) -> str:
+        """Return which run failed, why, and where it is shown.
 
-    def reason(self, run_id: str) -> str:
-        """Return why a run failed, and where it is shown."""
-        answer = self._ask(_STEP_FAILURES, {"id": run_id})["runOrError"]
-        if answer["__typename"] != "Run":
-            raise RunFailedError(f"run {run_id}: {_why(answer)}")
-        errors = [event["error"] for event in answer["eventConnection"]["events"] if event]
-        reasons = [_OWN.sub("", (e["cause"] or e)["message"].strip()) for e in errors if e]
-        return f"{'; '.join(reasons) or 'its process ended'} ({self._url}/runs/{run_id})"
+        Args:
+            run_id: of the run.
+            what: the assets that it was to make.
+        """
+        events = [*self._events(run_id)]
+        own = [e for e in events if e["__typename"] != "EngineEvent"]
+        # Without an error of its own, Dagster could not launch the run, lost it, or ended it.
+        errors = [e["error"] for e in own if e.get("error")] or [
+            e["error"] for e in events if e.get("error")
+        ][-1:]
+        reasons = [_OWN.sub("", (e["cause"] or e)["message"].strip()) for e in errors]
+        reason = "; ".join(reasons or [e["message"] for e in own if e.get("message")][-1:])
+        return f"a run of {what} failed: {reason} ({self._url}/runs/{run_id})"
+
+    def _events(self, run_id: str) -> Iterator[dict[str, Any]]:
+        """Yield what :data:`_EVENTS` reads of a run's events; Dagster gives 1,000 at a time."""
+        after = None
+        while True:
+            answer = self._ask(_EVENTS, {"id": run_id, "after": after})["runOrError"]
+            if answer["__typename"] != "Run":
+                raise RunFailedError(f"run {run_id}: {_why(answer)}")
+            page = answer["eventConnection"]
+            yield from page["events"]
+            if not page["hasMore"]:
+                return
+            after = page["cursor"]
 
     def _repository_selector(self) -> dict[str, str]:
         return {

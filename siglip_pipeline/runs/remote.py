@@ -11,6 +11,7 @@ from typing import Final
 from siglip_pipeline.errors import LaunchError, RunFailedError
 from siglip_pipeline.records import Stage
 from siglip_pipeline.runs.dagster_api import FINISHED, DagsterApi, RunState
+from siglip_pipeline.runs.waiting import Standstill
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.run_names import (
     EMBEDDINGS_PER_RUN,
@@ -46,6 +47,7 @@ def materialize_remotely(
     *,
     assets: Sequence[Stage],
     force: bool,
+    standstill: Standstill,
 ) -> None:
     """Have a running Dagster make some assets of some uploads, and wait until it has.
 
@@ -55,6 +57,7 @@ def materialize_remotely(
         videos: paths below UPLOADS.
         assets: those to materialize.
         force: do the work even where the result is current.
+        standstill: says what keeps a run waiting.
 
     Raises:
         UploadNotFoundError: none of the paths is below UPLOADS.
@@ -64,16 +67,18 @@ def materialize_remotely(
         keys = register_videos(api, database, _uploads(settings), videos, assets=assets)
         if len(keys) > MOST_DIRECT:
             for launch in _backfills(api, keys, assets=assets, force=force):
-                _wait_for_backfill(api, launch())
+                _wait_for_backfill(api, launch(), standstill)
         else:
             for asset in _PER_VIDEO:
                 if asset in assets:
-                    red = _run_ranges(api, database, asset, keys, force=force)
+                    red = _run_ranges(
+                        api, database, asset, keys, force=force, standstill=standstill
+                    )
                     keys = [key for key in keys if key not in red]
     for asset in _OF_ALL_VIDEOS:
         if asset in assets:
             # The automation does this too, some seconds later: the second finds nothing to do.
-            state = _wait_for_run(api, api.launch_run(JOB_OF[asset]))
+            state = _wait_for_run(api, api.launch_run(JOB_OF[asset]), standstill)
             if state.status != "SUCCESS":
                 raise _failure(api, asset, state)
 
@@ -115,16 +120,23 @@ def _backfills(
     return [forced(asset) for asset in partitioned]
 
 
-def _wait_for_backfill(api: DagsterApi, backfill: str) -> None:
+def _wait_for_backfill(api: DagsterApi, backfill: str, standstill: Standstill) -> None:
     began = time.monotonic()
     while (status := api.backfill_status(backfill)) not in FINISHED:
+        standstill.look(api)
         _pause(began)
     if status == "CANCELED":
         raise RunFailedError(f"the backfill was cancelled ({api.backfill_url(backfill)})")
 
 
 def _run_ranges(
-    api: DagsterApi, database: Database, asset: Stage, keys: Sequence[str], *, force: bool
+    api: DagsterApi,
+    database: Database,
+    asset: Stage,
+    keys: Sequence[str],
+    *,
+    force: bool,
+    standstill: Standstill,
 ) -> set[str]:
     """Run one asset over some partitions, each contiguous range of them by itself; wait for all.
 
@@ -153,7 +165,7 @@ def _run_ranges(
     ]
     red: set[str] = set()
     for run, (first, last) in zip(runs, ranges, strict=True):
-        state = _wait_for_run(api, run)
+        state = _wait_for_run(api, run, standstill)
         if state.status == "SUCCESS":
             continue
         of_videos = _failed(database, keys_between(existing, first, last), stage=asset)
@@ -166,11 +178,11 @@ def _run_ranges(
 
 def _failure(api: DagsterApi, asset: Stage, state: RunState) -> RunFailedError:
     if state.status == "FAILURE":
-        return RunFailedError(f"the run of {asset} failed: {api.reason(state.run_id)}")
-    return RunFailedError(f"the run of {asset} ended as {state.status} (run {state.run_id})")
+        return RunFailedError(api.failure(state.run_id, asset))
+    return RunFailedError(f"a run of {asset} ended as {state.status} (run {state.run_id})")
 
 
-def _wait_for_run(api: DagsterApi, run: str) -> RunState:
+def _wait_for_run(api: DagsterApi, run: str, standstill: Standstill) -> RunState:
     """Wait until a run has ended, or the run that Dagster starts in its place."""
     deadline: float | None = None
     began = time.monotonic()
@@ -184,6 +196,7 @@ def _wait_for_run(api: DagsterApi, run: str) -> RunState:
             deadline = deadline or time.monotonic() + _RETRY_SECONDS
             if time.monotonic() > deadline:
                 raise RunFailedError(f"run {run} was lost, and nothing has started it again")
+        standstill.look(api)
         _pause(began)
 
 

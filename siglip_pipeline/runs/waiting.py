@@ -1,7 +1,9 @@
-"""Why videos wait although services run: a run has failed for good, or a sensor is off."""
+"""Why videos wait although services run: a failed run, a sensor that is off, no worker …"""
 
 import contextlib
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -19,8 +21,39 @@ from siglip_pipeline.uploads.upload_store import is_in_part
 _ANSWER_SECONDS: Final = 5.0
 _WORKER_SECONDS: Final = 20.0
 """How long a step may wait for a worker without a word."""
+_DAEMON_SECONDS: Final = 120.0
+"""How long Dagster's daemon may be silent; it gives a sign of life every 30 s."""
+_FIRST_LOOK_SECONDS: Final = 20.0
+"""Services that have just been started take so long to give a sign of life."""
+_LOOK_SECONDS: Final = 5.0
 _TAKE_UP: Final = ("new_uploads", "automation")
 """The sensors without which nothing is made of an upload."""
+
+
+class Standstill:
+    """Says once, after some time, what keeps runs waiting although none has failed.
+
+    Args:
+        tell: shows a message.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._look_at = time.monotonic() + _FIRST_LOOK_SECONDS
+
+    def look(self, api: DagsterApi) -> None:
+        """Look now and then; to be called at any time.
+
+        Raises:
+            LaunchError: Dagster does not answer.
+        """
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK_SECONDS
+        if (why := _standstill(api)) is not None:
+            self._tell(why)
+            self._look_at = math.inf
 
 
 def with_reasons(
@@ -47,7 +80,8 @@ def with_reasons(
 def why_videos_wait(
     database: Database, settings: Settings, *, answer_seconds: float = _ANSWER_SECONDS
 ) -> tuple[str, ...]:
-    """Return what keeps videos waiting: a failed run of this home's services, sensors that are off.
+    """Return what keeps videos waiting: a failed run of this home's services, sensors that are off,
+    a daemon that is silent, or a step that no worker takes.
 
     Nothing if no services run here, or if their Dagster does not answer.
     """
@@ -62,10 +96,13 @@ def why_videos_wait(
         mine = {video: state for video, state in states.items() if is_in_part(video, settings.part)}
         for run, videos in left_undone(api, runs, mine):
             found.append(
-                f"{api.failure(run)}; {len(videos):,} of the videos to come must wait for it: once "
-                "the cause is mended, `siglip-pipeline materialize --all-missing` takes them up"
+                f"{api.failure(run.run_id, run.what)}; {len(videos):,} of the videos to come must "
+                "wait for it: once the cause is mended, `siglip-pipeline materialize "
+                "--all-missing` takes them up"
             )
             break
+        if (why := _standstill(api)) is not None:
+            found.append(why)
     return tuple(found)
 
 
@@ -79,7 +116,12 @@ def take_up_again(database: Database, settings: Settings, videos: Sequence[str])
 
 
 def check_runs(
-    database: Database, settings: Settings, videos: Sequence[str], *, since: float
+    database: Database,
+    settings: Settings,
+    videos: Sequence[str],
+    *,
+    since: float,
+    standstill: Standstill,
 ) -> None:
     """Look whether something will still be made of these videos.
 
@@ -88,6 +130,7 @@ def check_runs(
         settings: of the services' home.
         videos: paths.
         since: unix time of the beginning: earlier failures do not count.
+        standstill: is asked to look, too.
 
     Raises:
         RunFailedError: a run over one of them has failed as a whole, or a sensor is off.
@@ -100,18 +143,16 @@ def check_runs(
         runs = [run for run in api.failed_runs(since=since) if not run.was_lost]
         for run, undone in left_undone(api, runs, _states(database, videos) if runs else {}):
             raise RunFailedError(
-                f"{api.failure(run)}; {len(undone):,} of the videos must wait for it"
+                f"{api.failure(run.run_id, run.what)}; {len(undone):,} of the videos must wait "
+                "for it"
             )
+        standstill.look(api)
 
 
-def waits_for_worker(settings: Settings) -> str | None:
-    """Return which run of this home's services waits for a Celery worker; None if none does."""
-    if settings.executor != "celery":
-        return None
-    with contextlib.suppress(LaunchError):
-        if (api := _dagster(settings)) is not None:
-            return api.waits_for_worker(seconds=_WORKER_SECONDS)
-    return None
+def _standstill(api: DagsterApi) -> str | None:
+    return api.silent_daemon(seconds=_DAEMON_SECONDS) or api.waits_for_worker(
+        seconds=_WORKER_SECONDS
+    )
 
 
 def _sensors_are_off(api: DagsterApi) -> str | None:

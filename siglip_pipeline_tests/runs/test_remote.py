@@ -8,6 +8,7 @@ import pytest
 from siglip_pipeline.errors import LaunchError
 from siglip_pipeline.records import Stage
 from siglip_pipeline.runs.remote import materialize_remotely
+from siglip_pipeline.runs.waiting import Standstill
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database
 
@@ -34,4 +35,11 @@ def test_a_partition_that_is_gone_is_named(
         home=tmp_path / "home", uploads=str(tmp_path), database_url=database_url
     )
     with pytest.raises(LaunchError, match=r"no partition 'a\.mp4' of video_frames: it was deleted"):
-        materialize_remotely(api, settings, ["a.mp4"], assets=[Stage.FRAMES], force=False)
+        materialize_remotely(
+            api,
+            settings,
+            ["a.mp4"],
+            assets=[Stage.FRAMES],
+            force=False,
+            standstill=Standstill(print),
+        )

@@ -3,7 +3,7 @@
 import html
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ import pytest
 
 from siglip_pipeline.cli import indexing
 from siglip_pipeline.errors import LaunchError, RunFailedError
-from siglip_pipeline.records import Upload
+from siglip_pipeline.records import Stage, Upload
 from siglip_pipeline.runs import waiting
-from siglip_pipeline.runs.dagster_api import DagsterApi, FailedRun
-from siglip_pipeline.runs.waiting import check_runs, take_up_again, why_videos_wait
+from siglip_pipeline.runs.dagster_api import DagsterApi, FailedRun, RunState
+from siglip_pipeline.runs.remote import materialize_remotely
+from siglip_pipeline.runs.waiting import Standstill, check_runs, take_up_again, why_videos_wait
 from siglip_pipeline.services.state import write_state
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.announced import AnnouncedUploads
@@ -22,6 +23,7 @@ from siglip_pipeline.store.database import Database
 from siglip_pipeline_tests.conftest import collection_settings
 from siglip_pipeline_tests.web.conftest import serving
 
+QUIET = Standstill(lambda _: None)
 VIDEOS = ["a.mp4", "b.mp4", "c.mp4", "d.mp4"]
 
 
@@ -40,8 +42,14 @@ class _Dagster:
     def partition_keys(self, asset: str) -> list[str]:
         return VIDEOS
 
-    def failure(self, run: FailedRun) -> str:
-        return f"run {run.run_id} failed"
+    def failure(self, run_id: str, what: str) -> str:
+        return f"run {run_id} failed"
+
+    def silent_daemon(self, *, seconds: float) -> None:
+        pass
+
+    def waits_for_worker(self, *, seconds: float) -> None:
+        pass
 
 
 def failed(asset: str, *ends: str, was_lost: bool = False) -> FailedRun:
@@ -107,10 +115,10 @@ def test_a_sensor_that_is_off_is_told_and_ends_waiting(
     [why] = why_videos_wait(database, settings)
     assert why.startswith("switched off in Dagster: automation and new_uploads. Switch it on")
     with pytest.raises(RunFailedError, match="switched off in Dagster"):
-        check_runs(database, settings, ["a.mp4"], since=0)
+        check_runs(database, settings, ["a.mp4"], since=0, standstill=QUIET)
     dagster_is(monkeypatch, stopped=["watch_messages"])
     assert why_videos_wait(database, settings) == ()
-    check_runs(database, settings, ["a.mp4"], since=0)
+    check_runs(database, settings, ["a.mp4"], since=0, standstill=QUIET)
 
 
 def test_status_says_nothing_of_runs_where_none_can_be_asked(
@@ -158,48 +166,145 @@ def started(*steps: tuple[str, str, float | None]) -> dict[str, Any]:
     }
 
 
+class _Webserver:
+    """Answers of a Dagster with one run that was given to Celery, or that was not."""
+
+    def __init__(self, *steps: tuple[str, str, float | None], queue: str | None) -> None:
+        self.started = [started(*steps)]
+        self.silent_seconds: float | None = 30.0
+        self.pages = [["another event"] * 3, [] if queue is None else [_submitted(queue)]]
+
+    def answer(self, api: DagsterApi, query: str, variables: Any) -> Any:
+        if "daemonHealth" in query:
+            last = self.silent_seconds and time.time() - self.silent_seconds
+            statuses = [{"lastHeartbeatTime": None}, {"lastHeartbeatTime": last}]
+            return {"instance": {"daemonHealth": {"allDaemonStatuses": statuses}}}
+        if "eventConnection" in query:
+            page = int(variables["after"] or 0)
+            events = [{"message": message} for message in self.pages[page]]
+            more = {"cursor": str(page + 1), "hasMore": page + 1 < len(self.pages)}
+            return {
+                "runOrError": {"__typename": "Run", "eventConnection": more | {"events": events}}
+            }
+        return {"runsOrError": {"results": self.started if "STARTED" in query else []}}
+
+
+def _state(status: str) -> RunState:
+    return RunState(run_id="r", status=status, will_retry=False, retried_as=None)
+
+
+def _submitted(queue: str) -> str:
+    return f'Submitting celery task for step "video_frames" to queue "{queue}".'
+
+
+@pytest.fixture
+def webserver(monkeypatch: pytest.MonkeyPatch) -> Callable[[_Webserver], DagsterApi]:
+    """Have every DagsterApi ask one of these."""
+
+    def ask(server: _Webserver) -> DagsterApi:
+        monkeypatch.setattr(DagsterApi, "_find_repository", lambda *_: None)
+        monkeypatch.setattr(DagsterApi, "_ask", lambda *asked: server.answer(*asked))
+        monkeypatch.setattr(DagsterApi, "stopped_sensors", lambda _: [])
+        return DagsterApi("http://127.0.0.1:1")
+
+    monkeypatch.setattr(waiting, "_FIRST_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(waiting, "_LOOK_SECONDS", 0.0)
+    return ask
+
+
 @pytest.mark.parametrize(
-    ("steps", "queue"),
+    ("steps", "queue", "is_told"),
     [
-        ([], "dagster"),
-        ([("video_frames", "IN_PROGRESS", None)], None),
-        ([("video_frames", "SUCCESS", -30.0)], "siglip"),
-        ([("video_frames", "SUCCESS", -5.0)], None),
+        ([], "dagster", True),
+        ([], None, False),
+        ([("video_frames", "IN_PROGRESS", None)], "dagster", False),
+        ([("video_frames", "SUCCESS", -30.0)], "siglip", True),
+        ([("video_frames", "SUCCESS", -5.0)], "siglip", False),
     ],
 )
 def test_a_run_that_waits_for_a_worker_is_told_once(
     settings: Settings,
     database: Database,
+    webserver: Callable[[_Webserver], DagsterApi],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     steps: list[tuple[str, str, float | None]],
     queue: str | None,
+    is_told: bool,
 ) -> None:
-    """Without a worker, `ingest --wait` waited without a word."""
+    """Without a worker, `ingest --wait` and `materialize` waited without a word."""
+    api = webserver(_Webserver(*steps, queue=queue))
     looks = 0
-
-    def ask(api: DagsterApi, query: str, variables: Any) -> Any:
-        return {"runsOrError": {"results": [started(*steps)] if "STARTED" in query else []}}
 
     def settled(*_: object) -> bool:
         nonlocal looks
         looks += 1
         return looks > 4
 
-    monkeypatch.setattr(DagsterApi, "_find_repository", lambda *_: None)
-    monkeypatch.setattr(DagsterApi, "_ask", ask)
-    monkeypatch.setattr(DagsterApi, "stopped_sensors", lambda _: [])
     monkeypatch.setattr(indexing, "_LOOK_SECONDS", 0.0)
     monkeypatch.setattr(indexing, "_settled", settled)
     _services(settings)
-    celery = settings.model_copy(update={"executor": "celery"})
-    indexing._await_settled(database, celery, ["a.mp4"])
-    told = " ".join(capsys.readouterr().err.split())
-    assert told.count("waits for a worker") == (queue is not None)
-    assert queue is None or f"`siglip-pipeline worker --queue {queue}` starts one" in told
-    looks = 0
     indexing._await_settled(database, settings, ["a.mp4"])
-    assert capsys.readouterr().err == "", "no step goes to a worker"
+    told = " ".join(capsys.readouterr().err.split())
+    assert told.count("waits for a worker") == is_told
+    assert not is_told or f"`siglip-pipeline worker --queue {queue}` starts one" in told
+    states = iter(("STARTED", "STARTED", "SUCCESS"))
+    monkeypatch.setattr(DagsterApi, "run_state", lambda *_: _state(next(states)))
+    monkeypatch.setattr(DagsterApi, "launch_run", lambda *_: "r")
+    heard: list[str] = []
+    materialize_remotely(
+        api, settings, [], assets=[Stage.INDEX], force=False, standstill=Standstill(heard.append)
+    )
+    assert [" ".join(said.split()) for said in heard] == ([told] if is_told else [])
+    why = why_videos_wait(database, settings)
+    assert [*why] == heard
+
+
+@pytest.mark.parametrize(
+    ("silent_seconds", "said"), [(30, None), (200, " for 3 min 20 s: "), (None, " life: ")]
+)
+def test_a_daemon_that_is_silent_is_told(
+    settings: Settings,
+    database: Database,
+    webserver: Callable[[_Webserver], DagsterApi],
+    silent_seconds: float | None,
+    said: str | None,
+) -> None:
+    """Without one, or with one that hangs, no run starts."""
+    server = _Webserver(queue=None)
+    server.silent_seconds = silent_seconds
+    webserver(server)
+    _services(settings)
+    why = why_videos_wait(database, settings)
+    assert len(why) == (said is not None)
+    assert said is None or ("has given no sign of life" in why[0] and said in why[0])
+
+
+def _error(message: str) -> dict[str, Any]:
+    return {"message": f"siglip_pipeline.errors.ModelError: {message}", "cause": None}
+
+
+_ENGINE = {"__typename": "EngineEvent", "message": "x", "error": _error("the job is unknown")}
+_STEP = {"__typename": "ExecutionStepFailureEvent", "error": _error("no model")}
+_END = {"__typename": "RunFailureEvent", "message": "Exceeded maximum runtime", "error": None}
+
+
+@pytest.mark.parametrize(
+    ("events", "reason"),
+    [
+        ([_ENGINE, _STEP, _END], "no model"),
+        ([_ENGINE, _END], "the job is unknown"),
+        ([_END | {"error": _error("the broker is away")}], "the broker is away"),
+        ([_ENGINE | {"error": None}, _END], "Exceeded maximum runtime"),
+    ],
+)
+def test_a_run_of_which_no_step_failed_has_a_reason(
+    monkeypatch: pytest.MonkeyPatch, events: list[dict[str, Any]], reason: str
+) -> None:
+    monkeypatch.setattr(DagsterApi, "_find_repository", lambda *_: None)
+    monkeypatch.setattr(DagsterApi, "_events", lambda *_: iter(events))
+    told = DagsterApi("http://127.0.0.1:1").failure("r", "video_frames")
+    assert told == f"a run of video_frames failed: {reason} (http://127.0.0.1:1/runs/r)"
 
 
 @pytest.mark.timeout(60)
@@ -209,7 +314,7 @@ def test_waiting_ends_with_a_run_that_failed_over_its_videos(
     _services(settings)
     lost = failed("video_frames", "a.mp4", was_lost=True)
     dagster_is(monkeypatch, lost, failed("video_frames", "b.mp4", "c.mp4"))
-    check_runs(database, settings, ["a.mp4", "d.mp4"], since=0)
+    check_runs(database, settings, ["a.mp4", "d.mp4"], since=0, standstill=QUIET)
     with pytest.raises(
         RunFailedError, match=r"run video_frames b\.mp4-c\.mp4 failed; 1 of the videos"
     ):
