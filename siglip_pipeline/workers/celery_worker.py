@@ -42,7 +42,7 @@ from siglip_pipeline.defs.queues import (
     celery_config,
     is_redis,
 )
-from siglip_pipeline.errors import SettingsError
+from siglip_pipeline.errors import DatabaseUnavailableError, SettingsError
 from siglip_pipeline.services.home import pipeline_environment
 from siglip_pipeline.services.instance import open_instance
 from siglip_pipeline.settings import Settings
@@ -68,7 +68,7 @@ _STORAGE_ERRORS = (
 _STORAGE_RETRIES = 20
 _STORAGE_FIRST_WAIT_SECONDS = 2
 _STORAGE_WAIT_SECONDS = 60
-
+_ANSWER_SECONDS = 15
 
 _OF_VIDEOS = {
     DagsterEventType.ASSET_MATERIALIZATION.value,
@@ -195,7 +195,7 @@ def run_worker(settings: Settings, queues: Sequence[str], *, name: str | None = 
 
     Raises:
         SettingsError: no broker is named.
-        StoreError: a database cannot be used, that of Dagster included.
+        StoreError: a database cannot be used, that of Dagster and that of results included.
     """
     for chatty in ("celery", "siglip_pipeline"):
         logging.getLogger(chatty).setLevel(min(logging.INFO, logging.getLogger().level))
@@ -204,6 +204,7 @@ def run_worker(settings: Settings, queues: Sequence[str], *, name: str | None = 
         # Or each step would be taken from the queue, tried for a quarter of an hour, and fail.
         options = DatabaseOptions.from_settings(complete)
         with open_instance(complete), open_database(options) as database:
+            _check_results(complete)
             other = _other_model(database, complete) if EMBEDDING_QUEUE in queues else None
         if other is not None:
             logger.warning("%s", other)
@@ -225,6 +226,24 @@ def run_worker(settings: Settings, queues: Sequence[str], *, name: str | None = 
         )
         worker.start()
         return int(worker.exitcode or 0)
+
+
+def _check_results(settings: Settings) -> None:
+    """Raise if results are kept in a database that does not answer.
+
+    Celery would ask it for ten minutes before the worker takes a step, and after each step.
+    """
+    url = backend_url(settings)
+    if is_redis(url):
+        return  # it is waited for, as the broker is
+    try:
+        address = url.reveal().removeprefix("db+").replace("+psycopg2", "", 1)
+        psycopg2.connect(address, connect_timeout=_ANSWER_SECONDS).close()
+    except psycopg2.Error as error:
+        raise DatabaseUnavailableError(
+            "no connection to the database for results of steps (SIGLIP_CELERY_BACKEND_URL): "
+            f"{in_one_line(url.masked(error))}"
+        ) from url.masked_error(error)
 
 
 def _other_model(database: Database, settings: Settings) -> str | None:

@@ -101,16 +101,19 @@ def test_a_worker_warns_of_another_model(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("missing", ["results", "database"])
 def test_a_database_that_is_not_there_ends_a_worker(
-    postgres: EmbeddedPostgres, tmp_path: Path
+    postgres: EmbeddedPostgres, tmp_path: Path, missing: str
 ) -> None:
-    """It started, took steps, and failed each of them."""
+    """It started, took steps, and failed each of them, or waited for ten minutes."""
     with fresh_database(postgres) as url:
+        other = postgres.url("no_such")
         settings = collection_settings(
             tmp_path,
-            postgres.url("no_such"),
-            DAGSTER_POSTGRES_URL=url.replace("postgresql://", "postgresql+psycopg2://", 1),
+            other if missing == "database" else url,
+            DAGSTER_POSTGRES_URL=_for_dagster(url),
             celery_broker_url=NO_BROKER,
+            celery_backend_url=f"db+{_for_dagster(other if missing == 'results' else url)}",
         )
         done = subprocess.run(
             [sys.executable, "-m", "siglip_pipeline.cli.main", "worker", "--queue", "siglip"],
@@ -122,5 +125,10 @@ def test_a_database_that_is_not_there_ends_a_worker(
         )
     assert done.returncode == 2, done.stderr
     assert "error: no connection to" in done.stderr
+    assert (" for results of steps " in done.stderr) == (missing == "results")
     assert 'database "no_such" does not exist' in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def _for_dagster(url: str) -> str:
+    return url.replace("postgresql://", "postgresql+psycopg2://", 1)
