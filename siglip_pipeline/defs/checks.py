@@ -4,6 +4,7 @@ from typing import Any
 
 import dagster as dg
 
+from siglip_pipeline.defs.metadata import table
 from siglip_pipeline.defs.outcomes import CheckOutcome
 from siglip_pipeline.defs.partitions import asset_key, videos_partitions
 from siglip_pipeline.records import Stage
@@ -150,13 +151,9 @@ def check_collection(
     failures: dict[str, Any] = {}
     if counts.failures:
         failures["retry_all_that_failed"] = RETRY
-        failures["failures"] = dg.MetadataValue.table(
-            [
-                dg.TableRecord(
-                    {"video": failure.video, "stage": failure.stage, "reason": failure.reason}
-                )
-                for failure in counts.failures[:MOST_FAILURES_SHOWN]
-            ]
+        failures["failures"] = table(
+            {"video": failure.video, "stage": failure.stage, "reason": failure.reason}
+            for failure in counts.failures[:MOST_FAILURES_SHOWN]
         )
     return [
         dg.AssetCheckResult(

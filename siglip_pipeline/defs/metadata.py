@@ -140,7 +140,7 @@ def engine_metadata(report: EngineReport) -> Mapping[str, Any]:
         "forward": report.forward,
         "notes": "; ".join(report.notes) or None,
         "peak_memory_mib": round(report.peak_memory_bytes / 2**20),
-        "throughput": _table(
+        "throughput": table(
             {
                 "seconds": round(point.seconds, 2),
                 "frames_per_second": round(point.frames_per_second, 2),
@@ -161,7 +161,7 @@ def index_metadata(report: IndexReport, history: Sequence[PastCheck]) -> Mapping
         for key, value in report.to_json().items()
         if value is not None
     }
-    metadata["recall_history"] = _table(
+    metadata["recall_history"] = table(
         {
             "checked_at": past.checked_at.isoformat(timespec="seconds"),
             "generation": past.generation,
@@ -173,7 +173,7 @@ def index_metadata(report: IndexReport, history: Sequence[PastCheck]) -> Mapping
         for past in history
     )
     if (recall := report.recall) is not None:
-        metadata["recall_cases"] = _table(_case_row(case) for case in recall.cases)
+        metadata["recall_cases"] = table(_case_row(case) for case in recall.cases)
         metadata["recall_against_latency"] = _inline_picture(
             recall_plot(recall), media_type="image/png"
         )
@@ -200,7 +200,7 @@ def _case_row(case: RecallCase) -> dict[str, Any]:
     }
 
 
-def _table(rows: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue | None:
-    """Return a table; None for no rows, which Dagster cannot show."""
+def table(rows: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue | None:
+    """Return rows as a table; None for no rows, which Dagster cannot show."""
     records = [dg.TableRecord(dict(row)) for row in rows]
     return dg.MetadataValue.table(records) if records else None

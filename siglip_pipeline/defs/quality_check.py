@@ -5,11 +5,11 @@ from typing import Any
 
 import dagster as dg
 
+from siglip_pipeline.defs.metadata import table
 from siglip_pipeline.defs.partitions import asset_key
 from siglip_pipeline.errors import JudgedQueriesError, NothingIndexedError
 from siglip_pipeline.evaluation.logged_queries import prove_logged_queries
 from siglip_pipeline.evaluation.promotion import QualityGate, promote_automatically
-from siglip_pipeline.evaluation.quality_report import QualityReport
 from siglip_pipeline.records import Stage
 from siglip_pipeline.search import SearchOptions, SearchService
 from siglip_pipeline.settings import Settings
@@ -84,7 +84,18 @@ def check_quality(
         "best_so_far": value if best is None else max(best, value),
         "judged_queries": len(report.queries),
         "left_out": report.skipped,
-        "metrics": _metrics_table(report),
+        "metrics": table(
+            {
+                "tag": tag.tag or "all",
+                "metric": value.metric,
+                "mean": round(value.mean, 4),
+                "low": round(value.low, 4),
+                "high": round(value.high, 4),
+                "queries": value.queries,
+            }
+            for tag in report.tags
+            for value in tag.metrics
+        ),
         "history": _history_table(history, gate.metric),
     }
     if objection is not None:
@@ -93,25 +104,6 @@ def check_quality(
         check_name=NAME,
         passed=objection is None and (best is None or value >= best - gate.margin),
         metadata=metadata,
-    )
-
-
-def _metrics_table(report: QualityReport) -> dg.MetadataValue[Any]:
-    return dg.MetadataValue.table(
-        [
-            dg.TableRecord(
-                {
-                    "tag": tag.tag or "all",
-                    "metric": value.metric,
-                    "mean": round(value.mean, 4),
-                    "low": round(value.low, 4),
-                    "high": round(value.high, 4),
-                    "queries": value.queries,
-                }
-            )
-            for tag in report.tags
-            for value in tag.metrics
-        ]
     )
 
 
@@ -164,13 +156,9 @@ def check_logged_queries(database: Database, settings: Settings) -> dg.AssetChec
     }
     worse = [query for query in found.queries if query.missed][:_WORSE_SHOWN]
     if worse:
-        metadata["incomplete"] = dg.MetadataValue.table(
-            [
-                dg.TableRecord(
-                    {"text": query.text, "recall": round(query.recall, 4), "missed": query.missed}
-                )
-                for query in worse
-            ]
+        metadata["incomplete"] = table(
+            {"text": query.text, "recall": round(query.recall, 4), "missed": query.missed}
+            for query in worse
         )
     return dg.AssetCheckResult(
         check_name=LOGGED_NAME,

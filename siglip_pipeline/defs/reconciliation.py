@@ -8,6 +8,7 @@ import dagster as dg
 
 from siglip_pipeline.defs.assets import OWNERS, similarity_index
 from siglip_pipeline.defs.in_flight import UNFINISHED, partitions_in_flight, partitions_of_run
+from siglip_pipeline.defs.metadata import table
 from siglip_pipeline.defs.outcomes import retrying_temporary_errors
 from siglip_pipeline.defs.partitions import (
     GROUP,
@@ -138,16 +139,12 @@ def _metadata(found: Reconciliation) -> Mapping[str, Any]:
         "differences": len(found.differences),
     }
     if found.differences:
-        metadata["what_differs"] = dg.MetadataValue.table(
-            [
-                dg.TableRecord(
-                    {
-                        "video": difference.video,
-                        "problem": difference.problem,
-                        "repair": difference.repair,
-                    }
-                )
-                for difference in found.differences[:_MOST_DIFFERENCES_SHOWN]
-            ]
+        metadata["what_differs"] = table(
+            {
+                "video": difference.video,
+                "problem": difference.problem,
+                "repair": difference.repair,
+            }
+            for difference in found.differences[:_MOST_DIFFERENCES_SHOWN]
         )
     return metadata

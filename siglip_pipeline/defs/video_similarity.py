@@ -1,17 +1,17 @@
 """The asset `video_similarity`: videos that are copies of each other, or share a segment."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import dagster as dg
 
 from siglip_pipeline.defs.assets import MODEL_TAGS, OWNERS, frame_embeddings
 from siglip_pipeline.defs.automation_conditions import VECTORS_CHANGED
+from siglip_pipeline.defs.metadata import table
 from siglip_pipeline.defs.outcomes import retrying_temporary_errors
 from siglip_pipeline.defs.partitions import GROUP, KEY_PREFIX
 from siglip_pipeline.defs.resources import DatabaseResource, SiglipResource
 from siglip_pipeline.similarity.compare import compare_videos
-from siglip_pipeline.similarity.similar_videos import SharedSegment, VideoSimilarityStore
+from siglip_pipeline.similarity.similar_videos import VideoSimilarityStore
 from siglip_pipeline.store.models import ModelStore
 from siglip_pipeline.text.timecode import timecode
 
@@ -51,13 +51,7 @@ def video_similarity(
         "model": report.model,
     }
     if segments:
-        metadata["segments"] = dg.MetadataValue.table(list(_records(segments)))
-    return dg.MaterializeResult(metadata=metadata)
-
-
-def _records(segments: Iterable[SharedSegment]) -> Iterable[dg.TableRecord]:
-    for s in segments:
-        yield dg.TableRecord(
+        metadata["segments"] = table(
             {
                 "duplicate": s.duplicate,
                 "video_a": s.video_a,
@@ -69,4 +63,6 @@ def _records(segments: Iterable[SharedSegment]) -> Iterable[dg.TableRecord]:
                 "score": round(s.score, 4),
                 "evidence": round(s.evidence, 1),
             }
+            for s in segments
         )
+    return dg.MaterializeResult(metadata=metadata)

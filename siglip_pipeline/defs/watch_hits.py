@@ -7,6 +7,7 @@ import dagster as dg
 
 from siglip_pipeline.defs.assets import MODEL_TAGS, OWNERS, frame_embeddings
 from siglip_pipeline.defs.automation_conditions import VECTORS_UNMATCHED
+from siglip_pipeline.defs.metadata import table
 from siglip_pipeline.defs.outcomes import (
     CheckOutcome,
     PartitionOutcomes,
@@ -102,18 +103,14 @@ def _hits_of(database: Database, video: str) -> list[WatchHit]:
 def _metadata(hits: list[WatchHit], new: int) -> dict[str, Any]:
     metadata: dict[str, Any] = {"hits": len(hits), "new_hits": new}
     if hits:
-        metadata["newest"] = dg.MetadataValue.table(
-            [
-                dg.TableRecord(
-                    {
-                        "watch": found.watch,
-                        "time_seconds": round(found.hit.time_seconds, 3),
-                        "probability": round(found.hit.probability, 4),
-                        "delivery": found.delivery,
-                    }
-                )
-                for found in hits[:_HITS_SHOWN]
-            ]
+        metadata["newest"] = table(
+            {
+                "watch": found.watch,
+                "time_seconds": round(found.hit.time_seconds, 3),
+                "probability": round(found.hit.probability, 4),
+                "delivery": found.delivery,
+            }
+            for found in hits[:_HITS_SHOWN]
         )
     return metadata
 
