@@ -168,7 +168,7 @@ def index_metadata(report: IndexReport, history: Sequence[PastCheck]) -> Mapping
             "kind": past.kind,
             "purpose": past.purpose,
             "passed": past.passed,
-            "recall_at_10": None if past.recall_at_10 is None else round(past.recall_at_10, 4),
+            "recall_at_10": round(past.recall_at_10, 4),
         }
         for past in history
     )

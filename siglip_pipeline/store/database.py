@@ -140,6 +140,12 @@ class Database:
                 if not connection.closed:
                     connection.autocommit = False
 
+    @property
+    def is_on_this_machine(self) -> bool:
+        """Return whether the URL names a server of this machine: by a socket, or by loopback."""
+        host = str(conninfo_to_dict(self.url.reveal()).get("host", ""))
+        return host.startswith("/") or host in ("", "localhost", "127.0.0.1")
+
     def drain(self) -> None:
         """Replace every existing connection when it is returned to the pool."""
         self._pool.drain()

@@ -9,7 +9,6 @@ from dataclasses import replace
 import psutil  # type: ignore[import-untyped,unused-ignore]
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import Jsonb
 
 from siglip_pipeline.embedded_postgres import tuning
@@ -202,8 +201,6 @@ def create_index(
 
 
 def _settings(database: Database, bytes_per_row: int, rows: int) -> tuning.BuildSettings:
-    host = str(conninfo_to_dict(database.url.reveal()).get("host", ""))
-    here = host.startswith("/") or host in ("", "localhost", "127.0.0.1")
     with database.connection() as connection:
         [row] = connection.execute("SHOW max_parallel_maintenance_workers")
     machine = tuning.this_machine()
@@ -211,7 +208,7 @@ def _settings(database: Database, bytes_per_row: int, rows: int) -> tuning.Build
     return tuning.build_settings(
         rows,
         bytes_per_row,
-        machine=machine if here else None,
+        machine=machine if database.is_on_this_machine else None,
         free_bytes=free,
         workers=int(row[0]),
     )

@@ -16,7 +16,6 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
 
 from siglip_pipeline.errors import DatabaseFullError, StoreError
 from siglip_pipeline.store import counts, generations, tables
@@ -340,8 +339,7 @@ def _check_room(database: Database, connection: Connection, model_id: int) -> No
 
 def _free_bytes(database: Database, connection: Connection) -> int | None:
     """Return the free bytes of a server of this machine; None where they cannot be seen."""
-    host = str(conninfo_to_dict(database.url.reveal()).get("host", ""))
-    if not (host.startswith("/") or host in ("", "localhost", "127.0.0.1")):
+    if not database.is_on_this_machine:
         return None
     row = connection.execute(
         "SELECT setting FROM pg_settings WHERE name = 'data_directory'"

@@ -19,14 +19,13 @@ class NearFrame:
 
     video_id: int
     frame_index: int
-    time_seconds: float
     distance: float
     """Negative inner product."""
 
 
 _NEAREST = sql.SQL("""
 WITH near AS MATERIALIZED ({near})
-SELECT video_id, frame_index, time_seconds, distance
+SELECT video_id, frame_index, distance
 FROM near
 ORDER BY distance, video_id, frame_index LIMIT {k}
 """)
@@ -80,10 +79,7 @@ class NearFrames:
                 effort=kind.efforts[0],
             )
             return everywhere(query_D)
-        return [
-            NearFrame(video_id=row[0], frame_index=row[1], time_seconds=row[2], distance=row[3])
-            for row in found
-        ]
+        return [NearFrame(video_id=row[0], frame_index=row[1], distance=row[2]) for row in found]
 
     def plan(self, query_D: FloatArray) -> list[str]:
         """Return the lines of EXPLAIN."""

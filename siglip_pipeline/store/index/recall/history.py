@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 
+from psycopg.rows import class_row
+
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index.recall.recall_report import RecallReport
 from siglip_pipeline.store.kinds import Generation
@@ -43,24 +45,16 @@ def record_check(
         )
 
 
-def recall_history(database: Database, model_id: int, *, limit: int = 50) -> list[PastCheck]:
-    """Return the last checks of a model, newest first."""
-    with database.connection() as connection:
-        rows = connection.execute(
+def recall_history(database: Database, model_id: int) -> list[PastCheck]:
+    """Return the last 50 checks of a model, newest first."""
+    with (
+        database.connection() as connection,
+        connection.cursor(row_factory=class_row(PastCheck)) as cursor,
+    ):
+        return cursor.execute(
             """
             SELECT generation, kind, purpose, passed, recall_at_10, checked_at FROM recall_checks
-            WHERE model_id = %s ORDER BY check_id DESC LIMIT %s
+            WHERE model_id = %s ORDER BY check_id DESC LIMIT 50
             """,
-            [model_id, limit],
+            [model_id],
         ).fetchall()
-    return [
-        PastCheck(
-            generation=row[0],
-            kind=row[1],
-            purpose=row[2],
-            passed=row[3],
-            recall_at_10=row[4],
-            checked_at=row[5],
-        )
-        for row in rows
-    ]

@@ -169,9 +169,9 @@ def found_share(
     return min(wanted, sum(distance <= limit for distance in found[:depth])) / wanted
 
 
-def bootstrap(values_Q: NDArray[np.float64], *, seed: int = SEED) -> tuple[float, float]:
+def bootstrap(values_Q: NDArray[np.float64]) -> tuple[float, float]:
     """Return the 95% interval of the mean (percentile method) of a thousand resamplings."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     picks = rng.integers(0, len(values_Q), size=(1000, len(values_Q)))
     low, high = np.percentile(values_Q[picks].mean(axis=1), [2.5, 97.5])
     return float(low), float(high)
