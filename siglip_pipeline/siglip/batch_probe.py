@@ -5,8 +5,6 @@ interpreter while the GPU waits for its next launch. The result is kept per mode
 format and versions, as it takes seconds and runs are processes of their own.
 """
 
-import contextlib
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -16,8 +14,8 @@ from typing import Final
 
 import torch
 
-from siglip_pipeline.files.replacing import replacing
 from siglip_pipeline.siglip.device import device_name, give_back_memory, is_out_of_memory
+from siglip_pipeline.siglip.json_cache import add_to_cache, read_cache
 from siglip_pipeline.siglip.model import SiglipModel
 from siglip_pipeline.siglip.preprocess import Prepared, assemble
 from siglip_pipeline.siglip.recipe import target_size
@@ -47,16 +45,12 @@ def probed_batch_size(
     """
     versions = f"torch {version('torch')}, transformers {version('transformers')}"
     key = f"{model.spec.key} {device_name(model.device)} {model.dtype} {versions}"
-    known = _read(kept)
-    if isinstance(size := known.get(key), int) and size in SIZES:
-        return size
+    if kept is not None and (size := read_cache(kept).get(key)) in SIZES:
+        return int(size)
     size = _probe(model, measure or seconds_per_frame)
     _log.info("%s embeds fastest in batches of %d", key, size)
     if kept is not None:
-        with contextlib.suppress(OSError):  # a folder that can only be read: probed each time
-            kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with replacing(kept) as file:
-                file.write(json.dumps({**_read(kept), key: size}).encode())
+        add_to_cache(kept, key, size)
     return size
 
 
@@ -92,13 +86,3 @@ def seconds_per_frame(model: SiglipModel, size: int) -> float:
         vectors_ND = model.forward(model, inputs, capacity=size)
     vectors_ND.cpu()  # waits for all of them
     return (time.perf_counter() - began) / (_BATCHES * size)
-
-
-def _read(kept: Path | None) -> dict[str, object]:
-    if kept is None:
-        return {}
-    try:
-        content = json.loads(kept.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from siglip_pipeline.text.in_words import counted
+from siglip_pipeline.text.in_words import counted, duration_in_words
 
 _MOST_POINTS = 240
 
@@ -35,7 +35,11 @@ class Progress:
     def __str__(self) -> str:
         frames = counted(self.frames if self.frames_total is None else self.frames_total, "frame")
         of_total = "" if self.frames_total is None else f"{self.frames:,} of "
-        left = "" if self.seconds_left is None else f", about {_duration(self.seconds_left)} left"
+        left = (
+            ""
+            if self.seconds_left is None
+            else f", about {duration_in_words(self.seconds_left)} left"
+        )
         return (
             f"{of_total}{frames} embedded, {counted(self.videos, 'video')} done, "
             f"{self.frames_per_second:,.1f} frames/s{left}"
@@ -202,11 +206,3 @@ class Meter:
                 notes=notes,
                 throughput=tuple(points),
             )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

@@ -6,12 +6,9 @@ preprocessing choice. It omits what does not change the meaning of a vector: dev
 size.
 """
 
-import contextlib
 import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +18,7 @@ from siglip_pipeline.errors import ModelError
 from siglip_pipeline.records import ModelSpec
 from siglip_pipeline.siglip.checkpoint import Checkpoint, open_checkpoint
 from siglip_pipeline.siglip.hub import cached_commit
+from siglip_pipeline.siglip.json_cache import add_to_cache, read_cache
 from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline.siglip.recipe import Recipe, read_recipe
 from siglip_pipeline.siglip.weights import read_header
@@ -192,28 +190,9 @@ def _fingerprint(file: Path, cache: Path | None) -> str:
         return _sha256(real)
     stat = real.stat()
     state = f"{stat.st_size}-{stat.st_ino}-{stat.st_mtime_ns}"
-    known = _read_cache(cache)
-    entry = known.get(str(real))
+    entry = read_cache(cache).get(str(real))
     if isinstance(entry, list) and len(entry) == 2 and entry[0] == state:
         return str(entry[1])
     digest = _sha256(real)
-    _write_cache(cache, {**known, str(real): [state, digest]})
+    add_to_cache(cache, str(real), [state, digest])
     return digest
-
-
-def _read_cache(cache: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(cache.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}  # the hash is computed again
-    return content if isinstance(content, dict) else {}
-
-
-def _write_cache(cache: Path, content: dict[str, Any]) -> None:
-    # With a read-only home the hash is computed in each process.
-    with contextlib.suppress(OSError):
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=cache.parent, prefix=cache.name)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(content, stream)
-        Path(temporary).replace(cache)

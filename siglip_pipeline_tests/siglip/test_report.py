@@ -39,7 +39,7 @@ def test_an_estimate_of_the_time_left(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize(
-    ("total", "says"), [(20 + 4 * 600, "about 10 min left"), (20 + 4 * 7200, "about 2.0 h left")]
+    ("total", "says"), [(20 + 4 * 600, "about 10 min left"), (20 + 4 * 7200, "about 2 h left")]
 )
 def test_long_estimates_are_not_in_seconds(total: int, says: str, clock: Clock) -> None:
     meter = Meter(clock=clock)
