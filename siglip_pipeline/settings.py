@@ -765,12 +765,12 @@ def restart_in_utf8_mode() -> None:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
-def set_variable(field: str, value: str | None) -> None:
-    """Set or unset a field's variable in this process's environment."""
-    if value is None:
-        os.environ.pop(variable_of(field), None)
+def set_shard(shard: str | None) -> None:
+    """Set or unset ``SIGLIP_PART`` in this process's environment."""
+    if shard is None:
+        os.environ.pop("SIGLIP_PART", None)
     else:
-        os.environ[variable_of(field)] = value
+        os.environ["SIGLIP_PART"] = shard
 
 
 def keep_compiled_code(folder: Path) -> None:

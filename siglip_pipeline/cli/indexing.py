@@ -43,7 +43,7 @@ from siglip_pipeline.text.in_words import duration_in_words
 from siglip_pipeline.text.json_form import Given
 from siglip_pipeline.uploads.ingest import Ingested, bring_in
 from siglip_pipeline.uploads.names import shown, unusable
-from siglip_pipeline.uploads.upload_store import UploadStore, is_in_part
+from siglip_pipeline.uploads.upload_store import UploadStore, is_in_shard
 
 _POLL_SECONDS = 0.3
 _LOOK_SECONDS = 5.0
@@ -123,9 +123,9 @@ def ingest_videos(
     """Copy files into the uploads; with ``wait``, wait until they are indexed."""
     if (folder := settings.uploads.folder) is not None:
         make_folders(folder / (settings.part or ""))
-    uploads = UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
+    uploads = UploadStore(settings.uploads, shard=settings.part, settle_seconds=0)
     outcomes = []
-    for outcome in bring_in(paths, uploads, part=settings.part, replace=replace):
+    for outcome in bring_in(paths, uploads, shard=settings.part, replace=replace):
         outcomes.append(outcome)
         if not quiet:
             console.err.print(f"{outcome.outcome:>9}  {shown(outcome.video)}")
@@ -181,7 +181,7 @@ def materialize_uploads(
         raise QueryError(f"no such asset: {', '.join(sorted(unknown))}; one of {', '.join(Stage)}")
     if choice.is_empty:
         raise QueryError("name uploads, or use --all-missing, --failed or --stale")
-    uploads = UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
+    uploads = UploadStore(settings.uploads, shard=settings.part, settle_seconds=0)
     named = tuple(upload.path for upload in uploads.find(choice.videos))
     choice = replace(choice, videos=named)  # before anything is started for them
     other = running(settings.home)
@@ -233,7 +233,7 @@ def _chosen_videos(
     listing = [*uploads.scan()] if choice.all_missing or choice.stale else []
     with open_database(DatabaseOptions.from_settings(settings)) as database:
         videos = VideoStore(database)
-        states = {path: s for path, s in videos.states().items() if is_in_part(path, settings.part)}
+        states = {v: s for v, s in videos.states().items() if is_in_shard(v, settings.part)}
         if listing:
             known = videos.fingerprints()
             AnnouncedUploads(database).restate(known_by_earlier_form(known, listing))
@@ -314,7 +314,7 @@ def _index_through_dagster(
     from siglip_pipeline.runs.remote import materialize_remotely, start_backfills
     from siglip_pipeline.runs.waiting import Standstill
 
-    api = DagsterApi(url, part=settings.part, api_key=settings.api_key)
+    api = DagsterApi(url, shard=settings.part, api_key=settings.api_key)
     if not wait:
         # The automation does what follows from a backfill, such as the index.
         ids = start_backfills(api, settings, videos, assets=assets, force=force)

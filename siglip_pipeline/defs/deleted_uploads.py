@@ -6,7 +6,7 @@ import dagster as dg
 
 from siglip_pipeline.defs.in_flight import partitions_in_flight
 from siglip_pipeline.defs.partitions import (
-    PART,
+    SHARD,
     VIDEOS_PARTITIONS_NAME,
     partition_key,
     videos_partitions,
@@ -40,7 +40,7 @@ def deleted_uploads(
         return dg.SkipReason("SIGLIP_REMOVE_DELETED is off")
     with database.open() as db:
         grace = timedelta(hours=settings.remove_grace_hours)
-        gone = AnnouncedUploads(db).missing_for(grace, shard=PART)
+        gone = AnnouncedUploads(db).missing_for(grace, shard=SHARD)
         if not gone:
             return dg.SkipReason("no upload is gone for long enough")
         existing = context.instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)

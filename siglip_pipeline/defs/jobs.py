@@ -5,40 +5,38 @@ import dagster as dg
 from siglip_pipeline.defs.assets import frame_embeddings, similarity_index, video_frames
 from siglip_pipeline.defs.cleaning import daily_cleaning, remove_old_logs
 from siglip_pipeline.defs.out_of_date import retry_failed, update_out_of_date
-from siglip_pipeline.defs.partitions import PART, PART_TAG
+from siglip_pipeline.defs.partitions import SHARD_TAGS
 from siglip_pipeline.defs.reconciliation import reconciliation
 from siglip_pipeline.defs.video_similarity import video_similarity
 from siglip_pipeline.defs.watch_hits import watch_hits
 from siglip_pipeline.records import Stage
 from siglip_pipeline.stages.run_names import JOB_OF
 
-TAGS = {PART_TAG: PART} if PART else {}
-
 sample_frames = dg.define_asset_job(
     JOB_OF[Stage.FRAMES],
     selection=[video_frames],
-    tags=TAGS,
+    tags=SHARD_TAGS,
     description="Decode videos and store their sampled frames. Choose partitions in the launchpad.",
 )
 
 embed_frames = dg.define_asset_job(
     JOB_OF[Stage.VECTORS],
     selection=[frame_embeddings],
-    tags=TAGS,
+    tags=SHARD_TAGS,
     description="Embed stored frames with the model in SIGLIP_MODEL_NAME. Decodes nothing.",
 )
 
 match_watches = dg.define_asset_job(
     "match_watches",
     selection=[watch_hits],
-    tags=TAGS,
+    tags=SHARD_TAGS,
     description="Match videos with the queries of `siglip-pipeline watch`, and send new hits.",
 )
 
 rebuild_index = dg.define_asset_job(
     JOB_OF[Stage.INDEX],
     selection=[similarity_index],
-    tags=TAGS,
+    tags=SHARD_TAGS,
     description="Rebuild the similarity index if enough vectors have changed, measure its recall, "
     "and publish it.",
 )
@@ -46,14 +44,14 @@ rebuild_index = dg.define_asset_job(
 compare_videos = dg.define_asset_job(
     JOB_OF[Stage.SIMILARITY],
     selection=[video_similarity],
-    tags=TAGS,
+    tags=SHARD_TAGS,
     description="Find videos that are copies of each other, and segments that two videos share.",
 )
 
 reconcile_collection = dg.define_asset_job(
     "reconcile_collection",
     selection=[reconciliation],
-    tags=TAGS,
+    tags=SHARD_TAGS,
     description="Count uploads, partitions, frames and vectors, and request what is missing again.",
 )
 

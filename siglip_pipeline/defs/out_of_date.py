@@ -3,14 +3,14 @@
 import dagster as dg
 
 from siglip_pipeline.defs.in_flight import partitions_in_flight, partitions_of_run
-from siglip_pipeline.defs.partitions import PART, PART_TAG, VIDEOS_PARTITIONS_NAME, partition_key
+from siglip_pipeline.defs.partitions import SHARD, SHARD_TAGS, VIDEOS_PARTITIONS_NAME, partition_key
 from siglip_pipeline.defs.resources import DatabaseResource
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.stages.freshness import Wanted, out_of_date
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.text.in_words import counted
-from siglip_pipeline.uploads.upload_store import is_in_part
+from siglip_pipeline.uploads.upload_store import is_in_shard
 
 MOST_LOOKED_AT = 500
 """Failed runs that `retry_failed` looks at, the newest first."""
@@ -24,7 +24,7 @@ def announce_what_is_out_of_date(
     settings = Settings.load()
     with database.open() as db:
         stale = out_of_date(db, Wanted.from_settings(settings))
-        videos = [video for video in stale.videos if is_in_part(video, PART)]
+        videos = [video for video in stale.videos if is_in_shard(video, SHARD)]
         AnnouncedUploads(db).announce_again(videos)
     context.log.info(
         f"announced again: {counted(len(videos), 'video')}; out of date are the frames of "
@@ -41,7 +41,7 @@ def announce_what_failed(context: dg.OpExecutionContext, database: DatabaseResou
     with database.open() as db:
         failed = {failure.video for failure in VideoStore(db).failures()}
         failed |= _left_by_failed_runs(context.instance, VideoStore(db))
-        videos = sorted(video for video in failed if is_in_part(video, PART))
+        videos = sorted(video for video in failed if is_in_shard(video, SHARD))
         AnnouncedUploads(db).announce_again(videos)
     context.log.info(f"taken up again: {counted(len(videos), 'failed video')}")
     context.add_output_metadata({"videos": len(videos)})
@@ -66,11 +66,8 @@ def _left_by_failed_runs(instance: dg.DagsterInstance, records: VideoStore) -> s
     }
 
 
-_TAGS = {PART_TAG: PART} if PART else {}
-
-
 @dg.job(
-    tags=_TAGS,
+    tags=SHARD_TAGS,
     description=(
         "Try again every video that failed, or whose run did, and no other. The sensor "
         "`new_uploads` starts the runs."
@@ -82,7 +79,7 @@ def retry_failed() -> None:
 
 
 @dg.job(
-    tags=_TAGS,
+    tags=SHARD_TAGS,
     description=(
         "Update frames of another sampling and vectors of another model. The sensor `new_uploads` "
         "starts the runs, over exactly those partitions."

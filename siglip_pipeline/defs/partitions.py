@@ -10,8 +10,9 @@ from siglip_pipeline.uploads.names import partition_key, path_of_partition
 __all__ = [
     "GROUP",
     "KEY_PREFIX",
-    "PART",
-    "PART_TAG",
+    "SHARD",
+    "SHARD_TAG",
+    "SHARD_TAGS",
     "VIDEOS_PARTITIONS_NAME",
     "asset_key",
     "no_upload_has",
@@ -20,26 +21,28 @@ __all__ = [
     "videos_partitions",
 ]
 
-PART = Settings.load().part
-PART_TAG = "siglip/part"
+SHARD = Settings.load().part
+SHARD_TAG = "siglip/part"
 """Tag of a job's runs: the shard. Some jobs select no assets that would tell it."""
+SHARD_TAGS = {SHARD_TAG: SHARD} if SHARD else {}
+"""The tags of each job."""
 
-KEY_PREFIX = PART.split("/") if PART else []
+KEY_PREFIX = SHARD.split("/") if SHARD else []
 """Each shard has its own assets and partitions, so that one Dagster can load several code
 locations. See docs/decisions/0073-parts.md."""
 
 GROUP = "_".join(["video_search", *KEY_PREFIX]).replace("-", "_")
 
-VIDEOS_PARTITIONS_NAME = partitions_name(PART)
+VIDEOS_PARTITIONS_NAME = partitions_name(SHARD)
 
 videos_partitions = dg.DynamicPartitionsDefinition(name=VIDEOS_PARTITIONS_NAME)
 
 
 def asset_key(name: str) -> dg.AssetKey:
     """Return the key of one of this project's assets in this shard."""
-    return dg.AssetKey(asset_path(name, PART))
+    return dg.AssetKey(asset_path(name, SHARD))
 
 
 def no_upload_has(key: str) -> str | None:
     """Return why no upload of this shard can have this partition key; None if one can."""
-    return names.no_upload_has(key, part=PART)
+    return names.no_upload_has(key, shard=SHARD)

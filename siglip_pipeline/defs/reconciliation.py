@@ -13,7 +13,7 @@ from siglip_pipeline.defs.outcomes import retrying_temporary_errors
 from siglip_pipeline.defs.partitions import (
     GROUP,
     KEY_PREFIX,
-    PART,
+    SHARD,
     VIDEOS_PARTITIONS_NAME,
     asset_key,
     no_upload_has,
@@ -98,7 +98,7 @@ def reconciliation(
             frame_store=frame_store.store(),
             database=db,
             in_dagster=lambda: in_dagster(context.instance, besides=context.run_id),
-            shard=PART,
+            shard=SHARD,
             verify_frames=config.verify_frames,
         )
         settings = Settings.load()

@@ -45,7 +45,7 @@ class UploadsResource(dg.ConfigurableResource[UploadStore]):
         settings = Settings.load()
         return UploadStore(
             self.url or settings.uploads,
-            part=settings.part,
+            shard=settings.part,
             settle_seconds=settings.uploads_settle_seconds,
         )
 

@@ -12,7 +12,7 @@ from siglip_pipeline.defs.assets import GPU_POOL, frame_embeddings, similarity_i
 from siglip_pipeline.defs.internals import RUN_KEY_TAG
 from siglip_pipeline.defs.jobs import sample_frames
 from siglip_pipeline.defs.partitions import (
-    PART,
+    SHARD,
     VIDEOS_PARTITIONS_NAME,
     partition_key,
     path_of_partition,
@@ -133,9 +133,9 @@ def new_uploads(
     existing = context.instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)
     with database.open() as db:
         records = AnnouncedUploads(db)
-        records.note_shard(PART)
+        records.note_shard(SHARD)
         _ask_again_for_lost_runs(context, records)
-        reported = records.listed_fingerprints(shard=PART)
+        reported = records.listed_fingerprints(shard=SHARD)
         refused: list[Refused] = []
         # An iterator: of 100,000 uploads only the new and changed ones are held in memory.
         listing = uploads.store().scan(refused)
@@ -161,7 +161,7 @@ def new_uploads(
         f"{counted(len(announcements), 'upload')} announced, {left} left for the next tick"
     )
     limit = Settings.load().partition_limit
-    if (warning := partition_warning(len(partitions), shard=PART, limit=limit)) is not None:
+    if (warning := partition_warning(len(partitions), shard=SHARD, limit=limit)) is not None:
         context.log.warning(warning)
     return dg.SensorResult(run_requests=runs)
 
@@ -180,7 +180,7 @@ def _note_missing(
             "storage is probably not mounted"
         )
     else:
-        records.note_missing(missing, shard=PART)
+        records.note_missing(missing, shard=SHARD)
 
 
 def _run_keys(runs: Sequence[dg.RunRequest], partitions: Sequence[str]) -> dict[str, str | None]:
@@ -200,7 +200,7 @@ def _ask_again_for_lost_runs(
     Dagster's daemon writes the partitions of a tick, then its runs. If the database fails in
     between, it never makes the runs. Nor does it after a test evaluation of the sensor in the UI.
     """
-    asked = records.unconfirmed_runs(older_than=RUNS_EXIST_AFTER, shard=PART)
+    asked = records.unconfirmed_runs(older_than=RUNS_EXIST_AFTER, shard=SHARD)
     if not asked:
         return
     wanted = dg.RunsFilter(tags={RUN_KEY_TAG: sorted(set(asked.values()))})

@@ -167,7 +167,7 @@ class DagsterApi:
 
     Args:
         url: where its UI is, such as ``http://127.0.0.1:3000``.
-        part: the part of the collection whose assets are meant, as in ``SIGLIP_PART``.
+        shard: whose assets are meant, as in ``SIGLIP_PART``.
         api_key: what `up` asks for where it is set, as in ``SIGLIP_API_KEY``.
         timeout_seconds: how long an answer may take.
 
@@ -179,14 +179,14 @@ class DagsterApi:
         self,
         url: str,
         *,
-        part: str | None = None,
+        shard: str | None = None,
         api_key: Secret | None = None,
         timeout_seconds: float = 60.0,
     ) -> None:
         self._timeout_seconds = timeout_seconds
         self._url = SecretUrl(url.rstrip("/"))
         self._headers = {"Content-Type": "application/json", **key_headers(api_key)}
-        self._part = part
+        self._shard = shard
         self._repository = self._find_repository(self._path(Stage.FRAMES))
 
     def backfill_url(self, backfill_id: str) -> str:
@@ -196,7 +196,7 @@ class DagsterApi:
     def add_partitions(self, keys: Sequence[str]) -> None:
         """Add dynamic partitions, in this order; existing ones stay."""
         repository = self._repository_selector()
-        name = partitions_name(self._part)
+        name = partitions_name(self._shard)
         for key in keys:
             variables = {"repository": repository, "set": name, "key": key}
             answer = self._ask(_ADD_PARTITION, variables)["addDynamicPartition"]
@@ -298,7 +298,7 @@ class DagsterApi:
 
     def config_of(self, asset: str, **values: Any) -> dict[str, Any]:
         """Return the config of a run of an asset."""
-        return {"ops": {op_name(asset, self._part): {"config": values}}}
+        return {"ops": {op_name(asset, self._shard): {"config": values}}}
 
     def run_state(self, run_id: str) -> RunState:
         """Return how a run stands."""
@@ -442,7 +442,7 @@ class DagsterApi:
         }
 
     def _path(self, asset: str) -> list[str]:
-        return asset_path(asset, self._part)
+        return asset_path(asset, self._shard)
 
     def _find_repository(self, asset: list[str]) -> _Repository:
         answer = self._ask(_REPOSITORIES, {})["repositoriesOrError"]

@@ -77,7 +77,7 @@ def materialize_videos(
     ):
         keep_connections(instance)
         with open_database(DatabaseOptions.from_settings(settings)) as database:
-            uploads = UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
+            uploads = UploadStore(settings.uploads, shard=settings.part, settle_seconds=0)
             registry = InstanceRegistry(instance)
             keys = register_videos(registry, database, uploads, videos, assets=assets)
             watched = bool(WatchStore(database).all())

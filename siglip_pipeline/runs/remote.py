@@ -102,7 +102,7 @@ def start_backfills(
 
 
 def _uploads(settings: Settings) -> UploadStore:
-    return UploadStore(settings.uploads, part=settings.part, settle_seconds=0)
+    return UploadStore(settings.uploads, shard=settings.part, settle_seconds=0)
 
 
 def _backfills(

@@ -16,7 +16,7 @@ from siglip_pipeline.stages.status import PipelineStatus
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.videos import VideoState, VideoStore
-from siglip_pipeline.uploads.upload_store import is_in_part
+from siglip_pipeline.uploads.upload_store import is_in_shard
 
 _ANSWER_SECONDS: Final = 5.0
 _WORKER_SECONDS: Final = 20.0
@@ -93,7 +93,7 @@ def why_videos_wait(
             found.append(off)
         runs = api.failed_runs()
         states = VideoStore(database).states() if runs else {}
-        mine = {video: state for video, state in states.items() if is_in_part(video, settings.part)}
+        mine = {v: state for v, state in states.items() if is_in_shard(v, settings.part)}
         for run, videos in left_undone(api, runs, mine):
             found.append(
                 f"{api.failure(run.run_id, run.what)}; {len(videos):,} of the videos to come must "
@@ -171,7 +171,7 @@ def _dagster(settings: Settings, answer_seconds: float = _ANSWER_SECONDS) -> Dag
         return None
     return DagsterApi(
         services.dagster_url,
-        part=settings.part,
+        shard=settings.part,
         api_key=settings.api_key,
         timeout_seconds=answer_seconds,
     )

@@ -19,7 +19,7 @@ from siglip_pipeline.store.vectors import VectorStore
 from siglip_pipeline.store.videos import VideoRow, VideoStore
 from siglip_pipeline.text.in_words import counted
 from siglip_pipeline.uploads.names import partition_key, shown
-from siglip_pipeline.uploads.upload_store import UploadStore, is_in_part
+from siglip_pipeline.uploads.upload_store import UploadStore, is_in_shard
 from siglip_pipeline.video.frame_store import FrameFileMetadata, FrameStore
 
 ABANDONED_SECONDS = 86_400.0
@@ -183,7 +183,7 @@ def _survey(places: _Places, *, only: Set[str] | None = None) -> _Survey:
     rows = {
         row.video: row
         for row in VideoStore(places.database).list(model_id=places.model_id)
-        if is_in_part(row.video, places.shard)
+        if is_in_shard(row.video, places.shard)
     }
     partitions = len(before.partitions) + len(before.strays)
     survey = _Survey(uploads=len(listed), partitions=partitions, videos=len(rows))

@@ -28,19 +28,19 @@ RANGE_START_TAG: Final = "dagster/asset_partition_range_start"
 RANGE_END_TAG: Final = "dagster/asset_partition_range_end"
 
 
-def asset_path(asset: str, part: str | None) -> list[str]:
-    """Return the key of an asset of a shard, part by part."""
-    return [*(part.split("/") if part else []), str(asset)]
+def asset_path(asset: str, shard: str | None) -> list[str]:
+    """Return the key of an asset of a shard, as its components."""
+    return [*(shard.split("/") if shard else []), str(asset)]
 
 
-def op_name(asset: str, part: str | None) -> str:
+def op_name(asset: str, shard: str | None) -> str:
     """Return the name of the op of an asset, as the config of a run has it."""
-    return "__".join(asset_path(asset, part)).replace("-", "_").replace(".", "_")
+    return "__".join(asset_path(asset, shard)).replace("-", "_").replace(".", "_")
 
 
-def partitions_name(part: str | None) -> str:
+def partitions_name(shard: str | None) -> str:
     """Return the name of the set of partitions of a shard."""
-    return f"videos/{part}" if part else "videos"
+    return f"videos/{shard}" if shard else "videos"
 
 
 def keys_between(all_keys: Sequence[str], first: str, last: str) -> list[str]:

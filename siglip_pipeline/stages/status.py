@@ -127,7 +127,7 @@ def collect_status(database: Database, options: StatusOptions) -> PipelineStatus
     listing: Sequence[Upload] = ()
     folder = options.uploads.folder
     if folder is not None and (folder / (options.shard or "")).is_dir():
-        uploads = UploadStore(options.uploads, part=options.shard, settle_seconds=0)
+        uploads = UploadStore(options.uploads, shard=options.shard, settle_seconds=0)
         listing, refused = uploads.survey()
         known = videos.paths()
         unannounced = sum(upload.path not in known for upload in listing)

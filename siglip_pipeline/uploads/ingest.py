@@ -49,7 +49,7 @@ def bring_in(
     paths: Iterable[Path],
     uploads: UploadStore,
     *,
-    part: str | None = None,
+    shard: str | None = None,
     replace: bool = False,
 ) -> Iterator[Ingested]:
     """Copy files, and all files below folders, into UPLOADS; existing files stay.
@@ -60,7 +60,7 @@ def bring_in(
     Args:
         paths: files and folders of this machine.
         uploads: where they go.
-        part: the shard's folder below UPLOADS, which they go into; None: UPLOADS itself.
+        shard: the folder below UPLOADS that they go into; None: UPLOADS itself.
         replace: overwrite a different file of the same name instead of reporting a conflict.
 
     Yields:
@@ -68,7 +68,7 @@ def bring_in(
     """
     for path in paths:
         for source, name, opener in _files(path):
-            video = f"{part}/{name}" if part else name
+            video = f"{shard}/{name}" if shard else name
             outcome, video = _bring_in_file(source, video, uploads, opener, replace=replace)
             yield Ingested(source=str(source), video=video, outcome=outcome)
 

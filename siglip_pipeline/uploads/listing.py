@@ -31,7 +31,7 @@ SIDECAR_SUFFIXES: Final = frozenset(
 
 
 def local_uploads(
-    folder: Path, *, settle_seconds: float, part: str | None = None
+    folder: Path, *, settle_seconds: float, shard: str | None = None
 ) -> Iterator[Upload | Refused]:
     """Yield files below a folder that are ready, or refused, in no particular order.
 
@@ -40,12 +40,12 @@ def local_uploads(
     Args:
         folder: where to look.
         settle_seconds: files that changed more recently are left for a later listing.
-        part: a shard: a folder below it that limits the walk; paths stay relative to ``folder``.
+        shard: a folder below it that limits the walk; paths stay relative to ``folder``.
 
     Raises:
         OSError: the folder itself cannot be read.
     """
-    walk = _Walk(folder, settle_seconds, f"{part}/" if part else "")
+    walk = _Walk(folder, settle_seconds, f"{shard}/" if shard else "")
     yield from walk.uploads()
 
 

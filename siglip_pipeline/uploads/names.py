@@ -68,14 +68,14 @@ def path_of_partition(key: str) -> str:
     return unquote_to_bytes(key).decode("utf-8", "surrogateescape")
 
 
-def no_upload_has(key: str, *, part: str | None = None) -> str | None:
+def no_upload_has(key: str, *, shard: str | None = None) -> str | None:
     """Return why no upload of a shard can have this partition key; None if one can.
 
     Dagster's UI lets people add partitions of any name.
     """
     path = path_of_partition(key)
-    if part is not None and not path.startswith(f"{part}/"):
-        return f"no upload of the shard {part} can have this partition; delete the partition"
+    if shard is not None and not path.startswith(f"{shard}/"):
+        return f"no upload of the shard {shard} can have this partition; delete the partition"
     if (reason := unusable(path)) is not None:
         return (
             f"no upload can have the name of this partition: {reason.partition(';')[0]}; delete "

@@ -53,7 +53,7 @@ class UploadStore:
 
     Args:
         url: folder, or any URL that fsspec understands.
-        part: a shard: a folder below it; nothing outside it is listed or found. Paths stay
+        shard: a folder below it; nothing outside it is listed or found. Paths stay
             relative to the URL. None: everything.
         settle_seconds: a file that changed more recently is left for a later listing. It has no
             effect on object stores, where a file appears whole.
@@ -68,12 +68,12 @@ class UploadStore:
         self,
         url: str | os.PathLike[str],
         *,
-        part: str | None = None,
+        shard: str | None = None,
         settle_seconds: float = 10.0,
         storage_options: dict[str, Any] | None = None,
     ) -> None:
         self._url = SecretUrl.of(url)
-        self._part = part
+        self._shard = shard
         self._settle_seconds = settle_seconds
         self._storage_options = storage_options or {}
         self._fs: Any = None
@@ -102,11 +102,11 @@ class UploadStore:
             self._folder = Path(self._root)
 
     def __repr__(self) -> str:
-        part = f", part={self._part!r}" if self._part else ""
-        return f"UploadStore({str(self._url)!r}{part})"
+        shard = f", shard={self._shard!r}" if self._shard else ""
+        return f"UploadStore({str(self._url)!r}{shard})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self._url, self._part, self._settle_seconds, self._storage_options)
+        return _reopen, (self._url, self._shard, self._settle_seconds, self._storage_options)
 
     @property
     def url(self) -> SecretUrl:
@@ -181,7 +181,7 @@ class UploadStore:
             UploadsUnavailableError: the storage does not answer.
         """
         self.check_name(path)
-        self._check_part(path)
+        self._check_shard(path)
         if self._folder is not None:
             try:
                 return local_upload(path, stat_file(self._folder, path))
@@ -270,14 +270,14 @@ class UploadStore:
         """
         if self._folder is None:
             return self.get(path), self.open(path)
-        self._check_part(path)
+        self._check_shard(path)
         file = self.open(path)
         return local_upload(path, os.fstat(file.fileno())), file
 
-    def _check_part(self, path: str) -> None:
-        if not is_in_part(path, self._part):
+    def _check_shard(self, path: str) -> None:
+        if not is_in_shard(path, self._shard):
             raise UploadNotFoundError(
-                f"{path}: not in SIGLIP_PART={self._part}; name what lies below that folder, or "
+                f"{path}: not in SIGLIP_PART={self._shard}; name what lies below that folder, or "
                 "leave SIGLIP_PART unset where the collection is not divided"
             )
 
@@ -308,18 +308,18 @@ class UploadStore:
         return file.resolve().is_relative_to(self._folder.resolve())
 
     def _list_folder(self, folder: Path) -> Iterator[Upload | Refused]:
-        start = folder / (self._part or "")
+        start = folder / (self._shard or "")
         if not start.is_dir():
             raise self._unavailable(FileNotFoundError(f"no such folder: {start}"))
         try:
-            yield from local_uploads(folder, settle_seconds=self._settle_seconds, part=self._part)
+            yield from local_uploads(folder, settle_seconds=self._settle_seconds, shard=self._shard)
         except OSError as error:
             raise self._unavailable(error) from self._url.masked_error(error)
 
     def _list_remote(self) -> Iterator[Upload | Refused]:
         try:
             self._fs.invalidate_cache()
-            start = self._full(self._part) if self._part else self._root
+            start = self._full(self._shard) if self._shard else self._root
             found: dict[str, dict[str, Any]] = self._fs.find(start, detail=True)
             if not found and not self._fs.exists(self._container()):
                 raise FileNotFoundError(f"no such bucket or folder: {self._container()}")
@@ -332,9 +332,9 @@ class UploadStore:
         )
 
 
-def is_in_part(path: str, part: str | None) -> bool:
+def is_in_shard(path: str, shard: str | None) -> bool:
     """Return whether a path below UPLOADS lies in a shard of the collection; None is all of it."""
-    return part is None or path.startswith(f"{part}/")
+    return shard is None or path.startswith(f"{shard}/")
 
 
 def sha256_of(file: BinaryIO) -> str:
@@ -343,8 +343,8 @@ def sha256_of(file: BinaryIO) -> str:
 
 
 def _reopen(
-    url: SecretUrl, part: str | None, settle_seconds: float, storage_options: dict[str, Any]
+    url: SecretUrl, shard: str | None, settle_seconds: float, storage_options: dict[str, Any]
 ) -> UploadStore:
     return UploadStore(
-        url, part=part, settle_seconds=settle_seconds, storage_options=storage_options
+        url, shard=shard, settle_seconds=settle_seconds, storage_options=storage_options
     )

@@ -52,7 +52,7 @@ from siglip_pipeline.text.in_words import in_one_line
 from siglip_pipeline.text.secret import SecretUrl
 from siglip_pipeline.workers.connection_check import ConnectionCheck
 from siglip_pipeline.workers.leases import renewed_lease
-from siglip_pipeline.workers.shards import part_of_run, serve_part
+from siglip_pipeline.workers.shards import serve_shard, shard_of_run
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class StepTask(Task):  # type: ignore[misc]  # Celery has no types
                     "a step of run %s is left out: the run is %s", run_id, run.status.value
                 )
                 return []
-            serve_part(part_of_run(run))
+            serve_shard(shard_of_run(run))
             # The sender's instance names folders of the sender's machine.
             own = copy_step_for(instance, execute_step_args_packed)
         try:

@@ -35,7 +35,7 @@ class Collection:
     partitions: set[str] = field(default_factory=set)
 
     def uploads(self, shard: str | None = None) -> UploadStore:
-        return UploadStore(str(self.folder), part=shard, settle_seconds=0)
+        return UploadStore(str(self.folder), shard=shard, settle_seconds=0)
 
     def announce(self, video: str) -> None:
         """An upload that the sensor has seen."""

@@ -20,16 +20,16 @@ def uploads(tmp_path: Path) -> UploadStore:
 
 
 def _outcomes(
-    paths: list[Path], uploads: UploadStore, *, part: str | None = None, replace: bool = False
+    paths: list[Path], uploads: UploadStore, *, shard: str | None = None, replace: bool = False
 ) -> dict[str, str]:
-    found = bring_in(paths, uploads, part=part, replace=replace)
+    found = bring_in(paths, uploads, shard=shard, replace=replace)
     return {item.video: item.outcome for item in found}
 
 
-def test_files_go_into_the_part(tmp_path: Path, uploads: UploadStore) -> None:
+def test_files_go_into_the_shard(tmp_path: Path, uploads: UploadStore) -> None:
     source = tmp_path / "a.mp4"
     source.write_bytes(b"one")
-    assert _outcomes([source], uploads, part="north/1") == {"north/1/a.mp4": "copied"}
+    assert _outcomes([source], uploads, shard="north/1") == {"north/1/a.mp4": "copied"}
     assert [upload.path for upload in uploads.list()] == ["north/1/a.mp4"]
 
 
@@ -91,9 +91,9 @@ def test_nothing_is_written_through_a_link_out_of_the_uploads(
     (Path(uploads.url) / "south").mkdir()
     (Path(uploads.url) / "south" / "a.mp4").symlink_to(outside / "a.mp4")
     (tmp_path / "a.mp4").write_bytes(b"one")
-    for part, outcome in (("north", "refused"), ("north/1", "refused"), ("south", "copied")):
-        found = _outcomes([tmp_path / "a.mp4"], uploads, part=part, replace=True)
-        assert found == {f"{part}/a.mp4": outcome}
+    for shard, outcome in (("north", "refused"), ("north/1", "refused"), ("south", "copied")):
+        found = _outcomes([tmp_path / "a.mp4"], uploads, shard=shard, replace=True)
+        assert found == {f"{shard}/a.mp4": outcome}
     assert [path.name for path in outside.iterdir()] == ["a.mp4"]
     assert (outside / "a.mp4").read_bytes() == b"theirs"
     assert not (Path(uploads.url) / "south" / "a.mp4").is_symlink()
@@ -134,7 +134,7 @@ def test_uploads_are_made_for_others_as_the_umask_says(tmp_path: Path) -> None:
         from siglip_pipeline.uploads.upload_store import UploadStore
         os.umask(0o027)
         keep_files_private()
-        [done] = bring_in([Path(sys.argv[1])], UploadStore(sys.argv[2]), part="day")
+        [done] = bring_in([Path(sys.argv[1])], UploadStore(sys.argv[2]), shard="day")
         assert done.outcome == "copied"
     """
     folder = tmp_path / "uploads"

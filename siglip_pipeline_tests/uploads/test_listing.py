@@ -199,9 +199,9 @@ def test_a_folder_that_cannot_be_read_is_refused_and_the_rest_is_listed(
     refused = Refused(path="a/locked", reason="this folder cannot be read: Permission denied")
     assert refused in listed
     assert sorted(one.path for one in listed) == ["a/c.mp4", "a/locked", "d.mp4"]
-    for folder, part in ((tmp_path / "a" / "locked", None), (tmp_path, "a/locked")):
+    for folder, shard in ((tmp_path / "a" / "locked", None), (tmp_path, "a/locked")):
         with pytest.raises(PermissionError):
-            list(local_uploads(folder, settle_seconds=0, part=part))
+            list(local_uploads(folder, settle_seconds=0, shard=shard))
 
 
 def test_a_file_that_is_deleted_during_the_walk_is_left(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_a_shard_is_walked_alone_and_must_be_there(tmp_path: Path) -> None:
     for path in ("s/a.mp4", "s/t/b.mp4", "u/c.mp4", "d.mp4"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_bytes(path.encode())
-    found = {one.path: one for one in local_uploads(tmp_path, settle_seconds=0, part="s")}
+    found = {one.path: one for one in local_uploads(tmp_path, settle_seconds=0, shard="s")}
     assert {*found} == {"s/a.mp4", "s/t/b.mp4"}
     status = (tmp_path / "s/a.mp4").stat()
     assert found["s/a.mp4"] == Upload(
@@ -230,4 +230,4 @@ def test_a_shard_is_walked_alone_and_must_be_there(tmp_path: Path) -> None:
         inode=status.st_ino,
     )
     with pytest.raises(FileNotFoundError):
-        list(local_uploads(tmp_path, settle_seconds=0, part="gone"))
+        list(local_uploads(tmp_path, settle_seconds=0, shard="gone"))

@@ -51,7 +51,7 @@ def test_a_partition_that_an_upload_can_have(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "part", "reason"),
+    ("key", "shard", "reason"),
     [
         (
             "../a",
@@ -66,11 +66,11 @@ def test_a_partition_that_an_upload_can_have(key: str) -> None:
         ("2024/a.mp4", "2025", "no upload of the shard 2025 can have this partition"),
     ],
 )
-def test_a_partition_that_no_upload_can_have(key: str, part: str | None, reason: str) -> None:
-    told = no_upload_has(key, part=part) or ""
+def test_a_partition_that_no_upload_can_have(key: str, shard: str | None, reason: str) -> None:
+    told = no_upload_has(key, shard=shard) or ""
     assert reason in told
     assert told.endswith("; delete the partition")
-    assert no_upload_has("2025/a.mp4", part="2025") is None
+    assert no_upload_has("2025/a.mp4", shard="2025") is None
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
-"""A divided collection: a code location for each part, one Dagster, one database, one search.
+"""A divided collection: a code location for each shard, one Dagster, one database, one search.
 
-A process is of one part from the first import of the definitions, so each location is a process of
+A process is of one shard from the first import of the definitions, so each location is a process of
 its own here too, forked from one that has imported the libraries.
 """
 
@@ -81,16 +81,16 @@ for environment in json.loads(os.environ["LOCATIONS"]):
 WORKER = """
 import json
 from dagster._core.definitions.reconstruct import ReconstructableRepository
-from siglip_pipeline.workers.shards import serve_part
+from siglip_pipeline.workers.shards import serve_shard
 import siglip_pipeline.siglip.similarity as kept
 
-def assets(part):
-    serve_part(part)
+def assets(shard):
+    serve_shard(shard)
     repository = ReconstructableRepository.for_module("siglip_pipeline.definitions", "defs")
     job = repository.get_reconstructable_job("rebuild_index").get_definition()
     return sorted(key.to_user_string() for key in job.asset_layer.executable_asset_keys)
 
-found = [assets(part) for part in (None, "north", "south/eu-1", None)]
+found = [assets(shard) for shard in (None, "north", "south/eu-1", None)]
 import siglip_pipeline.siglip.similarity as now
 print(json.dumps({"assets": found, "kept": kept is now}))
 """
@@ -187,11 +187,11 @@ def test_a_part_lists_and_finds_only_what_lies_below_it(tmp_path: Path) -> None:
     for name in ("a/1.mp4", "ab/2.mp4", "3.mp4"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    part = UploadStore(tmp_path, part="a", settle_seconds=0)
-    assert [upload.path for upload in part.list()] == ["a/1.mp4"]
-    assert part.get("a/1.mp4").path == "a/1.mp4"
+    shard = UploadStore(tmp_path, shard="a", settle_seconds=0)
+    assert [upload.path for upload in shard.list()] == ["a/1.mp4"]
+    assert shard.get("a/1.mp4").path == "a/1.mp4"
     with pytest.raises(UploadNotFoundError, match="SIGLIP_PART=a"):
-        part.get("ab/2.mp4")
+        shard.get("ab/2.mp4")
     with pytest.raises(SettingsError, match="SIGLIP_PART"):
         Settings.load(part="../a")
 
