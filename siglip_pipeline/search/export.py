@@ -57,8 +57,8 @@ def export_hits(
         raise QueryError(f"{folder} cannot be made: {error.strerror}; name a folder") from error
     done = []
     for number, hit in enumerate(hits, 1):
-        suffix = "mp4" if clips else "jpg"
-        path = folder / f"{number:03d}-{_plain(hit.video)}-{hit.media_time_seconds:.1f}s.{suffix}"
+        name = f"{number:03d}-{plain_name(hit.video)}-{hit.media_time_seconds:.1f}s"
+        path = folder / f"{name}.{'mp4' if clips else 'jpg'}"
         made: Path | None = path
         reason: str | None = None
         try:
@@ -96,6 +96,6 @@ def _write_thumbnail(hit: Hit, path: Path, frames: FrameStore) -> None:
         file.write(thumbnail)
 
 
-def _plain(video: str) -> str:
+def plain_name(video: str) -> str:
     """Return a video's path as a part of a file name that is valid on any system."""
     return re.sub(r"[^\w.-]+", "_", video, flags=re.ASCII)[-80:].strip("._-") or "video"

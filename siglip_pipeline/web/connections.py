@@ -16,7 +16,7 @@ from httptools import HttpParserCallbackError
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from siglip_pipeline.settings import Settings
-from siglip_pipeline.web.http_errors import RETRY_SECONDS, HttpError
+from siglip_pipeline.web.http_errors import HttpError, unavailable
 from siglip_pipeline.web.proxies import Network, is_among, one_client, parse_networks
 
 MAX_ADDRESS_BYTES: Final = 32 * 1024
@@ -110,11 +110,7 @@ class Connections:
     def _make_room(self, is_one: Callable[["LimitedProtocol"], bool], reason: str) -> None:
         longest = next((other for other in self._waiting if is_one(other)), None)
         if longest is None:
-            raise HttpError(
-                503,
-                f"{reason}; try again in {RETRY_SECONDS} s",
-                headers={"Retry-After": str(RETRY_SECONDS)},
-            )
+            raise unavailable(reason)
         longest.drop()
 
 

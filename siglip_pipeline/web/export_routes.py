@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from siglip_pipeline.errors import FrameStoreError
 from siglip_pipeline.hits import player_path
+from siglip_pipeline.search.export import plain_name
 from siglip_pipeline.store.timelines import VideoName
 from siglip_pipeline.web.file_responses import content_disposition
 from siglip_pipeline.web.http_errors import HttpError
@@ -72,13 +73,14 @@ def _pictures(
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:  # JPEGs do not become smaller
         for number, (video_id, frame, seconds, _, _) in enumerate(chosen, 1):
-            stem = re.sub(r"[^\w.-]+", "_", names[video_id].video, flags=re.ASCII)[-80:]
+            video = names[video_id].video
+            stem = f"{number:03d}-{plain_name(video)}"
             try:
-                jpeg = services.frames.thumbnail(names[video_id].video, frame)
+                jpeg = services.frames.thumbnail(video, frame)
             except FrameStoreError:
-                archive.writestr(f"{number:03d}-{stem}-not-stored.txt", "")
+                archive.writestr(f"{stem}-not-stored.txt", "")
                 continue
-            archive.writestr(f"{number:03d}-{stem}-{seconds:.1f}s.jpg", jpeg)
+            archive.writestr(f"{stem}-{seconds:.1f}s.jpg", jpeg)
     return content.getvalue()
 
 

@@ -77,13 +77,19 @@ class HttpError(HTTPException):
         )
 
 
-def busy(what: str) -> HttpError:
-    """Return a 503: too many of something at once."""
+def unavailable(reason: str, *, kind: str | None = None) -> HttpError:
+    """Return a 503 that says why, and when to try again."""
     return HttpError(
         503,
-        f"too many {what}; try again in {RETRY_SECONDS} s",
+        f"{reason}; try again in {RETRY_SECONDS} s",
+        kind=kind,
         headers={"Retry-After": str(RETRY_SECONDS)},
     )
+
+
+def busy(what: str) -> HttpError:
+    """Return a 503: too many of something at once."""
+    return unavailable(f"too many {what}")
 
 
 def http_error(error: Exception, request: Request) -> HttpError:
@@ -140,8 +146,7 @@ def public_error(error: Exception, where: str) -> HttpError:
     logger.error("%s: %s: %s", where, type(error).__name__, error)
     kind = type(error).__name__
     if isinstance(error, SiglipPipelineError) and error.retryable:
-        message = f"the database or the storage does not answer; try again in {RETRY_SECONDS} s"
-        return HttpError(503, message, kind=kind, headers={"Retry-After": str(RETRY_SECONDS)})
+        return unavailable("the database or the storage does not answer", kind=kind)
     if isinstance(error, ModelError):
         return HttpError(500, "the model cannot be used; the service's log says why", kind=kind)
     return HttpError(500, "the request failed; the service's log says why", kind=kind)

@@ -172,7 +172,7 @@ class VideoAnswer(BaseModel):
     video: str = Field(description="Path below the uploads.", examples=["holiday/beach.mp4"])
     state: VideoState
     stage: str | None = Field(description="The stage that failed.")
-    reason: str | None = Field(description="Why it failed, or why it has no sound.")
+    reason: str | None = Field(description="Why it failed.")
     duration_seconds: float | None
     frames: int | None = Field(description="Stored frames.")
     sampling: str | None = Field(examples=["fps:1"])

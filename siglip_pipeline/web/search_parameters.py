@@ -32,10 +32,10 @@ FILTERS = tuple(field.name for field in fields(SearchFilter))
 NO_LIMITS = SearchFilter()
 MAX_DIMENSIONS = 8192
 
-# A form sends an empty input as an empty text.
-_Blank = BeforeValidator(lambda value: None if value == "" else value)
+BLANK = BeforeValidator(lambda value: None if value == "" else value)
+"""A form sends an empty input as an empty text."""
 _Time = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False), NUMBER]
-_Seconds = Annotated[_Time | None, _Blank]
+_Seconds = Annotated[_Time | None, BLANK]
 
 Videos = Annotated[
     list[str] | None,
@@ -49,18 +49,18 @@ Videos = Annotated[
 FromSeconds = Annotated[_Seconds, Query(description="From this time of a video.")]
 ToSeconds = Annotated[_Seconds, Query(description="Before this time.")]
 UploadedSince = Annotated[
-    Annotated[DateTime | None, _Blank],
+    Annotated[DateTime | None, BLANK],
     Query(description="Uploads modified at this time or later; UTC unless it says otherwise."),
 ]
 UploadedUntil = Annotated[
-    Annotated[DateTime | None, _Blank], Query(description="Uploads modified before this time.")
+    Annotated[DateTime | None, BLANK], Query(description="Uploads modified before this time.")
 ]
 MinProbability = Annotated[
-    Annotated[Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), NUMBER] | None, _Blank],
+    Annotated[Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), NUMBER] | None, BLANK],
     Query(description="Hide what is less probable."),
 ]
 MaxPerVideo = Annotated[
-    Annotated[Annotated[int, Field(ge=1, le=MAX_K), NUMBER] | None, _Blank],
+    Annotated[Annotated[int, Field(ge=1, le=MAX_K), NUMBER] | None, BLANK],
     Query(description="At most so many moments of one video."),
 ]
 K = Annotated[
@@ -78,7 +78,7 @@ Text = Annotated[
 Like = Annotated[
     str | None, Query(description="`VIDEO@SECONDS`.", examples=["holiday/beach.mp4@12.5"])
 ]
-VideoNumber = Annotated[Annotated[int, Field(ge=1, le=MAX_ID), NUMBER] | None, _Blank]
+VideoNumber = Annotated[Annotated[int, Field(ge=1, le=MAX_ID), NUMBER] | None, BLANK]
 PictureId = Annotated[
     str | None,
     Query(

@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BeforeValidator
 from starlette.requests import Request
 
 from siglip_pipeline.stages.status_document import StatusDocument
@@ -29,7 +28,7 @@ from siglip_pipeline.web.schemas import (
     VideoDetailAnswer,
     VideosAnswer,
 )
-from siglip_pipeline.web.search_parameters import Filter
+from siglip_pipeline.web.search_parameters import BLANK, Filter
 from siglip_pipeline.web.services import CurrentServices, Services, unknown_video
 
 TIMELINE_FRAMES = 24
@@ -41,15 +40,11 @@ MAX_LABELS = 20
 _PAGING = ("limit", "offset")
 
 
-_BLANK = BeforeValidator(lambda value: value or None)
-"""A form sends an empty input as an empty text."""
-
-
 async def _listed(
     name: Annotated[
         str | None, Query(max_length=500, description="A part of the path, in any case.")
     ] = None,
-    state: Annotated[VideoState | None, _BLANK, Query(description="How far it has come.")] = None,
+    state: Annotated[VideoState | None, BLANK, Query(description="How far it has come.")] = None,
     folder: Annotated[
         str | None, Query(max_length=2000, description="Below this folder of the uploads.")
     ] = None,
