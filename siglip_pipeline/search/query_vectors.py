@@ -16,11 +16,9 @@ from siglip_pipeline.records import FloatArray, FrameBatch
 from siglip_pipeline.search.embedder import QueryEmbedder
 from siglip_pipeline.search.query_pictures import Picture
 from siglip_pipeline.search.query_terms import (
-    SEQUENCE_ALONE,
     ImageTerm,
     MomentTerm,
     QueryTerm,
-    SequenceTerm,
     TextTerm,
 )
 from siglip_pipeline.search.ranking import PROMPTS, Ranking
@@ -143,23 +141,6 @@ class QueryVectorizer:
         vectors_ND = self._embedder.texts(model, prompts)
         means_ND: FloatArray = vectors_ND.reshape(len(texts), len(PROMPTS), -1).mean(axis=1)
         return means_ND
-
-    def of_terms(self, model: ModelRow, terms: Sequence[QueryTerm]) -> QueryVectors:
-        """Return the vectors of one term, or of a mix.
-
-        Raises:
-            QueryError: the terms cancel each other, or a moment has no vectors.
-        """
-        if len(terms) > 1:
-            return self.mix(model, terms)
-        [term] = terms
-        if isinstance(term, SequenceTerm):
-            raise QueryError(SEQUENCE_ALONE)
-        if isinstance(term, TextTerm):
-            return self.text(model, term.text)
-        if isinstance(term, ImageTerm):
-            return self.image(model, term.image)
-        return self.moment(self.frame(model, term.video, term.seconds))
 
     def mix(self, model: ModelRow, terms: Sequence[QueryTerm]) -> QueryVectors:
         """Return the vectors of the weighted sum of several terms.

@@ -8,17 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from siglip_pipeline.errors import QueryError
-from siglip_pipeline.hits import MAX_K, Hit, Moment, Proof, SearchFilter, SearchRequest, TermShown
+from siglip_pipeline.hits import MAX_K, Hit, Proof, SearchFilter, SearchRequest
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.search.probability import probability_of, score_of
-from siglip_pipeline.search.query_terms import (
-    SEQUENCE_ALONE,
-    ImageTerm,
-    QueryTerm,
-    SequenceTerm,
-    TextTerm,
-)
 from siglip_pipeline.search.query_vectors import QueryVectors
 from siglip_pipeline.search.ranking import CANDIDATES, Ranking
 from siglip_pipeline.search.sequences import find_sequences
@@ -28,18 +20,6 @@ from siglip_pipeline.store.label_scores import score_frames
 from siglip_pipeline.store.models import ModelRow
 from siglip_pipeline.store.search.moment_search import MomentSearch
 from siglip_pipeline.text.in_words import counted
-
-
-def shown(term: QueryTerm) -> TermShown:
-    """Return a term in the form of the ``query`` of a result."""
-    if isinstance(term, TextTerm):
-        return TermShown(text=term.text, weight=term.weight)
-    if isinstance(term, ImageTerm):
-        return TermShown(image=term.name, weight=term.weight)
-    if isinstance(term, SequenceTerm):
-        raise QueryError(SEQUENCE_ALONE)
-    like = Moment(video=term.video, time_seconds=term.seconds)
-    return TermShown(like=like, weight=term.weight)
 
 
 def proof_sentence(proof: Proof) -> str:
