@@ -45,6 +45,7 @@ A message names the value, what is allowed, and the remedy.
 """
 
 import errno
+from collections.abc import Iterator
 from typing import ClassVar, Final
 
 NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -226,3 +227,11 @@ class LaunchError(SiglipPipelineError):
 
 class RunFailedError(SiglipPipelineError):
     """A Dagster run failed as a whole, e.g. for a missing model, not for a damaged video."""
+
+
+def with_causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that it came from, the first of all last."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__

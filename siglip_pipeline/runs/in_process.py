@@ -24,6 +24,7 @@ from siglip_pipeline.errors import (
     DatabaseUnavailableError,
     RunFailedError,
     UploadNotFoundError,
+    with_causes,
 )
 from siglip_pipeline.records import Stage
 from siglip_pipeline.services.instance import open_instance
@@ -114,7 +115,7 @@ def _translated_storage_errors(url: SecretUrl) -> Iterator[None]:
     try:
         yield
     except STORAGE_ERRORS as error:
-        causes = [error, *_causes(error)]
+        causes = [*with_causes(error)]
         text = in_one_line(url.masked(causes[-1]))
         if any(isinstance(cause, psycopg2.errors.DiskFull) for cause in causes):
             raise DatabaseFullError(
@@ -125,12 +126,6 @@ def _translated_storage_errors(url: SecretUrl) -> Iterator[None]:
             f"Dagster's storage was lost during the run: {text}; run this again, what is done is "
             "not done again"
         ) from url.masked_error(error)
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    while (cause := error.__cause__ or error.__context__) is not None:
-        yield cause
-        error = cause
 
 
 def _materialized(

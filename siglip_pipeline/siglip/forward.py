@@ -6,11 +6,12 @@ N pictures, D dimensions.
 import functools
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 
+from siglip_pipeline.errors import with_causes
 from siglip_pipeline.siglip.device import is_out_of_memory
 from siglip_pipeline.siglip.preprocess import ModelInputs
 
@@ -135,19 +136,13 @@ class GraphForward:
                 _check(replay, wanted_ND)
         # A graph is an acceleration: without one, the batch is computed all the same.
         except Exception as error:
-            if any(is_out_of_memory(each) for each in _chain(error)):
+            # Ending a capture fails after lack of memory.
+            if any(map(is_out_of_memory, with_causes(error))):
                 raise torch.OutOfMemoryError(str(error)) from error
             self._failure = f"no CUDA graph ({type(error).__name__}: {error}): batches run eagerly"
             _log.warning("%s", self._failure)
             return
         self._graphs[len(static)] = static, replay
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and those that it came from: ending a capture fails after lack of memory."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _check(replay: Replay, wanted_ND: torch.Tensor) -> None:

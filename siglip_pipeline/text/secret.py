@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import quote, unquote
 
+from siglip_pipeline.errors import with_causes
+
 HIDDEN: Final = "…"
 IN_A_PASSWORD: Final = "in a password, write @ : / # % and the like percent-encoded (@ as %40)"
 """The remedy for a URL that cannot be read."""
@@ -83,12 +85,10 @@ class Secret:
 
         Dagster and logs also show the causes of an error. The copy keeps the traceback.
         """
-        cause: BaseException | None = error
-        while cause is not None:
+        for cause in with_causes(error):
             if self.masked(said := f"{cause} {cause!r}") != said:
                 message = f"{type(error).__name__}: {self.masked(error)}"
                 return RuntimeError(message).with_traceback(error.__traceback__)
-            cause = cause.__cause__ or cause.__context__
         return error
 
     def _secrets(self) -> list[str]:
