@@ -138,11 +138,7 @@ def show_evaluation(
         out(f"The publishers report {', '.join(judged.metrics)}: docs/quality.md.")
     if document.compared is not None and document.comparison is not None:
         out(quality_tables.quality_table(document.compared))
-        out(
-            quality_tables.comparison_table(
-                document.comparison, before="now", after=compare or "compared"
-            )
-        )
+        out(quality_tables.comparison_table(document.comparison, after=compare or "compared"))
         _show_worse(document.worse or (), metric)
 
 

@@ -74,9 +74,7 @@ def check_quality(
         return dg.AssetCheckResult(check_name=NAME, passed=False, metadata={"reason": str(error)})
     with database.connection() as connection:
         history = quality_history(connection, judged=report.judged, purpose="check")
-    best = best_quality(
-        database, gate.metric, judged=report.judged, digest=report.digest, purpose="check"
-    )
+    best = best_quality(database, gate.metric, judged=report.judged, digest=report.digest)
     record_quality(database, to_json(report), purpose="check")
     value = round(gate.value(report), 6)
     metadata: dict[str, Any] = {

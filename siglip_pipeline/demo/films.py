@@ -213,10 +213,10 @@ def render_demo_videos(folder: str | Path, *, seed: int = 0) -> list[DemoVideo]:
     ]
 
 
-def demo_timelines(*, seed: int = 0) -> dict[str, tuple[tuple[float, float, Scene], ...]]:
+def demo_timelines() -> dict[str, tuple[tuple[float, float, Scene], ...]]:
     """Return what the demo's videos show at which time, by file, without rendering them."""
     timelines = {}
-    for (name, _, fps, _), scenes, seconds in _demo_plan(seed):
+    for (name, _, fps, _), scenes, seconds in _demo_plan(seed=0):
         rate = Fraction(fps).limit_denominator(1001)
         counts = [max(1, round(length * rate)) for length in seconds]
         timelines[name] = _timeline(scenes, counts, rate)

@@ -177,9 +177,8 @@ def _random_object(
     rng: np.random.Generator,
     *,
     pairs: Sequence[tuple[str, str]],
-    sizes: Sequence[Size] = SIZES,
-    row: str | None = None,
-    column: str | None = None,
+    sizes: Sequence[Size],
+    column: str | None,
 ) -> Object:
     """Draw a random object: colour and shape from ``pairs``, the rest uniformly."""
     colour, shape = pairs[int(rng.integers(len(pairs)))]
@@ -189,7 +188,7 @@ def _random_object(
         colour=colour,
         shape=shape,
         size=size,
-        row=row or ROWS[int(rng.integers(3))],
+        row=ROWS[int(rng.integers(3))],
         column=column or COLUMNS[int(rng.integers(3))],
         motion=motion,
         radius=float(rng.uniform(*_RADIUS[size])),

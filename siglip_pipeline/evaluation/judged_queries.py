@@ -161,7 +161,6 @@ def text_query(
     text: str,
     relevant: Sequence[RelevantMoment],
     *,
-    tags: Sequence[str] = (),
     videos: Sequence[str] | None = None,
 ) -> JudgedQuery:
     """Return a judged text, which is used as it is.
@@ -186,7 +185,6 @@ def text_query(
         label=text,
         terms=terms,
         relevant=tuple(relevant),
-        tags=tuple(tags),
         videos=None if videos is None else tuple(videos),
     )
 

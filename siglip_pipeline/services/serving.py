@@ -13,6 +13,7 @@ import psutil
 
 from siglip_pipeline.errors import EmbeddedDatabaseError
 from siglip_pipeline.files.private_files import private_home
+from siglip_pipeline.files.replacing import replacing
 from siglip_pipeline.services.state import started
 from siglip_pipeline.settings import Settings
 
@@ -36,9 +37,8 @@ def announced_service(settings: Settings, url: str) -> Iterator[None]:
     }
     try:
         private_home(settings.home)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(state))
-        temporary.replace(path)
+        with replacing(path) as file:
+            file.write(json.dumps(state).encode())
     except OSError as error:  # a home that can only be read: commands do the work themselves
         logger.info("commands will not find this service: %s cannot be written (%s)", path, error)
     try:

@@ -16,6 +16,7 @@ from typing import IO, Any, Final
 import psutil
 
 from siglip_pipeline.errors import LaunchError
+from siglip_pipeline.files.replacing import replacing
 from siglip_pipeline.services.ports import SOCKET_PREFIX
 from siglip_pipeline.text.in_words import counted
 
@@ -91,9 +92,8 @@ def write_state(
         with contextlib.suppress(psutil.NoSuchProcess):
             created = started(psutil.Process(pid))
             state["children"].append({"pid": pid, "created": created})
-    temporary = _state_path(home).with_suffix(".tmp")
-    temporary.write_text(json.dumps(state))
-    temporary.replace(_state_path(home))
+    with replacing(_state_path(home)) as file:
+        file.write(json.dumps(state).encode())
 
 
 def forget_state(home: Path) -> None:

@@ -109,17 +109,14 @@ def count_quality(
     return int(row[0])
 
 
-def best_quality(
-    database: Database, metric: str, *, judged: str, digest: str, purpose: Purpose
-) -> float | None:
-    """Return the highest value of a metric over all queries; None without an evaluation.
+def best_quality(database: Database, metric: str, *, judged: str, digest: str) -> float | None:
+    """Return the highest value of a metric over all queries in a check; None before the first.
 
     Args:
         database: holds the evaluations.
         metric: its name.
         judged: of the file of this name.
         digest: of these queries and judgements.
-        purpose: among those that were made for this.
     """
     with database.connection() as connection:
         row = connection.execute(
@@ -127,9 +124,9 @@ def best_quality(
             SELECT max((value->>'mean')::float8)
             FROM quality_results,
                  jsonb_array_elements(report->'tags'->0->'metrics') AS value
-            WHERE judged = %s AND digest = %s AND purpose = %s AND value->>'metric' = %s
+            WHERE judged = %s AND digest = %s AND purpose = 'check' AND value->>'metric' = %s
             """,
-            [judged, digest, purpose, metric],
+            [judged, digest, metric],
         ).fetchone()
     return None if row is None else row[0]
 

@@ -65,11 +65,15 @@ def history_table(evaluations: Iterable[PastEvaluation], metric: str) -> Table:
     return table
 
 
-def comparison_table(rows: Iterable[Comparison], *, before: str, after: str) -> Table:
-    """Return both values of each metric, with wins, losses and the paired test."""
+def comparison_table(rows: Iterable[Comparison], *, after: str) -> Table:
+    """Return both values of each metric, with wins, losses and the paired test.
+
+    Args:
+        after: what was compared with the present model and settings.
+    """
     table = FoldingTable()
     table.add_column("metric")
-    for column in (before, after, "difference", "wins", "losses", "ties", "p"):
+    for column in ("now", after, "difference", "wins", "losses", "ties", "p"):
         table.add_column(shown(column), justify="right")
     for row in rows:
         difference = Text(f"{row.difference:+.3f}")

@@ -373,9 +373,7 @@ def test_the_best_result_is_not_forgotten(reels: Reels, tmp_path: Path) -> None:
     assert isinstance(best_so_far, dg.FloatMetadataValue)
     assert best_so_far.value == 1
     assert not result.passed
-    elsewhere = best_quality(
-        reels.database, "MRR", judged=path.name, digest="of others", purpose="check"
-    )
+    elsewhere = best_quality(reels.database, "MRR", judged=path.name, digest="of others")
     assert elsewhere is None
 
 
