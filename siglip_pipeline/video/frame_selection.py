@@ -16,16 +16,17 @@ def select_frames(
     time_base: Fraction,
     end_pts: int,
     key_N: NDArray[np.bool_] | None = None,
-    cuts: IntArray | None = None,
 ) -> IntArray:
     """Return the positions, in presentation order, of the frames to sample.
+
+    For ``scenes`` these are those of a single shot, as of an animated picture: the shots of a video
+    are found while it is decoded (:mod:`.scene_sampling`).
 
     Args:
         pts_N: strictly increasing presentation timestamps, in units of ``time_base``.
         time_base: seconds per unit.
         end_pts: end of the last frame; samples lie in [pts_N[0], end_pts).
         key_N: which frames are key frames; needed by ``keyframes``.
-        cuts: positions at which a new shot begins, for ``scenes``; none if left out.
     """
     if pts_N.size == 0:
         return np.empty(0, np.int64)
@@ -38,7 +39,7 @@ def select_frames(
         if key_N is None:
             raise ValueError("keyframes sampling needs key_N")
         return np.union1d(np.flatnonzero(key_N), [0]).astype(np.int64)
-    return _select_scenes(pts_N, cuts, time_base=time_base)
+    return _select_shot(pts_N, time_base=time_base)
 
 
 def _select_fps(pts_N: IntArray, rate: Fraction, *, time_base: Fraction, end_pts: int) -> IntArray:
@@ -59,11 +60,10 @@ def _select_fps(pts_N: IntArray, rate: Fraction, *, time_base: Fraction, end_pts
     return np.flatnonzero(ticks[:-1] < ticks[1:]).astype(np.int64)
 
 
-def _select_scenes(pts_N: IntArray, cuts: IntArray | None, *, time_base: Fraction) -> IntArray:
-    """Return the positions that :class:`SceneSampler` selects."""
-    begins = set() if cuts is None else set(cuts.tolist())
+def _select_shot(pts_N: IntArray, *, time_base: Fraction) -> IntArray:
+    """Return the positions that :class:`SceneSampler` selects of a single shot."""
     sampler = SceneSampler[int](time_base)
     chosen: list[int] = []
     for position, pts in enumerate(pts_N.tolist()):
-        chosen += sampler.add(pts, position, begins_shot=position in begins)
+        chosen += sampler.add(pts, position, begins_shot=False)
     return np.array(chosen + sampler.finish(), np.int64)

@@ -30,6 +30,15 @@ def timestamps(draw: st.DrawFn) -> IntArray:
     return start + np.concatenate([[0], np.cumsum(gaps)]).astype(np.int64)
 
 
+def scenes_of(pts_N: IntArray, cuts_C: IntArray, time_base: Fraction) -> IntArray:
+    """Positions of the samples of shots that begin at the first frame and at each of C cuts."""
+    sampler = SceneSampler[int](time_base)
+    chosen: list[int] = []
+    for position, pts in enumerate(pts_N.tolist()):
+        chosen += sampler.add(pts, position, begins_shot=position in cuts_C)
+    return np.array(chosen + sampler.finish(), np.int64)
+
+
 def check(chosen: IntArray, n: int) -> None:
     assert chosen.dtype == np.int64
     assert chosen.size > 0
@@ -148,9 +157,7 @@ def test_scenes_hold_the_ends_of_each_shot_and_no_gap_is_too_long(
     starts = [int(pts_N[0]), *pts_N[cuts].tolist()]
     assert (scores_N[cuts] >= THRESHOLD).all()
     assert all(b - a >= SHORTEST_SHOT_SECONDS / time_base for a, b in pairwise(starts))
-    chosen = select_frames(
-        Sampling.parse("scenes"), pts_N, time_base=time_base, end_pts=int(pts_N[-1]) + 1, cuts=cuts
-    )
+    chosen = scenes_of(pts_N, cuts, time_base)
     check(chosen, pts_N.size)
     assert {*cuts, *(cuts - 1), pts_N.size - 1} <= set(chosen.tolist())
     for a, b in pairwise(chosen.tolist()):
@@ -232,13 +239,7 @@ def test_a_gap_of_exactly_ten_seconds_is_allowed(frames: int, seconds: list[int]
 
 def test_scenes_of_even_footage() -> None:
     pts_N = np.arange(0, 3000, dtype=np.int64)  # 25 a second: two minutes
-    chosen = select_frames(
-        Sampling.parse("scenes"),
-        pts_N,
-        time_base=Fraction(1, 25),
-        end_pts=3000,
-        cuts=np.array([100, 1600]),
-    )
+    chosen = scenes_of(pts_N, np.array([100, 1600]), Fraction(1, 25))
     first, middle, *ends = chosen[:4].tolist()
     assert [first, *ends] == [0, 99, 100]
     assert 43 <= middle <= 56
