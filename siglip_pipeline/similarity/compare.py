@@ -65,15 +65,12 @@ class SimilarityReport:
     seconds: float
 
 
-Progress = Callable[[str], object]
-
-
 def compare_videos(
     database: Database,
     model_id: int,
     *,
     anew: bool = False,
-    progress: Progress = lambda text: None,
+    progress: Callable[[str], object] = lambda text: None,
 ) -> SimilarityReport:
     """Compare the new and changed videos of a model with all others; store what they share.
 

@@ -23,6 +23,7 @@ from siglip_pipeline.text.in_words import counted
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str], object]
+"""Takes a line about what is being done."""
 
 # IVFFlat builds can overflow before this version.
 IVFFLAT_MINIMUM = (0, 8, 7)

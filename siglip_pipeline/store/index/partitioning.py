@@ -9,7 +9,7 @@ table's name in the same transaction. A conversion that was stopped continues wi
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,10 @@ from siglip_pipeline.store.frames_table import (
     create_copy,
     with_options,
 )
+from siglip_pipeline.store.index.build import Progress
 from siglip_pipeline.text.in_words import duration_in_words
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[str], object]
 
 BATCH_FRAMES = 50_000
 """Some 80 MB: seconds of work are lost at most, and loads wait for one batch at the end."""

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -98,7 +98,7 @@ def build_index(
     *,
     options: IndexOptions,
     kind: str | None = None,
-    progress: Callable[[str], object] = logger.info,
+    progress: building.Progress = logger.info,
     texts: Sequence[str] = (),
     embed_texts: EmbedTexts | None = None,
     force: bool = False,
@@ -164,7 +164,7 @@ def _bring_up_to_date(
     wanted: str,
     queries: Sequence[Query],
     options: IndexOptions,
-    progress: Callable[[str], object],
+    progress: building.Progress,
     *,
     force: bool,
 ) -> IndexReport:
@@ -197,7 +197,7 @@ def _without_index(
     model: ModelRow,
     queries: Sequence[Query],
     options: IndexOptions,
-    progress: Callable[[str], object],
+    progress: building.Progress,
     *,
     instead_of: IndexReport,
 ) -> IndexReport:
@@ -222,7 +222,7 @@ def _live(database: Database, model_id: int) -> tuple[Generation | None, float]:
 
 
 def _choose(
-    database: Database, model_id: int, live: Generation | None, progress: Callable[[str], object]
+    database: Database, model_id: int, live: Generation | None, progress: building.Progress
 ) -> str:
     with database.connection() as connection:
         stored = counts.stored(connection, model_id)
@@ -252,7 +252,7 @@ def _check_live(
     changed: float,
     queries: Sequence[Query],
     options: IndexOptions,
-    progress: Callable[[str], object],
+    progress: building.Progress,
 ) -> RecallReport | None:
     """Check the recall of the live index again if it has changed; None if it has not."""
     if changed == 0 or not queries:
@@ -302,7 +302,7 @@ def _build(
     queries: Sequence[Query],
     options: IndexOptions,
     changed: float,
-    progress: Callable[[str], object],
+    progress: building.Progress,
     *,
     instead_of: str | None = None,
 ) -> IndexReport:
@@ -355,7 +355,7 @@ def _check_new(
     target: Generation,
     queries: Sequence[Query],
     options: IndexOptions,
-    progress: Callable[[str], object],
+    progress: building.Progress,
 ) -> tuple[RecallReport | None, str | None]:
     """Check the recall of a new generation; return the report, and why it must not be published."""
     if not queries:

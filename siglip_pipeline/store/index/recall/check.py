@@ -7,7 +7,7 @@ Shapes: Q queries, K depth of the truth.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from psycopg import sql
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store import counts, tables
 from siglip_pipeline.store.database import Connection, Database
+from siglip_pipeline.store.index.build import Progress
 from siglip_pipeline.store.index.recall.kept_truths import keep_truths
 from siglip_pipeline.store.index.recall.looks import FIRST_LOOK, is_clear, looks
 from siglip_pipeline.store.index.recall.queries import ALIKE, SEED, Query
@@ -54,7 +55,7 @@ def check_recall(
     target: Generation,
     queries: Sequence[Query],
     *,
-    progress: Callable[[str], object],
+    progress: Progress,
     min_recall: float,
     sweep: bool = True,
 ) -> RecallReport:
