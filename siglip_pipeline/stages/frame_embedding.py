@@ -113,7 +113,7 @@ class _VectorsStage:
         self._force = force
 
     def plan(self, video: str, *, is_ahead: bool = False) -> Iterator[VectorsStored | VideoError]:
-        """Add a video to `to_embed`, or yield its outcome where it need or can not be embedded."""
+        """Add a video to `to_embed`, or yield its outcome if it need not or cannot be embedded."""
         try:
             stored = self._frame_store.metadata(video)
         except FrameStoreError as error:

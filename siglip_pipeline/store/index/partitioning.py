@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 BATCH_FRAMES = 50_000
 """Some 80 MB: seconds of work are lost at most, and loads wait for one batch at the end."""
 PASSES = 10
-"""At most; the rest is copied while loads wait, even if they never let up."""
+"""The most passes beside loads: what these have written since is then copied while they wait."""
 SWAP_ATTEMPTS = 60
 SWAP_PAUSE_SECONDS = 10.0
 PROGRESS_SECONDS = 5.0
@@ -119,8 +119,9 @@ def partition_if_large(
 ) -> PartitionReport | None:
     """Partition the table of frames if it has reached the limit; None if there is nothing to do.
 
-    A table that cannot be partitioned now is said and left: an index is built over it all the same.
-    Where no table is to be partitioned any more, what a conversion has copied so far is dropped.
+    If the table cannot be partitioned now, `progress` is told why and the table stays as it is: an
+    index can be built over it too. With a limit of 0, which turns partitioning off, the copy of an
+    unfinished conversion is dropped.
     """
     with database.connection() as connection:
         if table_limit == 0 and _exists(connection, tables.frames_copied(model_id)):

@@ -138,9 +138,9 @@ _ALL = sql.SQL("""
     ORDER BY (m.embedding <#> {query}) + 0 LIMIT {more}
 """)
 
-# A graph is accurate only about what is nearest of all. Where too little of that is in scope, the
-# scope is about something else than the query, and what else a walk meets in it is chance. To walk
-# on (``hnsw.iterative_scan``) takes a hundred times as long there, and misses half.
+# A graph finds well only what is nearest of all moments. Where too few of these are in scope, the
+# scope shows something else than the query asks for, and a walk meets only some of what is nearest
+# in scope. To walk on (``hnsw.iterative_scan``) takes a hundred times as long, and misses half.
 _WALK_OR_ALL = sql.SQL("""
     WITH walked AS MATERIALIZED (
         SELECT m.video_id, m.first_frame, m.last_frame
@@ -241,8 +241,9 @@ class MomentIndex(HnswIndex):
     ) -> tuple[IndexKind, int]:
         """Walk so far that as many moments in scope are met as without a filter; or compare all.
 
-        Of the moments that a walk meets, those in scope are as large a part as of all moments, if
-        the scope is not about something else than the query. Twice the rows leave room for luck.
+        The share of moments in scope is about the same among those that a walk meets as among all,
+        unless the scope shows something else than the query asks for. As it is not exactly the
+        same, the walk is to meet twice the rows in scope.
         """
         if scope.video_ids is None:  # how many moments lie within times is not known
             further = 1 if scope.everything else max(_FURTHER_IN_TIMES, effort.in_scope)
