@@ -26,6 +26,7 @@ import pytest
 from psycopg import sql
 
 from siglip_pipeline.cli.interrupts import heed_interrupts
+from siglip_pipeline.cpu import available_cores
 from siglip_pipeline.demo.films import DemoVideo, render_demo_videos
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.embedded_postgres import binaries
@@ -35,7 +36,6 @@ from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database, migrate
 from siglip_pipeline.video import child_pool
 from siglip_pipeline.video.children import Child
-from siglip_pipeline.video.extract import available_cpus
 from siglip_pipeline_tests.decoders import end_kept_children, kept_child
 
 TEMPLATE = "template_migrated"
@@ -79,7 +79,7 @@ def refuse_other_machines(event: str, arguments: tuple[object, ...]) -> None:
 
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are cores: tests often wait for a process, a server or a clock."""
-    return available_cpus() + 1
+    return available_cores() + 1
 
 
 @pytest.hookimpl(trylast=True)

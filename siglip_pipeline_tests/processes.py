@@ -5,12 +5,12 @@ import os
 
 import psutil
 
-from siglip_pipeline.video.extract import available_cpus
+from siglip_pipeline.cpu import available_cores
 
 
 def is_busy() -> bool:
     """Return whether the machine has so much to do that times say nothing of what is tested."""
-    return os.getloadavg()[0] >= 2 * available_cpus()
+    return os.getloadavg()[0] >= 2 * available_cores()
 
 
 def cpu_seconds() -> float:

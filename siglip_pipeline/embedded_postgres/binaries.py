@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from siglip_pipeline.cpu import cpu_flags
 from siglip_pipeline.embedded_postgres.programs import run_program
 from siglip_pipeline.errors import EmbeddedDatabaseError
 from siglip_pipeline.files.flushing import tree_to_disk
@@ -102,12 +103,7 @@ def check_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
     """
     if platform.machine() not in ("x86_64", "AMD64") or not cpuinfo.exists():
         return
-    flags: set[str] = set()
-    for line in cpuinfo.read_text(errors="replace").splitlines():
-        if line.startswith("flags"):
-            flags.update(line.partition(":")[2].split())
-            break
-    missing = sorted({"avx2", "fma"} - flags)
+    missing = sorted({"avx2", "fma"} - cpu_flags(cpuinfo))
     if missing:
         raise EmbeddedDatabaseError(
             f"the embedded pgvector needs a processor with AVX2 and FMA; this one lacks "

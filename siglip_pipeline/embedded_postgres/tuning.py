@@ -10,6 +10,8 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped,unused-ignore]
 
+from siglip_pipeline.cpu import available_cores
+
 MIB = 1024**2
 GIB = 1024**3
 
@@ -37,11 +39,7 @@ def this_machine(cgroup: Path = Path("/sys/fs/cgroup")) -> Machine:
         shared_bytes: int | None = shared.f_frsize * shared.f_blocks
     except OSError:
         shared_bytes = None
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        cores = os.cpu_count() or 1
-    return Machine(memory_bytes=memory, cores=cores, shared_memory_bytes=shared_bytes)
+    return Machine(memory_bytes=memory, cores=available_cores(), shared_memory_bytes=shared_bytes)
 
 
 def server_settings(machine: Machine) -> dict[str, str]:

@@ -3,11 +3,11 @@
 import functools
 import platform
 import time
-from pathlib import Path
 from typing import Final
 
 import torch
 
+from siglip_pipeline.cpu import cpu_flags
 from siglip_pipeline.errors import DeviceUnavailableError
 from siglip_pipeline.siglip.model_options import DType
 from siglip_pipeline.text.in_words import counted
@@ -101,15 +101,6 @@ def cpu_is_faster_in_bfloat16() -> bool:
         return False
     float32, bfloat16 = product_seconds(torch.float32, torch.bfloat16)
     return float32 >= _BFLOAT16_MUST_GAIN * bfloat16
-
-
-def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """Return the features of this CPU; none without /proc/cpuinfo."""
-    try:
-        with cpuinfo.open(encoding="utf-8", errors="replace") as lines:
-            return frozenset(next((line.split() for line in lines if line.startswith("flags")), ()))
-    except OSError:
-        return frozenset()
 
 
 @torch.inference_mode()

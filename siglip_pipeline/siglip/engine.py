@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
+from siglip_pipeline.cpu import available_cores
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import EmbeddingBatch
 from siglip_pipeline.siglip.batch_probe import probed_batch_size
 from siglip_pipeline.siglip.compiled import CompiledForward, Compiler
 from siglip_pipeline.siglip.engine_report import EngineReport, Progress
 from siglip_pipeline.siglip.forward import EagerForward, GraphForward
-from siglip_pipeline.siglip.jpeg_choice import available_cores, choose_decoder
+from siglip_pipeline.siglip.jpeg_choice import choose_decoder
 from siglip_pipeline.siglip.jpeg_decoders import PictureDecoder
 from siglip_pipeline.siglip.model import SiglipModel
 from siglip_pipeline.siglip.pipeline import PipelineRun, Videos

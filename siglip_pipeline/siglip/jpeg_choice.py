@@ -2,7 +2,6 @@
 
 import importlib.util
 import logging
-import os
 from typing import Final
 
 import torch
@@ -17,13 +16,6 @@ _log = logging.getLogger(__name__)
 MOST_THREADS: Final = 4
 """With more, threads wait for each other and for the card's thread. Measured with 16 cores: 4,124
 JPEGs a second in threads, 7,606 in processes."""
-
-
-def available_cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def choose_decoder(recipe: Recipe, device: torch.device, cores: int) -> PictureDecoder:

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
+from siglip_pipeline.cpu import available_cores
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import Upload
 from siglip_pipeline.store.failed_contents import FailedContent, FailedContents
 from siglip_pipeline.store.videos import VideoRow, VideoStore
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.decode_options import DecodeOptions
-from siglip_pipeline.video.extract import available_cpus
 from siglip_pipeline.video.hashes import TooLongError, sha256_many
 
 SMALL_BYTES: Final = 2**30
@@ -99,7 +99,7 @@ def plan_frames(
     if unique:
         yield FramesPlan(decode=unique)
     for _, batch in sorted(batches.items()):
-        hashes = sha256_many(batch, uploads, options=options, workers=workers or available_cpus())
+        hashes = sha256_many(batch, uploads, options=options, workers=workers or available_cores())
         yield _plan_batch(in_order(batch, hashes), stored, failed)
 
 

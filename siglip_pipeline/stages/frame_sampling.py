@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from siglip_pipeline.cpu import available_cores
 from siglip_pipeline.errors import (
     DamagedFramesError,
     FrameStoreError,
@@ -19,11 +20,7 @@ from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.failed_contents import FailedContent, FailedContents
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads.upload_store import UploadStore
-from siglip_pipeline.video.extract import (
-    FrameReport,
-    available_cpus,
-    extract_many,
-)
+from siglip_pipeline.video.extract import FrameReport, extract_many
 from siglip_pipeline.video.frame_store import FrameFileMetadata, FrameStore
 from siglip_pipeline.video.hashes import sha256_many
 
@@ -189,7 +186,7 @@ class _FramesStage:
         Entity tags of remote storage change with the content: those uploads are not read again.
         """
         local = [upload for upload in failed if upload.changed_at is not None]
-        options, workers = self._options.decode, self._options.workers or available_cpus()
+        options, workers = self._options.decode, self._options.workers or available_cores()
         for upload, sha256 in sha256_many(local, self._uploads, options=options, workers=workers):
             if isinstance(sha256, str) and not self._has_changed(upload):
                 self._failed_contents.note(upload, sha256)

@@ -7,12 +7,12 @@ batch continues with a new child.
 import contextlib
 import dataclasses
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sized
 from typing import Final
 
+from siglip_pipeline.cpu import available_cores
 from siglip_pipeline.errors import (
     StorageFullError,
     UploadNotFoundError,
@@ -101,11 +101,11 @@ def extract_many(
     """
     policy = Sampling.parse(sampling) if isinstance(sampling, str) else sampling
     options = options or DecodeOptions()
-    limit = workers or available_cpus()
+    limit = workers or available_cores()
     if isinstance(uploads_list, Sized):
         limit = max(1, min(limit, len(uploads_list)))
     if options.threads == 0:
-        threads = min(MAX_THREADS, max(1, available_cpus() // limit))
+        threads = min(MAX_THREADS, max(1, available_cores() // limit))
         options = dataclasses.replace(options, threads=threads)
     waiting = _Waiting(uploads_list)
     results = run_in_children(
@@ -124,11 +124,6 @@ def extract_many(
                     "again once it stays as it is"
                 )
                 yield upload, VideoError(upload.path, reason)
-
-
-def available_cpus() -> int:
-    """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Waiting(Iterator[Upload]):

@@ -1,7 +1,5 @@
 """Which device and dtype are chosen: by what the machine says."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -81,14 +79,6 @@ def test_bfloat16_on_a_cpu_that_is_faster_in_it(
     machine.setattr(devices, "cpu_flags", lambda: frozenset(flags.split()))
     machine.setattr(devices, "product_seconds", seconds)
     assert devices.cpu_is_faster_in_bfloat16.__wrapped__() is expected
-
-
-def test_features_of_the_cpu_are_read_from_linux(tmp_path: Path) -> None:
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text("processor\t: 0\nmodel name\t: some avx512_bf16\nflags\t\t: fpu avx2\n")
-    assert devices.cpu_flags(cpuinfo) >= {"fpu", "avx2"}
-    assert "avx512_bf16" not in devices.cpu_flags(cpuinfo)
-    assert devices.cpu_flags(tmp_path / "absent") == frozenset()
 
 
 def test_a_layer_takes_time_in_each_number_format() -> None:

@@ -130,7 +130,7 @@ def test_uploads_of_up_to_a_gibibyte_are_hashed_in_one_batch(planner: Planner) -
 def test_as_many_are_hashed_at_once_as_was_said_or_as_there_are_cores(
     planner: Planner, workers: int, children: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(duplicates, "available_cpus", lambda: 3)
+    monkeypatch.setattr(duplicates, "available_cores", lambda: 3)
     planner.write(a=b"1", b=b"1")
     planner.workers = workers
     assert len(list(planner.plans())) == 1
