@@ -48,10 +48,10 @@ class Account:
             return {}
         return {"user": self.uid, "group": self.gid, "extra_groups": []}
 
-    def can(self, flag: str, path: Path) -> bool:
-        """Return whether this user passes ``test -r/-w/-x``, which also respects ACLs."""
+    def can_enter(self, folder: Path) -> bool:
+        """Return whether this user may enter a folder, as ``test -x`` says, which heeds ACLs."""
         done = run_program(
-            ["test", flag, str(path)], seconds=ANSWER_SECONDS, cwd="/", **self.popen_options()
+            ["test", "-x", str(folder)], seconds=ANSWER_SECONDS, cwd="/", **self.popen_options()
         )
         return done.returncode == 0
 
@@ -204,7 +204,7 @@ def _let_everyone_read(folder: Path) -> None:
 def data_folder(home: Path, account: Account) -> Path:
     """Return the cluster's folder: ``home/postgres``, or one below ``/var/lib`` (see above)."""
     inside = home / "postgres"
-    if not account.foreign or account.can("-x", home):
+    if not account.foreign or account.can_enter(home):
         return inside
     digest = hashlib.sha256(str(home).encode()).hexdigest()[:12]
     return SYSTEM_FOLDER / digest / "postgres"
@@ -233,7 +233,7 @@ def socket_folder(data: Path, account: Account) -> Path:
         # Postgres reads the setting as a list, so a comma or a quote in it would split it.
         if len(str(folder / ".s.PGSQL.65535.lock")) > 100 or set(str(folder)) & set(",\"'"):
             continue
-        if not account.can("-x", parent):
+        if not account.can_enter(parent):
             continue
         try:
             folder.mkdir(mode=0o700)

@@ -5,16 +5,17 @@ from collections.abc import Iterable
 from rich.table import Table
 
 from siglip_pipeline.stages.watch_documents import WatchHitShown, WatchShown
+from siglip_pipeline.terminal.console import FoldingTable
 from siglip_pipeline.text.timecode import timecode
 from siglip_pipeline.uploads.names import shown
 
 
 def watches_table(watches: Iterable[WatchShown]) -> Table:
     """Return a row for each watch."""
-    table = Table()
+    table = FoldingTable()
     for column in ("name", "query", "videos", "from", "webhook", "hits", "late", "failed"):
         right = column in ("from", "hits", "late", "failed")
-        table.add_column(column, justify="right" if right else "left", overflow="fold")
+        table.add_column(column, justify="right" if right else "left")
     for watch in watches:
         table.add_row(
             shown(watch.name),
@@ -31,9 +32,9 @@ def watches_table(watches: Iterable[WatchShown]) -> Table:
 
 def hits_table(hits: Iterable[WatchHitShown]) -> Table:
     """Return a row for each hit."""
-    table = Table()
+    table = FoldingTable()
     for column in ("found", "video", "time", "moment", "probability", "sent"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column)
     for hit in hits:
         offset = hit.media_time_seconds - hit.time_seconds
         table.add_row(

@@ -2,7 +2,7 @@
 
 The Celery application and its task are dagster-celery's. What is added here: the worker uses its
 own Dagster instance rather than the folders of the machine that sent the step, leaves steps of
-runs that are over, serves every part of a divided collection (:mod:`.workers.shards`), and keeps
+runs that are over, serves every shard of a divided collection (:mod:`.workers.shards`), and keeps
 its lease on the message (:mod:`.workers.leases`).
 
 The pool is ``solo``: the step runs in the worker's main thread, so a model that
