@@ -33,6 +33,18 @@ class DecodedFrame:
     sample_aspect_ratio: Fraction | None
     """The stream's sample aspect ratio at this frame."""
 
+    @classmethod
+    def of(cls, frame: VideoFrame, frame_index: int, decoding: Pass, scan: Scan) -> "DecodedFrame":
+        """Return a frame that came out of a pass, with what the scan says of its position."""
+        pts = int(scan.packets.pts_N[frame_index])
+        return cls(
+            frame_index=frame_index,
+            pts=pts,
+            time_seconds=float((pts - int(scan.packets.pts_N[0])) * scan.time_base),
+            frame=frame,
+            sample_aspect_ratio=decoding.aspect_at(pts),
+        )
+
 
 @dataclass(slots=True)
 class DecodeCounts:
@@ -202,8 +214,8 @@ class _Waiting:
             pts = int(pts_N[position])
             low = int(pts_N[all_N[place - 1]]) if place else None
             high = int(pts_N[all_N[place + 1]]) if place + 1 < all_N.size else None
-            nearest = decodable_N[np.argsort(np.abs(pts_N[decodable_N] - pts), kind="stable")[:1]]
-            for other in nearest.tolist():
+            if decodable_N.size:
+                other = int(decodable_N[np.argmin(np.abs(pts_N[decodable_N] - pts))])
                 bound = low if other < position else high
                 if bound is None or 2 * abs(int(pts_N[other]) - pts) <= abs(bound - pts):
                     positions.add(other)
@@ -213,16 +225,8 @@ class _Waiting:
 
     def take(self, frame: VideoFrame, decoding: Pass) -> DecodedFrame:
         """Return the frame as its target, and remove the target from the waiting ones."""
-        pts = frame.pts
-        assert pts is not None
-        start_pts = int(self._scan.packets.pts_N[0])
-        return DecodedFrame(
-            frame_index=self._position_of_pts.pop(pts),
-            pts=pts,
-            time_seconds=float((pts - start_pts) * self._scan.time_base),
-            frame=frame,
-            sample_aspect_ratio=decoding.aspect_at(pts),
-        )
+        assert frame.pts is not None
+        return DecodedFrame.of(frame, self._position_of_pts.pop(frame.pts), decoding, self._scan)
 
     def reordered(self, frames: Iterator[VideoFrame], decoding: Pass) -> Iterator[DecodedFrame]:
         """Yield the targets among all frames of the video, in time order.

@@ -52,16 +52,6 @@ def decode_scenes(
     decoding = Pass(source, scan, counts.begin(), threads, on_progress)
     sampler = SceneSampler[Held](scan.time_base)
 
-    def decoded(held: Held) -> DecodedFrame:
-        pts = int(pts_N[held.frame_index])
-        return DecodedFrame(
-            frame_index=held.frame_index,
-            pts=pts,
-            time_seconds=float((pts - int(pts_N[0])) * scan.time_base),
-            frame=held.frame,
-            sample_aspect_ratio=decoding.aspect_at(pts),
-        )
-
     def selected() -> Iterator[Held]:
         for held, begins_shot in compared(decoding, scan):
             pts = int(pts_N[held.frame_index])
@@ -75,7 +65,7 @@ def decode_scenes(
         if later or held.frame.interlaced_frame:
             later.append(held.frame_index)
         else:
-            yield decoded(held)
+            yield DecodedFrame.of(held.frame, held.frame_index, decoding, scan)
     if later:
         plan = plan_decode(scan.packets, np.array(later, np.int64), neighbours=True)
         again = DecodeCounts()
