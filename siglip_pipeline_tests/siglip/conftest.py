@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from siglip_pipeline.records import FrameBatch
+from siglip_pipeline.errors import VideoError
+from siglip_pipeline.records import EmbeddingBatch, FloatArray, FrameBatch
+from siglip_pipeline.siglip.model import SiglipModel, load_model, release_model
 from siglip_pipeline.siglip.model_options import ModelOptions
 from siglip_pipeline_tests.siglip.checkpoints import Kind, make_checkpoint
 
@@ -51,11 +54,15 @@ def options_for(folders: Callable[[Kind], Path], tmp_path: Path) -> Make:
     return options
 
 
+@pytest.fixture
+def model(options_for: Make) -> SiglipModel:
+    """The image tower of a checkpoint, which no other test has."""
+    return load_model(options_for("siglip2"), "cpu", torch.float32, tower="image")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _release() -> Iterator[None]:
     yield
-    from siglip_pipeline.siglip.model import release_model
-
     release_model()
 
 
@@ -92,3 +99,16 @@ def video(name: str, jpegs: list[bytes], *, rows: int = 64) -> Video:
             )
         )
     return name, batches
+
+
+def vectors_of(result: EmbeddingBatch | VideoError) -> FloatArray:
+    """The vectors of a video that did not fail."""
+    assert isinstance(result, EmbeddingBatch), result
+    return result.embeddings_ND
+
+
+def spoil_black(_module: Any, _args: Any, kwargs: Any, output: Any) -> Any:
+    """A hook of a vision tower: the vectors of black frames are not finite."""
+    black = kwargs["pixel_values"].amax(dim=(1, 2, 3)) < -0.95
+    output.pooler_output[black] = float("nan")
+    return output

@@ -6,19 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from siglip_pipeline.records import EmbeddingBatch
 from siglip_pipeline.siglip import engine
 from siglip_pipeline.siglip.batch_probe import probed_batch_size, seconds_per_frame
 from siglip_pipeline.siglip.engine import EmbeddingEngine
 from siglip_pipeline.siglip.model import SiglipModel, get_model
 from siglip_pipeline.siglip.preprocess import ModelInputs
 from siglip_pipeline_tests.siglip.checkpoints import Kind
-from siglip_pipeline_tests.siglip.conftest import Make, real_jpegs, video
-
-
-@pytest.fixture
-def model(options_for: Make) -> SiglipModel:
-    return get_model(options_for("siglip2"), tower="image")
+from siglip_pipeline_tests.siglip.conftest import Make, real_jpegs, vectors_of, video
 
 
 class _Card:
@@ -97,7 +91,6 @@ def test_the_engine_begins_with_the_size_of_the_card(
     monkeypatch.setattr(model, "torch_device", torch.device("cuda"))
     made = EmbeddingEngine(model, batch_sizes=tmp_path / "sizes.json")
     [result] = made.embed([video("a.mp4", data * 20)])
-    assert isinstance(result, EmbeddingBatch)
-    assert np.isfinite(result.embeddings_ND).all()
+    assert np.isfinite(vectors_of(result)).all()
     assert made.report.batch_size == 7
     assert model.settled_batch_size == 7

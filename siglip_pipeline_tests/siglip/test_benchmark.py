@@ -10,17 +10,12 @@ import torch
 
 from siglip_pipeline.siglip import workers
 from siglip_pipeline.siglip.forward import GraphForward
-from siglip_pipeline.siglip.model import SiglipModel, load_model
+from siglip_pipeline.siglip.model import SiglipModel
 from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline_tests.siglip.conftest import Make, real_jpegs
 from siglip_pipeline_tests.siglip.fake_card import FakeGraphs, FakeStreams
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def model(options_for: Make) -> SiglipModel:
-    return load_model(options_for("siglip2"), "cpu", torch.float32, tower="image")
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """What goes wrong on a card, all parts of whose path are made up, costs no more than on a CPU."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -14,7 +12,14 @@ from siglip_pipeline.siglip.forward import GraphForward
 from siglip_pipeline.siglip.jpeg_card import CardDecoder
 from siglip_pipeline.siglip.jpeg_decoders import PictureDecoder, ThreadDecoder
 from siglip_pipeline.siglip.model import load_model
-from siglip_pipeline_tests.siglip.conftest import Make, jpeg, picture, real_jpegs, video
+from siglip_pipeline_tests.siglip.conftest import (
+    Make,
+    jpeg,
+    picture,
+    real_jpegs,
+    spoil_black,
+    video,
+)
 from siglip_pipeline_tests.siglip.fake_card import FakeCodec, FakeGraphs, FakeStreams
 
 BLACK = jpeg(np.zeros((64, 64, 3), np.uint8))
@@ -33,16 +38,11 @@ def test_memory_that_runs_out_vectors_without_number_and_damaged_pictures(
 ) -> None:
     model = load_model(options_for("siglip2"), "cpu", torch.float32, tower="image")
 
-    def poison(_module: Any, _args: Any, kwargs: Any, output: Any) -> Any:
-        black = kwargs["pixel_values"].amax(dim=(1, 2, 3)) < -0.95
-        output.pooler_output[black] = float("nan")
-        return output
-
     def decoder() -> PictureDecoder:
         host = ThreadDecoder(model.recipe, threads=1, on_card=True)
         return CardDecoder(model.recipe, host, FakeCodec())
 
-    model.vision.register_forward_hook(poison, with_kwargs=True)
+    model.vision.register_forward_hook(spoil_black, with_kwargs=True)
     on_cpu = list(EmbeddingEngine(model, batch_size=8).embed(FILMS))
     monkeypatch.setattr(workers, "streams_of", lambda _: FakeStreams())
     monkeypatch.setattr(jpeg_card, "current_stream", lambda: (0, 7))

@@ -13,26 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-from siglip_pipeline.records import EmbeddingBatch
 from siglip_pipeline.siglip.compiled import CompiledForward
 from siglip_pipeline.siglip.engine import EmbeddingEngine, Progress
 from siglip_pipeline.siglip.engine_report import Meter
-from siglip_pipeline.siglip.model import SiglipModel, load_model
-from siglip_pipeline_tests.siglip.conftest import Make, jpeg, picture, video
-
-
-@pytest.fixture
-def model(options_for: Make) -> SiglipModel:
-    return load_model(options_for("siglip2"), "cpu", torch.float32, tower="image")
-
+from siglip_pipeline.siglip.model import SiglipModel
+from siglip_pipeline_tests.siglip.conftest import Make, jpeg, picture, vectors_of, video
 
 FILM = video("film.mp4", [jpeg(picture(72, 96, seed=i)) for i in range(10)])
 
 
 def vectors(engine: EmbeddingEngine) -> Any:
     [result] = engine.embed([FILM])
-    assert isinstance(result, EmbeddingBatch)
-    return result.embeddings_ND
+    return vectors_of(result)
 
 
 Compiling = tuple[EmbeddingEngine, CompiledForward, threading.Event]

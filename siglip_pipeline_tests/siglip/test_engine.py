@@ -18,7 +18,15 @@ from siglip_pipeline.siglip.model import SiglipModel, get_model, load_model
 from siglip_pipeline.siglip.recipe import Recipe
 from siglip_pipeline.siglip.runner import BatchSize, cpu_batch_limit
 from siglip_pipeline_tests.siglip.checkpoints import Kind
-from siglip_pipeline_tests.siglip.conftest import Make, Video, jpeg, picture, video
+from siglip_pipeline_tests.siglip.conftest import (
+    Make,
+    Video,
+    jpeg,
+    picture,
+    spoil_black,
+    vectors_of,
+    video,
+)
 
 Hook = Callable[[int], None]
 
@@ -61,11 +69,6 @@ def films(*counts: int) -> list[Video]:
 
 def run(engine: EmbeddingEngine, videos: Any) -> list[EmbeddingBatch | VideoError]:
     return list(engine.embed(videos))
-
-
-def vectors(result: EmbeddingBatch | VideoError) -> Any:
-    assert isinstance(result, EmbeddingBatch), result
-    return result.embeddings_ND
 
 
 @pytest.mark.parametrize("kind", ["siglip2", "naflex"])
@@ -160,7 +163,7 @@ def test_a_long_video_is_streamed(model: SiglipModel, on_forward: Callable[[Hook
     [result] = run(
         EmbeddingEngine(model, batch_size=16, decode_threads=2), [("day.mp4", reading())]
     )
-    assert len(vectors(result)) == 3000
+    assert len(vectors_of(result)) == 3000
     assert most_ahead < 200
 
 
@@ -200,7 +203,7 @@ def assert_only_bad_failed(
     for result, (_, batches) in zip(results[::2], films(5, 6), strict=True):
         frames = [data for batch in batches for data in batch.jpegs]
         alone = extract_image_embeddings(frames, model=model)
-        np.testing.assert_allclose(vectors(result), alone, atol=1e-5)
+        np.testing.assert_allclose(vectors_of(result), alone, atol=1e-5)
 
 
 def raising(error: Exception) -> Iterator[FrameBatch]:
@@ -240,12 +243,7 @@ def test_a_vector_that_is_not_finite_costs_one_video(model: SiglipModel) -> None
     frames = jpegs(6)
     frames[2] = jpeg(np.zeros((64, 64, 3), np.uint8))
 
-    def poison(_module: Any, _args: Any, kwargs: Any, output: Any) -> Any:
-        black = kwargs["pixel_values"].amax(dim=(1, 2, 3)) < -0.95
-        output.pooler_output[black] = float("nan")
-        return output
-
-    handle = model.vision.register_forward_hook(poison, with_kwargs=True)
+    handle = model.vision.register_forward_hook(spoil_black, with_kwargs=True)
     try:
         bad = video("bad.mp4", frames)[1]
         results = run(EmbeddingEngine(model, batch_size=4), good_and(bad))
@@ -363,7 +361,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
     on_forward(limited_to(limit))
     engine = EmbeddingEngine(model, batch_size=16)
     for got, wanted in zip(run(engine, videos), right, strict=True):
-        np.testing.assert_allclose(vectors(got), vectors(wanted), atol=1e-5)
+        np.testing.assert_allclose(vectors_of(got), vectors_of(wanted), atol=1e-5)
     assert engine.report.batch_size == settles
     assert (engine.report.out_of_memory_count > 0) == (limit < 16)
 
@@ -386,7 +384,7 @@ def test_a_batch_filled_before_the_size_shrank_goes_on(
     on_forward(limited_to(1))
     engine = EmbeddingEngine(model, batch_size=32, on_progress=in_time, progress_seconds=0)
     [result] = run(engine, [("a.mp4", reading())])
-    assert len(vectors(result)) == 63
+    assert len(vectors_of(result)) == 63
 
 
 def test_no_room_for_a_single_frame_is_an_error(

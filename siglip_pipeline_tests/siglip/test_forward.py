@@ -10,20 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from siglip_pipeline.records import EmbeddingBatch
 from siglip_pipeline.siglip import workers
 from siglip_pipeline.siglip.batch_probe import probed_batch_size
 from siglip_pipeline.siglip.engine import EmbeddingEngine
 from siglip_pipeline.siglip.forward import EagerForward, GraphForward, Replay
 from siglip_pipeline.siglip.model import SiglipModel, load_model
-from siglip_pipeline_tests.siglip.conftest import Make, jpeg, picture, video
+from siglip_pipeline_tests.siglip.conftest import Make, jpeg, picture, vectors_of, video
 from siglip_pipeline_tests.siglip.fake_card import FakeGraphs, FakeStreams
-
-
-@pytest.fixture
-def model(options_for: Make) -> SiglipModel:
-    return load_model(options_for("siglip2"), "cpu", torch.float32, tower="image")
-
 
 FILMS = [
     video(f"{i}.mp4", [jpeg(picture(72, 96, seed=10 * i + k)) for k in range(n)])
@@ -32,9 +25,7 @@ FILMS = [
 
 
 def vectors(engine: EmbeddingEngine, films: Any = FILMS) -> list[Any]:
-    results = list(engine.embed(films))
-    assert all(isinstance(result, EmbeddingBatch) for result in results), results
-    return [result.embeddings_ND for result in results]  # type: ignore[union-attr]
+    return [vectors_of(result) for result in engine.embed(films)]
 
 
 def eager(model: SiglipModel) -> list[Any]:

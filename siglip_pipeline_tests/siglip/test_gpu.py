@@ -10,13 +10,12 @@ import pytest
 import torch
 
 from siglip_pipeline.errors import VideoError
-from siglip_pipeline.records import EmbeddingBatch, FloatArray
 from siglip_pipeline.siglip.engine import EmbeddingEngine
 from siglip_pipeline.siglip.identity import model_spec
 from siglip_pipeline.siglip.model import SiglipModel, get_model
 from siglip_pipeline.siglip.text_embeddings import extract_text_embeddings
 from siglip_pipeline_tests.siglip.checkpoints import Kind
-from siglip_pipeline_tests.siglip.conftest import Make, real_jpegs, video
+from siglip_pipeline_tests.siglip.conftest import Make, real_jpegs, vectors_of, video
 
 pytestmark = pytest.mark.gpu
 
@@ -27,11 +26,6 @@ def _card() -> None:
         if os.environ.get("SIGLIP_EXPECT_GPU") == "1":
             pytest.fail("SIGLIP_EXPECT_GPU=1 promises a CUDA device, and torch finds none")
         pytest.skip("no CUDA device here; SIGLIP_EXPECT_GPU=1 fails instead of skipping")
-
-
-def _vectors(result: EmbeddingBatch | VideoError) -> FloatArray:
-    assert isinstance(result, EmbeddingBatch), result
-    return result.embeddings_ND
 
 
 def _on(options_for: Make, kind: Kind, device: str) -> SiglipModel:
@@ -53,7 +47,7 @@ def test_the_card_gives_the_vectors_of_the_cpu(options_for: Make, kind: Kind) ->
     assert report.forward == ("eager" if kind == "naflex" else "graph"), report.notes
     if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.nvimgcodec"):
         assert report.decoder.startswith("nvImageCodec"), report.notes
-    cosines_N = (_vectors(here) * _vectors(there)).sum(axis=1)
+    cosines_N = (vectors_of(here) * vectors_of(there)).sum(axis=1)
     assert cosines_N.mean() >= 0.9999
     assert cosines_N.min() >= 0.999
     texts_there = extract_text_embeddings(texts, model=card)
@@ -64,7 +58,7 @@ def test_the_batch_size_is_probed_and_kept(options_for: Make, tmp_path: Path) ->
     kept = tmp_path / "batch_sizes.json"
     engine = EmbeddingEngine(_on(options_for, "siglip2", "cuda"), batch_sizes=kept)
     [result] = engine.embed([video("film.mp4", real_jpegs() * 40)])
-    assert np.isfinite(_vectors(result)).all()
+    assert np.isfinite(vectors_of(result)).all()
     assert kept.exists()
     assert engine.report.batch_size >= 32
 
@@ -79,7 +73,7 @@ def test_a_damaged_jpeg_fails_its_video_alone(options_for: Make) -> None:
     ]
     engine = EmbeddingEngine(_on(options_for, "siglip2", "cuda"), batch_size=8)
     first, *failed, last = engine.embed(videos)
-    np.testing.assert_allclose(_vectors(first), _vectors(last), atol=1e-2)
+    np.testing.assert_allclose(vectors_of(first), vectors_of(last), atol=1e-2)
     assert len(failed) == len(damaged)
     for result in failed:
         assert isinstance(result, VideoError)
