@@ -14,30 +14,27 @@ from siglip_pipeline.errors import VideoError
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.extract import DecodeOptions, FrameReport, extract_many
 from siglip_pipeline.video.frame_store import FrameStore
+from siglip_pipeline_tests.png_chunks import png_of
 from siglip_pipeline_tests.video.rendering import render
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("own_decoders")]
 
 
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png(path: Path, width: int, height: int, *, more: bytes = b"") -> None:
-    """A PNG of zeros, or its beginning where it is too large; ``more``: chunks before it."""
+def png(path: Path, width: int, height: int, *more: tuple[bytes, bytes]) -> None:
+    """A PNG of zeros, or its beginning where it is too large, and more chunks before these."""
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     packer = zlib.compressobj(6)
     rows = b""
     if width * height <= 200_000_000:
         rows = b"".join(packer.compress(bytes(width + 1)) for _ in range(height))
-    data = chunk(b"IHDR", header) + more + chunk(b"IDAT", rows + packer.flush())
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + data + chunk(b"IEND", b""))
+    pixels = rows + packer.flush()
+    path.write_bytes(png_of((b"IHDR", header), *more, (b"IDAT", pixels), (b"IEND", b"")))
 
 
 def text_bomb(path: Path) -> None:
     """A comment of 100 MB beside a picture of one pixel."""
     comment = zlib.compress(bytes(100_000_000))
-    png(path, 1, 1, more=chunk(b"zTXt", b"Comment\0\0" + comment))
+    png(path, 1, 1, (b"zTXt", b"Comment\0\0" + comment))
 
 
 def gif(path: Path, side: int, frames: int) -> None:

@@ -23,6 +23,7 @@ from siglip_pipeline.video.frame_store import FrameStore
 from siglip_pipeline.video.picture_decoder import PictureDecoder
 from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline.video.stills import StillScan, is_picture, picture_frames, scan_picture
+from siglip_pipeline_tests.png_chunks import png_chunk, png_of
 from siglip_pipeline_tests.video.heif_boxes import clap, imir, irot, with_property
 
 DATA = Path(__file__).parents[1] / "data"
@@ -211,13 +212,6 @@ def test_a_child_indexes_every_format_and_reports_warnings(tmp_path: Path) -> No
     assert warned == ["cut.heic"]
 
 
-def png(*chunks: tuple[bytes, bytes]) -> bytes:
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
-    )
-
-
 def rgba_rows(colour: tuple[int, int, int, int], size: int) -> bytes:
     return zlib.compress((b"\0" + bytes(colour) * size) * size)
 
@@ -231,7 +225,7 @@ def test_the_default_image_of_an_animated_png_is_no_frame(tmp_path: Path) -> Non
     path = tmp_path / "a.png"
     clear, green, red = (0, 0, 0, 0), (0, 255, 0, 255), (255, 0, 0, 255)
     path.write_bytes(
-        png(
+        png_of(
             (b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 6, 0, 0, 0)),
             (b"acTL", struct.pack(">II", 3, 0)),
             (b"IDAT", rgba_rows(red, 8)),
@@ -338,10 +332,8 @@ def test_exif_that_cannot_be_parsed_is_passed_over(tmp_path: Path, picture: Pixe
     Image.fromarray(picture).save(buffer, "PNG")
     raw = buffer.getvalue()
     text = b"Raw profile type exif\0\nexif\n      20\nno hexadecimal number\n"
-    chunk = struct.pack(">I", len(text)) + b"tEXt" + text
-    chunk += struct.pack(">I", zlib.crc32(b"tEXt" + text))
     path = tmp_path / "a.png"
-    path.write_bytes(raw[:33] + chunk + raw[33:])
+    path.write_bytes(raw[:33] + png_chunk(b"tEXt", text) + raw[33:])
     assert difference(only(path), picture) == 0
     jpeg = tmp_path / "a.jpg"
     Image.fromarray(picture).save(jpeg, exif=b"Exif\0\0II*\0\xff\xff\xff\xff rubbish")

@@ -18,13 +18,13 @@ from siglip_pipeline.video.chromaticity import SRGB
 from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline.video.stills import scan_picture
 from siglip_pipeline.video.tone import TO_BT709, ToneMapper
+from siglip_pipeline_tests.png_chunks import png_of
 from siglip_pipeline_tests.video.test_still_conformance import (
     REPORTS,
     STILLS,
     Pixels,
     difference,
     only,
-    png,
     read,
 )
 
@@ -67,7 +67,7 @@ def animated(
 ) -> bytes:
     """Two equal frames with chunks before and after them."""
     rows = rows_of(pixels)
-    return png(
+    return png_of(
         header,
         *chunks,
         (b"acTL", struct.pack(">II", 2, 0)),
@@ -81,7 +81,7 @@ def animated(
 
 
 def still(*chunks: tuple[bytes, bytes]) -> bytes:
-    return png(TRUE_COLOUR, *chunks, (b"IDAT", rows_of(COLOURS)), (b"IEND", b""))
+    return png_of(TRUE_COLOUR, *chunks, (b"IDAT", rows_of(COLOURS)), (b"IEND", b""))
 
 
 def tiff(*pages: tuple[Tags, bytes]) -> bytes:
@@ -463,7 +463,7 @@ def test_one_transparent_colour_of_a_png(bits: int, kind: str, tmp_path: Path) -
             (b"fcTL", struct.pack(">5I2H2B", 0, 8, 4, 0, 0, 1, 2, 0, 0)),
         ]
     path = tmp_path / "a.png"
-    path.write_bytes(png(*chunks))
+    path.write_bytes(png_of(*chunks))
     pixels = only(path)
     assert (pixels[:2] == 255).all()
     assert bits == 1 or (pixels[2:] < 255).any(axis=2).all()

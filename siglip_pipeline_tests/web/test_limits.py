@@ -14,6 +14,7 @@ from siglip_pipeline.services.binding import check_exposure, is_loopback
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.text.url_host import url_host
 from siglip_pipeline.web.limits import TokenBuckets
+from siglip_pipeline_tests.png_chunks import png_of
 from siglip_pipeline_tests.web.conftest import Collection, serving
 
 pytestmark = pytest.mark.timeout(600)
@@ -82,16 +83,9 @@ def test_bodies_are_limited_whether_or_not_their_size_is_said(locked: httpx.Clie
 
 def _png(width: int, height: int) -> bytes:
     """A tiny file that says it holds a huge picture."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     pixels = zlib.compress(b"\0" * 1000)
-    magic = b"\x89PNG\r\n\x1a\n"
-    return magic + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return png_of((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
 
 
 @pytest.mark.parametrize("size", [(8000, 8000), (20_000, 20_000), (2**31 - 1, 2**31 - 1)])
