@@ -169,15 +169,14 @@ def scan(source: MediaSource, *, on_progress: Callable[[int], None] = lambda pac
             warnings.append(DOLBY_WARNING)
         context = stream.codec_context
         check_dimensions(source.video, context.width, context.height)
-        packets, last_at, is_edited_out, overlapped = _read_packets(
-            container, stream, source, on_progress
-        )
-        if overlapped and packets.restarts and container.format.name.startswith("mov,"):
-            share = max(1, round(100 * overlapped / len(packets)))
+        read = _read_packets(container, stream, source, on_progress)
+        packets = read.index
+        if read.overlapped and packets.restarts and container.format.name.startswith("mov,"):
+            share = max(1, round(100 * read.overlapped / len(packets)))
             warnings.append(f"{share}% of the footage is not indexed: {OVERLAPPED}")
         warnings += late_tracks(container)
         warnings += other_codecs(container, source, stream, packets=len(packets))
-        warnings += trailing_data(source, container.format.name, last_at)
+        warnings += trailing_data(source, container.format.name, read.last_at)
         return Scan(
             video=source.video,
             container=container.format.name,
@@ -193,7 +192,7 @@ def scan(source: MediaSource, *, on_progress: Callable[[int], None] = lambda pac
             packets=packets,
             is_intra_only=stream.codec.intra_only,
             decoder=_decoder_of(stream),
-            is_edited_out=is_edited_out,
+            is_edited_out=read.is_edited_out,
             warnings=tuple(warnings),
         )
 
@@ -218,14 +217,29 @@ def start_seconds(container: InputContainer, packets: PacketIndex, stream: Video
     return min(first, 0.0 if has_zero else container.start_time / av.time_base)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Packets:
+    """All packets of a stream."""
+
+    index: PacketIndex
+    last_at: int
+    """Offset of the last one in the file; -1 if it is not known."""
+    is_edited_out: bool
+    """An edit list shows none of them."""
+    overlapped: int
+    """How many are not shown as their times had passed."""
+
+
 def _read_packets(
     container: InputContainer,
     stream: VideoStream,
     source: MediaSource,
     on_progress: Callable[[int], None],
-) -> tuple[PacketIndex, int, bool, int]:
-    """Return the index, the offset of the last packet in the file (-1: unknown), whether an edit
-    list shows none of the packets, and how many are not shown as their times had passed.
+) -> _Packets:
+    """Read the packets.
+
+    Raises:
+        VideoError: there are none, or too many.
     """
     # Arrays are compact: two hours have 180,000 packets, and a Python integer takes 40 bytes.
     pts, dts = array("q"), array("q")
@@ -253,24 +267,17 @@ def _read_packets(
         if len(pts) > MAX_PACKETS:
             raise VideoError(source.video, f"it has more than {MAX_PACKETS} packets: it is damaged")
     if not pts:
-        if leads_elsewhere(source):
-            raise VideoError(source.video, PLAYLIST)
-        is_mp4 = container.format.name.startswith("mov,")
-        if is_mp4 and stream.frames and not stream.index_entries:  # what is not shown is left out
-            raise VideoError(source.video, _EDITED_OUT)
-        raise VideoError(
-            source.video,
-            "its video stream has no packets: the file was cut off, or nothing was recorded",
-        )
+        raise VideoError(source.video, _no_packets_reason(container, stream, source))
     time_base = stream.time_base or Fraction(1, 1000)
-    pts_P = np.frombuffer(pts, np.int64)
+    pts_P, dts_P = np.frombuffer(pts, np.int64), np.frombuffer(dts, np.int64)
+    discard_P = np.frombuffer(discards, np.bool_)
     # AVI has decoding times only, which pass for presentation times.
     hides_order = bool(stream.codec_context.has_b_frames) and bool((np.diff(pts_P) > 0).all())
     index = build_index(
         pts_P,
-        dts_P=np.frombuffer(dts, np.int64),
+        dts_P=dts_P,
         key_P=np.frombuffer(keys, np.bool_),
-        discard_P=np.frombuffer(discards, np.bool_),
+        discard_P=discard_P,
         reference_P=np.frombuffer(references, np.bool_),
         last_duration=last_duration,
         frame_duration=_frame_duration(stream),
@@ -280,10 +287,23 @@ def _read_packets(
     )
     if is_packed:
         index = replace(index, timestamps_known=False, vouched=True)
-    dts_P = np.frombuffer(dts, np.int64)
     has_passed_P = dts_P[1:] <= np.maximum.accumulate(dts_P)[:-1]
-    overlapped = int((np.frombuffer(discards, np.bool_)[1:] & has_passed_P).sum())
-    return index, last_at, is_edited_out, overlapped
+    return _Packets(
+        index=index,
+        last_at=last_at,
+        is_edited_out=is_edited_out,
+        overlapped=int((discard_P[1:] & has_passed_P).sum()),
+    )
+
+
+def _no_packets_reason(container: InputContainer, stream: VideoStream, source: MediaSource) -> str:
+    """Return a sentence that says why a stream has no packets."""
+    if leads_elsewhere(source):
+        return PLAYLIST
+    is_mp4 = container.format.name.startswith("mov,")
+    if is_mp4 and stream.frames and not stream.index_entries:  # what is not shown is left out
+        return _EDITED_OUT
+    return "its video stream has no packets: the file was cut off, or nothing was recorded"
 
 
 def _has_whole_frames(stream: VideoStream) -> bool:
