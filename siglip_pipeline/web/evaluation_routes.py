@@ -9,11 +9,10 @@ from starlette.responses import HTMLResponse, Response
 from siglip_pipeline.evaluation.past_evaluations import past_evaluations
 from siglip_pipeline.store.quality_results import Purpose
 from siglip_pipeline.web.parameters import StrictRoute
-from siglip_pipeline.web.query import MAX_ID
 from siglip_pipeline.web.rendering import render
 from siglip_pipeline.web.schemas import FAILURES, EvaluationsAnswer
 from siglip_pipeline.web.services import CurrentServices
-from siglip_pipeline.web.video_routes import next_page
+from siglip_pipeline.web.video_routes import PageLimit, PageOffset, next_page
 
 PER_PAGE = 50
 
@@ -23,7 +22,6 @@ _Judged = Annotated[
     str | None, Query(max_length=500, description="Of the file of judged queries of this name.")
 ]
 _Purpose = Annotated[Purpose | None, Query(description="Only those that were made for this.")]
-_Offset = Annotated[int, Query(ge=0, le=MAX_ID)]
 
 
 @router.get("/api/evaluations", summary="Earlier evaluations of judged queries")
@@ -32,8 +30,8 @@ def list_evaluations(
     services: CurrentServices,
     judged: _Judged = None,
     purpose: _Purpose = None,
-    limit: Annotated[int, Query(ge=1, le=500)] = PER_PAGE,
-    offset: _Offset = 0,
+    limit: PageLimit = PER_PAGE,
+    offset: PageOffset = 0,
 ) -> EvaluationsAnswer:
     """List how well judged queries were answered, newest first, with intervals and per tag."""
     found = past_evaluations(
@@ -49,7 +47,7 @@ def list_evaluations(
 
 @router.get("/evaluations", include_in_schema=False, response_class=HTMLResponse)
 def evaluations_page(
-    request: Request, services: CurrentServices, judged: _Judged = None, offset: _Offset = 0
+    request: Request, services: CurrentServices, judged: _Judged = None, offset: PageOffset = 0
 ) -> Response:
     """Show the newest evaluation with all its metrics, and the history."""
     judged = judged or None

@@ -40,7 +40,12 @@ from siglip_pipeline.web.search_parameters import (
     filter_values,
 )
 from siglip_pipeline.web.services import CurrentServices, Services
-from siglip_pipeline.web.video_routes import ListedVideos, frame_answers, video_detail
+from siglip_pipeline.web.video_routes import (
+    ListedVideos,
+    PageOffset,
+    frame_answers,
+    video_detail,
+)
 
 HITS_PER_PAGE = 24
 STRIP_FRAMES = 24
@@ -56,7 +61,6 @@ _QUERIES = ("q", "video_id", "picture")
 _SEARCH_PARAMETERS = (*_QUERIES, "seconds", "offset", "group", *FILTERS)
 
 _Seconds = Annotated[float, Query(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
-_Offset = Annotated[int, Query(ge=0, le=MAX_ID)]
 
 
 def error_page(error: HttpError, request: Request) -> HTMLResponse:
@@ -79,7 +83,7 @@ def search_page(
     video_id: Annotated[int | None, Query(ge=1, le=MAX_ID)] = None,
     seconds: Annotated[float | None, Query(ge=0, le=MAX_SECONDS, allow_inf_nan=False)] = None,
     picture: PictureId = None,
-    offset: _Offset = 0,
+    offset: PageOffset = 0,
 ) -> Response:
     """Show the search box, and the hits for `q`, a picture, a moment, or several of these."""
     began = time.perf_counter()
@@ -114,7 +118,7 @@ def search_page(
 
 @router.post("/")
 async def picture_page(
-    request: Request, services: CurrentServices, filter: Filter, offset: _Offset = 0
+    request: Request, services: CurrentServices, filter: Filter, offset: PageOffset = 0
 ) -> Response:
     """Show the hits for a picture, at an address of its own if it is kept."""
 
@@ -138,7 +142,7 @@ def videos_page(
     services: CurrentServices,
     filter: ListedVideos,
     order: VideoOrder = "path",
-    offset: _Offset = 0,
+    offset: PageOffset = 0,
 ) -> Response:
     """List videos by name, state and folder."""
     rows = services.library.page(filter, order=order, limit=VIDEOS_PER_PAGE, offset=offset)
@@ -171,7 +175,7 @@ def video_page(
     t: _Seconds = 0.0,
     start: Annotated[_Seconds | None, Query(alias="from")] = None,
     end: Annotated[_Seconds | None, Query(alias="to")] = None,
-    span: Annotated[float, Query(ge=0, le=MAX_SECONDS, allow_inf_nan=False)] = 0.0,
+    span: _Seconds = 0.0,
     search: Annotated[str, Query(max_length=8000)] = "",
 ) -> Response:
     """Show the player at a second, and the moment that was found.

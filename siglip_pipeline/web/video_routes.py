@@ -37,6 +37,8 @@ MAX_FRAMES = 500
 MAX_LABELS = 20
 """Most labels of one request: each is compared with every frame in scope."""
 
+PageLimit = Annotated[int, Query(ge=1, le=500)]
+PageOffset = Annotated[int, Query(ge=0, le=MAX_ID)]
 _PAGING = ("limit", "offset")
 
 
@@ -63,8 +65,8 @@ def list_videos(
     services: CurrentServices,
     filter: ListedVideos,
     order: Annotated[VideoOrder, Query(description="By what they are sorted.")] = "path",
-    limit: Annotated[int, Query(ge=1, le=500)] = 50,
-    offset: Annotated[int, Query(ge=0, le=MAX_ID)] = 0,
+    limit: PageLimit = 50,
+    offset: PageOffset = 0,
 ) -> VideosAnswer:
     """List videos, each with its progress; `next` is the address of the next page."""
     rows = services.library.page(filter, order=order, limit=limit, offset=offset)
@@ -91,8 +93,8 @@ def list_folders(
     folder: Annotated[
         str | None, Query(max_length=2000, description="Those in this one; unset: the topmost.")
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=500)] = 500,
-    offset: Annotated[int, Query(ge=0, le=MAX_ID)] = 0,
+    limit: PageLimit = 500,
+    offset: PageOffset = 0,
 ) -> FoldersAnswer:
     """List folders by name, each with the number of videos below it."""
     found = services.library.folders(folder, limit=limit + 1, offset=offset)
@@ -219,7 +221,7 @@ def list_duplicates(
     segments: Annotated[
         bool, Query(description="Also what videos share that are no copies of each other.")
     ] = False,
-    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    limit: PageLimit = 50,
     offset: Annotated[int, Query(ge=0, le=100_000)] = 0,
 ) -> DuplicatesAnswer:
     """List stretches that two videos share: the latest result of the asset `video_similarity`."""
@@ -256,8 +258,8 @@ def label_videos(
         ),
     ],
     video_id: Annotated[int | None, Query(ge=1, le=MAX_ID, description="Only this video.")] = None,
-    limit: Annotated[int, Query(ge=1, le=500)] = 50,
-    offset: Annotated[int, Query(ge=0, le=MAX_ID)] = 0,
+    limit: PageLimit = 50,
+    offset: PageOffset = 0,
 ) -> LabelsAnswer:
     """Return which labels fit which videos; each label is compared with every frame in scope.
 

@@ -23,7 +23,6 @@ from siglip_pipeline.search.calibrating import (
 from siglip_pipeline.search.watching import MOST_NAME
 from siglip_pipeline.stages.watch_documents import WatchHitShown, WatchShown
 from siglip_pipeline.web.parameters import StrictRoute
-from siglip_pipeline.web.query import MAX_ID
 from siglip_pipeline.web.rendering import render
 from siglip_pipeline.web.schemas import (
     FAILURES,
@@ -36,7 +35,7 @@ from siglip_pipeline.web.schemas import (
     WatchMomentsAnswer,
 )
 from siglip_pipeline.web.services import CurrentServices, Services
-from siglip_pipeline.web.video_routes import next_page
+from siglip_pipeline.web.video_routes import PageLimit, PageOffset, next_page
 
 HITS_PER_PAGE = 48
 
@@ -49,15 +48,14 @@ _MOMENT: Final = re.compile(r"(?P<video>[0-9]{1,10})\.(?P<frame>[0-9]{1,10})")
 """Name of a parameter of the page that answers yes or no about a moment."""
 
 _Name = Annotated[str, Path(max_length=MOST_NAME, description="Of the watch.")]
-_Offset = Annotated[int, Query(ge=0, le=MAX_ID)]
 
 
 @router.get("/api/watches", summary="Standing queries")
 def list_watches(
     request: Request,
     services: CurrentServices,
-    limit: Annotated[int, Query(ge=1, le=500)] = 500,
-    offset: _Offset = 0,
+    limit: PageLimit = 500,
+    offset: PageOffset = 0,
 ) -> WatchesAnswer:
     """List the standing queries by name, with their thresholds, hits and failed messages."""
     watches = services.watches.all()
@@ -77,8 +75,8 @@ def list_watch_hits(
     request: Request,
     services: CurrentServices,
     name: _Name,
-    limit: Annotated[int, Query(ge=1, le=500)] = 50,
-    offset: _Offset = 0,
+    limit: PageLimit = 50,
+    offset: PageOffset = 0,
 ) -> WatchHitsAnswer:
     """List the moments that a standing query found, newest first."""
     watch = services.watches.get(name)
@@ -133,7 +131,7 @@ def watches_page(
     request: Request,
     services: CurrentServices,
     name: Annotated[str | None, Query(max_length=500)] = None,
-    offset: _Offset = 0,
+    offset: PageOffset = 0,
 ) -> Response:
     """Show the standing queries, and the hits of one or of all, newest first."""
     watches = services.watches.all()
