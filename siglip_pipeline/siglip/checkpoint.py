@@ -35,7 +35,7 @@ _TOKENIZER_FILES = (
 MAX_JSON_BYTES: Final = 20_000_000
 """Largest config.json or index; real ones have kilobytes. This module reads no tokenizers."""
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +113,7 @@ def _locate(name: str, revision: str | None) -> tuple[Path, str | None]:
         )
     folder = download(name, revision)
     # The cache's snapshot folders are named by commit.
-    return folder, folder.name if _COMMIT.fullmatch(folder.name) else None
+    return folder, folder.name if COMMIT.fullmatch(folder.name) else None
 
 
 def _check_links(folder: Path, name: str) -> None:

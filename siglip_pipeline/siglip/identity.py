@@ -16,7 +16,7 @@ from typing import Any, TypedDict
 
 from siglip_pipeline.errors import ModelError
 from siglip_pipeline.records import ModelSpec
-from siglip_pipeline.siglip.checkpoint import Checkpoint, open_checkpoint
+from siglip_pipeline.siglip.checkpoint import COMMIT, Checkpoint, open_checkpoint
 from siglip_pipeline.siglip.hub import cached_commit
 from siglip_pipeline.siglip.json_cache import add_to_cache, read_cache
 from siglip_pipeline.siglip.model_options import ModelOptions
@@ -25,7 +25,6 @@ from siglip_pipeline.siglip.weights import read_header
 
 _SAMPLE_BYTES = 64
 _SHA256_NAME = re.compile(r"[0-9a-f]{64}")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 # Written by save_pretrained; these keys do not affect what the model computes.
 _NOT_ARCHITECTURE = {
@@ -87,7 +86,7 @@ def model_version(options: ModelOptions) -> ModelVersion:
         version = _sampled(options)
     else:
         name = options.name if _HUB_ID.fullmatch(options.name) else name
-        pinned = options.revision if _COMMIT.fullmatch(options.revision or "") else None
+        pinned = options.revision if COMMIT.fullmatch(options.revision or "") else None
         version = cached_commit(options.name, options.revision) or pinned
     if options.max_num_patches is not None:
         name = f"{name} with {options.max_num_patches} patches"
