@@ -1,7 +1,5 @@
 """The partitions of unfinished and of waiting runs, and of backfills."""
 
-from collections.abc import Iterator
-
 import dagster as dg
 import pytest
 from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
@@ -12,12 +10,6 @@ from siglip_pipeline.defs import in_flight
 from siglip_pipeline.defs.in_flight import partitions_in_flight, partitions_that_wait
 from siglip_pipeline.defs.partitions import videos_partitions
 from siglip_pipeline.stages.run_names import RANGE_END_TAG, RANGE_START_TAG
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 def make_run(

@@ -20,6 +20,7 @@ from siglip_pipeline.stages.run_names import FRAMES_PER_RUN, RANGE_END_TAG, RANG
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads.upload_store import UploadStore
+from siglip_pipeline_tests.defs.conftest import tick
 
 
 def _upload(path: str, size_bytes: int = 1) -> Upload:
@@ -62,17 +63,6 @@ def test_every_announcement_makes_another_run_key() -> None:
     assert before.run_key == again.run_key != after.run_key
 
 
-@pytest.fixture
-def uploads(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "uploads"
-    folder.mkdir()
-    monkeypatch.setenv("SIGLIP_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("SIGLIP_UPLOADS", str(folder))
-    monkeypatch.setenv("SIGLIP_DATABASE_URL", database_url)
-    monkeypatch.setenv("SIGLIP_UPLOADS_SETTLE_SECONDS", "0")
-    return folder
-
-
 def _reported(instance: dg.DagsterInstance) -> list[str | None]:
     """Partitions of the asset `uploads` that events were written of, oldest first."""
     records = instance.fetch_materializations(dg.AssetKey("uploads"), limit=100, ascending=True)
@@ -81,10 +71,7 @@ def _reported(instance: dg.DagsterInstance) -> list[str | None]:
 
 def _tick(instance: dg.DagsterInstance) -> dg.SensorResult | None:
     """Evaluate the sensor; None if it skipped."""
-    context = dg.build_sensor_context(
-        instance=instance, definitions=defs, resources=dict(defs.resources or {})
-    )
-    result = new_uploads(context)
+    result = tick(new_uploads, instance)
     if not isinstance(result, dg.SensorResult):
         assert isinstance(result, dg.SkipReason)
         return None

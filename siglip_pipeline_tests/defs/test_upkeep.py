@@ -2,7 +2,6 @@
 
 import json
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -19,24 +18,13 @@ from siglip_pipeline.stages.run_names import FRAMES_PER_RUN, RANGE_END_TAG, RANG
 from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.videos import VideoStore
+from siglip_pipeline_tests.defs.conftest import tick
 from siglip_pipeline_tests.defs.test_in_flight import make_run
-from siglip_pipeline_tests.defs.test_sensors import uploads
-
-__all__ = ["uploads"]
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 def _tick(sensor: dg.SensorDefinition, instance: dg.DagsterInstance) -> object:
     """Evaluate a sensor and apply its result, as the daemon does."""
-    context = dg.build_sensor_context(
-        instance=instance, definitions=defs, resources=dict(defs.resources or {})
-    )
-    result = sensor(context)
+    result = tick(sensor, instance)
     if isinstance(result, dg.SensorResult):
         for request in result.dynamic_partitions_requests or []:
             for key in request.partition_keys:
@@ -117,10 +105,7 @@ def test_reconciliation_agrees_at_every_moment_of_new_uploads(
 
     for number in range(2 * FRAMES_PER_RUN):
         (uploads / f"{number:02d}.mp4").write_bytes(b"x")
-    context = dg.build_sensor_context(
-        instance=instance, definitions=defs, resources=dict(defs.resources or {})
-    )
-    result = new_uploads(context)
+    result = tick(new_uploads, instance)
     assert isinstance(result, dg.SensorResult)
     runs = []
     for request in result.run_requests or []:

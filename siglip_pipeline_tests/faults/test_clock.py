@@ -7,11 +7,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from siglip_pipeline.definitions import defs
 from siglip_pipeline.defs.partitions import VIDEOS_PARTITIONS_NAME
 from siglip_pipeline.defs.sensors import new_uploads
 from siglip_pipeline.settings import Settings, process_environment
 from siglip_pipeline.stages.run_names import RANGE_END_TAG, RANGE_START_TAG, keys_between
+from siglip_pipeline_tests.defs.conftest import tick
 from siglip_pipeline_tests.faults.conftest import Make
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
@@ -22,10 +22,7 @@ SETTLE_SECONDS = 8.0
 
 def taken_up(settings: Settings, instance: dg.DagsterInstance) -> list[str]:
     """Return the uploads that one tick of the sensor announces."""
-    context = dg.build_sensor_context(
-        instance=instance, definitions=defs, resources=dict(defs.resources or {})
-    )
-    result = new_uploads(context)
+    result = tick(new_uploads, instance)
     if not isinstance(result, dg.SensorResult):
         return []
     partitions = instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)

@@ -36,6 +36,7 @@ from siglip_pipeline.uploads.ingest import bring_in
 from siglip_pipeline.uploads.names import shown
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline_tests.conftest import fresh_database
+from siglip_pipeline_tests.defs.conftest import tick
 from siglip_pipeline_tests.hostile.names import (
     GOOD,
     GOOD_IN_BUCKETS,
@@ -120,14 +121,11 @@ def named(
 def indexed(settings: Settings) -> Iterator[dg.DagsterInstance]:
     """What the daemon does: a tick of the sensor, its runs, then the assets that follow."""
     with dg.DagsterInstance.ephemeral() as instance:
-        context = dg.build_sensor_context(
-            instance=instance, definitions=defs, resources=dict(defs.resources or {})
-        )
-        tick = new_uploads(context)
-        assert isinstance(tick, dg.SensorResult)
+        ticked = tick(new_uploads, instance)
+        assert isinstance(ticked, dg.SensorResult)
         keys = instance.get_dynamic_partitions(VIDEOS_PARTITIONS_NAME)
         everything = {RANGE_START_TAG: keys[0], RANGE_END_TAG: keys[-1]}
-        for run in tick.run_requests or []:
+        for run in ticked.run_requests or []:
             materialize(instance, "video_frames", dict(run.tags))
         materialize(instance, "frame_embeddings", everything)
         materialize(instance, "similarity_index", {})
