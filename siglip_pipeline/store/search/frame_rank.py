@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from pgvector import HalfVector
 from psycopg import sql
 
 from siglip_pipeline.records import FloatArray
 from siglip_pipeline.store import tables
 from siglip_pipeline.store.database import Database
+from siglip_pipeline.store.search.hit_frames import score_of_frame
 
 _RANK = sql.SQL("""
 WITH own AS MATERIALIZED (
@@ -44,14 +44,11 @@ def rank_frame(
         place: video_id and frame_index of the frame.
         query_QD: unit vectors; a frame's score is that of the nearest.
     """
-    names = [f"query_{row}" for row in range(len(query_QD))]
-    products = [sql.SQL("-(f.embedding <#> {})").format(sql.Placeholder(name)) for name in names]
-    score = sql.SQL("greatest({})").format(sql.SQL(", ").join(products))
-    values = dict(zip(names, map(HalfVector, query_QD), strict=True))
+    score, vectors = score_of_frame(query_QD)
     with database.connection() as connection:
         row = connection.execute(
             _RANK.format(score=score, frames=tables.frames(model_id)),
-            {"video": place[0], "frame": place[1], **values},
+            {"video": place[0], "frame": place[1], **vectors},
         ).fetchone()
     if row is None:
         return None

@@ -18,7 +18,7 @@ from siglip_pipeline.store.database import Database
 _FRAMES = sql.SQL("""
 WITH biases AS MATERIALIZED ({biases})
 SELECT hit.place, f.frame_index < span.first_frame, f.frame_index > span.last_frame,
-       greatest({scores}), biases.bias
+       {score}, biases.bias
 FROM unnest(%(videos)s::integer[], %(starts)s::float8[], %(ends)s::float8[])
      WITH ORDINALITY AS hit (video_id, start_seconds, end_seconds, place)
 CROSS JOIN LATERAL (
@@ -69,6 +69,13 @@ class HitFrames:
     """Those of the hit itself."""
 
 
+def score_of_frame(query_QD: FloatArray) -> tuple[sql.Composed, dict[str, HalfVector]]:
+    """Return SQL for the score of a frame ``f``, that of the nearest vector; its parameters."""
+    vectors = {f"query_{row}": HalfVector(query_D) for row, query_D in enumerate(query_QD)}
+    products = [sql.SQL("-(f.embedding <#> {})").format(sql.Placeholder(name)) for name in vectors]
+    return sql.SQL("greatest({})").format(sql.SQL(", ").join(products)), vectors
+
+
 def score_hit_frames(
     database: Database,
     model_id: int,
@@ -94,10 +101,9 @@ def score_hit_frames(
         No frame for a hit whose video was removed or replaced meanwhile.
     """
     start, end = time_range or (0.0, float("inf"))
-    names = [f"query_{row}" for row in range(len(query_QD))]
-    scores = [sql.SQL("-(f.embedding <#> {})").format(sql.Placeholder(name)) for name in names]
+    score, vectors = score_of_frame(query_QD)
     statement = _FRAMES.format(
-        scores=sql.SQL(", ").join(scores),
+        score=score,
         biases=_BIASES if with_biases else _NO_BIASES,
         moments=tables.moments(model_id),
         frames=tables.frames(model_id),
@@ -110,7 +116,7 @@ def score_hit_frames(
         "beside": beside,
         "from_seconds": start,
         "to_seconds": end,
-        **dict(zip(names, map(HalfVector, query_QD), strict=True)),
+        **vectors,
     }
     with database.connection() as connection:
         rows = connection.execute(statement, values).fetchall()
