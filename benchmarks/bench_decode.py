@@ -41,7 +41,9 @@ from typing import Any
 import av
 import numpy as np
 from av.video.frame import VideoFrame
+from store_report import processor_name
 
+from siglip_pipeline.cpu import available_cores
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline.video.child_jobs import ExtractJob
@@ -243,8 +245,8 @@ class Bench:
 
     def parallel(self, footage: Path | None) -> Iterator[Case]:
         """Wall time of a batch with all cores against one worker."""
-        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        if not self.wants("parallel") or not cpus or cpus < 2:
+        cpus = available_cores()
+        if not self.wants("parallel") or cpus < 2:
             return
         log("measuring parallel_batch")
         path = self.clip(footage=footage, **CLIPS[0][3])
@@ -602,13 +604,7 @@ def case(
 
 
 def machine() -> dict[str, Any]:
-    model = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                model = line.partition(":")[2].strip()
-                break
-    return {"cpu": model, "cores": os.cpu_count(), "system": platform.platform()}
+    return {"cpu": processor_name(), "cores": os.cpu_count(), "system": platform.platform()}
 
 
 def versions() -> dict[str, str]:

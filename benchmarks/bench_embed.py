@@ -26,7 +26,6 @@ What could not be measured is listed under ``not_measured`` with the reason.
 """
 
 import argparse
-import contextlib
 import importlib
 import importlib.util
 import io
@@ -54,8 +53,10 @@ import reembedding
 import torch
 import transformers as _transformers
 from PIL import Image
+from store_report import processor_name
 
 import siglip_pipeline
+from siglip_pipeline.cpu import available_cores
 from siglip_pipeline.errors import VideoError
 from siglip_pipeline.records import FloatArray, VideoInfo
 from siglip_pipeline.settings import keep_compiled_code
@@ -522,14 +523,9 @@ def tower_memory(name: str, work: Path) -> Iterator[dict[str, Any]]:
 
 
 def machine(device: str) -> dict[str, Any]:
-    model = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(x.partition(":")[2].strip() for x in lines if x.startswith("model name"))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
-        "cpu": model,
-        "cores": cores,
+        "cpu": processor_name(),
+        "cores": available_cores(),
         "device": device_name(device),
         "load_before": round(os.getloadavg()[0], 2),
         "date": time.strftime("%Y-%m-%d"),

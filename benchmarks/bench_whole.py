@@ -38,6 +38,7 @@ import psutil
 import psycopg
 from bench_embed import build
 
+from siglip_pipeline.cpu import available_cores
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
@@ -219,7 +220,7 @@ def main() -> None:
         "date": time.strftime("%Y-%m-%d"),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("torch", "transformers", "dagster", "av")},
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": available_cores(),
         "load_before": os.getloadavg(),
         "runs": [],
     }

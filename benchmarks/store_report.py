@@ -1,5 +1,6 @@
 """What the store's benchmarks print: one JSON document, or a table for people."""
 
+import contextlib
 import json
 import os
 import platform
@@ -74,16 +75,18 @@ def print_report(benchmark: str, cases: list[Case], *, as_json: bool) -> None:
         print(line + (f"  [{case.note}]" if case.note else ""))
 
 
+def processor_name() -> str:
+    """What the system calls the processor."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(x.partition(":")[2].strip() for x in lines if x.startswith("model name"))
+    return platform.processor() or platform.machine()
+
+
 def machine() -> dict[str, Any]:
     """Processor, cores, memory, and how busy others keep it."""
-    info = Path("/proc/cpuinfo")
-    names = [
-        line.partition(":")[2].strip()
-        for line in (info.read_text().splitlines() if info.exists() else [])
-        if line.startswith("model name")
-    ]
     return {
-        "processor": names[0] if names else platform.processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 1024**3, 1),
         "load_average": [round(load, 1) for load in os.getloadavg()],
