@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -339,9 +339,29 @@ def _wait_for_services(settings: Settings, videos: Sequence[str], *, quiet: bool
 
     with open_database(DatabaseOptions.from_settings(settings)) as database:
         take_up_again(database, settings, videos)
-        waiting = _InBackground(lambda: _await_settled(database, settings, videos))
+        before = _tries_of_earlier_files(database, settings, videos)
+        waiting = _InBackground(lambda: _await_settled(database, settings, videos, before=before))
         waiting.watch(database, settings, videos, quiet=quiet)
         return _outcome(database, videos)
+
+
+def _tries_of_earlier_files(
+    database: Database, settings: Settings, videos: Sequence[str]
+) -> Mapping[str, object]:
+    """Return the last tries of the videos whose files have changed since, and announce these again.
+
+    Until the next try, the state of such a video is that of its earlier file.
+    """
+    store = VideoStore(database)
+    known = store.fingerprints(videos)
+    uploads = UploadStore(settings.uploads, shard=settings.part, settle_seconds=0)
+    files = []
+    for video in known:
+        with contextlib.suppress(UploadNotFoundError):  # deleted meanwhile: the run says so
+            files.append(uploads.get(video))
+    changed = changed_uploads(known, files)
+    AnnouncedUploads(database).announce_again(changed)
+    return store.last_tries(changed)
 
 
 class _InBackground:
@@ -417,10 +437,22 @@ def _load_model(settings: Settings) -> None:
         get_model(ModelOptions.from_settings(settings), tower="image")
 
 
-def _await_settled(database: Database, settings: Settings, videos: Sequence[str]) -> None:
+def _await_settled(
+    database: Database,
+    settings: Settings,
+    videos: Sequence[str],
+    *,
+    before: Mapping[str, object],
+) -> None:
     """Return when each video is indexed or has failed; wait for a database that restarts.
 
     Asks for these videos alone: the state of the whole collection takes its time if it is large.
+
+    Args:
+        database: their states.
+        settings: of the services' home.
+        videos: paths.
+        before: last tries of videos that are to be tried again.
 
     Raises:
         RunFailedError: a run over some of them failed as a whole: nothing takes them up.
@@ -433,7 +465,7 @@ def _await_settled(database: Database, settings: Settings, videos: Sequence[str]
     answered = look_at = served = time.monotonic()
     while True:
         try:
-            if _settled(database, videos):
+            if _settled(database, videos, before):
                 return
             answered = time.monotonic()
             if running(settings.home) is not None:
@@ -457,9 +489,12 @@ def _warn(message: str) -> None:
     console.err.print(message, style="yellow")
 
 
-def _settled(database: Database, videos: Sequence[str]) -> bool:
-    rows = VideoStore(database).named(videos)
-    return len(rows) == len(set(videos)) and all(row.state in ("indexed", "failed") for row in rows)
+def _settled(database: Database, videos: Sequence[str], before: Mapping[str, object]) -> bool:
+    store = VideoStore(database)
+    rows = store.named(videos)
+    if len(rows) < len(set(videos)) or any(r.state not in ("indexed", "failed") for r in rows):
+        return False
+    return not before or before.items().isdisjoint(store.last_tries(before).items())
 
 
 def _outcome(database: Database, videos: Sequence[str]) -> Outcome:

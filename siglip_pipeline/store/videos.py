@@ -136,7 +136,14 @@ _FINGERPRINTS = """
                     END AS fingerprint
         FROM videos v LEFT JOIN failures f ON f.video_id = v.video_id AND f.stage = 'video_frames'
     ) worked_on
-    WHERE fingerprint IS NOT NULL
+    WHERE fingerprint IS NOT NULL AND (%(videos)s::text[] IS NULL OR path = ANY(%(videos)s))
+"""
+
+_LAST_TRIES = """
+    SELECT path, v.source_fingerprint, max(failed_at)
+    FROM videos v LEFT JOIN failures USING (video_id)
+    WHERE path = ANY(%s)
+    GROUP BY video_id
 """
 
 _OUT_OF_DATE_FRAMES = """
@@ -318,11 +325,24 @@ class VideoStore:
             rows = connection.execute(_OUT_OF_DATE_FRAMES, [sampling]).fetchall()
         return [path for (path,) in rows]
 
-    def fingerprints(self) -> dict[str, str]:
-        """Return by path the fingerprint of each upload when it was last decoded, or failed."""
+    def fingerprints(self, videos: Iterable[str] | None = None) -> dict[str, str]:
+        """Return by path the fingerprint of each upload when it was last decoded, or failed.
+
+        Args:
+            videos: only these; None for all.
+        """
+        values = {"videos": None if videos is None else list(videos)}
         with self._database.connection() as connection:
-            rows = connection.execute(_FINGERPRINTS).fetchall()
+            rows = connection.execute(_FINGERPRINTS, values).fetchall()
         return dict(rows)
+
+    def last_tries(self, videos: Iterable[str]) -> dict[str, tuple[str | None, datetime | None]]:
+        """Return by path what changes with each try: the decoded file's fingerprint, the failure's
+        time.
+        """
+        with self._database.connection() as connection:
+            rows = connection.execute(_LAST_TRIES, [list(videos)]).fetchall()
+        return {path: (fingerprint, failed_at) for path, fingerprint, failed_at in rows}
 
     def out_of_date_vectors(self, model_id: int | None) -> builtins.list[str]:
         """Return videos whose vectors are all of other frames or of other models than this one.

@@ -18,9 +18,11 @@ from siglip_pipeline.services.home import with_databases
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.siglip import model as loader
 from siglip_pipeline.stages.stage_results import note_failure
+from siglip_pipeline.store.announced import AnnouncedUploads
 from siglip_pipeline.store.database import DatabaseOptions, open_database
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.terminal import progress
+from siglip_pipeline.uploads.upload_store import UploadStore
 from siglip_pipeline_tests.conftest import collection_settings
 
 
@@ -90,6 +92,34 @@ def test_waiting_for_services_asks_for_its_videos_alone(
         note_failure(VideoStore(database), VideoError("one.mp4", "no film"), Stage.FRAMES)
     outcome = indexing._wait_for_services(settings, ["one.mp4"], quiet=True)
     assert [(video.video, video.reason) for video in outcome.failed] == [("one.mp4", "no film")]
+
+
+@pytest.mark.timeout(60)
+def test_waiting_does_not_take_the_state_of_an_earlier_file(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`ingest --replace --wait` ended at once, with what had become of the file before."""
+    settings = collection_settings(tmp_path, database_url)
+    file = tmp_path / "uploads" / "one.mp4"
+    file.write_bytes(b"the earlier one")
+    looks: list[str] = []
+    with open_database(DatabaseOptions.from_settings(settings)) as database:
+        announced, videos = AnnouncedUploads(database), VideoStore(database)
+        announced.register([UploadStore(settings.uploads, settle_seconds=0).get("one.mp4")])
+        note_failure(videos, VideoError("one.mp4", "no film"), Stage.FRAMES)
+        file.write_bytes(b"the present one")
+
+        def tried_after_three_looks(_: float) -> None:
+            looks.append(announced.listed_fingerprints()["one.mp4"])
+            if len(looks) == 3:
+                note_failure(videos, VideoError("one.mp4", "no film either"), Stage.FRAMES)
+
+        monkeypatch.setattr("siglip_pipeline.cli.indexing.time.sleep", tried_after_three_looks)
+        monkeypatch.setattr(indexing, "running", lambda _: object())
+        monkeypatch.setattr("siglip_pipeline.runs.waiting._dagster", lambda *_: None)
+        outcome = indexing._wait_for_services(settings, ["one.mp4"], quiet=True)
+    assert [video.reason for video in outcome.failed] == ["no film either"]
+    assert looks[0] == "", "it is announced again, even if it was: that run may have been lost"
 
 
 def test_the_database_starts_while_dagster_is_imported(

@@ -244,7 +244,7 @@ def test_a_run_that_waits_for_a_worker_is_told_once(
     monkeypatch.setattr(indexing, "_LOOK_SECONDS", 0.0)
     monkeypatch.setattr(indexing, "_settled", settled)
     _services(settings)
-    indexing._await_settled(database, settings, ["a.mp4"])
+    indexing._await_settled(database, settings, ["a.mp4"], before={})
     told = " ".join(capsys.readouterr().err.split())
     assert told.count("waits for a worker") == is_told
     assert not is_told or f"`siglip-pipeline worker --queue {queue}` starts one" in told
@@ -318,7 +318,7 @@ def test_waiting_ends_with_a_run_that_failed_over_its_videos(
     with pytest.raises(
         RunFailedError, match=r"run video_frames b\.mp4-c\.mp4 failed; 1 of the videos"
     ):
-        indexing._await_settled(database, settings, ["a.mp4", "c.mp4"])
+        indexing._await_settled(database, settings, ["a.mp4", "c.mp4"], before={})
 
 
 def test_what_earlier_runs_left_undone_is_announced_again(
@@ -336,7 +336,7 @@ def test_waiting_ends_where_the_services_have_ended(
     monkeypatch.setattr(indexing, "_RESTART_SECONDS", 0.5)
     began = time.monotonic()
     with pytest.raises(LaunchError, match="have ended: start `siglip-pipeline up` again"):
-        indexing._await_settled(database, settings, ["a.mp4"])
+        indexing._await_settled(database, settings, ["a.mp4"], before={})
     assert time.monotonic() - began < 60
 
 
