@@ -11,8 +11,8 @@ from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.models import ModelStore
-from siglip_pipeline_tests.conftest import collection_settings, shared_collection, shared_films
-from siglip_pipeline_tests.search.conftest import index_folder
+from siglip_pipeline_tests.conftest import shared_collection, shared_films
+from siglip_pipeline_tests.search.conftest import index_folder, quick_settings
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def reels(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) 
     def fill(home: Path, url: str) -> None:
         shared_films(tmp_path_factory, "demo_videos", home / "uploads", render_demo_videos)
         with Database(url) as database:
-            index_folder(database, _settings(home, url))
+            index_folder(database, quick_settings(home, url))
 
     with (
         shared_collection(postgres, tmp_path_factory, "reels", fill) as (home, url),
@@ -41,11 +41,7 @@ def reels(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) 
             film.path.relative_to(uploads).as_posix(): film for film in render_demo_videos(uploads)
         }
         (model,) = ModelStore(database).list()
-        yield Reels(database, _settings(home, url), films, model.model_id)
-
-
-def _settings(home: Path, url: str) -> Settings:
-    return collection_settings(home, url, index_min_recall=0.0, index_recall_queries=4)
+        yield Reels(database, quick_settings(home, url), films, model.model_id)
 
 
 def write_lines(path: Path, *lines: str) -> Path:

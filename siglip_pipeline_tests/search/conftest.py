@@ -45,13 +45,13 @@ def films(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) 
     def fill(home: Path, url: str) -> None:
         _render(home / "uploads")
         with Database(url) as database:
-            index_folder(database, _settings(home, url))
+            index_folder(database, quick_settings(home, url))
 
     with (
         shared_collection(postgres, tmp_path_factory, "films", fill) as (home, url),
         Database(url) as database,
     ):
-        settings = _settings(home, url)
+        settings = quick_settings(home, url)
         service = SearchService(database, SearchOptions.from_settings(settings))
         yield Films(database, settings, service, _render(home / "uploads"))
 
@@ -67,7 +67,8 @@ def _render(uploads: Path) -> dict[str, DemoVideo]:
     }
 
 
-def _settings(home: Path, url: str) -> Settings:
+def quick_settings(home: Path, url: str) -> Settings:
+    """Settings of a collection whose recall is soon measured, and enough whatever it is."""
     return collection_settings(home, url, index_min_recall=0.0, index_recall_queries=4)
 
 
