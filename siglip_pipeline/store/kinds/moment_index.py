@@ -97,7 +97,7 @@ _WALK = sql.SQL("""
 
 _WALKED = sql.SQL("""
     SELECT m.*, m.embedding <#> {query} AS distance
-    FROM {table} m ORDER BY m.embedding <#> {query} LIMIT {reach}
+    FROM {table} m WHERE {walked} ORDER BY m.embedding <#> {query} LIMIT {reach}
 """)
 
 # The members of clusters are not in the graph (docs/indexes.md). Those of a cluster are compared
@@ -159,7 +159,8 @@ CROSS JOIN LATERAL (
     SELECT f.video_id, f.frame_index, f.time_seconds, f.embedding <#> {query} AS distance
     FROM {frames} f
     WHERE f.video_id = near.video_id AND {scope}
-      AND f.frame_index BETWEEN near.first_frame AND near.last_frame{best}
+      AND f.frame_index BETWEEN near.first_frame AND near.last_frame
+    {best}
 ) best
 """)
 
@@ -279,9 +280,9 @@ class MomentIndex(HnswIndex):
             overlap = sql.SQL(
                 "m.start_seconds < %(to_seconds)s AND m.end_seconds > %(from_seconds)s"
             )
-        best = (
-            sql.SQL(" ORDER BY distance, f.frame_index LIMIT 1") if best_of_moment else sql.SQL("")
-        )
+        # OFFSET 0: one moment after the other. In few long videos each moment would else be joined
+        # with all frames of its video.
+        best = sql.SQL("ORDER BY distance, f.frame_index LIMIT 1" if best_of_moment else "OFFSET 0")
         parts = {
             "table": tables.index(target.model_id, target.generation),
             "overlap": overlap,
@@ -339,12 +340,7 @@ class WalkBesideClusters(MomentIndex):
         self, target: Generation, scope: Scope, parts: dict[str, sql.Composable]
     ) -> sql.Composed:
         walked = sql.SQL("{} AND {}").format(scope.video_condition("m"), parts["overlap"])
-        walk = _WALKED_BESIDE_CLUSTERS.format(
-            **parts,
-            walked=walked,
-            reach=sql.Literal(self._reach),
-            clusters=tables.clusters(target.model_id, target.generation),
-        )
+        walk = _walk(target, parts, self._reach, walked)
         return _NEAREST.format(walk=walk, rows=parts["rows"])
 
 
@@ -366,19 +362,26 @@ class WalkOnce(MomentIndex):
     def _moments(
         self, target: Generation, scope: Scope, parts: dict[str, sql.Composable]
     ) -> sql.Composed:
-        walk = _WALKED_BESIDE_CLUSTERS if has_clusters(target) else _WALKED
         too_few = sql.SQL("(SELECT count(*) FROM walked) < {}").format(parts["rows"])
         return _WALK_OR_ALL.format(
             **parts,
-            walk=walk.format(
-                **parts,
-                walked=sql.SQL("true"),
-                reach=sql.Literal(self._nearest),
-                clusters=tables.clusters(target.model_id, target.generation),
-            ),
+            walk=_walk(target, parts, self._nearest, sql.SQL("true")),
             videos=scope.video_filter("m"),
             all=_all(scope, parts, too_few),
         )
+
+
+def _walk(
+    target: Generation, parts: dict[str, sql.Composable], reach: int, walked: sql.Composable
+) -> sql.Composed:
+    """Return SQL for what one walk of the graph meets, and the clusters that are as near."""
+    walk = _WALKED_BESIDE_CLUSTERS if has_clusters(target) else _WALKED
+    return walk.format(
+        **parts,
+        reach=sql.Literal(reach),
+        walked=walked,
+        clusters=tables.clusters(target.model_id, target.generation),
+    )
 
 
 def _all(scope: Scope, parts: dict[str, sql.Composable], wanted: sql.Composable) -> sql.Composed:

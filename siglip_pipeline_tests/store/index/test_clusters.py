@@ -15,12 +15,14 @@ from siglip_pipeline.store import generations
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index import build as building
 from siglip_pipeline.store.index.similarity_index import IndexReport, build_index
-from siglip_pipeline.store.kinds import Generation, moment_index
+from siglip_pipeline.store.kinds import Generation, Scope, index_kind, moment_index
 from siglip_pipeline.store.kinds.clusters import CLOSE, LEAST_SHARE, find_clusters
+from siglip_pipeline.store.kinds.effort import Effort
 from siglip_pipeline.store.kinds.moment_index import cluster_centres, has_clusters
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.store.search import execution
 from siglip_pipeline.store.search.moment_search import MomentSearch
+from siglip_pipeline.store.search.near_frames import NearFrames
 from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline_tests.store import made
 
@@ -198,6 +200,26 @@ def test_a_generation_without_clusters_takes_the_place_of_one_with(database: Dat
     assert active is not None
     assert not has_clusters(live(database, active))
     assert made.search(database, active, directions(3, 5)[4], k=1)[0].frame_index == 100
+
+
+def test_moments_of_few_long_videos_are_read_one_by_one(database: Database) -> None:
+    """Joined by video alone, each would be compared with the bounds of all frames of its video."""
+    model_id = ModelStore(database).register(made.spec())
+    for video in range(4):  # fixed cameras: each is a cluster
+        scene_D = directions(video, 1)
+        made.load(database, model_id, f"{video}.mp4", unit(scene_D + 0.1 * directions(9, 20_000)))
+    target = building.begin(database, model_id, "moments")
+    building.fill(database, target)
+    assert has_clusters(target)
+    effort = Effort(ef_search=400, rows=400)
+    with database.connection() as connection:
+        search = NearFrames(
+            connection, index_kind("moments"), target, k=10, scope=Scope(), effort=effort
+        )
+        plan = "\n".join(search.plan(scene_D[0]))
+    assert "using frames_1_pkey" in plan
+    assert "Merge Join" not in plan
+    assert "Hash Join" not in plan
 
 
 @given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 60), max_size=4))
