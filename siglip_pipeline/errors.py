@@ -225,6 +225,10 @@ class LaunchError(SiglipPipelineError):
     """A service could not be started: a port is taken, or one is already running."""
 
 
+class DagsterAwayError(LaunchError):
+    """No Dagster answers at its address: it may be starting again."""
+
+
 class RunFailedError(SiglipPipelineError):
     """A Dagster run failed as a whole, e.g. for a missing model, not for a damaged video."""
 

@@ -12,7 +12,7 @@ from http.client import HTTPException
 from typing import Any, Final
 from urllib.parse import quote
 
-from siglip_pipeline.errors import LaunchError, RunFailedError
+from siglip_pipeline.errors import DagsterAwayError, LaunchError, RunFailedError
 from siglip_pipeline.records import Stage, Upload
 from siglip_pipeline.services.ports import key_headers
 from siglip_pipeline.stages.run_names import (
@@ -51,38 +51,37 @@ query { repositoriesOrError {
 _ADD_PARTITION: Final = """
 mutation($repository: RepositorySelector!, $set: String!, $key: String!) {
   addDynamicPartition(repositorySelector: $repository, partitionsDefName: $set, partitionKey: $key)
-  { __typename ... on UnauthorizedError { message } ... on PythonError { message } } }
+  { __typename ... on Error { message } } }
 """
 
 _LAUNCH_BACKFILL: Final = """
 mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
   __typename ... on LaunchBackfillSuccess { backfillId }
-  ... on PythonError { message } ... on PartitionKeysNotFoundError { message }
-  ... on UnauthorizedError { message } ... on InvalidSubsetError { message } } }
+  ... on Error { message } } }
 """
 
 _BACKFILL: Final = """
 query($id: String!) { partitionBackfillOrError(backfillId: $id) { __typename
   ... on PartitionBackfill { status error { message } }
-  ... on BackfillNotFoundError { message } ... on PythonError { message } } }
+  ... on Error { message } } }
 """
 
 _PARTITIONS: Final = """
 query($asset: AssetKeyInput!) { assetNodeOrError(assetKey: $asset) { __typename
-  ... on AssetNode { partitionKeys } } }
+  ... on AssetNode { partitionKeys } ... on Error { message } } }
 """
 
 _LAUNCH_RUN: Final = """
 mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
   __typename ... on LaunchRunSuccess { run { runId } }
   ... on RunConfigValidationInvalid { errors { message } }
-  ... on PythonError { message } ... on UnauthorizedError { message } } }
+  ... on Error { message } } }
 """
 
 _RUN: Final = """
 query($id: ID!) { runOrError(runId: $id) { __typename
   ... on Run { status tags { key value } }
-  ... on RunNotFoundError { message } ... on PythonError { message } } }
+  ... on Error { message } } }
 """
 
 _SENSORS: Final = """
@@ -105,6 +104,14 @@ query { runsOrError(filter: {statuses: [STARTED]}, limit: 100) {
   ... on PythonError { message } } }
 """
 
+_QUEUE: Final = """
+query {
+  queued: runsOrError(filter: {statuses: [QUEUED]}, limit: 100) {
+    ... on Runs { results { runId jobName creationTime assetSelection { path } } } }
+  begun: runsOrError(filter: {statuses: [STARTING, STARTED]}, limit: 1) {
+    ... on Runs { results { runId } } } }
+"""
+
 _DAEMON: Final = """
 query { instance { daemonHealth { allDaemonStatuses { lastHeartbeatTime } } } }
 """
@@ -115,7 +122,7 @@ query($id: ID!, $after: String) { runOrError(runId: $id) { __typename
     ... on EngineEvent { message error { message cause { message } } }
     ... on RunFailureEvent { message error { message cause { message } } }
     ... on ExecutionStepFailureEvent { error { message cause { message } } } } } }
-  ... on RunNotFoundError { message } ... on PythonError { message } } }
+  ... on Error { message } } }
 """
 
 
@@ -389,6 +396,26 @@ class DagsterApi:
                 )
         return None
 
+    def waits_in_queue(self, *, seconds: float) -> str | None:
+        """Return which run has waited in Dagster's queue for some time although none is at work.
+
+        Args:
+            seconds: how long it has waited.
+        """
+        answer = self._ask(_QUEUE, {})
+        queued = answer["queued"].get("results", [])
+        if not queued or answer["begun"].get("results"):
+            return None
+        waited = time.time() - queued[-1]["creationTime"]
+        if waited < seconds:
+            return None
+        what = ", ".join(self._assets_of(queued[-1])) or queued[-1]["jobName"]
+        return (
+            f"a run of {what} has waited in Dagster's queue for {duration_in_words(waited)}, and "
+            "none is at work: a limit under Deployment, Concurrency, or a code location that does "
+            f"not answer keeps it there ({self._url}/runs/{queued[-1]['runId']})"
+        )
+
     def _assets_of(self, run: Mapping[str, Any]) -> list[str]:
         """Return the names of the assets of a run; none if they are of another shard."""
         paths = [asset["path"] for asset in run["assetSelection"] or []]
@@ -474,7 +501,7 @@ class DagsterApi:
                 f"{self._url}{path} answered {error.code}: {detail}"
             ) from self._url.masked_error(error)
         except (OSError, HTTPException, ValueError) as error:
-            raise LaunchError(
+            raise DagsterAwayError(
                 f"no Dagster answers at {self._url} ({self._url.masked(error)}); start one with "
                 "`siglip-pipeline up`, or leave out --dagster-url to do the work in this process"
             ) from self._url.masked_error(error)

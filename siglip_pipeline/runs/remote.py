@@ -6,9 +6,10 @@ become a backfill, whose runs the daemon makes as the queue takes them.
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
-from siglip_pipeline.errors import LaunchError, RunFailedError
+from siglip_pipeline.errors import DagsterAwayError, LaunchError, RunFailedError
 from siglip_pipeline.records import Stage
 from siglip_pipeline.runs.dagster_api import FINISHED, DagsterApi, RunState
 from siglip_pipeline.runs.waiting import Standstill
@@ -28,6 +29,8 @@ from siglip_pipeline.store.videos import VideoStore
 from siglip_pipeline.uploads.names import partition_key, path_of_partition
 from siglip_pipeline.uploads.upload_store import UploadStore
 
+_T = TypeVar("_T")
+
 MOST_DIRECT: Final = 256
 """Videos that are run at once; more become a backfill."""
 
@@ -35,6 +38,8 @@ _POLL_SECONDS: Final = (0.1, 1.0)
 """Shortest and longest pause between two looks at a run: a tenth of its time so far."""
 _RETRY_SECONDS: Final = 300.0
 """Time within which Dagster, or the sensor `lost_runs`, restarts a lost run."""
+_AWAY_SECONDS: Final = 60.0
+"""Time within which a webserver that ended is started again."""
 _PER_VIDEO: Final = {Stage.FRAMES: FRAMES_PER_RUN, Stage.VECTORS: EMBEDDINGS_PER_RUN}
 """Partitioned assets, in the order in which they are made, and the batch size of each."""
 _OF_ALL_VIDEOS: Final = (Stage.INDEX, Stage.SIMILARITY)
@@ -122,8 +127,8 @@ def _backfills(
 
 def _wait_for_backfill(api: DagsterApi, backfill: str, standstill: Standstill) -> None:
     began = time.monotonic()
-    while (status := api.backfill_status(backfill)) not in FINISHED:
-        standstill.look(api)
+    while (status := _patiently(lambda: api.backfill_status(backfill))) not in FINISHED:
+        _patiently(lambda: standstill.look(api))
         _pause(began)
     if status == "CANCELED":
         raise RunFailedError(f"the backfill was cancelled ({api.backfill_url(backfill)})")
@@ -147,7 +152,7 @@ def _run_ranges(
         LaunchError: Dagster does not have these partitions, or did not start a run.
         RunFailedError: a run failed as a whole.
     """
-    existing = api.partition_keys(asset)
+    existing = _patiently(lambda: api.partition_keys(asset))
     if missing := sorted({*keys} - {*existing}):
         raise LaunchError(
             f"Dagster has no partition {missing[0]!r} of {asset}: it was deleted meanwhile, or "
@@ -187,7 +192,7 @@ def _wait_for_run(api: DagsterApi, run: str, standstill: Standstill) -> RunState
     deadline: float | None = None
     began = time.monotonic()
     while True:
-        state = api.run_state(run)
+        state = _patiently(partial(api.run_state, run))
         if state.retried_as is not None:
             run, deadline = state.retried_as, None
         elif state.has_ended:
@@ -196,8 +201,24 @@ def _wait_for_run(api: DagsterApi, run: str, standstill: Standstill) -> RunState
             deadline = deadline or time.monotonic() + _RETRY_SECONDS
             if time.monotonic() > deadline:
                 raise RunFailedError(f"run {run} was lost, and nothing has started it again")
-        standstill.look(api)
+        _patiently(lambda: standstill.look(api))
         _pause(began)
+
+
+def _patiently(ask: Callable[[], _T]) -> _T:
+    """Ask a webserver that may be starting again: the runs go on without it.
+
+    Raises:
+        DagsterAwayError: it has not answered for a minute.
+    """
+    began = time.monotonic()
+    while True:
+        try:
+            return ask()
+        except DagsterAwayError:
+            if time.monotonic() - began > _AWAY_SECONDS:
+                raise
+        time.sleep(1)
 
 
 def _pause(began: float) -> None:

@@ -23,6 +23,8 @@ _WORKER_SECONDS: Final = 20.0
 """How long a step may wait for a worker without a word."""
 _DAEMON_SECONDS: Final = 120.0
 """How long Dagster's daemon may be silent; it gives a sign of life every 30 s."""
+_QUEUE_SECONDS: Final = 60.0
+"""How long a run may wait in Dagster's queue while none is at work."""
 _FIRST_LOOK_SECONDS: Final = 20.0
 """Services that have just been started take so long to give a sign of life."""
 _LOOK_SECONDS: Final = 5.0
@@ -150,8 +152,10 @@ def check_runs(
 
 
 def _standstill(api: DagsterApi) -> str | None:
-    return api.silent_daemon(seconds=_DAEMON_SECONDS) or api.waits_for_worker(
-        seconds=_WORKER_SECONDS
+    return (
+        api.silent_daemon(seconds=_DAEMON_SECONDS)
+        or api.waits_for_worker(seconds=_WORKER_SECONDS)
+        or api.waits_in_queue(seconds=_QUEUE_SECONDS)
     )
 
 

@@ -51,6 +51,9 @@ class _Dagster:
     def waits_for_worker(self, *, seconds: float) -> None:
         pass
 
+    def waits_in_queue(self, *, seconds: float) -> None:
+        pass
+
 
 def failed(asset: str, *ends: str, was_lost: bool = False) -> FailedRun:
     return FailedRun(
@@ -171,6 +174,7 @@ class _Webserver:
 
     def __init__(self, *steps: tuple[str, str, float | None], queue: str | None) -> None:
         self.started = [started(*steps)]
+        self.queued: list[dict[str, Any]] = []
         self.silent_seconds: float | None = 30.0
         self.pages = [["another event"] * 3, [] if queue is None else [_submitted(queue)]]
 
@@ -179,6 +183,10 @@ class _Webserver:
             last = self.silent_seconds and time.time() - self.silent_seconds
             statuses = [{"lastHeartbeatTime": None}, {"lastHeartbeatTime": last}]
             return {"instance": {"daemonHealth": {"allDaemonStatuses": statuses}}}
+        if "queued" in query:
+            queued = [{**run, "creationTime": time.time() - 90} for run in self.queued]
+            begun = {"results": self.started}
+            return {"queued": {"results": queued}, "begun": begun}
         if "eventConnection" in query:
             page = int(variables["after"] or 0)
             events = [{"message": message} for message in self.pages[page]]
@@ -278,6 +286,30 @@ def test_a_daemon_that_is_silent_is_told(
     why = why_videos_wait(database, settings)
     assert len(why) == (said is not None)
     assert said is None or ("has given no sign of life" in why[0] and said in why[0])
+
+
+@pytest.mark.parametrize(
+    ("begun", "queue_seconds", "is_told"),
+    [(False, 60.0, True), (True, 60.0, False), (False, 120.0, False)],
+)
+def test_a_run_that_waits_in_the_queue_of_a_dagster_at_rest_is_told(
+    settings: Settings,
+    database: Database,
+    webserver: Callable[[_Webserver], DagsterApi],
+    monkeypatch: pytest.MonkeyPatch,
+    begun: bool,
+    queue_seconds: float,
+    is_told: bool,
+) -> None:
+    """For example after the limit of the pool `gpu` was set to 0, to pause it."""
+    server = _Webserver(queue=None)
+    server.queued, server.started = server.started, [started()] if begun else []
+    webserver(server)
+    _services(settings)
+    monkeypatch.setattr(waiting, "_QUEUE_SECONDS", queue_seconds)
+    why = why_videos_wait(database, settings)
+    assert len(why) == is_told
+    assert not is_told or "has waited in Dagster's queue for 1 min 30 s, and none" in why[0]
 
 
 def _error(message: str) -> dict[str, Any]:
