@@ -12,6 +12,7 @@ from psycopg import sql
 from siglip_pipeline.store import tables
 from siglip_pipeline.store.database import LOCK_MODEL, LOCK_VIDEO, Connection
 from siglip_pipeline.store.kinds import Generation, index_kind
+from siglip_pipeline.store.tables import index_name
 
 _LIVE = """
 SELECT g.generation, g.kind, g.parameters, g.rows, m.dim, m.is_active
@@ -73,6 +74,21 @@ def live_and_active(connection: Connection, model_id: int) -> tuple[Generation |
         rows=rows or 0,
     )
     return found, active
+
+
+def has_its_index(connection: Connection, target: Generation) -> bool:
+    """Return whether the database has the similarity index of a generation, if its kind has one.
+
+    A dump that was restored in part may lack it, or the table.
+    """
+    if index_kind(target.kind).index_statement(target) is None:
+        return True
+    name = index_name(target.model_id, target.generation)
+    [(found,)] = connection.execute(
+        "SELECT EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass(%s) AND indisvalid)",
+        [name],
+    )
+    return bool(found)
 
 
 def lock_for_writing(connection: Connection, model_id: int, video_id: int) -> None:

@@ -172,13 +172,15 @@ def _bring_up_to_date(
     model_id = model.model_id
     if options.frame_biases and queries:
         progress(f"biases of {counted(update_frame_biases(database, model_id), 'video')} estimated")
-    live, changed = _live(database, model_id)
+    live, changed, is_there = _live(database, model_id)
     if model.moment_threshold != options.moment_threshold:
         building.recut(database, model_id, options.moment_threshold, progress)
     chosen = wanted if wanted != AUTO else _choose(database, model_id, live, progress)
     if live is None and not queries:
         return _empty(model, chosen)
     why = "requested" if force else _reason_to_build(model, live, changed, chosen, options)
+    if why is None and not is_there:
+        why = "the database lacks the live one, as after a dump that was restored in part"
     if why is None and live is not None:
         checked = _check_live(database, live, changed, queries, options, progress)
         if checked is None or checked.fault(options.min_recall) is None:
@@ -215,10 +217,14 @@ def _without_index(
     return replace(instead_of, active=exact.active, reason=reason)
 
 
-def _live(database: Database, model_id: int) -> tuple[Generation | None, float]:
+def _live(database: Database, model_id: int) -> tuple[Generation | None, float, bool]:
+    """Return the live generation, which share of it has changed, and whether its index is there."""
     with database.connection() as connection:
         live = generations.live(connection, model_id)
-        return live, 0.0 if live is None else generations.changed_share(connection, live)
+        if live is None:
+            return None, 0.0, False
+        changed = generations.changed_share(connection, live)
+        return live, changed, generations.has_its_index(connection, live)
 
 
 def _choose(

@@ -71,6 +71,20 @@ def test_nothing_is_built_while_the_live_index_is_good(database: Database, model
     assert again.recall is None, "nothing changed: nothing to measure"
 
 
+@pytest.mark.parametrize("lost", ["INDEX index_{}_g1_ann", "TABLE index_{}_g1"])
+def test_an_index_that_the_database_lacks_is_built_anew(
+    database: Database, model_id: int, lost: str
+) -> None:
+    """pg_restore goes on where it could not make one; nothing has changed since."""
+    build_index(database, model_id, options=OPTIONS)
+    with database.connection() as connection:
+        connection.execute(f"DROP {lost.format(model_id)}".encode())
+    report = build_index(database, model_id, options=OPTIONS)
+    assert (report.outcome, report.generation) == ("published", 2)
+    model = ModelStore(database).get(model_id)
+    assert len(made.search(database, model, made.footage(1)[0], k=3)) == 3
+
+
 def test_a_small_change_is_measured_but_not_rebuilt(database: Database) -> None:
     model_id = made.collection(database, videos=20)
     build_index(database, model_id, options=OPTIONS)
