@@ -38,8 +38,8 @@ def number_of_clusters(parameters: dict[str, Any]) -> int:
 def find_clusters(sample: Sequence[FloatArray]) -> list[FloatArray]:
     """Return the centres of clusters in a sample of moments, the largest first.
 
-    Greedy: the moment with the most others close to it makes a cluster with these, and so on with
-    what is left.
+    Greedy: the moment with the most others around it makes a cluster with those that are close to
+    their mean, and so on with what is left.
 
     Args:
         sample: unit vectors [D].
@@ -50,7 +50,8 @@ def find_clusters(sample: Sequence[FloatArray]) -> list[FloatArray]:
     import numpy as np
 
     sample_SD = np.array(sample, np.float32)
-    near_SS = sample_SD @ sample_SD.T >= CLOSE
+    # Members that are this close to their centre have about the square of it between them.
+    near_SS = sample_SD @ sample_SD.T >= CLOSE**2
     least = max(2.0, LEAST_SHARE * len(sample_SD))
     centres = []
     while near_SS.size:
@@ -58,9 +59,14 @@ def find_clusters(sample: Sequence[FloatArray]) -> list[FloatArray]:
         first = int(count_S.argmax())
         if count_S[first] < least:
             break
-        members_S = near_SS[first].copy()
-        mean_D = sample_SD[members_S].mean(axis=0)
-        centres.append(mean_D / np.linalg.norm(mean_D))
-        near_SS[:, members_S] = False
-        near_SS[members_S] = False
+        around_S = near_SS[first].copy()
+        mean_D = sample_SD[around_S].mean(axis=0)
+        members_S = around_S & (sample_SD @ mean_D >= CLOSE * np.linalg.norm(mean_D))
+        if members_S.sum() >= least:
+            centre_D = sample_SD[members_S].mean(axis=0)
+            centres.append(centre_D / np.linalg.norm(centre_D))
+            near_SS[:, members_S] = False
+            near_SS[members_S] = False
+        else:
+            near_SS[around_S] = False  # they are too far from each other
     return centres

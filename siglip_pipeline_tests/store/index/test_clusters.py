@@ -222,6 +222,18 @@ def test_moments_of_few_long_videos_are_read_one_by_one(database: Database) -> N
     assert "Hash Join" not in plan
 
 
+@pytest.mark.parametrize(("to_centre", "found"), [(0.9935, 1), (0.985, 0)])
+def test_members_are_near_to_their_centre_not_to_each_other(to_centre: float, found: int) -> None:
+    """Two members have about the square of the cosine that each has with their mean."""
+    picture_D, *noise = unit(np.random.default_rng(3).standard_normal((41, 512)))
+    members_ND = unit(to_centre * picture_D + np.sqrt(1 - to_centre**2) * np.array(noise))
+    others_ND = unit(np.random.default_rng(4).standard_normal((960, 512)))
+    assert np.median(members_ND @ members_ND.T) < CLOSE
+    centres = find_clusters([*others_ND, *members_ND])
+    assert len(centres) == found
+    assert all(centre_D @ picture_D > 0.999 for centre_D in centres)
+
+
 @given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 60), max_size=4))
 def test_clusters_are_those_of_the_least_share_the_largest_first(
     seed: int, sizes: list[int]
