@@ -13,7 +13,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION
 
 from siglip_pipeline.records import RgbArray
 from siglip_pipeline.video.chromaticity import in_srgb
-from siglip_pipeline.video.tone import Primaries, ToneMapper, Transfer
+from siglip_pipeline.video.tone import ToneMapper
 
 BACKGROUND: Final = (255, 255, 255)
 """Colour behind transparent pixels, as on a web page."""
@@ -28,10 +28,6 @@ _TURNS: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 """Transposition by EXIF orientation."""
-
-# ITU-T H.273
-_TRANSFERS: Final[dict[int, Transfer]] = {16: "pq", 18: "hlg"}
-_PRIMARIES: Final[dict[int, Primaries]] = {9: "bt2020", 11: "p3", 12: "p3"}
 
 _MODES: Final = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
 """Pillow's modes by the colour space of a profile."""
@@ -69,12 +65,7 @@ class ColourDescription:
     @property
     def tone_mapper(self) -> ToneMapper | None:
         """The conversion to sRGB; None if the picture is in sRGB."""
-        transfer = _TRANSFERS.get(self.transfer, "sdr")
-        # HDR without primaries has those of BT.2020, the only ones in BT.2100.
-        primaries = _PRIMARIES.get(self.primaries, "bt709" if transfer == "sdr" else "bt2020")
-        if transfer == "sdr" and primaries == "bt709":
-            return None
-        return ToneMapper(transfer, primaries)
+        return ToneMapper.for_codes(self.transfer, self.primaries)
 
 
 def upright_rgb(image: Image.Image, longest_side: int | None = None) -> RgbArray:

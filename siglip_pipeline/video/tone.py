@@ -29,7 +29,8 @@ _LINEAR: Final = 8
 _FLOATS: Final = ("f16le", "f16be", "f32le", "f32be")
 """Ends of the pixel formats of light as it is, as in OpenEXR. Integers that are called linear are
 mostly coded for a display."""
-_PRIMARIES: Final[dict[int, Primaries]] = {9: "bt2020", 12: "p3"}
+_PRIMARIES: Final[dict[int, Primaries]] = {9: "bt2020", 11: "p3", 12: "p3"}
+"""DCI-P3 (11) has the primaries of Display P3 (12) and another white; white stays white here."""
 
 REFERENCE_WHITE_NITS: Final = 203.0
 """SDR's white in HDR (BT.2408); highlights are rolled off to this peak."""
@@ -126,20 +127,25 @@ class ToneMapper:
     peak_nits: float = DEFAULT_PEAK_NITS
 
     @classmethod
-    def for_frame(cls, frame: VideoFrame) -> "ToneMapper | None":
-        """Return the mapper for a frame; None if it needs none."""
-        transfer = _TRANSFERS.get(frame.color_trc, "sdr")
-        primaries = _PRIMARIES.get(frame.color_primaries, "bt709")
-        if frame.color_trc == _LINEAR and frame.format.name.endswith(_FLOATS):
-            return cls("linear", primaries)
+    def for_codes(
+        cls, transfer_code: int, primaries_code: int, peak_nits: float = DEFAULT_PEAK_NITS
+    ) -> "ToneMapper | None":
+        """Return the mapper for colours that codes of ITU-T H.273 describe; None for BT.709."""
+        transfer = _TRANSFERS.get(transfer_code, "sdr")
+        primaries = _PRIMARIES.get(primaries_code, "bt709")
         if transfer == "sdr":
             return cls("sdr", primaries) if primaries != "bt709" else None
         # HDR without primaries has those of BT.2020, the only ones in BT.2100.
-        return cls(
-            transfer,
-            "p3" if primaries == "p3" else "bt2020",
-            _peak_nits(frame) if transfer == "pq" else DEFAULT_PEAK_NITS,
-        )
+        return cls(transfer, "p3" if primaries == "p3" else "bt2020", peak_nits)
+
+    @classmethod
+    def for_frame(cls, frame: VideoFrame) -> "ToneMapper | None":
+        """Return the mapper for a frame; None if it needs none."""
+        if frame.color_trc == _LINEAR and frame.format.name.endswith(_FLOATS):
+            return cls("linear", _PRIMARIES.get(frame.color_primaries, "bt709"))
+        is_pq = _TRANSFERS.get(frame.color_trc) == "pq"
+        peak_nits = _peak_nits(frame) if is_pq else DEFAULT_PEAK_NITS
+        return cls.for_codes(frame.color_trc, frame.color_primaries, peak_nits)
 
     def apply(self, codes_HWC: NDArray[np.uint16]) -> NDArray[np.uint8]:
         """Map a picture [H, W, C] of full-range 16-bit code values."""

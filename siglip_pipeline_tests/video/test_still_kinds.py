@@ -17,7 +17,7 @@ from siglip_pipeline.errors import VideoError
 from siglip_pipeline.video.chromaticity import SRGB
 from siglip_pipeline.video.source import MediaSource
 from siglip_pipeline.video.stills import scan_picture
-from siglip_pipeline.video.tone import TO_BT709, ToneMapper
+from siglip_pipeline.video.tone import TO_BT709, Primaries, ToneMapper, Transfer
 from siglip_pipeline_tests.png_chunks import png_of
 from siglip_pipeline_tests.video.test_still_conformance import (
     REPORTS,
@@ -321,10 +321,16 @@ def test_an_animated_png_of_deep_grey(tmp_path: Path) -> None:
     assert [difference(pixels[..., 0], GREY) for pixels in frames] == [0, 0]
 
 
-def test_a_png_with_code_points_of_hdr(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("primaries", "transfer", "mapper"),
+    [(9, 16, ("pq", "bt2020")), (11, 13, ("sdr", "p3")), (12, 13, ("sdr", "p3"))],
+)
+def test_a_png_with_code_points_of_other_colours(
+    primaries: int, transfer: int, mapper: tuple[Transfer, Primaries], tmp_path: Path
+) -> None:
     path = tmp_path / "screen.png"
-    path.write_bytes(still((b"cICP", bytes([9, 16, 0, 1]))))
-    mapped = ToneMapper("pq", "bt2020").apply(COLOURS.astype(np.uint16) * 257)
+    path.write_bytes(still((b"cICP", bytes([primaries, transfer, 0, 1]))))
+    mapped = ToneMapper(*mapper).apply(COLOURS.astype(np.uint16) * 257)
     assert difference(only(path), mapped) == 0
 
 

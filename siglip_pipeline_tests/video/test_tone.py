@@ -229,7 +229,8 @@ def test_colours_are_mapped_by_the_definition(
         *((16, 9, ("pq", "bt2020")), (16, 12, ("pq", "p3")), (16, 1, ("pq", "bt2020"))),
         *((18, 9, ("hlg", "bt2020")), (18, 12, ("hlg", "p3")), (18, 2, ("hlg", "bt2020"))),
         *((1, 9, ("sdr", "bt2020")), (13, 12, ("sdr", "p3")), (2, 9, ("sdr", "bt2020"))),
-        *((1, 1, None), (2, 2, None), (17, 11, None), (15, 10, None), (14, 8, None)),
+        *((1, 1, None), (2, 2, None), (15, 10, None), (14, 8, None)),
+        *((17, 11, ("sdr", "p3")), (1, 11, ("sdr", "p3")), (16, 11, ("pq", "p3"))),
     ],
 )
 def test_what_a_frame_says_of_its_colours_chooses_the_mapping(
