@@ -168,13 +168,12 @@ def _no_folder(options: StatusOptions) -> str | None:
 
 
 def _no_index(index: LiveIndex | None) -> str | None:
-    """Return that every frame is compared because no index has passed, and the ways out."""
+    """Return that every frame is compared because no index has passed, why, and the ways out."""
     if index is None or index.instead_of is None:
         return None
     return (
-        f"an index was refused ({index.instead_of}); every frame is compared with each query, "
-        "which is exact and slow, until one passes: try another SIGLIP_INDEX_KIND, or a lower "
-        "SIGLIP_INDEX_MIN_RECALL"
+        "every frame is compared with each query, which is exact and slow, until an index passes; "
+        f"refused was {index.instead_of}"
     )
 
 

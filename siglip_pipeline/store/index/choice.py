@@ -1,4 +1,4 @@
-"""``auto``: choose the kind of index by how varied the footage is."""
+"""Choose the kind of index by how varied the footage is, and advise where one was refused."""
 
 from siglip_pipeline.store.counts import StoredCounts
 
@@ -29,3 +29,14 @@ def choose_kind_for(stored: StoredCounts, live: str | None) -> tuple[str, str]:
     kind = COMPACT if compactness >= limit or not stored.frames else VARIED
     side = "at least" if kind == COMPACT else "less than"
     return kind, f"auto: {kind}, for {compactness:.1f} frames a moment are {side} {limit:.1f}"
+
+
+def way_out(refused: str) -> str:
+    """Say, in a sentence, what to do where the recall check refused an index of that kind."""
+    lower = "a lower SIGLIP_INDEX_MIN_RECALL publishes an index that misses more"
+    if refused == COMPACT:
+        return f"SIGLIP_INDEX_KIND=exact misses nothing and is slow in a large collection; {lower}"
+    return (
+        f"set SIGLIP_INDEX_KIND={COMPACT}: it finds more where many pictures are alike, as of "
+        f"fixed cameras, copies, or clips that begin and end alike; {lower}"
+    )

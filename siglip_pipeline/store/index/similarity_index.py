@@ -13,7 +13,7 @@ from siglip_pipeline.store.frame_biases import update_frame_biases
 from siglip_pipeline.store.index import build as building
 from siglip_pipeline.store.index import publish as publishing
 from siglip_pipeline.store.index import recall
-from siglip_pipeline.store.index.choice import AUTO, choose_kind_for
+from siglip_pipeline.store.index.choice import AUTO, choose_kind_for, way_out
 from siglip_pipeline.store.index.index_options import IndexOptions
 from siglip_pipeline.store.index.partitioning import PartitionReport, partition_if_large
 from siglip_pipeline.store.index.recall import RecallReport
@@ -341,7 +341,9 @@ def _build(
     else:
         publishing.discard(database, target, fault)
     publishing.drop_unused(database, model.model_id)
-    reason = f"generation {target.generation} is live" if fault is None else fault
+    reason = f"generation {target.generation} is live"
+    if fault is not None:
+        reason = f"{fault}; {way_out(kind)}"
     progress(reason if fault is None else f"not published: {reason}")
     return IndexReport(
         outcome="published" if fault is None else "refused",

@@ -243,6 +243,32 @@ def _refuse(kind: str) -> str | None:
     return None if kind == "exact" else "it finds too little"
 
 
+@pytest.mark.parametrize(
+    ("kind", "advice", "not_advised"),
+    [
+        ("moments", "exact", "moments"),
+        ("hnsw", "moments", "hnsw"),
+        ("hnsw_binary", "moments", "hn"),
+    ],
+)
+def test_a_refused_index_names_the_ways_out_of_its_kind(
+    database: Database,
+    model_id: int,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    advice: str,
+) -> None:
+    monkeypatch.setattr(recall.RecallReport, "fault", lambda report, _: _refuse(report.kind))
+    report = build_index(database, model_id, options=OPTIONS, kind=kind)
+    live = live_index(database, model_id)
+    assert live is not None
+    assert str(live.instead_of).startswith(f"{kind}: it finds too little; ")
+    for text in (report.reason, str(live.instead_of)):
+        assert f"SIGLIP_INDEX_KIND={advice}" in text
+        assert f"SIGLIP_INDEX_KIND={kind}" not in text
+        assert "a lower SIGLIP_INDEX_MIN_RECALL" in text
+
+
 @pytest.mark.usefixtures("forgetful")
 def test_a_model_beside_the_active_one_waits_for_an_index_that_passes(
     database: Database, model_id: int
