@@ -244,12 +244,7 @@ def _refuse(kind: str) -> str | None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "advice", "not_advised"),
-    [
-        ("moments", "exact", "moments"),
-        ("hnsw", "moments", "hnsw"),
-        ("hnsw_binary", "moments", "hn"),
-    ],
+    ("kind", "advice"), [("moments", "exact"), ("hnsw", "moments"), ("hnsw_binary", "moments")]
 )
 def test_a_refused_index_names_the_ways_out_of_its_kind(
     database: Database,
