@@ -169,7 +169,7 @@ def _no_folder(options: StatusOptions) -> str | None:
 
 def _no_index(index: LiveIndex | None) -> str | None:
     """Return that every frame is compared because no index has passed, why, and the ways out."""
-    if index is None or index.instead_of is None:
+    if index is None or index.kind != "exact" or index.instead_of is None:
         return None
     return (
         "every frame is compared with each query, which is exact and slow, until an index passes; "

@@ -91,6 +91,15 @@ def has_its_index(connection: Connection, target: Generation) -> bool:
     return bool(found)
 
 
+def refused_before(connection: Connection, target: Generation) -> str | None:
+    """Return which index was refused, and why, if a generation answers in its place."""
+    [(reason,)] = connection.execute(
+        "SELECT reason FROM generations WHERE model_id = %s AND generation = %s",
+        [target.model_id, target.generation],
+    )
+    return None if reason is None else str(reason)
+
+
 def lock_for_writing(connection: Connection, model_id: int, video_id: int) -> None:
     """Make publishing, and other writers of the same video, wait until the transaction ends."""
     connection.execute("SELECT pg_advisory_xact_lock_shared(%s, %s)", [LOCK_MODEL, model_id])

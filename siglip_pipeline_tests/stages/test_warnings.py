@@ -151,3 +151,19 @@ def test_problems_of_the_whole_pipeline_are_on_the_page_of_its_state(
         text = html.unescape(service.client.get("/status").text)
     assert all(warning in text for warning in status.warnings)
     assert "with other settings than now, or from another file: 2" in text
+
+
+def test_moments_that_took_the_place_of_hnsw_are_no_problem(
+    tmp_path: Path, database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_id = made.collection(database, videos=2)
+
+    def fault(report: recall.RecallReport, _: float) -> str | None:
+        return "recall@10 is 0.9" if report.kind == "hnsw" else None
+
+    monkeypatch.setattr(recall.RecallReport, "fault", fault)
+    varied = made.index_options(index_kind="auto", moment_threshold=0.9999)
+    assert build_index(database, model_id, options=varied).kind == "moments"
+    settings = Settings.load(home=tmp_path / "home", database_url=database_url)
+    status = collect_status(database, StatusOptions.from_settings(settings))
+    assert not any("every frame is compared" in warning for warning in status.warnings)

@@ -13,7 +13,7 @@ from siglip_pipeline.store.frame_biases import update_frame_biases
 from siglip_pipeline.store.index import build as building
 from siglip_pipeline.store.index import publish as publishing
 from siglip_pipeline.store.index import recall
-from siglip_pipeline.store.index.choice import AUTO, choose_kind_for, way_out
+from siglip_pipeline.store.index.choice import AUTO, COMPACT, VARIED, choose_kind_for, way_out
 from siglip_pipeline.store.index.index_options import IndexOptions
 from siglip_pipeline.store.index.partitioning import PartitionReport, partition_if_large
 from siglip_pipeline.store.index.recall import RecallReport
@@ -108,8 +108,9 @@ def build_index(
     Small changes are in the live index already. A new generation is built beside it if there is
     none, if another kind or threshold is set, if more than ``rebuild_share`` of the frames
     changed, or if recall fell below ``min_recall``. It is published in one transaction, and only if
-    its recall check passes; the old one answers until then. Where the first one does not pass, a
-    generation of the kind ``exact`` answers until another does. The first one is built once there
+    its recall check passes; the old one answers until then. ``auto`` builds ``moments`` where
+    ``hnsw`` does not pass. Where the first one does not pass, a generation of the kind ``exact``
+    answers until another does. The first one is built once there
     is a frame, so that a search before says that nothing is indexed yet. A live one may become
     empty.
 
@@ -175,7 +176,9 @@ def _bring_up_to_date(
     live, changed, is_there = _live(database, model_id)
     if model.moment_threshold != options.moment_threshold:
         building.recut(database, model_id, options.moment_threshold, progress)
-    chosen = wanted if wanted != AUTO else _choose(database, model_id, live, progress)
+    chosen = wanted
+    if wanted == AUTO:
+        chosen = _choose(database, model_id, live, changed, options, progress)
     if live is None and not queries:
         return _empty(model, chosen)
     why = "requested" if force else _reason_to_build(model, live, changed, chosen, options)
@@ -188,6 +191,12 @@ def _bring_up_to_date(
         why = f"recall fell: {checked.fault(options.min_recall)}"
     progress(f"building a {chosen} index of model {model.name}: {why}")
     report = _build(database, model, chosen, queries, options, changed, progress)
+    if report.outcome == "refused" and wanted == AUTO and chosen == VARIED:
+        progress(f"auto: {COMPACT}, as {VARIED} was refused")
+        why = f"{VARIED}: {report.reason}"
+        report = _build(
+            database, model, COMPACT, queries, options, changed, progress, instead_of=why
+        )
     if report.outcome == "refused" and ModelStore(database).active() is None:
         progress("every frame is compared until an index passes")
         return _without_index(database, model, queries, options, progress, instead_of=report)
@@ -228,11 +237,19 @@ def _live(database: Database, model_id: int) -> tuple[Generation | None, float, 
 
 
 def _choose(
-    database: Database, model_id: int, live: Generation | None, progress: building.Progress
+    database: Database,
+    model_id: int,
+    live: Generation | None,
+    changed: float,
+    options: IndexOptions,
+    progress: building.Progress,
 ) -> str:
     with database.connection() as connection:
         stored = counts.stored(connection, model_id)
+        refused = live and generations.refused_before(connection, live)
     kind, why = choose_kind_for(stored, None if live is None else live.kind)
+    if kind == VARIED and refused and changed <= options.rebuild_share:
+        kind, why = COMPACT, f"auto: {COMPACT}, as an index was refused ({refused})"
     progress(why)
     return kind
 

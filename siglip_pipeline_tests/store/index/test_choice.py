@@ -5,7 +5,9 @@ import pytest
 from siglip_pipeline.store.counts import StoredCounts, stored
 from siglip_pipeline.store.database import Database
 from siglip_pipeline.store.index.choice import FRAMES_PER_MOMENT, MARGIN, choose_kind_for
+from siglip_pipeline.store.index.recall import RecallReport
 from siglip_pipeline.store.index.similarity_index import build_index
+from siglip_pipeline.store.live_index import live_index
 from siglip_pipeline_tests.store import made
 
 
@@ -56,3 +58,55 @@ def test_a_build_takes_the_kind_that_the_moments_ask_for(database: Database) -> 
     assert counts.frames == counts.moments
     again = build_index(database, model_id, options=fine)
     assert again.outcome == "current", "what auto chose is not built again"
+
+
+VARIED = made.index_options(index_kind="auto", moment_threshold=0.9999)
+"""Every frame is a moment of its own, so ``hnsw`` is chosen."""
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, *kinds: str) -> None:
+    monkeypatch.setattr(
+        RecallReport, "fault", lambda report, _: "too little" if report.kind in kinds else None
+    )
+
+
+def test_moments_are_built_where_hnsw_is_refused(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_id = made.collection(database, videos=4)
+    refuse(monkeypatch, "hnsw")
+    report = build_index(database, model_id, options=VARIED)
+    assert (report.outcome, report.kind) == ("published", "moments")
+    live = live_index(database, model_id)
+    assert live is not None
+    assert str(live.instead_of).startswith("hnsw: too little")
+    again = build_index(database, model_id, options=VARIED)
+    assert (again.outcome, again.generation) == ("current", 2), "hnsw is not tried at each run"
+    refuse(monkeypatch)
+    made.load(database, model_id, "v03.mp4", made.footage(333))
+    report = build_index(database, model_id, options=VARIED)
+    assert (report.outcome, report.kind) == ("published", "hnsw"), "a new build tries it again"
+
+
+def test_every_frame_is_compared_where_hnsw_and_moments_are_refused(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_id = made.collection(database, videos=4)
+    refuse(monkeypatch, "hnsw", "moments")
+    report = build_index(database, model_id, options=VARIED)
+    assert (report.outcome, report.kind, report.active) == ("refused", "moments", True)
+    live = live_index(database, model_id)
+    assert live is not None
+    assert (live.kind, live.recall_at_10) == ("exact", 1)
+    messages: list[str] = []
+    build_index(database, model_id, options=VARIED, progress=messages.append)
+    assert not any("building a hnsw" in message for message in messages)
+
+
+def test_a_kind_that_was_set_is_not_replaced(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_id = made.collection(database, videos=4)
+    refuse(monkeypatch, "hnsw")
+    report = build_index(database, model_id, options=made.index_options(index_kind="hnsw"))
+    assert (report.outcome, report.kind) == ("refused", "hnsw")
