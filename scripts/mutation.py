@@ -40,6 +40,7 @@ MODULES: Final = {
     "siglip/collect.py": ["siglip/test_collect.py", "siglip/test_engine.py"],
     "store/copy.py": ["store/test_copy.py"],
     "store/moments.py": ["store/test_moments.py"],
+    "store/kinds/clusters.py": ["store/index/test_clusters.py"],
     "store/search/scope.py": ["store/search/test_scope.py", "store/search/test_moment_search.py"],
     "store/search/globs.py": ["store/search/test_globs.py"],
     "similarity/alignment.py": ["similarity/test_alignment.py", "similarity/test_compare.py"],
