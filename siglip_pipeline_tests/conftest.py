@@ -25,13 +25,13 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from siglip_pipeline.cli.interrupts import heed_interrupts
 from siglip_pipeline.cpu import available_cores
 from siglip_pipeline.demo.films import DemoVideo, render_demo_videos
 from siglip_pipeline.demo.run import MODEL_FOLDER
 from siglip_pipeline.embedded_postgres import binaries
 from siglip_pipeline.embedded_postgres.server import EmbeddedPostgres
 from siglip_pipeline.files import private_files
+from siglip_pipeline.services.signals import heed_interrupts
 from siglip_pipeline.settings import Settings
 from siglip_pipeline.store.database import Database, migrate
 from siglip_pipeline.video import child_pool

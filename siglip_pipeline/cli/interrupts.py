@@ -1,4 +1,4 @@
-"""Signal handlers that child processes inherit."""
+"""The end of a command by Ctrl-C."""
 
 import atexit
 import os
@@ -12,17 +12,6 @@ from typing import NoReturn
 _END_SECONDS = 4.0
 INTERRUPTED = 128 + signal.SIGINT
 """Exit code, as shells have it."""
-
-
-def heed_interrupts() -> None:
-    """Restore the default handler of SIGINT, which a shell sets to "ignore" for ``command &``.
-
-    Dagster gives SIGTERM the handler of SIGINT. Where that is "ignore", every process below
-    inherits it: the processes that copy a step's output cannot be terminated, so each step waits a
-    minute for them and fails, and a run cannot be cancelled.
-    """
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager

@@ -24,14 +24,10 @@ from siglip_pipeline.cli import watch as watch_cli
 from siglip_pipeline.cli.common import Json
 from siglip_pipeline.cli.common import load_settings as _settings
 from siglip_pipeline.cli.completion import complete_video
-from siglip_pipeline.cli.interrupts import (
-    INTERRUPTED,
-    end_after_interrupt,
-    ending_soon,
-    heed_interrupts,
-)
+from siglip_pipeline.cli.interrupts import INTERRUPTED, end_after_interrupt, ending_soon
 from siglip_pipeline.errors import NO_ROOM, SettingsError, SiglipPipelineError
 from siglip_pipeline.files.private_files import keep_files_private, make_folders
+from siglip_pipeline.services.signals import heed_interrupts
 from siglip_pipeline.settings import Settings, bypass_proxies_on_this_machine, restart_in_utf8_mode
 from siglip_pipeline.terminal import console
 

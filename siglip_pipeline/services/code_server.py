@@ -15,6 +15,7 @@ from typing import Any
 
 from siglip_pipeline.files.private_files import keep_files_private
 from siglip_pipeline.services.ports import parent_of_sockets
+from siglip_pipeline.services.signals import heed_interrupts
 
 PRELOADED = "siglip_pipeline.services.preload"
 
@@ -25,6 +26,7 @@ def main() -> None:
     from dagster._cli import main as dagster_cli
 
     keep_files_private()
+    heed_interrupts()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([PRELOADED])
     tempfile.tempdir = parent_of_sockets()

@@ -37,7 +37,11 @@ STARTED_WITH_AND = textwrap.dedent(
     [
         ("from siglip_pipeline.cli.main import main; sys.argv[1:] = ['db', 'nonsense']\n"
          "try: main()\nexcept SystemExit: pass", str(-signal.SIGTERM)),
-        ("", "goes on"),  # if this fails, Dagster has fixed it: remove cli/interrupts.py
+        ("import dagster._cli, multiprocessing.forkserver\n"
+         "from siglip_pipeline.services.code_server import main\n"
+         "dagster._cli.main = multiprocessing.forkserver.ensure_running = lambda: None\n"
+         "main()", str(-signal.SIGTERM)),
+        ("", "goes on"),  # if this fails, Dagster has fixed it: remove services/signals.py
     ],
 )  # fmt: skip
 def test_what_a_step_starts_can_be_ended_even_in_the_background(heed: str, says: str) -> None:
