@@ -42,11 +42,11 @@ from dagster._core.definitions.automation_tick_evaluation_context import (
 from fresh_home import fresh_home
 from store_report import Case, print_report
 
-from siglip_pipeline.cli.interrupts import heed_interrupts
 from siglip_pipeline.definitions import defs
 from siglip_pipeline.demo.films import demo_scenes, render_video
 from siglip_pipeline.records import Stage
 from siglip_pipeline.runs.in_process import materialize_videos
+from siglip_pipeline.services.signals import heed_interrupts
 from siglip_pipeline.settings import Settings, child_environment
 from siglip_pipeline.siglip.engine import EmbeddingEngine
 from siglip_pipeline.siglip.identity import model_spec

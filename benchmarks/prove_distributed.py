@@ -23,7 +23,7 @@ from typing import Any
 
 from store_report import machine, versions
 
-from siglip_pipeline.cli.interrupts import heed_interrupts
+from siglip_pipeline.services.signals import heed_interrupts
 from siglip_pipeline_tests.distributed.proof import (
     Fault,
     Proof,

@@ -234,6 +234,14 @@ def test_members_are_near_to_their_centre_not_to_each_other(to_centre: float, fo
     assert all(centre_D @ picture_D > 0.999 for centre_D in centres)
 
 
+def test_what_is_near_to_a_member_but_not_to_the_centre_is_no_member() -> None:
+    """Also where members are alike: it would draw the centre to itself."""
+    picture_D, aside_D, *others = np.eye(512, dtype=np.float32)
+    near_D = unit(picture_D + 0.17 * aside_D[None])[0]  # a cosine of 0.986
+    (centre_D,) = find_clusters([*others[:400], *[picture_D] * 60, *[near_D] * 5])
+    np.testing.assert_allclose(centre_D, picture_D, atol=1e-6)
+
+
 @given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 60), max_size=4))
 def test_clusters_are_those_of_the_least_share_the_largest_first(
     seed: int, sizes: list[int]
