@@ -175,6 +175,12 @@ def _translated_errors(url: SecretUrl) -> Iterator[None]:
             raise StoreError(f"the database gave up: {error}") from error
         message = f"no connection to {where(url)}: {in_one_line(url.masked(error))}"
         raise DatabaseUnavailableError(message) from url.masked_error(error)
+    except psycopg.errors.UndefinedTable as error:
+        raise StoreError(
+            f"{where(url)} refused: {error.diag.message_primary}; if it says so again, tables are "
+            "missing, as after a dump that was restored in part: restore all of it into an empty "
+            "database"
+        ) from error
     except psycopg.Error as error:
         raise StoreError(f"{where(url)} refused: {error}") from error
 

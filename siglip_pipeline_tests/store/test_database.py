@@ -155,6 +155,16 @@ def test_a_refused_statement_is_a_store_error_and_is_rolled_back(database: Datab
         assert connection.execute("SELECT to_regclass('t')").fetchone() == (None,)
 
 
+def test_a_table_that_is_missing_is_named_with_the_remedy(database: Database) -> None:
+    with database.connection() as connection:
+        connection.execute("DROP TABLE watches CASCADE")
+    with (
+        pytest.raises(StoreError, match=r'relation "watches" does not exist; .* restore all of it'),
+        database.connection() as connection,
+    ):
+        connection.execute("SELECT FROM watches")
+
+
 def test_a_lost_connection_is_unavailable_and_the_pool_recovers(database: Database) -> None:
     with pytest.raises(DatabaseUnavailableError), database.connection() as connection:
         connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
