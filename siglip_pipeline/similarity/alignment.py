@@ -191,7 +191,8 @@ def _best_segment(
     made = [
         _segment(a, b, rows[chain[r]], columns[chain[r]], cosines[chain[r]], speed) for r in runs
     ]
-    return max(made, key=lambda segment: (segment.different, len(segment.rows), -segment.start_a))
+    # The first of equals: runs are in the order of time.
+    return max(made, key=lambda segment: (segment.different, len(segment.rows)))
 
 
 def _match_weights(rows: IntArray, columns: IntArray, cosines: FloatArray) -> SecondsArray:
