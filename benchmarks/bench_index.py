@@ -61,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--shared", type=int, default=0, help="frames at both ends that are the same in all videos"
     )
+    parser.add_argument("--copies", type=int, default=1, help="how often each video is uploaded")
     parser.add_argument("--threshold", type=float, default=None, help="moment_threshold")
     parser.add_argument("--others", nargs="*", default=["hnsw"], help="kinds to compare with")
     parser.add_argument("--no-library", action="store_true", help="leave faiss and hnswlib out")
@@ -86,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 neighbours=neighbours,
                 per_video=options.per_video,
                 shared=options.shared,
+                copies=options.copies,
             )
             made = MadeFootage(footage)
             cases += run(made, options.threshold, options.others, not options.no_library)

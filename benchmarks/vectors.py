@@ -20,6 +20,7 @@ FRAMES_PER_VIDEO = 500
 # Shares of the squared length of a frame's vector. The rest is the walk within the scene.
 COMMON, TOPIC, VIDEO, SCENE = 0.25, 0.15, 0.15, 0.30
 WALK = 1 - COMMON - TOPIC - VIDEO - SCENE
+COPY = 0.97
 TEXT_LEAN = 0.15
 """About the cosine of a text with the pictures that it describes."""
 
@@ -38,6 +39,8 @@ class Footage:
     per_video: int = FRAMES_PER_VIDEO
     shared: int = 0
     """Frames at the start of each video that are the same in all, and as many at its end."""
+    copies: int = 1
+    """How often each video was uploaded; copies have a cosine of :data:`COPY`."""
 
     @property
     def videos(self) -> int:
@@ -71,7 +74,8 @@ class Footage:
         return np.asarray(common_D, dtype=np.float32)
 
     def _video(self, video: int, count: int, *, extra_seed: int = 0) -> FloatArray:
-        rng = np.random.default_rng([self.seed, 2, video])
+        original = video % max(1, self.videos // self.copies)
+        rng = np.random.default_rng([self.seed, 2, original])
         topics = self._topics()
         topic_D = topics[rng.integers(len(topics))]
         video_D = _directions(rng, 1, self.dim)[0]
@@ -80,7 +84,7 @@ class Footage:
         scenes_SD = _directions(rng, len(bounds) - 1, self.dim)
         # Where only the walk differs, the cosine is 1 - WALK + WALK * step.
         step = 1 - (1 - self.neighbours) / WALK
-        walk_rng = np.random.default_rng([self.seed, 3 + extra_seed, video])
+        walk_rng = np.random.default_rng([self.seed, 3 + extra_seed, original])
         frames_ND = np.empty((count, self.dim), np.float32)
         for scene, (start, end) in enumerate(itertools.pairwise(bounds)):
             fixed_D = (
@@ -97,7 +101,11 @@ class Footage:
             common_D = np.sqrt(COMMON) * self._common()
             frames_ND[: self.shared] = common_D + np.sqrt(1 - COMMON) * first_D
             frames_ND[-self.shared :] = common_D + np.sqrt(1 - COMMON) * last_D
-        return _unit(frames_ND)
+        frames_ND = _unit(frames_ND)
+        if self.copies > 1:
+            coded_ND = _directions(np.random.default_rng([self.seed, 5, video]), count, self.dim)
+            frames_ND = _unit(np.sqrt(COPY) * frames_ND + np.sqrt(1 - COPY) * coded_ND)
+        return frames_ND
 
     def picture_queries(self, count: int) -> FloatArray:
         """[count, D]: frames of the same scenes that are not stored."""
