@@ -131,6 +131,13 @@ def test_a_batch_on_a_device_is_the_same_batch() -> None:
         ]
 
 
+def test_page_locked_memory_is_asked_for_where_there_is_a_gpu_alone() -> None:
+    prepared = [shrunk(each, recipe(naflex=True)) for each in pictures(*SIZES)]
+    for group, same in zip(assemble(prepared, pinned=True).groups, batch(True).groups, strict=True):
+        assert torch.equal(group.pixels_NHWC, same.pixels_NHWC)
+        assert group.pixels_NHWC.is_pinned() == torch.cuda.is_available()
+
+
 @pytest.mark.parametrize(
     ("size", "target", "suits"),
     [
