@@ -160,7 +160,12 @@ class FailedRun:
     @property
     def what(self) -> str:
         """What it was to make, in words."""
-        return ", ".join(self.assets) or self.job
+        return _what(self.assets, self.job)
+
+
+def _what(assets: Sequence[str], job: str) -> str:
+    """Return what a run is to make, in words."""
+    return ", ".join(assets) or job
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,7 +393,7 @@ class DagsterApi:
             messages = [event.get("message") or "" for event in self._events(run["runId"])]
             submitted = [found for found in map(_SUBMITTED.search, messages) if found]
             if submitted:
-                what = ", ".join(self._assets_of(run)) or run["jobName"]
+                what = _what(self._assets_of(run), run["jobName"])
                 return (
                     f"a run of {what} waits for a worker: none has taken its step so far. "
                     f"`siglip-pipeline worker --queue {submitted[-1]['queue']}` starts one "
@@ -409,7 +414,7 @@ class DagsterApi:
         waited = time.time() - queued[-1]["creationTime"]
         if waited < seconds:
             return None
-        what = ", ".join(self._assets_of(queued[-1])) or queued[-1]["jobName"]
+        what = _what(self._assets_of(queued[-1]), queued[-1]["jobName"])
         return (
             f"a run of {what} has waited in Dagster's queue for {duration_in_words(waited)}, and "
             "none is at work: a limit under Deployment, Concurrency, or a code location that does "

@@ -12,7 +12,6 @@ from psycopg import sql
 from siglip_pipeline.store import tables
 from siglip_pipeline.store.database import LOCK_MODEL, LOCK_VIDEO, Connection
 from siglip_pipeline.store.kinds import Generation, index_kind
-from siglip_pipeline.store.tables import index_name
 
 _LIVE = """
 SELECT g.generation, g.kind, g.parameters, g.rows, m.dim, m.is_active
@@ -83,21 +82,12 @@ def has_its_index(connection: Connection, target: Generation) -> bool:
     """
     if index_kind(target.kind).index_statement(target) is None:
         return True
-    name = index_name(target.model_id, target.generation)
+    name = tables.index_name(target.model_id, target.generation)
     [(found,)] = connection.execute(
         "SELECT EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass(%s) AND indisvalid)",
         [name],
     )
     return bool(found)
-
-
-def refused_before(connection: Connection, target: Generation) -> str | None:
-    """Return which index was refused, and why, if a generation answers in its place."""
-    [(reason,)] = connection.execute(
-        "SELECT reason FROM generations WHERE model_id = %s AND generation = %s",
-        [target.model_id, target.generation],
-    )
-    return None if reason is None else str(reason)
 
 
 def lock_for_writing(connection: Connection, model_id: int, video_id: int) -> None:

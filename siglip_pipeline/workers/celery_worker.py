@@ -237,8 +237,7 @@ def _check_results(settings: Settings) -> None:
     if is_redis(url):
         return  # it is waited for, as the broker is
     try:
-        address = url.reveal().removeprefix("db+").replace("+psycopg2", "", 1)
-        psycopg2.connect(address, connect_timeout=_ANSWER_SECONDS).close()
+        psycopg2.connect(_for_libpq(url).reveal(), connect_timeout=_ANSWER_SECONDS).close()
     except psycopg2.Error as error:
         raise DatabaseUnavailableError(
             "no connection to the database for results of steps (SIGLIP_CELERY_BACKEND_URL): "
@@ -260,7 +259,12 @@ def _other_model(database: Database, settings: Settings) -> str | None:
 
 def _dagster_storage(settings: Settings) -> str:
     assert settings.dagster_postgres_url is not None  # pipeline_environment sets it
-    return where(SecretUrl(settings.dagster_postgres_url.reveal().replace("+psycopg2", "", 1)))
+    return where(_for_libpq(settings.dagster_postgres_url))
+
+
+def _for_libpq(url: SecretUrl) -> SecretUrl:
+    """Return the URL of a database without what Celery and SQLAlchemy add to its scheme."""
+    return SecretUrl(url.reveal().removeprefix("db+").replace("+psycopg2", "", 1))
 
 
 def _announce(settings: Settings, queues: Sequence[str]) -> None:

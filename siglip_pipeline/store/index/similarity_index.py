@@ -20,6 +20,7 @@ from siglip_pipeline.store.index.recall import RecallReport
 from siglip_pipeline.store.index.recall.queries import EmbedTexts, Query, prepare_queries
 from siglip_pipeline.store.kinds import Generation, index_kind
 from siglip_pipeline.store.kinds.clusters import number_of_clusters
+from siglip_pipeline.store.live_index import live_index
 from siglip_pipeline.store.models import ModelRow, ModelStore
 from siglip_pipeline.text.in_words import counted, duration_in_words
 
@@ -246,7 +247,8 @@ def _choose(
 ) -> str:
     with database.connection() as connection:
         stored = counts.stored(connection, model_id)
-        refused = live and generations.refused_before(connection, live)
+    published = live_index(database, model_id)
+    refused = published and published.instead_of
     kind, why = choose_kind_for(stored, None if live is None else live.kind)
     if kind == VARIED and refused and changed <= options.rebuild_share:
         kind, why = COMPACT, f"auto: {COMPACT}, as an index was refused ({refused})"
